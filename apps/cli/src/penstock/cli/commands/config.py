@@ -1,0 +1,91 @@
+"""`penstock config`: what a config means before anything runs. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.cli.run_config import RunConfig, check_layers, load_run_config
+from penstock.hooks.architecture import layer_routers
+from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
+from penstock.hooks.problems import ProblemError
+from penstock.hooks.registry import Registry
+
+config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
+overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+
+
+@click.group()
+def config() -> None:
+    """Validate and explain configs, and print their JSON Schema."""
+
+
+@config.command()
+@click.pass_obj
+def schema(registry: Registry) -> dict[str, Any]:
+    """JSON Schema of a run config, with every installed component merged in; for editors."""
+    merged = json_schema(RunConfig, registry)
+    click.echo(json.dumps(merged, indent=2))
+    return merged
+
+
+@config.command()
+@config_argument
+@overrides_argument
+@output.json_option
+@click.pass_obj
+def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], as_json: bool) -> dict[str, Any]:
+    """Find everything that is wrong with a config, without importing torch. Exit code 2 where something is."""
+    try:
+        load_run_config(config_file, overrides, registry)
+        problems = []
+        error = None
+    except ProblemError as raised:
+        problems, error = [problem.as_dict() for problem in raised.problems], raised
+    result = {"config": str(config_file), "valid": error is None, "problems": problems}
+    if error is None or as_json:
+        output.print_result(result, as_json, lambda: f"{config_file}: valid")
+    if error is not None:
+        if as_json:
+            raise click.exceptions.Exit(error.exit_code)
+        raise error
+    return result
+
+
+@config.command("explain")
+@config_argument
+@click.argument("path", required=False, default="")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="An override, as on `penstock train`.")
+@output.json_option
+@click.pass_obj
+def explain_command(registry: Registry, config_file: Path, path: str, overrides: tuple[str, ...],
+                    as_json: bool) -> list[dict[str, Any]]:
+    """Who set each value at or below PATH (such as train.optimizer or layers.2.mlp), and on which line."""
+    run_config, document = load_run_config(config_file, overrides, registry)
+    settings = (explain_layer(run_config, document, registry, path) if path.startswith("layers.")
+                else explain(run_config, document, registry, path))
+    result = [{"path": setting.path, "value": setting.value, "source": setting.source} for setting in settings]
+    output.print_result(result, as_json, lambda: output.table(
+        ("path", "value", "set by"), [(s.path, json.dumps(s.value), s.source) for s in settings]))
+    return result
+
+
+def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Registry, path: str) -> list[Setting]:
+    """The router of one layer and which part of the config gave it to the layer."""
+    check_layers(run_config, document)
+    settings = run_config.model.settings
+    by_name = {f"layers.{layer}.mlp": layer for layer in settings.expert_layers}
+    name = ".".join(path.split(".")[:3])
+    if name not in by_name:
+        raise output.ProblemError(output.Problem(
+            "unknown-path", f"the model has no mixture-of-experts layer '{path}'", document.name,
+            f"there are {', '.join(by_name)}" if by_name else "all its layers are dense"))
+    chosen = layer_routers(settings, settings.expert_layers)[by_name[name]]
+    owner = next((f"model.overrides.{position}.router" for position, override in enumerate(settings.overrides)
+                  if override.router is chosen), "model.router")
+    return [Setting(f"{name}.router{setting.path.removeprefix(owner)}", setting.value, f"{setting.source} ({owner})")
+            for setting in explain(run_config, document, registry, owner)]

@@ -1,0 +1,52 @@
+"""`penstock plugins`: what is installed and whether it works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.hooks.component import KINDS
+from penstock.hooks.discovery import Loaded
+from penstock.hooks.registry import Registry
+
+
+@click.group()
+def plugins() -> None:
+    """List installed plugins and the components they offer."""
+
+
+@plugins.command("list")
+@click.option("--kind", type=click.Choice(sorted(KINDS)), help="Only components of this kind.")
+@output.json_option
+@click.pass_obj
+def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[str, Any]:
+    """Every plugin with its state, and every component with who provides it."""
+    states = [
+        {"distribution": plugin.origin.distribution, "version": plugin.origin.version,
+         "entry_point": plugin.origin.entry_point, "state": type(plugin).__name__.lower(),
+         "cause": "" if isinstance(plugin, Loaded) else plugin.cause}
+        for plugin in registry.plugins
+    ]
+    components = [
+        {"kind": entry.component.kind, "name": entry.component.name, "id": entry.id, "version": entry.origin.version,
+         "contract": entry.component.contract, "summary": entry.component.summary,
+         "capabilities": sorted(entry.component.capabilities), "reference": entry.component.reference}
+        for entry in registry.entries(kind)
+    ]
+    result = {"plugins": states, "components": components}
+    output.print_result(result, as_json, lambda: _text(states, components))
+    return result
+
+
+def _text(states: list[dict[str, str]], components: list[dict[str, Any]]) -> str:
+    parts = [output.table(("kind", "name", "from", "summary"),
+                          [(c["kind"], c["name"], c["id"].split(":")[0], c["summary"]) for c in components])]
+    unusable = [state for state in states if state["state"] != "loaded"]
+    if unusable:
+        parts.append(output.table(("plugin", "version", "entry point", "state", "cause"), [
+            (s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"]) for s in unusable]))
+    loaded = len(states) - len(unusable)
+    parts.append(f"{len(components)} components; plugins: {loaded} loaded, {len(unusable)} not usable")
+    return "\n\n".join(parts)

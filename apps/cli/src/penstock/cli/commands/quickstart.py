@@ -1,0 +1,80 @@
+"""`penstock quickstart`: the main job in one command, made of the commands that a user would call one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.cli.main import run
+from penstock.hooks.registry import Registry
+
+
+@click.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@click.option("--config", "config_file", type=click.Path(path_type=Path),
+              help="Another config; the packaged quickstart.yaml otherwise.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+              help="Folder of runs and prepared data.")
+@output.json_option
+@click.pass_obj
+def quickstart(registry: Registry, overrides: tuple[str, ...], config_file: Path | None, runs: Path,
+               as_json: bool) -> dict[str, Any]:
+    """Train, measure and explain a small sparse language model on the Python standard library.
+
+    The same as prepare, train, evaluate, profile, simulate and report in a row; about three minutes on two cores.
+    """
+    begun = time.perf_counter()
+    with _config(config_file) as config:
+        place = ["--runs", str(runs)]
+        _call(registry, "prepare", str(config), *overrides, *place)
+        trained = _call(registry, "train", str(config), *overrides, *place)
+    directory = trained["run_dir"]
+    evaluated = _call(registry, "evaluate", directory)
+    profiled = _call(registry, "profile", directory)
+    _call(registry, "simulate", directory)
+    page = _call(registry, "report", directory)
+    result = {
+        "run_dir": directory,
+        "seconds": round(time.perf_counter() - begun, 2),
+        "train_tokens": trained["train_tokens"],
+        "tokens_per_second": trained["tokens_per_second"],
+        "heldout_bits_per_byte": evaluated["heldout_bits_per_byte"],
+        "baselines": evaluated["baselines"],
+        "max_violation_global": profiled["max_violation_global"],
+        "report": page["report"],
+    }
+    output.print_result(result, as_json, lambda: _text(result))
+    return result
+
+
+def _config(path: Path | None) -> Any:
+    return contextlib.nullcontext(path) if path else as_file(files("penstock.cli") / "quickstart.yaml")
+
+
+def _call(registry: Registry, *arguments: str) -> dict[str, Any]:
+    """Runs one command; what it prints goes to stderr, because this command's own result is the only result."""
+    output.note(f"$ penstock {shlex.join(arguments)}")
+    with contextlib.redirect_stdout(sys.stderr):
+        return run(list(arguments), registry)
+
+
+def _text(result: dict[str, Any]) -> str:
+    baselines = {name.removesuffix("_bits_per_byte"): value for name, value in result["baselines"].items()}
+    rows = [("this model", f"{result['heldout_bits_per_byte']:.3f}"),
+            *((f"{name} baseline", f"{value:.3f}") for name, value in baselines.items())]
+    return "\n".join([
+        output.table(("held-out text", "bits per byte"), rows),
+        "",
+        f"trained on {result['train_tokens']:,} tokens at {result['tokens_per_second']:,.0f} tokens/s; "
+        f"MaxVio {result['max_violation_global']:.3f}; {result['seconds']:.0f} s in all",
+        f"run:    {result['run_dir']}",
+        f"report: {result['report']}",
+    ])

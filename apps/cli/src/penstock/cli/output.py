@@ -1,0 +1,70 @@
+"""One sink for everything a command says: results to stdout; hints, warnings and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+
+
+def print_result(value: Any, as_json: bool, human: Callable[[], str]) -> None:
+    """Prints a command's result: as JSON, or as the text that `human` makes."""
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else human())
+
+
+def note(text: str) -> None:
+    """Something good to know; never part of the result."""
+    click.secho(text, err=True, dim=True)
+
+
+def warn(text: str) -> None:
+    click.secho(f"warning: {text}", err=True, fg="yellow")
+
+
+def print_problems(error: ProblemError) -> ExitCode:
+    """Prints every problem to stderr; returns the exit code to end with."""
+    for problem in error.problems:
+        click.echo(click.style("error: ", fg="red", bold=True) + str(problem), err=True)
+    return error.exit_code
+
+
+def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError:
+    """A problem of a run in progress (exit code 1), as opposed to one of usage or config."""
+    return ProblemError(Problem(code, what, where, fix), ExitCode.FAILED)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Plain aligned columns; numbers to the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    head = [str(column) for column in columns]
+    widths = [max(len(line[i]) for line in [head, *texts]) for i in range(len(head))]
+    numeric = [bool(texts) and all(_is_number(line[i]) for line in texts) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) if right else cell.ljust(width)
+                  for cell, width, right in zip(line, widths, numeric, strict=True)).rstrip()
+        for line in [head, *texts]
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "", 1).replace("-", "", 1).replace("%", "").isdigit()
+
+
+def human_bytes(count: float) -> str:
+    """Bytes with a decimal unit.
+
+    >>> human_bytes(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

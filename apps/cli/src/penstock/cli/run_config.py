@@ -1,0 +1,175 @@
+"""The config of a run: the envelope around the components, in the order in which an experiment is described."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from penstock.hooks.config import ConfigDocument, Schema, choice_of, read_config, validate
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+
+
+class TokenizerSettings(Schema):
+    """The byte-level BPE tokenizer that is trained on the corpus."""
+
+    vocab_size: int = Field(default=4096, ge=300)
+    """Tokens, the 256 bytes and the specials included. 4,096 keeps the head of a small model small."""
+    sample_bytes: int = Field(default=4_000_000, gt=0)
+    """How much text the tokenizer is trained on, spread over the corpus."""
+
+
+class DataSettings(Schema):
+    """Text, and how it becomes sequences of tokens."""
+
+    corpus: choice_of("corpus")
+    """Where the text comes from."""
+    filters: list[choice_of("filter")] = [{"use": "exact-dedup"}]
+    """Stages between corpus and tokenizer, in order."""
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    """The tokenizer to train."""
+    sequence_length: int = Field(default=256, ge=2)
+    """Tokens of a training sequence."""
+    heldout_share: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the documents that is never trained on."""
+
+
+class TrainSettings(Schema):
+    """How the model is trained."""
+
+    tokens: int = Field(gt=0)
+    """Tokens to train on; rounded up to whole steps."""
+    batch_size: int = Field(default=16, gt=0)
+    """Sequences of an optimizer step, over all micro-batches."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Sequences of one forward pass; null takes the whole batch at once."""
+    optimizer: choice_of("optimizer") = {"use": "muon"}
+    """What turns gradients into steps."""
+    schedule: choice_of("schedule") = {"use": "cosine"}
+    """The learning-rate factor over the run."""
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; null never clips."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """What the layers compute in; parameters and optimizer state are fp32 either way."""
+    device: str = "auto"
+    """A torch device; auto takes a GPU where there is one."""
+    evaluate_every: int | None = Field(default=50, gt=0)
+    """Steps between held-out evaluations; null evaluates at the end alone."""
+    evaluate_tokens: int = Field(default=16_384, gt=0)
+    """Held-out tokens of a periodic evaluation."""
+    checkpoint_every: int = Field(default=100, gt=0)
+    """Steps between checkpoints; one more is written at the end."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """How many checkpoints stay; 2 leaves one to fall back on."""
+    trackers: list[choice_of("tracker")] = [{"use": "jsonl"}, {"use": "tensorboard"}]
+    """Where metrics go."""
+    observers: list[choice_of("observer")] = [{"use": "load-trace"}]
+    """What else watches training."""
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> TrainSettings:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size "
+                             f"({self.micro_batch_size})")
+        return self
+
+    @property
+    def micro_batches(self) -> int:
+        return self.batch_size // (self.micro_batch_size or self.batch_size)
+
+
+class EvaluateSettings(Schema):
+    """What is measured after training."""
+
+    tasks: list[choice_of("task")] = [{"use": "heldout"}]
+    """Tasks to run."""
+    prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
+    """Starts of the samples that are shown."""
+    sample_tokens: int = Field(default=96, gt=0)
+    """Tokens of each sample."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature; 0 is greedy."""
+
+
+class SimulateSettings(Schema):
+    """The network that expert parallelism is predicted on."""
+
+    topology: choice_of("topology") = {"use": "two-level"}
+    """The network."""
+    placement: choice_of("placement") = {"use": "contiguous"}
+    """Which GPU holds which expert."""
+    gpus: list[int] = [8, 16, 32, 64, 128, 256]
+    """Degrees of expert parallelism."""
+    tokens_per_gpu: int = Field(default=4096, gt=0)
+    """Tokens that each GPU dispatches in one step."""
+    hidden_size: int | None = Field(default=None, gt=0)
+    """Width of a token on the wire; null takes the model's own."""
+
+
+class RunConfig(Schema):
+    """One experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the folder of its runs."""
+    seed: int = Field(default=0, ge=0)
+    """Decides initial weights, data order and splits."""
+    data: DataSettings
+    """Text."""
+    model: choice_of("architecture")
+    """The language model and the components inside it."""
+    train: TrainSettings
+    """Training."""
+    evaluate: EvaluateSettings = Field(default={}, validate_default=True)
+    """Evaluation after training."""
+    simulate: SimulateSettings = Field(default={}, validate_default=True)
+    """Network prediction."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, with canonical component ids."""
+        return self.model_dump(mode="json")
+
+    def data_settings(self) -> dict[str, Any]:
+        """What prepared data depends on, and nothing else."""
+        return {"seed": self.seed, **self.resolved()["data"]}
+
+
+def digest(value: Any) -> str:
+    """Eight hex digits that stand for a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def load_run_config(path: Path, overrides: Sequence[str], registry: Registry) -> tuple[RunConfig, ConfigDocument]:
+    """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it."""
+    document = read_config(path, overrides)
+    config = validate(RunConfig, document, registry)
+    check_layers(config, document)
+    return config, document
+
+
+def check_layers(config: RunConfig, document: ConfigDocument) -> None:
+    """Per-layer composition: raises `ProblemError` with every conflict, each with the line that it is written on."""
+    from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+
+    settings = config.model.settings
+    if not isinstance(settings, ArchitectureSettings):
+        return
+    try:
+        layer_routers(settings, getattr(settings, "expert_layers", ()))
+    except ProblemError as error:
+        raise ProblemError([
+            Problem(problem.code, problem.what, document.where(_location(problem.where)), problem.fix)
+            for problem in error.problems]) from None
+
+
+def _location(path: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
+
+
+def to_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

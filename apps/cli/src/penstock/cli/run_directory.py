@@ -1,0 +1,218 @@
+"""The run directory: written first and atomically, so that even a run that fails at once has left what it was.
+
+    runs/<name>/<UTC time>-<hash8>/
+        config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
+        status.json metrics.jsonl checkpoints/ trace/ evaluation.json profile.json simulation.json report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from penstock.cli.run_config import RunConfig, digest, load_run_config, to_yaml
+from penstock.hooks.config import ConfigDocument
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A run on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, config: RunConfig, document: ConfigDocument, overrides: Sequence[str],
+               registry: Registry) -> RunDirectory:
+        """Writes a new run directory under `root/<name>/`: whole or not at all."""
+        resolved = config.resolved()
+        parent = root / config.name
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = parent / f"{stamp}-{digest(resolved)}"
+        counter = 1
+        while path.exists():
+            counter += 1
+            path = parent / f"{stamp}-{digest(resolved)}-{counter}"
+        temporary = parent / f".{path.name}.{os.getpid()}"
+        source = Path(document.name)
+        try:
+            temporary.mkdir(parents=True)
+            (temporary / "config.input.yaml").write_text(
+                source.read_text(encoding="utf-8") if source.is_file() else to_yaml(document.value), encoding="utf-8")
+            (temporary / "config.resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
+            (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
+            write_json(temporary / "environment.json", environment(config, source, overrides))
+            write_json(temporary / "plugins.lock.json", {"components": plugin_lock(config)})
+            write_json(temporary / "status.json", {"state": "created"})
+            temporary.rename(path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise ProblemError(Problem("cannot-write", f"the run directory cannot be written ({error.strerror})",
+                                       str(path), "choose another place with --runs")) from error
+        sync_folder(parent)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run; raises `ProblemError` where `path` is none."""
+        if not (path / "config.resolved.yaml").is_file():
+            raise ProblemError(Problem("not-a-run", "this is not a run directory", str(path),
+                                       "a run is a folder such as runs/quickstart/20260101T000000Z-0123abcd"))
+        return cls(path)
+
+    def config(self, registry: Registry) -> RunConfig:
+        return load_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by the one process that may write here; a killed process leaves no lock behind."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise ProblemError(Problem("run-in-use", "another process is working on this run", str(self.path),
+                                       "wait for it, or start a run of your own")) from None
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs, which holds the prepared data too."""
+        return self.path.resolve().parent.parent
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def trace(self, split: str) -> Path:
+        return self.path / "trace" / f"{split}.npz"
+
+    def status(self) -> dict[str, Any]:
+        return read_json(self.path / "status.json") if (self.path / "status.json").exists() else {}
+
+    def write_status(self, **fields: Any) -> None:
+        write_json(self.path / "status.json", fields)
+
+    def record_stage(self, stage: str, seconds: float) -> None:
+        """Adds a stage's wall-clock time to `stages.json`."""
+        path = self.path / "stages.json"
+        write_json(path, {**(read_json(path) if path.exists() else {}), stage: round(seconds, 3)})
+
+
+def unfinished_runs(root: Path, config: RunConfig) -> list[RunDirectory]:
+    """Runs of exactly this config that did not finish, newest first."""
+    resolved = to_yaml(config.resolved())
+    found = [
+        RunDirectory(path.parent) for path in sorted((root / config.name).glob("*/config.resolved.yaml"), reverse=True)
+        if path.read_text(encoding="utf-8") == resolved
+    ]
+    return [run for run in found if run.status().get("state") != "finished"]
+
+
+# ---------------------------------------------------------------------------------------------- what a run depends on
+
+
+def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
+    packages = sorted({(dist.name.lower(), dist.version) for dist in importlib.metadata.distributions() if dist.name})
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "host": platform.node(),
+        "packages": dict(packages),
+        "git": _git(),
+        "seed": config.seed,
+        "argv": sys.argv,
+        "command": shlex.join(["penstock", "train", str(source), *overrides]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def plugin_lock(config: RunConfig) -> list[dict[str, Any]]:
+    """Every component that the config makes run: distribution, version, contract, and a hash of the file it lives in."""
+    locked: dict[str, dict[str, Any]] = {}
+    for choice in _choices(config):
+        component, origin = choice.entry.component, choice.entry.origin
+        locked[f"{component.kind}/{choice.entry.id}"] = {
+            "kind": component.kind, "name": component.name, "distribution": origin.distribution,
+            "version": origin.version, "contract": component.contract, "hash": _source_hash(component.target),
+        }
+    return [locked[key] for key in sorted(locked)]
+
+
+def _choices(value: Any) -> Iterator[Choice]:
+    if isinstance(value, Choice):
+        yield value
+        yield from _choices(value.settings)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _choices(item)
+    elif hasattr(type(value), "model_fields"):
+        for name in type(value).model_fields:
+            yield from _choices(getattr(value, name))
+
+
+def _source_hash(target: str) -> str:
+    """SHA-256 of the target's module file, found without importing the module."""
+    import importlib.util
+
+    spec = importlib.util.find_spec(target.split(":")[0])
+    origin = spec.origin if spec else None
+    return hashlib.sha256(Path(origin).read_bytes()).hexdigest() if origin and Path(origin).is_file() else ""
+
+
+def _git() -> dict[str, Any] | None:
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces the file atomically: a reader sees the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sync_folder(path: Path) -> None:
+    """Makes a rename inside the folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

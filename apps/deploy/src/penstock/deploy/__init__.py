@@ -1,0 +1,1 @@
+"""Takes trained models out into the world."""

@@ -1,0 +1,1 @@
+"""Measures runs: evaluation, expert load, network prediction, and the report that shows them."""

@@ -1,0 +1,149 @@
+"""`penstock evaluate`, `profile`, `simulate` and `report`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.cli.run_config import SimulateSettings
+from penstock.cli.run_directory import RunDirectory, write_json
+from penstock.hooks.config import parse_config
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice, Registry
+
+run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+
+
+@click.command()
+@run_argument
+@output.json_option
+@click.pass_obj
+def evaluate(registry: Registry, run_path: Path, as_json: bool) -> dict[str, Any]:
+    """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed."""
+    from penstock.evaluate.evaluation import evaluate_run
+    from penstock.train.restore import restore
+
+    run = RunDirectory.open(run_path)
+    with run.lock(), _stage(run, "evaluate"):
+        result = evaluate_run(restore(run_path, registry))
+        write_json(run.path / "evaluation.json", result)
+    output.print_result(result, as_json, lambda: _evaluation_text(result))
+    return result
+
+
+def _evaluation_text(result: dict[str, Any]) -> str:
+    rows = [(name, f"{value:.4f}") for task in result["tasks"].values() for name, value in task["metrics"].items()]
+    rows += [(f"baseline: {name.removesuffix('_bits_per_byte')}", f"{value:.4f}") for name, value in result["baselines"].items()]
+    speed = result["performance"]
+    rows += [("generation, tokens/s", f"{speed['tokens_per_second']:.1f}"), ("first token, ms", f"{speed['prefill_ms']:.1f}")]
+    samples = "\n\n".join(f"--- {sample['prompt']!r}\n{sample['prompt']}{sample['text']}" for sample in result["samples"])
+    return f"{output.table((result['checkpoint'], 'value'), rows)}\n\n{samples}"
+
+
+@click.command()
+@run_argument
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Read only the first so many held-out tokens.")
+@output.json_option
+@click.pass_obj
+def profile(registry: Registry, run_path: Path, max_tokens: int | None, as_json: bool) -> dict[str, Any]:
+    """Record which experts RUN's model chooses on held-out text: trace/heldout.npz and profile.json."""
+    from penstock.evaluate.profiling import profile_figures, record_trace
+    from penstock.train.restore import restore
+
+    run = RunDirectory.open(run_path)
+    with run.lock(), _stage(run, "profile"):
+        trace = record_trace(restore(run_path, registry), max_tokens=max_tokens)
+        trace.save(run.trace("heldout"))
+        result = profile_figures(trace)
+        write_json(run.path / "profile.json", result)
+    names = ("max_violation", "gini", "cv", "entropy", "dead_experts")
+    output.print_result(result, as_json, lambda: "\n".join([
+        output.table(("layer", *names), [(layer["layer"], *(f"{layer[name]:.3f}" for name in names))
+                                         for layer in result["layers"]]),
+        f"MaxVio over all {result['tokens']:,} tokens {result['max_violation_global']:.3f}, "
+        f"in a batch {result['max_violation_batch']:.3f}",
+        f"trace: {run.trace('heldout')}"]))
+    return result
+
+
+@click.command()
+@click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path))
+@click.option("--topology", help="NAME, or {use: NAME, ...}, such as '{use: two-level, hardware: h100}'.")
+@click.option("--placement", help="NAME, or {use: NAME, ...}.")
+@click.option("--gpus", help="Degrees of expert parallelism, such as 8,64,256.")
+@click.option("--tokens-per-gpu", type=click.IntRange(min=1), help="Tokens that each GPU dispatches in one step.")
+@click.option("--hidden-size", type=click.IntRange(min=1), help="Width of a token on the wire.")
+@output.json_option
+@click.pass_obj
+def simulate(registry: Registry, trace: Path, topology: str | None, placement: str | None, gpus: str | None,
+             tokens_per_gpu: int | None, hidden_size: int | None, as_json: bool) -> dict[str, Any]:
+    """Predict all-to-all time of expert parallelism from TRACE: an .npz file or a run directory, whose config then
+    gives the defaults and which keeps the result."""
+    from penstock.evaluate.simulation import find_trace, simulate_trace
+
+    run = RunDirectory.open(trace) if (trace / "config.resolved.yaml").is_file() else None
+    settings = run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
+    begun = time.perf_counter()
+    result = simulate_trace(
+        find_trace(trace), _choice(registry, "topology", topology) or settings.topology,
+        _choice(registry, "placement", placement) or settings.placement,
+        gpus=_numbers(gpus) if gpus else settings.gpus, tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
+        hidden_size=hidden_size or settings.hidden_size)
+    if run is not None:
+        with run.lock():
+            write_json(run.path / "simulation.json", result)
+            run.record_stage("simulate", time.perf_counter() - begun)
+    output.print_result(result, as_json, lambda: _simulation_text(result))
+    return result
+
+
+def _simulation_text(result: dict[str, Any]) -> str:
+    rows = [(row["gpus"], row["nodes"], f"{1e6 * row['dispatch_seconds']:.1f}", f"{1e6 * row['combine_seconds']:.1f}",
+             f"{1e6 * row['p99_seconds']:.1f}", f"{1e6 * row['balanced_seconds']:.1f}", f"{row['slowdown']:.2f}")
+            for row in result["rows"]]
+    where = f"{result['topology']} {result['hardware'] or ''}".strip()
+    return (f"{where}, {result['tokens_per_gpu']:,} tokens a GPU, width {result['hidden_size']}, top-{result['k']}; "
+            "microseconds a layer\n\n"
+            + output.table(("GPUs", "nodes", "dispatch", "combine", "p99 of both", "balanced", "slowdown"), rows))
+
+
+def _choice(registry: Registry, kind: str, text: str | None) -> Choice | None:
+    return None if text is None else registry.choose(kind, parse_config(f"value: {text}").value["value"], f"--{kind}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ProblemError(Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")) from None
+
+
+@click.command()
+@click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise.")
+@output.json_option
+@click.pass_obj
+def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
+    """Write one self-contained HTML page about RUN, or a comparison of several."""
+    from penstock.evaluate.report.page import render_report
+
+    runs = [RunDirectory.open(path) for path in run_paths]
+    target = out or runs[0].path / "report.html"
+    with _stage(runs[0], "report"):
+        render_report([run.path for run in runs], target)
+    result = {"report": str(target), "bytes": target.stat().st_size}
+    output.print_result(result, as_json, lambda: str(target))
+    return result
+
+
+@contextmanager
+def _stage(run: RunDirectory, name: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    run.record_stage(name, time.perf_counter() - begun)

@@ -1,0 +1,64 @@
+"""What `penstock profile` records: the experts that a model chooses on held-out text, and how even that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.cli.output import failed
+from penstock.hooks.trace import RoutingTrace
+from penstock.routers.load import (
+    coefficient_of_variation,
+    dead_experts,
+    entropy,
+    expert_load,
+    gini,
+    max_violation,
+)
+from penstock.train.restore import Restored
+
+
+@torch.inference_mode()
+def record_trace(restored: Restored, *, max_tokens: int | None = None) -> RoutingTrace:
+    """The trace of the held-out split: one step a batch of the training size, counts and every token's experts."""
+    model, config = restored.model, restored.config
+    if not model.routers:
+        raise failed("no-experts", "the model has no experts to profile", str(restored.run.path))
+    split = restored.dataset.split("heldout")
+    length = config.data.sequence_length
+    windows = min(len(split), max_tokens or len(split)) // length
+    token_WS = torch.from_numpy(split.slice(0, windows * length)).view(windows, length)
+    device = next(model.parameters()).device
+    counts, experts = [], []
+    for batch_BS in token_WS.split(config.train.batch_size):
+        routings = model(batch_BS.to(device)).routings
+        load = expert_load(routings)
+        counts.append(load.counts_LE.cpu().numpy())
+        experts.append(np.stack([routings[layer].expert_TK.cpu().numpy() for layer in load.layers], axis=1))
+    k = {router.k for router in model.routers.values()}
+    largest = max(router.experts for router in model.routers.values())
+    width = np.uint8 if largest <= 256 else np.uint16
+    header = {"model": config.name, "split": "heldout", "k": max(k), "layers": list(load.layers),
+              "hidden_size": restored.config.model.settings.hidden_size, "data": restored.dataset.hash,
+              "tokenizer": restored.dataset.manifest.tokenizer_sha256, "checkpoint": restored.checkpoint.path.name,
+              "tokens": int(windows * length)}
+    return RoutingTrace(np.stack(counts), header, np.concatenate(experts).astype(width))
+
+
+def profile_figures(trace: RoutingTrace) -> dict[str, Any]:
+    """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
+    `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
+    counts_LE = torch.from_numpy(trace.counts_LE)
+    figures = {"max_violation": max_violation(counts_LE), "gini": gini(counts_LE), "entropy": entropy(counts_LE),
+               "cv": coefficient_of_variation(counts_LE), "dead_experts": dead_experts(counts_LE)}
+    layers = [
+        {"layer": layer, **{name: value[row].item() for name, value in figures.items()}, "counts": counts_LE[row].tolist()}
+        for row, layer in enumerate(trace.header["layers"])
+    ]
+    return {
+        "split": trace.header["split"], "tokens": trace.header["tokens"], "k": trace.header["k"], "layers": layers,
+        "max_violation_global": figures["max_violation"].mean().item(),
+        "max_violation_batch": max_violation(torch.from_numpy(trace.counts_SLE)).mean().item(),
+    }

@@ -1,0 +1,1 @@
+"""Prepares data and trains: the composition of columns into a run."""

@@ -1,0 +1,123 @@
+"""From a validated config to working objects: the one place where columns meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.cli.run_config import RunConfig, digest
+from penstock.data_prep.dataset import TokenDataset
+from penstock.data_prep.prepare import Prepared, prepare
+from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, SharingPlan
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.sharing.plan import combine, share
+
+
+def data_folder(root: Path, config: RunConfig) -> Path:
+    """Prepared data is shared by all runs whose data settings are the same."""
+    return root / "data" / f"{config.name}-{digest(config.data_settings())}"
+
+
+def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, int | None], None] | None) -> Prepared:
+    """Prepares the config's data, or finds it prepared."""
+    return prepare(
+        config.data.corpus.build(), [choice.build() for choice in config.data.filters], data_folder(root, config),
+        vocabulary_size=config.data.tokenizer.vocab_size, sequence_length=config.data.sequence_length,
+        heldout_share=config.data.heldout_share, seed=config.seed, sample_bytes=config.data.tokenizer.sample_bytes,
+        describe=config.data_settings(), progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A model and what was put into it."""
+
+    model: LanguageModel
+    quantizer: Quantizer | None
+    sharing: SharingPlan
+    losses: dict[str, BalanceLoss]
+    balancers: list[Balancer]
+
+
+def compose_model(config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu") -> Composition:
+    """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
+    settings = config.model.settings
+    wanted = settings.vocab_size
+    if wanted is not None and wanted < vocabulary_size:
+        raise ProblemError(Problem("vocabulary-mismatch", f"the tokenizer has {vocabulary_size} tokens, and the model "
+                                   f"{wanted} embeddings", "model.vocab_size", "leave it out, or make it larger"))
+    routers = layer_routers(settings, settings.expert_layers)
+    quantizer = settings.quantizer.build() if settings.quantizer else None
+    sizes = {name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields}
+    torch.manual_seed(config.seed)
+    with torch.device(device):
+        model = config.model.entry.component.load_target()(
+            **{**sizes, "vocab_size": wanted or vocabulary_size}, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    plan = combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing])
+    share(model, plan)
+    losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
+    balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
+    if config.train.dtype == "bf16":
+        model.compute_dtype = torch.bfloat16
+    return Composition(model, quantizer, plan, losses, balancers)
+
+
+def compose_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
+    """The config's optimizer over all parameters, grouped by role."""
+    by_role: dict[ParameterRole, dict[str, Any]] = {role: {} for role in ParameterRole}
+    roles = model.parameter_roles()
+    for name, parameter in model.named_parameters():
+        by_role[roles[name]][name] = parameter
+    return config.train.optimizer.build(parameters=by_role)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ProblemError(Problem("no-device", f"device '{name}' cannot be used ({str(error).splitlines()[0]})",
+                                   "train.device", "use auto or cpu")) from error
+
+
+def parameter_summary(composition: Composition) -> dict[str, Any]:
+    """Counts of parameters: total, active for one token, and by role."""
+    model = composition.model
+    roles = model.parameter_roles()
+    by_role: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        by_role[roles[name]] = by_role.get(roles[name], 0) + parameter.numel()
+    total = sum(by_role.values())
+    routed = by_role.get(ParameterRole.EXPERT, 0)
+    shares = [router.k / router.experts for router in model.routers.values()]
+    idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
+    return {"total": total, "active": round(total - idle), "by_role": by_role}
+
+
+def size_table(composition: Composition) -> list[dict[str, Any]]:
+    """Bytes of the stored parameters in each format; shared parameters count once."""
+    total = sum(parameter.numel() for parameter in composition.model.parameters())
+    rows = [{"format": "fp32", "bytes": 4 * total}, {"format": "bf16", "bytes": 2 * total}]
+    quantizer = composition.quantizer
+    if quantizer is not None:
+        roles = composition.model.parameter_roles()
+        packed = sum(quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles
+                     else 2 * parameter.numel() for name, parameter in composition.model.named_parameters())
+        rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
+    return rows
+
+
+def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset:
+    """The config's prepared data; raises `ProblemError` where it was never prepared."""
+    folder = data_folder(root, config)
+    if not folder.exists():
+        raise ProblemError(Problem("missing-data", "the data of this config is not prepared", str(folder),
+                                   "run `penstock prepare CONFIG` first"))
+    return TokenDataset.open(folder, verify=verify)

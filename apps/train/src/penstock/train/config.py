@@ -1,0 +1,12 @@
+"""Settings of the built-in trackers and observers."""
+
+from __future__ import annotations
+
+from penstock.hooks.config import Schema
+
+
+class LoadTraceConfig(Schema):
+    """The expert load of every step."""
+
+    every: int = 1
+    """Keep the counts of every n-th step."""

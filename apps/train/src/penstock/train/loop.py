@@ -1,0 +1,217 @@
+"""The training loop.
+
+One optimizer step is: its micro-batches forward and backward, then clip, step, balance. Batch number s is a pure
+function of the seed and s, so a run continues from any checkpoint with the bits that it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from penstock.cli import output
+from penstock.cli.run_config import RunConfig
+from penstock.cli.run_directory import RunDirectory
+from penstock.data_prep.dataset import TokenDataset
+from penstock.data_prep.order import TokenOrder
+from penstock.eval_suite.likelihood import token_nll
+from penstock.eval_suite.metrics import bits_per_byte
+from penstock.hooks.contracts import Observer, StepRecord, Tracker
+from penstock.routers.load import expert_load, load_metrics
+from penstock.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
+from penstock.train.compose import Composition
+from penstock.train.engine import LocalEngine
+from penstock.train.progress import Progress
+
+
+class Interrupted(Exception):
+    """Training stopped because the user asked; a checkpoint was written."""
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds of one step by part."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """Trains one composition in one run directory."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, dataset: TokenDataset, composition: Composition,
+                 engine: LocalEngine, device: torch.device) -> None:
+        self.config, self.run, self.dataset, self.engine, self.device = config, run, dataset, engine, device
+        self.composition, self.model = composition, composition.model
+        self.order = TokenOrder(dataset.split("train"), sequence_length=config.data.sequence_length,
+                                batch_size=config.train.batch_size, seed=config.seed)
+        self.tokens_per_step = config.train.batch_size * config.data.sequence_length
+        self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
+        self.step = 0
+        self.elapsed = 0.0
+        self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in config.train.trackers]
+        self.observers: list[Observer] = [choice.build(run_directory=run.path) for choice in config.train.observers]
+        self._byte_lengths = dataset.tokenizer().byte_lengths()
+        self._last_checkpoint: Checkpoint | None = None
+
+    @property
+    def tokens_seen(self) -> int:
+        return self.step * self.tokens_per_step
+
+    def resume(self) -> int:
+        """Continues from the newest whole checkpoint; returns its step, 0 where there is none."""
+        checkpoint = newest_checkpoint(self.run.checkpoints, output.warn)
+        if checkpoint is not None:
+            checkpoint.load_model(self.model)
+            state = checkpoint.trainer_state()
+            self.engine.load_state(state["engine"])
+            self.step, self.elapsed = state["step"], state["elapsed"]
+            self._last_checkpoint = checkpoint
+        for tracker in self.trackers:
+            tracker.resume(self.step)
+        for observer in self.observers:
+            observer.on_resume(self.step)
+        return self.step
+
+    def train(self) -> None:
+        """Runs to the end; raises `Interrupted` after SIGINT or SIGTERM, with a checkpoint written."""
+        train = self.config.train
+        with Progress(self.steps, self.step) as progress, _stop_requests() as stop_requested:
+            try:
+                while self.step < self.steps:
+                    metrics = self._train_step()
+                    progress.advance(self.step, metrics, self.tokens_per_step)
+                    last = self.step == self.steps
+                    if last or (train.evaluate_every and self.step % train.evaluate_every == 0):
+                        self._log(self._evaluate())
+                    if last or self.step % train.checkpoint_every == 0 or stop_requested():
+                        self._save()
+                    if stop_requested() and not last:
+                        self._status("interrupted")
+                        raise Interrupted
+                    progress.every_second(lambda: self._status("running"))
+                self._status("finished")
+            except Exception as error:
+                if not isinstance(error, Interrupted):
+                    self._status("failed", message=str(error))
+                raise
+            finally:
+                for observer in self.observers:
+                    observer.on_end()
+                for tracker in self.trackers:
+                    tracker.close()
+
+    def _train_step(self) -> dict[str, float]:
+        watch = Stopwatch()
+        parts = self.config.train.micro_batches
+        counts_LE: Any = 0
+        sums: dict[str, torch.Tensor] = {}
+        begun = time.perf_counter()
+        for part in range(parts):
+            with watch("data"):
+                window_BS = self.order.batch(self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts)
+                window_BS = torch.from_numpy(window_BS).to(self.device)
+            with watch("forward"):
+                loss, measured, load = self._forward(window_BS, parts)
+            with watch("backward"):
+                self.engine.backward(loss)
+            for name, value in measured.items():
+                sums[name] = sums.get(name, 0) + value
+            counts_LE = counts_LE + load.counts_LE
+        losses = {name: value.item() for name, value in sums.items()}
+        if not math.isfinite(losses["loss"]):
+            raise self._diverged(losses["loss"])
+        with watch("optimizer"):
+            stepped = self.engine.step(self.step / self.steps)
+        self.step += 1
+        for balancer in self.composition.balancers:
+            for row, layer in enumerate(load.layers):
+                balancer.update(self.model.routers[layer], counts_LE[row], tokens_seen=self.tokens_seen)
+        seconds = time.perf_counter() - begun
+        self.elapsed += seconds
+        metrics = {"tokens": self.tokens_seen, **losses, **stepped, "tokens_per_second": self.tokens_per_step / seconds,
+                   "elapsed": self.elapsed, **{f"seconds/{part}": value for part, value in watch.seconds.items()}}
+        if load.layers:
+            metrics.update({f"load/{name}": value for name, value in load_metrics(counts_LE).items()})
+        self._log(metrics)
+        record = StepRecord(self.step, self.tokens_seen, metrics, counts_LE.cpu().numpy(), load.layers)
+        for observer in self.observers:
+            observer.on_step(record)
+        return metrics
+
+    def _forward(self, window_BS: torch.Tensor, parts: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+        result = self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:])
+        loss = result.loss / self.tokens_per_step
+        measured = {"loss": loss.detach()}
+        for name, balance_loss in self.composition.losses.items():
+            layers = [balance_loss(routing) for routing in result.routings.values()]
+            if layers:
+                value = torch.stack(layers).sum() / parts
+                loss = loss + balance_loss.weight * value
+                measured[f"balance/{name}"] = value.detach() / len(layers)
+        return loss, measured, expert_load(result.routings)
+
+    def _evaluate(self) -> dict[str, float]:
+        split = self.dataset.split("heldout")
+        tokens = split.slice(0, min(len(split), self.config.train.evaluate_tokens + 1))
+        nll = token_nll(self.model, tokens, sequence_length=self.config.data.sequence_length)
+        return {"heldout/loss": float(nll.mean()),
+                "heldout/bits_per_byte": bits_per_byte(nll, int(self._byte_lengths[tokens[1:]].sum()))}
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(self.step, metrics)
+
+    def _save(self) -> None:
+        if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
+            return
+        for observer in self.observers:
+            observer.on_checkpoint(self.step)
+        state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state()}
+        self._last_checkpoint = write_checkpoint(
+            self.run.checkpoints, self.step, self.model, state, self.dataset.folder,
+            keep=self.config.train.keep_checkpoints)
+
+    def _status(self, state: str, **more: Any) -> None:
+        self.run.write_status(**{**self.run.status(), "state": state, "step": self.step, "steps": self.steps,
+                                 "tokens_seen": self.tokens_seen, "seconds": round(self.elapsed, 3), **more})
+
+    def _diverged(self, loss: float) -> Exception:
+        good = f"the last good checkpoint is {self._last_checkpoint.path}" if self._last_checkpoint else "no checkpoint yet"
+        return output.failed("diverged", f"the loss became {loss} at step {self.step + 1}", str(self.run.path),
+                             f"{good}; lower train.optimizer.lr or clip harder")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one acts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        output.note("\nstopping after this step and writing a checkpoint; once more to stop at once")
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, previous[each])
+
+    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in previous:
+        signal.signal(each, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+

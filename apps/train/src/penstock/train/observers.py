@@ -1,0 +1,44 @@
+"""Watchers of training. `LoadTraceObserver` keeps which experts worked when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from penstock.hooks.contracts import StepRecord
+from penstock.hooks.trace import RoutingTrace
+
+
+class LoadTraceObserver:
+    """Writes `trace/train.npz` at every checkpoint and at the end; dense models leave none."""
+
+    def __init__(self, *, run_directory: Path, every: int = 1) -> None:
+        self.path = run_directory / "trace" / "train.npz"
+        self.every = every
+        self._steps: list[int] = []
+        self._counts: list[np.ndarray] = []
+        self._layers: tuple[int, ...] = ()
+
+    def on_resume(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        trace = RoutingTrace.load(self.path)
+        kept = [i for i, done in enumerate(trace.header["steps"]) if done <= step]
+        self._steps = [trace.header["steps"][i] for i in kept]
+        self._counts = [trace.counts_SLE[i] for i in kept]
+        self._layers = tuple(trace.header["layers"])
+
+    def on_step(self, record: StepRecord) -> None:
+        if record.layers and record.step % self.every == 0:
+            self._steps.append(record.step)
+            self._counts.append(record.counts_LE)
+            self._layers = record.layers
+
+    def on_checkpoint(self, step: int) -> None:
+        self.on_end()
+
+    def on_end(self) -> None:
+        if self._counts:
+            RoutingTrace(np.stack(self._counts), {"split": "train", "layers": list(self._layers),
+                                                  "steps": self._steps}).save(self.path)

@@ -1,0 +1,72 @@
+"""What a person sees while training: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 15.0  # seconds between lines where there is no terminal
+
+
+class Progress:
+    """Step, loss, tokens a second and time left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self._steps = steps
+        self._terminal = sys.stderr.isatty()
+        self._bar = Bar(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+                        TimeRemainingColumn(), console=Console(stderr=True), disable=not self._terminal)
+        self._task: TaskID = self._bar.add_task("", total=steps, completed=done)
+        self._second = self._line = self._begun = time.monotonic()
+        self._first = done
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        now = time.monotonic()
+        rate = (step - self._first) / max(now - self._begun, 1e-9)
+        text = f"loss {metrics['loss']:.3f}  {rate * tokens:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, description=text)
+        if not self._terminal and (now - self._line >= LINE_EVERY or step == self._steps):
+            self._line = now
+            left = (self._steps - step) / rate
+            print(f"step {step}/{self._steps}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
+
+    def every_second(self, action: Callable[[], None]) -> None:
+        if time.monotonic() - self._second >= 1.0:
+            self._second = time.monotonic()
+            action()
+
+
+class StageProgress:
+    """Progress of data preparation: called with (stage, done, total or None)."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"),
+                        console=Console(stderr=True), disable=not self._terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> StageProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total)
+            if not self._terminal:
+                print(f"{stage} ...", file=sys.stderr, flush=True)  # noqa: T201
+        self._bar.update(self._tasks[stage], completed=done, total=total)

@@ -1,0 +1,44 @@
+"""From a run directory back to its model, data and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.cli import output
+from penstock.cli.run_config import RunConfig
+from penstock.cli.run_directory import RunDirectory
+from penstock.data_prep.dataset import TokenDataset
+from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.registry import Registry
+from penstock.train.checkpoint import Checkpoint, newest_checkpoint
+from penstock.train.compose import Composition, compose_model, open_dataset, pick_device
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A trained run, ready to be measured."""
+
+    run: RunDirectory
+    config: RunConfig
+    checkpoint: Checkpoint
+    composition: Composition
+    dataset: TokenDataset
+
+    @property
+    def model(self) -> LanguageModel:
+        return self.composition.model
+
+
+def restore(path: Path, registry: Registry) -> Restored:
+    """Loads the newest whole checkpoint of a run; raises `ProblemError` where there is none, or its data is gone."""
+    run = RunDirectory.open(path)
+    config = run.config(registry)
+    checkpoint = newest_checkpoint(run.checkpoints, output.warn)
+    if checkpoint is None:
+        raise output.failed("no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it")
+    dataset = open_dataset(run.runs, config, verify=False)
+    composition = compose_model(config, dataset.manifest.vocabulary_size, pick_device(config.train.device))
+    checkpoint.load_model(composition.model)
+    composition.model.eval()
+    return Restored(run, config, checkpoint, composition, dataset)

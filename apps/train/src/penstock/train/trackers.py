@@ -1,0 +1,67 @@
+"""Where metrics go: a JSON-lines file and TensorBoard. Both forget what a resumed run is about to do again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class JsonlTracker:
+    """`metrics.jsonl`: one object a logged step. A line is whole once the next one has begun."""
+
+    def __init__(self, *, run_directory: Path) -> None:
+        self.path = run_directory / "metrics.jsonl"
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def resume(self, step: int) -> None:
+        """Drops the rows after `step`, and a last line that a killed process left incomplete."""
+        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
+        self._file.close()
+        temporary = self.path.with_name(".metrics.jsonl")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        # JSON has no NaN or infinity: null says that the value is not a number.
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The complete lines of a metrics file."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+class TensorBoardTracker:
+    """Event files under `tensorboard/`, with metric names as tags."""
+
+    def __init__(self, *, run_directory: Path) -> None:
+        self._folder = run_directory / "tensorboard"
+        self._purge_step: int | None = None
+        self._opened = None
+
+    @property
+    def _writer(self):
+        if self._opened is None:  # importing tensorboard takes a second: only a run that logs pays for it
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._opened = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+        return self._opened
+
+    def resume(self, step: int) -> None:
+        self._purge_step = step + 1
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()

@@ -1,0 +1,60 @@
+"""Settings of the corpora. Field names are the keyword arguments of the classes in `corpora.py`."""
+
+from __future__ import annotations
+
+from penstock.hooks.config import Schema
+
+
+class PythonStdlibConfig(Schema):
+    """The standard library of the running Python."""
+
+    tests: bool = False
+    """Include the test suites. They are 19 of 31 MB in Python 3.11, and mostly tables of cases rather than prose or
+    programs."""
+    docstrings: bool = True
+    """Add one document a module with the docstrings of what is built into the interpreter and has no source file."""
+
+
+class TextCorpusConfig(Schema):
+    """Text files."""
+
+    paths: tuple[str, ...]
+    """Files, folders (searched recursively) and globs; .gz, .xz and .zst files are decompressed."""
+    pattern: str = "**/*"
+    """Which files of a folder are read; names that start with a dot never are."""
+    separator: str | None = None
+    """Splits a file into documents, for example `<|endoftext|>`; newlines around it are dropped. Without it a file is
+    one document."""
+
+
+class JsonLinesConfig(Schema):
+    """JSON Lines: one object a line."""
+
+    paths: tuple[str, ...]
+    """Files, folders (searched recursively for *.jsonl*) and globs; .gz, .xz and .zst files are decompressed."""
+    field: str = "text"
+    """The key of the text in each object."""
+
+
+class ParquetConfig(Schema):
+    """Parquet files."""
+
+    paths: tuple[str, ...]
+    """Files, folders (searched recursively for *.parquet) and globs."""
+    field: str = "text"
+    """The string column that holds the text."""
+
+
+class HuggingFaceDatasetConfig(Schema):
+    """A dataset that the `datasets` library can load."""
+
+    name: str
+    """Name on the hub, or a local file folder."""
+    subset: str | None = None
+    """The dataset's configuration, for example `en` of `allenai/c4`."""
+    split: str = "train"
+    """Which split is read; the held-out share is taken from it."""
+    field: str = "text"
+    """The string column that holds the text."""
+    streaming: bool = True
+    """Read while downloading instead of downloading first: the documents are spooled to disk once in any case."""

@@ -1,0 +1,230 @@
+"""Sources of text. Each yields its documents in a fixed order, and says file and line where one cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock.data_prep.builtin_docs import builtin_documents
+from penstock.data_prep.files import decode, find_files, fingerprint, import_extra, open_input, split_stream
+from penstock.hooks.contracts import Document
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+
+
+class PythonStdlib:
+    """The source files of the running interpreter's standard library, sorted by path: about 12 MB of real text that
+    every machine has. With `tests`, its test suites too (31 MB).
+
+    Left out are installed packages and `_sysconfigdata*` and `config-*`, which are build logs of one machine. Files
+    are decoded as PEP 263 says; those that cannot be are counted in `skipped`. With `docstrings`, one document a module
+    follows with the docstrings of what is written in C and built into the interpreter.
+    """
+
+    def __init__(self, *, tests: bool = False, docstrings: bool = True) -> None:
+        self._excluded = {"site-packages", "dist-packages", "__pycache__"}
+        self._excluded |= set() if tests else {"test", "tests", "idle_test"}
+        self._docstrings = docstrings
+        self.skipped = 0
+
+    def documents(self) -> Iterator[Document]:
+        self.skipped = 0
+        root = _stdlib_folder()
+        for path in sorted(root.rglob("*.py")):
+            relative = path.relative_to(root)
+            if self._wanted(relative):
+                text = _python_source(path)
+                if text is None:
+                    self.skipped += 1
+                elif text.strip():
+                    yield Document(text, f"stdlib/{relative.as_posix()}")
+        if self._docstrings:
+            yield from builtin_documents()
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"python": sys.version}
+
+    def _wanted(self, relative: Path) -> bool:
+        built = relative.name.startswith("_sysconfigdata") or relative.parts[0].startswith("config-")
+        return not built and self._excluded.isdisjoint(relative.parts)
+
+
+def _stdlib_folder() -> Path:
+    import sysconfig
+
+    root = Path(sysconfig.get_path("stdlib"))
+    if not any(root.glob("*.py")):
+        what = "this Python has no standard library sources (they are zipped or were left out)"
+        fix = "use a Python with sources, such as one from `uv python install`, or the corpus `text`"
+        raise ProblemError(Problem("missing-stdlib", what, str(root), fix))
+    return root
+
+
+def _python_source(path: Path) -> str | None:
+    """The text as the interpreter decodes it, None where it would refuse."""
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+    except OSError as error:
+        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path))) from error
+
+
+class TextCorpus:
+    """UTF-8 text files: files, folders (the files that match `pattern`) and globs, plain or .gz, .xz, .zst.
+
+    A file is a document, or with `separator` as many as it separates; newlines around a separator are dropped, and so
+    are blank documents.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], *, pattern: str = "**/*", separator: str | None = None) -> None:
+        if separator == "":
+            raise ProblemError(Problem("invalid-value", "the separator is empty", "separator", "leave it out"))
+        self._paths = paths
+        self._pattern = pattern
+        self._separator = separator
+
+    def documents(self) -> Iterator[Document]:
+        for path in self._files():
+            yield from self._whole(path) if self._separator is None else self._split(path, self._separator)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return fingerprint(self._files())
+
+    def _files(self) -> list[Path]:
+        return find_files(self._paths, self._pattern)
+
+    def _whole(self, path: Path) -> Iterator[Document]:
+        with open_input(path) as stream:
+            text = decode(stream.read(), path)
+        if text.strip():
+            yield Document(text, str(path))
+
+    def _split(self, path: Path, separator: str) -> Iterator[Document]:
+        with open_input(path) as stream:
+            for number, (offset, piece) in enumerate(split_stream(stream, separator.encode()), 1):
+                text = decode(piece, path, offset).strip("\r\n")
+                if text.strip():
+                    yield Document(text, f"{path}:{number}")
+
+
+class JsonLines:
+    """One JSON object a line, the text under `field`; plain or .gz, .xz, .zst. Blank lines are passed over."""
+
+    def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
+        self._paths = paths
+        self._field = field
+
+    def documents(self) -> Iterator[Document]:
+        for path in self._files():
+            with open_input(path) as stream:
+                for number, line in enumerate(stream, 1):
+                    if line.strip():
+                        yield self._document(line, f"{path}:{number}")
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return fingerprint(self._files())
+
+    def _files(self) -> list[Path]:
+        return find_files(self._paths, "**/*.jsonl*")
+
+    def _document(self, line: bytes, where: str) -> Document:
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ProblemError(Problem("invalid-json", f"not a line of JSON ({error})", where)) from None
+        if not isinstance(row, dict):
+            raise ProblemError(Problem("invalid-json", f"not a JSON object but a {type(row).__name__}", where))
+        return Document(_text_of(row, self._field, where), where)
+
+
+class Parquet:
+    """The string column `field` of Parquet files, row after row. Needs the extra `parquet`."""
+
+    def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
+        self._paths = paths
+        self._field = field
+
+    def documents(self) -> Iterator[Document]:
+        for path in self._files():
+            yield from self._rows(path)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return fingerprint(self._files())
+
+    def _files(self) -> list[Path]:
+        return find_files(self._paths, "**/*.parquet")
+
+    def _rows(self, path: Path) -> Iterator[Document]:
+        pyarrow = import_extra("pyarrow", "parquet", str(path))
+        parquet = import_extra("pyarrow.parquet", "parquet", str(path))
+        try:
+            with parquet.ParquetFile(path) as file:
+                _require_field(self._field, file.schema_arrow.names, str(path))
+                batches = file.iter_batches(batch_size=1024, columns=[self._field])
+                rows = (row for batch in batches for row in batch.to_pylist())
+                for number, row in enumerate(rows, 1):
+                    where = f"{path}:{number}"
+                    yield Document(_text_of(row, self._field, where), where)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ProblemError(Problem("damaged-file", f"cannot be read as Parquet ({error})", str(path))) from error
+
+
+class HuggingFaceDataset:
+    """The string column `field` of a dataset that the `datasets` library loads, from the hub or from a local folder
+    (also one that `save_to_disk` wrote). Needs the extra `hf`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        subset: str | None = None,
+        split: str = "train",
+        field: str = "text",
+        streaming: bool = True,
+    ) -> None:
+        self._name = name
+        self._subset = subset
+        self._split = split
+        self._field = field
+        self._streaming = streaming
+
+    def documents(self) -> Iterator[Document]:
+        for number, row in enumerate(self._rows()):
+            where = f"{self._name}:{self._split}:{number}"
+            yield Document(_text_of(row, self._field, where), where)
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        datasets = import_extra("datasets", "hf", self._name)
+        try:
+            yield from self._load(datasets)
+        except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
+            what = f"the dataset cannot be loaded ({type(error).__name__}: {error})"
+            fix = "check name, subset, split and the network"
+            raise ProblemError(Problem("missing-dataset", what, f"{self._name}:{self._split}", fix)) from error
+
+    def _load(self, datasets: Any) -> Any:
+        folder = Path(self._name)
+        if (folder / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(self._name)[self._split]
+        if (folder / "state.json").is_file():
+            return datasets.load_from_disk(self._name)
+        return datasets.load_dataset(self._name, self._subset, split=self._split, streaming=self._streaming)
+
+
+def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    _require_field(field, row, where)
+    text = row[field]
+    if not isinstance(text, str):
+        raise ProblemError(Problem("invalid-field", f"field '{field}' is {type(text).__name__}, not a string", where))
+    return text
+
+
+def _require_field(field: str, known: Any, where: str) -> None:
+    if field not in known:
+        fix = did_you_mean(field, known)
+        raise ProblemError(Problem("unknown-field", f"there is no field '{field}'", where, fix))

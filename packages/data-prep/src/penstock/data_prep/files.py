@@ -1,0 +1,183 @@
+"""Finding, opening and decoding input files; whatever is wrong with one is a `Problem` that names it."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import importlib
+import io
+import lzma
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from penstock.hooks.problems import Problem, ProblemError
+
+_CHUNK = 1 << 20
+
+
+def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
+    """The files behind files, folders and globs, in the order given and sorted within each.
+
+    A folder stands for the files below it that match `pattern`; names that start with a dot are left out. Raises
+    `ProblemError` with every path that leads to no file.
+    """
+    if isinstance(paths, (str, Path)):
+        raise ValueError(f"paths is one path, {paths!r}; pass a sequence of paths")
+    found: dict[Path, None] = {}
+    problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
+    for path in paths:
+        files = _files_behind(Path(path).expanduser(), pattern)
+        if isinstance(files, Problem):
+            problems.append(files)
+        else:
+            found.update(dict.fromkeys(files))
+    if problems:
+        raise ProblemError(problems)
+    return list(found)
+
+
+def _files_behind(path: Path, pattern: str) -> list[Path] | Problem:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = (file for file in path.glob(pattern) if not _hidden(file.relative_to(path)))
+        files = sorted(file for file in inside if file.is_file())
+        return files or Problem("empty-corpus", f"the folder has no file that matches '{pattern}'", str(path))
+    if glob.has_magic(str(path)):
+        files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+        return files or Problem("empty-corpus", "no file matches", str(path))
+    return Problem("missing-file", "there is no such file or folder", str(path), f"seen from {Path.cwd()}")
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def fingerprint(files: Sequence[Path]) -> Mapping[str, Any]:
+    """Changes when a file is added, removed or written to: names, sizes and times, not contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"files": len(files), "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file; turns what goes wrong while it is read into a `ProblemError`."""
+    try:
+        with path.open("rb") as raw, _decompressed(path, raw) as stream:
+            yield stream
+    except (gzip.BadGzipFile, lzma.LZMAError, EOFError, _DamagedZstd) as error:
+        what = f"the compressed file is damaged ({error})"
+        raise ProblemError(Problem("damaged-file", what, str(path), "fetch or write it again")) from error
+    except OSError as error:
+        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path))) from error
+
+
+def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
+    match path.suffix:
+        case ".gz":
+            return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        case ".xz":
+            return cast(BinaryIO, lzma.LZMAFile(raw))
+        case ".zst":
+            return cast(BinaryIO, io.BufferedReader(_ZstdReader(path, raw), _CHUNK))
+        case _:
+            return raw
+
+
+class _DamagedZstd(Exception):
+    """What the frame decoder reported."""
+
+
+class _ZstdReader(io.RawIOBase):
+    """Reads Zstandard frames, and knows a truncated one: the library's own `stream_reader` ends it in silence."""
+
+    def __init__(self, path: Path, raw: BinaryIO) -> None:
+        zstandard = import_extra("zstandard", "zstd", str(path))
+        self._raw = raw
+        self._error = zstandard.ZstdError
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._compressed = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if not self._compressed and not (read := self._read_compressed()):
+                return read
+            self._advance()
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _read_compressed(self) -> int:
+        self._compressed = self._raw.read(1 << 16)  # small, because all that it decompresses to is held at once
+        if not self._compressed and self._frame is not None:
+            raise _DamagedZstd("it ends in the middle of a frame")
+        return len(self._compressed)
+
+    def _advance(self) -> None:
+        if self._frame is None:
+            self._frame = self._new_frame()
+        try:
+            self._ready = memoryview(self._frame.decompress(self._compressed))
+        except self._error as error:
+            raise _DamagedZstd(str(error)) from error
+        self._compressed = b""
+        if self._frame.eof:
+            self._compressed, self._frame = self._frame.unused_data, None
+
+
+def import_extra(module: str, extra: str, where: str) -> Any:
+    """Imports an optional dependency; raises `ProblemError` that names the extra to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        fix = f"`uv add 'penstock-data-prep[{extra}]'` installs it"
+        raise ProblemError(Problem("missing-extra", f"needs the package '{module}'", where, fix)) from error
+
+
+def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes]]:
+    """Pieces between separators with their byte offsets, reading no more than a piece and a chunk at once."""
+    buffer = bytearray()
+    offset = searched = 0
+    while chunk := stream.read(_CHUNK):
+        buffer += chunk
+        start = 0
+        while (end := buffer.find(separator, searched)) >= 0:
+            yield offset + start, bytes(buffer[start:end])
+            start = searched = end + len(separator)
+        del buffer[:start]
+        offset += start
+        searched = max(0, len(buffer) - len(separator) + 1)
+    yield offset, bytes(buffer)
+
+
+def decode(data: bytes, path: Path, offset: int = 0) -> str:
+    """UTF-8 to text, without a byte order mark at the file's start; `offset` is where in the file `data` begins.
+
+    Raises `ProblemError` with the offset of the first byte that text does not have: a NUL or invalid UTF-8.
+    """
+    nul = data.find(b"\0")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if nul < 0 or error.start < nul:
+            raise _not_text(path, offset + error.start, f"invalid UTF-8, 0x{data[error.start]:02x}") from None
+    if nul >= 0:
+        raise _not_text(path, offset + nul, "a NUL byte")
+    return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def _not_text(path: Path, offset: int, what: str) -> ProblemError:
+    fix = "leave the file out (`pattern` selects the files of a folder) or convert it to UTF-8"
+    return ProblemError(Problem("not-text", f"{what} at byte {offset}: not a text file", str(path), fix))

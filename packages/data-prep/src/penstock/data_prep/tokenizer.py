@@ -1,0 +1,201 @@
+"""Byte-level BPE: training, loading, and the rules that make it lossless.
+
+Training and encoding are the `tokenizers` library's. What is added: special tokens at fixed ids, text that spells a
+special token stays text, the pair counts cannot overflow, and long documents can be cut where it changes no token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from penstock.hooks.problems import Problem, ProblemError
+
+END_OF_TEXT = "<|endoftext|>"
+
+# Ids 0 to 15 in every vocabulary. The names are GLM-4's; the reserve lets a fine-tune add roles without new rows.
+SPECIALS = (
+    END_OF_TEXT,
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    *(f"<|reserved_{number}|>" for number in range(5, 16)),
+)
+
+# The split of GPT-4 (cl100k_base), which GLM-4 uses unchanged: contractions; a word with one leading character;
+# up to three digits; punctuation with the newlines after it; runs of newlines; runs of spaces, of which the last one
+# goes to the word that follows. Indentation of code stays one piece, where GPT-2's pattern takes it apart.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# `tokenizers` counts pairs in 32 bits and silently drops the most frequent pair past 2**31 (its issue 2058).
+MAXIMUM_TRAINING_BYTES = 2**31 - 1
+
+_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": END_OF_TEXT,
+    "pad_token": END_OF_TEXT,
+    "clean_up_tokenization_spaces": False,
+}
+
+
+class BpeTokenizer:
+    """A byte-level BPE tokenizer: `decode(encode(text)) == text` for every text.
+
+    `vocabulary_size` is the largest id plus one, `end_of_text` the id of `<|endoftext|>`, `hash` the SHA-256 of
+    `tokenizer.json`. `encode` never yields a special token: text that spells one is encoded as the text it is.
+    """
+
+    def __init__(self, serialized: bytes, where: str = "tokenizer.json") -> None:
+        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` where it is none of this kind."""
+        self._tokenizer = _parse(serialized, where)
+        self._tokenizer.encode_special_tokens = True
+        end_of_text = self._tokenizer.token_to_id(END_OF_TEXT)
+        if end_of_text is None:
+            raise ProblemError(Problem("unusable-tokenizer", f"there is no token '{END_OF_TEXT}'", where))
+        self.end_of_text: int = end_of_text
+        self.vocabulary_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.hash = hashlib.sha256(serialized).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> BpeTokenizer:
+        """From a `tokenizer.json` or the folder that holds one."""
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        try:
+            return cls(file.read_bytes(), str(file))
+        except OSError as error:
+            problem = Problem("missing-file", f"the tokenizer cannot be read ({error.strerror})", str(file))
+            raise ProblemError(problem) from error
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, on all cores."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Special tokens are spelled out; bytes that are no UTF-8 become U+FFFD."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of each token, int64 [V]; 0 for special tokens. Bits per byte divides by their sum over a text."""
+        lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
+        for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            lengths[index] = len(token)  # the byte-level alphabet writes each byte as one character
+        for index, token in self._tokenizer.get_added_tokens_decoder().items():
+            lengths[index] = 0 if token.special else len(token.content.encode())
+        return lengths
+
+
+def _parse(serialized: bytes, where: str) -> tokenizers.Tokenizer:
+    try:
+        text = serialized.decode()
+        kind = (json.loads(text).get("decoder") or {}).get("type")
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        problem = Problem("damaged-file", f"not a tokenizer of the `tokenizers` library ({error})", where)
+        raise ProblemError(problem) from error
+    if kind != "ByteLevel":
+        raise ProblemError(Problem("unusable-tokenizer", f"not byte-level (its decoder is {kind})", where))
+    return tokenizer
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocabulary_size: int, specials: Sequence[str] = SPECIALS
+) -> tokenizers.Tokenizer:
+    """Byte-level BPE over `texts`; the same texts give the same tokenizer.
+
+    Ids: `specials` from 0 on in their order, then the 256 bytes, then merges by rank. Pairs that occur once are not
+    merged, so little text gives fewer than `vocabulary_size` tokens. Raises `ProblemError` where the vocabulary has
+    no room for the bytes, or the texts are more than `MAXIMUM_TRAINING_BYTES`.
+    """
+    smallest = 256 + len(specials)
+    if vocabulary_size < smallest:
+        what = f"a vocabulary of {vocabulary_size} is smaller than 256 bytes and {len(specials)} special tokens"
+        raise ProblemError(Problem("invalid-value", what, "vocabulary_size", f"use at least {smallest}"))
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_bounded(texts), trainer)
+    return tokenizer
+
+
+def _bounded(texts: Iterable[str]) -> Iterator[str]:
+    total = 0
+    for text in texts:
+        total += len(text.encode())
+        if total > MAXIMUM_TRAINING_BYTES:
+            what = f"more than {MAXIMUM_TRAINING_BYTES} bytes to train on: pair counts would overflow"
+            raise ProblemError(Problem("invalid-value", what, "tokenizer", "train on a sample"))
+        yield text
+
+
+def sample_pieces(
+    texts: Iterable[str], *, total_bytes: int, sample_bytes: int, seed: int, piece: int = 1 << 14
+) -> Iterator[str]:
+    """Pieces of at most `piece` characters, drawn evenly from all of `texts`: `sample_bytes` UTF-8 bytes at most, and
+    all there is where `total_bytes`, the size of `texts`, is no more.
+
+    Selection sampling (Knuth, The Art of Computer Programming 3.4.2, algorithm S) by bytes: one pass, no memory.
+    """
+    draw = random.Random(seed)
+    remaining, budget = total_bytes, sample_bytes
+    for text in texts:
+        for start in range(0, len(text), piece):
+            part = text[start : start + piece]
+            size = len(part.encode())
+            if size <= budget and draw.random() * remaining < budget:
+                budget -= size
+                yield part
+            remaining -= size
+
+
+# Narrower than \S: engines disagree on which control characters are space.
+_LINE_START = re.compile(r"\n(?=\w|[!-~])")
+
+
+def segments(text: str, length: int = 1 << 18) -> Iterator[str]:
+    """Cuts a text into parts of `length` characters or a little more; their tokens, joined, are the text's tokens.
+
+    `SPLIT` always ends a piece between a newline and a letter, digit or punctuation, so no merge crosses a cut. A file
+    that is one huge document is then encoded on all cores, and the encoder's own records are of one batch at a time.
+    """
+    start = 0
+    while start < len(text):
+        cut = _LINE_START.search(text, start + length)
+        end = cut.end() if cut else len(text)
+        yield text[start:end]
+        start = end
+
+
+def write_tokenizer(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """File name to content: `tokenizer.json` and the `tokenizer_config.json` with which `transformers.AutoTokenizer`
+    loads the folder."""
+    return {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(_CONFIG, indent=2).encode(),
+    }

@@ -1,0 +1,162 @@
+"""Laws of the tokenizer. `transformers` is the independent implementation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from penstock.data_prep.tokenizer import (
+    END_OF_TEXT,
+    SPECIALS,
+    BpeTokenizer,
+    sample_pieces,
+    segments,
+    train_tokenizer,
+    write_tokenizer,
+)
+from penstock.hooks.problems import ProblemError
+
+SOURCES = sorted(Path(json.__file__).parent.glob("*.py"))
+TEXTS = [path.read_text(encoding="utf-8") for path in SOURCES]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    for name, data in write_tokenizer(train_tokenizer(TEXTS, vocabulary_size=700)).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> BpeTokenizer:
+    return BpeTokenizer.load(folder)
+
+
+# Lines of the characters that the split pattern tells apart, so that cuts and runs are hit often.
+LINES = st.lists(st.sampled_from(["\n", " ", "\t", "\r\n", "a", "'s", "12345", "é東", "=-", "\x85", "\x1c", "\u200b"]))
+
+
+@settings(deadline=None)
+@given(text=st.text() | LINES.map("".join))
+@example(text="<|endoftext|><|user|>")
+@example(text="\0\ud7ff\U0010ffff\n\n x")
+def test_decode_inverts_encode_for_any_text(tokenizer: BpeTokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@settings(deadline=None)
+@given(text=st.text() | LINES.map("".join))
+def test_byte_lengths_add_up_to_the_bytes_of_the_text(tokenizer: BpeTokenizer, text: str) -> None:
+    lengths = tokenizer.byte_lengths()
+    assert lengths.shape == (tokenizer.vocabulary_size,)
+    assert lengths[tokenizer.encode(text)].sum() == len(text.encode())
+
+
+@settings(deadline=None)
+@given(text=LINES.map("".join), length=st.integers(1, 20))
+def test_cut_text_has_the_tokens_of_the_whole(tokenizer: BpeTokenizer, text: str, length: int) -> None:
+    parts = list(segments(text, length))
+    assert "".join(parts) == text
+    assert [token for part in parts for token in tokenizer.encode(part)] == tokenizer.encode(text)
+
+
+def test_real_text_is_cut_and_keeps_its_tokens(tokenizer: BpeTokenizer) -> None:
+    for text in TEXTS:
+        parts = list(segments(text, 200))
+        assert len(parts) > 1
+        assert list(chain.from_iterable(tokenizer.encode_batch(parts))) == tokenizer.encode(text)
+
+
+def test_text_that_spells_a_special_token_stays_text(tokenizer: BpeTokenizer) -> None:
+    specials = set(range(len(SPECIALS)))
+    assert specials.isdisjoint(tokenizer.encode("".join(SPECIALS)))
+    assert specials.isdisjoint(tokenizer.encode_batch(list(SPECIALS))[0])
+
+
+def test_specials_have_fixed_ids_and_no_bytes(tokenizer: BpeTokenizer) -> None:
+    assert tokenizer.end_of_text == 0
+    assert [tokenizer.decode([index]) for index in range(len(SPECIALS))] == list(SPECIALS)
+    lengths = tokenizer.byte_lengths()
+    assert not lengths[: len(SPECIALS)].any()
+    assert (lengths[len(SPECIALS) :] > 0).all()
+    assert (lengths[len(SPECIALS) : len(SPECIALS) + 256] == 1).all()
+
+
+def test_same_texts_give_the_same_tokenizer(folder: Path, tokenizer: BpeTokenizer) -> None:
+    again = write_tokenizer(train_tokenizer(TEXTS, vocabulary_size=700))
+    assert again == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert tokenizer.hash == hashlib.sha256(again["tokenizer.json"]).hexdigest()
+    assert tokenizer.vocabulary_size == 700
+
+
+def test_transformers_loads_the_folder_and_agrees(folder: Path, tokenizer: BpeTokenizer) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
+    for text in [*TEXTS, "Straße 東京 ' s can't 1234567"]:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
+        assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs.eos_token_id == theirs.pad_token_id == tokenizer.end_of_text
+    assert theirs.convert_tokens_to_ids(END_OF_TEXT) == tokenizer.end_of_text
+
+
+def test_little_text_gives_fewer_tokens_and_still_encodes_everything() -> None:
+    tokenizer = BpeTokenizer(write_tokenizer(train_tokenizer(["abab"], vocabulary_size=4096))["tokenizer.json"])
+    assert tokenizer.vocabulary_size < 300
+    assert tokenizer.decode(tokenizer.encode("東京")) == "東京"
+
+
+def test_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+    with pytest.raises(ProblemError, match="use at least 272"):
+        train_tokenizer(TEXTS, vocabulary_size=200)
+
+
+def test_file_that_is_no_byte_level_tokenizer_is_named(tmp_path: Path, folder: Path) -> None:
+    good = (folder / "tokenizer.json").read_bytes()
+    path = tmp_path / "tokenizer.json"
+    for data, code in (
+        (good[:-100], "damaged-file"),
+        (b"[]", "damaged-file"),
+        (good.replace(b'"type": "ByteLevel"', b'"type": "Fuse"'), "damaged-file"),
+        (good.replace(END_OF_TEXT.encode(), b"<|other|>"), "unusable-tokenizer"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ProblemError) as caught:
+            BpeTokenizer.load(path)
+        assert (caught.value.problems[0].code, caught.value.problems[0].where) == (code, str(path))
+    with pytest.raises(ProblemError, match="cannot be read"):
+        BpeTokenizer.load(tmp_path / "missing.json")
+
+
+@settings(deadline=None)
+@given(
+    texts=st.lists(st.text(max_size=60), max_size=20),
+    budget=st.integers(0, 400),
+    seed=st.integers(0, 5),
+)
+def test_sample_keeps_its_budget_and_all_where_it_can(texts: list[str], budget: int, seed: int) -> None:
+    total = sum(len(text.encode()) for text in texts)
+    drawn = list(sample_pieces(texts, total_bytes=total, sample_bytes=budget, seed=seed, piece=7))
+    assert sum(len(piece.encode()) for piece in drawn) <= budget
+    if budget >= total:
+        assert "".join(drawn) == "".join(texts)
+    assert drawn == list(sample_pieces(texts, total_bytes=total, sample_bytes=budget, seed=seed, piece=7))
+
+
+def test_sample_is_spread_evenly_and_uses_its_budget() -> None:
+    texts = [f"{number:04d}" * 25 for number in range(2_000)]
+    drawn = "".join(sample_pieces(texts, total_bytes=200_000, sample_bytes=50_000, seed=1, piece=20))
+    numbers = np.array([int(drawn[at : at + 4]) for at in range(0, len(drawn), 20)])
+    assert len(drawn) == 50_000
+    # 2,500 uniform draws from 0..1999: the mean's standard deviation is 11.5, each quarter's share 625 +- 22.
+    assert abs(numbers.mean() - 999.5) < 60
+    assert all(abs(count - 625) < 110 for count in np.histogram(numbers, bins=4, range=(0, 2_000))[0])
+    other = "".join(sample_pieces(texts, total_bytes=200_000, sample_bytes=50_000, seed=2, piece=20))
+    assert other != drawn

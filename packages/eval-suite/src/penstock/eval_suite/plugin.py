@@ -1,0 +1,26 @@
+"""What this package offers."""
+
+from __future__ import annotations
+
+from penstock.hooks import Component, hookimpl
+
+
+@hookimpl
+def tasks() -> list[Component]:
+    return [
+        Component(
+            kind="task",
+            name="heldout",
+            target="penstock.eval_suite.tasks:Heldout",
+            config="penstock.eval_suite.config:HeldoutConfig",
+            summary="Bits per byte and perplexity on the run's held-out tokens.",
+        ),
+        Component(
+            kind="task",
+            name="wikitext2",
+            target="penstock.eval_suite.tasks:WikiText2",
+            config="penstock.eval_suite.config:WikiText2Config",
+            summary="Bits per byte and perplexity on WikiText-2.",
+            reference="https://arxiv.org/abs/1609.07843",
+        ),
+    ]

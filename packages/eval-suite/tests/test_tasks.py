@@ -1,0 +1,169 @@
+"""Tasks end to end with a byte tokenizer, for which the figures can be computed by hand."""
+
+import lzma
+import math
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from penstock.eval_suite.baselines import bigram_bits_per_byte, xz_bits_per_byte
+from penstock.eval_suite.likelihood import token_nll
+from penstock.eval_suite.metrics import bits_per_byte_standard_error
+from penstock.eval_suite.tasks import Heldout, WikiText2, join_hub_rows
+from penstock.hooks import ProblemError, Registry
+
+TEXT = " \n = Title = \n \n Some words , and more .\n"
+UNIFORM_BITS = math.log2(257)
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    path = tmp_path / "wiki.test.raw"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+def test_a_uniform_model_needs_the_same_bits_for_every_byte(uniform_model, tokenizer):
+    heldout = np.array(tokenizer.encode("some text, some more"))
+    result = Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+    assert result.metrics == {
+        "heldout.bits_per_byte@disjoint-8": pytest.approx(UNIFORM_BITS),
+        "heldout.token_perplexity@disjoint-8": pytest.approx(257),
+    }
+    assert (result.details["tokens"], result.details["bytes"]) == (19, 19)
+    assert result.details["standard_error"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_end_of_text_costs_bits_and_has_no_bytes(uniform_model, tokenizer):
+    heldout = np.array([*tokenizer.encode("abcd"), 0, *tokenizer.encode("efgh")])
+    result = Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+    assert result.metrics["heldout.bits_per_byte@disjoint-8"] == pytest.approx(UNIFORM_BITS * 8 / 7)
+    assert result.details["standard_error_blocks"] == "documents"
+
+
+def test_the_name_says_what_was_left_out(uniform_model, tokenizer, text_file):
+    heldout = np.array(tokenizer.encode("some text, some more"))
+    short = Heldout(max_tokens=10, stride=2).run(uniform_model, tokenizer, heldout=heldout, sequence_length=4)
+    assert "heldout.bits_per_byte@first-10-tokens-sliding-4-stride-2" in short.metrics
+    assert short.details["tokens"] == 9
+    task = WikiText2(text_file, max_bytes=20)
+    result = task.run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+    assert "wikitext2.bits_per_byte@raw-first-16-bytes-disjoint-8" in result.metrics
+    assert result.details["bytes"] == 15
+
+
+def test_wikitext_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, text_file):
+    result = WikiText2(text_file).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+    scored = len(TEXT) - 1  # the first byte is context
+    assert result.metrics == {
+        "wikitext2.bits_per_byte@raw-disjoint-8": pytest.approx(UNIFORM_BITS),
+        "wikitext2.word_perplexity@raw-disjoint-8": pytest.approx(257 ** (scored / 11)),
+        "wikitext2.token_perplexity@raw-disjoint-8": pytest.approx(257),
+    }
+    assert result.details["words"] == 11
+
+
+def test_tasks_score_as_token_nll_does(make_gru, tokenizer, text_file):
+    model = make_gru(257)
+    result = WikiText2(text_file, stride=3).run(model, tokenizer, heldout=None, sequence_length=8)
+    nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=8, stride=3)
+    figure = result.metrics["wikitext2.bits_per_byte@raw-sliding-8-stride-3"]
+    assert figure == pytest.approx(nll.sum() / math.log(2) / (len(TEXT) - 1))
+
+
+def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
+    model, documents = make_gru(257), ["abc", "some longer text", "x y z"]
+    heldout = np.array([token for document in documents for token in [*tokenizer.encode(document), 0]])
+    details = Heldout().run(model, tokenizer, heldout=heldout, sequence_length=8).details
+    nll = token_nll(model, heldout, sequence_length=8)
+    block = np.repeat([0, 1, 2], [len(document) + 1 for document in documents])[1:]
+    expected = bits_per_byte_standard_error(nll, (heldout[1:] > 0).astype(int), block)
+    assert details["standard_error_blocks"] == "documents"
+    assert details["standard_error"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("heldout", [None, np.array([1])])
+def test_no_heldout_tokens_is_a_problem(uniform_model, tokenizer, heldout):
+    with pytest.raises(ProblemError, match="no held-out tokens"):
+        Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+
+
+def test_a_stride_longer_than_the_windows_is_a_problem(uniform_model, tokenizer):
+    with pytest.raises(ProblemError, match="stride of 9"):
+        Heldout(stride=9).run(uniform_model, tokenizer, heldout=np.arange(20), sequence_length=8)
+
+
+def test_a_tokenizer_that_loses_bytes_is_a_problem(uniform_model, tokenizer, text_file):
+    tokenizer.encode = lambda text: [byte + 1 for byte in text.encode() if byte != 32]
+    with pytest.raises(ProblemError, match="byte-level"):
+        WikiText2(text_file).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+
+
+def test_a_tokenizer_without_byte_lengths_is_a_problem(uniform_model):
+    with pytest.raises(ProblemError, match="byte_lengths"):
+        Heldout().run(uniform_model, cast(Any, object()), heldout=np.arange(20), sequence_length=8)
+
+
+def test_missing_and_compressed_files_are_problems(uniform_model, tokenizer, tmp_path):
+    compressed = tmp_path / "wiki.test.raw.xz"
+    compressed.write_bytes(lzma.compress(TEXT.encode()))
+    for path, message in ((tmp_path / "absent", "cannot be read"), (compressed, "decompress")):
+        with pytest.raises(ProblemError, match=message):
+            WikiText2(path).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+
+
+def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(ProblemError) as caught:
+        WikiText2().run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+    [problem] = caught.value.problems
+    assert (problem.code, problem.fix) == ("hub-unreachable", "set `path` to a local wiki.test.raw")
+
+
+def test_components_build_by_name(uniform_model, tokenizer, text_file):
+    registry = Registry.discover()
+    task = registry.build("task", {"use": "wikitext2", "path": str(text_file), "max_bytes": 1000})
+    assert task.run(uniform_model, tokenizer, heldout=None, sequence_length=8).details["bytes"] == len(TEXT) - 1
+    assert isinstance(registry.build("task", "heldout"), Heldout)
+
+
+def wikitext2_raw() -> str:
+    if "PENSTOCK_DATA" not in os.environ:
+        pytest.skip("PENSTOCK_DATA is not set: no WikiText-2 here")
+    path = Path(os.environ["PENSTOCK_DATA"]) / "wikitext2" / "wiki.test.raw.xz"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    return lzma.decompress(path.read_bytes()).decode()
+
+
+def test_the_hubs_rows_make_the_raw_file_byte_for_byte():
+    text = wikitext2_raw()
+    rows = [line + "\n" if line.strip() else "" for line in text.split("\n")[:-1]]  # as the hub's builder writes them
+    assert len(rows) == 4358
+    assert join_hub_rows(rows) == text
+
+
+def test_wikitext2_itself(make_gru, tokenizer, tmp_path):
+    text = wikitext2_raw()
+    path = tmp_path / "wiki.test.raw"
+    path.write_bytes(text.encode())
+    task = WikiText2(path, max_bytes=30_000)
+    result = task.run(make_gru(257), tokenizer, heldout=None, sequence_length=256)
+    [bits] = [value for name, value in result.metrics.items() if "bits_per_byte" in name]
+    assert bits == pytest.approx(UNIFORM_BITS, rel=0.05)  # untrained
+    assert 29_000 < result.details["bytes"] < 30_000
+    assert 0 < result.details["standard_error"] < 0.1
+
+
+def test_baselines_on_wikitext2_are_where_they_are_known_to_be(tokenizer):
+    """Byte bigrams of English need 3.3 to 3.6 bits (Shannon 1951: 3.3 for letters); xz -9 on a megabyte about 2.2."""
+    data = wikitext2_raw().encode()
+    tokens = np.frombuffer(data, dtype=np.uint8).astype(np.int64) + 1
+    cut = len(tokens) // 2
+    assert 3.2 < bigram_bits_per_byte(tokens[:cut], tokens[cut:], 257, tokenizer.byte_lengths()) < 3.7
+    assert 2.0 < xz_bits_per_byte(data) < 2.5

@@ -1,0 +1,79 @@
+"""A component is a frozen description of something that a plugin offers; nothing heavy is imported to make one."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+# Kind -> the pluggy hook that yields components of that kind. One hook a kind, listed in `spec.py`.
+KINDS: dict[str, str] = {
+    "architecture": "architectures",
+    "router": "routers",
+    "balance-loss": "balance_losses",
+    "balancer": "balancers",
+    "quantizer": "quantizers",
+    "sharing": "sharing",
+    "optimizer": "optimizers",
+    "schedule": "schedules",
+    "corpus": "corpora",
+    "filter": "filters",
+    "task": "tasks",
+    "topology": "topologies",
+    "placement": "placements",
+    "exporter": "exporters",
+    "engine": "engines",
+    "tracker": "trackers",
+    "observer": "observers",
+    "command": "commands",
+}
+
+# The version of each kind's contract that this release of hooks defines. A component that asks for another one is
+# reported as incompatible and never built.
+CONTRACT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """What a plugin offers under a name.
+
+    `target` and `config` are "module:attribute" strings, imported on first use. `config` names a pydantic model
+    (a `Schema`) whose fields are the keyword arguments of `target`: `Registry.build` calls
+    `target(**fields, **context)`, so a component is used from plain Python exactly as it is used from a config.
+
+    >>> Component(kind="router", name="mine", target="my_package:MyRouter", summary="Routes my way.").target
+    'my_package:MyRouter'
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    config: str | None = None
+    capabilities: frozenset[str] = field(default_factory=lambda: frozenset[str]())
+    contract: int = CONTRACT
+    reference: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"component '{self.name}': unknown kind '{self.kind}'; kinds: {', '.join(KINDS)}")
+        if not self.name or any(sign in self.name for sign in ": \t\n"):
+            raise ValueError(f"component '{self.name}': a name is not empty and has no colon and no space")
+        for label, value in (("target", self.target), ("config", self.config)):
+            if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
+                raise ValueError(f"component '{self.name}': {label} must be 'module:attribute', not '{value}'")
+
+    def load_target(self) -> Any:
+        """Imports and returns what the component builds with."""
+        return load_attribute(self.target)
+
+    def load_config(self) -> Any:
+        """Imports and returns the component's schema, or None where it takes no settings."""
+        return None if self.config is None else load_attribute(self.config)
+
+
+def load_attribute(path: str) -> Any:
+    """The object behind "module:attribute"; raises ImportError or AttributeError as the import does."""
+    module, attribute = path.split(":")
+    return getattr(importlib.import_module(module), attribute)

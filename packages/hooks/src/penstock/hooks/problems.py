@@ -1,0 +1,73 @@
+"""Every error a user can cause is a `Problem`: what happened, where, and what to do.
+
+Problems are collected and raised together as `ProblemError`, so one run of `penstock config validate` shows all of
+them. A bug is not a problem: it keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a `penstock` process returns."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PLUGIN = 3
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, in words a user can act on.
+
+    >>> print(Problem("unknown-field", "unknown field 'kk'", "run.yaml:7:3: model.router", "did you mean 'k'?"))
+    run.yaml:7:3: model.router: unknown field 'kk', did you mean 'k'?
+    """
+
+    code: str
+    what: str
+    where: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f", {self.fix}" if self.fix else ""
+        return f"{place}{self.what}{remedy}"
+
+    def as_dict(self) -> dict[str, str]:
+        """The problem as JSON shows it."""
+        return {"code": self.code, "where": self.where, "what": self.what, "fix": self.fix}
+
+
+class ProblemError(Exception):
+    """Carries one or more problems and the exit code that the process should end with."""
+
+    def __init__(self, problems: Problem | Sequence[Problem], exit_code: ExitCode = ExitCode.USAGE) -> None:
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        self.exit_code = exit_code
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A hint such as "did you mean 'k'?", or the known names where nothing is close; empty where nothing is known.
+
+    >>> did_you_mean("sigmod-topk", ["sigmoid-topk", "softmax-topk"])
+    "did you mean 'sigmoid-topk'?"
+    >>> did_you_mean("zzz", ["b", "a"])
+    'known: a, b'
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6) or [
+        name
+        for name in names
+        if wrong and (name.startswith(wrong) or (wrong.startswith(name) and (len(name) > 1 or len(wrong) <= 3)))
+    ]
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(names)}" if names else ""

@@ -1,0 +1,229 @@
+"""What a config may say: `Schema` is the base of every config model, `choice_of(kind)` a field that names a component.
+
+A schema is validated in two phases. The envelope is a `Schema` of the application; wherever it has a field made by
+`choice_of(kind)`, the value `{use: NAME, **settings}` is validated in the second phase against the schema of the
+component that NAME stands for, which the registry in the validation context knows.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+
+from penstock.hooks.component import KINDS
+from penstock.hooks.document import Location, Value, below
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mean
+from penstock.hooks.registry import Choice, Entry, Registry, broken
+
+PROBLEM = "penstock_problem"  # the type of pydantic errors that carry a `Problem`
+KIND_MARK = "x-penstock-kinds"  # stands in a JSON schema where `json_schema` puts the references to the kinds
+
+
+class Schema(BaseModel):
+    """Base of every config schema: unknown fields are errors, values cannot be changed, defaults are validated.
+
+    A schema with a field `preset` overrides `presets()`: what the user wrote stands above the named values, field by
+    field (a nested mapping replaces the preset's as a whole).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Mapping[str, Any]]:
+        """Named sets of values for this schema."""
+        return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: object, info: ValidationInfo) -> object:
+        if not isinstance(data, dict):
+            return data
+        fields = cast("dict[str, Any]", data)
+        name = fields.get("preset")
+        if not isinstance(name, str) or "preset" not in cls.model_fields:
+            return fields
+        values = cls.presets().get(name)
+        if values is None:
+            problem = Problem("bad-value", f"there is no preset '{name}'", fix=did_you_mean(name, cls.presets()))
+            raise _rejected(problem, name, "preset")
+        if not info.context:  # plain Python, no registry: components are passed as objects, a preset gives the sizes
+            values = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        return {**values, **fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """Names the presets, and requires no field that one of them gives."""
+        reference = handler(core_schema)
+        presets = cls.presets()
+        if presets:
+            shown = handler.resolve_ref_schema(reference)
+            given = {name for values in presets.values() for name in values}
+            shown["required"] = [name for name in shown.get("required", []) if name not in given]
+            if "preset" in shown.get("properties", {}):
+                shown["properties"]["preset"]["enum"] = [*presets, None]
+        return reference
+
+
+class NoSettings(Schema):
+    """The schema of a component that takes no settings."""
+
+
+class OfKind:
+    """Makes pydantic read a `Choice` of one of some kinds: `router: Annotated[Choice, OfKind("router")]`."""
+
+    def __init__(self, *kinds: str) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds:
+            raise ValueError(f"name at least one kind, and of these only: {', '.join(KINDS)} (not {unknown})")
+        self.kinds = kinds
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(written_out),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {KIND_MARK: list(self.kinds)}
+
+    def _validate(self, value: object, info: ValidationInfo[Any]) -> Choice:
+        if isinstance(value, Choice):
+            if value.entry.component.kind in self.kinds:
+                return value
+            raise ValueError(f"must be a component of kind {self}, and '{value.entry.id}' is none")
+        name = component_name(value)
+        if name is None:
+            what = f"must be the name of a component of kind {self}, or a mapping with `use: NAME`"
+            raise _rejected(Problem("bad-value", what), value)
+        context = cast("Mapping[str, Any]", info.context or {})
+        if "registry" not in context:
+            raise ValueError("a component's name means nothing without a registry; use penstock.hooks.config.validate")
+        registry: Registry = context["registry"]
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        try:
+            entry = registry.find(self.kinds, name)
+            schema = schema_of(entry)
+        except ProblemError as error:
+            at = ("use",) if fields else ()
+            raise _rejected(error.problems[0], name, *at) from error
+        settings = schema.model_validate({key: fields[key] for key in fields if key != "use"}, context=context)
+        return Choice(entry, None if schema is NoSettings else settings)
+
+    def __str__(self) -> str:
+        return " or ".join(f"'{kind}'" for kind in self.kinds)
+
+
+def choice_of(*kinds: str) -> Any:
+    """The annotation of a field that names a component: `router: choice_of("router")`. Its value is a `Choice`.
+
+    Type checkers want the same spelled out: `Annotated[Choice, OfKind("router")]`.
+    """
+    return Annotated[Choice, OfKind(*kinds)]
+
+
+def component_name(value: object) -> str | None:
+    """The NAME in `NAME` or `{use: NAME, **settings}`, None where there is none."""
+    name = cast("dict[str, object]", value).get("use") if isinstance(value, dict) else value
+    return name if isinstance(name, str) and name else None
+
+
+def schema_of(entry: Entry) -> type[Schema]:
+    """The schema of a component, `NoSettings` where it takes none; raises `ProblemError` where it cannot be had."""
+    path = entry.component.config
+    if path is None:
+        return NoSettings
+    schema = entry.imported(path)
+    if not (isinstance(schema, type) and issubclass(schema, Schema)):
+        raise ProblemError(broken(entry, TypeError(f"its config '{path}' is not a Schema")), ExitCode.PLUGIN)
+    return schema
+
+
+def schema_at(root: type[Schema], value: Any, location: Location, registry: Registry) -> type[Schema] | None:
+    """The schema that owns the fields at `location` of `value`, following components to their own schemas; None where
+    nothing there has fields."""
+    annotation: object = root
+    here: Value = value
+    for part in location:
+        annotation = _annotation_below(annotation, here, part, registry)
+        here = below(here, part)
+    return _schema_in(annotation, here, registry)
+
+
+def _schema_in(annotation: object, value: Value, registry: Registry) -> type[Schema] | None:
+    if isinstance(value, list):
+        return None
+    for alternative in _alternatives(annotation):
+        if isinstance(alternative, OfKind):
+            name = component_name(value)
+            try:
+                return None if name is None else schema_of(registry.find(alternative.kinds, name))
+            except ProblemError:  # reported by the validation itself
+                continue
+        if isinstance(alternative, type) and issubclass(alternative, Schema):
+            return alternative
+    return None
+
+
+def _annotation_below(annotation: object, value: Value, part: str | int, registry: Registry) -> object:
+    schema = _schema_in(annotation, value, registry)
+    if schema is not None:
+        field = schema.model_fields.get(str(part))
+        return () if field is None else (field.annotation, *field.metadata)
+    for alternative in _alternatives(annotation):
+        match get_args(alternative):
+            case (_, item) if isinstance(value, dict):
+                return item
+            case (item, *_) if isinstance(value, list):
+                return item
+            case _:
+                continue
+    return ()
+
+
+def _alternatives(annotation: object) -> Iterator[object]:
+    """The members of unions and the parts of `Annotated`, opened down to what stands for itself."""
+    if isinstance(annotation, tuple):
+        parts = cast("tuple[object, ...]", annotation)
+    elif get_origin(annotation) in (Annotated, Union, types.UnionType):
+        parts = get_args(annotation)
+    else:
+        yield annotation
+        return
+    for part in parts:
+        yield from _alternatives(part)
+
+
+def written_out(choice: Choice) -> dict[str, Any]:
+    """A choice as it stands in a config, with its canonical id and every setting."""
+    settings: Schema | None = choice.settings
+    return {"use": choice.entry.id, **(settings.model_dump(mode="json") if settings else {})}
+
+
+def _rejected(problem: Problem, value: object, *at: str) -> ValidationError:
+    """A problem in the form in which validators of pydantic may raise it, `at` a field below."""
+    custom = PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
+    return ValidationError.from_exception_data("problem", [InitErrorDetails(type=custom, loc=at, input=value)])

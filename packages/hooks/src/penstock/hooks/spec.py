@@ -1,0 +1,206 @@
+"""The hooks that a plugin module may implement, one a kind. Each returns a list of `Component`s.
+
+Every hook takes no arguments: a plugin says what it has, and the config decides what runs. The docstring of a hook is
+the contract of its kind: how the component's target is called (its schema's fields are passed as keyword arguments,
+together with the context named here) and what it must return. The types are in `penstock.hooks.contracts`.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from penstock.hooks.component import Component
+
+hookspec = pluggy.HookspecMarker("penstock")
+hookimpl = pluggy.HookimplMarker("penstock")
+
+# pyright: reportReturnType=false
+# (a hookspec has a docstring and no body)
+
+
+@hookspec
+def architectures() -> list[Component]:
+    """Language models. Called as `target(**schema, make_router=..., quantizer=...)`, returns a `LanguageModel`.
+
+    `make_router(layer, hidden_size=..., experts=...)` returns the `Router` of one layer; `quantizer` is a `Quantizer`
+    or None.
+
+    >>> Component(kind="architecture", name="glm-moe", target="penstock.moe_core.model:GlmMoe",
+    ...           config="penstock.moe_core.config:GlmMoeConfig", summary="GLM-4.x mixture of experts").kind
+    'architecture'
+    """
+
+
+@hookspec
+def routers() -> list[Component]:
+    """Choosers of experts. Called as `target(**schema, hidden_size=D, experts=E)`, returns a `Router`.
+
+    >>> Component(kind="router", name="my-router", target="my_package.router:MyRouter",
+    ...           config="my_package.config:MyRouterConfig", summary="Top-k of a cosine score").kind
+    'router'
+    """
+
+
+@hookspec
+def balance_losses() -> list[Component]:
+    """Differentiable penalties on imbalance. Called as `target(**schema)`, returns a `BalanceLoss`.
+
+    >>> Component(kind="balance-loss", name="switch-loss", target="penstock.routers.losses:SwitchLoss",
+    ...           summary="Switch Transformer load-balancing loss").kind
+    'balance-loss'
+    """
+
+
+@hookspec
+def balancers() -> list[Component]:
+    """Rules that change a router after an optimizer step, outside the gradient. Called as `target(**schema)`,
+    returns a `Balancer`.
+
+    >>> Component(kind="balancer", name="loss-free", target="penstock.routers.balancers:LossFree",
+    ...           summary="Bias by the sign of the load error").kind
+    'balancer'
+    """
+
+
+@hookspec
+def quantizers() -> list[Component]:
+    """Weight formats simulated in training. Called as `target(**schema)`, returns a `Quantizer`.
+
+    >>> Component(kind="quantizer", name="ternary", target="penstock.quant158.ternary:TernaryQuantizer",
+    ...           summary="Absmean 1.58-bit weights").kind
+    'quantizer'
+    """
+
+
+@hookspec
+def sharing() -> list[Component]:
+    """Strategies that let several parameters be one tensor. Called as `target(**schema)`, returns a
+    `SharingStrategy`.
+
+    >>> Component(kind="sharing", name="tied-embeddings", target="penstock.sharing.tied:TiedEmbeddings",
+    ...           summary="Input and output embedding are one matrix").kind
+    'sharing'
+    """
+
+
+@hookspec
+def optimizers() -> list[Component]:
+    """Optimizers. Called as `target(**schema, parameters={role: {name: tensor}})`, returns a `torch.optim.Optimizer`
+    whose groups' `lr` a schedule scales.
+
+    >>> Component(kind="optimizer", name="muon", target="penstock.optim_muon.muon:MuonAdamW",
+    ...           summary="Muon for matrices, AdamW for the rest").kind
+    'optimizer'
+    """
+
+
+@hookspec
+def schedules() -> list[Component]:
+    """Learning-rate schedules. Called as `target(**schema)`, returns a `Schedule`: progress in [0, 1] to a factor.
+
+    >>> Component(kind="schedule", name="cosine", target="penstock.optim_muon.schedules:Cosine",
+    ...           summary="Warm-up, then cosine").kind
+    'schedule'
+    """
+
+
+@hookspec
+def corpora() -> list[Component]:
+    """Sources of text. Called as `target(**schema)`, returns a `Corpus`.
+
+    >>> Component(kind="corpus", name="text", target="penstock.data_prep.corpora:TextCorpus",
+    ...           summary="Text files, folders and globs").kind
+    'corpus'
+    """
+
+
+@hookspec
+def filters() -> list[Component]:
+    """Stages between corpus and tokenizer that drop or change documents. Called as `target(**schema)`, returns a
+    `DocumentFilter`.
+
+    >>> Component(kind="filter", name="exact-dedup", target="penstock.data_prep.dedup:ExactDedup",
+    ...           summary="Drops documents that were seen before").kind
+    'filter'
+    """
+
+
+@hookspec
+def tasks() -> list[Component]:
+    """Evaluations of a language model. Called as `target(**schema)`, returns a `Task`.
+
+    >>> Component(kind="task", name="wikitext2", target="penstock.eval_suite.tasks:WikiText2",
+    ...           summary="Bits per byte and perplexity on WikiText-2").kind
+    'task'
+    """
+
+
+@hookspec
+def topologies() -> list[Component]:
+    """Networks for the simulator. Called as `target(**schema)`, returns a `Topology`.
+
+    >>> Component(kind="topology", name="two-level", target="penstock.netsim.topology:TwoLevel",
+    ...           summary="NVLink in a node, a network between nodes").kind
+    'topology'
+    """
+
+
+@hookspec
+def placements() -> list[Component]:
+    """Assignments of experts to GPUs. Called as `target(**schema)`, returns a `Placement`.
+
+    >>> Component(kind="placement", name="contiguous", target="penstock.netsim.placement:Contiguous",
+    ...           summary="Experts in order, the same number on every GPU").kind
+    'placement'
+    """
+
+
+@hookspec
+def exporters() -> list[Component]:
+    """Writers of a model for other software. Called as `target(**schema)`, returns an `Exporter`.
+
+    >>> Component(kind="exporter", name="hf", target="penstock.serve.huggingface:HuggingFaceExporter",
+    ...           summary="config.json and safetensors for transformers, vLLM and SGLang").kind
+    'exporter'
+    """
+
+
+@hookspec
+def engines() -> list[Component]:
+    """Serving engines. Called as `target(**schema)`, returns an object with `command(model_folder, port)`: the argument
+    list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
+
+    >>> Component(kind="engine", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
+    'engine'
+    """
+
+
+@hookspec
+def trackers() -> list[Component]:
+    """Sinks for metrics. Called as `target(**schema, run_directory=Path)`, returns a `Tracker`.
+
+    >>> Component(kind="tracker", name="jsonl", target="penstock.train.trackers:JsonlTracker",
+    ...           summary="metrics.jsonl in the run directory").kind
+    'tracker'
+    """
+
+
+@hookspec
+def observers() -> list[Component]:
+    """Watchers of the training life cycle. Called as `target(**schema, run_directory=Path)`, returns an `Observer`.
+
+    >>> Component(kind="observer", name="load-trace", target="penstock.train.observers:LoadTraceObserver",
+    ...           summary="Writes the expert load of every step to trace/train.npz").kind
+    'observer'
+    """
+
+
+@hookspec
+def commands() -> list[Component]:
+    """Subcommands of `penstock`. `target` is a `click.Command`; `summary` is shown by `penstock --help` without
+    importing it.
+
+    >>> Component(kind="command", name="train", target="penstock.train.commands:train",
+    ...           summary="Train a model from a config").kind
+    'command'
+    """

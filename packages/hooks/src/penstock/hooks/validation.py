@@ -1,0 +1,97 @@
+"""A document and a schema become a validated config, or every problem at once with the line it was written on."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from penstock.hooks.document import ConfigDocument, Location, Value, below
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mean
+from penstock.hooks.registry import Entry, Registry
+from penstock.hooks.schema import PROBLEM, NoSettings, Schema, schema_at, schema_of
+
+Envelope = TypeVar("Envelope", bound=Schema)
+
+
+def validate(schema: type[Envelope], document: ConfigDocument, registry: Registry) -> Envelope:
+    """The validated config; raises one `ProblemError` with every problem, those of the file in the order of its lines,
+    then those of the overrides."""
+    try:
+        return schema.model_validate(document.value, context={"registry": registry})
+    except ValidationError as error:
+        found = [_located(schema, document, registry, details) for details in error.errors()]
+    order = {location: position for position, location in enumerate(document.sources)}
+    found.sort(key=lambda pair: order.get(document.written(pair[0]), -1))
+    problems = [problem for _, problem in found]
+    plugin_failed = any(problem.code == "broken-plugin" for problem in problems)
+    raise ProblemError(problems, ExitCode.PLUGIN if plugin_failed else ExitCode.USAGE)
+
+
+def validate_settings(entry: Entry, fields: Mapping[str, Any], registry: Registry, where: str = "") -> Any:
+    """One component's settings from plain values, outside any document; None where it takes no settings."""
+    schema = schema_of(entry)
+    name = where or f"{entry.component.kind} '{entry.component.name}'"
+    settings = validate(schema, ConfigDocument(dict(fields), {(): name}, name), registry)
+    return None if schema is NoSettings else settings
+
+
+def _located(
+    root: type[Schema], document: ConfigDocument, registry: Registry, details: ErrorDetails
+) -> tuple[Location, Problem]:
+    problem = _problem(details)
+    if details["type"] == "extra_forbidden":
+        *outer, name = details["loc"]
+        above = _without_tags(root, document, registry, tuple(outer))
+        owner = schema_at(root, document.value, above, registry)
+        problem = replace(problem, fix=did_you_mean(str(name), owner.model_fields if owner else ()))
+        location = (*above, name)
+    else:
+        location = _without_tags(root, document, registry, details["loc"])
+    return location, replace(problem, where=document.where(location))
+
+
+def _without_tags(root: type[Schema], document: ConfigDocument, registry: Registry, location: Location) -> Location:
+    """pydantic's location without the names that it puts in for members of unions: what is left is a key or item of
+    the document, or a field that the document could have there."""
+    kept: Location = ()
+    here: Value = document.value
+    for part in location:
+        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int)):
+            known = True
+        else:
+            owner = schema_at(root, document.value, kept, registry)
+            known = owner is not None and part in owner.model_fields
+        if known:
+            kept = (*kept, part)
+            here = below(here, part)
+    return kept
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    context: dict[str, Any] = details.get("ctx", {})
+    match details["type"]:
+        case kind if kind == PROBLEM:
+            return context["problem"]
+        case "extra_forbidden":
+            return Problem("unknown-field", "unknown field")
+        case "missing":
+            return Problem("missing-field", "this field is required")
+        case "value_error" | "assertion_error":
+            return Problem("bad-value", str(context["error"]))
+        case "model_type" | "dict_type":
+            return Problem("bad-value", f"must be a mapping of settings, not {_short(details['input'])}")
+        case _:
+            message = details["msg"][:1].lower() + details["msg"][1:]
+            wrong = "" if isinstance(details["input"], Mapping) else f", not {_short(details['input'])}"
+            return Problem("bad-value", message + wrong)
+
+
+def _short(value: object) -> str:
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 80
+    return shortener.repr(value)

@@ -1,0 +1,141 @@
+"""Distributions are real: a dist-info folder and a module on `sys.path`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.hooks import Registry
+from penstock.hooks.discovery import Blocked, Broken, Discovered, Incompatible, Loaded, Origin, canonical, discover
+
+HEAD = "from penstock.hooks import Component, hookimpl\n"
+COMPONENT = "Component(kind='router', name='mine', target='json:dumps', summary='')"
+WORKING = f"{HEAD}\n@hookimpl\ndef routers():\n    return [{COMPONENT}]\n"
+
+
+def install(folder: Path, distribution: str, code: str, version: str = "1.0", entry_point: str = "main") -> None:
+    """A distribution with one plugin module."""
+    module = canonical(distribution).replace("-", "_") + "_plugin"
+    (folder / f"{module}.py").write_text(code)
+    info = folder / f"{canonical(distribution).replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[penstock]\n{entry_point} = {module}\n")
+
+
+def found(distribution: str, blocked: tuple[str, ...] = ()) -> Discovered:
+    [plugin] = [plugin for plugin in discover(blocked) if plugin.origin.distribution == distribution]
+    return plugin
+
+
+def test_a_working_plugin_is_loaded_with_its_origin(plugin_path: Path) -> None:
+    install(plugin_path, "Acme_Router", WORKING, "2.1", "acme")
+    plugin = found("acme-router")
+    assert isinstance(plugin, Loaded)
+    assert plugin.origin == Origin("acme-router", "2.1", "acme")
+    assert str(plugin.origin) == "acme-router 2.1"
+    assert [component.name for component in plugin.components] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def f(:", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters'"),
+        (WORKING.replace("routers()", "routers(config)"), "hook argument 'config'|Argument"),
+        (WORKING.replace("@hookimpl\n", ""), "function routers has the name of a hook, and no @hookimpl"),
+        (WORKING.replace("return", "1 +"), "TypeError"),
+        (WORKING.replace(f"return [{COMPONENT}]", "pass"), "must return a list of Component, not NoneType"),
+        (WORKING.replace(f"[{COMPONENT}]", COMPONENT), "must return a list of Component, not Component"),
+        (WORKING.replace("return", "yield"), "must return a list of Component, not generator"),
+        (WORKING.replace(COMPONENT, "'mine'"), "must return a list of Component, and has 'mine'"),
+        (WORKING.replace(COMPONENT, f"{COMPONENT}, {COMPONENT}"), "has two components 'mine'"),
+        (WORKING.replace("def routers", "def balancers"), "yields kind 'balancer', and has 'mine' of kind 'router'"),
+        (WORKING.replace("kind='router'", "kind='ruoter'"), "unknown kind 'ruoter'"),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_a_value_and_stops_no_other(plugin_path: Path, code: str, cause: str) -> None:
+    install(plugin_path, "acme-bad", code)
+    install(plugin_path, "acme-good", WORKING)
+    bad = found("acme-bad")
+    assert isinstance(bad, Broken)
+    assert any(part in bad.cause for part in cause.split("|"))
+    assert isinstance(found("acme-good"), Loaded)
+
+
+def test_ctrl_c_is_not_a_property_of_a_plugin(plugin_path: Path) -> None:
+    install(plugin_path, "acme", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        discover()
+
+
+def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> None:
+    install(plugin_path, "acme", WORKING.replace("summary=''", "summary='', contract=99"))
+    plugin = found("acme")
+    assert isinstance(plugin, Incompatible)
+    assert plugin.cause == "asks for contract 99; this release defines 1"
+
+
+@pytest.mark.parametrize("spelling", ["acme-bad", "Acme_Bad", "acme.bad"])
+def test_a_blocked_plugin_is_not_imported(plugin_path: Path, spelling: str) -> None:
+    install(plugin_path, "acme-bad", "raise SystemExit")
+    plugin = found("acme-bad", (spelling,))
+    assert plugin == Blocked(Origin("acme-bad", "1.0", "main"))
+    assert "blocked" in plugin.cause
+    assert "acme_bad_plugin" not in sys.modules
+
+
+def test_a_half_removed_distribution_stops_nothing(plugin_path: Path) -> None:
+    install(plugin_path, "acme", WORKING)
+    (plugin_path / "acme-1.0.dist-info" / "METADATA").unlink()
+    (plugin_path / "acme_plugin.py").unlink()
+    assert isinstance(found("unknown"), Broken)
+
+
+def test_a_plugin_without_components_is_loaded(plugin_path: Path) -> None:
+    install(plugin_path, "acme", "")
+    assert found("acme") == Loaded(Origin("acme", "1.0", "main"), ())
+
+
+def test_two_distributions_may_offer_the_same_name(plugin_path: Path) -> None:
+    install(plugin_path, "acme", WORKING)
+    install(plugin_path, "zenith", WORKING)
+    ids = [entry.id for entry in Registry.discover().entries("router") if entry.component.name == "mine"]
+    assert ids == ["acme:mine", "zenith:mine"]
+
+
+def test_the_order_is_that_of_names_on_every_rank(plugin_path: Path) -> None:
+    for distribution in ("zenith", "acme", "mid"):
+        install(plugin_path, distribution, WORKING)
+    code = (
+        "import json\nfrom penstock.hooks import Registry\nregistry = Registry.discover()\n"
+        "print(json.dumps([[str(plugin.origin) for plugin in registry.plugins],"
+        "[entry.id for entry in registry.entries()]]))"
+    )
+    path = os.pathsep.join([str(plugin_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    ]
+    assert len(set(answers)) == 1
+    origins, _ = json.loads(answers[0])
+    assert origins == sorted(origins)
+    assert {"acme 1.0", "mid 1.0", "zenith 1.0"} <= set(origins)
+
+
+@pytest.mark.parametrize("name", ["Acme.Router", "acme__router", "ACME-_.ROUTER"])
+def test_distribution_names_compare_as_indexes_compare_them(name: str) -> None:
+    assert canonical(name) == "acme-router"

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Annotated
+
+import pytest
+from pydantic import field_validator
+
+from penstock.hooks import Choice, Component, ExitCode, ProblemError, Registry
+from penstock.hooks.config import OfKind, Schema, apply_overrides, choice_of, parse_config, validate, validate_settings
+from penstock.hooks.discovery import Broken, Loaded, Origin
+
+
+class Train(Schema):
+    """A nested schema of the application."""
+
+    tokens: int = 100
+    lr: float = 0.1
+
+    @field_validator("lr")
+    @classmethod
+    def _positive(cls, lr: float) -> float:
+        if lr <= 0:
+            raise ValueError("must be above 0")
+        return lr
+
+
+class Run(Schema):
+    """The envelope."""
+
+    name: str
+    train: Train = Train()
+    model: choice_of("architecture") | None = None
+    router: choice_of("router") | None = None
+    routers: choice_of("router") | list[choice_of("router")] = []
+    balance: list[Annotated[Choice, OfKind("balance-loss", "balancer")]] = []
+    metric: str | list[str] = "loss"
+
+
+def problems(registry: Registry, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ProblemError) as caught:
+        validate(Run, apply_overrides(parse_config(text, "run.yaml"), overrides), registry)
+    assert caught.value.exit_code is ExitCode.USAGE
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_valid_config_is_an_instance_of_its_schema(registry: Registry) -> None:
+    run = validate(Run, parse_config("{name: x, train: {tokens: 2_000}, router: {use: top-k, k: 4}}"), registry)
+    assert (run.name, run.train.tokens, run.router.settings.k) == ("x", 2000, 4)
+    assert run.router.build(experts=8) == {"k": 4, "scale": 1.0, "experts": 8}
+
+
+def test_every_problem_is_found_at_once_in_the_order_of_the_file(registry: Registry) -> None:
+    text = """\
+seeed: 1
+train:
+  tokns: 3
+  lr: -1
+router: {use: top-k, kk: 3}
+balance:
+  - nugde
+  - {use: nudge, rte: 2}
+model:
+  preset: smal
+  use: model
+"""
+    assert problems(registry, text, "router.scale=big", "train.tokens=many") == [
+        "run.yaml:1:1: name: this field is required",
+        "run.yaml:1:1: seeed: unknown field, known: balance, metric, model, name, router, routers, train",
+        "run.yaml:3:3: train.tokns: unknown field, did you mean 'tokens'?",
+        "run.yaml:4:3: train.lr: must be above 0",
+        "run.yaml:5:22: router.kk: unknown field, did you mean 'k'?",
+        "run.yaml:7:5: balance.0: there is no balance-loss or balancer 'nugde', did you mean 'nudge'?",
+        "run.yaml:8:18: balance.1.rte: unknown field, did you mean 'rate'?",
+        "run.yaml:10:3: model.preset: there is no preset 'smal', did you mean 'small'?",
+        "command line, override 1: router.scale: input should be a valid number, unable to parse string as a number, "
+        "not 'big'",
+        "command line, override 2: train.tokens: input should be a valid integer, "
+        "unable to parse string as an integer, not 'many'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("name: [1]", "run.yaml:1:1: name: input should be a valid string, not [1]"),
+        ("train: 3", "run.yaml:2:1: train: must be a mapping of settings, not 3"),
+        ("train: [1, 2]", "run.yaml:2:1: train: must be a mapping of settings, not [1, 2]"),
+        ("router: 3", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a"),
+        ("router: {k: 3}", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a mapping"),
+        ("router: {use: 3}", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a mapping"),
+        ("router: ''", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a mapping"),
+        ("balance: [3]", "run.yaml:2:11: balance.0: must be the name of a component of kind 'balance-loss' or"),
+        ("router: {use: tpo-k}", "run.yaml:2:10: router.use: there is no router 'tpo-k', did you mean 'top-k'?"),
+        ("router: sigmoid-topk", "run.yaml:2:1: router: there is no router 'sigmoid-topk', `uv add penstock-routers`"),
+        ("router: {use: bare, k: 3}", "run.yaml:2:21: router.k: unknown field"),
+        ("router: needy", "run.yaml:2:1: router.k: this field is required"),
+        ("router: {use: nested, inner: {depht: 2}}", "run.yaml:2:31: router.inner.depht: unknown field, did you"),
+        ("router: {use: nested, routers: [{use: top-k, kk: 2}]}", "run.yaml:2:46: router.routers.0.kk: unknown field,"),
+        ("router: {use: checked, low: 5}", "run.yaml:2:1: router: low is above high"),
+        ("train: {lr: x}", "run.yaml:2:9: train.lr: input should be a valid number"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_its_line_and_its_path(registry: Registry, line: str, problem: str) -> None:
+    text = line if line.startswith("name") else f"name: x\n{line}"
+    [found] = problems(registry, text)
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize("line", ["routers: {use: checked, low: 5}", "routers: [{use: checked, low: 5}]"])
+def test_members_of_unions_leave_no_trace_in_a_path(registry: Registry, line: str) -> None:
+    found = problems(registry, f"name: x\n{line}")
+    place = "run.yaml:2:11: routers.0" if "[" in line else "run.yaml:2:1: routers"
+    assert f"{place}: low is above high" in found
+    assert not any("function" in each or "[" in each.partition("not ")[0] for each in found)
+
+
+def test_a_scalar_union_is_reported_at_its_field(registry: Registry) -> None:
+    assert {each.split(": ")[1] for each in problems(registry, "{name: x, metric: 3}")} == {"metric"}
+
+
+def test_long_values_are_shortened(registry: Registry) -> None:
+    [found] = problems(registry, f"name: x\ntrain: {'y' * 5000}")
+    assert len(found) < 200
+
+
+def test_the_hint_of_a_component_is_separate_from_what_is_wrong(registry: Registry) -> None:
+    with pytest.raises(ProblemError) as caught:
+        validate(Run, parse_config("{name: x, router: tpo-k}"), registry)
+    [found] = caught.value.problems
+    assert (found.code, found.what) == ("unknown-component", "there is no router 'tpo-k'")
+    assert found.fix == "did you mean 'top-k'?"
+
+
+def test_a_broken_plugin_ends_with_3(registry: Registry) -> None:
+    broken = Broken(Origin("penstock-routers", "0.1.0", "r"), ImportError("no torch"))
+    with pytest.raises(ProblemError, match=r"not usable, penstock-routers 0\.1\.0: ImportError: no torch") as caught:
+        validate(Run, parse_config("{name: x, router: sigmoid-topk}"), Registry([*registry.plugins, broken]))
+    assert caught.value.exit_code is ExitCode.PLUGIN
+    assert caught.value.problems[0].code == "broken-plugin"
+
+
+def test_a_schema_that_cannot_be_imported_is_a_problem_of_its_plugin() -> None:
+    component = Component("router", "mine", "json:dumps", "", "no_such_module:Settings")
+    registry = Registry([Loaded(Origin("acme", "1.0", "main"), (component,))])
+    with pytest.raises(ProblemError, match=r"router: router 'mine' is not usable, acme 1\.0: ") as caught:
+        validate(Run, parse_config("{name: x, router: mine}"), registry)
+    assert caught.value.exit_code is ExitCode.PLUGIN
+
+
+def test_a_bug_in_a_schema_keeps_its_traceback(registry: Registry) -> None:
+    class Buggy(Schema):
+        k: int = 1
+
+        @field_validator("k")
+        @classmethod
+        def _bug(cls, k: int) -> int:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        validate(Buggy, parse_config("k: 2"), registry)
+
+
+def test_settings_are_validated_outside_a_document(parts: ModuleType, registry: Registry) -> None:
+    entry = registry.get("router", "top-k")
+    assert validate_settings(entry, {"k": 4}, registry) == parts.TopKSettings(k=4)
+    assert validate_settings(registry.get("router", "bare"), {}, registry) is None
+    with pytest.raises(ProblemError, match=r"^router 'top-k': kk: unknown field, did you mean 'k'\?$"):
+        validate_settings(entry, {"kk": 4}, registry)

@@ -1,0 +1,157 @@
+"""Hyper-parameters of the GLM-4.x architecture, under the names of its `config.json`, and the presets.
+
+Figures of `glm-4.6` and `glm-4.5-air` are those of the published checkpoints (zai-org/GLM-4.6, zai-org/GLM-4.5-Air).
+`glm-15b-a3b` is the same architecture at 15B total and 3B active parameters. `quickstart` is what two CPU cores can
+train in a minute and a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from penstock.hooks.architecture import ArchitectureSettings
+
+GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "glm-4.6": {
+        **GLM_SPECIAL,
+        "hidden_size": 5120,
+        "num_hidden_layers": 92,
+        "first_k_dense_replace": 3,
+        "num_attention_heads": 96,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "use_qk_norm": True,
+        "intermediate_size": 12_288,
+        "moe_intermediate_size": 1536,
+        "n_routed_experts": 160,
+        "max_position_embeddings": 202_752,
+        "router": {"use": "sigmoid-topk", "k": 8, "scale": 2.5},
+    },
+    "glm-4.5-air": {
+        **GLM_SPECIAL,
+        "hidden_size": 4096,
+        "num_hidden_layers": 46,
+        "first_k_dense_replace": 1,
+        "num_attention_heads": 96,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "use_qk_norm": False,
+        "intermediate_size": 10_944,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 128,
+        "max_position_embeddings": 131_072,
+        "router": {"use": "sigmoid-topk", "k": 8, "scale": 1.0},
+    },
+    "glm-15b-a3b": {
+        **GLM_SPECIAL,
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "first_k_dense_replace": 1,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "use_qk_norm": True,
+        "intermediate_size": 8192,
+        "moe_intermediate_size": 1024,
+        "n_routed_experts": 80,
+        "max_position_embeddings": 131_072,
+        "router": {"use": "sigmoid-topk", "k": 8, "scale": 2.5},
+    },
+    "quickstart": {
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "use_qk_norm": True,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 192,
+        "n_routed_experts": 8,
+        "max_position_embeddings": 1024,
+        "rope_theta": 10_000.0,
+        "router": {"use": "sigmoid-topk", "k": 2},
+    },
+}
+
+
+class GlmMoeConfig(ArchitectureSettings):
+    """A GLM-4.x model. Sizes not given come from `preset`, where one is named."""
+
+    preset: str | None = None
+    """Published or prepared sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b, quickstart."""
+    vocab_size: int | None = Field(default=None, gt=0)
+    """Rows of the embedding; null takes the tokenizer's."""
+    hidden_size: int = Field(gt=0)
+    """Model width D."""
+    num_hidden_layers: int = Field(gt=0)
+    """Number of layers, dense ones included."""
+    first_k_dense_replace: int = Field(default=1, ge=0)
+    """The first layers that have a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
+    num_attention_heads: int = Field(gt=0)
+    """Query heads."""
+    num_key_value_heads: int = Field(gt=0)
+    """Key and value heads; query heads share them in groups."""
+    head_dim: int = Field(gt=0)
+    """Width of a head; heads times head_dim need not equal hidden_size."""
+    attention_bias: bool = True
+    """Bias on q, k and v (never on the output), as in GLM-4.x."""
+    use_qk_norm: bool = True
+    """RMSNorm on every query and key head before the rotary embedding."""
+    partial_rotary_factor: float = Field(default=0.5, gt=0, le=1)
+    """Share of each head that is rotated; GLM-4.x rotates the first half."""
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    max_position_embeddings: int = Field(default=131_072, gt=0)
+    """Longest sequence that the exported config promises."""
+    intermediate_size: int = Field(gt=0)
+    """Hidden width of the dense MLP."""
+    moe_intermediate_size: int = Field(gt=0)
+    """Hidden width H of one expert."""
+    n_routed_experts: int = Field(gt=0)
+    """Experts E of each mixture-of-experts layer."""
+    n_shared_experts: int = Field(default=1, ge=0)
+    """Experts that see every token; their widths add up to one MLP."""
+    rms_norm_eps: float = Field(default=1e-5, gt=0)
+    """Epsilon of every RMSNorm."""
+    initializer_range: float = Field(default=0.02, gt=0)
+    """Standard deviation of the initial weights."""
+    tie_word_embeddings: bool = False
+    """Use the embedding as the head too."""
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Mapping[str, Any]]:
+        return PRESETS
+
+    @property
+    def expert_layers(self) -> range:
+        """Indices of the mixture-of-experts layers."""
+        return range(self.first_k_dense_replace, self.num_hidden_layers)
+
+    @property
+    def rotary_dim(self) -> int:
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> GlmMoeConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                             f"num_key_value_heads ({self.num_key_value_heads})")
+        if self.rotary_dim % 2 or not self.rotary_dim:
+            raise ValueError(f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor}) must be "
+                             "a positive even number")
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise ValueError(f"first_k_dense_replace ({self.first_k_dense_replace}) is more than num_hidden_layers "
+                             f"({self.num_hidden_layers})")
+        routers = [self.router, *(override.router for override in self.overrides)]
+        for choice in routers if self.expert_layers else []:
+            k = getattr(getattr(choice, "settings", None), "k", 1)
+            if k > self.n_routed_experts:
+                raise ValueError(f"the router takes k = {k} experts a token, and there are n_routed_experts = "
+                                 f"{self.n_routed_experts}")
+        return self

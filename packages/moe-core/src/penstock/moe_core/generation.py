@@ -1,0 +1,65 @@
+"""Sampling from a model, with a key/value cache or without; both give the same tokens.
+
+Shape suffixes: B batch, S sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from penstock.moe_core.model import GlmMoe
+
+
+@torch.no_grad()
+def generate(model: GlmMoe, token_BS: Tensor, *, tokens: int, temperature: float = 0.0, top_k: int | None = None,
+             top_p: float | None = None, seed: int = 0, stop_token: int | None = None, use_cache: bool = True) -> Tensor:
+    """Continues each row of `token_BS` by `tokens` tokens: [B, S + tokens] int64.
+
+    `temperature` 0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row
+    repeats it, and generation ends when every row has stopped. Draws come from a generator seeded with `seed`; the
+    global one is not touched. The model's training mode is restored.
+    """
+    if token_BS.shape[1] == 0:
+        raise ValueError("generation needs at least one token to start from, for example the end-of-text token")
+    generator = torch.Generator(device=token_BS.device).manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    cache = model.new_cache(token_BS.shape[0], token_BS.shape[1] + tokens) if use_cache else None
+    stopped_B = torch.zeros(token_BS.shape[0], dtype=torch.bool, device=token_BS.device)
+    fresh_BS = token_BS
+    try:
+        for _ in range(tokens):
+            hidden_BSD = model(fresh_BS if use_cache else token_BS, cache=cache).hidden_BSD
+            next_B = sample(model.logits(hidden_BSD[:, -1]), temperature, top_k, top_p, generator)
+            if stop_token is not None:
+                next_B = torch.where(stopped_B, stop_token, next_B)
+                stopped_B |= next_B == stop_token
+            fresh_BS = next_B[:, None]
+            token_BS = torch.cat((token_BS, fresh_BS), dim=1)
+            if stop_token is not None and stopped_B.all():
+                break
+    finally:
+        model.train(was_training)
+    return token_BS
+
+
+def sample(logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None,
+           generator: torch.Generator) -> Tensor:
+    """One token a row [B], from fp32 logits [B, V]."""
+    if temperature == 0.0:
+        return logits_BV.argmax(dim=-1)
+    logits_BV = logits_BV / temperature
+    if top_k is not None:
+        threshold_B1 = logits_BV.topk(min(top_k, logits_BV.shape[-1]), dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)
+    if top_p is not None:
+        sorted_BV, index_BV = logits_BV.sort(dim=-1, descending=True)
+        probability_BV = sorted_BV.softmax(dim=-1)
+        before_BV = probability_BV.cumsum(dim=-1) - probability_BV  # the most likely token always stays
+        drop_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, index_BV, before_BV >= top_p)
+        logits_BV = logits_BV.masked_fill(drop_BV, -torch.inf)
+    return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=generator).squeeze(1)

@@ -1,0 +1,72 @@
+"""Cross-entropy of a linear head, chunk by chunk: the logits of all tokens never exist at once.
+
+At 151,552 tokens of vocabulary, fp32 logits and their gradient for one sequence of 4,096 are 5 GB; here they are one
+chunk. The gradient is computed in the forward pass, while a chunk's logits are at hand, and only scaled in the backward
+(the idea of Liger Kernel, arXiv 2410.10989): no logit is computed twice.
+
+Shape suffixes: T tokens, C tokens of a chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits held at once: 4M values are 16 MB in fp32, which stays near the cache and is still a large matmul.
+CHUNK_LOGITS = 4_194_304
+
+
+def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor, mask_T: Tensor | None = None,
+                         *, chunk_logits: int = CHUNK_LOGITS) -> tuple[Tensor, Tensor]:
+    """(sum of the negative log-likelihoods that the mask counts, nats of each token detached).
+
+    The sum carries gradient to `hidden_TD` and `weight_VD`; nats are fp32, masked tokens have 0.
+    """
+    return _LinearCrossEntropy.apply(hidden_TD, weight_VD, target_T, mask_T, chunk_logits)  # pyright: ignore
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, weight_VD: Tensor, target_T: Tensor, mask_T: Tensor | None,
+                chunk_logits: int) -> tuple[Tensor, Tensor]:
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        weight = weight_VD.to(hidden_TD.dtype)
+        grad_TD = torch.empty_like(hidden_TD) if need_hidden else None
+        grad_VD = torch.zeros_like(weight_VD) if need_weight else None
+        nll_T = torch.empty(len(hidden_TD), dtype=torch.promote_types(torch.float32, hidden_TD.dtype),
+                            device=hidden_TD.device)
+        chunk = max(1, chunk_logits // len(weight))
+        for start in range(0, len(hidden_TD), chunk):
+            rows = slice(start, start + chunk)
+            hidden_CD, target_C1 = hidden_TD[rows], target_T[rows, None]
+            logits_CV = F.linear(hidden_CD, weight).to(nll_T.dtype)
+            log_sum_C1 = logits_CV.logsumexp(dim=-1, keepdim=True)
+            nll_C1 = log_sum_C1 - logits_CV.gather(1, target_C1)
+            counted_C1 = None if mask_T is None else mask_T[rows, None].to(nll_C1.dtype)
+            nll_T[rows] = (nll_C1 if counted_C1 is None else nll_C1 * counted_C1).squeeze(1)
+            if not (need_hidden or need_weight):
+                continue
+            grad_CV = logits_CV.sub_(log_sum_C1).exp_()
+            grad_CV.scatter_add_(1, target_C1, torch.full_like(nll_C1, -1.0))
+            if counted_C1 is not None:
+                grad_CV.mul_(counted_C1)
+            grad_CV = grad_CV.to(hidden_TD.dtype)
+            if grad_TD is not None:
+                torch.mm(grad_CV, weight, out=grad_TD[rows])
+            if grad_VD is not None:
+                grad_VD.addmm_(grad_CV.T, hidden_CD) if weight is weight_VD else grad_VD.add_(grad_CV.T @ hidden_CD)
+        ctx.save_for_backward(grad_TD, grad_VD)
+        ctx.mark_non_differentiable(nll_T)
+        return nll_T.sum(), nll_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        grad_TD, grad_VD = ctx.saved_tensors
+        scale = grad_loss.item() if grad_loss.device.type == "cpu" else grad_loss
+        return (None if grad_TD is None else grad_TD * scale, None if grad_VD is None else grad_VD * scale,
+                None, None, None)

@@ -1,0 +1,197 @@
+"""The GLM-4.x mixture-of-experts language model.
+
+Routing decisions are returned, not stored: a forward pass yields the hidden states and the `Routing` of each layer, so
+nothing is counted twice under activation checkpointing and a loss or a recorder reads what it needs.
+
+Shape suffixes: B batch, S sequence, T = B*S tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Quantizer, Router, RouterFactory, Routing
+from penstock.moe_core import generation, huggingface
+from penstock.moe_core.attention import Attention, KeyValueCache
+from penstock.moe_core.config import GlmMoeConfig
+from penstock.moe_core.experts import Experts
+from penstock.moe_core.layers import Linear, RMSNorm, SwiGLU, rotary_table
+from penstock.moe_core.loss import linear_cross_entropy
+
+
+class MoE(nn.Module):
+    """Routed experts plus the shared expert, which sees every token unweighted."""
+
+    def __init__(self, config: GlmMoeConfig, router: Router, quantizer: Quantizer | None) -> None:
+        super().__init__()
+        self.gate = router
+        self.experts = Experts(config.n_routed_experts, config.hidden_size, config.moe_intermediate_size, quantizer)
+        shared = config.n_shared_experts * config.moe_intermediate_size
+        self.shared_experts = SwiGLU(config.hidden_size, shared, quantizer) if shared else None
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing]:
+        x_TD = x_BSD.flatten(0, -2)
+        routing = self.gate(x_TD)
+        out_BSD = self.experts(x_TD, routing).view_as(x_BSD)
+        return out_BSD if self.shared_experts is None else out_BSD + self.shared_experts(x_BSD), routing
+
+
+class Layer(nn.Module):
+    """Pre-norm attention, then a pre-norm dense MLP (no router) or a mixture of experts."""
+
+    def __init__(self, config: GlmMoeConfig, index: int, router: Router | None, quantizer: Quantizer | None) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, index, quantizer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = (SwiGLU(config.hidden_size, config.intermediate_size, quantizer) if router is None
+                    else MoE(config, router, quantizer))
+
+    def forward(self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor],
+                cache: KeyValueCache | None) -> tuple[Tensor, Routing | None]:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotary, cache)
+        normalised_BSD = self.post_attention_layernorm(x_BSD)
+        if isinstance(self.mlp, MoE):
+            out_BSD, routing = self.mlp(normalised_BSD)
+            return x_BSD + out_BSD, routing
+        return x_BSD + self.mlp(normalised_BSD), None
+
+
+class GlmMoe(nn.Module):
+    """A `LanguageModel` (see `penstock.hooks.contracts`).
+
+    `make_router(layer, hidden_size=D, experts=E)` makes each mixture-of-experts layer's router. Parameters are fp32;
+    `compute_dtype` is what the layers compute in. Weights are drawn from the global torch generator.
+    """
+
+    def __init__(self, config: GlmMoeConfig, *, make_router: RouterFactory, quantizer: Quantizer | None = None) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise ValueError("vocab_size is needed: set it to the tokenizer's vocabulary size")
+        self.config = config
+        self.vocabulary_size = config.vocab_size
+        self.quantizer = quantizer
+        self.compute_dtype: torch.dtype = torch.float32
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        routers = {index: make_router(index, hidden_size=config.hidden_size, experts=config.n_routed_experts)
+                   for index in config.expert_layers}
+        self.layers = nn.ModuleList(Layer(config, index, routers.get(index), quantizer)
+                                    for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.reset_parameters()
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws every matrix from N(0, initializer_range), but starts the projections that write to the residual stream
+        at zero, so that the first step sees an identity (nanochat and modded-nanogpt do the same)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
+                parameter.zero_()
+            elif parameter.dim() >= 2 and ".gate." not in name:
+                parameter.normal_(0.0, self.config.initializer_range)
+
+    @property
+    def routers(self) -> Mapping[int, Router]:
+        return {index: layer.mlp.gate for index, layer in enumerate(self.layers) if isinstance(layer.mlp, MoE)}
+
+    def forward(self, token_BS: Tensor, *, cache: KeyValueCache | None = None) -> ModelOutput:
+        start = 0 if cache is None else cache.length
+        positions_S = torch.arange(start, start + token_BS.shape[1], device=token_BS.device)
+        rotary = rotary_table(positions_S, self.config.rotary_dim, self.config.rope_theta)
+        x_BSD = self.embed_tokens(token_BS).to(self.compute_dtype)
+        routings: dict[int, Routing] = {}
+        for index, layer in enumerate(self.layers):
+            x_BSD, routing = layer(x_BSD, rotary, cache)
+            if routing is not None:
+                routings[index] = routing
+        if cache is not None:
+            cache.advance(token_BS.shape[1])
+        return ModelOutput(self.norm(x_BSD), routings)
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32."""
+        return self.lm_head(hidden_BSD).float()
+
+    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        output = self(token_BS)
+        mask_T = None if mask_BS is None else mask_BS.flatten()
+        loss, nll_T = linear_cross_entropy(
+            output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T)
+        return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `capacity` positions."""
+        return KeyValueCache(self.config, batch, capacity, self.compute_dtype, self.embed_tokens.weight.device)
+
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens]; see `penstock.moe_core.generation.generate`."""
+        return generation.generate(self, token_BS, tokens=tokens, **sampling)
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        return {name: _role(name) for name, _ in self.named_parameters()}
+
+    def active_parameters(self) -> int:
+        """Parameters that one token's forward pass uses: of the routed experts, k of E."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        for layer in self.layers:
+            if isinstance(layer.mlp, MoE):
+                routed = sum(parameter.numel() for parameter in layer.mlp.experts.parameters())
+                total -= routed - routed * layer.mlp.gate.k // layer.mlp.gate.experts
+        return total
+
+    def export_config(self) -> dict[str, Any]:
+        tied = self.lm_head.weight is self.embed_tokens.weight
+        return huggingface.to_hub_config(self.config, self.routers, tied=tied)
+
+    def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
+        state = self.state_dict()
+        if self.lm_head.weight is self.embed_tokens.weight:
+            del state["lm_head.weight"]
+        if materialize:
+            with torch.no_grad():
+                for name, module in self.named_modules():
+                    if isinstance(module, Linear):
+                        state[f"{name}.weight"] = module.effective_weight()
+                    elif isinstance(module, Experts):
+                        state[f"{name}.gate_up_proj"], state[f"{name}.down_proj"] = module.effective_weights()
+            if self.lm_head.weight is self.embed_tokens.weight:
+                del state["lm_head.weight"]
+        return huggingface.to_hub_names(state)
+
+    def load_export_state(self, state: Mapping[str, Tensor]) -> None:
+        own = self.state_dict()
+        loaded = huggingface.from_hub_names(state, own)
+        if self.lm_head.weight is self.embed_tokens.weight:
+            loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
+        huggingface.check_names(loaded, own)
+        self.load_state_dict(loaded)
+
+
+def glm_moe(*, make_router: RouterFactory, quantizer: Quantizer | None = None, **settings: Any) -> GlmMoe:
+    """The component's target: a `GlmMoe` from the fields of `GlmMoeConfig`."""
+    return GlmMoe(GlmMoeConfig(**settings), make_router=make_router, quantizer=quantizer)
+
+
+def _role(name: str) -> ParameterRole:
+    match name.split("."):
+        case ["embed_tokens", *_]:
+            return ParameterRole.EMBEDDING
+        case ["lm_head", *_]:
+            return ParameterRole.HEAD
+        case [*_, "gate", _]:
+            return ParameterRole.ROUTER
+        case [*_, "experts", _]:
+            return ParameterRole.EXPERT
+        case [*_, "bias"]:
+            return ParameterRole.BIAS
+        case [*_, module, "weight"] if module.endswith("norm"):
+            return ParameterRole.NORM
+        case _:
+            return ParameterRole.MATRIX

@@ -1,0 +1,76 @@
+"""Every way to multiply experts equals a dumb loop over tokens, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from penstock.hooks.contracts import Routing
+from penstock.moe_core import experts as module
+from penstock.moe_core.experts import Experts
+
+
+def dumb_experts(layer: Experts, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
+    """One token and one expert at a time."""
+    rows = []
+    for x_D, expert_K, weight_K in zip(x_TD, routing.expert_TK, routing.weight_TK, strict=True):
+        row_D = torch.zeros_like(x_D)
+        for expert, weight in zip(expert_K.tolist(), weight_K, strict=True):
+            gate, up = (layer.gate_up_proj[expert] @ x_D).chunk(2)
+            row_D = row_D + weight * (layer.down_proj[expert] @ (F.silu(gate) * up))
+        rows.append(row_D)
+    return torch.stack(rows)
+
+
+def random_case(dtype: torch.dtype, tokens: int = 11, k: int = 3, experts: int = 7, hidden: int = 16, width: int = 8):
+    torch.manual_seed(0)
+    layer = Experts(experts, hidden, width).to(dtype)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    expert_TK = torch.rand(tokens, experts - 1).topk(k).indices  # the last expert gets nothing
+    weight_TK = torch.rand(tokens, k, dtype=dtype, requires_grad=True)
+    x_TD = torch.randn(tokens, hidden, dtype=dtype, requires_grad=True)
+    return layer, x_TD, Routing(expert_TK, weight_TK, torch.empty(0), torch.empty(0))
+
+
+@pytest.mark.parametrize("multiply", [module._grouped, module._loop])
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_forward_and_backward_equal_the_dumb_loop(monkeypatch, multiply, k):
+    layer, x_TD, routing = random_case(torch.float32, k=k)
+    monkeypatch.setattr(module, "_grouped_is_able", lambda *_: multiply is module._grouped)
+    leaves = [x_TD, routing.weight_TK, *layer.parameters()]
+    ours = layer(x_TD, routing)
+    dumb = dumb_experts(layer, x_TD, routing)
+    torch.testing.assert_close(ours, dumb, rtol=1e-5, atol=1e-6)
+    direction = torch.randn_like(ours)
+    for mine, oracle in zip(torch.autograd.grad((ours * direction).sum(), leaves),
+                            torch.autograd.grad((dumb * direction).sum(), leaves), strict=True):
+        torch.testing.assert_close(mine, oracle, rtol=1e-4, atol=1e-5)
+
+
+def test_fp64_passes_gradcheck():
+    layer, x_TD, routing = random_case(torch.float64, tokens=4, k=2, experts=3, hidden=4, width=3)
+
+    def run(x_TD, weight_TK, gate_up, down):
+        state = {"gate_up_proj": gate_up, "down_proj": down}
+        moved = Routing(routing.expert_TK, weight_TK, routing.logits_TE, routing.score_TE)
+        return torch.func.functional_call(layer, state, (x_TD, moved))
+
+    assert torch.autograd.gradcheck(run, (x_TD, routing.weight_TK, layer.gate_up_proj, layer.down_proj))
+
+
+@pytest.mark.parametrize(("dtype", "hidden", "able"), [
+    (torch.float32, 16, True), (torch.float32, 18, False), (torch.bfloat16, 16, True), (torch.bfloat16, 12, False),
+    (torch.float64, 16, False)])
+def test_the_backend_is_chosen_by_what_the_kernel_can_do(dtype, hidden, able):
+    layer, x_TD, routing = random_case(dtype, hidden=hidden)
+    assert module._grouped_is_able(x_TD, layer.gate_up_proj) is able
+    layer(x_TD, routing).sum().backward()  # whichever it is, it runs, even with an expanded (stride 0) gradient
+    assert x_TD.grad is not None
+
+
+def test_no_tokens_give_no_output():
+    layer, x_TD, routing = random_case(torch.float32)
+    empty = Routing(routing.expert_TK[:0], routing.weight_TK[:0], torch.empty(0), torch.empty(0))
+    assert layer(x_TD[:0], empty).shape == (0, 16)

@@ -1,0 +1,72 @@
+"""Generation with a cache equals generation without, and sampling does what its names say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penstock.moe_core.generation import sample
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 3}, {"temperature": 1.0, "top_k": 5},
+                                      {"temperature": 1.2, "top_p": 0.7}])
+def test_cache_changes_nothing(make_model, sampling):
+    model = make_model()
+    prompt = torch.tensor([[5, 6, 7], [1, 2, 3]])
+    cached = model.generate(prompt, tokens=12, **sampling)
+    assert torch.equal(cached, model.generate(prompt, tokens=12, use_cache=False, **sampling))
+    assert cached.shape == (2, 15)
+
+
+def test_cached_logits_equal_a_full_pass_for_any_split(make_model):
+    model = make_model()
+    token_BS = torch.randint(0, 96, (2, 10))
+    full = model(token_BS).hidden_BSD
+    for split in ([10], [4, 6], [1] * 10, [3, 1, 5, 1]):
+        cache = model.new_cache(2, 10)
+        parts = [model(part, cache=cache).hidden_BSD for part in token_BS.split(split, dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_takes_the_most_likely_token(make_model):
+    model = make_model()
+    prompt = torch.tensor([[5, 6, 7]])
+    expected = model.logits(model(prompt).hidden_BSD)[:, -1].argmax(-1)
+    assert torch.equal(model.generate(prompt, tokens=1)[:, -1], expected)
+
+
+def test_top_k_and_top_p_never_draw_outside_their_set():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]]).repeat(2000, 1)
+    generator = torch.Generator().manual_seed(0)
+    assert set(sample(logits, 1.0, 2, None, generator).tolist()) == {0, 1}
+    # probabilities .64 .23 .09 .03 .01: the smallest set that reaches 0.7 is the first two
+    assert set(sample(logits, 1.0, None, 0.7, generator).tolist()) == {0, 1}
+    assert set(sample(logits, 1.0, None, 0.01, generator).tolist()) == {0}
+    drawn = sample(logits, 1.0, None, None, generator)
+    assert (drawn == 0).float().mean() == pytest.approx(0.636, abs=0.05)
+
+
+def test_a_stopped_row_repeats_the_stop_token(make_model):
+    model = make_model()
+    prompt = torch.tensor([[5, 6, 7]])
+    free = model.generate(prompt, tokens=6)
+    stop = free[0, 4].item()
+    first = free[0, 3:].tolist().index(stop)
+    assert model.generate(prompt, tokens=6, stop_token=stop).tolist()[0] == free[0, : 3 + first + 1].tolist()
+
+
+def test_sampling_leaves_the_global_generator_alone(make_model):
+    model = make_model()
+    before = torch.get_rng_state()
+    model.generate(torch.tensor([[1]]), tokens=3, temperature=1.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+
+
+def test_an_empty_prompt_and_a_full_cache_are_clear_errors(make_model):
+    model = make_model()
+    with pytest.raises(ValueError, match="at least one token"):
+        model.generate(torch.empty(1, 0, dtype=torch.int64), tokens=1)
+    cache = model.new_cache(1, 2)
+    with pytest.raises(ValueError, match="holds 2 positions, and 3 are needed"):
+        model(torch.tensor([[1, 2, 3]]), cache=cache)

@@ -1,0 +1,65 @@
+"""The chunked loss equals the one that holds all logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.moe_core.loss import linear_cross_entropy
+
+
+@given(tokens=st.integers(1, 40), chunk=st.integers(1, 500), masked=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_loss_and_gradients_equal_full_logits_for_any_chunk(tokens, chunk, masked):
+    torch.manual_seed(tokens)
+    hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(19, 8, requires_grad=True)
+    target, mask = torch.randint(0, 19, (tokens,)), (torch.rand(tokens) > 0.4) if masked else None
+    loss, nll = linear_cross_entropy(hidden, weight, target, mask, chunk_logits=chunk)
+    expected_nll = F.cross_entropy(hidden @ weight.T, target, reduction="none")
+    expected_nll = expected_nll if mask is None else expected_nll * mask
+    torch.testing.assert_close(nll, expected_nll)
+    torch.testing.assert_close(loss, expected_nll.sum())
+    for ours, full in zip(torch.autograd.grad(loss / 3, (hidden, weight)),
+                          torch.autograd.grad(expected_nll.sum() / 3, (hidden, weight)), strict=True):
+        torch.testing.assert_close(ours, full)
+
+
+def test_gradients_are_exact_in_fp64():
+    hidden, weight = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((5, 3), (7, 3)))
+    target = torch.tensor([0, 6, 3, 3, 1])
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy(h, w, target, chunk_logits=14)[0], (hidden, weight))
+
+
+def test_all_logits_never_exist_at_once(monkeypatch):
+    largest = 0
+    original = F.linear
+
+    def watched(x, weight, bias=None):
+        nonlocal largest
+        out = original(x, weight, bias)
+        largest = max(largest, out.numel())
+        return out
+
+    monkeypatch.setattr(F, "linear", watched)
+    hidden = torch.randn(64, 4, requires_grad=True)
+    linear_cross_entropy(hidden, torch.randn(50, 4), torch.zeros(64, dtype=torch.int64), chunk_logits=500)
+    assert 0 < largest <= 500
+
+
+def test_large_logits_stay_finite():
+    hidden = torch.full((2, 4), 1e4, requires_grad=True)
+    weight = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    loss, _ = linear_cross_entropy(hidden, weight, torch.tensor([0, 1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_no_gradient_is_computed_where_none_is_asked():
+    loss, nll = linear_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 1, 2]))
+    assert not loss.requires_grad
+    assert nll.sum() == pytest.approx(loss.item())

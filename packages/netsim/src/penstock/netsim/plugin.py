@@ -1,0 +1,30 @@
+"""What this package offers."""
+
+from __future__ import annotations
+
+from penstock.hooks import Component, hookimpl
+
+
+@hookimpl
+def topologies() -> list[Component]:
+    return [
+        Component(
+            kind="topology",
+            name="two-level",
+            target="penstock.netsim.topology:TwoLevel",
+            config="penstock.netsim.config:TwoLevelConfig",
+            summary="NVLink inside a node, a network between nodes; latency plus bytes over bandwidth.",
+        )
+    ]
+
+
+@hookimpl
+def placements() -> list[Component]:
+    return [
+        Component(
+            kind="placement",
+            name="contiguous",
+            target="penstock.netsim.placement:Contiguous",
+            summary="Experts in order, the same number on every GPU.",
+        )
+    ]

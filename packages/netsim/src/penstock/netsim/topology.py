@@ -1,0 +1,132 @@
+"""Time of an all-to-all from the bytes between each pair of GPUs: latency plus bytes over bandwidth, at the worst port.
+
+The model knows two ports a GPU: one to the GPUs of its own node, one to all others. It has no contention inside a
+switch and no forwarding, and it needs only four figures, which are public for the machines in `hardware`. What that
+costs in accuracy stands in the README, beside measurements.
+
+Shape suffixes: G GPUs, N all-to-alls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+from penstock.netsim.hardware import HARDWARE, Figure
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class AllToAll:
+    """One all-to-all, taken apart: `seconds` in all, what each GPU's two ports need, and the GPU that ends last."""
+
+    seconds: float
+    inside_seconds_G: Floats
+    between_seconds_G: Floats
+    slowest_gpu: int
+
+
+class TwoLevel:
+    """GPUs `0 .. gpus_per_node - 1` are node 0, the next ones node 1, and so on; the last node may be smaller.
+
+    For GPU g, with bytes sent and received inside its node (the diagonal is free) and between nodes:
+
+        inside(g)  = inside_latency  + max(sent_inside(g),  received_inside(g))  / inside_bandwidth
+        between(g) = between_latency + max(sent_between(g), received_between(g)) / between_bandwidth
+        seconds    = max over g of max(inside(g), between(g))
+
+    A port that carries no byte takes no time. Ports are full duplex and work at the same time, messages to several
+    peers are in flight together (one latency a collective, not one a peer). Bandwidths in bytes/s, latencies in
+    seconds; what is not given comes from the preset `hardware`.
+
+    The exchange with sender and receiver swapped takes as long. Source: the alpha-beta model of Hockney (1994), with
+    the one-port restriction of each level.
+    """
+
+    def __init__(
+        self,
+        hardware: str = "h800",
+        gpus_per_node: int | None = None,
+        inside_bandwidth: float | None = None,
+        inside_latency: float | None = None,
+        between_bandwidth: float | None = None,
+        between_latency: float | None = None,
+    ) -> None:
+        if hardware not in HARDWARE:
+            raise ProblemError(
+                Problem(
+                    "unknown-hardware",
+                    f"there is no hardware '{hardware}'",
+                    "two-level",
+                    did_you_mean(hardware, HARDWARE),
+                )
+            )
+        preset = HARDWARE[hardware]
+        self.hardware = hardware
+        self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
+        self.inside_bandwidth = _given(inside_bandwidth, preset.inside_bandwidth)
+        self.inside_latency = _given(inside_latency, preset.inside_latency)
+        self.between_bandwidth = _given(between_bandwidth, preset.between_bandwidth)
+        self.between_latency = _given(between_latency, preset.between_latency)
+        if self.gpus_per_node < 1 or self.inside_bandwidth <= 0 or self.between_bandwidth <= 0:
+            raise ValueError("TwoLevel: gpus_per_node and both bandwidths must be positive")
+        if self.inside_latency < 0 or self.between_latency < 0:
+            raise ValueError("TwoLevel: latencies cannot be negative")
+
+    def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
+        """Seconds until the last byte arrived; `bytes_GG[i, j]` is what GPU i sends to GPU j."""
+        return self.all_to_all(bytes_GG).seconds
+
+    def all_to_all(self, bytes_GG: ArrayLike) -> AllToAll:
+        """The same with the time of every port; raises ValueError for a matrix that is not square or has negatives."""
+        traffic_GG = np.array(bytes_GG, dtype=np.float64)
+        if traffic_GG.ndim != 2 or traffic_GG.shape[0] != traffic_GG.shape[1] or not (traffic_GG >= 0).all():
+            raise ValueError(f"bytes_GG must be a square matrix of bytes >= 0, not {traffic_GG.shape}")
+        if not traffic_GG.size:
+            raise ValueError("bytes_GG has no GPUs")
+        np.fill_diagonal(traffic_GG, 0.0)
+        node_G = self._nodes(len(traffic_GG))
+        inside_GG = np.where(node_G[:, None] == node_G, traffic_GG, 0.0)
+        between_GG = traffic_GG - inside_GG
+        inside_G = self._inside(inside_GG.sum(axis=1), inside_GG.sum(axis=0))
+        between_G = self._between(between_GG.sum(axis=1), between_GG.sum(axis=0))
+        worst_G = np.maximum(inside_G, between_G)
+        return AllToAll(float(worst_G.max()), inside_G, between_G, int(worst_G.argmax()))
+
+    def even_sources_seconds(self, bytes_NG: Floats) -> Floats:
+        """Seconds [N] of N all-to-alls in each of which every GPU sends `bytes_NG[n, g]` to GPU g.
+
+        Equal to `all_to_all_seconds` of the matrices with these rows, without building them: 256 GPUs and 46,000
+        all-to-alls would be 24 GB.
+        """
+        gpus = bytes_NG.shape[-1]
+        node_G = self._nodes(gpus)
+        size_G = np.bincount(node_G)[node_G]
+        node_bytes_NM = np.add.reduceat(bytes_NG, np.arange(0, gpus, self.gpus_per_node), axis=-1)
+        own_node_NG = node_bytes_NM[:, node_G]
+        all_N1 = node_bytes_NM.sum(axis=-1, keepdims=True)
+        inside_NG = self._inside(own_node_NG - bytes_NG, bytes_NG * (size_G - 1))
+        between_NG = self._between(all_N1 - own_node_NG, bytes_NG * (gpus - size_G))
+        return np.maximum(inside_NG, between_NG).max(axis=-1)
+
+    def _nodes(self, gpus: int) -> NDArray[np.int64]:
+        return np.arange(gpus) // self.gpus_per_node
+
+    def _inside(self, sent: Floats, received: Floats) -> Floats:
+        return _port_seconds(sent, received, self.inside_latency, self.inside_bandwidth)
+
+    def _between(self, sent: Floats, received: Floats) -> Floats:
+        return _port_seconds(sent, received, self.between_latency, self.between_bandwidth)
+
+
+def _given(value: float | None, preset: Figure) -> float:
+    return preset.value if value is None else value
+
+
+def _port_seconds(sent: Floats, received: Floats, latency: float, bandwidth: float) -> Floats:
+    busiest = np.maximum(sent, received)
+    return np.where(busiest > 0, latency + busiest / bandwidth, 0.0)

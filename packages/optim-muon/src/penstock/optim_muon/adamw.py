@@ -1,0 +1,34 @@
+"""AdamW with one param group a role: the baseline that Muon is compared with."""
+
+from __future__ import annotations
+
+import torch
+
+from penstock.optim_muon.roles import NO_DECAY, Parameters, distinct
+
+
+def adamw(
+    parameters: Parameters,
+    *,
+    lr: float = 3e-4,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+) -> torch.optim.AdamW:
+    """`torch.optim.AdamW` (fused) over `parameters`, which maps role to name to tensor.
+
+    Norms, biases and embeddings are not decayed. A tensor that stands there twice is stepped once, under its first
+    role. Each group has `role`, `rule` ("adamw") and `initial_lr`, so that a schedule can set
+    `lr = initial_lr * factor`.
+    """
+    groups = [
+        {
+            "params": list(named.values()),
+            "role": role.value,
+            "rule": "adamw",
+            "initial_lr": lr,
+            "weight_decay": 0.0 if role in NO_DECAY else weight_decay,
+        }
+        for role, named in distinct(parameters).items()
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

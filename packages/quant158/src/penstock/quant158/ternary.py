@@ -1,0 +1,116 @@
+"""Absmean ternary weights of BitNet b1.58 (Ma et al. 2024, arXiv:2402.17764, equations 1 to 3).
+
+A weight becomes -1, 0 or 1 times the mean magnitude of its matrix. The forward pass sees exactly those values, the
+backward pass the identity, so the full-precision weight goes on learning. Everything is computed in fp32 whatever the
+dtype of the weight: a bf16 mean is only good to 0.2 %, and the thresholds at half of it decide every weight.
+
+Shapes: ... leading dimensions (E experts), out and in the two sides of a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from penstock.hooks.contracts import ParameterRole
+from penstock.quant158.packing import packed_row_bytes
+from penstock.quant158.roles import checked_roles
+
+Group = Literal["tensor", "row"]
+
+# The floor of the scale in the reference code of BitNet b1.58; it keeps a matrix of zeros from dividing by zero.
+SMALLEST_SCALE = 1e-5
+SCALE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ternary:
+    """A quantized weight: `trit` int8 [..., out, in], `scale` fp32 [..., 1, 1] or [..., out, 1].
+
+    This is what to store. Quantizing `value()` once more keeps the trits but shrinks the scale to its mean magnitude,
+    that is by the share of zeros.
+    """
+
+    trit: Tensor
+    scale: Tensor
+
+    def value(self) -> Tensor:
+        """fp32 [..., out, in]: trit * scale."""
+        return self.trit * self.scale
+
+
+def ternarize(weight: Tensor, group: Group = "tensor") -> Ternary:
+    """scale = max(mean |weight|, 1e-5), trit = weight / scale rounded half to even and clipped to -1, 0, 1.
+
+    `weight` is [..., out, in] in any floating dtype. A NaN or an infinity makes its whole group NaN or infinite in
+    `value()`, so divergence stays visible.
+    """
+    if weight.ndim < 2:
+        raise ValueError(f"ternarize: a matrix [..., out, in] is needed, not shape {tuple(weight.shape)}")
+    full = weight.detach().float()
+    magnitude = full.abs().sum(-1, keepdim=True)
+    count = full.shape[-1]
+    if group == "tensor":
+        # Rows first, then their sums: a sum over both dimensions at once depends in the last bit on the number of
+        # threads and on how many matrices are stacked.
+        magnitude = magnitude.sum(-2, keepdim=True)
+        count *= full.shape[-2]
+    scale = (magnitude / count).clamp_(min=SMALLEST_SCALE)
+    return Ternary((full / scale).round_().clamp_(-1, 1).to(torch.int8), scale)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Ternary forward, identity backward; unlike `w + (q - w).detach()` the forward value is exactly on the grid."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, group: Group) -> Tensor:
+        return ternarize(weight, group).value().to(weight.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class TernaryQuantizer:
+    """Quantizer with three levels for each matrix (`group="tensor"`) or each of its output rows (`"row"`).
+
+    Leading dimensions are independent: stacked experts [E, out, in] have a scale each. Raises `ValueError` for a role
+    that cannot be ternary.
+
+    >>> TernaryQuantizer().fake_quantize(torch.tensor([[0.1, -1.0], [2.0, 0.9]]))
+    tensor([[ 0., -1.],
+            [ 1.,  1.]])
+    """
+
+    def __init__(
+        self,
+        roles: Iterable[ParameterRole | str] = (ParameterRole.MATRIX, ParameterRole.EXPERT),
+        group: Group = "tensor",
+    ) -> None:
+        if group not in get_args(Group):
+            raise ValueError(f"ternary: group is 'tensor' or 'row', not {group!r}")
+        self.roles = checked_roles(roles)
+        self.group: Group = group
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """[..., out, in] to the same shape and dtype, on the ternary grid; the gradient passes unchanged."""
+        return _StraightThrough.apply(weight, self.group)  # pyright: ignore[reportReturnType]
+
+    def packed_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of `packing.pack` of the trits (five a byte, rows padded) and of the scales in fp32.
+
+        The scales are those of the forward pass bit for bit, so a packed weight is exactly the trained one.
+
+        >>> TernaryQuantizer().packed_bytes((2, 100, 256))
+        10408
+        """
+        if len(shape) < 2:
+            raise ValueError(f"packed_bytes: a matrix [..., out, in] is needed, not shape {tuple(shape)}")
+        rows = math.prod(shape[:-1])
+        scales = rows if self.group == "row" else math.prod(shape[:-2])
+        return rows * packed_row_bytes(shape[-1]) + scales * SCALE_BYTES

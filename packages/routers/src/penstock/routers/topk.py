@@ -1,0 +1,148 @@
+"""Top-k routers: GLM-4.x / DeepSeek-V3 sigmoid routing, and softmax routing with the same selection path.
+
+Both do exactly what `Glm4MoeTopkRouter` of transformers does, in its order, because a router that differs in one
+rounding sends tokens elsewhere:
+
+- Logits, scores and weights are fp32 whatever the model's dtype, also under autocast.
+- `e_score_correction_bias` takes part in the choice and never in the weights, and stays fp32 when the model is cast:
+  bf16 holds 8 bits, and steps of 0.001 on a bias near 1 would be lost.
+- Groups that are not kept are filled with -inf. Filling with 0, as old releases did, picks experts of dropped groups
+  wherever the kept ones have a negative biased score.
+
+Shape suffixes: T tokens, D model width, E experts, K experts a token, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from penstock.hooks.contracts import Routing
+
+# The initializer_range of GLM-4.x.
+INITIAL_STD = 0.02
+
+
+class TopKRouter(nn.Module):
+    """Chooses the `k` experts of highest biased score; subclasses say what a score is.
+
+    `k` experts a token of `experts`. `normalize`: weights of a token sum to `scale`. `groups` equal groups of
+    neighbouring experts, of which the `groups_kept` with the highest sum of their two best biased scores may be chosen
+    from (node-limited routing, arXiv 2412.19437 section 2.1.2). Raises ValueError for numbers that do not fit.
+
+    `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
+    """
+
+    weight: nn.Parameter
+    e_score_correction_bias: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        experts: int,
+        *,
+        k: int = 2,
+        normalize: bool = True,
+        scale: float = 1.0,
+        groups: int = 1,
+        groups_kept: int = 1,
+    ) -> None:
+        super().__init__()
+        _check_sizes(experts, k, groups, groups_kept)
+        self.hidden_size = hidden_size
+        self.experts = experts
+        self.k = k
+        self.normalize = normalize
+        self.scale = scale
+        self.groups = groups
+        self.groups_kept = groups_kept
+        self.weight = nn.Parameter(torch.empty(experts, hidden_size, dtype=torch.float32))
+        self.register_buffer("e_score_correction_bias", torch.empty(experts, dtype=torch.float32))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weight from a normal distribution (std 0.02) and clears the bias."""
+        nn.init.normal_(self.weight, std=INITIAL_STD)
+        nn.init.zeros_(self.e_score_correction_bias)
+
+    def scores(self, logits_TE: Tensor) -> Tensor:
+        """fp32 affinities [T, E] of fp32 logits."""
+        raise NotImplementedError
+
+    def forward(self, hidden_TD: Tensor) -> Routing:
+        """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free."""
+        with _no_autocast(hidden_TD.device.type):
+            logits_TE = functional.linear(hidden_TD.float(), self.weight.float())
+        score_TE = self.scores(logits_TE)
+        choice_TE = self._within_kept_groups(score_TE + self.e_score_correction_bias)
+        expert_TK = choice_TE.topk(self.k, dim=-1, sorted=False).indices
+        weight_TK = score_TE.gather(-1, expert_TK)
+        if self.normalize:
+            weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + 1e-20)
+        return Routing(expert_TK, weight_TK * self.scale, logits_TE, score_TE)
+
+    def _within_kept_groups(self, choice_TE: Tensor) -> Tensor:
+        if self.groups == 1:
+            return choice_TE
+        choice_TGE = choice_TE.unflatten(-1, (self.groups, -1))
+        group_score_TG = choice_TGE.topk(2, dim=-1).values.sum(dim=-1)
+        kept = group_score_TG.topk(self.groups_kept, dim=-1, sorted=False).indices
+        dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(-1, kept, False)
+        return choice_TGE.masked_fill(dropped_TG.unsqueeze(-1), float("-inf")).flatten(-2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Every cast and move of a module goes through here: the bias follows the device and keeps its dtype and bits.
+        bias_E = self.e_score_correction_bias
+        super()._apply(fn, recurse)
+        moved_E = self.e_score_correction_bias
+        if moved_E.dtype != torch.float32:
+            self.e_score_correction_bias = bias_E.to(moved_E.device)
+        return self
+
+    def extra_repr(self) -> str:
+        kept = f", {self.groups_kept} of {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.k} of {self.experts} experts{kept}, hidden_size={self.hidden_size}"
+
+
+class SigmoidTopK(TopKRouter):
+    """Affinity sigmoid(logit), independent of the other experts: DeepSeek-V3 (arXiv 2412.19437 Eq. 15), GLM-4.5."""
+
+    def scores(self, logits_TE: Tensor) -> Tensor:
+        return logits_TE.sigmoid()
+
+
+class SoftmaxTopK(TopKRouter):
+    """Affinity softmax(logits) over all experts: Mixtral, Qwen3-MoE, OLMoE."""
+
+    def scores(self, logits_TE: Tensor) -> Tensor:
+        return logits_TE.softmax(dim=-1)
+
+
+def _check_sizes(experts: int, k: int, groups: int, groups_kept: int) -> None:
+    if not 1 <= k <= experts:
+        raise ValueError(f"k={k} of experts={experts}: choose k between 1 and the number of experts")
+    if groups < 1 or experts % groups:
+        raise ValueError(f"groups={groups} does not divide experts={experts}: choose a divisor")
+    if not 1 <= groups_kept <= groups:
+        raise ValueError(f"groups_kept={groups_kept} of groups={groups}: choose between 1 and the number of groups")
+    group_size = experts // groups
+    if groups > 1 and group_size < 2:
+        raise ValueError(
+            f"experts={experts} in groups={groups} is {group_size} a group: a group is ranked by its two best experts, "
+            "so it needs at least 2"
+        )
+    if k > groups_kept * group_size:
+        raise ValueError(
+            f"k={k} exceeds the {groups_kept * group_size} experts that groups_kept={groups_kept} groups of "
+            f"{group_size} leave: keep more groups or lower k"
+        )
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    available = torch.amp.is_autocast_available(device_type)  # the meta device has none and refuses the context
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()

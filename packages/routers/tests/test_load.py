@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from penstock.hooks.contracts import Routing
+from penstock.routers import load
+
+COUNTS = hnp.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.integers(0, 1000))
+
+
+def routing(expert_TK: torch.Tensor, experts: int) -> Routing:
+    scores = torch.zeros(len(expert_TK), experts)
+    return Routing(expert_TK, torch.zeros(expert_TK.shape), scores, scores)
+
+
+def choices(tokens: int, k: int, experts: int, seed: int) -> torch.Tensor:
+    return torch.rand(tokens, experts, generator=torch.Generator().manual_seed(seed)).argsort()[:, :k]
+
+
+@given(
+    tokens=st.integers(0, 8),
+    ks=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    masked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_load_counts_what_a_loop_counts(tokens, ks, masked, seed):
+    chosen = {10 - row: choices(tokens, k, 5, seed + row) for row, k in enumerate(ks)}
+    mask_T = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.6 if masked else None
+    result = load.expert_load({layer: routing(expert_TK, 5) for layer, expert_TK in chosen.items()}, mask_T)
+
+    expected = np.zeros((len(ks), 5), dtype=np.int64)
+    for row, layer in enumerate(sorted(chosen)):
+        for token in range(tokens):
+            if mask_T is None or mask_T[token]:
+                for expert in chosen[layer][token].tolist():
+                    expected[row, expert] += 1
+    assert result.layers == tuple(sorted(chosen))
+    assert result.counts_LE.dtype == torch.int64
+    np.testing.assert_array_equal(result.counts_LE.numpy(), expected)
+
+
+def test_a_dense_model_has_an_empty_load():
+    result = load.expert_load({})
+    assert result.counts_LE.shape == (0, 0)
+    assert result.layers == ()
+    assert load.load_metrics(result.counts_LE) == {}
+
+
+def test_layers_with_different_experts_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"\{1: 4, 2: 6\}"):
+        load.expert_load({1: routing(choices(3, 2, 4, 0), 4), 2: routing(choices(3, 2, 6, 0), 6)})
+
+
+def dumb_max_violation(row):
+    return (row.max() - row.mean()) / row.mean()
+
+
+def dumb_gini(row):
+    return np.abs(row[:, None] - row[None, :]).mean() / (2 * row.mean())
+
+
+def dumb_variation(row):
+    return row.std() / row.mean()
+
+
+def dumb_entropy(row):
+    if len(row) == 1:
+        return 1.0
+    return -sum(p * np.log(p) for p in row / row.sum() if p > 0) / np.log(len(row))
+
+
+def dumb_dead(row):
+    return float(sum(count == 0 for count in row))
+
+
+@pytest.mark.parametrize(
+    ("metric", "oracle"),
+    [
+        (load.max_violation, dumb_max_violation),
+        (load.gini, dumb_gini),
+        (load.coefficient_of_variation, dumb_variation),
+        (load.entropy, dumb_entropy),
+        (load.dead_experts, dumb_dead),
+    ],
+)
+@given(counts_LE=COUNTS)
+def test_metric_equals_its_definition_and_is_zero_without_assignments(metric, oracle, counts_LE):
+    result = metric(torch.from_numpy(counts_LE))
+    expected = [oracle(row.astype(np.float64)) if row.sum() else 0.0 for row in counts_LE]
+    assert result.dtype == torch.float64
+    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(metric(torch.from_numpy(counts_LE)[None, :, :]).numpy(), result[None], atol=0)
+
+
+def test_even_load_and_collapse_are_the_ends_of_every_scale():
+    counts = torch.tensor([[5, 5, 5, 5], [20, 0, 0, 0]], dtype=torch.int32)
+    assert load.max_violation(counts).tolist() == [0, 3]
+    assert load.gini(counts).tolist() == [0, 0.75]
+    assert load.entropy(counts).tolist() == [1, 0]
+    assert load.dead_experts(counts).tolist() == [0, 3]
+
+
+def test_logged_metrics_are_the_mean_and_the_worst_layer():
+    counts = torch.tensor([[5, 5, 5, 5], [20, 0, 0, 0]])
+    assert load.load_metrics(counts) == {
+        "max_violation": 1.5,
+        "max_violation_worst": 3.0,
+        "gini": 0.375,
+        "cv": pytest.approx(np.sqrt(3) / 2),
+        "entropy": 0.5,
+        "dead_experts": 3.0,
+    }

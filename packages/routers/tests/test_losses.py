@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.hooks.contracts import BalanceLoss, Routing
+from penstock.routers.load import count_assignments
+from penstock.routers.losses import SwitchLoss, ZLoss, switch_loss, z_loss
+from penstock.routers.topk import SigmoidTopK, SoftmaxTopK
+
+LOSSES: list[BalanceLoss] = [SwitchLoss(), ZLoss()]
+BOTH = pytest.mark.parametrize("loss", LOSSES, ids=["switch", "z"])
+
+
+def random_routing(tokens: int, experts: int, k: int, seed: int) -> Routing:
+    """fp64 sigmoid scores and a choice that is not the top-k of the scores, as under a selection bias."""
+    generator = torch.Generator().manual_seed(seed)
+    logits_TE = torch.randn(tokens, experts, dtype=torch.float64, generator=generator, requires_grad=True)
+    expert_TK = torch.rand(tokens, experts, generator=generator).argsort()[:, :k]
+    return Routing(expert_TK, torch.zeros(tokens, k), logits_TE, logits_TE.sigmoid())
+
+
+def part_of(routing: Routing, index: torch.Tensor) -> Routing:
+    return Routing(*(getattr(routing, name)[index] for name in ("expert_TK", "weight_TK", "logits_TE", "score_TE")))
+
+
+def dumb_switch(routing: Routing, counted: np.ndarray) -> float:
+    scores = routing.score_TE.detach().numpy()[counted]
+    chosen = routing.expert_TK.numpy()[counted]
+    experts = scores.shape[1]
+    share = [sum(expert in row for row in chosen) / chosen.size for expert in range(experts)]
+    probability = [np.mean([row[expert] / row.sum() for row in scores]) for expert in range(experts)]
+    return experts * sum(f * p for f, p in zip(share, probability, strict=True))
+
+
+def dumb_z(routing: Routing, counted: np.ndarray) -> float:
+    return float(np.mean([np.log(np.exp(row).sum()) ** 2 for row in routing.logits_TE.detach().numpy()[counted]]))
+
+
+@given(tokens=st.integers(1, 9), experts=st.integers(2, 6), k=st.integers(1, 2), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_losses_equal_their_definitions(tokens, experts, k, seed):
+    routing = random_routing(tokens, experts, k, seed)
+    mask_T = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.7
+    mask_T[0] = True
+    everything = np.full(tokens, True)
+    for loss, oracle in ((SwitchLoss(), dumb_switch), (ZLoss(), dumb_z)):
+        assert loss(routing).item() == pytest.approx(oracle(routing, everything), abs=1e-12)
+        assert loss(routing, mask_T).item() == pytest.approx(oracle(routing, mask_T.numpy()), abs=1e-12)
+
+
+@BOTH
+def test_padding_has_neither_value_nor_gradient(loss):
+    routing = random_routing(8, 4, 2, 0)
+    mask_T = torch.tensor([True, False] * 4)
+    with_padding = loss(routing, mask_T)
+    (gradient,) = torch.autograd.grad(with_padding, routing.logits_TE, retain_graph=True)
+    assert not gradient[~mask_T].any()
+    assert gradient[mask_T].any()
+    torch.testing.assert_close(with_padding, loss(part_of(routing, mask_T)), rtol=0, atol=1e-12)
+
+
+@BOTH
+def test_nothing_counted_is_zero_and_differentiable(loss):
+    routing = random_routing(4, 4, 2, 0)
+    value = loss(routing, torch.zeros(4, dtype=torch.bool))
+    value.backward()
+    assert value.item() == 0
+    assert not routing.logits_TE.grad.any()
+    assert loss(random_routing(0, 4, 2, 0)).item() == 0
+
+
+@pytest.mark.parametrize("kind", [SigmoidTopK, SoftmaxTopK])
+def test_even_load_is_one_and_collapse_is_more(kind):
+    even = kind(4, 4, k=1)
+    with torch.no_grad():
+        even.weight.copy_(torch.eye(4) * 3)
+    assert SwitchLoss()(even(torch.eye(4))).item() == pytest.approx(1.0, abs=1e-6)
+    with torch.no_grad():
+        even.weight[0] += 6
+    assert SwitchLoss()(even(torch.eye(4))).item() > 1.1
+
+
+def test_switch_loss_counts_what_the_bias_made_happen():
+    router = SigmoidTopK(4, 4, k=1)
+    hidden_TD = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    without_bias = SwitchLoss()(router(hidden_TD))
+    router.e_score_correction_bias[3] = 10.0
+    routing = router(hidden_TD)
+    assert (routing.expert_TK == 3).all()
+    probability_E = (routing.score_TE / routing.score_TE.sum(-1, keepdim=True)).mean(0)
+    torch.testing.assert_close(SwitchLoss()(routing), 4 * probability_E[3])
+    assert SwitchLoss()(routing).item() != pytest.approx(without_bias.item(), abs=1e-6)
+
+
+@given(cuts=st.lists(st.integers(0, 12), max_size=4), padding=st.integers(0, 3), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_gradient_is_the_same_for_any_split_and_padding(cuts, padding, seed):
+    whole = random_routing(12, 5, 2, seed)
+    (SwitchLoss()(whole) + ZLoss()(whole)).backward()
+    expected = whole.logits_TE.grad
+
+    parted = random_routing(12, 5, 2, seed)
+    counts_E = count_assignments([parted.expert_TK], experts=5)[0]
+    total = torch.zeros((), dtype=torch.float64)
+    edges = [0, *sorted(cuts), 12]
+    for start, end in pairwise(edges):
+        index = torch.cat([torch.arange(start, end), torch.zeros(padding, dtype=torch.int64)])
+        mask_T = torch.arange(len(index)) < end - start
+        part = part_of(parted, index)
+        loss = switch_loss(score_TE=part.score_TE, counts_E=counts_E, tokens=12, mask_T=mask_T)
+        total = total + loss + z_loss(logits_TE=part.logits_TE, tokens=12, mask_T=mask_T)
+    total.backward()
+    torch.testing.assert_close(parted.logits_TE.grad, expected, rtol=0, atol=1e-12)

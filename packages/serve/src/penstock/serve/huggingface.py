@@ -1,0 +1,79 @@
+"""A model in the Hugging Face layout: the one that transformers, vLLM and SGLang load without conversion.
+
+The tensors are those of `export_state(materialize=True)`, so software that knows nothing of our quantizers computes the
+same logits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.serve.folders import replaced_folder
+from penstock.serve.tokenizer import SPECIAL, tokenizer_config
+from penstock.serve.weights import write_weights
+
+Dtype = Literal["bfloat16", "float32"]
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+class HuggingFaceExporter:
+    """Exporter of `config.json`, `generation_config.json`, safetensors and tokenizer.
+
+    Weights are stored as `dtype`, except those that must stay fp32; a new file begins after `shard_bytes`.
+    """
+
+    def __init__(self, dtype: Dtype = "bfloat16", shard_bytes: int = 5_000_000_000) -> None:
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"hf: dtype is 'bfloat16' or 'float32', not {dtype!r}")
+        if shard_bytes <= 0:
+            raise ValueError(f"hf: shard_bytes must be positive, not {shard_bytes}")
+        self.dtype: Dtype = dtype
+        self.shard_bytes = shard_bytes
+
+    def export(self, model: LanguageModel, tokenizer_file: Path, folder: Path) -> list[Path]:
+        """Writes the model to `folder`, all or nothing, checks what was written, and returns the files.
+
+        Replaces an earlier export. Raises `ProblemError` where the folder holds anything else, where tokenizer and
+        model do not belong together, and where a head that the config calls tied is not the embedding.
+        """
+        # transformers 5 reads `dtype`, older versions and other engines read `torch_dtype`.
+        config = {**model.export_config(), "dtype": self.dtype, "torch_dtype": self.dtype}
+        documents = {
+            "config.json": config,
+            "generation_config.json": _generation_config(config),
+            "tokenizer_config.json": tokenizer_config(tokenizer_file, config, model.vocabulary_size),
+        }
+        with replaced_folder(folder) as temporary:
+            with torch.no_grad():
+                state = _without_tied_head(model.export_state(materialize=True), config)
+                write_weights(state, temporary, dtype=getattr(torch, self.dtype), shard_bytes=self.shard_bytes)
+            for name, document in documents.items():
+                (temporary / name).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            shutil.copyfile(tokenizer_file, temporary / "tokenizer.json")
+        return sorted(folder.iterdir())
+
+
+def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    names = (f"{role}_id" for role in SPECIAL)
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def _without_tied_head(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A tied head is not stored: the loader makes it from the embedding, so a head that differs would be lost."""
+    if not config.get("tie_word_embeddings") or HEAD not in state:
+        return dict(state)
+    if EMBEDDING not in state or not torch.equal(state[HEAD], state[EMBEDDING]):
+        what = f"the config ties the embeddings, but '{HEAD}' is not '{EMBEDDING}'"
+        raise ProblemError(Problem("not-shared", what, "export", "share them or set tie_word_embeddings to false"))
+    return {name: tensor for name, tensor in state.items() if name != HEAD}

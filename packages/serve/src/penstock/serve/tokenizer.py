@@ -1,0 +1,66 @@
+"""The tokenizer's side of an export: checked against the model, and described for `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from penstock.hooks.problems import Problem, ProblemError
+
+SPECIAL = ("bos_token", "eos_token", "pad_token")
+
+
+def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int) -> dict[str, Any]:
+    """The `tokenizer_config.json` for a `tokenizer.json` and a model's `config.json`.
+
+    Special tokens are those whose ids the config names; of several end-of-text ids the first. Raises `ProblemError`
+    where the file is missing or no tokenizer, where it has ids that the model has no row for, and where the config
+    names an id that it does not have.
+    """
+    tokenizer = _read(file)
+    problems = _too_many_ids(tokenizer, file, vocabulary_size)
+    special: dict[str, str] = {}
+    for role in SPECIAL:
+        token_id = _first(config.get(f"{role}_id"))
+        token = None if token_id is None else tokenizer.id_to_token(token_id)
+        if token is not None:
+            special[role] = token
+        elif token_id is not None:
+            what = f"the model's {role}_id {token_id} is not in the tokenizer"
+            problems.append(Problem("wrong-tokenizer", what, str(file), f"set {role}_id to one of its ids"))
+    if problems:
+        raise ProblemError(problems)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Otherwise decoding removes the space before punctuation, and decode(encode(text)) is not the text.
+        "clean_up_tokenization_spaces": False,
+        **({"model_max_length": config["max_position_embeddings"]} if "max_position_embeddings" in config else {}),
+        **special,
+    }
+
+
+def _read(file: Path) -> Tokenizer:
+    if not file.is_file():
+        raise ProblemError(Problem("missing-file", "there is no such tokenizer file", str(file)))
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing more specific
+        what = f"not a tokenizer.json ({error})"
+        raise ProblemError(Problem("bad-tokenizer", what, str(file), "`penstock prepare` writes one")) from error
+
+
+def _too_many_ids(tokenizer: Tokenizer, file: Path, vocabulary_size: int) -> list[Problem]:
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest < vocabulary_size:
+        return []
+    what = f"the tokenizer has ids up to {largest}, the model's embedding has {vocabulary_size} rows"
+    return [Problem("wrong-tokenizer", what, str(file), "give the tokenizer that the model was trained with")]
+
+
+def _first(ids: int | list[int] | None) -> int | None:
+    if isinstance(ids, list):
+        return ids[0] if ids else None
+    return ids

@@ -1,0 +1,240 @@
+"""What transformers loads from an export is the model that was exported: its logits, its text, its tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Glm4MoeConfig, Glm4MoeForCausalLM
+
+from penstock.hooks import ProblemError
+from penstock.serve.huggingface import HuggingFaceExporter
+
+VOCABULARY = 300
+TOKEN_BS = torch.arange(12).view(2, 6) * 7 % VOCABULARY
+
+
+class HubGlm:
+    """A random GLM mixture of experts of transformers, seen through the methods of `LanguageModel` that an export uses.
+
+    In memory transformers fuses the experts; `export_state` gives the names of hub files, one tensor an expert.
+    """
+
+    vocabulary_size = VOCABULARY
+
+    def __init__(self, *, tied: bool = False) -> None:
+        torch.manual_seed(0)
+        self.network: Any = Glm4MoeForCausalLM(
+            Glm4MoeConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                intermediate_size=48,
+                moe_intermediate_size=16,
+                num_hidden_layers=3,
+                first_k_dense_replace=1,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,  # pyright: ignore[reportCallIssue]
+                n_routed_experts=4,
+                n_shared_experts=1,
+                num_experts_per_tok=2,
+                n_group=1,
+                topk_group=1,
+                routed_scaling_factor=2.5,
+                use_qk_norm=True,
+                attention_bias=True,
+                max_position_embeddings=64,
+                rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+                tie_word_embeddings=tied,
+                eos_token_id=[0],
+                pad_token_id=0,
+                initializer_range=0.2,
+            )
+        ).eval()
+        for name, bias in self.network.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                bias.copy_(torch.tensor([0.1001, -0.2003, 0.0507, 0.0]))
+
+    def export_config(self) -> dict[str, Any]:
+        return {**self.network.config.to_dict(), "architectures": ["Glm4MoeForCausalLM"]}
+
+    def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
+        assert materialize, "an export is for software that knows nothing of our quantizers"
+        state: dict[str, Tensor] = {}
+        for name, tensor in self.network.state_dict().items():
+            if ".experts." not in name:
+                state[name] = tensor
+                continue
+            folder, _, last = name.rpartition(".")
+            for expert, matrix in enumerate(tensor.unbind()):
+                if last == "gate_up_proj":
+                    gate, up = matrix.chunk(2)
+                    state |= {f"{folder}.{expert}.gate_proj.weight": gate, f"{folder}.{expert}.up_proj.weight": up}
+                else:
+                    state[f"{folder}.{expert}.down_proj.weight"] = matrix
+        return state
+
+    def logits(self) -> Tensor:
+        with torch.no_grad():
+            return self.network(TOKEN_BS).logits
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(["the gate that feeds the turbine, the gate of the mill"] * 4, trainer)
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return file
+
+
+def export(model: Any, tokenizer_file: Path, folder: Path, **settings: Any) -> list[Path]:
+    return HuggingFaceExporter(**settings).export(model, tokenizer_file, folder)
+
+
+def load(folder: Path, dtype: str = "float32") -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 20_000])
+def test_loaded_logits_are_bit_equal_and_greedy_text_the_same(tokenizer_file: Path, tmp_path: Path, shard_bytes: int):
+    model = HubGlm()
+    files = export(model, tokenizer_file, tmp_path / "hub", dtype="float32", shard_bytes=shard_bytes)
+    assert (len([file for file in files if file.suffix == ".safetensors"]) > 1) == (shard_bytes == 20_000)
+    loaded = load(tmp_path / "hub")
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKEN_BS).logits, model.logits())
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(loaded.generate(TOKEN_BS, **options), model.network.generate(TOKEN_BS, **options))
+
+
+def test_tensor_names_are_those_that_transformers_saves(tokenizer_file: Path, tmp_path: Path):
+    model = HubGlm()
+    export(model, tokenizer_file, tmp_path / "ours", dtype="float32")
+    model.network.save_pretrained(tmp_path / "theirs")
+    ours, theirs = stored(tmp_path / "ours"), stored(tmp_path / "theirs")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_bfloat16_logits_are_those_of_the_cast_model_and_the_selection_bias_stays_fp32(
+    tokenizer_file: Path, tmp_path: Path
+):
+    model = HubGlm()
+    before = {name: b.clone() for name, b in model.network.named_buffers() if name.endswith("correction_bias")}
+    export(model, tokenizer_file, tmp_path / "hub")
+    tensors, loaded = stored(tmp_path / "hub"), load(tmp_path / "hub", "auto")
+    assert {tensor.dtype for name, tensor in tensors.items() if name not in before} == {torch.bfloat16}
+    for name, bias in before.items():
+        for found in (tensors[name], loaded.get_buffer(name)):
+            assert found.dtype == torch.float32
+            assert torch.equal(found, bias)
+    cast = model.network.to(torch.bfloat16)
+    for name, bias in before.items():
+        owner, _, last = name.rpartition(".")
+        setattr(cast.get_submodule(owner), last, bias)
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKEN_BS).logits, cast(TOKEN_BS).logits)
+
+
+def test_the_config_names_the_dtype_for_old_and_new_readers(tokenizer_file: Path, tmp_path: Path):
+    export(HubGlm(), tokenizer_file, tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    assert config["architectures"] == ["Glm4MoeForCausalLM"]
+    assert GenerationConfig.from_pretrained(tmp_path / "hub").eos_token_id == [0]
+
+
+def test_a_tied_head_is_not_stored_and_is_tied_again_when_loaded(tokenizer_file: Path, tmp_path: Path):
+    model = HubGlm(tied=True)
+    export(model, tokenizer_file, tmp_path / "hub", dtype="float32")
+    assert "lm_head.weight" not in stored(tmp_path / "hub")
+    loaded = load(tmp_path / "hub")
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKEN_BS).logits, model.logits())
+
+
+def test_a_head_that_the_config_calls_tied_and_is_not_is_refused(tokenizer_file: Path, tmp_path: Path):
+    model = HubGlm(tied=True)
+    model.network.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 32))
+    with pytest.raises(ProblemError, match=r"lm_head\.weight"):
+        export(model, tokenizer_file, tmp_path / "hub")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_head_that_is_shared_without_the_config_saying_so_is_stored(tokenizer_file: Path, tmp_path: Path):
+    model = HubGlm()
+    model.network.lm_head.weight = model.network.model.embed_tokens.weight
+    export(model, tokenizer_file, tmp_path / "hub", dtype="float32")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "hub")(TOKEN_BS).logits, model.logits())
+
+
+def test_the_tokenizer_is_the_same_and_decoding_inverts_encoding(tokenizer_file: Path, tmp_path: Path):
+    export(HubGlm(), tokenizer_file, tmp_path / "hub")
+    tokenizer, original = AutoTokenizer.from_pretrained(tmp_path / "hub"), Tokenizer.from_file(str(tokenizer_file))
+    for text in ("the gate of the turbine", " don't , stop .", "m\u00fchle\n\t\u6c34\u9580 <|endoftext|> x", ""):
+        assert tokenizer.encode(text) == original.encode(text).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert (tokenizer.eos_token, tokenizer.eos_token_id, tokenizer.pad_token_id) == ("<|endoftext|>", 0, 0)
+    assert (len(tokenizer), tokenizer.model_max_length) == (original.get_vocab_size(), 64)
+
+
+def test_the_files_returned_are_the_files_there(tokenizer_file: Path, tmp_path: Path):
+    files = export(HubGlm(), tokenizer_file, tmp_path / "hub")
+    assert files == sorted((tmp_path / "hub").iterdir())
+    assert {file.name for file in files} >= {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_a_single_file_replaces_shards_without_leaving_any(tokenizer_file: Path, tmp_path: Path):
+    export(HubGlm(), tokenizer_file, tmp_path / "hub", shard_bytes=20_000)
+    files = export(HubGlm(), tokenizer_file, tmp_path / "hub")
+    assert [file.name for file in files if "safetensors" in file.name] == ["model.safetensors"]
+
+
+def test_the_exported_model_is_not_changed(tokenizer_file: Path, tmp_path: Path):
+    model = HubGlm()
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    export(model, tokenizer_file, tmp_path / "hub")
+    assert all(
+        tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
+        for name, tensor in model.network.state_dict().items()
+    )
+
+
+def test_a_folder_with_other_files_is_refused_before_anything_is_computed(tokenizer_file: Path, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ProblemError, match=r"notes\.txt"):
+        export(HubGlm(), tokenizer_file, tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_settings_that_make_no_sense_are_errors():
+    with pytest.raises(ValueError, match="'bfloat16' or 'float32', not 'float16'"):
+        HuggingFaceExporter(dtype="float16")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="must be positive"):
+        HuggingFaceExporter(shard_bytes=0)

@@ -1,0 +1,136 @@
+"""Laws of the workspace itself: what every member has, who may import whom, and what is kept out of the repository."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.hooks import Registry
+from penstock.hooks.discovery import Loaded
+from penstock.hooks.known import FIRST_PARTY
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(pyproject: Path) -> dict[str, Any]:
+    return tomllib.loads(pyproject.read_text())
+
+
+WORKSPACE = read(ROOT / "pyproject.toml")
+MEMBERS = {
+    path.parent.relative_to(ROOT).as_posix(): read(path)
+    for pattern in WORKSPACE["tool"]["uv"]["workspace"]["members"]
+    for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+}
+VERSIONS = {member["project"]["name"]: member["project"]["version"] for member in MEMBERS.values()}
+every_member = pytest.mark.parametrize("folder", MEMBERS)
+
+
+def module_of(member: dict[str, Any]) -> str:
+    return member["tool"]["uv"]["build-backend"]["module-name"]
+
+
+def modules_under(floor: str) -> set[str]:
+    return {module_of(member) for folder, member in MEMBERS.items() if folder.startswith(f"{floor}/")}
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+def test_the_namespace_has_no_init_file() -> None:
+    assert not list(ROOT.glob("*/*/src/penstock/__init__.py"))
+
+
+@every_member
+def test_a_member_declares_types_licence_and_readme(folder: str) -> None:
+    member = MEMBERS[folder]
+    module = ROOT / folder / "src" / module_of(member).replace(".", "/")
+    assert (module / "__init__.py").is_file()
+    assert (module / "py.typed").is_file()
+    assert member["project"]["license"] == "Apache-2.0"
+    assert (ROOT / folder / member["project"]["readme"]).is_file()
+
+
+@every_member
+def test_a_member_is_a_plugin_unless_it_is_the_ground(folder: str) -> None:
+    member = MEMBERS[folder]
+    plugins = list(member["project"].get("entry-points", {}).get("penstock", {}).values())
+    assert plugins == ([] if folder == "packages/hooks" else [f"{module_of(member)}.plugin"])
+
+
+@every_member
+def test_members_require_one_another_at_the_version_of_the_workspace(folder: str) -> None:
+    project = MEMBERS[folder]["project"]
+    for requirement in chain(project["dependencies"], *project.get("optional-dependencies", {}).values()):
+        name = re.split(r"[^\w-]", requirement, maxsplit=1)[0]
+        assert name not in VERSIONS or requirement == f"{name}=={VERSIONS[name]}"
+
+
+def test_penstock_all_installs_every_member() -> None:
+    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    assert not VERSIONS.keys() - installed
+
+
+def test_every_member_stands_on_one_floor_of_the_import_contracts() -> None:
+    linter = WORKSPACE["tool"]["importlinter"]
+    contracts = {contract["type"]: contract for contract in linter["contracts"]}
+    columns = modules_under("packages") - {"penstock.hooks"}
+    layers = [set(re.split(r"[:|\s]+", layer.strip())) for layer in contracts["layers"]["layers"]]
+    assert set(linter["root_packages"]) == modules_under("packages") | modules_under("apps")
+    assert layers[-2:] == [columns, {"penstock.hooks"}]
+    assert set.union(*layers[:-2]) == modules_under("apps")
+    assert set(contracts["independence"]["modules"]) == columns
+
+
+def test_every_plugin_of_the_workspace_loads(registry: Registry) -> None:
+    ours = [plugin for plugin in registry.plugins if plugin.origin.distribution in VERSIONS]
+    assert [f"{plugin.origin}: {plugin.cause}" for plugin in ours if not isinstance(plugin, Loaded)] == []
+    assert {plugin.origin.distribution for plugin in ours} == VERSIONS.keys() - {"penstock-hooks"}
+
+
+def test_known_components_are_those_that_the_plugins_offer(registry: Registry) -> None:
+    offered = {
+        (entry.component.kind, entry.component.name): entry.origin.distribution
+        for entry in registry.entries()
+        if entry.origin.distribution in VERSIONS
+    }
+    assert offered == FIRST_PARTY
+
+
+DESCRIBE_WITHOUT_TORCH = """
+import sys
+from penstock.hooks import Registry
+
+for entry in Registry.discover().entries():
+    entry.component.load_config()
+    assert "torch" not in sys.modules, f"{entry.id}: its plugin or its schema imports torch"
+"""
+
+
+def test_plugins_and_schemas_leave_torch_unimported() -> None:
+    result = subprocess.run([sys.executable, "-c", DESCRIBE_WITHOUT_TORCH], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_requirements_lock_names_versions_and_hashes_but_no_index_and_no_path() -> None:
+    requirement = r"[a-z0-9-]+==[\w.+!]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    text = (ROOT / "requirements.lock").read_text()
+    assert re.fullmatch(f"({requirement})+", text)
+    assert "://" not in text
+
+
+def test_uv_lock_is_not_tracked() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "uv.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert listed.stdout == ""
