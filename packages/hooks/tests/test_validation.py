@@ -63,6 +63,7 @@ balance:
 model:
   preset: smal
   use: model
+  router: {use: top-k, k: two}
 """
     assert problems(registry, text, "router.scale=big", "train.tokens=many") == [
         "run.yaml:1:1: name: this field is required",
@@ -73,6 +74,8 @@ model:
         "run.yaml:7:5: balance.0: there is no balance-loss or balancer 'nugde', did you mean 'nudge'?",
         "run.yaml:8:18: balance.1.rte: unknown field, did you mean 'rate'?",
         "run.yaml:10:3: model.preset: there is no preset 'smal', did you mean 'small'?",
+        "run.yaml:12:24: model.router.k: input should be a valid integer, "
+        "unable to parse string as an integer, not 'two'",
         "command line, override 1: router.scale: input should be a valid number, unable to parse string as a number, "
         "not 'big'",
         "command line, override 2: train.tokens: input should be a valid integer, "

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_config import RunConfig, load_run_config
-from penstock.cli.run_directory import RunDirectory, plugin_lock, unfinished_runs
+from penstock.cli.run_config import RunConfig, load_run_config, to_yaml
+from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, unfinished_runs, write_json
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Registry
 
@@ -86,7 +86,8 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     device = pick_device(config.train.device)
     dataset = open_dataset(runs, config, verify=True)
-    composition = compose_model(config, dataset.manifest.vocabulary_size, device)
+    composition = compose_model(config, dataset.manifest.vocabulary_size, device,
+                                end_of_text=dataset.tokenizer().end_of_text)
     engine = LocalEngine(composition.model, compose_optimizer(config, composition.model), config.train.schedule.build(),
                          config.train.gradient_clip)
     trainer = Trainer(config, run, dataset, composition, engine, device)
@@ -94,8 +95,8 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     if step:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
     run.write_status(state="running", step=step, steps=trainer.steps, tokens_seen=trainer.tokens_seen,
-                     seconds=trainer.elapsed, data=prepared["data"], parameters=parameter_summary(composition),
-                     sizes=size_table(composition), device=str(device))
+                     seconds=trainer.elapsed, parameters=parameter_summary(composition), device=str(device))
+    write_json(run.path / "sizes.json", size_table(composition))
     try:
         trainer.train()
     except Interrupted:
@@ -122,8 +123,6 @@ def _find_run(runs: Path, config: RunConfig, resume: str | None) -> RunDirectory
 
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
     """Refuses to continue a run with another config or other plugins; says what differs."""
-    from penstock.cli.run_directory import read_json, to_yaml
-
     before = _flat((run.path / "config.resolved.yaml").read_text(encoding="utf-8"))
     now = _flat(to_yaml(config.resolved()))
     differing = [f"{key}: was {before.get(key)}, is {now.get(key)}" for key in sorted({*before, *now})

@@ -43,7 +43,8 @@ class Composition:
     balancers: list[Balancer]
 
 
-def compose_model(config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu") -> Composition:
+def compose_model(config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu",
+                  *, end_of_text: int | None = None) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
     settings = config.model.settings
     wanted = settings.vocab_size
@@ -53,10 +54,13 @@ def compose_model(config: RunConfig, vocabulary_size: int, device: torch.device 
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = settings.quantizer.build() if settings.quantizer else None
     sizes = {name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields}
+    sizes["vocab_size"] = wanted or vocabulary_size
+    if sizes.get("eos_token_id") is None:
+        sizes["eos_token_id"] = end_of_text
     torch.manual_seed(config.seed)
     with torch.device(device):
         model = config.model.entry.component.load_target()(
-            **{**sizes, "vocab_size": wanted or vocabulary_size}, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer)
+            **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     plan = combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing])
     share(model, plan)

@@ -38,7 +38,8 @@ def restore(path: Path, registry: Registry) -> Restored:
     if checkpoint is None:
         raise output.failed("no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it")
     dataset = open_dataset(run.runs, config, verify=False)
-    composition = compose_model(config, dataset.manifest.vocabulary_size, pick_device(config.train.device))
+    composition = compose_model(config, dataset.manifest.vocabulary_size, pick_device(config.train.device),
+                                end_of_text=dataset.tokenizer().end_of_text)
     checkpoint.load_model(composition.model)
     composition.model.eval()
     return Restored(run, config, checkpoint, composition, dataset)

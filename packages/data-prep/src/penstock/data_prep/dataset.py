@@ -28,7 +28,7 @@ class TokenDataset:
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True) -> TokenDataset:
-        """Checks that every file is there in its full size, and with `verify` its SHA-256 (about 1 GB/s a core).
+        """Checks that every file is there in its full size, and with `verify` its SHA-256 (about 250 MB/s a core).
 
         Raises `ProblemError` with every file that is missing, cut short or changed.
         """

@@ -34,7 +34,7 @@ class ExactDedup:
 
 
 class _DigestSet:
-    """A set of 16-byte digests in one byte array, 21 to 43 bytes each; a Python set of `bytes` takes about 110.
+    """A set of 16-byte digests in one byte array, 21 to 43 bytes each; a Python set of `bytes` takes about 80.
 
     Open addressing with linear probing. A slot of zeros is free, so a text whose digest is zero (none is known) would
     be taken for a duplicate.

@@ -114,9 +114,9 @@ def canonical(name: str) -> str:
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> Origin:
-    name = point.dist and point.dist.name  # a half-removed distribution has neither name nor version
-    version = point.dist and point.dist.version
-    return Origin(canonical(name or "unknown"), version or "unknown", point.name)
+    metadata = point.dist and point.dist.metadata  # a half-removed distribution has neither a name nor a version
+    name, version = (metadata[key] if metadata and key in metadata else "unknown" for key in ("Name", "Version"))
+    return Origin(canonical(name), version, point.name)
 
 
 def _ask(module: object) -> tuple[Component, ...]:

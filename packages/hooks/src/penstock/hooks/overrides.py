@@ -44,6 +44,8 @@ def _applied(value: Value, sources: dict[Location, str], override: str, where: s
 
 @dataclass(frozen=True, slots=True)
 class _Replacement:
+    """One override on the way to its place."""
+
     new: Value
     inside: dict[Location, str]
     sources: dict[Location, str]

@@ -18,6 +18,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -55,20 +56,24 @@ class Schema(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_preset(cls, data: object, info: ValidationInfo) -> object:
+    def _apply_preset(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
         fields = cast("dict[str, Any]", data)
-        name = fields.get("preset")
-        if not isinstance(name, str) or "preset" not in cls.model_fields:
+        name = fields.get("preset") if "preset" in cls.model_fields else None
+        if not isinstance(name, str):
             return fields
-        values = cls.presets().get(name)
-        if values is None:
-            problem = Problem("bad-value", f"there is no preset '{name}'", fix=did_you_mean(name, cls.presets()))
-            raise _rejected(problem, name, "preset")
-        if not info.context:  # plain Python, no registry: components are passed as objects, a preset gives the sizes
-            values = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        presets = cls.presets()
+        # any preset stands in for an unknown one, lest every field that it would have given be reported as missing
+        values = presets[name] if name in presets else next(iter(presets.values()), dict[str, Any]())
         return {**values, **fields}
+
+    @field_validator("preset", mode="after", check_fields=False)
+    @classmethod
+    def _preset_exists(cls, name: object) -> object:
+        if isinstance(name, str) and name not in cls.presets():
+            raise _carrier(Problem("bad-value", f"there is no preset '{name}'", fix=did_you_mean(name, cls.presets())))
+        return name
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -118,7 +123,7 @@ class OfKind:
         name = component_name(value)
         if name is None:
             what = f"must be the name of a component of kind {self}, or a mapping with `use: NAME`"
-            raise _rejected(Problem("bad-value", what), value)
+            raise _carrier(Problem("bad-value", what))
         context = cast("Mapping[str, Any]", info.context or {})
         if "registry" not in context:
             raise ValueError("a component's name means nothing without a registry; use penstock.hooks.config.validate")
@@ -223,7 +228,13 @@ def written_out(choice: Choice) -> dict[str, Any]:
     return {"use": choice.entry.id, **(settings.model_dump(mode="json") if settings else {})}
 
 
+def _carrier(problem: Problem) -> PydanticCustomError:
+    """A problem in the form in which validators of pydantic may raise it."""
+    return PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
+
+
 def _rejected(problem: Problem, value: object, *at: str) -> ValidationError:
-    """A problem in the form in which validators of pydantic may raise it, `at` a field below."""
-    custom = PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
-    return ValidationError.from_exception_data("problem", [InitErrorDetails(type=custom, loc=at, input=value)])
+    """The same at a place below the value that is being validated."""
+    return ValidationError.from_exception_data(
+        "problem", [InitErrorDetails(type=_carrier(problem), loc=at, input=value)]
+    )

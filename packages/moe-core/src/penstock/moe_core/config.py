@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from penstock.hooks.architecture import ArchitectureSettings
 
@@ -123,6 +123,8 @@ class GlmMoeConfig(ArchitectureSettings):
     """Standard deviation of the initial weights."""
     tie_word_embeddings: bool = False
     """Use the embedding as the head too."""
+    eos_token_id: int | None = Field(default=None, ge=0)
+    """The token that ends a text, for software that loads the export; null takes the tokenizer's."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
@@ -136,6 +138,12 @@ class GlmMoeConfig(ArchitectureSettings):
     @property
     def rotary_dim(self) -> int:
         return int(self.head_dim * self.partial_rotary_factor)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_python_passes_a_router_object(cls, data: Any, info: ValidationInfo) -> Any:
+        """Without a registry a preset's router is a name that means nothing: `make_router` gives the object."""
+        return data if info.context or not isinstance(data, dict) else {"router": None, **data}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> GlmMoeConfig:

@@ -117,5 +117,5 @@ _SAME_NAME = (
     "vocab_size", "hidden_size", "num_hidden_layers", "first_k_dense_replace", "num_attention_heads",
     "num_key_value_heads", "head_dim", "attention_bias", "use_qk_norm", "partial_rotary_factor", "rope_theta",
     "max_position_embeddings", "intermediate_size", "moe_intermediate_size", "n_routed_experts", "n_shared_experts",
-    "rms_norm_eps", "initializer_range",
+    "rms_norm_eps", "initializer_range", "eos_token_id",
 )

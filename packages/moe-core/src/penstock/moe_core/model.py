@@ -137,6 +137,13 @@ class GlmMoe(nn.Module):
     def parameter_roles(self) -> dict[str, ParameterRole]:
         return {name: _role(name) for name, _ in self.named_parameters()}
 
+    def parameters_by_role(self) -> dict[ParameterRole, dict[str, nn.Parameter]]:
+        """Name to parameter under each role: what optimizers take."""
+        groups: dict[ParameterRole, dict[str, nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            groups.setdefault(_role(name), {})[name] = parameter
+        return groups
+
     def active_parameters(self) -> int:
         """Parameters that one token's forward pass uses: of the routed experts, k of E."""
         total = sum(parameter.numel() for parameter in self.parameters())

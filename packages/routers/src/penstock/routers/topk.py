@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,11 @@ class TopKRouter(nn.Module):
     neighbouring experts, of which the `groups_kept` with the highest sum of their two best biased scores may be chosen
     from (node-limited routing, arXiv 2412.19437 section 2.1.2). Raises ValueError for numbers that do not fit.
 
+    `score_function` names the score, so that a checkpoint can say which router it needs.
     `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
     """
 
+    score_function: ClassVar[str]
     weight: nn.Parameter
     e_score_correction_bias: Tensor
 
@@ -112,12 +114,16 @@ class TopKRouter(nn.Module):
 class SigmoidTopK(TopKRouter):
     """Affinity sigmoid(logit), independent of the other experts: DeepSeek-V3 (arXiv 2412.19437 Eq. 15), GLM-4.5."""
 
+    score_function = "sigmoid"
+
     def scores(self, logits_TE: Tensor) -> Tensor:
         return logits_TE.sigmoid()
 
 
 class SoftmaxTopK(TopKRouter):
     """Affinity softmax(logits) over all experts: Mixtral, Qwen3-MoE, OLMoE."""
+
+    score_function = "softmax"
 
     def scores(self, logits_TE: Tensor) -> Tensor:
         return logits_TE.softmax(dim=-1)

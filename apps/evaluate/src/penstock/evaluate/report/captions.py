@@ -45,7 +45,7 @@ def loss(train: Series | None, heldout: Series | None) -> str:
         return f"One step was recorded, step {steps[0]:,.0f}, with a loss of {number(values[0])} nats per token."
     last = tenth(values)
     end = float(values[-last:].mean())
-    where = f"mean of the last {last} rows" if last > 1 else f"step {steps[-1]:,.0f}"
+    where = f"mean of the last {last:,} rows" if last > 1 else f"step {steps[-1]:,.0f}"
     start = f"{number(values[0])} at step {steps[0]:,.0f}"
     text = f"Loss {_moves(values[0], end)} from {start} to {number(end)} nats per token ({where})"
     if last > 1:
@@ -148,7 +148,7 @@ def load(history: LoadHistory) -> str:
     text = (
         f"In the last tenth of the run the busiest expert, number {expert} of layer {history.layers[layer]}, takes "
         f"{times(float(ratio[layer, expert]))} its fair share, and "
-        f"{'no expert is' if not idle else f'{idle:,} of {ratio.size:,} experts are'} never chosen."
+        f"{f'{idle:,} of {ratio.size:,} experts are never chosen' if idle else 'every expert is chosen'}."
     )
     if len(history.shown) < len(history.layers):
         text += f" {len(history.shown)} of {len(history.layers)} layers are shown, evenly spaced."

@@ -23,8 +23,8 @@ from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
 
-ROWS = 50_000
-"""Training rows parsed at most: 0.7 s of JSON; charts are 500 columns wide, so more could not be seen."""
+ROWS = 20_000
+"""Training rows parsed at most: a chart shows 500 bins, and the rows of a million steps are 0.6 GB of JSON."""
 COLUMNS = 200
 """Bins of steps in a heat map."""
 SHOWN_LAYERS = 8

@@ -1,0 +1,101 @@
+"""One small trained run that the tests across packages share, and a config to make others from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.cli.main import run as run_command
+
+CONFIG = """\
+name: quickstart
+data:
+  corpus: {{use: text, paths: ["{corpus}"]}}
+  tokenizer: {{vocab_size: 400}}
+  sequence_length: 32
+  heldout_share: 0.3
+model:
+  use: glm-moe
+  preset: quickstart
+  hidden_size: 32
+  num_hidden_layers: 3
+  num_attention_heads: 2
+  num_key_value_heads: 1
+  head_dim: 16
+  intermediate_size: 32
+  moe_intermediate_size: 16
+  router: {{use: sigmoid-topk, k: 2}}
+  balance:
+    - {{use: loss-free, rate: 0.01}}
+    - {{use: switch-loss, weight: 0.001}}
+  sharing: [{{use: tied-embeddings}}]
+train:
+  tokens: 1536
+  batch_size: 4
+  micro_batch_size: 2
+  evaluate_every: 4
+  checkpoint_every: 5
+evaluate:
+  prompts: ["def "]
+  sample_tokens: 8
+"""
+
+
+def write_corpus(folder: Path) -> Path:
+    """Documents whose letters a small model can learn: real sentences, each a little different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(40):
+        lines = [f"def gate_{number}_{line}(water):\n    return turbine(water, {line})\n" for line in range(6)]
+        (folder / f"{number:02}.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Small models run faster on one thread, and the same bits need the same number of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `configs/quickstart.yaml`, a small version of the real one."""
+    folder = tmp_path_factory.mktemp("workplace")
+    corpus = write_corpus(folder / "corpus")
+    (folder / "configs").mkdir()
+    (folder / "configs" / "quickstart.yaml").write_text(CONFIG.format(corpus=corpus))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config_file(workplace: Path) -> Path:
+    return workplace / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture
+def command(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs `penstock ...` in this process, in the workplace; returns what the command returns."""
+    monkeypatch.chdir(workplace)
+    return lambda *arguments: run_command([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def trained(workplace: Path, config_file: Path) -> Path:
+    """The run directory of a finished run."""
+    before = Path.cwd()
+    os.chdir(workplace)
+    try:
+        result = run_command(["train", str(config_file), "--runs", str(workplace / "shared-runs"), "--json"])
+    finally:
+        os.chdir(before)
+    return Path(result["run_dir"])
+
+
+@pytest.fixture
+def read_json() -> Callable[[Path], Any]:
+    return lambda path: json.loads(path.read_text())

@@ -1,0 +1,121 @@
+"""Whatever a user gets wrong is said with its place and its remedy, all of it at once, and nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.hooks.problems import ExitCode
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit code and stderr of a command line; a traceback would escape as an exception."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0), capsys.readouterr().err
+
+
+def changed(config_file: Path, folder: Path, old: str, new: str) -> Path:
+    text = config_file.read_text()
+    assert old in text
+    path = folder / "changed.yaml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    ("hidden_size: 32", "hiden_size: 32", ["changed.yaml:10:3: model.hiden_size: unknown field", "did you mean 'hidden_size'?"]),
+    ("use: sigmoid-topk", "use: sigmod-topk", ["changed.yaml:17:", "there is no router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"]),
+    ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
+    ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
+    ("num_key_value_heads: 1", "num_key_value_heads: 3", ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"]),
+    ("batch_size: 4", "batch_size: 5", ["batch_size (5) is not a multiple of micro_batch_size (2)"]),
+    ("preset: quickstart", "preset: quikstart", ["there is no preset 'quikstart'", "did you mean 'quickstart'?"]),
+    ("  batch_size: 4", "  batch_size: 4\n  batch_size: 8", ["changed.yaml:25:3: the key 'batch_size' stands twice"]),
+    ("tokens: 1536", "tokens: [", ["changed.yaml:2", "not valid YAML"]),
+])
+def test_a_wrong_config_names_the_line_and_what_was_meant(capsys, config_file, tmp_path, old, new, expected):
+    path = changed(config_file, tmp_path, old, new)
+    code, message = fails(capsys, "train", path, "--runs", tmp_path / "runs")
+    assert code == ExitCode.USAGE
+    for part in expected:
+        assert part in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_all_config_problems_come_at_once(capsys, config_file, tmp_path):
+    text = config_file.read_text().replace("hidden_size: 32", "hiden_size: 32", 1).replace("k: 2}", "kk: 2}")
+    path = tmp_path / "three.yaml"
+    path.write_text(text.replace("tokens: 1536", "tokens: many"))
+    code, message = fails(capsys, "config", "validate", path)
+    assert code == ExitCode.USAGE
+    assert [line.split(":")[2] for line in message.splitlines()] == ["10", "17", "23"]
+
+
+def test_an_override_is_named_by_its_position(capsys, config_file):
+    code, message = fails(capsys, "train", config_file, "seed=1", "model.router.kk=3")
+    assert code == ExitCode.USAGE
+    assert "command line, override 2: model.router.kk: unknown field, did you mean 'k'?" in message
+
+
+@pytest.mark.parametrize(("files", "paths", "expected"), [
+    ({}, "missing", "missing"),
+    ({"empty/.keep": b""}, "empty", "empty"),
+    ({"binary.txt": b"text\x00more"}, "binary.txt", "binary.txt"),
+    ({"latin.txt": b"caf\xe9 " * 50}, "latin.txt", "latin.txt"),
+    ({"short.txt": b"one short text", "other.txt": b"another one"}, "*.txt", "tokens"),
+])
+def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_file, tmp_path, files, paths, expected):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    code, message = fails(capsys, "prepare", config_file, f"data.corpus.paths=['{tmp_path / paths}']", "--runs", tmp_path / "runs")
+    assert code in (ExitCode.USAGE, ExitCode.FAILED)
+    assert "error:" in message
+    assert expected in message
+    assert not list((tmp_path / "runs").glob("data/*/manifest.json"))
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (("train", "nowhere.yaml"), "there is no such config file"),
+    (("evaluate", "nowhere"), "this is not a run directory"),
+    (("simulate", "nowhere.npz", "--hidden-size", "8"), "there is no such trace"),
+    (("trian", "x.yaml"), "did you mean 'train'?"),
+])
+def test_what_is_not_there_is_named(capsys, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    code, message = fails(capsys, *arguments)
+    assert code == ExitCode.USAGE
+    assert expected in message
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(capsys, trained):
+    from penstock.cli.run_directory import RunDirectory
+
+    with RunDirectory.open(trained).lock():
+        code, message = fails(capsys, "evaluate", trained)
+    assert code == ExitCode.USAGE
+    assert "another process is working on this run" in message
+
+
+def test_a_component_of_a_package_that_is_not_installed_names_the_package(config_file):
+    from penstock.cli.run_config import load_run_config
+    from penstock.hooks.discovery import discover
+    from penstock.hooks.problems import ProblemError
+    from penstock.hooks.registry import Registry
+
+    without = Registry(plugin for plugin in discover() if plugin.origin.distribution != "penstock-sharing")
+    with pytest.raises(ProblemError, match="uv add penstock-sharing"):
+        load_run_config(config_file, (), without)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(capsys, command, config_file, tmp_path):
+    run = Path(command("train", config_file, "train.tokens=1280", "--runs", tmp_path)["run_dir"])
+    newest = run / "checkpoints" / "step-00000010" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    result = command("evaluate", run, "--json")
+    assert result["checkpoint"] == "step-00000005"
+    assert "step-00000010: damaged: model.safetensors" in capsys.readouterr().err

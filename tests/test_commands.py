@@ -1,0 +1,147 @@
+"""Every command does what the README says, on a small config in the place of the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from penstock.hooks.problems import ExitCode
+from penstock.hooks.trace import RoutingTrace
+
+ROOT = Path(__file__).parents[1]
+
+
+def penstock(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The real command line, in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "penstock.cli", *arguments], cwd=cwd, capture_output=True, text=True,
+                          timeout=300)
+
+
+def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (block,) = [fence for fence in re.findall(r"```bash\n(.*?)```", readme, re.S) if "penstock prepare" in fence]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
+    script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment)
+    assert result.returncode == 0, result.stderr
+    (run,) = (tmp_path / "runs" / "quickstart").glob("2*")
+    for name in ("config.input.yaml", "config.resolved.yaml", "overrides.txt", "environment.json", "plugins.lock.json",
+                 "status.json", "metrics.jsonl", "evaluation.json", "profile.json", "simulation.json", "report.html",
+                 "trace/train.npz", "trace/heldout.npz", "checkpoints/latest", "export-hf/config.json"):
+        assert (run / name).is_file(), name
+    assert (run / "overrides.txt").read_text() == "train.tokens=512\n"
+    assert json.loads((tmp_path / "run.schema.json").read_text())["properties"]["model"]
+
+
+def test_quickstart_prints_one_json_document_with_the_promised_keys(workplace, tmp_path):
+    result = penstock("quickstart", "--config", str(workplace / "configs" / "quickstart.yaml"), "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert set(printed) == {"run_dir", "seconds", "train_tokens", "tokens_per_second", "heldout_bits_per_byte", "baselines",
+                            "max_violation_global", "report"}
+    assert set(printed["baselines"]) == {"unigram_bits_per_byte", "bigram_bits_per_byte", "xz_bits_per_byte"}
+    assert (tmp_path / printed["report"]).stat().st_size > 10_000
+    assert printed["train_tokens"] == 1536
+    stages = json.loads((tmp_path / printed["run_dir"] / "stages.json").read_text())
+    assert set(stages) == {"prepare", "train", "evaluate", "profile", "simulate", "report"}
+
+
+def test_the_packaged_quickstart_is_the_one_in_configs_and_is_valid():
+    from importlib.resources import files
+
+    assert (ROOT / "configs" / "quickstart.yaml").read_text() == (files("penstock.cli") / "quickstart.yaml").read_text()
+    assert penstock("config", "validate", "configs/quickstart.yaml", cwd=ROOT).stdout.endswith("valid\n")
+
+
+def test_training_lowers_the_loss_and_writes_what_it_says(trained, read_json):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.3
+    assert [row["step"] for row in rows if "heldout/bits_per_byte" in row] == [4, 8, 12]
+    assert {"balance/switch-loss", "load/max_violation", "gradient_norm", "learning_rate"} <= steps[0].keys()
+    trace = RoutingTrace.load(trained / "trace" / "train.npz")
+    assert trace.counts_SLE.shape == (12, 2, 8)
+    assert (trace.counts_SLE.sum(axis=2) == 4 * 32 * 2).all()  # every token of a step, k times, padding never
+    status = read_json(trained / "status.json")
+    assert (status["state"], status["step"], status["tokens_seen"]) == ("finished", 12, 1536)
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["latest", "step-00000010", "step-00000012"]
+    assert (trained / "checkpoints" / "latest").read_text() == "step-00000012\n"
+
+
+def test_dry_run_counts_without_writing(command, config_file, workplace):
+    before = sorted(workplace.rglob("*"))
+    plan = command("train", config_file, "--dry-run", "--json", "--runs", "nowhere")
+    assert plan["steps"] == 12
+    assert plan["parameters"]["total"] > plan["parameters"]["active"]
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_an_export_generates_the_same_tokens_in_transformers(command, trained, tmp_path):
+    from penstock.hooks.registry import Registry
+    from penstock.train.restore import restore
+
+    command("export", trained, "--format", "{use: hf, dtype: float32}", "--out", tmp_path / "export")
+    ours, tokenizer = restore(trained, Registry.discover()), AutoTokenizer.from_pretrained(tmp_path / "export")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    prompt = torch.tensor([tokenizer.encode("def gate_3")])
+    assert prompt.tolist()[0] == ours.dataset.tokenizer().encode("def gate_3")
+    logits = ours.model.logits(ours.model(prompt).hidden_BSD)
+    torch.testing.assert_close(theirs(prompt).logits, logits, rtol=1e-5, atol=1e-5)
+    end = ours.dataset.tokenizer().end_of_text
+    generated = theirs.generate(prompt, max_new_tokens=20, do_sample=False)
+    assert torch.equal(generated, ours.model.generate(prompt, tokens=20, stop_token=end))
+    assert theirs.config.eos_token_id == end
+
+
+def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
+    result = command("train", config_file, "model.router=softmax-topk", "train.tokens=128", "--runs", tmp_path)
+    failed = penstock("export", str(Path(result["run_dir"])), cwd=tmp_path)
+    assert failed.returncode == ExitCode.FAILED
+    assert "transformers has no model with these routers" in failed.stderr
+
+
+def test_ternary_training_runs_and_its_size_is_reported(command, config_file, tmp_path, read_json):
+    result = command("train", config_file, "model.quantizer=ternary", "train.tokens=640", "--runs", tmp_path)
+    sizes = {row["format"]: row["bytes"] for row in read_json(Path(result["run_dir"]) / "sizes.json")}
+    packed = next(size for name, size in sizes.items() if "ernary" in name)
+    assert packed < sizes["bf16"] < sizes["fp32"]
+
+
+def test_layers_can_have_routers_of_their_own(command, config_file, tmp_path):
+    override = 'model.overrides=[{match: layers.2.mlp, router: {use: softmax-topk, k: 3}}]'
+    result = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)
+    trace = RoutingTrace.load(Path(result["run_dir"]) / "trace" / "train.npz")
+    assert trace.counts_SLE[0].sum(axis=1).tolist() == [4 * 32 * 2, 4 * 32 * 3]
+    explained = command("config", "explain", config_file, "layers.2.mlp", "--set", override)
+    assert ("layers.2.mlp.router.k", 3) in [(row["path"], row["value"]) for row in explained]
+
+
+def test_profile_and_simulate_agree_on_the_trace(command, trained, read_json):
+    profiled = command("profile", trained, "--json")
+    trace = RoutingTrace.load(trained / "trace" / "heldout.npz")
+    assert profiled["layers"][0]["counts"] == trace.counts_LE[0].tolist()
+    assert trace.counts_LE.sum(axis=1).tolist() == [profiled["tokens"] * 2] * 2
+    simulated = command("simulate", trained, "--gpus", "8,16", "--json")
+    assert [row["gpus"] for row in simulated["rows"]] == [8, 16]
+    assert all(row["slowdown"] >= 0.999 for row in simulated["rows"])
+    assert read_json(trained / "simulation.json") == simulated
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["config", "validate", "configs/quickstart.yaml"],
+                                       ["config", "schema"], ["config", "explain", "configs/quickstart.yaml", "model"]])
+def test_light_commands_never_import_torch(arguments):
+    code = ("import sys; from penstock.cli.main import _exit_code; code = _exit_code(sys.argv[1:]); "
+            "assert code == 0, code; assert 'torch' not in sys.modules, 'torch was imported'")
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
