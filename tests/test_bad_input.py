@@ -25,17 +25,36 @@ def changed(config_file: Path, folder: Path, old: str, new: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("old", "new", "expected"), [
-    ("hidden_size: 32", "hiden_size: 32", ["changed.yaml:10:3: model.hiden_size: unknown field", "did you mean 'hidden_size'?"]),
-    ("use: sigmoid-topk", "use: sigmod-topk", ["changed.yaml:17:", "there is no router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"]),
-    ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
-    ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
-    ("num_key_value_heads: 1", "num_key_value_heads: 3", ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"]),
-    ("batch_size: 4", "batch_size: 5", ["batch_size (5) is not a multiple of micro_batch_size (2)"]),
-    ("preset: quickstart", "preset: quikstart", ["there is no preset 'quikstart'", "did you mean 'quickstart'?"]),
-    ("  batch_size: 4", "  batch_size: 4\n  batch_size: 8", ["changed.yaml:25:3: the key 'batch_size' stands twice"]),
-    ("tokens: 1536", "tokens: [", ["changed.yaml:2", "not valid YAML"]),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "hidden_size: 32",
+            "hiden_size: 32",
+            ["changed.yaml:10:3: model.hiden_size: unknown field", "did you mean 'hidden_size'?"],
+        ),
+        (
+            "use: sigmoid-topk",
+            "use: sigmod-topk",
+            ["changed.yaml:17:", "there is no router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"],
+        ),
+        ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
+        ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
+        (
+            "num_key_value_heads: 1",
+            "num_key_value_heads: 3",
+            ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"],
+        ),
+        ("batch_size: 4", "batch_size: 5", ["batch_size (5) is not a multiple of micro_batch_size (2)"]),
+        ("preset: quickstart", "preset: quikstart", ["there is no preset 'quikstart'", "did you mean 'quickstart'?"]),
+        (
+            "  batch_size: 4",
+            "  batch_size: 4\n  batch_size: 8",
+            ["changed.yaml:25:3: the key 'batch_size' stands twice"],
+        ),
+        ("tokens: 1536", "tokens: [", ["changed.yaml:2", "not valid YAML"]),
+    ],
+)
 def test_a_wrong_config_names_the_line_and_what_was_meant(capsys, config_file, tmp_path, old, new, expected):
     path = changed(config_file, tmp_path, old, new)
     code, message = fails(capsys, "train", path, "--runs", tmp_path / "runs")
@@ -60,30 +79,38 @@ def test_an_override_is_named_by_its_position(capsys, config_file):
     assert "command line, override 2: model.router.kk: unknown field, did you mean 'k'?" in message
 
 
-@pytest.mark.parametrize(("files", "paths", "expected"), [
-    ({}, "missing", "missing"),
-    ({"empty/.keep": b""}, "empty", "empty"),
-    ({"binary.txt": b"text\x00more"}, "binary.txt", "binary.txt"),
-    ({"latin.txt": b"caf\xe9 " * 50}, "latin.txt", "latin.txt"),
-    ({"short.txt": b"one short text", "other.txt": b"another one"}, "*.txt", "tokens"),
-])
+@pytest.mark.parametrize(
+    ("files", "paths", "expected"),
+    [
+        ({}, "missing", "missing"),
+        ({"empty/.keep": b""}, "empty", "empty"),
+        ({"binary.txt": b"text\x00more"}, "binary.txt", "binary.txt"),
+        ({"latin.txt": b"caf\xe9 " * 50}, "latin.txt", "latin.txt"),
+        ({"short.txt": b"one short text", "other.txt": b"another one"}, "*.txt", "tokens"),
+    ],
+)
 def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_file, tmp_path, files, paths, expected):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    code, message = fails(capsys, "prepare", config_file, f"data.corpus.paths=['{tmp_path / paths}']", "--runs", tmp_path / "runs")
+    code, message = fails(
+        capsys, "prepare", config_file, f"data.corpus.paths=['{tmp_path / paths}']", "--runs", tmp_path / "runs"
+    )
     assert code in (ExitCode.USAGE, ExitCode.FAILED)
     assert "error:" in message
     assert expected in message
     assert not list((tmp_path / "runs").glob("data/*/manifest.json"))
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (("train", "nowhere.yaml"), "there is no such config file"),
-    (("evaluate", "nowhere"), "this is not a run directory"),
-    (("simulate", "nowhere.npz", "--hidden-size", "8"), "there is no such trace"),
-    (("trian", "x.yaml"), "did you mean 'train'?"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "nowhere.yaml"), "there is no such config file"),
+        (("evaluate", "nowhere"), "this is not a run directory"),
+        (("simulate", "nowhere.npz", "--hidden-size", "8"), "there is no such trace"),
+        (("trian", "x.yaml"), "did you mean 'train'?"),
+    ],
+)
 def test_what_is_not_there_is_named(capsys, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
     code, message = fails(capsys, *arguments)

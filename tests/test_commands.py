@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 def penstock(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The real command line, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "penstock.cli", *arguments], cwd=cwd, capture_output=True, text=True,
-                          timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "penstock.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
@@ -32,12 +33,28 @@ def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
     script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment)
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment
+    )
     assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "runs" / "quickstart").glob("2*")
-    for name in ("config.input.yaml", "config.resolved.yaml", "overrides.txt", "environment.json", "plugins.lock.json",
-                 "status.json", "metrics.jsonl", "evaluation.json", "profile.json", "simulation.json", "report.html",
-                 "trace/train.npz", "trace/heldout.npz", "checkpoints/latest", "export-hf/config.json"):
+    for name in (
+        "config.input.yaml",
+        "config.resolved.yaml",
+        "overrides.txt",
+        "environment.json",
+        "plugins.lock.json",
+        "status.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "profile.json",
+        "simulation.json",
+        "report.html",
+        "trace/train.npz",
+        "trace/heldout.npz",
+        "checkpoints/latest",
+        "export-hf/config.json",
+    ):
         assert (run / name).is_file(), name
     assert (run / "overrides.txt").read_text() == "train.tokens=512\n"
     assert json.loads((tmp_path / "run.schema.json").read_text())["properties"]["model"]
@@ -47,8 +64,16 @@ def test_quickstart_prints_one_json_document_with_the_promised_keys(workplace, t
     result = penstock("quickstart", "--config", str(workplace / "configs" / "quickstart.yaml"), "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     printed = json.loads(result.stdout)
-    assert set(printed) == {"run_dir", "seconds", "train_tokens", "tokens_per_second", "heldout_bits_per_byte", "baselines",
-                            "max_violation_global", "report"}
+    assert set(printed) == {
+        "run_dir",
+        "seconds",
+        "train_tokens",
+        "tokens_per_second",
+        "heldout_bits_per_byte",
+        "baselines",
+        "max_violation_global",
+        "report",
+    }
     assert set(printed["baselines"]) == {"unigram_bits_per_byte", "bigram_bits_per_byte", "xz_bits_per_byte"}
     assert (tmp_path / printed["report"]).stat().st_size > 10_000
     assert printed["train_tokens"] == 1536
@@ -75,7 +100,11 @@ def test_training_lowers_the_loss_and_writes_what_it_says(trained, read_json):
     assert (trace.counts_SLE.sum(axis=2) == 4 * 32 * 2).all()  # every token of a step, k times, padding never
     status = read_json(trained / "status.json")
     assert (status["state"], status["step"], status["tokens_seen"]) == ("finished", 12, 1536)
-    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["latest", "step-00000010", "step-00000012"]
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == [
+        "latest",
+        "step-00000010",
+        "step-00000012",
+    ]
     assert (trained / "checkpoints" / "latest").read_text() == "step-00000012\n"
 
 
@@ -119,7 +148,7 @@ def test_ternary_training_runs_and_its_size_is_reported(command, config_file, tm
 
 
 def test_layers_can_have_routers_of_their_own(command, config_file, tmp_path):
-    override = 'model.overrides=[{match: layers.2.mlp, router: {use: softmax-topk, k: 3}}]'
+    override = "model.overrides=[{match: layers.2.mlp, router: {use: softmax-topk, k: 3}}]"
     result = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)
     trace = RoutingTrace.load(Path(result["run_dir"]) / "trace" / "train.npz")
     assert trace.counts_SLE[0].sum(axis=1).tolist() == [4 * 32 * 2, 4 * 32 * 3]
@@ -138,10 +167,22 @@ def test_profile_and_simulate_agree_on_the_trace(command, trained, read_json):
     assert read_json(trained / "simulation.json") == simulated
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["config", "validate", "configs/quickstart.yaml"],
-                                       ["config", "schema"], ["config", "explain", "configs/quickstart.yaml", "model"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["plugins", "list"],
+        ["config", "validate", "configs/quickstart.yaml"],
+        ["config", "schema"],
+        ["config", "explain", "configs/quickstart.yaml", "model"],
+    ],
+)
 def test_light_commands_never_import_torch(arguments):
-    code = ("import sys; from penstock.cli.main import _exit_code; code = _exit_code(sys.argv[1:]); "
-            "assert code == 0, code; assert 'torch' not in sys.modules, 'torch was imported'")
-    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    code = (
+        "import sys; from penstock.cli.main import _exit_code; code = _exit_code(sys.argv[1:]); "
+        "assert code == 0, code; assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr

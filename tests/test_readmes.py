@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-READMES = sorted(path.relative_to(ROOT) for pattern in ("README.md", "[!.]*/*/README.md") for path in ROOT.glob(pattern))
+READMES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *ROOT.glob("[!.]*/*/README.md")))
 
 
 def python_of(readme: str) -> str:

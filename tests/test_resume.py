@@ -21,9 +21,14 @@ CLOCK = ("elapsed", "tokens_per_second", "seconds/")
 
 
 def start(config_file: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "penstock.cli", "train", str(config_file), "--runs", str(runs), *arguments],
-                            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=config_file.parent,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock.cli", "train", str(config_file), "--runs", str(runs), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=config_file.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def wait_for_step(runs: Path, step: int, process: subprocess.Popen[str]) -> None:
@@ -61,7 +66,9 @@ def only_run(runs: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("when", "how"), [(3, signal.SIGKILL), (7, signal.SIGKILL), (6, signal.SIGINT), (6, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("when", "how"), [(3, signal.SIGKILL), (7, signal.SIGKILL), (6, signal.SIGINT), (6, signal.SIGTERM)]
+)
 def test_a_stopped_run_resumes_bit_equal(trained, config_file, tmp_path, when, how):
     process = start(config_file, tmp_path)
     wait_for_step(tmp_path, when, process)
@@ -94,8 +101,20 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(command, co
 def test_micro_batches_do_not_change_the_step_beyond_rounding(command, config_file, trained, tmp_path):
     # The Switch loss of a micro-batch is a different loss by design, so it is left out here.
     plain = "model.balance=[{use: loss-free, rate: 0.01}]"
-    runs = [Path(command("train", config_file, plain, f"train.micro_batch_size={size}", "train.tokens=512",
-                         "--runs", tmp_path / str(size))["run_dir"]) for size in (4, 2, 1)]
+    runs = [
+        Path(
+            command(
+                "train",
+                config_file,
+                plain,
+                f"train.micro_batch_size={size}",
+                "train.tokens=512",
+                "--runs",
+                tmp_path / str(size),
+            )["run_dir"]
+        )
+        for size in (4, 2, 1)
+    ]
     losses = [[row["loss"] for row in outcome(run)[2] if "loss" in row] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)

@@ -74,7 +74,7 @@ def test_each_place_says_which_override_set_it() -> None:
     changed = document("seed=1", "model.router.k=4", "train={optimizer: {lr: 2}}")
     assert changed.where(("seed",)) == "command line, override 1: seed"
     assert changed.where(("model", "router", "k")) == "command line, override 2: model.router.k"
-    assert changed.where(("model", "router", "use")) == "run.yaml:3:3: model.router.use"
+    assert changed.sources["model", "router", "use"] == "run.yaml:3:3"
     assert changed.where(("train", "optimizer", "lr")) == "command line, override 3: train.optimizer.lr"
     assert changed.where(("name",)) == "run.yaml:1:1: name"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.hooks.trace import RoutingTrace
 
 HEADERS = st.dictionaries(
-    st.text().filter(lambda key: key != "format"),
+    st.text().filter(lambda key: key not in ("format", "arrays")),
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)),
     max_size=3,
 )
@@ -84,6 +85,16 @@ class Unwritable:
         raise OSError("no space left on device")
 
 
+def test_a_reader_of_the_old_trace_is_not_disturbed_by_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    with path.open("rb") as reader:
+        RoutingTrace(example().counts_SLE * 2).save(path)
+        (tmp_path / "old.npz").write_bytes(reader.read())
+    assert_same(RoutingTrace.load(tmp_path / "old.npz"), example())
+    assert_same(RoutingTrace.load(path), RoutingTrace(example().counts_SLE * 2))
+
+
 def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
     trace = example()
     assert trace.counts_LE.tolist() == [[sum(column) for column in zip(*rows, strict=True)]
@@ -97,6 +108,7 @@ def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
         ({"counts_SLE": np.ones((1, 1, 1))}, "must be int64"),
         ({"counts_SLE": np.ones((1, 1), np.int64)}, "must be int64"),
         ({"header": {"format": 2}}, "`format`"),
+        ({"header": {"arrays": 2}}, "`arrays`"),
         ({"expert_NLK": np.zeros((1, 1), np.int64)}, "expert_NLK must be"),
         ({"expert_NLK": np.zeros((1, 2, 1), np.int64)}, r"expert_NLK must be integers \[tokens, 3, k\]"),
         ({"expert_NLK": np.zeros((1, 3, 1))}, "expert_NLK must be integers"),
@@ -130,13 +142,27 @@ def test_a_truncated_trace_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         assert refused(path) == "bad-trace"
 
 
+def test_every_single_damaged_byte_is_refused_or_without_effect(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    whole = path.read_bytes()
+    codes: set[str] = set()
+    for position, mask in itertools.product(range(len(whole)), (1, 60, 255)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+        try:
+            assert_same(RoutingTrace.load(path), example())
+        except ProblemError as error:
+            codes |= {problem.code for problem in error.problems}
+    assert codes == {"bad-trace"}
+
+
 @in_one_folder
 @given(st.data())
-def test_a_damaged_byte_is_refused_or_without_effect(tmp_path: Path, data: st.DataObject) -> None:
+def test_several_damaged_bytes_are_refused_or_without_effect(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "trace.npz"
     example().save(path)
     content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
+    for _ in range(data.draw(st.integers(2, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
     codes: list[str] = []

@@ -33,8 +33,16 @@ class PlainRouter(nn.Module):
 
 
 SIZES = {
-    "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "first_k_dense_replace": 1, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48, "moe_intermediate_size": 16, "n_routed_experts": 6,
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 6,
 }
 
 
@@ -45,8 +53,9 @@ def make_model() -> Callable[..., GlmMoe]:
     def make(k: int = 2, quantizer=None, scale: float = 1.0, **sizes) -> GlmMoe:
         torch.manual_seed(0)
         config = GlmMoeConfig(**{**SIZES, **sizes})
-        model = GlmMoe(config, make_router=lambda layer, **context: PlainRouter(k=k, scale=scale, **context),
-                       quantizer=quantizer)
+        model = GlmMoe(
+            config, make_router=lambda layer, **context: PlainRouter(k=k, scale=scale, **context), quantizer=quantizer
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -17,12 +17,15 @@ def sizes(**changes):
     return GlmMoeConfig(**{**values, **changes})
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"num_key_value_heads": 4}, r"num_attention_heads \(6\) is not a multiple of num_key_value_heads \(4\)"),
-    ({"head_dim": 31}, "positive even number"),
-    ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is more than num_hidden_layers \(4\)"),
-    ({"hidden_size": 0}, "greater than 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_key_value_heads": 4}, r"num_attention_heads \(6\) is not a multiple of num_key_value_heads \(4\)"),
+        ({"head_dim": 31}, "positive even number"),
+        ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is more than num_hidden_layers \(4\)"),
+        ({"hidden_size": 0}, "greater than 0"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         sizes(**change)
@@ -36,7 +39,7 @@ def test_what_is_written_wins_over_the_preset():
 
 
 def test_an_unknown_preset_names_the_one_that_was_meant():
-    with pytest.raises(ProblemError, match="did you mean 'glm-4.6'"):
+    with pytest.raises(ProblemError, match=r"did you mean 'glm-4\.6'"):
         validate(GlmMoeConfig, parse_config("preset: glm-46\n"), Registry([]))
 
 

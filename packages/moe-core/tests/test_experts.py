@@ -44,8 +44,11 @@ def test_forward_and_backward_equal_the_dumb_loop(monkeypatch, multiply, k):
     dumb = dumb_experts(layer, x_TD, routing)
     torch.testing.assert_close(ours, dumb, rtol=1e-5, atol=1e-6)
     direction = torch.randn_like(ours)
-    for mine, oracle in zip(torch.autograd.grad((ours * direction).sum(), leaves),
-                            torch.autograd.grad((dumb * direction).sum(), leaves), strict=True):
+    for mine, oracle in zip(
+        torch.autograd.grad((ours * direction).sum(), leaves),
+        torch.autograd.grad((dumb * direction).sum(), leaves),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, oracle, rtol=1e-4, atol=1e-5)
 
 
@@ -60,9 +63,16 @@ def test_fp64_passes_gradcheck():
     assert torch.autograd.gradcheck(run, (x_TD, routing.weight_TK, layer.gate_up_proj, layer.down_proj))
 
 
-@pytest.mark.parametrize(("dtype", "hidden", "able"), [
-    (torch.float32, 16, True), (torch.float32, 18, False), (torch.bfloat16, 16, True), (torch.bfloat16, 12, False),
-    (torch.float64, 16, False)])
+@pytest.mark.parametrize(
+    ("dtype", "hidden", "able"),
+    [
+        (torch.float32, 16, True),
+        (torch.float32, 18, False),
+        (torch.bfloat16, 16, True),
+        (torch.bfloat16, 12, False),
+        (torch.float64, 16, False),
+    ],
+)
 def test_the_backend_is_chosen_by_what_the_kernel_can_do(dtype, hidden, able):
     layer, x_TD, routing = random_case(dtype, hidden=hidden)
     assert module._grouped_is_able(x_TD, layer.gate_up_proj) is able

@@ -8,8 +8,10 @@ import torch
 from penstock.moe_core.generation import sample
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 3}, {"temperature": 1.0, "top_k": 5},
-                                      {"temperature": 1.2, "top_p": 0.7}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 0.8, "seed": 3}, {"temperature": 1.0, "top_k": 5}, {"temperature": 1.2, "top_p": 0.7}],
+)
 def test_cache_changes_nothing(make_model, sampling):
     model = make_model()
     prompt = torch.tensor([[5, 6, 7], [1, 2, 3]])

@@ -14,8 +14,11 @@ def test_saved_names_load_in_transformers_with_equal_logits(make_model, tmp_path
     import json
 
     model = make_model(scale=2.5)
-    save_file({name: tensor.contiguous() for name, tensor in model.export_state().items()}, tmp_path / "model.safetensors",
-              metadata={"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.export_state().items()},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     (tmp_path / "config.json").write_text(json.dumps(model.export_config()))
     twin = AutoModelForCausalLM.from_pretrained(tmp_path)
     token_BS = torch.randint(0, 96, (2, 9))
@@ -23,15 +26,18 @@ def test_saved_names_load_in_transformers_with_equal_logits(make_model, tmp_path
     twin.save_pretrained(tmp_path / "theirs")
     saved = load_file(tmp_path / "theirs" / "model.safetensors")
     assert {name: tensor.shape for name, tensor in saved.items()} == {
-        name: tensor.shape for name, tensor in model.export_state().items()}
+        name: tensor.shape for name, tensor in model.export_state().items()
+    }
     for name, tensor in model.export_state().items():
         assert torch.equal(tensor, saved[name]), name
 
 
 def test_the_stacked_layout_and_extra_prediction_layers_are_read(make_model):
     model, other = make_model(), make_model()
-    stacked = {name if name.startswith("lm_head") else f"model.{name}": tensor + 1
-               for name, tensor in model.state_dict().items()}
+    stacked = {
+        name if name.startswith("lm_head") else f"model.{name}": tensor + 1
+        for name, tensor in model.state_dict().items()
+    }
     stacked["model.layers.3.eh_proj.weight"] = torch.zeros(1)  # multi-token prediction, beyond the model's three layers
     other.load_export_state(stacked)
     for name, tensor in model.state_dict().items():
@@ -48,12 +54,18 @@ def test_a_tied_head_is_stored_once_and_restored(make_model):
     assert torch.equal(other.lm_head.weight, state["model.embed_tokens.weight"])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda state: state.pop("model.norm.weight"), "'norm.weight' is missing"),
-    (lambda state: state.pop("model.layers.1.mlp.experts.2.up_proj.weight"), "layers.1.mlp.experts.2.up_proj.weight"),
-    (lambda state: state.update({"model.nrom.weight": torch.zeros(1)}), "did you mean 'norm.weight'"),
-    (lambda state: state.update({"model.norm.weight": torch.zeros(7)}), r"is \[7\], and the model's is \[32\]"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("model.norm.weight"), "'norm.weight' is missing"),
+        (
+            lambda state: state.pop("model.layers.1.mlp.experts.2.up_proj.weight"),
+            "layers.1.mlp.experts.2.up_proj.weight",
+        ),
+        (lambda state: state.update({"model.nrom.weight": torch.zeros(1)}), "did you mean 'norm.weight'"),
+        (lambda state: state.update({"model.norm.weight": torch.zeros(7)}), r"is \[7\], and the model's is \[32\]"),
+    ],
+)
 def test_what_does_not_fit_is_named(make_model, change, message):
     model = make_model()
     state = model.export_state()
@@ -81,4 +93,6 @@ def test_a_materialized_state_holds_what_the_layers_compute_with(make_model):
     token_BS = torch.randint(0, 96, (1, 5))
     plain.load_export_state(model.export_state(materialize=True))
     torch.testing.assert_close(plain.logits(plain(token_BS).hidden_BSD), model.logits(model(token_BS).hidden_BSD))
-    assert torch.equal(model.export_state()["model.layers.0.self_attn.q_proj.weight"], model.layers[0].self_attn.q_proj.weight)
+    assert torch.equal(
+        model.export_state()["model.layers.0.self_attn.q_proj.weight"], model.layers[0].self_attn.q_proj.weight
+    )

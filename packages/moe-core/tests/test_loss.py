@@ -22,8 +22,11 @@ def test_loss_and_gradients_equal_full_logits_for_any_chunk(tokens, chunk, maske
     expected_nll = expected_nll if mask is None else expected_nll * mask
     torch.testing.assert_close(nll, expected_nll)
     torch.testing.assert_close(loss, expected_nll.sum())
-    for ours, full in zip(torch.autograd.grad(loss / 3, (hidden, weight)),
-                          torch.autograd.grad(expected_nll.sum() / 3, (hidden, weight)), strict=True):
+    for ours, full in zip(
+        torch.autograd.grad(loss / 3, (hidden, weight)),
+        torch.autograd.grad(expected_nll.sum() / 3, (hidden, weight)),
+        strict=True,
+    ):
         torch.testing.assert_close(ours, full)
 
 
@@ -31,7 +34,8 @@ def test_gradients_are_exact_in_fp64():
     hidden, weight = (torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in ((5, 3), (7, 3)))
     target = torch.tensor([0, 6, 3, 3, 1])
     assert torch.autograd.gradcheck(
-        lambda h, w: linear_cross_entropy(h, w, target, chunk_logits=14)[0], (hidden, weight))
+        lambda h, w: linear_cross_entropy(h, w, target, chunk_logits=14)[0], (hidden, weight)
+    )
 
 
 def test_all_logits_never_exist_at_once(monkeypatch):

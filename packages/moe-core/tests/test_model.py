@@ -27,11 +27,21 @@ def transformers_twin(model: GlmMoe) -> Glm4MoeForCausalLM:
     return twin
 
 
-@pytest.mark.parametrize("variant", [
-    {}, {"use_qk_norm": False}, {"k": 1}, {"k": 6}, {"attention_bias": False}, {"tie_word_embeddings": True},
-    {"n_shared_experts": 2, "scale": 2.5}, {"partial_rotary_factor": 1.0}, {"first_k_dense_replace": 0},
-    {"num_key_value_heads": 4, "rope_theta": 1_000_000.0},
-])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"use_qk_norm": False},
+        {"k": 1},
+        {"k": 6},
+        {"attention_bias": False},
+        {"tie_word_embeddings": True},
+        {"n_shared_experts": 2, "scale": 2.5},
+        {"partial_rotary_factor": 1.0},
+        {"first_k_dense_replace": 0},
+        {"num_key_value_heads": 4, "rope_theta": 1_000_000.0},
+    ],
+)
 def test_logits_and_gradients_equal_transformers(make_model, variant):
     model = make_model(**variant)
     twin = transformers_twin(model)
@@ -49,8 +59,10 @@ def test_logits_and_gradients_equal_transformers(make_model, variant):
         assert gap < 1e-5, f"{name}: relative gradient difference {gap:.2e}"
 
 
-@pytest.mark.parametrize(("preset", "parameters", "active"), [
-    ("glm-4.6", 352_797_814_784, 33.63e9), ("glm-4.5-air", 106_852_245_504, 13.42e9)])
+@pytest.mark.parametrize(
+    ("preset", "parameters", "active"),
+    [("glm-4.6", 352_797_814_784, 33.63e9), ("glm-4.5-air", 106_852_245_504, 13.42e9)],
+)
 def test_presets_have_the_published_parameter_counts(make_model, preset, parameters, active):
     sizes = {key: value for key, value in PRESETS[preset].items() if key != "router"}
     with torch.device("meta"):
@@ -65,8 +77,9 @@ def test_presets_have_the_published_parameter_counts(make_model, preset, paramet
 def test_the_15b_preset_is_15b_total_and_3b_active(make_model):
     router = make_model().routers[1].__class__
     with torch.device("meta"):
-        config = GlmMoeConfig.model_validate({"preset": "glm-15b-a3b", "router": None},
-                                             context={"registry": Registry([])})
+        config = GlmMoeConfig.model_validate(
+            {"preset": "glm-15b-a3b", "router": None}, context={"registry": Registry([])}
+        )
         model = GlmMoe(config, make_router=lambda layer, **context: router(k=8, **context))
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(15e9, rel=0.05)
     assert model.active_parameters() == pytest.approx(3e9, rel=0.1)
@@ -87,9 +100,18 @@ def test_every_parameter_has_a_role(make_model):
 
 def test_a_fresh_model_is_an_identity_around_the_residual_stream():
     torch.manual_seed(0)
-    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "first_k_dense_replace": 2,
-             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8,
-             "moe_intermediate_size": 8, "n_routed_experts": 2}
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "first_k_dense_replace": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 8,
+        "moe_intermediate_size": 8,
+        "n_routed_experts": 2,
+    }
     model = GlmMoe(GlmMoeConfig(**sizes), make_router=lambda *_, **__: pytest.fail("no layer has experts"))
     token_BS = torch.tensor([[3, 1, 4]])
     expected = model.norm(model.embed_tokens(token_BS))

@@ -28,10 +28,12 @@ class LazyCommand(click.Command):
             cause = f"{type(error).__name__}: {error}"
             raise ProblemError(
                 Problem("broken-plugin", f"command '{self.name}' could not be loaded", str(self.entry.origin), cause),
-                ExitCode.PLUGIN) from error
+                ExitCode.PLUGIN,
+            ) from error
 
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None,
-                     **extra: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         return self.load().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:

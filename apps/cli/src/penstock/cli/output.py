@@ -46,8 +46,10 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     widths = [max(len(line[i]) for line in [head, *texts]) for i in range(len(head))]
     numeric = [bool(texts) and all(_is_number(line[i]) for line in texts) for i in range(len(head))]
     lines = [
-        "  ".join(cell.rjust(width) if right else cell.ljust(width)
-                  for cell, width, right in zip(line, widths, numeric, strict=True)).rstrip()
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
         for line in [head, *texts]
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

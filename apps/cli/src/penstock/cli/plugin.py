@@ -6,10 +6,22 @@ from penstock.hooks import Component, hookimpl
 @hookimpl
 def commands() -> list[Component]:
     return [
-        Component(kind="command", name="quickstart", target="penstock.cli.commands.quickstart:quickstart",
-                  summary="Train, measure and explain a small sparse model in three minutes"),
-        Component(kind="command", name="plugins", target="penstock.cli.commands.plugins:plugins",
-                  summary="List installed plugins and the components they offer"),
-        Component(kind="command", name="config", target="penstock.cli.commands.config:config",
-                  summary="Validate and explain configs, and print their JSON Schema"),
+        Component(
+            kind="command",
+            name="quickstart",
+            target="penstock.cli.commands.quickstart:quickstart",
+            summary="Train, measure and explain a small sparse model in three minutes",
+        ),
+        Component(
+            kind="command",
+            name="plugins",
+            target="penstock.cli.commands.plugins:plugins",
+            summary="List installed plugins and the components they offer",
+        ),
+        Component(
+            kind="command",
+            name="config",
+            target="penstock.cli.commands.config:config",
+            summary="Validate and explain configs, and print their JSON Schema",
+        ),
     ]

@@ -75,8 +75,9 @@ class TrainSettings(Schema):
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> TrainSettings:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size "
-                             f"({self.micro_batch_size})")
+            raise ValueError(
+                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size})"
+            )
         return self
 
     @property
@@ -162,9 +163,12 @@ def check_layers(config: RunConfig, document: ConfigDocument) -> None:
     try:
         layer_routers(settings, getattr(settings, "expert_layers", ()))
     except ProblemError as error:
-        raise ProblemError([
-            Problem(problem.code, problem.what, document.where(_location(problem.where)), problem.fix)
-            for problem in error.problems]) from None
+        raise ProblemError(
+            [
+                Problem(problem.code, problem.what, document.where(_location(problem.where)), problem.fix)
+                for problem in error.problems
+            ]
+        ) from None
 
 
 def _location(path: str) -> tuple[str | int, ...]:

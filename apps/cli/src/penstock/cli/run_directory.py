@@ -1,8 +1,8 @@
 """The run directory: written first and atomically, so that even a run that fails at once has left what it was.
 
-    runs/<name>/<UTC time>-<hash8>/
-        config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
-        status.json metrics.jsonl checkpoints/ trace/ evaluation.json profile.json simulation.json report.html
+runs/<name>/<UTC time>-<hash8>/
+    config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
+    status.json metrics.jsonl checkpoints/ trace/ evaluation.json profile.json simulation.json report.html
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, config: RunConfig, document: ConfigDocument, overrides: Sequence[str],
-               registry: Registry) -> RunDirectory:
+    def create(
+        cls, root: Path, config: RunConfig, document: ConfigDocument, overrides: Sequence[str], registry: Registry
+    ) -> RunDirectory:
         """Writes a new run directory under `root/<name>/`: whole or not at all."""
         resolved = config.resolved()
         parent = root / config.name
@@ -54,7 +55,8 @@ class RunDirectory:
         try:
             temporary.mkdir(parents=True)
             (temporary / "config.input.yaml").write_text(
-                source.read_text(encoding="utf-8") if source.is_file() else to_yaml(document.value), encoding="utf-8")
+                source.read_text(encoding="utf-8") if source.is_file() else to_yaml(document.value), encoding="utf-8"
+            )
             (temporary / "config.resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
             write_json(temporary / "environment.json", environment(config, source, overrides))
@@ -63,8 +65,14 @@ class RunDirectory:
             temporary.rename(path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise ProblemError(Problem("cannot-write", f"the run directory cannot be written ({error.strerror})",
-                                       str(path), "choose another place with --runs")) from error
+            raise ProblemError(
+                Problem(
+                    "cannot-write",
+                    f"the run directory cannot be written ({error.strerror})",
+                    str(path),
+                    "choose another place with --runs",
+                )
+            ) from error
         sync_folder(parent)
         return cls(path)
 
@@ -72,8 +80,14 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """An existing run; raises `ProblemError` where `path` is none."""
         if not (path / "config.resolved.yaml").is_file():
-            raise ProblemError(Problem("not-a-run", "this is not a run directory", str(path),
-                                       "a run is a folder such as runs/quickstart/20260101T000000Z-0123abcd"))
+            raise ProblemError(
+                Problem(
+                    "not-a-run",
+                    "this is not a run directory",
+                    str(path),
+                    "a run is a folder such as runs/quickstart/20260101T000000Z-0123abcd",
+                )
+            )
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
@@ -86,8 +100,14 @@ class RunDirectory:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
         except Timeout:
-            raise ProblemError(Problem("run-in-use", "another process is working on this run", str(self.path),
-                                       "wait for it, or start a run of your own")) from None
+            raise ProblemError(
+                Problem(
+                    "run-in-use",
+                    "another process is working on this run",
+                    str(self.path),
+                    "wait for it, or start a run of your own",
+                )
+            ) from None
 
     @property
     def runs(self) -> Path:
@@ -117,7 +137,8 @@ def unfinished_runs(root: Path, config: RunConfig) -> list[RunDirectory]:
     """Runs of exactly this config that did not finish, newest first."""
     resolved = to_yaml(config.resolved())
     found = [
-        RunDirectory(path.parent) for path in sorted((root / config.name).glob("*/config.resolved.yaml"), reverse=True)
+        RunDirectory(path.parent)
+        for path in sorted((root / config.name).glob("*/config.resolved.yaml"), reverse=True)
         if path.read_text(encoding="utf-8") == resolved
     ]
     return [run for run in found if run.status().get("state") != "finished"]
@@ -145,13 +166,17 @@ def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> di
 
 
 def plugin_lock(config: RunConfig) -> list[dict[str, Any]]:
-    """Every component that the config makes run: distribution, version, contract, and a hash of the file it lives in."""
+    """Every component that the config makes run: distribution, version, contract, and a hash of its source file."""
     locked: dict[str, dict[str, Any]] = {}
     for choice in _choices(config):
         component, origin = choice.entry.component, choice.entry.origin
         locked[f"{component.kind}/{choice.entry.id}"] = {
-            "kind": component.kind, "name": component.name, "distribution": origin.distribution,
-            "version": origin.version, "contract": component.contract, "hash": _source_hash(component.target),
+            "kind": component.kind,
+            "name": component.name,
+            "distribution": origin.distribution,
+            "version": origin.version,
+            "contract": component.contract,
+            "hash": _source_hash(component.target),
         }
     return [locked[key] for key in sorted(locked)]
 
@@ -179,7 +204,9 @@ def _source_hash(target: str) -> str:
 
 def _git() -> dict[str, Any] | None:
     def ask(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}

@@ -14,8 +14,13 @@ from penstock.hooks.registry import Registry
 
 @click.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--format", "exporter", default="hf", show_default=True,
-              help="NAME of an exporter, or {use: NAME, ...}, such as '{use: hf, dtype: float32}'.")
+@click.option(
+    "--format",
+    "exporter",
+    default="hf",
+    show_default=True,
+    help="NAME of an exporter, or {use: NAME, ...}, such as '{use: hf, dtype: float32}'.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; RUN/export-NAME otherwise.")
 @output.json_option
 @click.pass_obj
@@ -28,10 +33,20 @@ def export(registry: Registry, run_path: Path, exporter: str, out: Path | None, 
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
     if name == "hf" and restored.model.export_config()["model_type"].startswith("penstock"):
-        raise output.failed("not-exportable", "transformers has no model with these routers", str(run_path),
-                            "the hf layout needs one sigmoid-topk router with the same settings in every layer")
+        raise output.failed(
+            "not-exportable",
+            "transformers has no model with these routers",
+            str(run_path),
+            "the hf layout needs one sigmoid-topk router with the same settings in every layer",
+        )
     files = choice.build().export(restored.model, restored.dataset.folder / "tokenizer.json", folder)
-    result = {"folder": str(folder), "format": name, "files": {file.name: file.stat().st_size for file in files},
-              "bytes": sum(file.stat().st_size for file in files)}
-    output.print_result(result, as_json, lambda: f"{folder}: {output.human_bytes(result['bytes'])} in {len(files)} files")
+    result = {
+        "folder": str(folder),
+        "format": name,
+        "files": {file.name: file.stat().st_size for file in files},
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+    output.print_result(
+        result, as_json, lambda: f"{folder}: {output.human_bytes(result['bytes'])} in {len(files)} files"
+    )
     return result

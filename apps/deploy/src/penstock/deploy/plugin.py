@@ -6,6 +6,10 @@ from penstock.hooks import Component, hookimpl
 @hookimpl
 def commands() -> list[Component]:
     return [
-        Component(kind="command", name="export", target="penstock.deploy.commands:export",
-                  summary="Write a run's model for other software"),
+        Component(
+            kind="command",
+            name="export",
+            target="penstock.deploy.commands:export",
+            summary="Write a run's model for other software",
+        ),
     ]

@@ -39,10 +39,18 @@ def evaluate(registry: Registry, run_path: Path, as_json: bool) -> dict[str, Any
 
 def _evaluation_text(result: dict[str, Any]) -> str:
     rows = [(name, f"{value:.4f}") for task in result["tasks"].values() for name, value in task["metrics"].items()]
-    rows += [(f"baseline: {name.removesuffix('_bits_per_byte')}", f"{value:.4f}") for name, value in result["baselines"].items()]
+    rows += [
+        (f"baseline: {name.removesuffix('_bits_per_byte')}", f"{value:.4f}")
+        for name, value in result["baselines"].items()
+    ]
     speed = result["performance"]
-    rows += [("generation, tokens/s", f"{speed['tokens_per_second']:.1f}"), ("first token, ms", f"{speed['prefill_ms']:.1f}")]
-    samples = "\n\n".join(f"--- {sample['prompt']!r}\n{sample['prompt']}{sample['text']}" for sample in result["samples"])
+    rows += [
+        ("generation, tokens/s", f"{speed['tokens_per_second']:.1f}"),
+        ("first token, ms", f"{speed['prefill_ms']:.1f}"),
+    ]
+    samples = "\n\n".join(
+        f"--- {sample['prompt']!r}\n{sample['prompt']}{sample['text']}" for sample in result["samples"]
+    )
     return f"{output.table((result['checkpoint'], 'value'), rows)}\n\n{samples}"
 
 
@@ -63,12 +71,21 @@ def profile(registry: Registry, run_path: Path, max_tokens: int | None, as_json:
         result = profile_figures(trace)
         write_json(run.path / "profile.json", result)
     names = ("max_violation", "gini", "cv", "entropy", "dead_experts")
-    output.print_result(result, as_json, lambda: "\n".join([
-        output.table(("layer", *names), [(layer["layer"], *(f"{layer[name]:.3f}" for name in names))
-                                         for layer in result["layers"]]),
-        f"MaxVio over all {result['tokens']:,} tokens {result['max_violation_global']:.3f}, "
-        f"in a batch {result['max_violation_batch']:.3f}",
-        f"trace: {run.trace('heldout')}"]))
+    output.print_result(
+        result,
+        as_json,
+        lambda: "\n".join(
+            [
+                output.table(
+                    ("layer", *names),
+                    [(layer["layer"], *(f"{layer[name]:.3f}" for name in names)) for layer in result["layers"]],
+                ),
+                f"MaxVio over all {result['tokens']:,} tokens {result['max_violation_global']:.3f}, "
+                f"in a batch {result['max_violation_batch']:.3f}",
+                f"trace: {run.trace('heldout')}",
+            ]
+        ),
+    )
     return result
 
 
@@ -81,20 +98,33 @@ def profile(registry: Registry, run_path: Path, max_tokens: int | None, as_json:
 @click.option("--hidden-size", type=click.IntRange(min=1), help="Width of a token on the wire.")
 @output.json_option
 @click.pass_obj
-def simulate(registry: Registry, trace: Path, topology: str | None, placement: str | None, gpus: str | None,
-             tokens_per_gpu: int | None, hidden_size: int | None, as_json: bool) -> dict[str, Any]:
+def simulate(
+    registry: Registry,
+    trace: Path,
+    topology: str | None,
+    placement: str | None,
+    gpus: str | None,
+    tokens_per_gpu: int | None,
+    hidden_size: int | None,
+    as_json: bool,
+) -> dict[str, Any]:
     """Predict all-to-all time of expert parallelism from TRACE: an .npz file or a run directory, whose config then
     gives the defaults and which keeps the result."""
     from penstock.evaluate.simulation import find_trace, simulate_trace
 
     run = RunDirectory.open(trace) if (trace / "config.resolved.yaml").is_file() else None
-    settings = run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
+    settings = (
+        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
+    )
     begun = time.perf_counter()
     result = simulate_trace(
-        find_trace(trace), _choice(registry, "topology", topology) or settings.topology,
+        find_trace(trace),
+        _choice(registry, "topology", topology) or settings.topology,
         _choice(registry, "placement", placement) or settings.placement,
-        gpus=_numbers(gpus) if gpus else settings.gpus, tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
-        hidden_size=hidden_size or settings.hidden_size)
+        gpus=_numbers(gpus) if gpus else settings.gpus,
+        tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
+        hidden_size=hidden_size or settings.hidden_size,
+    )
     if run is not None:
         with run.lock():
             write_json(run.path / "simulation.json", result)
@@ -104,13 +134,24 @@ def simulate(registry: Registry, trace: Path, topology: str | None, placement: s
 
 
 def _simulation_text(result: dict[str, Any]) -> str:
-    rows = [(row["gpus"], row["nodes"], f"{1e6 * row['dispatch_seconds']:.1f}", f"{1e6 * row['combine_seconds']:.1f}",
-             f"{1e6 * row['p99_seconds']:.1f}", f"{1e6 * row['balanced_seconds']:.1f}", f"{row['slowdown']:.2f}")
-            for row in result["rows"]]
+    rows = [
+        (
+            row["gpus"],
+            row["nodes"],
+            f"{1e6 * row['dispatch_seconds']:.1f}",
+            f"{1e6 * row['combine_seconds']:.1f}",
+            f"{1e6 * row['p99_seconds']:.1f}",
+            f"{1e6 * row['balanced_seconds']:.1f}",
+            f"{row['slowdown']:.2f}",
+        )
+        for row in result["rows"]
+    ]
     where = f"{result['topology']} {result['hardware'] or ''}".strip()
-    return (f"{where}, {result['tokens_per_gpu']:,} tokens a GPU, width {result['hidden_size']}, top-{result['k']}; "
-            "microseconds a layer\n\n"
-            + output.table(("GPUs", "nodes", "dispatch", "combine", "p99 of both", "balanced", "slowdown"), rows))
+    return (
+        f"{where}, {result['tokens_per_gpu']:,} tokens a GPU, width {result['hidden_size']}, top-{result['k']}; "
+        "microseconds a layer\n\n"
+        + output.table(("GPUs", "nodes", "dispatch", "combine", "p99 of both", "balanced", "slowdown"), rows)
+    )
 
 
 def _choice(registry: Registry, kind: str, text: str | None) -> Choice | None:
@@ -121,12 +162,16 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ProblemError(Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")) from None
+        raise ProblemError(
+            Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")
+        ) from None
 
 
 @click.command()
 @click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise."
+)
 @output.json_option
 @click.pass_obj
 def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:

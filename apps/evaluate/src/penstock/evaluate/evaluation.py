@@ -25,8 +25,9 @@ def evaluate_run(restored: Restored) -> dict[str, Any]:
     tokenizer = restored.dataset.tokenizer()
     tasks: dict[str, Any] = {}
     for choice in restored.config.evaluate.tasks:
-        result = choice.build().run(restored.model, tokenizer, heldout=heldout,
-                                    sequence_length=restored.config.data.sequence_length)
+        result = choice.build().run(
+            restored.model, tokenizer, heldout=heldout, sequence_length=restored.config.data.sequence_length
+        )
         tasks[choice.entry.component.name] = {"metrics": dict(result.metrics), "details": dict(result.details)}
     return {
         "checkpoint": restored.checkpoint.path.name,
@@ -54,8 +55,12 @@ def baselines(restored: Restored, heldout: np.ndarray) -> dict[str, float]:
 def tokens_seen(restored: Restored) -> np.ndarray:
     """The tokens that the model was trained on: the windows of its steps, or the whole split after an epoch."""
     split, train = restored.dataset.split("train"), restored.config.train
-    order = TokenOrder(split, sequence_length=restored.config.data.sequence_length, batch_size=train.batch_size,
-                       seed=restored.config.seed)
+    order = TokenOrder(
+        split,
+        sequence_length=restored.config.data.sequence_length,
+        batch_size=train.batch_size,
+        seed=restored.config.seed,
+    )
     steps = min(restored.checkpoint.step, BASELINE_TOKENS // order.tokens_per_step)
     if steps >= order.steps_per_epoch:
         return split.slice(0, min(len(split), BASELINE_TOKENS))
@@ -69,9 +74,14 @@ def samples(restored: Restored) -> list[dict[str, Any]]:
     for number, prompt in enumerate(settings.prompts):
         start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
         token_BS = torch.tensor([start], device=next(restored.model.parameters()).device)
-        continued = restored.model.generate(token_BS, tokens=settings.sample_tokens, temperature=settings.temperature,
-                                            seed=restored.config.seed + number, stop_token=tokenizer.end_of_text)
-        new = [token for token in continued[0, len(start):].tolist() if token != tokenizer.end_of_text]
+        continued = restored.model.generate(
+            token_BS,
+            tokens=settings.sample_tokens,
+            temperature=settings.temperature,
+            seed=restored.config.seed + number,
+            stop_token=tokenizer.end_of_text,
+        )
+        new = [token for token in continued[0, len(start) :].tolist() if token != tokenizer.end_of_text]
         shown.append({"prompt": prompt, "text": tokenizer.decode(new), "temperature": settings.temperature})
     return shown
 
@@ -81,9 +91,14 @@ def performance(restored: Restored) -> dict[str, Any]:
     prompt = min(128, restored.config.data.sequence_length)
     measured = measure_performance(restored.model, prompt_tokens=prompt, new_tokens=32, batch_sizes=(1,), repeats=2)
     one = measured["batches"][0]
-    return {"prompt_tokens": prompt, "prefill_ms": 1e3 * one["prefill_seconds"],
-            "decode_ms_median": 1e3 * one["decode_seconds_median"], "decode_ms_p90": 1e3 * one["decode_seconds_p90"],
-            "tokens_per_second": one["decode_tokens_per_second"], "peak_memory_bytes": measured["peak_rss_bytes"]}
+    return {
+        "prompt_tokens": prompt,
+        "prefill_ms": 1e3 * one["prefill_seconds"],
+        "decode_ms_median": 1e3 * one["decode_seconds_median"],
+        "decode_ms_p90": 1e3 * one["decode_seconds_p90"],
+        "tokens_per_second": one["decode_tokens_per_second"],
+        "peak_memory_bytes": measured["peak_rss_bytes"],
+    }
 
 
 def _heldout_figure(tasks: dict[str, Any]) -> float | None:

@@ -6,12 +6,28 @@ from penstock.hooks import Component, hookimpl
 @hookimpl
 def commands() -> list[Component]:
     return [
-        Component(kind="command", name="evaluate", target="penstock.evaluate.commands:evaluate",
-                  summary="Measure a run: its tasks, baselines, samples and speed"),
-        Component(kind="command", name="profile", target="penstock.evaluate.commands:profile",
-                  summary="Record which experts a run's model chooses on held-out text"),
-        Component(kind="command", name="simulate", target="penstock.evaluate.commands:simulate",
-                  summary="Predict all-to-all time of expert parallelism from a routing trace"),
-        Component(kind="command", name="report", target="penstock.evaluate.commands:report",
-                  summary="Write one self-contained HTML page about one run or several"),
+        Component(
+            kind="command",
+            name="evaluate",
+            target="penstock.evaluate.commands:evaluate",
+            summary="Measure a run: its tasks, baselines, samples and speed",
+        ),
+        Component(
+            kind="command",
+            name="profile",
+            target="penstock.evaluate.commands:profile",
+            summary="Record which experts a run's model chooses on held-out text",
+        ),
+        Component(
+            kind="command",
+            name="simulate",
+            target="penstock.evaluate.commands:simulate",
+            summary="Predict all-to-all time of expert parallelism from a routing trace",
+        ),
+        Component(
+            kind="command",
+            name="report",
+            target="penstock.evaluate.commands:report",
+            summary="Write one self-contained HTML page about one run or several",
+        ),
     ]

@@ -40,10 +40,17 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
     k = {router.k for router in model.routers.values()}
     largest = max(router.experts for router in model.routers.values())
     width = np.uint8 if largest <= 256 else np.uint16
-    header = {"model": config.name, "split": "heldout", "k": max(k), "layers": list(load.layers),
-              "hidden_size": restored.config.model.settings.hidden_size, "data": restored.dataset.hash,
-              "tokenizer": restored.dataset.manifest.tokenizer_sha256, "checkpoint": restored.checkpoint.path.name,
-              "tokens": int(windows * length)}
+    header = {
+        "model": config.name,
+        "split": "heldout",
+        "k": max(k),
+        "layers": list(load.layers),
+        "hidden_size": restored.config.model.settings.hidden_size,
+        "data": restored.dataset.hash,
+        "tokenizer": restored.dataset.manifest.tokenizer_sha256,
+        "checkpoint": restored.checkpoint.path.name,
+        "tokens": int(windows * length),
+    }
     return RoutingTrace(np.stack(counts), header, np.concatenate(experts).astype(width))
 
 
@@ -51,14 +58,26 @@ def profile_figures(trace: RoutingTrace) -> dict[str, Any]:
     """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
     `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
     counts_LE = torch.from_numpy(trace.counts_LE)
-    figures = {"max_violation": max_violation(counts_LE), "gini": gini(counts_LE), "entropy": entropy(counts_LE),
-               "cv": coefficient_of_variation(counts_LE), "dead_experts": dead_experts(counts_LE)}
+    figures = {
+        "max_violation": max_violation(counts_LE),
+        "gini": gini(counts_LE),
+        "entropy": entropy(counts_LE),
+        "cv": coefficient_of_variation(counts_LE),
+        "dead_experts": dead_experts(counts_LE),
+    }
     layers = [
-        {"layer": layer, **{name: value[row].item() for name, value in figures.items()}, "counts": counts_LE[row].tolist()}
+        {
+            "layer": layer,
+            **{name: value[row].item() for name, value in figures.items()},
+            "counts": counts_LE[row].tolist(),
+        }
         for row, layer in enumerate(trace.header["layers"])
     ]
     return {
-        "split": trace.header["split"], "tokens": trace.header["tokens"], "k": trace.header["k"], "layers": layers,
+        "split": trace.header["split"],
+        "tokens": trace.header["tokens"],
+        "k": trace.header["k"],
+        "layers": layers,
         "max_violation_global": figures["max_violation"].mean().item(),
         "max_violation_batch": max_violation(torch.from_numpy(trace.counts_SLE)).mean().item(),
     }

@@ -20,32 +20,58 @@ def find_trace(path: Path) -> Path:
     return next((trace for trace in found if trace.exists()), found[0])
 
 
-def simulate_trace(path: Path, topology: Choice, placement: Choice, *, gpus: Sequence[int], tokens_per_gpu: int,
-                   hidden_size: int | None) -> dict[str, Any]:
+def simulate_trace(
+    path: Path,
+    topology: Choice,
+    placement: Choice,
+    *,
+    gpus: Sequence[int],
+    tokens_per_gpu: int,
+    hidden_size: int | None,
+) -> dict[str, Any]:
     """The contents of `simulation.json`."""
     trace = RoutingTrace.load(path)
     width = hidden_size or trace.header.get("hidden_size")
     if width is None:
-        raise ProblemError(Problem("missing-value", "the trace does not say how wide a token is", str(path),
-                                   "add --hidden-size"))
+        raise ProblemError(
+            Problem("missing-value", "the trace does not say how wide a token is", str(path), "add --hidden-size")
+        )
     if "k" not in trace.header:
         per_token = trace.header.get("k_per_token")
-        raise ProblemError(Problem("bad-trace", f"the trace does not say k, the experts a token ({per_token})", str(path),
-                                   "`penstock profile RUN` writes one that does"))
-    rows = simulate(trace, topology.build(), placement.build(), gpus=gpus, hidden_size=width, tokens_per_gpu=tokens_per_gpu)
+        raise ProblemError(
+            Problem(
+                "bad-trace",
+                f"the trace does not say k, the experts a token ({per_token})",
+                str(path),
+                "`penstock profile RUN` writes one that does",
+            )
+        )
+    rows = simulate(
+        trace, topology.build(), placement.build(), gpus=gpus, hidden_size=width, tokens_per_gpu=tokens_per_gpu
+    )
     return {
-        "topology": topology.entry.component.name, "hardware": getattr(topology.settings, "hardware", None),
-        "placement": placement.entry.component.name, "trace": path.name, "hidden_size": width,
-        "tokens_per_gpu": tokens_per_gpu, "k": trace.header["k"],
+        "topology": topology.entry.component.name,
+        "hardware": getattr(topology.settings, "hardware", None),
+        "placement": placement.entry.component.name,
+        "trace": path.name,
+        "hidden_size": width,
+        "tokens_per_gpu": tokens_per_gpu,
+        "k": trace.header["k"],
         "rows": [_row(row) for row in rows],
     }
 
 
 def _row(row: Any) -> dict[str, Any]:
     return {
-        "gpus": row.gpus, "nodes": row.nodes,
-        "dispatch_seconds": row.dispatch.mean, "combine_seconds": row.combine.mean,
-        "p50_seconds": row.dispatch.p50 + row.combine.p50, "p99_seconds": row.dispatch.p99 + row.combine.p99,
-        "max_seconds": row.dispatch.max + row.combine.max, "balanced_seconds": row.balanced_seconds,
-        "slowdown": row.slowdown, "bytes_between_nodes": row.bytes_between_nodes, "worst_layer": row.worst_layer,
+        "gpus": row.gpus,
+        "nodes": row.nodes,
+        "dispatch_seconds": row.dispatch.mean,
+        "combine_seconds": row.combine.mean,
+        "p50_seconds": row.dispatch.p50 + row.combine.p50,
+        "p99_seconds": row.dispatch.p99 + row.combine.p99,
+        "max_seconds": row.dispatch.max + row.combine.max,
+        "balanced_seconds": row.balanced_seconds,
+        "slowdown": row.slowdown,
+        "bytes_between_nodes": row.bytes_between_nodes,
+        "worst_layer": row.worst_layer,
     }

@@ -46,8 +46,9 @@ class Checkpoint:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
 
 
-def write_checkpoint(root: Path, step: int, model: LanguageModel, trainer_state: dict[str, Any], tokenizer_folder: Path,
-                     *, keep: int) -> Checkpoint:
+def write_checkpoint(
+    root: Path, step: int, model: LanguageModel, trainer_state: dict[str, Any], tokenizer_folder: Path, *, keep: int
+) -> Checkpoint:
     """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`."""
     path = root / f"step-{step:08d}"
     temporary = root / f".{path.name}.{os.getpid()}"
@@ -61,8 +62,10 @@ def write_checkpoint(root: Path, step: int, model: LanguageModel, trainer_state:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(tokenizer_folder / name, temporary / name)
         torch.save(trainer_state, temporary / "trainer.pt")
-        write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": {
-            file.name: sha256(file) for file in sorted(temporary.iterdir())}})
+        write_json(
+            temporary / MANIFEST,
+            {"format": 1, "step": step, "sha256": {file.name: sha256(file) for file in sorted(temporary.iterdir())}},
+        )
         for file in temporary.iterdir():
             _sync_file(file)
         sync_folder(temporary)
@@ -75,7 +78,9 @@ def write_checkpoint(root: Path, step: int, model: LanguageModel, trainer_state:
         shutil.rmtree(temporary, ignore_errors=True)
         before = _names(root)
         fix = f"the last good checkpoint is {root / before[-1]}" if before else "there is no earlier checkpoint"
-        raise failed("cannot-write", f"the checkpoint cannot be written ({error.strerror or error})", str(path), fix) from error
+        raise failed(
+            "cannot-write", f"the checkpoint cannot be written ({error.strerror or error})", str(path), fix
+        ) from error
     for name in _names(root)[:-keep]:
         shutil.rmtree(root / name)
     return Checkpoint(path)
@@ -97,7 +102,9 @@ def verify_checkpoint(path: Path) -> Checkpoint:
         expected = read_json(path / MANIFEST)["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise failed("bad-checkpoint", f"{MANIFEST} is missing or damaged", str(path)) from error
-    damaged = [name for name, digest in expected.items() if not (path / name).is_file() or sha256(path / name) != digest]
+    damaged = [
+        name for name, digest in expected.items() if not (path / name).is_file() or sha256(path / name) != digest
+    ]
     if damaged:
         raise failed("bad-checkpoint", f"damaged: {', '.join(damaged)}", str(path))
     return Checkpoint(path)

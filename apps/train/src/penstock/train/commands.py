@@ -16,8 +16,13 @@ from penstock.hooks.registry import Registry
 
 config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-                           help="Folder of runs and prepared data.")
+runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of runs and prepared data.",
+)
 
 
 @click.command()
@@ -26,7 +31,9 @@ runs_option = click.option("--runs", type=click.Path(path_type=Path), default=Pa
 @runs_option
 @output.json_option
 @click.pass_obj
-def prepare(registry: Registry, config_file: Path, overrides: tuple[str, ...], runs: Path, as_json: bool) -> dict[str, Any]:
+def prepare(
+    registry: Registry, config_file: Path, overrides: tuple[str, ...], runs: Path, as_json: bool
+) -> dict[str, Any]:
     """Turn the corpus of CONFIG into a tokenizer and token shards. Does nothing where that is already done."""
     config, _ = load_run_config(config_file, overrides, registry)
     result = _prepare(config, runs)
@@ -43,10 +50,15 @@ def _prepare(config: RunConfig, runs: Path) -> dict[str, Any]:
         prepared = prepare_data(runs, config, progress)
     manifest = prepared.manifest
     return {
-        "data": str(prepared.folder), "reused": prepared.reused, "seconds": round(time.perf_counter() - begun, 2),
+        "data": str(prepared.folder),
+        "reused": prepared.reused,
+        "seconds": round(time.perf_counter() - begun, 2),
         "vocabulary_size": manifest.vocabulary_size,
-        **{f"{name}_{unit}": getattr(split, unit) for name, split in manifest.splits.items()
-           for unit in ("documents", "tokens", "text_bytes")},
+        **{
+            f"{name}_{unit}": getattr(split, unit)
+            for name, split in manifest.splits.items()
+            for unit in ("documents", "tokens", "text_bytes")
+        },
     }
 
 
@@ -58,8 +70,15 @@ def _prepare(config: RunConfig, runs: Path) -> dict[str, Any]:
 @runs_option
 @output.json_option
 @click.pass_obj
-def train(registry: Registry, config_file: Path, overrides: tuple[str, ...], resume: str | None, dry_run: bool,
-          runs: Path, as_json: bool) -> dict[str, Any]:
+def train(
+    registry: Registry,
+    config_file: Path,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    dry_run: bool,
+    runs: Path,
+    as_json: bool,
+) -> dict[str, Any]:
     """Train the model that CONFIG describes; data is prepared first where it is not. Ctrl-C leaves a run that
     `--resume auto` continues with the same bits."""
     config, document = load_run_config(config_file, overrides, registry)
@@ -70,8 +89,14 @@ def train(registry: Registry, config_file: Path, overrides: tuple[str, ...], res
     run = _find_run(runs, config, resume) or RunDirectory.create(runs, config, document, overrides, registry)
     with run.lock():
         result = _train(config, run, runs)
-    output.print_result(result, as_json, lambda: f"trained {result['train_tokens']:,} tokens in {result['seconds']} s "
-                        f"({result['tokens_per_second']:,.0f} tokens/s)\nrun: {result['run_dir']}")
+    output.print_result(
+        result,
+        as_json,
+        lambda: (
+            f"trained {result['train_tokens']:,} tokens in {result['seconds']} s "
+            f"({result['tokens_per_second']:,.0f} tokens/s)\nrun: {result['run_dir']}"
+        ),
+    )
     return result
 
 
@@ -79,33 +104,59 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     prepared = _prepare(config, runs)
     run.record_stage("prepare", prepared["seconds"])
 
-    from penstock.train.compose import compose_model, compose_optimizer, open_dataset, parameter_summary, pick_device, size_table
+    from penstock.train.compose import (
+        compose_model,
+        compose_optimizer,
+        open_dataset,
+        parameter_summary,
+        pick_device,
+        size_table,
+    )
     from penstock.train.engine import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
 
     begun = time.perf_counter()
     device = pick_device(config.train.device)
     dataset = open_dataset(runs, config, verify=True)
-    composition = compose_model(config, dataset.manifest.vocabulary_size, device,
-                                end_of_text=dataset.tokenizer().end_of_text)
-    engine = LocalEngine(composition.model, compose_optimizer(config, composition.model), config.train.schedule.build(),
-                         config.train.gradient_clip)
+    composition = compose_model(
+        config, dataset.manifest.vocabulary_size, device, end_of_text=dataset.tokenizer().end_of_text
+    )
+    engine = LocalEngine(
+        composition.model,
+        compose_optimizer(config, composition.model),
+        config.train.schedule.build(),
+        config.train.gradient_clip,
+    )
     trainer = Trainer(config, run, dataset, composition, engine, device)
     step = trainer.resume()
     if step:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
-    run.write_status(state="running", step=step, steps=trainer.steps, tokens_seen=trainer.tokens_seen,
-                     seconds=trainer.elapsed, parameters=parameter_summary(composition), device=str(device))
+    run.write_status(
+        state="running",
+        step=step,
+        steps=trainer.steps,
+        tokens_seen=trainer.tokens_seen,
+        seconds=trainer.elapsed,
+        parameters=parameter_summary(composition),
+        device=str(device),
+    )
     write_json(run.path / "sizes.json", size_table(composition))
     try:
         trainer.train()
     except Interrupted:
-        output.note(f"continue with: penstock train {run.path / 'config.resolved.yaml'} --resume {run.path} --runs {runs}")
+        output.note(
+            f"continue with: penstock train {run.path / 'config.resolved.yaml'} --resume {run.path} --runs {runs}"
+        )
         raise KeyboardInterrupt from None
     run.record_stage("train", time.perf_counter() - begun)
-    return {"run_dir": str(run.path), "seconds": round(trainer.elapsed, 2), "train_tokens": trainer.tokens_seen,
-            "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1), "steps": trainer.steps,
-            "parameters": parameter_summary(composition)}
+    return {
+        "run_dir": str(run.path),
+        "seconds": round(trainer.elapsed, 2),
+        "train_tokens": trainer.tokens_seen,
+        "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1),
+        "steps": trainer.steps,
+        "parameters": parameter_summary(composition),
+    }
 
 
 def _find_run(runs: Path, config: RunConfig, resume: str | None) -> RunDirectory | None:
@@ -125,17 +176,28 @@ def _check_same(run: RunDirectory, config: RunConfig) -> None:
     """Refuses to continue a run with another config or other plugins; says what differs."""
     before = _flat((run.path / "config.resolved.yaml").read_text(encoding="utf-8"))
     now = _flat(to_yaml(config.resolved()))
-    differing = [f"{key}: was {before.get(key)}, is {now.get(key)}" for key in sorted({*before, *now})
-                 if before.get(key) != now.get(key)]
+    differing = [
+        f"{key}: was {before.get(key)}, is {now.get(key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
     locked = read_json(run.path / "plugins.lock.json")["components"]
     installed = plugin_lock(config)
     if not differing and locked != installed:
         old = {f"{c['kind']} {c['name']}": c for c in locked}
-        differing = [f"{c['kind']} {c['name']} is not the code that the run began with ({c['distribution']} {c['version']})"
-                     for c in installed if old.get(f"{c['kind']} {c['name']}") != c]
+        differing = [
+            f"{c['kind']} {c['name']} is not the code that the run began with ({c['distribution']} {c['version']})"
+            for c in installed
+            if old.get(f"{c['kind']} {c['name']}") != c
+        ]
     if differing:
-        raise ProblemError([Problem("config-differs", line, str(run.path), "start a new run, or undo the change")
-                            for line in differing], ExitCode.USAGE)
+        raise ProblemError(
+            [
+                Problem("config-differs", line, str(run.path), "start a new run, or undo the change")
+                for line in differing
+            ],
+            ExitCode.USAGE,
+        )
 
 
 def _flat(text: str) -> dict[str, Any]:
@@ -159,10 +221,15 @@ def _plan(config: RunConfig) -> dict[str, Any]:
     composition = compose_model(config, config.data.tokenizer.vocab_size, "meta")
     compose_optimizer(config, composition.model)
     per_step = config.train.batch_size * config.data.sequence_length
-    return {"name": config.name, "device": str(pick_device(config.train.device)),
-            "steps": math.ceil(config.train.tokens / per_step), "tokens_per_step": per_step,
-            "parameters": parameter_summary(composition), "sizes": size_table(composition),
-            "components": plugin_lock(config)}
+    return {
+        "name": config.name,
+        "device": str(pick_device(config.train.device)),
+        "steps": math.ceil(config.train.tokens / per_step),
+        "tokens_per_step": per_step,
+        "parameters": parameter_summary(composition),
+        "sizes": size_table(composition),
+        "components": plugin_lock(config),
+    }
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
@@ -170,10 +237,12 @@ def _plan_text(plan: dict[str, Any]) -> str:
     rows = [(role, f"{count:,}") for role, count in parameters["by_role"].items()]
     rows += [("total", f"{parameters['total']:,}"), ("active per token", f"{parameters['active']:,}")]
     components = [(c["kind"], c["name"], f"{c['distribution']} {c['version']}") for c in plan["components"]]
-    return "\n\n".join([
-        f"{plan['name']}: {plan['steps']:,} steps of {plan['tokens_per_step']:,} tokens on {plan['device']}",
-        output.table(("parameters", "count"), rows),
-        output.table(("stored as", "size"), [(s["format"], output.human_bytes(s["bytes"])) for s in plan["sizes"]]),
-        output.table(("kind", "component", "from"), components),
-        "nothing was written: this was a dry run",
-    ])
+    return "\n\n".join(
+        [
+            f"{plan['name']}: {plan['steps']:,} steps of {plan['tokens_per_step']:,} tokens on {plan['device']}",
+            output.table(("parameters", "count"), rows),
+            output.table(("stored as", "size"), [(s["format"], output.human_bytes(s["bytes"])) for s in plan["sizes"]]),
+            output.table(("kind", "component", "from"), components),
+            "nothing was written: this was a dry run",
+        ]
+    )

@@ -26,10 +26,17 @@ def data_folder(root: Path, config: RunConfig) -> Path:
 def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, int | None], None] | None) -> Prepared:
     """Prepares the config's data, or finds it prepared."""
     return prepare(
-        config.data.corpus.build(), [choice.build() for choice in config.data.filters], data_folder(root, config),
-        vocabulary_size=config.data.tokenizer.vocab_size, sequence_length=config.data.sequence_length,
-        heldout_share=config.data.heldout_share, seed=config.seed, sample_bytes=config.data.tokenizer.sample_bytes,
-        describe=config.data_settings(), progress=progress)
+        config.data.corpus.build(),
+        [choice.build() for choice in config.data.filters],
+        data_folder(root, config),
+        vocabulary_size=config.data.tokenizer.vocab_size,
+        sequence_length=config.data.sequence_length,
+        heldout_share=config.data.heldout_share,
+        seed=config.seed,
+        sample_bytes=config.data.tokenizer.sample_bytes,
+        describe=config.data_settings(),
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +50,34 @@ class Composition:
     balancers: list[Balancer]
 
 
-def compose_model(config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu",
-                  *, end_of_text: int | None = None) -> Composition:
+def compose_model(
+    config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu", *, end_of_text: int | None = None
+) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
     settings = config.model.settings
     wanted = settings.vocab_size
     if wanted is not None and wanted < vocabulary_size:
-        raise ProblemError(Problem("vocabulary-mismatch", f"the tokenizer has {vocabulary_size} tokens, and the model "
-                                   f"{wanted} embeddings", "model.vocab_size", "leave it out, or make it larger"))
+        raise ProblemError(
+            Problem(
+                "vocabulary-mismatch",
+                f"the tokenizer has {vocabulary_size} tokens, and the model {wanted} embeddings",
+                "model.vocab_size",
+                "leave it out, or make it larger",
+            )
+        )
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = settings.quantizer.build() if settings.quantizer else None
-    sizes = {name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields}
+    sizes = {
+        name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields
+    }
     sizes["vocab_size"] = wanted or vocabulary_size
     if sizes.get("eos_token_id") is None:
         sizes["eos_token_id"] = end_of_text
     torch.manual_seed(config.seed)
     with torch.device(device):
         model = config.model.entry.component.load_target()(
-            **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer)
+            **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer
+        )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     plan = combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing])
     share(model, plan)
@@ -87,8 +104,14 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ProblemError(Problem("no-device", f"device '{name}' cannot be used ({str(error).splitlines()[0]})",
-                                   "train.device", "use auto or cpu")) from error
+        raise ProblemError(
+            Problem(
+                "no-device",
+                f"device '{name}' cannot be used ({str(error).splitlines()[0]})",
+                "train.device",
+                "use auto or cpu",
+            )
+        ) from error
 
 
 def parameter_summary(composition: Composition) -> dict[str, Any]:
@@ -112,8 +135,10 @@ def size_table(composition: Composition) -> list[dict[str, Any]]:
     quantizer = composition.quantizer
     if quantizer is not None:
         roles = composition.model.parameter_roles()
-        packed = sum(quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles
-                     else 2 * parameter.numel() for name, parameter in composition.model.named_parameters())
+        packed = sum(
+            quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles else 2 * parameter.numel()
+            for name, parameter in composition.model.named_parameters()
+        )
         rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
     return rows
 
@@ -122,6 +147,12 @@ def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset
     """The config's prepared data; raises `ProblemError` where it was never prepared."""
     folder = data_folder(root, config)
     if not folder.exists():
-        raise ProblemError(Problem("missing-data", "the data of this config is not prepared", str(folder),
-                                   "run `penstock prepare CONFIG` first"))
+        raise ProblemError(
+            Problem(
+                "missing-data",
+                "the data of this config is not prepared",
+                str(folder),
+                "run `penstock prepare CONFIG` first",
+            )
+        )
     return TokenDataset.open(folder, verify=verify)

@@ -20,8 +20,9 @@ class LocalEngine:
 
     rank, ranks = 0, 1
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule,
-                 gradient_clip: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, gradient_clip: float | None
+    ) -> None:
         self.model, self.optimizer, self.schedule, self.gradient_clip = model, optimizer, schedule, gradient_clip
 
     def backward(self, loss: Tensor) -> None:
@@ -36,8 +37,11 @@ class LocalEngine:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return {"gradient_norm": norm.item(), "learning_rate_factor": factor,
-                "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        return {
+            "gradient_norm": norm.item(),
+            "learning_rate_factor": factor,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
 
     def state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}

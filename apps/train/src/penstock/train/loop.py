@@ -52,12 +52,23 @@ class Stopwatch:
 class Trainer:
     """Trains one composition in one run directory."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory, dataset: TokenDataset, composition: Composition,
-                 engine: LocalEngine, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        dataset: TokenDataset,
+        composition: Composition,
+        engine: LocalEngine,
+        device: torch.device,
+    ) -> None:
         self.config, self.run, self.dataset, self.engine, self.device = config, run, dataset, engine, device
         self.composition, self.model = composition, composition.model
-        self.order = TokenOrder(dataset.split("train"), sequence_length=config.data.sequence_length,
-                                batch_size=config.train.batch_size, seed=config.seed)
+        self.order = TokenOrder(
+            dataset.split("train"),
+            sequence_length=config.data.sequence_length,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+        )
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
         self.step = 0
@@ -122,7 +133,9 @@ class Trainer:
         begun = time.perf_counter()
         for part in range(parts):
             with watch("data"):
-                window_BS = self.order.batch(self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts)
+                window_BS = self.order.batch(
+                    self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts
+                )
                 window_BS = torch.from_numpy(window_BS).to(self.device)
             with watch("forward"):
                 loss, measured, load = self._forward(window_BS, parts)
@@ -142,8 +155,14 @@ class Trainer:
                 balancer.update(self.model.routers[layer], counts_LE[row], tokens_seen=self.tokens_seen)
         seconds = time.perf_counter() - begun
         self.elapsed += seconds
-        metrics = {"tokens": self.tokens_seen, **losses, **stepped, "tokens_per_second": self.tokens_per_step / seconds,
-                   "elapsed": self.elapsed, **{f"seconds/{part}": value for part, value in watch.seconds.items()}}
+        metrics = {
+            "tokens": self.tokens_seen,
+            **losses,
+            **stepped,
+            "tokens_per_second": self.tokens_per_step / seconds,
+            "elapsed": self.elapsed,
+            **{f"seconds/{part}": value for part, value in watch.seconds.items()},
+        }
         if load.layers:
             metrics.update({f"load/{name}": value for name, value in load_metrics(counts_LE).items()})
         self._log(metrics)
@@ -168,8 +187,10 @@ class Trainer:
         split = self.dataset.split("heldout")
         tokens = split.slice(0, min(len(split), self.config.train.evaluate_tokens + 1))
         nll = token_nll(self.model, tokens, sequence_length=self.config.data.sequence_length)
-        return {"heldout/loss": float(nll.mean()),
-                "heldout/bits_per_byte": bits_per_byte(nll, int(self._byte_lengths[tokens[1:]].sum()))}
+        return {
+            "heldout/loss": float(nll.mean()),
+            "heldout/bits_per_byte": bits_per_byte(nll, int(self._byte_lengths[tokens[1:]].sum())),
+        }
 
     def _log(self, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:
@@ -182,17 +203,39 @@ class Trainer:
             observer.on_checkpoint(self.step)
         state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state()}
         self._last_checkpoint = write_checkpoint(
-            self.run.checkpoints, self.step, self.model, state, self.dataset.folder,
-            keep=self.config.train.keep_checkpoints)
+            self.run.checkpoints,
+            self.step,
+            self.model,
+            state,
+            self.dataset.folder,
+            keep=self.config.train.keep_checkpoints,
+        )
 
     def _status(self, state: str, **more: Any) -> None:
-        self.run.write_status(**{**self.run.status(), "state": state, "step": self.step, "steps": self.steps,
-                                 "tokens_seen": self.tokens_seen, "seconds": round(self.elapsed, 3), **more})
+        self.run.write_status(
+            **{
+                **self.run.status(),
+                "state": state,
+                "step": self.step,
+                "steps": self.steps,
+                "tokens_seen": self.tokens_seen,
+                "seconds": round(self.elapsed, 3),
+                **more,
+            }
+        )
 
     def _diverged(self, loss: float) -> Exception:
-        good = f"the last good checkpoint is {self._last_checkpoint.path}" if self._last_checkpoint else "no checkpoint yet"
-        return output.failed("diverged", f"the loss became {loss} at step {self.step + 1}", str(self.run.path),
-                             f"{good}; lower train.optimizer.lr or clip harder")
+        good = (
+            f"the last good checkpoint is {self._last_checkpoint.path}"
+            if self._last_checkpoint
+            else "no checkpoint yet"
+        )
+        return output.failed(
+            "diverged",
+            f"the loss became {loss} at step {self.step + 1}",
+            str(self.run.path),
+            f"{good}; lower train.optimizer.lr or clip harder",
+        )
 
 
 @contextmanager
@@ -214,4 +257,3 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
-

@@ -40,5 +40,6 @@ class LoadTraceObserver:
 
     def on_end(self) -> None:
         if self._counts:
-            RoutingTrace(np.stack(self._counts), {"split": "train", "layers": list(self._layers),
-                                                  "steps": self._steps}).save(self.path)
+            RoutingTrace(
+                np.stack(self._counts), {"split": "train", "layers": list(self._layers), "steps": self._steps}
+            ).save(self.path)

@@ -19,8 +19,15 @@ class Progress:
     def __init__(self, steps: int, done: int) -> None:
         self._steps = steps
         self._terminal = sys.stderr.isatty()
-        self._bar = Bar(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-                        TimeRemainingColumn(), console=Console(stderr=True), disable=not self._terminal)
+        self._bar = Bar(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._terminal,
+        )
         self._task: TaskID = self._bar.add_task("", total=steps, completed=done)
         self._second = self._line = self._begun = time.monotonic()
         self._first = done
@@ -53,8 +60,13 @@ class StageProgress:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"),
-                        console=Console(stderr=True), disable=not self._terminal)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}"),
+            console=Console(stderr=True),
+            disable=not self._terminal,
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> StageProgress:

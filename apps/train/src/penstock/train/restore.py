@@ -36,10 +36,16 @@ def restore(path: Path, registry: Registry) -> Restored:
     config = run.config(registry)
     checkpoint = newest_checkpoint(run.checkpoints, output.warn)
     if checkpoint is None:
-        raise output.failed("no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it")
+        raise output.failed(
+            "no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it"
+        )
     dataset = open_dataset(run.runs, config, verify=False)
-    composition = compose_model(config, dataset.manifest.vocabulary_size, pick_device(config.train.device),
-                                end_of_text=dataset.tokenizer().end_of_text)
+    composition = compose_model(
+        config,
+        dataset.manifest.vocabulary_size,
+        pick_device(config.train.device),
+        end_of_text=dataset.tokenizer().end_of_text,
+    )
     checkpoint.load_model(composition.model)
     composition.model.eval()
     return Restored(run, config, checkpoint, composition, dataset)

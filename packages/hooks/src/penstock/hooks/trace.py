@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from penstock.hooks.problems import Problem, ProblemError
 
 FORMAT = 1
+_RESERVED = {"format", "arrays"}  # keys that the file adds to the header
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class RoutingTrace:
 
     `counts_SLE` int64: assignments per step, layer and expert. `expert_NLK` optional: the experts of each token, int,
     in stream order. `header`: model, k, layers (model layer index of each row of L), hidden_size, tokenizer, data hash,
-    domain labels; anything JSON can hold, and `format` is taken. Raises ValueError where these disagree.
+    domain labels; anything JSON can hold, but for the keys `format` and `arrays`. Raises ValueError where these disagree.
     """
 
     counts_SLE: NDArray[np.int64]
@@ -41,8 +42,8 @@ class RoutingTrace:
             )
         if (self.counts_SLE < 0).any():
             raise ValueError("counts_SLE has negative counts")
-        if "format" in self.header:
-            raise ValueError("the header's `format` is the file's own; use another key")
+        if _RESERVED & self.header.keys():
+            raise ValueError("the keys `format` and `arrays` of the header are the file's own; use others")
         if self.expert_NLK is not None:
             layers, experts = self.counts_SLE.shape[1:]
             shape, kind = self.expert_NLK.shape, self.expert_NLK.dtype
@@ -59,12 +60,11 @@ class RoutingTrace:
     def save(self, path: Path) -> None:
         """Writes the trace atomically: the file is whole or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {
-            "counts_SLE": self.counts_SLE,
-            "header": np.frombuffer(json.dumps({**self.header, "format": FORMAT}).encode(), dtype=np.uint8),
-        }
+        arrays: dict[str, NDArray[Any]] = {"counts_SLE": self.counts_SLE}
         if self.expert_NLK is not None:
             arrays["expert_NLK"] = self.expert_NLK
+        header = json.dumps({**self.header, "format": FORMAT, "arrays": sorted(arrays)})
+        arrays["header"] = np.frombuffer(header.encode(), dtype=np.uint8)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -83,10 +83,7 @@ class RoutingTrace:
                 Problem("missing-file", "there is no such trace", str(path), "`penstock profile RUN` writes one")
             )
         try:
-            counts_SLE, header, expert_NLK = _read(path)
-            if header.pop("format", None) != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}, the one that this version reads")
-            return cls(counts_SLE, header, expert_NLK)
+            return cls(*_read(path))
         except Exception as error:  # zip, zlib, numpy and json each have their own ways to fail on damaged bytes
             raise ProblemError(Problem("bad-trace", f"not a routing trace, or damaged ({error})", str(path))) from error
 
@@ -97,5 +94,10 @@ def _read(path: Path) -> tuple[NDArray[np.int64], dict[str, Any], NDArray[np.int
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
     with np.load(path, allow_pickle=False) as archive:
-        header = json.loads(archive["header"].tobytes())
+        header: dict[str, Any] = json.loads(archive["header"].tobytes())
+        if header.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}, the one that this version reads")
+        held = sorted(set(archive.files) - {"header"})
+        if header.pop("arrays", held) != held:  # a zip's table of contents has no checksum and can lose an entry
+            raise ValueError(f"of its arrays only {', '.join(held)} are left")
         return archive["counts_SLE"], header, archive.get("expert_NLK")

@@ -17,7 +17,9 @@ from penstock.moe_core.layers import Linear, RMSNorm, rotate
 class KeyValueCache:
     """Keys and values of every layer for up to `capacity` positions, allocated once and filled in place."""
 
-    def __init__(self, config: GlmMoeConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: GlmMoeConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, config.head_dim)
         self._stored = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
@@ -63,8 +65,12 @@ class Attention(nn.Module):
             if before and new > 1:  # one new position sees everything; a first pass is plainly causal
                 mask_SC = torch.ones(new, before + new, dtype=torch.bool, device=x_BSD.device).tril(before)
         out_BNSh = F.scaled_dot_product_attention(
-            query_BNSh, key_BMSh, value_BMSh, attn_mask=mask_SC,
-            is_causal=mask_SC is None and query_BNSh.shape[2] == key_BMSh.shape[2], enable_gqa=True,
+            query_BNSh,
+            key_BMSh,
+            value_BMSh,
+            attn_mask=mask_SC,
+            is_causal=mask_SC is None and query_BNSh.shape[2] == key_BMSh.shape[2],
+            enable_gqa=True,
         )
         return self.o_proj(out_BNSh.transpose(1, 2).flatten(2))
 

@@ -148,18 +148,26 @@ class GlmMoeConfig(ArchitectureSettings):
     @model_validator(mode="after")
     def _sizes_fit(self) -> GlmMoeConfig:
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
-                             f"num_key_value_heads ({self.num_key_value_heads})")
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
         if self.rotary_dim % 2 or not self.rotary_dim:
-            raise ValueError(f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor}) must be "
-                             "a positive even number")
+            raise ValueError(
+                f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor}) must be "
+                "a positive even number"
+            )
         if self.first_k_dense_replace > self.num_hidden_layers:
-            raise ValueError(f"first_k_dense_replace ({self.first_k_dense_replace}) is more than num_hidden_layers "
-                             f"({self.num_hidden_layers})")
+            raise ValueError(
+                f"first_k_dense_replace ({self.first_k_dense_replace}) is more than num_hidden_layers "
+                f"({self.num_hidden_layers})"
+            )
         routers = [self.router, *(override.router for override in self.overrides)]
         for choice in routers if self.expert_layers else []:
             k = getattr(getattr(choice, "settings", None), "k", 1)
             if k > self.n_routed_experts:
-                raise ValueError(f"the router takes k = {k} experts a token, and there are n_routed_experts = "
-                                 f"{self.n_routed_experts}")
+                raise ValueError(
+                    f"the router takes k = {k} experts a token, and there are n_routed_experts = "
+                    f"{self.n_routed_experts}"
+                )
         return self

@@ -22,7 +22,9 @@ from penstock.hooks.contracts import Quantizer, Routing
 class Experts(nn.Module):
     """E SwiGLU experts. `gate_up_proj` [E, 2H, D] holds the gate in its first H rows, `down_proj` [E, D, H]."""
 
-    def __init__(self, experts: int, hidden_size: int, intermediate_size: int, quantizer: Quantizer | None = None) -> None:
+    def __init__(
+        self, experts: int, hidden_size: int, intermediate_size: int, quantizer: Quantizer | None = None
+    ) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, intermediate_size))
@@ -80,7 +82,7 @@ def _loop(x_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
 class _Scatter(torch.autograd.Function):
     """x[order // k]: each token's row once for each of its experts, sorted by expert.
 
-    The gradient of plain indexing is a serial `index_put_`; knowing the inverse permutation makes it a gather and a sum.
+    The gradient of plain indexing is a serial `index_put_`; with the inverse permutation it is a gather and a sum.
     """
 
     @staticmethod

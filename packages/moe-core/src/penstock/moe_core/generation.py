@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def generate(model: GlmMoe, token_BS: Tensor, *, tokens: int, temperature: float = 0.0, top_k: int | None = None,
-             top_p: float | None = None, seed: int = 0, stop_token: int | None = None, use_cache: bool = True) -> Tensor:
+def generate(
+    model: GlmMoe,
+    token_BS: Tensor,
+    *,
+    tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop_token: int | None = None,
+    use_cache: bool = True,
+) -> Tensor:
     """Continues each row of `token_BS` by `tokens` tokens: [B, S + tokens] int64.
 
     `temperature` 0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row
@@ -47,8 +57,9 @@ def generate(model: GlmMoe, token_BS: Tensor, *, tokens: int, temperature: float
     return token_BS
 
 
-def sample(logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None,
-           generator: torch.Generator) -> Tensor:
+def sample(
+    logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
+) -> Tensor:
     """One token a row [B], from fp32 logits [B, V]."""
     if temperature == 0.0:
         return logits_BV.argmax(dim=-1)

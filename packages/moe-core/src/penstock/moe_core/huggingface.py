@@ -61,8 +61,12 @@ def from_hub_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
 
 def _check_complete(prefix: str, experts: Mapping[int, Mapping[str, Tensor]], own: Mapping[str, Tensor]) -> None:
     count = len(own[f"{prefix}.down_proj"]) if f"{prefix}.down_proj" in own else len(experts)
-    missing = [f"{prefix}.{expert}.{matrix}_proj.weight" for expert in range(count) for matrix in ("gate", "up", "down")
-               if matrix not in experts.get(expert, {})]
+    missing = [
+        f"{prefix}.{expert}.{matrix}_proj.weight"
+        for expert in range(count)
+        for matrix in ("gate", "up", "down")
+        if matrix not in experts.get(expert, {})
+    ]
     if missing or len(experts) != count:
         what = f"missing: {', '.join(missing[:3])}" if missing else f"{len(experts)} experts, and the model has {count}"
         raise ProblemError(Problem("bad-checkpoint", f"the experts of {prefix} do not fit the model", "", what))
@@ -73,11 +77,16 @@ def check_names(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None
     problems = [Problem("bad-checkpoint", f"tensor '{name}' is missing") for name in own if name not in loaded]
     for name, tensor in loaded.items():
         if name not in own:
-            problems.append(Problem("bad-checkpoint", f"tensor '{name}' is not part of the model", "",
-                                    did_you_mean(name, own)))
+            problems.append(
+                Problem("bad-checkpoint", f"tensor '{name}' is not part of the model", "", did_you_mean(name, own))
+            )
         elif tensor.shape != own[name].shape:
-            problems.append(Problem("bad-checkpoint", f"tensor '{name}' is {list(tensor.shape)}, and the model's is "
-                                                      f"{list(own[name].shape)}"))
+            problems.append(
+                Problem(
+                    "bad-checkpoint",
+                    f"tensor '{name}' is {list(tensor.shape)}, and the model's is {list(own[name].shape)}",
+                )
+            )
     if problems:
         raise ProblemError(problems)
 
@@ -88,9 +97,17 @@ def to_hub_config(config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: 
     transformers knows one router for all layers, sigmoid scores with top-k; a model with any other is written with a
     `model_type` of its own, which transformers refuses instead of computing something else.
     """
-    kinds = {(getattr(router, "score_function", None), router.k, getattr(router, "normalize", True),
-              getattr(router, "scale", 1.0), getattr(router, "groups", 1), getattr(router, "groups_kept", 1))
-             for router in routers.values()} or {("sigmoid", 1, True, 1.0, 1, 1)}
+    kinds = {
+        (
+            getattr(router, "score_function", None),
+            router.k,
+            getattr(router, "normalize", True),
+            getattr(router, "scale", 1.0),
+            getattr(router, "groups", 1),
+            getattr(router, "groups_kept", 1),
+        )
+        for router in routers.values()
+    } or {("sigmoid", 1, True, 1.0, 1, 1)}
     score, k, normalize, scale, groups, groups_kept = next(iter(kinds))
     standard = len(kinds) == 1 and score == "sigmoid"
     return {
@@ -103,8 +120,11 @@ def to_hub_config(config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: 
         "norm_topk_prob": normalize,
         "num_experts_per_tok": k,
         "num_nextn_predict_layers": 0,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta,
-                            "partial_rotary_factor": config.partial_rotary_factor},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": config.partial_rotary_factor,
+        },
         "rope_scaling": None,
         "routed_scaling_factor": scale,
         "tie_word_embeddings": tied,
@@ -114,8 +134,23 @@ def to_hub_config(config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: 
 
 
 _SAME_NAME = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "first_k_dense_replace", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "attention_bias", "use_qk_norm", "partial_rotary_factor", "rope_theta",
-    "max_position_embeddings", "intermediate_size", "moe_intermediate_size", "n_routed_experts", "n_shared_experts",
-    "rms_norm_eps", "initializer_range", "eos_token_id",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "first_k_dense_replace",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "attention_bias",
+    "use_qk_norm",
+    "partial_rotary_factor",
+    "rope_theta",
+    "max_position_embeddings",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "rms_norm_eps",
+    "initializer_range",
+    "eos_token_id",
 )

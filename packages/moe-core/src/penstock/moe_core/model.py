@@ -48,11 +48,15 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, index, quantizer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = (SwiGLU(config.hidden_size, config.intermediate_size, quantizer) if router is None
-                    else MoE(config, router, quantizer))
+        self.mlp = (
+            SwiGLU(config.hidden_size, config.intermediate_size, quantizer)
+            if router is None
+            else MoE(config, router, quantizer)
+        )
 
-    def forward(self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor],
-                cache: KeyValueCache | None) -> tuple[Tensor, Routing | None]:
+    def forward(
+        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache | None
+    ) -> tuple[Tensor, Routing | None]:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotary, cache)
         normalised_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
@@ -77,10 +81,13 @@ class GlmMoe(nn.Module):
         self.quantizer = quantizer
         self.compute_dtype: torch.dtype = torch.float32
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        routers = {index: make_router(index, hidden_size=config.hidden_size, experts=config.n_routed_experts)
-                   for index in config.expert_layers}
-        self.layers = nn.ModuleList(Layer(config, index, routers.get(index), quantizer)
-                                    for index in range(config.num_hidden_layers))
+        routers = {
+            index: make_router(index, hidden_size=config.hidden_size, experts=config.n_routed_experts)
+            for index in config.expert_layers
+        }
+        self.layers = nn.ModuleList(
+            Layer(config, index, routers.get(index), quantizer) for index in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.reset_parameters()
@@ -123,7 +130,8 @@ class GlmMoe(nn.Module):
         output = self(token_BS)
         mask_T = None if mask_BS is None else mask_BS.flatten()
         loss, nll_T = linear_cross_entropy(
-            output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T)
+            output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T
+        )
         return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:

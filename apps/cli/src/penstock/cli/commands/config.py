@@ -62,15 +62,22 @@ def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], 
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="An override, as on `penstock train`.")
 @output.json_option
 @click.pass_obj
-def explain_command(registry: Registry, config_file: Path, path: str, overrides: tuple[str, ...],
-                    as_json: bool) -> list[dict[str, Any]]:
+def explain_command(
+    registry: Registry, config_file: Path, path: str, overrides: tuple[str, ...], as_json: bool
+) -> list[dict[str, Any]]:
     """Who set each value at or below PATH (such as train.optimizer or layers.2.mlp), and on which line."""
     run_config, document = load_run_config(config_file, overrides, registry)
-    settings = (explain_layer(run_config, document, registry, path) if path.startswith("layers.")
-                else explain(run_config, document, registry, path))
+    settings = (
+        explain_layer(run_config, document, registry, path)
+        if path.startswith("layers.")
+        else explain(run_config, document, registry, path)
+    )
     result = [{"path": setting.path, "value": setting.value, "source": setting.source} for setting in settings]
-    output.print_result(result, as_json, lambda: output.table(
-        ("path", "value", "set by"), [(s.path, json.dumps(s.value), s.source) for s in settings]))
+    output.print_result(
+        result,
+        as_json,
+        lambda: output.table(("path", "value", "set by"), [(s.path, json.dumps(s.value), s.source) for s in settings]),
+    )
     return result
 
 
@@ -81,11 +88,24 @@ def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Reg
     by_name = {f"layers.{layer}.mlp": layer for layer in settings.expert_layers}
     name = ".".join(path.split(".")[:3])
     if name not in by_name:
-        raise output.ProblemError(output.Problem(
-            "unknown-path", f"the model has no mixture-of-experts layer '{path}'", document.name,
-            f"there are {', '.join(by_name)}" if by_name else "all its layers are dense"))
+        raise output.ProblemError(
+            output.Problem(
+                "unknown-path",
+                f"the model has no mixture-of-experts layer '{path}'",
+                document.name,
+                f"there are {', '.join(by_name)}" if by_name else "all its layers are dense",
+            )
+        )
     chosen = layer_routers(settings, settings.expert_layers)[by_name[name]]
-    owner = next((f"model.overrides.{position}.router" for position, override in enumerate(settings.overrides)
-                  if override.router is chosen), "model.router")
-    return [Setting(f"{name}.router{setting.path.removeprefix(owner)}", setting.value, f"{setting.source} ({owner})")
-            for setting in explain(run_config, document, registry, owner)]
+    owner = next(
+        (
+            f"model.overrides.{position}.router"
+            for position, override in enumerate(settings.overrides)
+            if override.router is chosen
+        ),
+        "model.router",
+    )
+    return [
+        Setting(f"{name}.router{setting.path.removeprefix(owner)}", setting.value, f"{setting.source} ({owner})")
+        for setting in explain(run_config, document, registry, owner)
+    ]

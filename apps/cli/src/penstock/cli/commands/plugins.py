@@ -24,15 +24,26 @@ def plugins() -> None:
 def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[str, Any]:
     """Every plugin with its state, and every component with who provides it."""
     states = [
-        {"distribution": plugin.origin.distribution, "version": plugin.origin.version,
-         "entry_point": plugin.origin.entry_point, "state": type(plugin).__name__.lower(),
-         "cause": "" if isinstance(plugin, Loaded) else plugin.cause}
+        {
+            "distribution": plugin.origin.distribution,
+            "version": plugin.origin.version,
+            "entry_point": plugin.origin.entry_point,
+            "state": type(plugin).__name__.lower(),
+            "cause": "" if isinstance(plugin, Loaded) else plugin.cause,
+        }
         for plugin in registry.plugins
     ]
     components = [
-        {"kind": entry.component.kind, "name": entry.component.name, "id": entry.id, "version": entry.origin.version,
-         "contract": entry.component.contract, "summary": entry.component.summary,
-         "capabilities": sorted(entry.component.capabilities), "reference": entry.component.reference}
+        {
+            "kind": entry.component.kind,
+            "name": entry.component.name,
+            "id": entry.id,
+            "version": entry.origin.version,
+            "contract": entry.component.contract,
+            "summary": entry.component.summary,
+            "capabilities": sorted(entry.component.capabilities),
+            "reference": entry.component.reference,
+        }
         for entry in registry.entries(kind)
     ]
     result = {"plugins": states, "components": components}
@@ -41,12 +52,20 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
 
 
 def _text(states: list[dict[str, str]], components: list[dict[str, Any]]) -> str:
-    parts = [output.table(("kind", "name", "from", "summary"),
-                          [(c["kind"], c["name"], c["id"].split(":")[0], c["summary"]) for c in components])]
+    parts = [
+        output.table(
+            ("kind", "name", "from", "summary"),
+            [(c["kind"], c["name"], c["id"].split(":")[0], c["summary"]) for c in components],
+        )
+    ]
     unusable = [state for state in states if state["state"] != "loaded"]
     if unusable:
-        parts.append(output.table(("plugin", "version", "entry point", "state", "cause"), [
-            (s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"]) for s in unusable]))
+        parts.append(
+            output.table(
+                ("plugin", "version", "entry point", "state", "cause"),
+                [(s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"]) for s in unusable],
+            )
+        )
     loaded = len(states) - len(unusable)
     parts.append(f"{len(components)} components; plugins: {loaded} loaded, {len(unusable)} not usable")
     return "\n\n".join(parts)

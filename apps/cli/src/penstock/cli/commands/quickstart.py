@@ -19,14 +19,24 @@ from penstock.hooks.registry import Registry
 
 @click.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-@click.option("--config", "config_file", type=click.Path(path_type=Path),
-              help="Another config; the packaged quickstart.yaml otherwise.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-              help="Folder of runs and prepared data.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Another config; the packaged quickstart.yaml otherwise.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of runs and prepared data.",
+)
 @output.json_option
 @click.pass_obj
-def quickstart(registry: Registry, overrides: tuple[str, ...], config_file: Path | None, runs: Path,
-               as_json: bool) -> dict[str, Any]:
+def quickstart(
+    registry: Registry, overrides: tuple[str, ...], config_file: Path | None, runs: Path, as_json: bool
+) -> dict[str, Any]:
     """Train, measure and explain a small sparse language model on the Python standard library.
 
     The same as prepare, train, evaluate, profile, simulate and report in a row; about three minutes on two cores.
@@ -68,13 +78,17 @@ def _call(registry: Registry, *arguments: str) -> dict[str, Any]:
 
 def _text(result: dict[str, Any]) -> str:
     baselines = {name.removesuffix("_bits_per_byte"): value for name, value in result["baselines"].items()}
-    rows = [("this model", f"{result['heldout_bits_per_byte']:.3f}"),
-            *((f"{name} baseline", f"{value:.3f}") for name, value in baselines.items())]
-    return "\n".join([
-        output.table(("held-out text", "bits per byte"), rows),
-        "",
-        f"trained on {result['train_tokens']:,} tokens at {result['tokens_per_second']:,.0f} tokens/s; "
-        f"MaxVio {result['max_violation_global']:.3f}; {result['seconds']:.0f} s in all",
-        f"run:    {result['run_dir']}",
-        f"report: {result['report']}",
-    ])
+    rows = [
+        ("this model", f"{result['heldout_bits_per_byte']:.3f}"),
+        *((f"{name} baseline", f"{value:.3f}") for name, value in baselines.items()),
+    ]
+    return "\n".join(
+        [
+            output.table(("held-out text", "bits per byte"), rows),
+            "",
+            f"trained on {result['train_tokens']:,} tokens at {result['tokens_per_second']:,.0f} tokens/s; "
+            f"MaxVio {result['max_violation_global']:.3f}; {result['seconds']:.0f} s in all",
+            f"run:    {result['run_dir']}",
+            f"report: {result['report']}",
+        ]
+    )

@@ -330,7 +330,7 @@ def hints(run: Run) -> dict[str, list[Hint]]:
         ("balance", "profile of the layers", run.profile or dense, f"penstock profile {where}"),
         ("cost", "stage times", run.stages, "penstock quickstart"),
         ("cost", "parameter counts", run.status and run.status.parameters, "penstock train CONFIG"),
-        ("cost", "size table", run.sizes, f"penstock quantize {where}"),
+        ("cost", "size table", run.sizes, "penstock train CONFIG"),
         ("evaluation", "evaluation", run.evaluation, f"penstock evaluate {where}"),
         (
             "network",
