@@ -63,6 +63,14 @@ def test_large_logits_stay_finite():
     assert torch.isfinite(hidden.grad).all()
 
 
+def test_no_gradient_is_computed_without_grad_mode(monkeypatch):
+    weight = torch.randn(5, 4, requires_grad=True)
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda *_: pytest.fail("computed a gradient"))
+    with torch.no_grad():
+        loss, _ = linear_cross_entropy(torch.randn(3, 4), weight, torch.tensor([0, 1, 2]))
+    assert not loss.requires_grad
+
+
 def test_no_gradient_is_computed_where_none_is_asked():
     loss, nll = linear_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 1, 2]))
     assert not loss.requires_grad

@@ -27,7 +27,8 @@ class RoutingTrace:
 
     `counts_SLE` int64: assignments per step, layer and expert. `expert_NLK` optional: the experts of each token, int,
     in stream order. `header`: model, k, layers (model layer index of each row of L), hidden_size, tokenizer, data hash,
-    domain labels; anything JSON can hold, but for the keys `format` and `arrays`. Raises ValueError where these disagree.
+    domain labels; anything JSON can hold, but for the keys `format` and `arrays`. Raises ValueError where these
+    disagree.
     """
 
     counts_SLE: NDArray[np.int64]
@@ -60,7 +61,7 @@ class RoutingTrace:
     def save(self, path: Path) -> None:
         """Writes the trace atomically: the file is whole or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, NDArray[Any]] = {"counts_SLE": self.counts_SLE}
+        arrays: dict[str, Any] = {"counts_SLE": self.counts_SLE}
         if self.expert_NLK is not None:
             arrays["expert_NLK"] = self.expert_NLK
         header = json.dumps({**self.header, "format": FORMAT, "arrays": sorted(arrays)})

@@ -32,6 +32,8 @@ def linear_cross_entropy(
 
     The sum carries gradient to `hidden_TD` and `weight_VD`; nats are fp32, masked tokens have 0.
     """
+    if not torch.is_grad_enabled():  # a custom function is told which inputs require grad, not whether grad is wanted
+        hidden_TD, weight_VD = hidden_TD.detach(), weight_VD.detach()
     return _LinearCrossEntropy.apply(hidden_TD, weight_VD, target_T, mask_T, chunk_logits)  # pyright: ignore
 
 
