@@ -10,7 +10,7 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.discovery import Loaded
-from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.registry import Entry, Registry
 
 
@@ -22,14 +22,7 @@ class LazyCommand(click.Command):
         self.entry = entry
 
     def load(self) -> click.Command:
-        try:
-            return self.entry.component.load_target()
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise ProblemError(
-                Problem("broken-plugin", f"command '{self.name}' could not be loaded", str(self.entry.origin), cause),
-                ExitCode.PLUGIN,
-            ) from error
+        return self.entry.imported(self.entry.component.target)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -6,14 +6,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
 from pydantic import Field, model_validator
 
-from penstock.hooks.config import ConfigDocument, Schema, choice_of, read_config, validate
+from penstock.hooks.config import ConfigDocument, OfKind, Schema, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Registry
+from penstock.hooks.registry import Choice, Registry
+
+ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
+CorpusChoice: TypeAlias = Annotated[Choice, OfKind("corpus")]
+FilterChoice: TypeAlias = Annotated[Choice, OfKind("filter")]
+ObserverChoice: TypeAlias = Annotated[Choice, OfKind("observer")]
+OptimizerChoice: TypeAlias = Annotated[Choice, OfKind("optimizer")]
+PlacementChoice: TypeAlias = Annotated[Choice, OfKind("placement")]
+ScheduleChoice: TypeAlias = Annotated[Choice, OfKind("schedule")]
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
+TopologyChoice: TypeAlias = Annotated[Choice, OfKind("topology")]
+TrackerChoice: TypeAlias = Annotated[Choice, OfKind("tracker")]
 
 
 class TokenizerSettings(Schema):
@@ -28,9 +38,9 @@ class TokenizerSettings(Schema):
 class DataSettings(Schema):
     """Text, and how it becomes sequences of tokens."""
 
-    corpus: choice_of("corpus")
+    corpus: CorpusChoice
     """Where the text comes from."""
-    filters: list[choice_of("filter")] = [{"use": "exact-dedup"}]
+    filters: list[FilterChoice] = [{"use": "exact-dedup"}]
     """Stages between corpus and tokenizer, in order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     """The tokenizer to train."""
@@ -49,9 +59,9 @@ class TrainSettings(Schema):
     """Sequences of an optimizer step, over all micro-batches."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Sequences of one forward pass; null takes the whole batch at once."""
-    optimizer: choice_of("optimizer") = {"use": "muon"}
+    optimizer: OptimizerChoice = {"use": "muon"}
     """What turns gradients into steps."""
-    schedule: choice_of("schedule") = {"use": "cosine"}
+    schedule: ScheduleChoice = {"use": "cosine"}
     """The learning-rate factor over the run."""
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null never clips."""
@@ -67,9 +77,9 @@ class TrainSettings(Schema):
     """Steps between checkpoints; one more is written at the end."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many checkpoints stay; 2 leaves one to fall back on."""
-    trackers: list[choice_of("tracker")] = [{"use": "jsonl"}, {"use": "tensorboard"}]
+    trackers: list[TrackerChoice] = [{"use": "jsonl"}, {"use": "tensorboard"}]
     """Where metrics go."""
-    observers: list[choice_of("observer")] = [{"use": "load-trace"}]
+    observers: list[ObserverChoice] = [{"use": "load-trace"}]
     """What else watches training."""
 
     @model_validator(mode="after")
@@ -88,7 +98,7 @@ class TrainSettings(Schema):
 class EvaluateSettings(Schema):
     """What is measured after training."""
 
-    tasks: list[choice_of("task")] = [{"use": "heldout"}]
+    tasks: list[TaskChoice] = [{"use": "heldout"}]
     """Tasks to run."""
     prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
     """Starts of the samples that are shown."""
@@ -101,9 +111,9 @@ class EvaluateSettings(Schema):
 class SimulateSettings(Schema):
     """The network that expert parallelism is predicted on."""
 
-    topology: choice_of("topology") = {"use": "two-level"}
+    topology: TopologyChoice = {"use": "two-level"}
     """The network."""
-    placement: choice_of("placement") = {"use": "contiguous"}
+    placement: PlacementChoice = {"use": "contiguous"}
     """Which GPU holds which expert."""
     gpus: list[int] = [8, 16, 32, 64, 128, 256]
     """Degrees of expert parallelism."""
@@ -122,7 +132,7 @@ class RunConfig(Schema):
     """Decides initial weights, data order and splits."""
     data: DataSettings
     """Text."""
-    model: choice_of("architecture")
+    model: ArchitectureChoice
     """The language model and the components inside it."""
     train: TrainSettings
     """Training."""
@@ -173,7 +183,3 @@ def check_layers(config: RunConfig, document: ConfigDocument) -> None:
 
 def _location(path: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isdigit() else part for part in path.split("."))
-
-
-def to_yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

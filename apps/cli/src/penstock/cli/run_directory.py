@@ -25,8 +25,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from penstock.cli.run_config import RunConfig, digest, load_run_config, to_yaml
-from penstock.hooks.config import ConfigDocument
+from penstock.cli.run_config import RunConfig, digest, load_run_config
+from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 
@@ -55,9 +55,10 @@ class RunDirectory:
         try:
             temporary.mkdir(parents=True)
             (temporary / "config.input.yaml").write_text(
-                source.read_text(encoding="utf-8") if source.is_file() else to_yaml(document.value), encoding="utf-8"
+                source.read_text(encoding="utf-8") if source.is_file() else dump_config(document.value),
+                encoding="utf-8",
             )
-            (temporary / "config.resolved.yaml").write_text(to_yaml(resolved), encoding="utf-8")
+            (temporary / "config.resolved.yaml").write_text(dump_config(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
             write_json(temporary / "environment.json", environment(config, source, overrides))
             write_json(temporary / "plugins.lock.json", {"components": plugin_lock(config)})
@@ -135,7 +136,7 @@ class RunDirectory:
 
 def unfinished_runs(root: Path, config: RunConfig) -> list[RunDirectory]:
     """Runs of exactly this config that did not finish, newest first."""
-    resolved = to_yaml(config.resolved())
+    resolved = dump_config(config.resolved())
     found = [
         RunDirectory(path.parent)
         for path in sorted((root / config.name).glob("*/config.resolved.yaml"), reverse=True)

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_config import RunConfig, load_run_config, to_yaml
+from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, unfinished_runs, write_json
+from penstock.hooks.config import dump_config
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Registry
 
@@ -175,7 +176,7 @@ def _find_run(runs: Path, config: RunConfig, resume: str | None) -> RunDirectory
 def _check_same(run: RunDirectory, config: RunConfig) -> None:
     """Refuses to continue a run with another config or other plugins; says what differs."""
     before = _flat((run.path / "config.resolved.yaml").read_text(encoding="utf-8"))
-    now = _flat(to_yaml(config.resolved()))
+    now = _flat(dump_config(config.resolved()))
     differing = [
         f"{key}: was {before.get(key)}, is {now.get(key)}"
         for key in sorted({*before, *now})

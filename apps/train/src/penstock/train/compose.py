@@ -75,7 +75,7 @@ def compose_model(
         sizes["eos_token_id"] = end_of_text
     torch.manual_seed(config.seed)
     with torch.device(device):
-        model = config.model.entry.component.load_target()(
+        model = config.model.entry.imported(config.model.entry.component.target)(
             **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer
         )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -1,0 +1,104 @@
+"""A checkpoint is whole or not there; a damaged one is named and the one before it is used."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from penstock.hooks.problems import ProblemError
+from penstock.train import checkpoint as module
+from penstock.train.checkpoint import newest_checkpoint, verify_checkpoint, write_checkpoint
+
+
+class Toy(nn.Module):
+    """The part of a language model that checkpoints use."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2, 3), float(value)))
+
+    def export_config(self) -> dict:
+        return {"model_type": "toy"}
+
+    def export_state(self) -> dict[str, torch.Tensor]:
+        return dict(self.state_dict())
+
+    def load_export_state(self, state) -> None:
+        self.load_state_dict(dict(state))
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, tokenizer: Path) -> Path:
+    """Checkpoints of steps 1 and 2, whose weights are their step."""
+    for step in (1, 2):
+        write_checkpoint(tmp_path / "checkpoints", step, Toy(step), {"step": step}, tokenizer, keep=5)
+    return tmp_path / "checkpoints"
+
+
+def test_what_was_written_is_read_back(root):
+    found = newest_checkpoint(root, pytest.fail)
+    model = Toy(0.0)
+    found.load_model(model)
+    assert (found.step, found.trainer_state()) == (2, {"step": 2})
+    assert torch.equal(model.weight, torch.full((2, 3), 2.0))
+    assert (root / "latest").read_text() == "step-00000002\n"
+    assert json.loads((found.path / "config.json").read_text()) == {"model_type": "toy"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt", "config.json", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: bytes([data[0] ^ 1]) + data[1:], None])
+def test_any_damage_is_named_and_the_checkpoint_before_is_used(root, name, damage):
+    path = root / "step-00000002" / name
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    warnings: list[str] = []
+    assert newest_checkpoint(root, warnings.append).step == 1
+    assert len(warnings) == 1
+    assert "step-00000002" in warnings[0]
+    assert name in warnings[0]
+
+
+def test_where_all_are_damaged_there_is_none(root):
+    for path in root.glob("step-*/trainer.pt"):
+        path.unlink()
+    warnings: list[str] = []
+    assert newest_checkpoint(root, warnings.append) is None
+    assert len(warnings) == 2
+
+
+def test_only_the_newest_are_kept(root, tokenizer):
+    write_checkpoint(root, 3, Toy(3), {"step": 3}, tokenizer, keep=2)
+    assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
+
+
+@pytest.mark.parametrize("point", ["save_file", "write_json", "_sync_file", "sync_folder", "_point_latest"])
+def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, monkeypatch, point):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, point, full)
+        with pytest.raises(ProblemError, match="No space left on device"):
+            write_checkpoint(root, 3, Toy(3), {"step": 3}, tokenizer, keep=5)
+    assert verify_checkpoint(root / "step-00000002").step == 2
+    assert not [path for path in root.iterdir() if path.name.startswith(".")]
+    found = newest_checkpoint(root, pytest.fail)
+    assert found.step == (3 if (root / "step-00000003").exists() else 2)
+
+
+def test_leftovers_of_a_killed_writer_are_no_checkpoint(root):
+    (root / ".step-00000009.123").mkdir()
+    assert newest_checkpoint(root, pytest.fail).step == 2
