@@ -1,0 +1,22 @@
+"""`penstock export` refuses what it cannot do before it writes anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.cli.main import run
+from penstock.hooks.problems import ProblemError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "hff"], "there is no exporter 'hff', did you mean 'hf'"),
+        (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
+        ([], "this is not a run directory"),
+    ],
+)
+def test_a_wrong_request_is_named_and_nothing_is_written(tmp_path, arguments, message):
+    with pytest.raises(ProblemError, match=message):
+        run(["export", str(tmp_path), *arguments])
+    assert list(tmp_path.iterdir()) == []

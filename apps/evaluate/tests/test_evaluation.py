@@ -1,0 +1,59 @@
+"""Baselines read the tokens that the model saw, and the text that it is judged on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from penstock.data_prep.order import TokenOrder
+from penstock.evaluate.evaluation import _documents, tokens_seen
+from penstock.evaluate.profiling import profile_figures
+from penstock.hooks.trace import RoutingTrace
+
+
+class Split:
+    """Tokens 0, 1, 2, ..."""
+
+    tokens = 1001
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop)
+
+
+def restored(step: int) -> SimpleNamespace:
+    """As much of a restored run as `tokens_seen` reads."""
+    return SimpleNamespace(
+        dataset=SimpleNamespace(split=lambda name: Split()),
+        config=SimpleNamespace(train=SimpleNamespace(batch_size=5), data=SimpleNamespace(sequence_length=10), seed=3),
+        checkpoint=SimpleNamespace(step=step),
+    )
+
+
+def test_tokens_seen_are_the_windows_of_the_steps():
+    order = TokenOrder(Split(), sequence_length=10, batch_size=5, seed=3)
+    expected = {token for step in range(4) for token in order.batch(step).flatten().tolist()}
+    seen = tokens_seen(restored(4))
+    assert set(seen.tolist()) == expected
+    assert len(seen) == 4 * 5 * 11
+
+
+def test_after_an_epoch_all_tokens_were_seen():
+    assert tokens_seen(restored(20)).tolist() == list(range(1001))
+
+
+def test_documents_are_cut_at_the_end_of_text():
+    assert _documents(np.array([5, 6, 0, 7, 0, 0, 8]), 0) == [[5, 6], [7], [], [8]]
+
+
+def test_profile_figures_of_known_counts():
+    counts = np.array([[[4, 0], [2, 2]], [[0, 4], [2, 2]]], dtype=np.int64)
+    trace = RoutingTrace(counts, {"split": "heldout", "tokens": 4, "k": 2, "layers": [1, 2]})
+    figures = profile_figures(trace)
+    assert [layer["max_violation"] for layer in figures["layers"]] == [0, 0]
+    assert figures["max_violation_global"] == 0
+    assert figures["max_violation_batch"] == pytest.approx(0.5)  # layer 1 is all or nothing in each batch
