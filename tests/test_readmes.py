@@ -42,5 +42,5 @@ def test_python_examples_run(readme: Path, tmp_path: Path) -> None:
         pytest.skip("no Python in this README")
     script = tmp_path / "README.py"
     script.write_text(code)
-    result = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    result = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, f"{readme}:\n{result.stderr}"

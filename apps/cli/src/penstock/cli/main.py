@@ -61,8 +61,8 @@ def _registry(ctx: click.Context) -> Registry:
 @click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="penstock")
 def root() -> None:
-    """Choose a router, a balancing rule, an optimizer, a quantizer; train, measure, compress, simulate and serve
-    exactly that sparse language model.
+    """Choose a router, a balancing rule, an optimizer, a quantizer; train, measure, simulate and export exactly that
+    sparse language model.
 
     Start with: penstock quickstart
     """

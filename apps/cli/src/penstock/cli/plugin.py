@@ -10,7 +10,7 @@ def commands() -> list[Component]:
             kind="command",
             name="quickstart",
             target="penstock.cli.commands.quickstart:quickstart",
-            summary="Train, measure and explain a small sparse model in three minutes",
+            summary="Train, measure and explain a small sparse model",
         ),
         Component(
             kind="command",

@@ -22,7 +22,7 @@ def commands() -> list[Component]:
             kind="command",
             name="simulate",
             target="penstock.evaluate.commands:simulate",
-            summary="Predict all-to-all time of expert parallelism from a routing trace",
+            summary="Predict all-to-all time from a routing trace",
         ),
         Component(
             kind="command",
