@@ -128,7 +128,7 @@ def test_an_export_generates_the_same_tokens_in_transformers(command, trained, t
     logits = ours.model.logits(ours.model(prompt).hidden_BSD)
     torch.testing.assert_close(theirs(prompt).logits, logits, rtol=1e-5, atol=1e-5)
     end = ours.dataset.tokenizer().end_of_text
-    generated = theirs.generate(prompt, max_new_tokens=20, do_sample=False)
+    generated = theirs.generate(prompt, max_new_tokens=20, do_sample=False)  # pyright: ignore[reportAttributeAccessIssue]
     assert torch.equal(generated, ours.model.generate(prompt, tokens=20, stop_token=end))
     assert theirs.config.eos_token_id == end
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves
 
 from penstock.hooks.problems import ExitCode, ProblemError
 
@@ -56,7 +57,7 @@ def assert_same(run: Path, other: Path) -> None:
     for name in weights:
         assert torch.equal(weights[name], weights_too[name]), name
     assert metrics == metrics_too
-    flat, flat_too = (torch.utils._pytree.tree_leaves(state) for state in (engine, engine_too))
+    flat, flat_too = (tree_leaves(state) for state in (engine, engine_too))
     for one, two in zip(flat, flat_too, strict=True):
         assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from penstock.data_prep.order import TokenOrder
 from penstock.evaluate.evaluation import _documents, tokens_seen
 from penstock.evaluate.profiling import profile_figures
 from penstock.hooks.trace import RoutingTrace
+from penstock.train.restore import Restored
 
 
 class Split:
@@ -25,13 +27,14 @@ class Split:
         return np.arange(start, stop)
 
 
-def restored(step: int) -> SimpleNamespace:
+def restored(step: int) -> Restored:
     """As much of a restored run as `tokens_seen` reads."""
-    return SimpleNamespace(
+    parts = SimpleNamespace(
         dataset=SimpleNamespace(split=lambda name: Split()),
         config=SimpleNamespace(train=SimpleNamespace(batch_size=5), data=SimpleNamespace(sequence_length=10), seed=3),
         checkpoint=SimpleNamespace(step=step),
     )
+    return cast(Restored, parts)
 
 
 def test_tokens_seen_are_the_windows_of_the_steps():

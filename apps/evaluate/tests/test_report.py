@@ -378,7 +378,7 @@ CARDS = {
     "profile.json": ("Layers", "penstock profile"),
     "evaluation.json": ("Samples", "penstock evaluate"),
     "simulation.json": ("Exchange between experts", "penstock simulate"),
-    "sizes.json": ("Size of the weights", "penstock quantize"),
+    "sizes.json": ("Size of the weights", "penstock train"),
     "stages.json": ("Time by stage", "penstock quickstart"),
     "status.json": ("Parameters by role", "penstock train"),
     "environment.json": ("Environment", "penstock train"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 
 from penstock.hooks.problems import ProblemError
 from penstock.train import checkpoint as module
-from penstock.train.checkpoint import newest_checkpoint, verify_checkpoint, write_checkpoint
+from penstock.train.checkpoint import Checkpoint, newest_checkpoint, verify_checkpoint, write_checkpoint
 
 
 class Toy(nn.Module):
@@ -32,6 +34,17 @@ class Toy(nn.Module):
         self.load_state_dict(dict(state))
 
 
+def toy(value: float) -> Any:
+    """A `Toy` where a whole language model is asked for."""
+    return Toy(value)
+
+
+def newest(root: Path, warn: Callable[[str], Any]) -> Checkpoint:
+    found = newest_checkpoint(root, warn)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     folder = tmp_path / "tokenizer"
@@ -45,13 +58,13 @@ def tokenizer(tmp_path: Path) -> Path:
 def root(tmp_path: Path, tokenizer: Path) -> Path:
     """Checkpoints of steps 1 and 2, whose weights are their step."""
     for step in (1, 2):
-        write_checkpoint(tmp_path / "checkpoints", step, Toy(step), {"step": step}, tokenizer, keep=5)
+        write_checkpoint(tmp_path / "checkpoints", step, toy(step), {"step": step}, tokenizer, keep=5)
     return tmp_path / "checkpoints"
 
 
 def test_what_was_written_is_read_back(root):
-    found = newest_checkpoint(root, pytest.fail)
-    model = Toy(0.0)
+    found = newest(root, pytest.fail)
+    model = toy(0.0)
     found.load_model(model)
     assert (found.step, found.trainer_state()) == (2, {"step": 2})
     assert torch.equal(model.weight, torch.full((2, 3), 2.0))
@@ -65,7 +78,7 @@ def test_any_damage_is_named_and_the_checkpoint_before_is_used(root, name, damag
     path = root / "step-00000002" / name
     path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
     warnings: list[str] = []
-    assert newest_checkpoint(root, warnings.append).step == 1
+    assert newest(root, warnings.append).step == 1
     assert len(warnings) == 1
     assert "step-00000002" in warnings[0]
     assert name in warnings[0]
@@ -80,7 +93,7 @@ def test_where_all_are_damaged_there_is_none(root):
 
 
 def test_only_the_newest_are_kept(root, tokenizer):
-    write_checkpoint(root, 3, Toy(3), {"step": 3}, tokenizer, keep=2)
+    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=2)
     assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
 
@@ -92,13 +105,13 @@ def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, m
     with monkeypatch.context() as patch:
         patch.setattr(module, point, full)
         with pytest.raises(ProblemError, match="No space left on device"):
-            write_checkpoint(root, 3, Toy(3), {"step": 3}, tokenizer, keep=5)
+            write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=5)
     assert verify_checkpoint(root / "step-00000002").step == 2
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
-    found = newest_checkpoint(root, pytest.fail)
+    found = newest(root, pytest.fail)
     assert found.step == (3 if (root / "step-00000003").exists() else 2)
 
 
 def test_leftovers_of_a_killed_writer_are_no_checkpoint(root):
     (root / ".step-00000009.123").mkdir()
-    assert newest_checkpoint(root, pytest.fail).step == 2
+    assert newest(root, pytest.fail).step == 2

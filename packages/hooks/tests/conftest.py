@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -116,7 +117,7 @@ def registry(parts: ModuleType) -> Registry:
 
 
 @pytest.fixture
-def plugin_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def plugin_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on `sys.path` for distributions; modules imported from it are forgotten afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_every_kind_can_be_described(kind: str) -> None:
 
 def test_a_description_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        component().name = "other"
+        cast(Any, component()).name = "other"
 
 
 def test_equal_descriptions_are_equal_and_hash_alike() -> None:

@@ -87,6 +87,7 @@ def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> Non
 def test_a_blocked_plugin_is_not_imported(plugin_path: Path, spelling: str) -> None:
     install(plugin_path, "acme-bad", "raise SystemExit")
     plugin = found("acme-bad", (spelling,))
+    assert isinstance(plugin, Blocked)
     assert plugin == Blocked(Origin("acme-bad", "1.0", "main"))
     assert "blocked" in plugin.cause
     assert "acme_bad_plugin" not in sys.modules

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import pytest
 
-from penstock.hooks import ProblemError, Registry
-from penstock.hooks.config import Schema, apply_overrides, choice_of, dump_config, explain, parse_config, validate
+from penstock.hooks import Choice, ProblemError, Registry
+from penstock.hooks.architecture import RouterChoice
+from penstock.hooks.config import OfKind, Schema, apply_overrides, dump_config, explain, parse_config, validate
+
+ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 
 
 class Run(Schema):
@@ -12,8 +17,8 @@ class Run(Schema):
     name: str
     seed: int = 0
     tags: list[str] = []
-    model: choice_of("architecture")
-    routers: list[choice_of("router")] = []
+    model: ArchitectureChoice
+    routers: list[RouterChoice] = []
     extra: dict[str, dict[str, int]] = {}
 
 

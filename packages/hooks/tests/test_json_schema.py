@@ -4,14 +4,19 @@ import json
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, TypeAlias, get_args
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import Field
 
-from penstock.hooks import KINDS, Component, ExitCode, ProblemError, Registry
+from penstock.hooks import KINDS, Choice, Component, ExitCode, ProblemError, Registry
+from penstock.hooks.architecture import BalanceChoice, RouterChoice
 from penstock.hooks.config import OfKind, Schema, choice_of, json_schema, parse_config, validate
 from penstock.hooks.discovery import Loaded, Origin
+
+ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
 
 
 class Run(Schema):
@@ -19,9 +24,9 @@ class Run(Schema):
 
     name: str
     """What the run is called."""
-    model: choice_of("architecture") | None = None
-    router: choice_of("router") = "top-k"
-    balance: list[choice_of("balance-loss", "balancer")] = []
+    model: ArchitectureChoice | None = None
+    router: RouterChoice = Field(default="top-k", validate_default=True)
+    balance: list[BalanceChoice] = []
 
 
 def references(value: Any) -> Iterator[str]:
@@ -102,7 +107,7 @@ def test_models_of_one_name_stay_apart(parts: ModuleType, registry: Registry) ->
 
     class Outer(Schema):
         inner: Inner = Inner()
-        router: choice_of("router") = "bare"
+        router: RouterChoice = Field(default="bare", validate_default=True)
 
     check = Draft202012Validator(json_schema(Outer, registry))
     assert check.is_valid({"inner": {"height": 2}, "router": {"use": "nested", "inner": {"depth": 2}}})
@@ -112,8 +117,8 @@ def test_models_of_one_name_stay_apart(parts: ModuleType, registry: Registry) ->
 
 def test_defaults_that_json_cannot_say_neither_warn_nor_fail(parts: ModuleType, registry: Registry) -> None:
     class Defaults(Schema):
-        router: choice_of("router") = registry.choose("router", {"use": "top-k", "k": 7})
-        routers: list[choice_of("router")] = [registry.choose("router", "bare")]
+        router: RouterChoice = registry.choose("router", {"use": "top-k", "k": 7})
+        routers: list[RouterChoice] = [registry.choose("router", "bare")]
         opaque: Any = parts.Opaque()
         limit: float = float("inf")
 
@@ -129,7 +134,7 @@ def test_defaults_that_json_cannot_say_neither_warn_nor_fail(parts: ModuleType, 
 
 def test_a_kind_without_components_accepts_nothing() -> None:
     class Needs(Schema):
-        task: choice_of("task") | None = None
+        task: TaskChoice | None = None
 
     check = Draft202012Validator(json_schema(Needs, Registry([])))
     assert check.is_valid({"task": None})
@@ -144,8 +149,6 @@ def test_a_schema_that_cannot_be_imported_is_a_problem_of_its_plugin() -> None:
 
 
 def test_annotated_and_choice_of_say_the_same() -> None:
-    from typing import get_args
-
     _, marker = get_args(choice_of("router"))
     assert isinstance(marker, OfKind)
     assert marker.kinds == ("router",)

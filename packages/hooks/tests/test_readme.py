@@ -1,6 +1,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.delitem(sys.modules, "acme_router", raising=False)
-    namespace: dict[str, object] = {"__name__": "readme"}
+    namespace: dict[str, Any] = {"__name__": "readme"}
     for fence in re.findall(r"^```python\n(.*?)^```", README, re.M | re.S):
         exec(compile(fence, "README.md", "exec"), namespace)
     assert namespace["run"].router.settings.k == 3

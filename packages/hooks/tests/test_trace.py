@@ -38,7 +38,7 @@ def assert_same(left: RoutingTrace, right: RoutingTrace) -> None:
     assert left.header == right.header
     for one, other in ((left.counts_SLE, right.counts_SLE), (left.expert_NLK, right.expert_NLK)):
         assert (one is None) == (other is None)
-        if one is not None:
+        if one is not None and other is not None:
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other, strict=True)
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import pytest
 from pydantic import field_validator
 
 from penstock.hooks import Choice, Component, ExitCode, ProblemError, Registry
-from penstock.hooks.config import OfKind, Schema, apply_overrides, choice_of, parse_config, validate, validate_settings
+from penstock.hooks.architecture import RouterChoice
+from penstock.hooks.config import OfKind, Schema, apply_overrides, parse_config, validate, validate_settings
 from penstock.hooks.discovery import Broken, Loaded, Origin
+
+ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 
 
 class Train(Schema):
@@ -30,9 +33,9 @@ class Run(Schema):
 
     name: str
     train: Train = Train()
-    model: choice_of("architecture") | None = None
-    router: choice_of("router") | None = None
-    routers: choice_of("router") | list[choice_of("router")] = []
+    model: ArchitectureChoice | None = None
+    router: RouterChoice | None = None
+    routers: RouterChoice | list[RouterChoice] = []
     balance: list[Annotated[Choice, OfKind("balance-loss", "balancer")]] = []
     metric: str | list[str] = "loss"
 
@@ -46,6 +49,7 @@ def problems(registry: Registry, text: str, *overrides: str) -> list[str]:
 
 def test_a_valid_config_is_an_instance_of_its_schema(registry: Registry) -> None:
     run = validate(Run, parse_config("{name: x, train: {tokens: 2_000}, router: {use: top-k, k: 4}}"), registry)
+    assert run.router is not None
     assert (run.name, run.train.tokens, run.router.settings.k) == ("x", 2000, 4)
     assert run.router.build(experts=8) == {"k": 4, "scale": 1.0, "experts": 8}
 

@@ -17,6 +17,7 @@ class PlainRouter(nn.Module):
     """Sigmoid scores, the k highest after the bias, weights normalised without it: GLM's router with one group."""
 
     score_function = "sigmoid"
+    e_score_correction_bias: Tensor
 
     def __init__(self, hidden_size: int, experts: int, k: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ def make_model() -> Callable[..., GlmMoe]:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             for router in model.routers.values():
+                assert router.e_score_correction_bias is not None
                 router.e_score_correction_bias.copy_(torch.randn(router.experts) * 0.2)
         return model
 

@@ -20,9 +20,9 @@ def sizes(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_key_value_heads": 4}, r"num_attention_heads \(6\) is not a multiple of num_key_value_heads \(4\)"),
+        ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) is not a multiple of num_key_value_heads \(3\)"),
         ({"head_dim": 31}, "positive even number"),
-        ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is more than num_hidden_layers \(4\)"),
+        ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is more than num_hidden_layers \(3\)"),
         ({"hidden_size": 0}, "greater than 0"),
     ],
 )
@@ -50,4 +50,5 @@ def test_the_plugin_offers_the_architecture():
     registry = Registry([Loaded(Origin("penstock-moe-core", "0", "moe_core"), (component,))])
     assert registry.names("architecture") == ["glm-moe"]
     mine = [found for found in discover() if found.origin.distribution == "penstock-moe-core"]
+    assert isinstance(mine[0], Loaded)
     assert mine[0].components == (component,)

@@ -26,6 +26,11 @@ TopologyChoice: TypeAlias = Annotated[Choice, OfKind("topology")]
 TrackerChoice: TypeAlias = Annotated[Choice, OfKind("tracker")]
 
 
+def _use(name: str) -> Any:
+    """A component as a default: validated as if it had been written, so the value of the field is a `Choice`."""
+    return {"use": name}
+
+
 class TokenizerSettings(Schema):
     """The byte-level BPE tokenizer that is trained on the corpus."""
 
@@ -40,7 +45,7 @@ class DataSettings(Schema):
 
     corpus: CorpusChoice
     """Where the text comes from."""
-    filters: list[FilterChoice] = [{"use": "exact-dedup"}]
+    filters: list[FilterChoice] = [_use("exact-dedup")]
     """Stages between corpus and tokenizer, in order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     """The tokenizer to train."""
@@ -59,9 +64,9 @@ class TrainSettings(Schema):
     """Sequences of an optimizer step, over all micro-batches."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Sequences of one forward pass; null takes the whole batch at once."""
-    optimizer: OptimizerChoice = {"use": "muon"}
+    optimizer: OptimizerChoice = _use("muon")
     """What turns gradients into steps."""
-    schedule: ScheduleChoice = {"use": "cosine"}
+    schedule: ScheduleChoice = _use("cosine")
     """The learning-rate factor over the run."""
     gradient_clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null never clips."""
@@ -77,9 +82,9 @@ class TrainSettings(Schema):
     """Steps between checkpoints; one more is written at the end."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """How many checkpoints stay; 2 leaves one to fall back on."""
-    trackers: list[TrackerChoice] = [{"use": "jsonl"}, {"use": "tensorboard"}]
+    trackers: list[TrackerChoice] = [_use("jsonl"), _use("tensorboard")]
     """Where metrics go."""
-    observers: list[ObserverChoice] = [{"use": "load-trace"}]
+    observers: list[ObserverChoice] = [_use("load-trace")]
     """What else watches training."""
 
     @model_validator(mode="after")
@@ -98,7 +103,7 @@ class TrainSettings(Schema):
 class EvaluateSettings(Schema):
     """What is measured after training."""
 
-    tasks: list[TaskChoice] = [{"use": "heldout"}]
+    tasks: list[TaskChoice] = [_use("heldout")]
     """Tasks to run."""
     prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
     """Starts of the samples that are shown."""
@@ -111,9 +116,9 @@ class EvaluateSettings(Schema):
 class SimulateSettings(Schema):
     """The network that expert parallelism is predicted on."""
 
-    topology: TopologyChoice = {"use": "two-level"}
+    topology: TopologyChoice = _use("two-level")
     """The network."""
-    placement: PlacementChoice = {"use": "contiguous"}
+    placement: PlacementChoice = _use("contiguous")
     """Which GPU holds which expert."""
     gpus: list[int] = [8, 16, 32, 64, 128, 256]
     """Degrees of expert parallelism."""

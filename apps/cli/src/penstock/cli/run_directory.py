@@ -161,9 +161,15 @@ def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> di
         "git": _git(),
         "seed": config.seed,
         "argv": sys.argv,
-        "command": shlex.join(["penstock", "train", str(source), *overrides]),
+        "command": _command(source, overrides),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _command(source: Path, overrides: Sequence[str]) -> str:
+    """The command line to start the run again: this process's own, or that of `train` where it is not `penstock`."""
+    ours = Path(sys.argv[0]).name == "penstock" or sys.argv[0].endswith("penstock/cli/__main__.py")
+    return shlex.join(["penstock", *(sys.argv[1:] if ours else ["train", str(source), *overrides])])
 
 
 def plugin_lock(config: RunConfig) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def samples(restored: Restored) -> list[dict[str, Any]]:
     shown = []
     for number, prompt in enumerate(settings.prompts):
         start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
-        token_BS = torch.tensor([start], device=next(restored.model.parameters()).device)
+        token_BS = torch.tensor([start], device=next(restored.composition.module.parameters()).device)
         continued = restored.model.generate(
             token_BS,
             tokens=settings.sample_tokens,

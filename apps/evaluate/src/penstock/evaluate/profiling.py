@@ -30,7 +30,7 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
     length = config.data.sequence_length
     windows = min(len(split), max_tokens or len(split)) // length
     token_WS = torch.from_numpy(split.slice(0, windows * length)).view(windows, length)
-    device = next(model.parameters()).device
+    device = next(restored.composition.module.parameters()).device
     counts, experts = [], []
     for batch_BS in token_WS.split(config.train.batch_size):
         routings = model(batch_BS.to(device)).routings

@@ -123,7 +123,7 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
         config, dataset.manifest.vocabulary_size, device, end_of_text=dataset.tokenizer().end_of_text
     )
     engine = LocalEngine(
-        composition.model,
+        composition.module,
         compose_optimizer(config, composition.model),
         config.train.schedule.build(),
         config.train.gradient_clip,

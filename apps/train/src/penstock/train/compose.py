@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from penstock.cli.run_config import RunConfig, digest
 from penstock.data_prep.dataset import TokenDataset
@@ -48,6 +49,11 @@ class Composition:
     sharing: SharingPlan
     losses: dict[str, BalanceLoss]
     balancers: list[Balancer]
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, which every `LanguageModel` is one of."""
+        return cast(nn.Module, self.model)
 
 
 def compose_model(
@@ -92,7 +98,7 @@ def compose_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Op
     """The config's optimizer over all parameters, grouped by role."""
     by_role: dict[ParameterRole, dict[str, Any]] = {role: {} for role in ParameterRole}
     roles = model.parameter_roles()
-    for name, parameter in model.named_parameters():
+    for name, parameter in cast(nn.Module, model).named_parameters():
         by_role[roles[name]][name] = parameter
     return config.train.optimizer.build(parameters=by_role)
 
@@ -119,7 +125,7 @@ def parameter_summary(composition: Composition) -> dict[str, Any]:
     model = composition.model
     roles = model.parameter_roles()
     by_role: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in composition.module.named_parameters():
         by_role[roles[name]] = by_role.get(roles[name], 0) + parameter.numel()
     total = sum(by_role.values())
     routed = by_role.get(ParameterRole.EXPERT, 0)
@@ -130,14 +136,14 @@ def parameter_summary(composition: Composition) -> dict[str, Any]:
 
 def size_table(composition: Composition) -> list[dict[str, Any]]:
     """Bytes of the stored parameters in each format; shared parameters count once."""
-    total = sum(parameter.numel() for parameter in composition.model.parameters())
+    total = sum(parameter.numel() for parameter in composition.module.parameters())
     rows = [{"format": "fp32", "bytes": 4 * total}, {"format": "bf16", "bytes": 2 * total}]
     quantizer = composition.quantizer
     if quantizer is not None:
         roles = composition.model.parameter_roles()
         packed = sum(
             quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles else 2 * parameter.numel()
-            for name, parameter in composition.model.named_parameters()
+            for name, parameter in composition.module.named_parameters()
         )
         rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
     return rows

@@ -47,5 +47,5 @@ def restore(path: Path, registry: Registry) -> Restored:
         end_of_text=dataset.tokenizer().end_of_text,
     )
     checkpoint.load_model(composition.model)
-    composition.model.eval()
+    composition.module.eval()
     return Restored(run, config, checkpoint, composition, dataset)

@@ -9,7 +9,7 @@ Shape suffixes: B batch, S sequence, T = B*S tokens, D model width, V vocabulary
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class GlmMoe(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.reset_parameters()
         if config.tie_word_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
+            self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -12,7 +12,7 @@ from penstock.cli import output
 from penstock.cli.run_config import RunConfig, check_layers, load_run_config
 from penstock.hooks.architecture import layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 
 config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
@@ -88,8 +88,8 @@ def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Reg
     by_name = {f"layers.{layer}.mlp": layer for layer in settings.expert_layers}
     name = ".".join(path.split(".")[:3])
     if name not in by_name:
-        raise output.ProblemError(
-            output.Problem(
+        raise ProblemError(
+            Problem(
                 "unknown-path",
                 f"the model has no mixture-of-experts layer '{path}'",
                 document.name,
