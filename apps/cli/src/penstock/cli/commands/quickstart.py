@@ -14,6 +14,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.main import run
+from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.registry import Registry
 
 
@@ -44,9 +45,10 @@ def quickstart(
     begun = time.perf_counter()
     with _config(config_file) as config:
         place = ["--runs", str(runs)]
-        _call(registry, "prepare", str(config), *overrides, *place)
+        prepared = _call(registry, "prepare", str(config), *overrides, *place)
         trained = _call(registry, "train", str(config), *overrides, *place)
     directory = trained["run_dir"]
+    RunDirectory.open(Path(directory)).record_stage("prepare", prepared["seconds"])
     evaluated = _call(registry, "evaluate", directory)
     profiled = _call(registry, "profile", directory)
     _call(registry, "simulate", directory)
