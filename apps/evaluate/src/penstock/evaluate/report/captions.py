@@ -80,7 +80,8 @@ def _moves(first: float, last: float) -> str:
     return "falls" if last < first else "rises"
 
 
-def bits_per_byte(series: Series, baselines: Mapping[str, float]) -> str:
+def bits_per_byte(series: Series, baselines: Mapping[str, float], *, whole: bool) -> str:
+    """`whole`: the last value is of all held-out text, the ones before it of a part, so they are not ranked."""
     steps, values = finite(series)
     text = f"Held-out text costs {number(values[-1])} bits per byte at step {steps[-1]:,.0f}"
     if baselines:
@@ -88,6 +89,8 @@ def bits_per_byte(series: Series, baselines: Mapping[str, float]) -> str:
             f"{against(float(values[-1]), value, name)} ({number(value)})" for name, value in baselines.items()
         )
     best = int(values.argmin())
+    if whole and len(values) > 1:
+        return text + ". The points before it are measured on a part of the text."
     if best != len(values) - 1 and values[best] < values[-1] * 0.995:
         text += f"; the lowest, {number(values[best])}, was at step {steps[best]:,.0f}"
     return text + "."

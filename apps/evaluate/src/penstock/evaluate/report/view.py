@@ -11,7 +11,7 @@ import numpy as np
 
 from penstock.evaluate.report import captions, charts, formats
 from penstock.evaluate.report.data import Column, LayerProfile, Run, relative
-from penstock.evaluate.report.headline import Tile, bits_per_byte, summary, tiles
+from penstock.evaluate.report.headline import Tile, summary, tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +137,27 @@ def main_cards(run: Run) -> list[Card]:
     if bits is not None:
         baselines = evaluation.baselines.named if evaluation else {}
         chart = charts.bits_per_byte_chart(bits, baselines, charts.SIDE if both else charts.FULL)
-        cards.append(Card("Held-out text", "bits per byte", chart, captions.bits_per_byte(bits, baselines)))
+        cards.append(
+            Card(
+                "Held-out text",
+                "bits per byte",
+                chart,
+                captions.bits_per_byte(bits, baselines, whole=evaluation is not None),
+            )
+        )
     return cards
 
 
 def heldout_bits(run: Run) -> charts.Series | None:
-    """Bits per byte while training, or the one value of the evaluation."""
+    """Bits per byte while training, measured on a part of the held-out text, up to the evaluation of all of it."""
     series = run.metrics.series("heldout/bits_per_byte") if run.metrics else None
-    value = bits_per_byte(run)
-    if series is not None or value is None or not math.isfinite(value):
+    value = run.evaluation.heldout_bits_per_byte if run.evaluation else None
+    if value is None or not math.isfinite(value):
         return series
-    step = run.status.step if run.status else None
-    return np.array([float(step or 0)]), np.array([value])
+    steps, values = series if series is not None else (np.empty(0), np.empty(0))
+    last = float(run.status.step or 0) if run.status else float(steps.max(initial=0))
+    before = steps < last
+    return np.append(steps[before], last), np.append(values[before], value)
 
 
 def small_cards(run: Run) -> list[Card]:
