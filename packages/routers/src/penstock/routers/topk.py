@@ -14,6 +14,7 @@ Shape suffixes: T tokens, D model width, E experts, K experts a token, G groups.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -28,7 +29,7 @@ from penstock.hooks.contracts import Routing
 INITIAL_STD = 0.02
 
 
-class TopKRouter(nn.Module):
+class TopKRouter(nn.Module, ABC):
     """Chooses the `k` experts of highest biased score; subclasses say what a score is.
 
     `k` experts a token of `experts`. `normalize`: weights of a token sum to `scale`. `groups` equal groups of
@@ -72,9 +73,9 @@ class TopKRouter(nn.Module):
         nn.init.normal_(self.weight, std=INITIAL_STD)
         nn.init.zeros_(self.e_score_correction_bias)
 
+    @abstractmethod
     def scores(self, logits_TE: Tensor) -> Tensor:
         """fp32 affinities [T, E] of fp32 logits."""
-        raise NotImplementedError
 
     def forward(self, hidden_TD: Tensor) -> Routing:
         """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free."""
