@@ -140,6 +140,15 @@ def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
     assert "transformers has no model with these routers" in failed.stderr
 
 
+def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path):
+    text = "The gate feeds the turbine .\n" * 40
+    (tmp_path / "wiki.test.raw").write_text(text)
+    task = f"{{use: wikitext2, path: {tmp_path / 'wiki.test.raw'}}}"
+    result = command("evaluate", trained, "--task", task, "--task", "heldout")
+    assert set(result["tasks"]) == {"wikitext2", "heldout"}
+    assert result["tasks"]["wikitext2"]["metrics"]["wikitext2.bits_per_byte@raw-disjoint-32"] > 0
+
+
 def test_ternary_training_runs_and_its_size_is_reported(command, config_file, tmp_path, read_json):
     result = command("train", config_file, "model.quantizer=ternary", "train.tokens=640", "--runs", tmp_path)
     sizes = {row["format"]: row["bytes"] for row in read_json(Path(result["run_dir"]) / "sizes.json")}

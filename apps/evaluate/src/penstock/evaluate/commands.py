@@ -22,16 +22,25 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
 
 @click.command()
 @run_argument
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="NAME of a task, or {use: NAME, ...}, in place of the config's; repeatable. Such as "
+    "'{use: wikitext2, path: wiki.test.raw}'.",
+)
 @output.json_option
 @click.pass_obj
-def evaluate(registry: Registry, run_path: Path, as_json: bool) -> dict[str, Any]:
+def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool) -> dict[str, Any]:
     """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed."""
     from penstock.evaluate.evaluation import evaluate_run
     from penstock.train.restore import restore
 
     run = RunDirectory.open(run_path)
+    chosen = [_choice(registry, "task", text) for text in tasks]
     with run.lock(), _stage(run, "evaluate"):
-        result = evaluate_run(restore(run_path, registry))
+        restored = restore(run_path, registry)
+        result = evaluate_run(restored, chosen or restored.config.evaluate.tasks)
         write_json(run.path / "evaluation.json", result)
     output.print_result(result, as_json, lambda: _evaluation_text(result))
     return result
@@ -119,8 +128,8 @@ def simulate(
     begun = time.perf_counter()
     result = simulate_trace(
         find_trace(trace),
-        _choice(registry, "topology", topology) or settings.topology,
-        _choice(registry, "placement", placement) or settings.placement,
+        _choice(registry, "topology", topology) if topology else settings.topology,
+        _choice(registry, "placement", placement) if placement else settings.placement,
         gpus=_numbers(gpus) if gpus else settings.gpus,
         tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
         hidden_size=hidden_size or settings.hidden_size,
@@ -154,8 +163,8 @@ def _simulation_text(result: dict[str, Any]) -> str:
     )
 
 
-def _choice(registry: Registry, kind: str, text: str | None) -> Choice | None:
-    return None if text is None else registry.choose(kind, parse_config(f"value: {text}").value["value"], f"--{kind}")
+def _choice(registry: Registry, kind: str, text: str) -> Choice:
+    return registry.choose(kind, parse_config(f"value: {text}").value["value"], f"--{kind}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
+from penstock.hooks.registry import Choice
 from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw: more changes their figure by less than
@@ -18,13 +20,13 @@ from penstock.train.restore import Restored
 BASELINE_TOKENS = 10_000_000
 
 
-def evaluate_run(restored: Restored) -> dict[str, Any]:
+def evaluate_run(restored: Restored, choices: Sequence[Choice]) -> dict[str, Any]:
     """The contents of `evaluation.json`."""
     begun = time.perf_counter()
     heldout = _tokens(restored, "heldout")
     tokenizer = restored.dataset.tokenizer()
     tasks: dict[str, Any] = {}
-    for choice in restored.config.evaluate.tasks:
+    for choice in choices:
         result = choice.build().run(
             restored.model, tokenizer, heldout=heldout, sequence_length=restored.config.data.sequence_length
         )
