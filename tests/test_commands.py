@@ -144,8 +144,10 @@ def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path):
     text = "The gate feeds the turbine .\n" * 40
     (tmp_path / "wiki.test.raw").write_text(text)
     task = f"{{use: wikitext2, path: {tmp_path / 'wiki.test.raw'}}}"
-    result = command("evaluate", trained, "--task", task, "--task", "heldout")
-    assert set(result["tasks"]) == {"wikitext2", "heldout"}
+    own = command("evaluate", trained)
+    result = command("evaluate", trained, "--task", task)
+    assert set(result["tasks"]) == {"wikitext2", "heldout"}  # what was measured before is kept
+    assert result["heldout_bits_per_byte"] == own["heldout_bits_per_byte"]
     assert result["tasks"]["wikitext2"]["metrics"]["wikitext2.bits_per_byte@raw-disjoint-32"] > 0
 
 

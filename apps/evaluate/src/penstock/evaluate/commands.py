@@ -33,7 +33,7 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
 @click.pass_obj
 def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool) -> dict[str, Any]:
     """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed."""
-    from penstock.evaluate.evaluation import evaluate_run
+    from penstock.evaluate.evaluation import evaluate_run, with_earlier_tasks
     from penstock.train.restore import restore
 
     run = RunDirectory.open(run_path)
@@ -41,6 +41,7 @@ def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json
     with run.lock(), _stage(run, "evaluate"):
         restored = restore(run_path, registry)
         result = evaluate_run(restored, chosen or restored.config.evaluate.tasks)
+        result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_json(run.path / "evaluation.json", result)
     output.print_result(result, as_json, lambda: _evaluation_text(result))
     return result
@@ -49,7 +50,7 @@ def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json
 def _evaluation_text(result: dict[str, Any]) -> str:
     rows = [(name, f"{value:.4f}") for task in result["tasks"].values() for name, value in task["metrics"].items()]
     rows += [
-        (f"baseline: {name.removesuffix('_bits_per_byte')}", f"{value:.4f}")
+        (f"held-out text by {name.removesuffix('_bits_per_byte')}", f"{value:.4f}")
         for name, value in result["baselines"].items()
     ]
     speed = result["performance"]

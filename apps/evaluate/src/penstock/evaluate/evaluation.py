@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from penstock.cli.run_directory import read_json
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
@@ -40,6 +42,15 @@ def evaluate_run(restored: Restored, choices: Sequence[Choice]) -> dict[str, Any
         "performance": performance(restored),
         "seconds": round(time.perf_counter() - begun, 3),
     }
+
+
+def with_earlier_tasks(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The result, with what an earlier evaluation of the same checkpoint found on other tasks."""
+    earlier = read_json(path) if path.exists() else {}
+    if earlier.get("checkpoint") != result["checkpoint"]:
+        return result
+    tasks = {**earlier["tasks"], **result["tasks"]}
+    return {**result, "tasks": tasks, "heldout_bits_per_byte": _heldout_figure(tasks)}
 
 
 def baselines(restored: Restored, heldout: np.ndarray) -> dict[str, float]:
