@@ -85,9 +85,16 @@ def tests(session: nox.Session, member: Member) -> None:
 
 @nox.session
 def end_to_end(session: nox.Session) -> None:
-    """What crosses members: the laws of the workspace, the code of every README, commands from start to end."""
+    """What crosses members: the laws of the workspace, commands from start to end, resume, bad input."""
     sync(session, "--group", "test")
-    session.run("pytest", "tests", *session.posargs)
+    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", *session.posargs)
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """The code of every README, and the commands of the root's."""
+    sync(session, "--group", "test")
+    session.run("pytest", "tests/test_readmes.py", *session.posargs)
 
 
 @nox.session

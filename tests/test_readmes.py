@@ -1,7 +1,11 @@
-"""Every Python fence of a README runs as it stands: together with the others of its file, in an empty folder."""
+"""The code of every README runs as it stands: Python fences together with the others of their file, in an empty folder;
+the root's commands one after another, on a small config in the place of the real one."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +48,37 @@ def test_python_examples_run(readme: Path, tmp_path: Path) -> None:
     script.write_text(code)
     result = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, f"{readme}:\n{result.stderr}"
+
+
+def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    (block,) = [fence for fence in re.findall(r"```bash\n(.*?)```", readme, re.S) if "penstock prepare" in fence]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
+    script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    (run,) = (tmp_path / "runs" / "quickstart").glob("2*")
+    for name in (
+        "config.input.yaml",
+        "config.resolved.yaml",
+        "overrides.txt",
+        "environment.json",
+        "plugins.lock.json",
+        "status.json",
+        "metrics.jsonl",
+        "evaluation.json",
+        "profile.json",
+        "simulation.json",
+        "report.html",
+        "trace/train.npz",
+        "trace/heldout.npz",
+        "checkpoints/latest",
+        "export-hf/config.json",
+    ):
+        assert (run / name).is_file(), name
+    assert (run / "overrides.txt").read_text() == "train.tokens=512\n"
+    assert json.loads((tmp_path / "run.schema.json").read_text())["properties"]["model"]
