@@ -45,6 +45,12 @@ def changed(config_file: Path, folder: Path, old: str, new: str) -> Path:
             "num_key_value_heads: 3",
             ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"],
         ),
+        ("k: 2}", "k: 2, groups: 3}", ["changed.yaml", "groups = 3 do not divide n_routed_experts = 8"]),
+        (
+            "tokens: 1536",
+            "tokens: 1536\n  observers: [{use: load-trace, every: 0}]",
+            ["every", "or equal to 1"],
+        ),
         ("batch_size: 4", "batch_size: 5", ["batch_size (5) is not a multiple of micro_batch_size (2)"]),
         ("preset: quickstart", "preset: quikstart", ["there is no preset 'quikstart'", "did you mean 'quickstart'?"]),
         (
@@ -146,3 +152,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(capsys, comman
     result = command("evaluate", run, "--json")
     assert result["checkpoint"] == "step-00000005"
     assert "step-00000010: damaged: model.safetensors" in capsys.readouterr().err
+
+
+def test_a_diverged_run_stops_and_writes_no_ruined_checkpoint(command, config_file, tmp_path):
+    from penstock.hooks.problems import ProblemError
+    from penstock.train.checkpoint import newest_checkpoint
+
+    with pytest.raises(ProblemError, match=r"became (nan|inf) at step"):
+        command(
+            "train",
+            config_file,
+            "train.optimizer={use: muon, lr: 1e30}",
+            "train.checkpoint_every=1",
+            "--runs",
+            tmp_path,
+        )
+    (run,) = (tmp_path / "quickstart").glob("2*")
+    checkpoint = newest_checkpoint(run / "checkpoints", pytest.fail)
+    if checkpoint is not None:
+        from safetensors.torch import load_file
+
+        assert all(
+            bool(tensor.isfinite().all()) for tensor in load_file(checkpoint.path / "model.safetensors").values()
+        )
+
+
+def test_a_profile_of_less_than_a_sequence_is_refused(capsys, trained):
+    code, message = fails(capsys, "profile", trained, "--max-tokens", "10")
+    assert code == ExitCode.FAILED
+    assert "10 tokens are less than one sequence of 32" in message

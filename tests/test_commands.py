@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from penstock.hooks.problems import ExitCode
+from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.trace import RoutingTrace
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,22 @@ def test_quickstart_prints_one_json_document_with_the_promised_keys(workplace, t
     assert printed["train_tokens"] == 1536
     stages = json.loads((tmp_path / printed["run_dir"] / "stages.json").read_text())
     assert set(stages) == {"prepare", "train", "evaluate", "profile", "simulate", "report"}
+
+
+def test_the_real_quickstart_beats_bigrams(tmp_path):
+    # 300,000 of its 750,000 tokens: enough for the law, in a minute.
+    result = penstock("quickstart", "train.tokens=300_000", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert printed["heldout_bits_per_byte"] < printed["baselines"]["bigram_bits_per_byte"]
+    assert printed["baselines"]["bigram_bits_per_byte"] < printed["baselines"]["unigram_bits_per_byte"]
+
+
+def test_a_dense_quickstart_has_no_experts_to_measure(workplace, tmp_path):
+    dense = ["model.first_k_dense_replace=3", "model.balance=[]", "evaluate.tasks=[]"]
+    result = penstock("quickstart", *dense, "--config", str(workplace / "configs" / "quickstart.yaml"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "not measured" in result.stdout
 
 
 def test_the_packaged_quickstart_is_the_one_in_configs_and_is_valid():
@@ -100,8 +116,8 @@ def test_an_export_generates_the_same_tokens_in_transformers(command, trained, t
 def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
     result = command("train", config_file, "model.router=softmax-topk", "train.tokens=128", "--runs", tmp_path)
     failed = penstock("export", str(Path(result["run_dir"])), cwd=tmp_path)
-    assert failed.returncode == ExitCode.FAILED
-    assert "transformers has no model with these routers" in failed.stderr
+    assert failed.returncode == ExitCode.USAGE
+    assert "transformers has no architecture with these routers" in failed.stderr
 
 
 def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path):
@@ -127,6 +143,10 @@ def test_layers_can_have_routers_of_their_own(command, config_file, tmp_path):
     result = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)
     trace = RoutingTrace.load(Path(result["run_dir"]) / "trace" / "train.npz")
     assert trace.counts_SLE[0].sum(axis=1).tolist() == [4 * 32 * 2, 4 * 32 * 3]
+    profiled = command("profile", result["run_dir"])
+    assert [sum(layer["counts"]) for layer in profiled["layers"]] == [2 * profiled["tokens"], 3 * profiled["tokens"]]
+    with pytest.raises(ProblemError, match="different numbers of experts"):
+        command("simulate", result["run_dir"])
     explained = command("config", "explain", config_file, "layers.2.mlp", "--set", override)
     assert ("layers.2.mlp.router.k", 3) in [(row["path"], row["value"]) for row in explained]
 

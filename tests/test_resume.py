@@ -80,7 +80,8 @@ def test_a_stopped_run_resumes_bit_equal(trained, config_file, tmp_path, when, h
     if process.returncode != 0:  # a quick machine may have finished first
         assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else ExitCode.INTERRUPTED)
         assert state == ("running" if how == signal.SIGKILL else "interrupted")
-        resumed = start(config_file, tmp_path, "--resume", "auto")
+        again = [config_file, "auto"] if how == signal.SIGKILL else [run / "config.resolved.yaml", str(run)]
+        resumed = start(Path(again[0]), tmp_path, "--resume", str(again[1]))
         _, message = resumed.communicate(timeout=120)
         assert resumed.returncode == 0, message
     assert only_run(tmp_path) == run

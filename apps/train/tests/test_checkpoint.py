@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from penstock.hooks.problems import ProblemError
@@ -110,6 +111,23 @@ def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, m
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
     found = newest(root, pytest.fail)
     assert found.step == (3 if (root / "step-00000003").exists() else 2)
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: File too large"), RuntimeError("unexpected pos 64")])
+def test_errors_of_the_libraries_that_write_are_named_too(root, tokenizer, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(ProblemError, match=r"the last good checkpoint is .*step-00000002"):
+        write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=5)
+    assert not list(root.glob(".step-*"))
+
+
+def test_leftovers_of_a_killed_writer_are_cleared_by_the_next(root, tokenizer):
+    (root / ".step-00000009.123").mkdir()
+    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=5)
+    assert not list(root.glob(".step-*"))
 
 
 def test_leftovers_of_a_killed_writer_are_no_checkpoint(root):

@@ -63,27 +63,27 @@ def record(step):
 
 
 def test_the_load_trace_survives_a_resume(tmp_path):
-    observer = LoadTraceObserver(run_directory=tmp_path)
+    observer = LoadTraceObserver(run_directory=tmp_path, header={"k": 2})
     for step in (1, 2, 3):
         observer.on_step(record(step))
     observer.on_checkpoint(3)
-    again = LoadTraceObserver(run_directory=tmp_path)
+    again = LoadTraceObserver(run_directory=tmp_path, header={"k": 2})
     again.on_resume(2)
     again.on_step(record(3))
     again.on_end()
     trace = RoutingTrace.load(tmp_path / "trace" / "train.npz")
     assert trace.header["steps"] == [1, 2, 3]
-    assert trace.header["layers"] == [1, 3]
+    assert (trace.header["layers"], trace.header["k"]) == ([1, 3], 2)
     assert trace.counts_SLE[:, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_every_second_step_is_kept_when_asked_and_dense_models_leave_nothing(tmp_path):
-    observer = LoadTraceObserver(run_directory=tmp_path, every=2)
+    observer = LoadTraceObserver(run_directory=tmp_path, header={}, every=2)
     for step in range(1, 6):
         observer.on_step(record(step))
     observer.on_end()
     assert RoutingTrace.load(observer.path).header["steps"] == [2, 4]
-    dense = LoadTraceObserver(run_directory=tmp_path / "dense")
+    dense = LoadTraceObserver(run_directory=tmp_path / "dense", header={})
     dense.on_step(StepRecord(1, 8, {}, np.zeros((0, 0), dtype=np.int64), ()))
     dense.on_end()
     assert not dense.path.exists()

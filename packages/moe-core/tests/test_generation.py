@@ -72,3 +72,9 @@ def test_an_empty_prompt_and_a_full_cache_are_clear_errors(make_model):
     cache = model.new_cache(1, 2)
     with pytest.raises(ValueError, match="holds 2 positions, and 3 are needed"):
         model(torch.tensor([[1, 2, 3]]), cache=cache)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_settings_that_mean_nothing_are_refused(make_model, sampling):
+    with pytest.raises(ValueError, match="must be >= 0"):
+        make_model().generate(torch.tensor([[1]]), tokens=1, **{"temperature": 1.0, **sampling})

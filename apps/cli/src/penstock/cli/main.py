@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from typing import Any
 
@@ -94,7 +93,3 @@ def _exit_code(args: list[str] | None) -> int:
     except BrokenPipeError:
         return ExitCode.FAILED
     return ExitCode.DONE
-
-
-def version() -> str:
-    return importlib.metadata.version("penstock")

@@ -133,7 +133,7 @@ class RunConfig(Schema):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the folder of its runs."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides initial weights, data order and splits."""
     data: DataSettings
     """Text."""

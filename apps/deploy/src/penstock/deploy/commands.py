@@ -25,20 +25,13 @@ from penstock.hooks.registry import Registry
 @output.json_option
 @click.pass_obj
 def export(registry: Registry, run_path: Path, exporter: str, out: Path | None, as_json: bool) -> dict[str, Any]:
-    """Write RUN's newest checkpoint for other software; `hf` is what transformers, vLLM and SGLang load."""
+    """Write RUN's newest checkpoint for other software; `hf` is what transformers loads."""
     from penstock.train.restore import restore
 
     choice = registry.choose("exporter", parse_config(f"value: {exporter}").value["value"], "--format")
     name = choice.entry.component.name
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
-    if name == "hf" and restored.model.export_config()["model_type"].startswith("penstock"):
-        raise output.failed(
-            "not-exportable",
-            "transformers has no model with these routers",
-            str(run_path),
-            "the hf layout needs one sigmoid-topk router with the same settings in every layer",
-        )
     files = choice.build().export(restored.model, restored.dataset.folder / "tokenizer.json", folder)
     result = {
         "folder": str(folder),

@@ -17,6 +17,7 @@ from penstock.routers.load import (
     gini,
     max_violation,
 )
+from penstock.train.compose import routing_header
 from penstock.train.restore import Restored
 
 
@@ -29,29 +30,30 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
     split = restored.dataset.split("heldout")
     length = config.data.sequence_length
     windows = min(len(split), max_tokens or len(split)) // length
+    if not windows:
+        what = f"{max_tokens} tokens are less than one sequence of {length}"
+        raise failed("too-few-tokens", what, "--max-tokens", f"read at least {length}")
     token_WS = torch.from_numpy(split.slice(0, windows * length)).view(windows, length)
     device = next(restored.composition.module.parameters()).device
+    header = routing_header(config, restored.composition)
     counts, experts = [], []
     for batch_BS in token_WS.split(config.train.batch_size):
         routings = model(batch_BS.to(device)).routings
         load = expert_load(routings)
         counts.append(load.counts_LE.cpu().numpy())
-        experts.append(np.stack([routings[layer].expert_TK.cpu().numpy() for layer in load.layers], axis=1))
-    k = {router.k for router in model.routers.values()}
+        if isinstance(header["k"], int):  # layers that differ in k have no common array
+            experts.append(np.stack([routings[layer].expert_TK.cpu().numpy() for layer in load.layers], axis=1))
     largest = max(router.experts for router in model.routers.values())
     width = np.uint8 if largest <= 256 else np.uint16
-    header = {
-        "model": config.name,
+    header |= {
         "split": "heldout",
-        "k": max(k),
         "layers": list(load.layers),
-        "hidden_size": restored.config.model.settings.hidden_size,
         "data": restored.dataset.hash,
         "tokenizer": restored.dataset.manifest.tokenizer_sha256,
         "checkpoint": restored.checkpoint.path.name,
         "tokens": int(windows * length),
     }
-    return RoutingTrace(np.stack(counts), header, np.concatenate(experts).astype(width))
+    return RoutingTrace(np.stack(counts), header, np.concatenate(experts).astype(width) if experts else None)
 
 
 def profile_figures(trace: RoutingTrace) -> dict[str, Any]:

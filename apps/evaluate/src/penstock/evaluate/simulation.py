@@ -36,16 +36,12 @@ def simulate_trace(
         raise ProblemError(
             Problem("missing-value", "the trace does not say how wide a token is", str(path), "add --hidden-size")
         )
+    if isinstance(trace.header.get("k"), list):
+        what = f"its layers take different numbers of experts a token, {trace.header['k']}"
+        raise ProblemError(Problem("bad-trace", what, str(path), "profile a model with one k"))
     if "k" not in trace.header:
-        per_token = trace.header.get("k_per_token")
-        raise ProblemError(
-            Problem(
-                "bad-trace",
-                f"the trace does not say k, the experts a token ({per_token})",
-                str(path),
-                "`penstock profile RUN` writes one that does",
-            )
-        )
+        what = "the trace does not say k, the experts a token"
+        raise ProblemError(Problem("bad-trace", what, str(path), "`penstock profile RUN` writes one that does"))
     rows = simulate(
         trace, topology.build(), placement.build(), gpus=gpus, hidden_size=width, tokens_per_gpu=tokens_per_gpu
     )

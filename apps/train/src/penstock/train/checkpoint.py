@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
@@ -54,7 +55,8 @@ def write_checkpoint(
     temporary = root / f".{path.name}.{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in root.glob(".step-*"):  # of a process that was killed: the run's lock is ours
+            shutil.rmtree(leftover)
         temporary.mkdir()
         tensors = {name: tensor.detach().contiguous() for name, tensor in model.export_state().items()}
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -74,13 +76,13 @@ def write_checkpoint(
         temporary.rename(path)
         sync_folder(root)
         _point_latest(root, path.name)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
         before = _names(root)
         fix = f"the last good checkpoint is {root / before[-1]}" if before else "there is no earlier checkpoint"
-        raise failed(
-            "cannot-write", f"the checkpoint cannot be written ({error.strerror or error})", str(path), fix
-        ) from error
+        what = f"the checkpoint cannot be written ({getattr(error, 'strerror', None) or error})"
+        raise failed("cannot-write", what, str(path), fix) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for name in _names(root)[:-keep]:
         shutil.rmtree(root / name)
     return Checkpoint(path)

@@ -11,7 +11,7 @@ import click
 from penstock.cli import output
 from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, unfinished_runs, write_json
-from penstock.hooks.config import dump_config
+from penstock.hooks.config import dump_config, parse_config
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Registry
 
@@ -103,7 +103,8 @@ def train(
 
 def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     prepared = _prepare(config, runs)
-    run.record_stage("prepare", prepared["seconds"])
+    if not prepared["reused"]:
+        run.record_stage("prepare", prepared["seconds"])
 
     from penstock.train.compose import (
         compose_model,
@@ -130,6 +131,7 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     )
     trainer = Trainer(config, run, dataset, composition, engine, device)
     step = trainer.resume()
+    earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
     if step:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
     run.write_status(
@@ -144,14 +146,16 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     write_json(run.path / "sizes.json", size_table(composition))
     try:
         trainer.train()
+        run.record_stage("train", earlier + time.perf_counter() - begun)
     except Interrupted:
+        run.record_stage("train", earlier + time.perf_counter() - begun)
         output.note(
             f"continue with: penstock train {run.path / 'config.resolved.yaml'} --resume {run.path} --runs {runs}"
         )
         raise KeyboardInterrupt from None
-    run.record_stage("train", time.perf_counter() - begun)
     return {
         "run_dir": str(run.path),
+        "expert_layers": len(composition.model.routers),
         "seconds": round(trainer.elapsed, 2),
         "train_tokens": trainer.tokens_seen,
         "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1),
@@ -167,8 +171,10 @@ def _find_run(runs: Path, config: RunConfig, resume: str | None) -> RunDirectory
         unfinished = unfinished_runs(runs, config)
         if not unfinished:
             output.note("no unfinished run of this config; starting a new one")
-        return unfinished[0] if unfinished else None
-    run = RunDirectory.open(Path(resume))
+            return None
+        run = unfinished[0]
+    else:
+        run = RunDirectory.open(Path(resume))
     _check_same(run, config)
     return run
 
@@ -202,15 +208,13 @@ def _check_same(run: RunDirectory, config: RunConfig) -> None:
 
 
 def _flat(text: str) -> dict[str, Any]:
-    import yaml
-
     def walk(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, (dict, list)) or not value:
             return {path: value}
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {key: leaf for name, item in items for key, leaf in walk(item, f"{path}.{name}".lstrip(".")).items()}
 
-    return walk(yaml.safe_load(text), "")
+    return walk(parse_config(text).value, "")
 
 
 def _plan(config: RunConfig) -> dict[str, Any]:

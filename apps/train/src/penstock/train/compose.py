@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +81,7 @@ def compose_model(
     if sizes.get("eos_token_id") is None:
         sizes["eos_token_id"] = end_of_text
     torch.manual_seed(config.seed)
-    with torch.device(device):
+    with torch.device(device), _named_as_problems():
         model = config.model.entry.imported(config.model.entry.component.target)(
             **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer
         )
@@ -92,6 +93,15 @@ def compose_model(
     if config.train.dtype == "bf16":
         model.compute_dtype = torch.bfloat16
     return Composition(model, quantizer, plan, losses, balancers)
+
+
+@contextmanager
+def _named_as_problems() -> Iterator[None]:
+    """Numbers that do not fit one another are the config's fault, also where only the built object can tell."""
+    try:
+        yield
+    except ValueError as error:
+        raise ProblemError(Problem("bad-value", str(error), "model")) from error
 
 
 def compose_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
@@ -132,6 +142,17 @@ def parameter_summary(composition: Composition) -> dict[str, Any]:
     shares = [router.k / router.experts for router in model.routers.values()]
     idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
     return {"total": total, "active": round(total - idle), "by_role": by_role}
+
+
+def routing_header(config: RunConfig, composition: Composition) -> dict[str, Any]:
+    """The part of a trace's header that is known before any token is routed. `k` is one number, or one for each
+    layer where they differ."""
+    ks = [router.k for router in composition.model.routers.values()]
+    return {
+        "model": config.name,
+        "k": ks[0] if len(set(ks)) == 1 else ks,
+        "hidden_size": getattr(config.model.settings, "hidden_size", None),
+    }
 
 
 def size_table(composition: Composition) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from penstock.hooks.config import Schema
 
 
 class LoadTraceConfig(Schema):
     """The expert load of every step."""
 
-    every: int = 1
+    every: int = Field(default=1, ge=1)
     """Keep the counts of every n-th step."""

@@ -28,17 +28,19 @@ class LocalEngine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
+    def clip(self) -> float:
+        """Clips the gradient; returns its norm before that."""
+        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+
     def step(self, progress: float) -> dict[str, float]:
-        """Clips, sets the learning rate for this point of the run, steps, and clears the gradients."""
+        """Sets the learning rate for this point of the run, steps, and clears the gradients."""
         factor = self.schedule(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {
-            "gradient_norm": norm.item(),
             "learning_rate_factor": factor,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }

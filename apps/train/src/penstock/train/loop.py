@@ -27,7 +27,7 @@ from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Observer, StepRecord, Tracker
 from penstock.routers.load import expert_load, load_metrics
 from penstock.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
-from penstock.train.compose import Composition
+from penstock.train.compose import Composition, routing_header
 from penstock.train.engine import LocalEngine
 from penstock.train.progress import Progress
 
@@ -74,13 +74,24 @@ class Trainer:
         self.step = 0
         self.elapsed = 0.0
         self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in config.train.trackers]
-        self.observers: list[Observer] = [choice.build(run_directory=run.path) for choice in config.train.observers]
+        self.observers: list[Observer] = [
+            choice.build(run_directory=run.path, header=self._trace_header()) for choice in config.train.observers
+        ]
         self._byte_lengths = dataset.tokenizer().byte_lengths()
         self._last_checkpoint: Checkpoint | None = None
 
     @property
     def tokens_seen(self) -> int:
         return self.step * self.tokens_per_step
+
+    def _trace_header(self) -> dict[str, Any]:
+        """What a routing trace of this run says about its model and data."""
+        manifest = self.dataset.manifest
+        return {
+            **routing_header(self.config, self.composition),
+            "data": self.dataset.hash,
+            "tokenizer": manifest.tokenizer_sha256,
+        }
 
     def resume(self) -> int:
         """Continues from the newest whole checkpoint; returns its step, 0 where there is none."""
@@ -146,9 +157,12 @@ class Trainer:
             counts_LE = counts_LE + load.counts_LE
         losses = {name: value.item() for name, value in sums.items()}
         if not math.isfinite(losses["loss"]):
-            raise self._diverged(losses["loss"])
+            raise self._diverged("loss", losses["loss"])
         with watch("optimizer"):
-            stepped = self.engine.step(self.step / self.steps)
+            norm = self.engine.clip()
+            if not math.isfinite(norm):
+                raise self._diverged("gradient", norm)
+            stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
         self.step += 1
         for balancer in self.composition.balancers:
             for row, layer in enumerate(load.layers):
@@ -204,6 +218,8 @@ class Trainer:
     def _save(self) -> None:
         if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
             return
+        if not all(bool(parameter.isfinite().all()) for parameter in self.composition.module.parameters()):
+            raise self._diverged("weights", math.nan)
         for observer in self.observers:
             observer.on_checkpoint(self.step)
         state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state()}
@@ -229,7 +245,7 @@ class Trainer:
             }
         )
 
-    def _diverged(self, loss: float) -> Exception:
+    def _diverged(self, what: str, value: float) -> Exception:
         good = (
             f"the last good checkpoint is {self._last_checkpoint.path}"
             if self._last_checkpoint
@@ -237,7 +253,7 @@ class Trainer:
         )
         return output.failed(
             "diverged",
-            f"the loss became {loss} at step {self.step + 1}",
+            f"the {what} became {value} at step {self.step + 1}",
             str(self.run.path),
             f"{good}; lower train.optimizer.lr or clip harder",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +15,9 @@ from penstock.hooks.trace import RoutingTrace
 class LoadTraceObserver:
     """Writes `trace/train.npz` at every checkpoint and at the end; dense models leave none."""
 
-    def __init__(self, *, run_directory: Path, every: int = 1) -> None:
+    def __init__(self, *, run_directory: Path, header: Mapping[str, Any], every: int = 1) -> None:
         self.path = run_directory / "trace" / "train.npz"
+        self.header = dict(header)
         self.every = every
         self._steps: list[int] = []
         self._counts: list[np.ndarray] = []
@@ -40,6 +43,5 @@ class LoadTraceObserver:
 
     def on_end(self) -> None:
         if self._counts:
-            RoutingTrace(
-                np.stack(self._counts), {"split": "train", "layers": list(self._layers), "steps": self._steps}
-            ).save(self.path)
+            header = {**self.header, "split": "train", "layers": list(self._layers), "steps": self._steps}
+            RoutingTrace(np.stack(self._counts), header).save(self.path)

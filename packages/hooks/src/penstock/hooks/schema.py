@@ -42,6 +42,7 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        allow_inf_nan=False,
         frozen=True,
         validate_default=True,
         protected_namespaces=(),

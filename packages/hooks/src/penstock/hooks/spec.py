@@ -187,7 +187,8 @@ def trackers() -> list[Component]:
 
 @hookspec
 def observers() -> list[Component]:
-    """Watchers of the training life cycle. Called as `target(**schema, run_directory=Path)`, returns an `Observer`.
+    """Watchers of the training life cycle. Called as `target(**schema, run_directory=Path, header={...})`, returns an
+    `Observer`. `header` is what a routing trace says about the run's model and data (k, hidden_size, hashes).
 
     >>> Component(kind="observer", name="load-trace", target="penstock.train.observers:LoadTraceObserver",
     ...           summary="Writes the expert load of every step to trace/train.npz").kind

@@ -165,6 +165,11 @@ class GlmMoeConfig(ArchitectureSettings):
         routers = [self.router, *(override.router for override in self.overrides)]
         for choice in routers if self.expert_layers else []:
             k = getattr(getattr(choice, "settings", None), "k", 1)
+            groups = getattr(getattr(choice, "settings", None), "groups", 1)
+            if self.n_routed_experts % groups:
+                raise ValueError(
+                    f"the router's groups = {groups} do not divide n_routed_experts = {self.n_routed_experts}"
+                )
             if k > self.n_routed_experts:
                 raise ValueError(
                     f"the router takes k = {k} experts a token, and there are n_routed_experts = "

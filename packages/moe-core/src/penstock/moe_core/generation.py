@@ -27,7 +27,7 @@ def generate(
     stop_token: int | None = None,
     use_cache: bool = True,
 ) -> Tensor:
-    """Continues each row of `token_BS` by `tokens` tokens: [B, S + tokens] int64.
+    """Continues each row of `token_BS` by at most `tokens` tokens: [B, S + tokens] int64.
 
     `temperature` 0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row
     repeats it, and generation ends when every row has stopped. Draws come from a generator seeded with `seed`; the
@@ -35,6 +35,8 @@ def generate(
     """
     if token_BS.shape[1] == 0:
         raise ValueError("generation needs at least one token to start from, for example the end-of-text token")
+    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+        raise ValueError(f"temperature {temperature} must be >= 0, top_k {top_k} >= 1, top_p {top_p} in (0, 1]")
     generator = torch.Generator(device=token_BS.device).manual_seed(seed)
     was_training = model.training
     model.eval()

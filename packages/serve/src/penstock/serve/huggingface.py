@@ -1,4 +1,4 @@
-"""A model in the Hugging Face layout: the one that transformers, vLLM and SGLang load without conversion.
+"""A model in the Hugging Face layout: the one that transformers loads without conversion.
 
 The tensors are those of `export_state(materialize=True)`, so software that knows nothing of our quantizers computes the
 same logits.
@@ -47,8 +47,10 @@ class HuggingFaceExporter:
         Replaces an earlier export. Raises `ProblemError` where the folder holds anything else, where tokenizer and
         model do not belong together, and where a head that the config calls tied is not the embedding.
         """
+        own = model.export_config()
+        _require_known_architecture(own)
         # transformers 5 reads `dtype`, older versions and other engines read `torch_dtype`.
-        config = {**model.export_config(), "dtype": self.dtype, "torch_dtype": self.dtype}
+        config = {**own, "dtype": self.dtype, "torch_dtype": self.dtype}
         documents = {
             "config.json": config,
             "generation_config.json": _generation_config(config),
@@ -62,6 +64,14 @@ class HuggingFaceExporter:
                 (temporary / name).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             shutil.copyfile(tokenizer_file, temporary / "tokenizer.json")
         return sorted(folder.iterdir())
+
+
+def _require_known_architecture(config: Mapping[str, Any]) -> None:
+    """A `model_type` of our own says that the model computes something which no published architecture does."""
+    if str(config.get("model_type", "")).startswith("penstock_"):
+        what = "transformers has no architecture with these routers"
+        fix = "the hf layout needs one sigmoid-topk router with the same settings in every layer"
+        raise ProblemError(Problem("not-exportable", what, str(config["model_type"]), fix))
 
 
 def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:

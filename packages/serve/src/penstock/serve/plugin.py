@@ -13,7 +13,7 @@ def exporters() -> list[Component]:
             name="hf",
             target="penstock.serve.huggingface:HuggingFaceExporter",
             config="penstock.serve.config:HuggingFaceConfig",
-            summary="config.json, safetensors and tokenizer for transformers, vLLM and SGLang",
+            summary="config.json, safetensors and tokenizer in the layout of the Hugging Face hub",
             reference="https://huggingface.co/docs/safetensors",
         )
     ]

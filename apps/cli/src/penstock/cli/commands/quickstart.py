@@ -50,8 +50,10 @@ def quickstart(
     directory = trained["run_dir"]
     RunDirectory.open(Path(directory)).record_stage("prepare", prepared["seconds"])
     evaluated = _call(registry, "evaluate", directory)
-    profiled = _call(registry, "profile", directory)
-    _call(registry, "simulate", directory)
+    profiled: dict[str, Any] = {}
+    if trained["expert_layers"]:
+        profiled = _call(registry, "profile", directory)
+        _call(registry, "simulate", directory)
     page = _call(registry, "report", directory)
     result = {
         "run_dir": directory,
@@ -60,7 +62,7 @@ def quickstart(
         "tokens_per_second": trained["tokens_per_second"],
         "heldout_bits_per_byte": evaluated["heldout_bits_per_byte"],
         "baselines": evaluated["baselines"],
-        "max_violation_global": profiled["max_violation_global"],
+        "max_violation_global": profiled.get("max_violation_global"),
         "report": page["report"],
     }
     output.print_result(result, as_json, lambda: _text(result))
@@ -81,7 +83,7 @@ def _call(registry: Registry, *arguments: str) -> dict[str, Any]:
 def _text(result: dict[str, Any]) -> str:
     baselines = {name.removesuffix("_bits_per_byte"): value for name, value in result["baselines"].items()}
     rows = [
-        ("this model", f"{result['heldout_bits_per_byte']:.3f}"),
+        ("this model", _figure(result["heldout_bits_per_byte"])),
         *((f"{name} baseline", f"{value:.3f}") for name, value in baselines.items()),
     ]
     return "\n".join(
@@ -89,8 +91,12 @@ def _text(result: dict[str, Any]) -> str:
             output.table(("held-out text", "bits per byte"), rows),
             "",
             f"trained on {result['train_tokens']:,} tokens at {result['tokens_per_second']:,.0f} tokens/s; "
-            f"MaxVio {result['max_violation_global']:.3f}; {result['seconds']:.0f} s in all",
+            f"MaxVio {_figure(result['max_violation_global'])}; {result['seconds']:.0f} s in all",
             f"run:    {result['run_dir']}",
             f"report: {result['report']}",
         ]
     )
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
