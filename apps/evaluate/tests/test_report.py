@@ -240,7 +240,7 @@ def make_run(
                     "nodes": max(1, gpus // 8),
                     "dispatch_seconds": 0.4 * seconds,
                     "combine_seconds": 0.6 * seconds,
-                    "p50_seconds": seconds * slowdown,
+                    "mean_seconds": seconds * slowdown,
                     "p99_seconds": 1.25 * seconds * slowdown,
                     "max_seconds": 1.4 * seconds,
                     "balanced_seconds": seconds,

@@ -100,4 +100,4 @@ def test_each_number_of_gpus_is_annotated_with_its_slowdown() -> None:
     svg = network_chart(rows).wide
     assert "1.08\u00d7" in svg
     assert "1.16\u00d7" in svg
-    assert [key.label for key in network_chart(rows).legend] == ["recorded routing, median", "perfectly balanced"]
+    assert [key.label for key in network_chart(rows).legend] == ["recorded routing, mean", "perfectly balanced"]

@@ -63,6 +63,7 @@ def _row(row: Any) -> dict[str, Any]:
         "nodes": row.nodes,
         "dispatch_seconds": row.dispatch.mean,
         "combine_seconds": row.combine.mean,
+        "mean_seconds": row.dispatch.mean + row.combine.mean,
         "p50_seconds": row.dispatch.p50 + row.combine.p50,
         "p99_seconds": row.dispatch.p99 + row.combine.p99,
         "max_seconds": row.dispatch.max + row.combine.max,

@@ -206,7 +206,7 @@ def sizes(rows: Sequence[FormatSize]) -> str:
 
 def network(rows: Sequence[NetworkRow]) -> str:
     last = max(rows, key=lambda row: row.gpus)
-    text = f"At {last.gpus:,} GPUs an exchange takes {duration(last.p50_seconds)}"
+    text = f"At {last.gpus:,} GPUs an exchange takes {duration(last.mean_seconds)}"
     if last.balanced_seconds and last.slowdown is not None:
         text += f", {times(last.slowdown)} the {duration(last.balanced_seconds)} of perfectly balanced experts"
     known = [row for row in rows if row.slowdown is not None and math.isfinite(row.slowdown)]

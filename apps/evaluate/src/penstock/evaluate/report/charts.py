@@ -182,7 +182,7 @@ def lines_chart(
 def network_chart(rows: Sequence[NetworkRow]) -> Chart:
     """Predicted time of an exchange over the number of GPUs, as recorded and perfectly balanced."""
     gpus = np.array([row.gpus for row in rows], dtype=np.float64)
-    measured = np.array([row.p50_seconds for row in rows])
+    measured = np.array([row.mean_seconds for row in rows])
     tail = np.array([math.nan if row.p99_seconds is None else row.p99_seconds for row in rows])
     balanced = np.array([math.nan if row.balanced_seconds is None else row.balanced_seconds for row in rows])
 
@@ -196,7 +196,7 @@ def network_chart(rows: Sequence[NetworkRow]) -> Chart:
         for row in _annotated(rows, 8 if size[0] > 400 else 4):
             axes.annotate(
                 times(row.slowdown),
-                (row.gpus, row.p50_seconds),
+                (row.gpus, row.mean_seconds),
                 (0, 9),
                 textcoords="offset points",
                 ha="center",
@@ -210,7 +210,7 @@ def network_chart(rows: Sequence[NetworkRow]) -> Chart:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.06)
 
-    keys = [Key("recorded routing, median", 1)]
+    keys = [Key("recorded routing, mean", 1)]
     keys += [Key("up to p99", 1, "band")] if np.isfinite(tail).any() else []
     keys += [Key("perfectly balanced", 2, "dash")] if np.isfinite(balanced).any() else []
     return draw(plot, "network", tuple(keys), MAIN)

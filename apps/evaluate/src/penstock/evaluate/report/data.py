@@ -164,7 +164,7 @@ class NetworkRow:
     """Predicted expert-parallel exchange at one number of GPUs."""
 
     gpus: int
-    p50_seconds: float
+    mean_seconds: float
     nodes: int | None = None
     dispatch_seconds: float | None = None
     combine_seconds: float | None = None
