@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def penstock(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The real command line, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "penstock.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "penstock.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=900
     )
 
 

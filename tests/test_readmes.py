@@ -58,7 +58,7 @@ def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=1200, env=environment
     )
     assert result.returncode == 0, result.stderr
     (run,) = (tmp_path / "runs" / "quickstart").glob("2*")
