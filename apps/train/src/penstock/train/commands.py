@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,12 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     write_json(run.path / "sizes.json", size_table(composition))
     try:
         trainer.train()
-        run.record_stage("train", earlier + time.perf_counter() - begun)
     except Interrupted:
-        run.record_stage("train", earlier + time.perf_counter() - begun)
-        output.note(
-            f"continue with: penstock train {run.path / 'config.resolved.yaml'} --resume {run.path} --runs {runs}"
-        )
+        again = ["penstock", "train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        output.note(f"continue with: {shlex.join(str(part) for part in again)}")
         raise KeyboardInterrupt from None
+    finally:
+        run.record_stage("train", earlier + time.perf_counter() - begun)
     return {
         "run_dir": str(run.path),
         "expert_layers": len(composition.model.routers),

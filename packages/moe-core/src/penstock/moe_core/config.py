@@ -2,7 +2,7 @@
 
 Figures of `glm-4.6` and `glm-4.5-air` are those of the published checkpoints (zai-org/GLM-4.6, zai-org/GLM-4.5-Air).
 `glm-15b-a3b` is the same architecture at 15B total and 3B active parameters. `quickstart` is what two CPU cores can
-train in a minute and a half.
+train in two minutes.
 """
 
 from __future__ import annotations
