@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,8 +101,13 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Every wheel alone: installs beside what it declares, and offers all its components there."""
-    folder = Path(session.create_tmp()) / "wheels"
-    shutil.rmtree(folder, ignore_errors=True)
+    # A folder of its own each time: uv keeps the wheels of a folder that it was pointed to (UV_FIND_LINKS) by name and
+    # version, and would install last week's 0.1.0 in the place of this one, `--refresh` or not (uv 0.13.9).
+    with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:
+        check_wheels(session, Path(folder))
+
+
+def check_wheels(session: nox.Session, folder: Path) -> None:
     session.run("uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", str(folder), external=True)
     links = ",".join(filter(None, [str(folder), os.environ.get("UV_FIND_LINKS")]))
     for member in MEMBERS:
