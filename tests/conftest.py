@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from penstock.cli.main import run as run_command
+
+sys.path.append(str(Path(__file__).parent))  # for `crash`, which the benchmark of kills uses too
+import crash
 
 CONFIG = """\
 name: quickstart
@@ -47,15 +51,6 @@ evaluate:
 """
 
 
-def write_corpus(folder: Path) -> Path:
-    """Documents whose letters a small model can learn: real sentences, each a little different."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(40):
-        lines = [f"def gate_{number}_{line}(water):\n    return turbine(water, {line})\n" for line in range(6)]
-        (folder / f"{number:02}.txt").write_text("".join(lines))
-    return folder
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     """Small models run faster on one thread, and the same bits need the same number of threads."""
@@ -66,7 +61,7 @@ def _few_threads() -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `configs/quickstart.yaml`, a small version of the real one."""
     folder = tmp_path_factory.mktemp("workplace")
-    corpus = write_corpus(folder / "corpus")
+    corpus = crash.write_corpus(folder / "corpus")
     (folder / "configs").mkdir()
     (folder / "configs" / "quickstart.yaml").write_text(CONFIG.format(corpus=corpus))
     return folder
@@ -75,6 +70,27 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def config_file(workplace: Path) -> Path:
     return workplace / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[crash.CrashServer]:
+    with crash.CrashServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny(workplace: Path) -> Path:
+    """The config of the runs that are killed."""
+    path = workplace / "configs" / "tiny.yaml"
+    path.write_text(crash.CONFIG.format(corpus=workplace / "corpus"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unkilled(server: crash.CrashServer, tiny: Path, workplace: Path) -> crash.Life:
+    """The run of `tiny` that nothing happened to. What it compares with is never written to."""
+    crash.kill_and_resume(server, tiny, workplace / "first")  # of which the first pays for imports
+    return crash.kill_and_resume(server, tiny, workplace / "unkilled")
 
 
 @pytest.fixture

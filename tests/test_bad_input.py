@@ -38,6 +38,11 @@ def changed(config_file: Path, folder: Path, old: str, new: str) -> Path:
             "use: sigmod-topk",
             ["changed.yaml:17:", "there is no router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"],
         ),
+        (
+            "hidden_size: 32",
+            "hidden_size: 32\n  vocab_size: 399",
+            ["changed.yaml:11:3: model.vocab_size", "399 embeddings, and data.tokenizer.vocab_size is 400"],
+        ),
         ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
         ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
         (

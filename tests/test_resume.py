@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,112 +13,343 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch.utils._pytree import tree_leaves
+from crash import MICRO_BATCHES, STEPS, Life, differences, kill_and_resume, kill_points, outcome
 
+from penstock.cli.main import run as run_command
+from penstock.hooks import Component, Registry
+from penstock.hooks.contracts import SharingPlan
+from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.train.checkpoint import verify_checkpoint
 
-# What a clock measures differs between runs; everything else must not.
-CLOCK = ("elapsed", "tokens_per_second", "seconds/")
-
-
-def start(config_file: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "penstock.cli", "train", str(config_file), "--runs", str(runs), *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=config_file.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+KILLED = -signal.SIGKILL
 
 
-def wait_for_step(runs: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Returns once the metrics of a step are written."""
+def assert_whole(run: Path) -> None:
+    """Everything that a reader would find is what was written, and nothing lies beside it."""
+    checkpoints = run / "checkpoints"
+    for path in checkpoints.glob("step-*"):
+        verify_checkpoint(path)
+    assert (checkpoints / (checkpoints / "latest").read_text().strip()).is_dir()
+    assert [path for path in run.rglob(".*") if path.name != ".lock"] == []
+
+
+def assert_unkilled(life: Life, unkilled: Life) -> None:
+    assert life.resumed.status == 0 or life.resumed is life.killed, life.resumed.said
+    assert differences(outcome(life.run), outcome(unkilled.run)) == [], life.killed
+    if life.resumed.status == 0:  # not killed when all was done but for the last note of how long it took
+        assert_whole(life.run)
+
+
+# ---------------------------------------------------------------------------------------------- kills
+
+
+def test_a_killed_process_resumes_in_another_bit_equal(trained, config_file, tmp_path):
+    arguments = [sys.executable, "-m", "penstock.cli", "train", str(config_file), "--runs", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in runs.glob("quickstart/2*/metrics.jsonl"):
-            if f'"step": {step},' in path.read_text():
-                return
+    while not list(tmp_path.glob("quickstart/2*/checkpoints/latest")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    raise AssertionError(f"step {step} was never reached: {process.communicate()[1]}")
+    process.kill()
+    process.communicate()
+    (run,) = tmp_path.glob("quickstart/2*")
+    assert json.loads((run / "status.json").read_text())["state"] == "running"
+    arguments[4:5] = [str(run / "config.resolved.yaml"), "--resume", str(run)]
+    resumed = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(outcome(run), outcome(trained)) == []
 
 
-def outcome(run: Path) -> tuple[dict[str, torch.Tensor], dict, list[dict]]:
-    """Weights, optimizer state and metrics of a finished run, without clock readings."""
-    newest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{name: value for name, value in row.items() if not name.startswith(CLOCK)} for row in rows]
-    return load_file(newest / "model.safetensors"), torch.load(newest / "trainer.pt")["engine"], metrics
+def test_thirty_random_kills_resume_bit_equal(server, tiny, unkilled, tmp_path):
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    points = kill_points(random.Random(seed), unkilled.killed.seconds)
+    hit: list[str] = []
+    while len(hit) < 30:
+        life = kill_and_resume(server, tiny, tmp_path / "life", at=next(points))
+        assert_unkilled(life, unkilled)
+        if life.killed.status == KILLED:  # else it ended before
+            hit.append(life.killed.stage)
+        shutil.rmtree(tmp_path / "life")
+    assert len(set(hit)) >= 6, hit
 
 
-def assert_same(run: Path, other: Path) -> None:
-    (weights, engine, metrics), (weights_too, engine_too, metrics_too) = outcome(run), outcome(other)
-    assert weights.keys() == weights_too.keys()
-    for name in weights:
-        assert torch.equal(weights[name], weights_too[name]), name
-    assert metrics == metrics_too
-    flat, flat_too = (tree_leaves(state) for state in (engine, engine_too))
-    for one, two in zip(flat, flat_too, strict=True):
-        assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+def test_killed_again_and_again_it_ends_bit_equal(server, tiny, unkilled, tmp_path):
+    command = ["train", tiny, "--runs", "runs", "--resume", "auto"]
+    kills = 0
+    while (ended := server.run(*command, cwd=tmp_path, event=70 + 5 * kills)).status == KILLED:
+        kills += 1
+    assert ended.status == 0, ended.said
+    assert kills >= 2
+    (run,) = tmp_path.glob("runs/tiny/2*")
+    assert differences(outcome(run), outcome(unkilled.run)) == []
 
 
-def only_run(runs: Path) -> Path:
-    (run,) = runs.glob("quickstart/2*")
+def test_every_write_point_of_a_checkpoint_may_be_the_last(server, tiny, unkilled, tmp_path):
+    interrupted(server, tiny, tmp_path / "begun", after=5)
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    events = kill_and_resume(server, tiny, tmp_path / "whole").killed.events
+    first = next(number for number, event in enumerate(events) if "/.step-00000006." in event)
+    kinds = {"mkdir", "write", "fsync", "rename", "remove", "rmdir"}
+    assert {event.split()[0] for event in events[first:]} == kinds
+    for event in range(first, len(events)):
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / str(event))
+        life = kill_and_resume(server, tiny, folder, event=event)
+        assert (life.killed.status, len(life.killed.events)) == (KILLED, event)
+        assert_unkilled(life, unkilled)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
+def test_a_process_that_dies_within_a_write_of_a_library_loses_nothing(server, tiny, unkilled, tmp_path, file):
+    size = (unkilled.run / "checkpoints" / f"step-{STEPS:08d}" / file).stat().st_size
+    life = kill_and_resume(server, tiny, tmp_path, file_size=size - 100, fatal=True)
+    assert life.killed.status == -signal.SIGXFSZ
+    assert_unkilled(life, unkilled)
+
+
+def test_every_write_point_of_prepare_may_be_the_last(server, tiny, unkilled, tmp_path):
+    (whole,) = (unkilled.run.parents[1] / "data").iterdir()
+    expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+    events = server.run("prepare", tiny, "--runs", "runs", cwd=tmp_path / "..").events
+    for event in range(len(events)):
+        folder = tmp_path / str(event)
+        folder.mkdir()
+        assert server.run("prepare", tiny, "--runs", "runs", cwd=folder, event=event).status == KILLED
+        assert server.run("prepare", tiny, "--runs", "runs", cwd=folder).status == 0
+        (data,) = (folder / "runs" / "data").glob("[!.]*")
+        assert {path.name: path.read_bytes() for path in data.iterdir()} == expected
+
+
+# ---------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_finishes_the_step_and_writes_a_checkpoint(server, tiny, unkilled, tmp_path, number):
+    life = kill_and_resume(server, tiny, tmp_path, signals=[("_forward", 2 * MICRO_BATCHES + 2, number)])
+    assert life.killed.status == ExitCode.INTERRUPTED
+    assert "stopping after this step" in life.killed.said
+    assert "from step 3 of 6" in life.resumed.said
+    assert_unkilled(life, unkilled)
+
+
+def test_the_second_signal_stops_at_once_and_loses_no_checkpoint(server, tiny, unkilled, tmp_path):
+    call = 4 * MICRO_BATCHES + 2
+    twice = [("_forward", call, signal.SIGTERM), ("backward", call, signal.SIGTERM)]
+    life = kill_and_resume(server, tiny, tmp_path, signals=twice)
+    assert life.killed.status == ExitCode.INTERRUPTED
+    assert "from step 4 of 6" in life.resumed.said
+    assert_unkilled(life, unkilled)
+
+
+def test_a_signal_during_prepare_clears_what_was_half_done(server, tiny, unkilled, tmp_path):
+    life = kill_and_resume(server, tiny, tmp_path, signals=[("_encode", 1, signal.SIGTERM)])
+    assert life.killed.status == ExitCode.INTERRUPTED
+    assert not [event for event in life.killed.events if event.startswith("rename") and "/data/" in event]
+    assert any(event.startswith("rmdir") and event.endswith(".partial") for event in life.killed.events)
+    assert_unkilled(life, unkilled)
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+@pytest.fixture
+def copy(unkilled, tmp_path) -> Path:
+    """A copy of the unkilled run, beside a copy of its data."""
+    shutil.copytree(unkilled.run.parents[1], tmp_path / "runs")
+    return tmp_path / "runs" / unkilled.run.parent.name / unkilled.run.name
+
+
+def resume(command, tiny: Path, run: Path, *more: object):
+    return command("train", tiny, "--runs", run.parents[1], "--resume", run, *more)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("file", "damage"), [("model.safetensors", flip), ("trainer.pt", cut)])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_continued(
+    capsys, command, tiny, unkilled, copy, file, damage
+):
+    damage(copy / "checkpoints" / "step-00000006" / file)
+    resume(command, tiny, copy)
+    said = capsys.readouterr().err
+    assert f"step-00000006: damaged: {file}" in said
+    assert "from step 4 of 6" in said
+    assert differences(outcome(copy), outcome(unkilled.run)) == []
+    assert_whole(copy)
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew(command, tiny, copy):
+    for path in (copy / "checkpoints").glob("step-*/trainer.pt"):
+        cut(path)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(ProblemError, match=r"all checkpoints are damaged \(step-00000004, step-00000006\)"):
+        resume(command, tiny, copy)
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_a_damaged_checkpoint_of_a_later_step_costs_no_good_one(command, tiny, copy):
+    flip(copy / "checkpoints" / "step-00000006" / "trainer.pt")
+    resume(command, tiny, copy, "train.checkpoint_every=1", "train.keep_checkpoints=1")
+    assert [path.name for path in (copy / "checkpoints").glob("step-*")] == ["step-00000006"]
+    assert_whole(copy)
+
+
+# ---------------------------------------------------------------------------------------------- changes
+
+
+def recorded(run: Path) -> dict:
+    """The last line of `resumes.jsonl`."""
+    return json.loads((run / "resumes.jsonl").read_text().splitlines()[-1])
+
+
+def interrupted(server, tiny: Path, folder: Path, after: int = 3) -> Path:
+    """A run of `tiny` that was stopped after a step."""
+    folder.mkdir(exist_ok=True)
+    signals = [("_forward", after * MICRO_BATCHES, signal.SIGTERM)]
+    assert server.run("train", tiny, "--runs", "runs", cwd=folder, signals=signals).status == ExitCode.INTERRUPTED
+    (run,) = folder.glob("runs/tiny/2*")
     return run
 
 
+def test_free_settings_change_on_resume_and_are_written_down(capsys, server, command, tiny, unkilled, tmp_path):
+    run = interrupted(server, tiny, tmp_path)
+    free = ["train.micro_batch_size=2", "train.evaluate_every=null", "evaluate.sample_tokens=9"]
+    command("train", tiny, *free, "--runs", tmp_path / "runs", "--resume", "auto")
+    said = capsys.readouterr().err
+    assert "changed: train.micro_batch_size: was 1, is 2" in said
+    assert "with switch-loss the run is from here on not" in said
+    line = recorded(run)
+    assert line["step"] == 3
+    assert line["config"] == {
+        "evaluate.sample_tokens": [96, 9],
+        "train.evaluate_every": [2, None],
+        "train.micro_batch_size": [1, 2],
+    }
+    assert "micro_batch_size: 2" in (run / "config.resolved.yaml").read_text()
+    # switch-loss aside, which weighs a thousandth here, the losses are those of the other split
+    losses, expected = (
+        [row["loss"] for row in outcome(each)["metrics"] if "loss" in row] for each in (run, unkilled.run)
+    )
+    assert losses == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("when", "how"), [(3, signal.SIGKILL), (7, signal.SIGKILL), (6, signal.SIGINT), (6, signal.SIGTERM)]
+    ("change", "said"),
+    [
+        ("train.tokens=768", r"train\.tokens: was 384, is 768.*--allow-config-drift"),
+        ("train.batch_size=8", r"train\.batch_size: was 4, is 8.*no checkpoint can be continued"),
+        ("data.sequence_length=8", r"data\.sequence_length: was 16, is 8.*no checkpoint can be continued"),
+        ("seed=1", r"seed: was 0, is 1.*no checkpoint can be continued"),
+        ("train.optimizer={use: adamw}", r"train\.optimizer\.use: was .*muon, is .*adamw.*no checkpoint"),
+    ],
 )
-def test_a_stopped_run_resumes_bit_equal(trained, config_file, tmp_path, when, how):
-    process = start(config_file, tmp_path)
-    wait_for_step(tmp_path, when, process)
-    process.send_signal(how)
-    process.communicate(timeout=300)
-    run = only_run(tmp_path)
-    state = json.loads((run / "status.json").read_text())["state"]
-    if process.returncode != 0:  # a quick machine may have finished first
-        assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else ExitCode.INTERRUPTED)
-        assert state == ("running" if how == signal.SIGKILL else "interrupted")
-        again = [config_file, "auto"] if how == signal.SIGKILL else [run / "config.resolved.yaml", str(run)]
-        resumed = start(Path(again[0]), tmp_path, "--resume", str(again[1]))
-        _, message = resumed.communicate(timeout=300)
-        assert resumed.returncode == 0, message
-    assert only_run(tmp_path) == run
-    assert_same(run, trained)
+def test_resume_refuses_another_config_and_says_what_differs(command, tiny, copy, change, said):
+    with pytest.raises(ProblemError, match=said):
+        resume(command, tiny, copy, change)
 
 
-def test_resume_refuses_another_config_and_says_what_differs(command, config_file, trained):
-    with pytest.raises(ProblemError, match=r"train\.tokens: was 1536, is 2048"):
-        command("train", config_file, "train.tokens=2048", "--resume", trained)
+@pytest.mark.parametrize("change", ["train.batch_size=8", "data.sequence_length=8", "train.optimizer={use: adamw}"])
+def test_what_no_checkpoint_can_be_continued_with_is_refused_whatever_the_user_allows(command, tiny, copy, change):
+    with pytest.raises(ProblemError, match="no checkpoint can be continued"):
+        resume(command, tiny, copy, change, "--allow-config-drift")
+    assert not (copy / "resumes.jsonl").exists()
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(command, config_file, trained, tmp_path):
-    again = Path(command("train", config_file, "--runs", tmp_path / "a")["run_dir"])
-    assert_same(again, trained)
-    other = Path(command("train", config_file, "seed=1", "--runs", tmp_path / "b")["run_dir"])
-    assert outcome(other)[2] != outcome(trained)[2]
+def test_a_model_of_other_shapes_is_refused_before_anything_is_written(command, tiny, copy):
+    before = (copy / "config.resolved.yaml").read_text()
+    with pytest.raises(ProblemError, match="does not fit the model and optimizer") as error:
+        resume(command, tiny, copy, "model.hidden_size=32", "--allow-config-drift")
+    assert "undo the change" in str(error.value)
+    assert (copy / "config.resolved.yaml").read_text() == before
+    assert not (copy / "resumes.jsonl").exists()
 
 
-def test_micro_batches_do_not_change_the_step_beyond_rounding(command, config_file, trained, tmp_path):
+def test_allowed_drift_takes_effect_and_is_written_down(capsys, server, command, tiny, tmp_path):
+    run = interrupted(server, tiny, tmp_path)
+    rate = "train.optimizer={use: muon, lr: 0.001}"
+    command("train", tiny, rate, "--runs", tmp_path / "runs", "--resume", "auto", "--allow-config-drift")
+    assert "although train.optimizer.lr: was 0.02, is 0.001" in capsys.readouterr().err
+    assert recorded(run)["config"]["train.optimizer.lr"] == [0.02, 0.001]
+    rows = [row for row in outcome(run)["metrics"] if "learning_rate" in row]
+    assert rows[3]["learning_rate"] == pytest.approx(0.001 * rows[3]["learning_rate_factor"])
+    assert rows[2]["learning_rate"] > 0.01
+
+
+def test_other_code_of_a_component_is_refused_unless_allowed(capsys, command, tiny, unkilled, copy, read_json):
+    lock = read_json(copy / "plugins.lock.json")
+    for component in lock["components"]:
+        if component["kind"] == "router":
+            component["hash"] = "0" * 64
+    (copy / "plugins.lock.json").write_text(json.dumps(lock))
+    with pytest.raises(ProblemError, match=r"router .*sigmoid-topk .* is not the code.*--allow-plugin-drift"):
+        resume(command, tiny, copy)
+    resume(command, tiny, copy, "--allow-plugin-drift")
+    assert "is not the code that the run has" in capsys.readouterr().err
+    assert "sigmoid-topk" in recorded(copy)["plugins"][0]
+    resume(command, tiny, copy)
+
+
+def test_another_machine_is_said_and_written_down(capsys, command, tiny, copy, read_json):
+    environment = read_json(copy / "environment.json")
+    assert environment["threads"] == 1
+    (copy / "environment.json").write_text(json.dumps({**environment, "threads": 99}))
+    resume(command, tiny, copy)
+    assert "bits may differ from those of an unbroken run: threads: was 99, is 1" in capsys.readouterr().err
+    assert recorded(copy)["machine"] == {"threads": [99, 1]}
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(server, tiny, unkilled, tmp_path):
+    other = server.run("train", tiny, "seed=1", "--runs", "runs", cwd=tmp_path)
+    assert other.status == 0
+    (run,) = tmp_path.glob("runs/tiny/2*")
+    assert differences(outcome(run)["metrics"], outcome(unkilled.run)["metrics"]) != []
+
+
+def test_micro_batches_do_not_change_the_step_beyond_rounding(command, config_file, tmp_path):
     # The Switch loss of a micro-batch is a different loss by design, so it is left out here.
-    plain = "model.balance=[{use: loss-free, rate: 0.01}]"
-    runs = [
-        Path(
-            command(
-                "train",
-                config_file,
-                plain,
-                f"train.micro_batch_size={size}",
-                "train.tokens=512",
-                "--runs",
-                tmp_path / str(size),
-            )["run_dir"]
-        )
-        for size in (4, 2, 1)
-    ]
-    losses = [[row["loss"] for row in outcome(run)[2] if "loss" in row] for run in runs]
+    plain = ["model.balance=[{use: loss-free, rate: 0.01}]", "train.tokens=512"]
+    losses = []
+    for size in (4, 2, 1):
+        arguments = [*plain, f"train.micro_batch_size={size}", "--runs", tmp_path / str(size)]
+        run = Path(command("train", config_file, *arguments)["run_dir"])
+        losses.append([row["loss"] for row in outcome(run)["metrics"] if "loss" in row])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- sharing
+
+
+class TiedAcrossDepth:
+    """A strategy of a third party: the attention output and the experts of both layers are one tensor each."""
+
+    def plan(self, roles, shapes) -> SharingPlan:
+        names = ["self_attn.o_proj.weight", "mlp.experts.gate_up_proj"]
+        return SharingPlan(groups=tuple((f"layers.1.{name}", f"layers.2.{name}") for name in names))
+
+
+def test_what_any_strategy_shares_is_stored_once_and_resumes_bit_equal(workplace, config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    component = Component("sharing", "tied-depth", f"{__name__}:TiedAcrossDepth", "")
+    registry = Registry([*discover(), Loaded(Origin("acme", "1", "acme"), (component,))])
+    arguments = ["train", str(config_file), "model.sharing=[tied-depth]", "--runs", str(tmp_path)]
+    run = Path(run_command(arguments, registry)["run_dir"])
+    expected = outcome(run)
+    stored = expected["weights"]
+    assert "model.layers.1.self_attn.o_proj.weight" in stored
+    assert "model.layers.2.self_attn.o_proj.weight" not in stored
+    assert "model.layers.1.mlp.experts.3.up_proj.weight" in stored
+    assert "model.layers.2.mlp.experts.3.up_proj.weight" not in stored
+    newest = run / "checkpoints" / expected["step"]
+    shutil.rmtree(newest)
+    run_command([*arguments, "--resume", str(run)], registry)
+    assert differences(outcome(run), expected) == []

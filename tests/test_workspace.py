@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from penstock.hooks import Registry
 from penstock.hooks.discovery import Loaded
@@ -79,6 +81,30 @@ def test_members_require_one_another_at_the_version_of_the_workspace(folder: str
 def test_penstock_all_installs_every_member() -> None:
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     assert not VERSIONS.keys() - installed
+
+
+def resolved(distribution: str) -> set[str]:
+    """Every distribution that installing this one brings here, itself included, from what each declares."""
+    found: set[tuple[str, str]] = set()
+    pending = {(distribution, "")}
+    while pending:
+        name, extra = pending.pop()
+        found.add((name, extra))
+        for line in importlib.metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                pending |= {(needed, wanted) for wanted in ("", *requirement.extras)} - found
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("light", ["penstock", "penstock-hooks", "penstock-netsim", "penstock-data-prep"])
+def test_a_light_member_brings_no_torch(light: str) -> None:
+    assert "torch" not in resolved(light)
+
+
+def test_the_resolved_set_reaches_torch_where_it_is_declared() -> None:
+    assert "torch" in resolved("penstock-moe-core") & resolved("penstock-train")
 
 
 def test_every_member_stands_on_one_floor_of_the_import_contracts() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from penstock.cli import run_directory
 from penstock.cli.run_config import RunConfig, digest, load_run_config
-from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, unfinished_runs, write_json
+from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, write_json
 from penstock.hooks import Component, Registry
 from penstock.hooks.architecture import ArchitectureSettings
 from penstock.hooks.config import Schema, dump_config
@@ -98,15 +100,39 @@ def test_the_lock_names_the_code_that_runs(make):
     assert len(router["hash"]) == 64
 
 
-def test_only_unfinished_runs_of_the_same_config_are_found(make, tmp_path):
-    first, config = make()
-    second, _ = make()
-    make("seed=1")
-    assert [run.path for run in unfinished_runs(tmp_path / "runs", config)] == sorted(
-        [first.path, second.path], reverse=True
+def test_names_sort_in_the_order_in_which_runs_began_whatever_the_clock_does(make, monkeypatch):
+    now = time.time()
+    paths = []
+    for shift in (0, 0, -86_400, 3600, -3600):
+        monkeypatch.setattr(time, "time", lambda shift=shift: now + shift)
+        paths.append(make(f"seed={len(paths)}")[0].path)
+    assert paths == sorted(paths)
+    assert len(set(paths)) == 5
+
+
+def test_runs_that_begin_together_have_folders_of_their_own(make, tmp_path):
+    run, _ = make()
+    code = (
+        "import sys; from pathlib import Path; from penstock.cli.run_directory import _appear\n"
+        "parent = Path(sys.argv[1]); own = parent / f'.{sys.argv[2]}'; own.mkdir(); (own / 'file').touch()\n"
+        "print(_appear(own, parent, 'same').name)"
     )
-    second.write_status(state="finished")
-    assert [run.path for run in unfinished_runs(tmp_path / "runs", config)] == [first.path]
+    arguments = [sys.executable, "-c", code, str(run.path.parent)]
+    processes = [subprocess.Popen([*arguments, str(i)], stdout=subprocess.PIPE, text=True) for i in range(3)]
+    names = {process.communicate()[0].strip() for process in processes}
+    assert len(names) == 3
+    assert all((run.path.parent / name / "file").exists() for name in names)
+
+
+def test_git_is_asked_where_the_source_is_and_not_where_the_user_stands(make, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    source = Path(run_directory.__file__).parent
+    inside = subprocess.run(["git", "-C", source, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if inside.returncode:
+        pytest.skip("the source is not in a clone")
+    git = read_json(make()[0].path / "environment.json")["git"]
+    assert git["commit"] == inside.stdout.strip()
+    assert source.is_relative_to(git["folder"])
 
 
 def test_a_second_process_is_kept_out_and_a_dead_one_holds_nothing(make):

@@ -15,7 +15,7 @@ from torch import nn
 
 from penstock.hooks.problems import ProblemError
 from penstock.train import checkpoint as module
-from penstock.train.checkpoint import Checkpoint, newest_checkpoint, verify_checkpoint, write_checkpoint
+from penstock.train.checkpoint import Checkpoint, newest_checkpoint, tidy, verify_checkpoint, write_checkpoint
 
 
 class Toy(nn.Module):
@@ -85,12 +85,17 @@ def test_any_damage_is_named_and_the_checkpoint_before_is_used(root, name, damag
     assert name in warnings[0]
 
 
-def test_where_all_are_damaged_there_is_none(root):
+def test_where_all_are_damaged_nothing_is_begun_anew_in_silence(root):
     for path in root.glob("step-*/trainer.pt"):
         path.unlink()
     warnings: list[str] = []
-    assert newest_checkpoint(root, warnings.append) is None
+    with pytest.raises(ProblemError, match=r"all checkpoints are damaged \(step-00000001, step-00000002\)"):
+        newest_checkpoint(root, warnings.append)
     assert len(warnings) == 2
+
+
+def test_where_none_was_written_there_is_none(tmp_path):
+    assert newest_checkpoint(tmp_path / "checkpoints", pytest.fail) is None
 
 
 def test_only_the_newest_are_kept(root, tokenizer):
@@ -98,7 +103,21 @@ def test_only_the_newest_are_kept(root, tokenizer):
     assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
 
-@pytest.mark.parametrize("point", ["save_file", "write_json", "_sync_file", "sync_folder", "_point_latest"])
+def test_a_damaged_one_of_a_later_step_takes_no_place_of_a_whole_one(root, tokenizer):
+    write_checkpoint(root, 9, toy(9), {"step": 9}, tokenizer, keep=5)
+    (root / "step-00000009" / "trainer.pt").unlink()
+    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=2)
+    assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
+
+
+def test_a_checkpoint_is_tied_to_its_tokenizer(root):
+    found = newest(root, pytest.fail)
+    found.require_tokenizer(module.sha256(found.path / "tokenizer.json"))
+    with pytest.raises(ProblemError, match="another tokenizer"):
+        found.require_tokenizer("0" * 64)
+
+
+@pytest.mark.parametrize("point", ["save_file", "write_json", "sync_files", "sync", "_point_latest"])
 def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, monkeypatch, point):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -124,10 +143,12 @@ def test_errors_of_the_libraries_that_write_are_named_too(root, tokenizer, monke
     assert not list(root.glob(".step-*"))
 
 
-def test_leftovers_of_a_killed_writer_are_cleared_by_the_next(root, tokenizer):
+def test_what_a_killed_writer_began_is_ended_by_the_next_process(root):
     (root / ".step-00000009.123").mkdir()
-    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, keep=5)
-    assert not list(root.glob(".step-*"))
+    (root / "latest").write_text("step-00000001\n")
+    tidy(root, newest(root, pytest.fail))
+    assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000001", "step-00000002"]
+    assert (root / "latest").read_text() == "step-00000002\n"
 
 
 def test_leftovers_of_a_killed_writer_are_no_checkpoint(root):

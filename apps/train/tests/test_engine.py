@@ -51,6 +51,15 @@ def test_gradients_are_gone_after_a_step():
     assert all(parameter.grad is None for parameter in engine.model.parameters())
 
 
+def test_a_setting_that_the_config_changed_is_taken_from_the_config_and_no_other():
+    engine, other = make(), make()
+    engine.optimizer.param_groups[0]["momentum"] = 0.5  # learnt on the way, as some optimizers do
+    other.settings[0]["initial_lr"] = 0.25
+    other.load_state(copy.deepcopy(engine.state()))
+    group = other.optimizer.param_groups[0]
+    assert (group["initial_lr"], group["momentum"]) == (0.25, 0.5)
+
+
 def test_state_round_trip_continues_bit_equal():
     engine, other = make(), make()
     for _ in range(3):

@@ -135,6 +135,30 @@ def test_file_that_is_no_byte_level_tokenizer_is_named(tmp_path: Path, folder: P
         BpeTokenizer.load(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize(
+    ("part", "lossy"),
+    [
+        ("normalizer", {"type": "NFC"}),
+        ("normalizer", {"type": "Lowercase"}),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
+    ],
+)
+def test_a_tokenizer_that_changes_text_is_refused(folder: Path, part: str, lossy: dict) -> None:
+    document = {**json.loads((folder / "tokenizer.json").read_bytes()), part: lossy}
+    with pytest.raises(ProblemError, match="not lossless") as caught:
+        BpeTokenizer(json.dumps(document).encode(), "theirs.json")
+    assert caught.value.problems[0].where == "theirs.json"
+
+
+def test_text_is_cut_up_only_where_the_split_is_known(folder: Path, tokenizer: BpeTokenizer) -> None:
+    document = json.loads((folder / "tokenizer.json").read_bytes())
+    document["pre_tokenizer"] = document["pre_tokenizer"]["pretokenizers"][1] | {"use_regex": False}
+    whole = BpeTokenizer(json.dumps(document).encode())
+    text = "A line of words.\n" * 40_000
+    assert list(whole.parts(text)) == [text]
+    assert len(list(tokenizer.parts(text))) > 1
+
+
 @settings(deadline=None)
 @given(
     texts=st.lists(st.text(max_size=60), max_size=20),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core import experts as module
+from penstock.moe_core.backends import BACKENDS, choose
 from penstock.moe_core.experts import Experts
 
 
@@ -34,11 +34,11 @@ def random_case(dtype: torch.dtype, tokens: int = 11, k: int = 3, experts: int =
     return layer, x_TD, Routing(expert_TK, weight_TK, torch.empty(0), torch.empty(0))
 
 
-@pytest.mark.parametrize("multiply", [module._grouped, module._loop])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("k", [1, 3, 6])
-def test_forward_and_backward_equal_the_dumb_loop(monkeypatch, multiply, k):
+def test_forward_and_backward_of_every_backend_equal_the_dumb_loop(backend, k):
     layer, x_TD, routing = random_case(torch.float32, k=k)
-    monkeypatch.setattr(module, "_grouped_is_able", lambda *_: multiply is module._grouped)
+    layer.backend = BACKENDS[backend]
     leaves = [x_TD, routing.weight_TK, *layer.parameters()]
     ours = layer(x_TD, routing)
     dumb = dumb_experts(layer, x_TD, routing)
@@ -52,8 +52,10 @@ def test_forward_and_backward_equal_the_dumb_loop(monkeypatch, multiply, k):
         torch.testing.assert_close(mine, oracle, rtol=1e-4, atol=1e-5)
 
 
-def test_fp64_passes_gradcheck():
+@pytest.mark.parametrize("backend", ["batched", "loop"])
+def test_fp64_passes_gradcheck(backend):
     layer, x_TD, routing = random_case(torch.float64, tokens=4, k=2, experts=3, hidden=4, width=3)
+    layer.backend = BACKENDS[backend]
 
     def run(x_TD, weight_TK, gate_up, down):
         state = {"gate_up_proj": gate_up, "down_proj": down}
@@ -64,20 +66,41 @@ def test_fp64_passes_gradcheck():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "hidden", "able"),
+    ("dtype", "hidden", "counts", "name"),
     [
-        (torch.float32, 16, True),
-        (torch.float32, 18, False),
-        (torch.bfloat16, 16, True),
-        (torch.bfloat16, 12, False),
-        (torch.float64, 16, False),
+        (torch.float32, 16, (5, 5, 5), "grouped"),
+        (torch.float32, 16, (15, 0, 0), "grouped"),
+        (torch.float32, 18, (5, 5, 5), "batched"),
+        (torch.float32, 18, (15, 0, 0), "loop"),
+        (torch.bfloat16, 16, (5, 5, 5), "grouped"),
+        (torch.bfloat16, 12, (5, 5, 5), "batched"),
+        (torch.float16, 16, (5, 5, 5), "grouped"),
+        (torch.float64, 16, (5, 5, 5), "batched"),
+        (torch.float64, 16, (13, 1, 1), "loop"),
     ],
 )
-def test_the_backend_is_chosen_by_what_the_kernel_can_do(dtype, hidden, able):
-    layer, x_TD, routing = random_case(dtype, hidden=hidden)
-    assert module._grouped_is_able(x_TD, layer.gate_up_proj) is able
-    layer(x_TD, routing).sum().backward()  # whichever it is, it runs, even with an expanded (stride 0) gradient
+def test_the_backend_is_chosen_by_dtype_alignment_and_padding(dtype, hidden, counts, name):
+    x_NI = torch.randn(sum(counts), hidden).to(dtype)
+    weight_EOI = torch.randn(len(counts), 8, hidden).to(dtype)
+    chosen = choose(x_NI, weight_EOI, torch.tensor(counts))
+    assert chosen.name == name
+    y_NO = chosen.multiply(x_NI, weight_EOI, torch.tensor(counts))
+    expected = [x @ w.T for x, w in zip(x_NI.float().split(counts), weight_EOI.float(), strict=True)]
+    torch.testing.assert_close(y_NO.float(), torch.cat(expected), rtol=0.02, atol=0.1)
+
+
+def test_an_expanded_gradient_passes_through():
+    layer, x_TD, routing = random_case(torch.float32)
+    layer(x_TD, routing).sum().backward()  # stride 0: `grouped_mm` itself refuses it
     assert x_TD.grad is not None
+
+
+def test_bf16_sums_of_experts_are_accumulated_wider():
+    layer, x_TD, routing = random_case(torch.float32, tokens=64, k=6)
+    exact = layer(x_TD, routing)
+    narrow = layer(x_TD.bfloat16(), routing)
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow - exact).norm() / exact.norm() < 0.01
 
 
 def test_no_tokens_give_no_output():

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.optim_muon import newton_schulz
 from penstock.optim_muon.newton_schulz import orthogonalize
 
 
@@ -50,6 +51,24 @@ def test_a_stack_equals_a_loop_over_its_matrices(shape, dtype, tolerance):
     result = orthogonalize(stack, dtype=dtype)
     looped = [orthogonalize(matrix, dtype=dtype) for matrix in stack.reshape(-1, *shape[-2:])]
     torch.testing.assert_close(result, torch.stack(looped).view(shape), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(7, 12, 20), (7, 20, 12), (7, 12, 12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_of_a_stack_change_nothing(monkeypatch, shape, dtype):
+    whole = orthogonalize(random(*shape), dtype=dtype)
+    monkeypatch.setattr(newton_schulz, "CPU_PIECE", 3 * shape[1] * shape[2])
+    torch.testing.assert_close(orthogonalize(random(*shape), dtype=dtype), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 64])
+@pytest.mark.parametrize("shape", [(128, 64), (64, 64), (64, 128)])
+@pytest.mark.parametrize("smallest", [1, 1e-6], ids=["even", "ill-conditioned"])
+def test_fp32_holds_for_matrices_of_low_rank_and_wide_spectrum(rank, shape, smallest):
+    singular = torch.logspace(0, float(np.log10(smallest)), rank)
+    matrix = random(shape[0], rank) * singular @ random(rank, shape[1], seed=1)
+    result = orthogonalize(matrix, dtype=torch.float32)
+    np.testing.assert_allclose(result.numpy(), dumb_orthogonal(matrix.numpy(), 5), rtol=0, atol=3e-5)
 
 
 def test_singular_values_come_close_to_one():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import SharingPlan
-from penstock.sharing.plan import combine, parameter_savings, restored_state, share, stored_state
+from penstock.sharing.plan import combine, parameter_savings, plan_of, restored_state, share, stored_state
 
 PLAN = SharingPlan(groups=(("embed.weight", "head.weight"),))
 
@@ -194,6 +194,13 @@ def test_a_shared_tensor_with_nan_is_still_one_tensor():
 def test_a_state_without_the_stored_name_is_an_error(function):
     with pytest.raises(ProblemError, match=r"there is no parameter 'embed\.weight'"):
         function({"head.weight": torch.zeros(2)}, PLAN)
+
+
+def test_a_plan_is_found_again_under_the_names_of_a_file():
+    state = {f"hub.{name}": tensor for name, tensor in tied().state_dict().items()}
+    assert plan_of(state) == SharingPlan(groups=(("hub.head.weight", "hub.embed.weight"),))
+    halves = {"upper": torch.zeros(4, 2)[:2], "none": torch.zeros(0), "nothing": torch.zeros(0)}
+    assert plan_of({**halves, "part": halves["upper"][:1]}) == SharingPlan()
 
 
 @settings(deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -26,14 +27,25 @@ TopologyChoice: TypeAlias = Annotated[Choice, OfKind("topology")]
 TrackerChoice: TypeAlias = Annotated[Choice, OfKind("tracker")]
 
 
+class OnResume(Enum):
+    """What a resumed run may do to a field; a field without a mark changes only where the user says so."""
+
+    FREE = "the result is the same, rounding aside"
+    FIXED = "with another value it is another run: other data, or another meaning of a step"
+    SAME_COMPONENT = "as without a mark, but the checkpoint holds the state of this component and no other"
+
+
 def _use(name: str) -> Any:
     """A component as a default: validated as if it had been written, so the value of the field is a `Choice`."""
     return {"use": name}
 
 
 class TokenizerSettings(Schema):
-    """The byte-level BPE tokenizer that is trained on the corpus."""
+    """The byte-level BPE tokenizer that is trained on the corpus, or an existing one."""
 
+    file: Path | None = None
+    """An existing tokenizer to use instead: a tokenizer.json, a folder that holds one (such as the one that
+    model.pretrained names), or a llama2.c .bin. The vocabulary is then the file's, and nothing is trained."""
     vocab_size: int = Field(default=4096, ge=300)
     """Tokens, the 256 bytes and the specials included. 4,096 keeps the head of a small model small."""
     sample_bytes: int = Field(default=4_000_000, gt=0)
@@ -48,7 +60,7 @@ class DataSettings(Schema):
     filters: list[FilterChoice] = [_use("exact-dedup")]
     """Stages between corpus and tokenizer, in order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
-    """The tokenizer to train."""
+    """The tokenizer."""
     sequence_length: int = Field(default=256, ge=2)
     """Tokens of a training sequence."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
@@ -60,11 +72,11 @@ class TrainSettings(Schema):
 
     tokens: int = Field(gt=0)
     """Tokens to train on; rounded up to whole steps."""
-    batch_size: int = Field(default=16, gt=0)
+    batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
     """Sequences of an optimizer step, over all micro-batches."""
-    micro_batch_size: int | None = Field(default=None, gt=0)
+    micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)
     """Sequences of one forward pass; null takes the whole batch at once."""
-    optimizer: OptimizerChoice = _use("muon")
+    optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
     """What turns gradients into steps."""
     schedule: ScheduleChoice = _use("cosine")
     """The learning-rate factor over the run."""
@@ -72,19 +84,19 @@ class TrainSettings(Schema):
     """Largest norm of the gradient; null never clips."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """What the layers compute in; parameters and optimizer state are fp32 either way."""
-    device: str = "auto"
+    device: Annotated[str, OnResume.FREE] = "auto"
     """A torch device; auto takes a GPU where there is one."""
-    evaluate_every: int | None = Field(default=50, gt=0)
+    evaluate_every: Annotated[int | None, OnResume.FREE] = Field(default=50, gt=0)
     """Steps between held-out evaluations; null evaluates at the end alone."""
-    evaluate_tokens: int = Field(default=16_384, gt=0)
+    evaluate_tokens: Annotated[int, OnResume.FREE] = Field(default=16_384, gt=0)
     """Held-out tokens of a periodic evaluation."""
-    checkpoint_every: int = Field(default=100, gt=0)
+    checkpoint_every: Annotated[int, OnResume.FREE] = Field(default=100, gt=0)
     """Steps between checkpoints; one more is written at the end."""
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: Annotated[int, OnResume.FREE] = Field(default=2, gt=0)
     """How many checkpoints stay; 2 leaves one to fall back on."""
-    trackers: list[TrackerChoice] = [_use("jsonl"), _use("tensorboard")]
+    trackers: Annotated[list[TrackerChoice], OnResume.FREE] = [_use("jsonl"), _use("tensorboard")]
     """Where metrics go."""
-    observers: list[ObserverChoice] = [_use("load-trace")]
+    observers: Annotated[list[ObserverChoice], OnResume.FREE] = [_use("load-trace")]
     """What else watches training."""
 
     @model_validator(mode="after")
@@ -116,10 +128,10 @@ class EvaluateSettings(Schema):
 class SimulateSettings(Schema):
     """The network that expert parallelism is predicted on."""
 
-    topology: TopologyChoice = _use("two-level")
-    """The network."""
-    placement: PlacementChoice = _use("contiguous")
-    """Which GPU holds which expert."""
+    topology: TopologyChoice | None = None
+    """The network; null is `two-level`, where penstock-netsim is installed."""
+    placement: PlacementChoice | None = None
+    """Which GPU holds which expert; null is `contiguous`."""
     gpus: list[int] = [8, 16, 32, 64, 128, 256]
     """Degrees of expert parallelism."""
     tokens_per_gpu: int = Field(default=4096, gt=0)
@@ -131,19 +143,19 @@ class SimulateSettings(Schema):
 class RunConfig(Schema):
     """One experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, OnResume.FIXED] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the folder of its runs."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Annotated[int, OnResume.FIXED] = Field(default=0, ge=0, lt=2**63)
     """Decides initial weights, data order and splits."""
-    data: DataSettings
+    data: Annotated[DataSettings, OnResume.FIXED]
     """Text."""
-    model: ArchitectureChoice
+    model: Annotated[ArchitectureChoice, OnResume.SAME_COMPONENT]
     """The language model and the components inside it."""
     train: TrainSettings
     """Training."""
-    evaluate: EvaluateSettings = Field(default={}, validate_default=True)
+    evaluate: Annotated[EvaluateSettings, OnResume.FREE] = Field(default={}, validate_default=True)
     """Evaluation after training."""
-    simulate: SimulateSettings = Field(default={}, validate_default=True)
+    simulate: Annotated[SimulateSettings, OnResume.FREE] = Field(default={}, validate_default=True)
     """Network prediction."""
 
     def resolved(self) -> dict[str, Any]:
@@ -165,7 +177,18 @@ def load_run_config(path: Path, overrides: Sequence[str], registry: Registry) ->
     document = read_config(path, overrides)
     config = validate(RunConfig, document, registry)
     check_layers(config, document)
+    check_vocabulary(config, document)
     return config, document
+
+
+def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
+    """Raises `ProblemError` where the tokenizer may make tokens that the model has no embedding for."""
+    embeddings = getattr(config.model.settings, "vocab_size", None)
+    tokens = config.data.tokenizer.vocab_size
+    if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
+        what = f"the model has {embeddings} embeddings, and data.tokenizer.vocab_size is {tokens}"
+        where = document.where(("model", "vocab_size"))
+        raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or make it as large"))
 
 
 def check_layers(config: RunConfig, document: ConfigDocument) -> None:

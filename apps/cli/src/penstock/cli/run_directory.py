@@ -7,11 +7,15 @@ runs/<name>/<UTC time>-<hash8>/
 
 from __future__ import annotations
 
+import calendar
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -30,6 +34,8 @@ from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 
+_STAMP = "%Y%m%dT%H%M%SZ"
+
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
@@ -44,13 +50,8 @@ class RunDirectory:
         """Writes a new run directory under `root/<name>/`: whole or not at all."""
         resolved = config.resolved()
         parent = root / config.name
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        path = parent / f"{stamp}-{digest(resolved)}"
-        counter = 1
-        while path.exists():
-            counter += 1
-            path = parent / f"{stamp}-{digest(resolved)}-{counter}"
-        temporary = parent / f".{path.name}.{os.getpid()}"
+        # Not named by the process id: in containers that is the same again and again, as are leftovers of killed ones.
+        temporary = parent / f".{digest(resolved)}.{secrets.token_hex(4)}"
         source = Path(document.name)
         try:
             temporary.mkdir(parents=True)
@@ -63,18 +64,19 @@ class RunDirectory:
             write_json(temporary / "environment.json", environment(config, source, overrides))
             write_json(temporary / "plugins.lock.json", {"components": plugin_lock(config)})
             write_json(temporary / "status.json", {"state": "created"})
-            temporary.rename(path)
+            sync_files(temporary)
+            path = _appear(temporary, parent, digest(resolved))
+            sync(parent)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise ProblemError(
                 Problem(
                     "cannot-write",
                     f"the run directory cannot be written ({error.strerror})",
-                    str(path),
+                    str(parent),
                     "choose another place with --runs",
                 )
             ) from error
-        sync_folder(parent)
         return cls(path)
 
     @classmethod
@@ -134,15 +136,18 @@ class RunDirectory:
         write_json(path, {**(read_json(path) if path.exists() else {}), stage: round(seconds, 3)})
 
 
-def unfinished_runs(root: Path, config: RunConfig) -> list[RunDirectory]:
-    """Runs of exactly this config that did not finish, newest first."""
-    resolved = dump_config(config.resolved())
-    found = [
-        RunDirectory(path.parent)
-        for path in sorted((root / config.name).glob("*/config.resolved.yaml"), reverse=True)
-        if path.read_text(encoding="utf-8") == resolved
-    ]
-    return [run for run in found if run.status().get("state") != "finished"]
+def _appear(temporary: Path, parent: Path, digest: str) -> Path:
+    """Gives a finished folder its name. Names sort in the order in which runs began, whatever the clock does: a name
+    is at least a second later than every other one, so a clock that was set back does not hide the newest run."""
+    while True:
+        stamps = [path.name.split("-")[0] for path in parent.iterdir() if re.match(r"\d{8}T\d{6}Z-", path.name)]
+        newest = calendar.timegm(time.strptime(max(stamps), _STAMP)) if stamps else 0
+        path = parent / f"{time.strftime(_STAMP, time.gmtime(max(time.time(), newest + 1)))}-{digest}"
+        try:
+            return temporary.rename(path)
+        except OSError as error:  # another process took this very name just now
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 # ---------------------------------------------------------------------------------------------- what a run depends on
@@ -150,15 +155,16 @@ def unfinished_runs(root: Path, config: RunConfig) -> list[RunDirectory]:
 
 def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
-    packages = sorted({(dist.name.lower(), dist.version) for dist in importlib.metadata.distributions() if dist.name})
+    found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed anew at every look
+    packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "host": platform.node(),
         "packages": dict(packages),
-        "git": _git(),
+        "git": _git(Path(__file__), source),
         "seed": config.seed,
         "argv": sys.argv,
         "command": _command(source, overrides),
@@ -209,19 +215,29 @@ def _source_hash(target: str) -> str:
     return hashlib.sha256(Path(origin).read_bytes()).hexdigest() if origin and Path(origin).is_file() else ""
 
 
-def _git() -> dict[str, Any] | None:
+def _git(*files: Path) -> dict[str, Any] | None:
+    """State of the repository of the first of these files that git tracks: penstock's source where it runs from a
+    clone, the config's otherwise; None where neither is tracked."""
+    return next(filter(None, map(_repository_of, files)), None)
+
+
+def _repository_of(file: Path) -> dict[str, Any] | None:
     def ask(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        command = ["git", "-C", str(file.resolve().parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+        ask("ls-files", "--error-unmatch", file.name)
+        return {
+            "folder": ask("rev-parse", "--show-toplevel"),
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         with Path("/proc/cpuinfo").open() as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
@@ -234,17 +250,36 @@ def _processor() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces the file atomically: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file atomically, and after a power cut too it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sync_folder(path: Path) -> None:
-    """Makes a rename inside the folder survive a power cut."""
+def sync_files(folder: Path) -> None:
+    """What a flat folder holds survives a power cut, once its name does."""
+    for path in folder.iterdir():
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Makes the content of a file, or the renames inside a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

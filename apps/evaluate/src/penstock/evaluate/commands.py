@@ -126,11 +126,15 @@ def simulate(
     settings = (
         run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
     )
+
+    def choose(kind: str, option: str | None, configured: Choice | None, usual: str) -> Choice:
+        return configured if configured and option is None else _choice(registry, kind, option or usual)
+
     begun = time.perf_counter()
     result = simulate_trace(
         find_trace(trace),
-        _choice(registry, "topology", topology) if topology else settings.topology,
-        _choice(registry, "placement", placement) if placement else settings.placement,
+        choose("topology", topology, settings.topology, "two-level"),
+        choose("placement", placement, settings.placement, "contiguous"),
         gpus=_numbers(gpus) if gpus else settings.gpus,
         tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
         hidden_size=hidden_size or settings.hidden_size,

@@ -5,6 +5,7 @@
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
 `latest`. `manifest.json` has the SHA-256 of every file: a damaged checkpoint is named and the one before it is used.
+What goes away is renamed first, so that whatever is named `step-<n>` is whole, wherever its writer was killed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
-from penstock.cli.run_directory import read_json, sync_folder, write_json
+from penstock.cli.run_directory import read_json, sync, sync_files, write_json, write_text
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import ProblemError
+from penstock.sharing.plan import plan_of, restored_state, stored_state
 
 MANIFEST = "manifest.json"
 
@@ -41,10 +43,19 @@ class Checkpoint:
         return int(self.path.name.removeprefix("step-"))
 
     def load_model(self, model: LanguageModel) -> None:
-        model.load_export_state(load_file(self.path / "model.safetensors"))
+        """Puts the weights into a model that shares what the saved one shared."""
+        stored = load_file(self.path / "model.safetensors")
+        model.load_export_state(restored_state(stored, plan_of(model.export_state())))
 
     def trainer_state(self) -> dict[str, Any]:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
+
+    def require_tokenizer(self, expected_sha256: str) -> None:
+        """Raises `ProblemError` where the model was trained with another tokenizer than that of the data at hand."""
+        path = self.path / "tokenizer.json"
+        if sha256(path) != expected_sha256:
+            what = "the checkpoint was trained with another tokenizer than the data's"
+            raise failed("tokenizer-mismatch", what, str(path), "prepare the data that it was trained on")
 
 
 def write_checkpoint(
@@ -54,47 +65,47 @@ def write_checkpoint(
     path = root / f"step-{step:08d}"
     temporary = root / f".{path.name}.{os.getpid()}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for leftover in root.glob(".step-*"):  # of a process that was killed: the run's lock is ours
-            shutil.rmtree(leftover)
-        temporary.mkdir()
-        tensors = {name: tensor.detach().contiguous() for name, tensor in model.export_state().items()}
+        temporary.mkdir(parents=True)
+        state = model.export_state()
+        tensors = {name: tensor.detach().contiguous() for name, tensor in stored_state(state, plan_of(state)).items()}
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(tokenizer_folder / name, temporary / name)
-        torch.save(trainer_state, temporary / "trainer.pt")
-        write_json(
-            temporary / MANIFEST,
-            {"format": 1, "step": step, "sha256": {file.name: sha256(file) for file in sorted(temporary.iterdir())}},
-        )
-        for file in temporary.iterdir():
-            _sync_file(file)
-        sync_folder(temporary)
-        if path.exists():  # a resumed run came here again
-            shutil.rmtree(path)
+        with (temporary / "trainer.pt").open("wb") as file:  # given a path, torch forgets why it cannot be written
+            torch.save(trainer_state, file)
+        digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": digests})
+        sync_files(temporary)
+        if path.exists():  # a damaged one, which a resumed run passed over
+            _remove(path)
         temporary.rename(path)
-        sync_folder(root)
+        sync(root)
         _point_latest(root, path.name)
+        for name in _obsolete(_names(root), path.name, keep):
+            _remove(root / name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        before = _names(root)
-        fix = f"the last good checkpoint is {root / before[-1]}" if before else "there is no earlier checkpoint"
         what = f"the checkpoint cannot be written ({getattr(error, 'strerror', None) or error})"
-        raise failed("cannot-write", what, str(path), fix) from error
+        raise failed("cannot-write", what, str(path), last_good(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for name in _names(root)[:-keep]:
-        shutil.rmtree(root / name)
     return Checkpoint(path)
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; says which damaged ones it passed over. None where there is none."""
-    for name in reversed(_names(root)):
+    """The newest checkpoint that is whole; says which damaged ones it passed over. None where none was ever written.
+
+    Raises `ProblemError` where all are damaged: to begin anew in silence would lose what may still be recovered.
+    """
+    names = _names(root)
+    for name in reversed(names):
         try:
             return verify_checkpoint(root / name)
         except ProblemError as error:
             warn(f"{error}; trying the checkpoint before it")
+    if names:
+        fix = "restore one from a copy; to train again from the beginning, delete the folder, or start a new run"
+        raise failed("no-whole-checkpoint", f"all checkpoints are damaged ({', '.join(names)})", str(root), fix)
     return None
 
 
@@ -102,14 +113,27 @@ def verify_checkpoint(path: Path) -> Checkpoint:
     """Compares every file with the manifest; raises `ProblemError` that names the damaged ones."""
     try:
         expected = read_json(path / MANIFEST)["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        damaged = [name for name, digest in expected.items() if not _holds(path / name, digest)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise failed("bad-checkpoint", f"{MANIFEST} is missing or damaged", str(path)) from error
-    damaged = [
-        name for name, digest in expected.items() if not (path / name).is_file() or sha256(path / name) != digest
-    ]
     if damaged:
         raise failed("bad-checkpoint", f"damaged: {', '.join(damaged)}", str(path))
     return Checkpoint(path)
+
+
+def tidy(root: Path, newest: Checkpoint | None) -> None:
+    """Ends what a killed writer began: clears its leftovers, and `latest` names the checkpoint to continue from.
+    Only for the process that holds the run's lock."""
+    for leftover in root.glob(".step-*"):
+        shutil.rmtree(leftover)
+    if newest is not None:
+        _point_latest(root, newest.path.name)
+
+
+def last_good(root: Path) -> str:
+    """What an error says about what is not lost."""
+    names = _names(root)
+    return f"the last good checkpoint is {root / names[-1]}" if names else "there is no earlier checkpoint"
 
 
 def sha256(path: Path) -> str:
@@ -117,18 +141,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return sha256(path) == digest
+    except OSError:  # gone, or on a bad sector
+        return False
+
+
 def _names(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("step-*") if path.is_dir())
 
 
+def _obsolete(names: list[str], written: str, keep: int) -> list[str]:
+    """All but the newest `keep` up to `written`. What is later was damaged, or the run would have gone on from it."""
+    ours = names.index(written) + 1
+    return [*names[: max(0, ours - keep)], *names[ours:]]
+
+
+def _remove(path: Path) -> None:
+    hidden = path.with_name(f".{path.name}.removed")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def _point_latest(root: Path, name: str) -> None:
-    temporary = root / f".latest.{os.getpid()}"
-    temporary.write_text(name + "\n", encoding="utf-8")
-    _sync_file(temporary)
-    temporary.replace(root / "latest")
-    sync_folder(root)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_text(root / "latest", name + "\n")
+    sync(root)

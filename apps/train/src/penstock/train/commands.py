@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import click
 
 from penstock.cli import output
 from penstock.cli.run_config import RunConfig, load_run_config
-from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, unfinished_runs, write_json
-from penstock.hooks.config import dump_config, parse_config
-from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.cli.run_directory import RunDirectory, plugin_lock, write_json
 from penstock.hooks.registry import Registry
+from penstock.train.resume import Resumption, check_resume, find_run
+from penstock.train.signals import terminate_as_interrupt
 
 config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
@@ -38,7 +40,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Turn the corpus of CONFIG into a tokenizer and token shards. Does nothing where that is already done."""
     config, _ = load_run_config(config_file, overrides, registry)
-    result = _prepare(config, runs)
+    with terminate_as_interrupt():
+        result = _prepare(config, runs)
     output.print_result(result, as_json, lambda: "\n".join(f"{key}: {value}" for key, value in result.items()))
     return result
 
@@ -68,6 +71,8 @@ def _prepare(config: RunConfig, runs: Path) -> dict[str, Any]:
 @config_argument
 @overrides_argument
 @click.option("--resume", metavar="auto|RUN", help="Continue RUN, or the newest unfinished run of this config (auto).")
+@click.option("--allow-config-drift", is_flag=True, help="Resume with other settings too; says and records which.")
+@click.option("--allow-plugin-drift", is_flag=True, help="Resume with other code of components too; says which.")
 @click.option("--dry-run", is_flag=True, help="Check everything, count parameters and steps, and stop.")
 @runs_option
 @output.json_option
@@ -77,6 +82,8 @@ def train(
     config_file: Path,
     overrides: tuple[str, ...],
     resume: str | None,
+    allow_config_drift: bool,
+    allow_plugin_drift: bool,
     dry_run: bool,
     runs: Path,
     as_json: bool,
@@ -88,9 +95,13 @@ def train(
         result = _plan(config)
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
-    run = _find_run(runs, config, resume) or RunDirectory.create(runs, config, document, overrides, registry)
-    with run.lock():
-        result = _train(config, run, runs)
+    found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
+    run = found or RunDirectory.create(runs, config, document, overrides, registry)
+    with terminate_as_interrupt(), _disk_errors_named(run), run.lock():
+        resumption = found and check_resume(
+            found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
+        )
+        result = _train(config, run, runs, resumption)
     output.print_result(
         result,
         as_json,
@@ -102,7 +113,21 @@ def train(
     return result
 
 
-def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
+@contextmanager
+def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
+    """A disk that is full, read-only or gone ends the run as a `Problem` that says what is not lost."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads what the command prints; that is not the disk's doing
+        raise
+    except OSError as error:
+        from penstock.train.checkpoint import last_good
+
+        fix = f"{last_good(run.checkpoints)}; once this is mended, --resume {run.path} continues"
+        raise output.failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
+
+
+def _train(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
     prepared = _prepare(config, runs)
     if not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
@@ -117,6 +142,7 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     )
     from penstock.train.engine import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
+    from penstock.train.numerics import record_numerics
 
     begun = time.perf_counter()
     device = pick_device(config.train.device)
@@ -133,8 +159,10 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     trainer = Trainer(config, run, dataset, composition, engine, device)
     step = trainer.resume()
     earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
-    if step:
+    machine = record_numerics(run, device)
+    if resumption is not None:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
+        resumption.record(step, machine)
     run.write_status(
         state="running",
         step=step,
@@ -164,66 +192,20 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path) -> dict[str, Any]:
     }
 
 
-def _find_run(runs: Path, config: RunConfig, resume: str | None) -> RunDirectory | None:
-    if resume is None:
-        return None
-    if resume == "auto":
-        unfinished = unfinished_runs(runs, config)
-        if not unfinished:
-            output.note("no unfinished run of this config; starting a new one")
-            return None
-        run = unfinished[0]
-    else:
-        run = RunDirectory.open(Path(resume))
-    _check_same(run, config)
-    return run
-
-
-def _check_same(run: RunDirectory, config: RunConfig) -> None:
-    """Refuses to continue a run with another config or other plugins; says what differs."""
-    before = _flat((run.path / "config.resolved.yaml").read_text(encoding="utf-8"))
-    now = _flat(dump_config(config.resolved()))
-    differing = [
-        f"{key}: was {before.get(key)}, is {now.get(key)}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    locked = read_json(run.path / "plugins.lock.json")["components"]
-    installed = plugin_lock(config)
-    if not differing and locked != installed:
-        old = {f"{c['kind']} {c['name']}": c for c in locked}
-        differing = [
-            f"{c['kind']} {c['name']} is not the code that the run began with ({c['distribution']} {c['version']})"
-            for c in installed
-            if old.get(f"{c['kind']} {c['name']}") != c
-        ]
-    if differing:
-        raise ProblemError(
-            [
-                Problem("config-differs", line, str(run.path), "start a new run, or undo the change")
-                for line in differing
-            ],
-            ExitCode.USAGE,
-        )
-
-
-def _flat(text: str) -> dict[str, Any]:
-    def walk(value: Any, path: str) -> dict[str, Any]:
-        if not isinstance(value, (dict, list)) or not value:
-            return {path: value}
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {key: leaf for name, item in items for key, leaf in walk(item, f"{path}.{name}".lstrip(".")).items()}
-
-    return walk(parse_config(text).value, "")
-
-
 def _plan(config: RunConfig) -> dict[str, Any]:
     """What a run would be, from the model on the meta device; reads no data."""
     import math
 
-    from penstock.train.compose import compose_model, compose_optimizer, parameter_summary, pick_device, size_table
+    from penstock.train.compose import (
+        compose_model,
+        compose_optimizer,
+        parameter_summary,
+        pick_device,
+        planned_vocabulary,
+        size_table,
+    )
 
-    composition = compose_model(config, config.data.tokenizer.vocab_size, "meta")
+    composition = compose_model(config, planned_vocabulary(config), "meta")
     compose_optimizer(config, composition.model)
     per_step = config.train.batch_size * config.data.sequence_length
     return {

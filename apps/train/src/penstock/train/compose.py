@@ -14,8 +14,9 @@ from torch import nn
 from penstock.cli.run_config import RunConfig, digest
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.prepare import Prepared, prepare
+from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks.architecture import ArchitectureSettings, layer_routers
-from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, SharingPlan
+from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.sharing.plan import combine, share
 
@@ -36,9 +37,16 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
         heldout_share=config.data.heldout_share,
         seed=config.seed,
         sample_bytes=config.data.tokenizer.sample_bytes,
+        tokenizer_file=config.data.tokenizer.file,
         describe=config.data_settings(),
         progress=progress,
     )
+
+
+def planned_vocabulary(config: RunConfig) -> int:
+    """Tokens that the config's tokenizer will have, or less where there is little text to train it on."""
+    settings = config.data.tokenizer
+    return settings.vocab_size if settings.file is None else BpeTokenizer.load(settings.file).vocabulary_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,6 @@ class Composition:
 
     model: LanguageModel
     quantizer: Quantizer | None
-    sharing: SharingPlan
     losses: dict[str, BalanceLoss]
     balancers: list[Balancer]
 
@@ -62,22 +69,16 @@ def compose_model(
 ) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
     settings = config.model.settings
-    wanted = settings.vocab_size
-    if wanted is not None and wanted < vocabulary_size:
-        raise ProblemError(
-            Problem(
-                "vocabulary-mismatch",
-                f"the tokenizer has {vocabulary_size} tokens, and the model {wanted} embeddings",
-                "model.vocab_size",
-                "leave it out, or make it larger",
-            )
-        )
+    if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # of a file; one that is trained was checked before
+        what = f"the tokenizer has {vocabulary_size} tokens, and the model {settings.vocab_size} embeddings"
+        fix = "give the tokenizer that belongs to the model"
+        raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = settings.quantizer.build() if settings.quantizer else None
     sizes = {
         name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields
     }
-    sizes["vocab_size"] = wanted or vocabulary_size
+    sizes["vocab_size"] = settings.vocab_size or vocabulary_size
     if sizes.get("eos_token_id") is None:
         sizes["eos_token_id"] = end_of_text
     torch.manual_seed(config.seed)
@@ -86,13 +87,12 @@ def compose_model(
             **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer
         )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    plan = combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing])
-    share(model, plan)
+    share(model, combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing]))
     losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         model.compute_dtype = torch.bfloat16
-    return Composition(model, quantizer, plan, losses, balancers)
+    return Composition(model, quantizer, losses, balancers)
 
 
 @contextmanager

@@ -7,12 +7,10 @@ function of the seed and s, so a run continues from any checkpoint with the bits
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,11 +23,13 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Observer, StepRecord, Tracker
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.routers.load import expert_load, load_metrics
-from penstock.train.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
+from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, routing_header
 from penstock.train.engine import LocalEngine
 from penstock.train.progress import Progress
+from penstock.train.signals import stop_requests
 
 
 class Interrupted(Exception):
@@ -77,6 +77,7 @@ class Trainer:
         self.observers: list[Observer] = [
             choice.build(run_directory=run.path, header=self._trace_header()) for choice in config.train.observers
         ]
+        self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._byte_lengths = dataset.tokenizer().byte_lengths()
         self._last_checkpoint: Checkpoint | None = None
 
@@ -94,47 +95,68 @@ class Trainer:
         }
 
     def resume(self) -> int:
-        """Continues from the newest whole checkpoint; returns its step, 0 where there is none."""
+        """Continues from the newest whole checkpoint; returns its step, 0 where there is none. Raises `ProblemError`
+        where all are damaged, or it does not fit; nothing has been changed then."""
         checkpoint = newest_checkpoint(self.run.checkpoints, output.warn)
         if checkpoint is not None:
-            checkpoint.load_model(self.model)
-            state = checkpoint.trainer_state()
-            self.engine.load_state(state["engine"])
-            self.step, self.elapsed = state["step"], state["elapsed"]
-            self._last_checkpoint = checkpoint
+            self._load(checkpoint)
+        tidy(self.run.checkpoints, checkpoint)
         for tracker in self.trackers:
             tracker.resume(self.step)
         for observer in self.observers:
             observer.on_resume(self.step)
         return self.step
 
+    def _load(self, checkpoint: Checkpoint) -> None:
+        checkpoint.require_tokenizer(self.dataset.manifest.tokenizer_sha256)
+        state = checkpoint.trainer_state()
+        if state["data"] != self._data:
+            names = [name for name in self._data if state["data"].get(name) != self._data[name]]
+            what = f"the data is not what the run was trained on ({', '.join(names)})"
+            fix = "bring that data back, or start a new run"
+            raise output.failed("other-data", what, str(self.dataset.folder), fix)
+        try:
+            checkpoint.load_model(self.model)
+            self.engine.load_state(state["engine"])
+        except (ProblemError, KeyError, RuntimeError, ValueError) as error:
+            what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
+            fix = "undo the change of the config, or start a new run"
+            raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self._last_checkpoint = checkpoint
+
     def train(self) -> None:
         """Runs to the end; raises `Interrupted` after SIGINT or SIGTERM, with a checkpoint written."""
-        train = self.config.train
-        with Progress(self.steps, self.step) as progress, _stop_requests() as stop_requested:
-            try:
+        try:
+            with Progress(self.steps, self.step) as progress, stop_requests() as stop_requested:
                 while self.step < self.steps:
                     metrics = self._train_step()
                     progress.advance(self.step, metrics, self.tokens_per_step)
-                    last = self.step == self.steps
-                    if last or (train.evaluate_every and self.step % train.evaluate_every == 0):
-                        self._log(self._evaluate())
-                    if last or self.step % train.checkpoint_every == 0 or stop_requested():
-                        self._save()
-                    if stop_requested() and not last:
-                        self._status("interrupted")
-                        raise Interrupted
+                    self._after_step(last=self.step == self.steps, stop=stop_requested())
                     progress.every_second(lambda: self._status("running"))
-                self._status("finished")
-            except Exception as error:
-                if not isinstance(error, Interrupted):
-                    self._status("failed", message=str(error))
-                raise
-            finally:
-                for observer in self.observers:
-                    observer.on_end()
-                for tracker in self.trackers:
-                    tracker.close()
+            self._close()
+            self._status("finished")
+        except BaseException as error:
+            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+            with suppress(OSError):  # a full disk must not hide what happened
+                self._status("interrupted") if stopped else self._status("failed", message=str(error))
+                self._close()
+            raise
+
+    def _after_step(self, *, last: bool, stop: bool) -> None:
+        train = self.config.train
+        if last or (train.evaluate_every and self.step % train.evaluate_every == 0):
+            self._log(self._evaluate())
+        if last or stop or self.step % train.checkpoint_every == 0:
+            self._save()
+        if stop and not last:
+            raise Interrupted
+
+    def _close(self) -> None:
+        for observer in self.observers:
+            observer.on_end()
+        for tracker in self.trackers:
+            tracker.close()
 
     def _train_step(self) -> dict[str, float]:
         watch = Stopwatch()
@@ -197,7 +219,6 @@ class Trainer:
                 measured[f"balance/{name}"] = value.detach() / len(layers)
         return loss, measured, expert_load(result.routings)
 
-    @torch.inference_mode()
     def _evaluate(self) -> dict[str, float]:
         """Loss on windows spread evenly over the held-out text: an estimate; `penstock evaluate` reads all of it."""
         split, length = self.dataset.split("heldout"), self.config.data.sequence_length
@@ -205,11 +226,16 @@ class Trainer:
         wanted = min(windows, max(1, self.config.train.evaluate_tokens // length))
         starts = [number * windows // wanted * length for number in range(wanted)]
         window_WS = np.stack([split.slice(start, start + length + 1) for start in starts])
-        nats = 0.0
-        for part_BS in torch.from_numpy(window_WS).to(self.device).split(self.config.train.batch_size):
-            nats += self.model.next_token_loss(part_BS[:, :-1], part_BS[:, 1:]).loss.item()
+        nats = sum(self._nats(part_BS) for part_BS in torch.from_numpy(window_WS).split(self.config.train.batch_size))
         scored_bytes = int(self._byte_lengths[window_WS[:, 1:]].sum())
         return {"heldout/loss": nats / (wanted * length), "heldout/bits_per_byte": bits_per_byte([nats], scored_bytes)}
+
+    @torch.inference_mode()
+    def _nats(self, window_BS: torch.Tensor) -> float:
+        """Loss of some windows; the random numbers of training do not notice that it was measured."""
+        window_BS = window_BS.to(self.device)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
 
     def _log(self, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:
@@ -220,9 +246,12 @@ class Trainer:
             return
         if not all(bool(parameter.isfinite().all()) for parameter in self.composition.module.parameters()):
             raise self._diverged("weights", math.nan)
+        next_BS = self.order.batch(self.step, parts=self.config.train.micro_batches)
+        if not math.isfinite(loss := self._nats(torch.from_numpy(next_BS))):  # finite weights may be ruined too
+            raise self._diverged("loss", loss)
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state()}
+        state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state(), "data": self._data}
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,
             self.step,
@@ -246,35 +275,10 @@ class Trainer:
         )
 
     def _diverged(self, what: str, value: float) -> Exception:
-        good = (
-            f"the last good checkpoint is {self._last_checkpoint.path}"
-            if self._last_checkpoint
-            else "no checkpoint yet"
-        )
         return output.failed(
             "diverged",
             f"the {what} became {value} at step {self.step + 1}",
             str(self.run.path),
-            f"{good}; lower train.optimizer.lr or clip harder",
+            f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or clip harder, and continue with "
+            f"--resume {self.run.path} --allow-config-drift",
         )
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one acts at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        output.note("\nstopping after this step and writing a checkpoint; once more to stop at once")
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, previous[each])
-
-    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    for each in previous:
-        signal.signal(each, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

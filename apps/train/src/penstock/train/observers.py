@@ -24,6 +24,8 @@ class LoadTraceObserver:
         self._layers: tuple[int, ...] = ()
 
     def on_resume(self, step: int) -> None:
+        for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed
+            leftover.unlink()
         if not self.path.exists():
             return
         trace = RoutingTrace.load(self.path)

@@ -40,6 +40,7 @@ def restore(path: Path, registry: Registry) -> Restored:
             "no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it"
         )
     dataset = open_dataset(run.runs, config, verify=False)
+    checkpoint.require_tokenizer(dataset.manifest.tokenizer_sha256)
     composition = compose_model(
         config,
         dataset.manifest.vocabulary_size,

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from penstock.cli.run_directory import write_text
+
 
 class JsonlTracker:
     """`metrics.jsonl`: one object a logged step. A line is whole once the next one has begun."""
@@ -19,9 +21,7 @@ class JsonlTracker:
         """Drops the rows after `step`, and a last line that a killed process left incomplete."""
         kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
         self._file.close()
-        temporary = self.path.with_name(".metrics.jsonl")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -61,6 +61,7 @@ class TensorBoardTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # its own two minutes would lose to a kill what no resume does again
 
     def close(self) -> None:
         if self._opened is not None:

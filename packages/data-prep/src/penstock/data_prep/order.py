@@ -5,7 +5,7 @@ even number of bits that holds the number of windows, walked along its cycles un
 Ciphers with Arbitrary Finite Domains, 2002). Nothing is stored and nothing is shuffled: a step costs the same at the
 start and after a billion.
 
-Shape suffixes: B batch (the rows of one part), S sequence, N windows asked for.
+Shape suffixes: B batch (the rows of one part), S sequence, N windows asked for, R rounds.
 """
 
 from __future__ import annotations
@@ -89,21 +89,21 @@ def keys(seed: int, epoch_N: np.ndarray) -> np.ndarray:
 def permute(position_N: np.ndarray, size: int, key_N: np.ndarray) -> np.ndarray:
     """Where each position of [0, size) goes, int64 [N]: for any one key a bijection of [0, size)."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    out_N = _feistel(position_N.astype(np.uint64), half, key_N)
+    round_key_RN = _mix(key_N + np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] * np.uint64(_GOLDEN))
+    out_N = _feistel(position_N.astype(np.uint64), half, round_key_RN)
     # The domain is at most 4 * size, so a walk ends after 4 steps on average and, being on a cycle through a position
     # inside, always.
     while (outside_N := np.flatnonzero(out_N >= size)).size:
-        out_N[outside_N] = _feistel(out_N[outside_N], half, key_N[outside_N])
+        out_N[outside_N] = _feistel(out_N[outside_N], half, round_key_RN[:, outside_N])
     return out_N.astype(np.int64)
 
 
-def _feistel(value_N: np.ndarray, half: int, key_N: np.ndarray) -> np.ndarray:
-    """A permutation of [0, 4**half) for each key."""
+def _feistel(value_N: np.ndarray, half: int, round_key_RN: np.ndarray) -> np.ndarray:
+    """A permutation of [0, 4**half) for each column of `_ROUNDS` keys."""
     mask = np.uint64((1 << half) - 1)
     left_N, right_N = value_N >> np.uint64(half), value_N & mask
-    for number in range(_ROUNDS):
-        round_key_N = key_N + np.uint64((number + 1) * _GOLDEN % 2**64)
-        left_N, right_N = right_N, left_N ^ (_mix(_mix(round_key_N) + right_N) & mask)
+    for key_N in round_key_RN:
+        left_N, right_N = right_N, left_N ^ (_mix(key_N + right_N) & mask)
     return (left_N << np.uint64(half)) | right_N
 
 

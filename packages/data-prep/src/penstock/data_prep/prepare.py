@@ -1,4 +1,4 @@
-"""From a corpus to a folder of shards: read once, split, train the tokenizer, encode, and only then appear.
+"""From a corpus to a folder of shards: read once, split, train a tokenizer, encode, and only then appear.
 
 Everything is built in a hidden folder beside the target and renamed at the end, so the target is either absent or
 complete. A lock makes one preparer work while others wait and then reuse what it made. Documents pass through a spool
@@ -7,6 +7,7 @@ file and are never all in memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,14 @@ from penstock.data_prep.shards import (
     write_files,
 )
 from penstock.data_prep.spool import Spool
-from penstock.data_prep.tokenizer import BpeTokenizer, sample_pieces, segments, train_tokenizer, write_tokenizer
+from penstock.data_prep.tokenizer import (
+    BpeTokenizer,
+    read_tokenizer,
+    sample_pieces,
+    tokenizer_files,
+    train_tokenizer,
+    write_tokenizer,
+)
 from penstock.hooks.contracts import Corpus, Document, DocumentFilter
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 
@@ -70,6 +78,7 @@ def prepare(
     heldout_share: float = 0.05,
     seed: int = 0,
     sample_bytes: int | None = None,
+    tokenizer_file: str | Path | None = None,
     shard_tokens: int = 100_000_000,
     describe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -80,7 +89,8 @@ def prepare(
     changed as far as it can tell, is reused. `sequence_length` only has to fit into each split. `heldout_share` of the
     documents go to the split "heldout", chosen by a hash of text and `seed`; 0 leaves the split out. `sample_bytes` of
     the training split train the tokenizer, by default 1024 a token of the vocabulary: on Python source a tokenizer of
-    4,096 tokens then compresses within 1 % of one trained on all 11.5 MB.
+    4,096 tokens then compresses within 1 % of one trained on all 11.5 MB. `tokenizer_file` is an existing one to use
+    instead: a `tokenizer.json`, a folder that holds one, or a llama2.c `.bin`; the vocabulary is then the file's.
     `shard_tokens` is the size of a shard.
 
     `progress(stage, done, total)` is called with bytes, stages "read" (no total), "tokenizer" and "encode".
@@ -89,8 +99,13 @@ def prepare(
     `prepare`, a damaged folder, and any failure to write; the folder is then as it was.
     """
     folder = Path(folder).resolve()
+    existing = None if tokenizer_file is None else read_tokenizer(tokenizer_file)
+    if existing is not None:
+        vocabulary_size, sample_bytes = BpeTokenizer(existing, str(tokenizer_file)).vocabulary_size, 0
     sample_bytes = 1024 * vocabulary_size if sample_bytes is None else sample_bytes
     settings = _settings(describe or {}, vocabulary_size, heldout_share, seed, sample_bytes, shard_tokens)
+    if existing is not None:
+        settings["tokenizer_sha256"] = hashlib.sha256(existing).hexdigest()
     try:
         # Looked for before the lock is taken too: finished tokens may lie on storage that cannot be written.
         if _occupied(folder):
@@ -100,7 +115,7 @@ def prepare(
             if _occupied(folder):
                 return _reused(folder, settings, corpus, sequence_length)
             with building(folder) as partial:
-                builder = _Builder(partial, settings, progress or _silent)
+                builder = _Builder(partial, settings, existing, progress or _silent)
                 manifest = builder.build(corpus, filters, sequence_length)
             return Prepared(folder, manifest, reused=False)
     except OSError as error:
@@ -193,11 +208,12 @@ def _fingerprint(corpus: Corpus) -> dict[str, Any] | None:
 
 
 class _Builder:
-    """Runs the stages in a folder of its own: read, train the tokenizer, encode, describe."""
+    """Runs the stages in a folder of its own: read, train a tokenizer where none is given, encode, describe."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], progress: Progress) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], tokenizer: bytes | None, progress: Progress) -> None:
         self._folder = folder
         self._settings = settings
+        self._existing = tokenizer
         self._progress = progress
         self._files: dict[str, FileRecord] = {}
 
@@ -205,7 +221,9 @@ class _Builder:
         fingerprint = _fingerprint(corpus)
         counters = [_Counter(type(stage).__name__) for stage in (corpus, *filters)]
         spools = self._read(_pipeline(corpus, filters, counters), counters)
-        tokenizer = self._train(spools["train"])
+        contents = self._train(spools["train"]) if self._existing is None else tokenizer_files(self._existing)
+        self._files.update(write_files(self._folder, contents))
+        tokenizer = BpeTokenizer(contents["tokenizer.json"])
         splits = self._encode(tokenizer, spools)
         read = counters[0]
         _require_sequences(splits, read.documents, sequence_length)
@@ -248,17 +266,15 @@ class _Builder:
         _require_documents(spools.values(), counters)
         return spools
 
-    def _train(self, spool: Spool) -> BpeTokenizer:
+    def _train(self, spool: Spool) -> dict[str, bytes]:
         sample = self._settings["sample_bytes"]
         total = min(sample, spool.bytes)
         self._progress("tokenizer", 0, total)
         texts = (data.decode() for data in spool)
         pieces = sample_pieces(texts, total_bytes=spool.bytes, sample_bytes=sample, seed=self._settings["seed"])
         trained = train_tokenizer(pieces, vocabulary_size=self._settings["vocabulary_size"])
-        contents = write_tokenizer(trained)
-        self._files.update(write_files(self._folder, contents))
         self._progress("tokenizer", total, total)
-        return BpeTokenizer(contents["tokenizer.json"])
+        return write_tokenizer(trained)
 
     def _encode(self, tokenizer: BpeTokenizer, spools: Mapping[str, Spool]) -> dict[str, SplitRecord]:
         total = sum(spool.bytes for spool in spools.values())
@@ -341,7 +357,7 @@ def _batches(spool: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def _encode_documents(tokenizer: BpeTokenizer, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
     """The tokens of each document and its end-of-text, int64."""
-    parts = [list(segments(data.decode())) for data in documents]
+    parts = [list(tokenizer.parts(data.decode())) for data in documents]
     flat = [part for document in parts for part in document]
     end = np.array([tokenizer.end_of_text])
     encoded = _encode_in_turn(tokenizer, flat)

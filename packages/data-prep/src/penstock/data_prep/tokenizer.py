@@ -1,4 +1,4 @@
-"""Byte-level BPE: training, loading, and the rules that make it lossless.
+"""BPE down to bytes: training, loading, and the rules that make it lossless.
 
 Training and encoding are the `tokenizers` library's. What is added: special tokens at fixed ids, text that spells a
 special token stays text, the pair counts cannot overflow, and long documents can be cut where it changes no token.
@@ -10,13 +10,15 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
+from penstock.data_prep.llama2c import convert_llama2c
 from penstock.hooks.problems import Problem, ProblemError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -42,6 +44,14 @@ SPLIT = (
 # `tokenizers` counts pairs in 32 bits and silently drops the most frequent pair past 2**31 (its issue 2058).
 MAXIMUM_TRAINING_BYTES = 2**31 - 1
 
+# Kinds of decoder that turn tokens back into bytes: those of byte-level BPE, and of llama2.c's byte fallback.
+_BYTE_LEVEL = ("ByteLevel",)
+_BYTE_FALLBACK = ("ByteFallback", "Fuse", "Strip")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+# What tokenizers change that are not lossless: white space, composed characters, case, text that spells specials.
+_PROBE = f"A  e\u0301 \ufb01 \u0130 東京\u3000\U0001f600\r\n\t\0 don 't , <s>{END_OF_TEXT} "
+
 _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "eos_token": END_OF_TEXT,
@@ -51,15 +61,16 @@ _CONFIG = {
 
 
 class BpeTokenizer:
-    """A byte-level BPE tokenizer: `decode(encode(text)) == text` for every text.
+    """A BPE tokenizer over bytes: `decode(encode(text)) == text` for every text.
 
     `vocabulary_size` is the largest id plus one, `end_of_text` the id of `<|endoftext|>`, `hash` the SHA-256 of
     `tokenizer.json`. `encode` never yields a special token: text that spells one is encoded as the text it is.
     """
 
     def __init__(self, serialized: bytes, where: str = "tokenizer.json") -> None:
-        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` where it is none of this kind."""
-        self._tokenizer = _parse(serialized, where)
+        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` where it is none of this kind, and
+        where it is not lossless."""
+        self._tokenizer, document = _parse(serialized, where)
         self._tokenizer.encode_special_tokens = True
         end_of_text = self._tokenizer.token_to_id(END_OF_TEXT)
         if end_of_text is None:
@@ -67,16 +78,16 @@ class BpeTokenizer:
         self.end_of_text: int = end_of_text
         self.vocabulary_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.hash = hashlib.sha256(serialized).hexdigest()
+        self._is_byte_level = _decoder_kinds(document) == _BYTE_LEVEL
+        self._splits_as_ours = _splits_as_ours(document)
+        if any(self.decode(self.encode(text)) != text for text in (_PROBE, f" {_PROBE}")):
+            what = "not lossless: text that is encoded and decoded comes back changed"
+            raise ProblemError(Problem("unusable-tokenizer", what, where, "use one without a normalizer"))
 
     @classmethod
     def load(cls, path: str | Path) -> BpeTokenizer:
-        """From a `tokenizer.json` or the folder that holds one."""
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        try:
-            return cls(file.read_bytes(), str(file))
-        except OSError as error:
-            problem = Problem("missing-file", f"the tokenizer cannot be read ({error.strerror})", str(file))
-            raise ProblemError(problem) from error
+        """From what `read_tokenizer` reads."""
+        return cls(read_tokenizer(path), str(path))
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -85,31 +96,63 @@ class BpeTokenizer:
         """As `encode`, on all cores."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def parts(self, text: str) -> Iterator[str]:
+        """The text, cut up where that is known to change no token: the tokens of the parts, joined, are its tokens."""
+        return segments(text) if self._splits_as_ours else iter((text,))
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Special tokens are spelled out; bytes that are no UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def byte_lengths(self) -> np.ndarray:
-        """Bytes of each token, int64 [V]; 0 for special tokens. Bits per byte divides by their sum over a text."""
+        """Bytes of each token, int64 [V]; 0 for special tokens. Bits per byte divides by their sum over a text.
+
+        The space that a llama2.c tokenizer puts before a text counts: there, the sum is 1 too many for each document.
+        """
         lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
         for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            lengths[index] = len(token)  # the byte-level alphabet writes each byte as one character
+            if self._is_byte_level:
+                lengths[index] = len(token)  # its alphabet writes each byte as one character
+            else:
+                lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.encode())
         for index, token in self._tokenizer.get_added_tokens_decoder().items():
             lengths[index] = 0 if token.special else len(token.content.encode())
         return lengths
 
 
-def _parse(serialized: bytes, where: str) -> tokenizers.Tokenizer:
+def _parse(serialized: bytes, where: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     try:
         text = serialized.decode()
-        kind = (json.loads(text).get("decoder") or {}).get("type")
+        document = json.loads(text)
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         problem = Problem("damaged-file", f"not a tokenizer of the `tokenizers` library ({error})", where)
         raise ProblemError(problem) from error
-    if kind != "ByteLevel":
-        raise ProblemError(Problem("unusable-tokenizer", f"not byte-level (its decoder is {kind})", where))
-    return tokenizer
+    kinds = _decoder_kinds(document)
+    if kinds not in (_BYTE_LEVEL, _BYTE_FALLBACK):
+        raise ProblemError(Problem("unusable-tokenizer", f"not byte-level (its decoder is {'+'.join(kinds)})", where))
+    return tokenizer, document
+
+
+def _decoder_kinds(document: Mapping[str, Any]) -> tuple[str, ...]:
+    decoder: dict[str, Any] = document.get("decoder") or {"type": "none"}
+    return tuple(part["type"] for part in decoder.get("decoders", [decoder]))
+
+
+def _splits_as_ours(document: Mapping[str, Any]) -> bool:
+    before = document.get("pre_tokenizer") or {}
+    return any(part.get("pattern") == {"Regex": SPLIT} for part in before.get("pretokenizers", [before]))
+
+
+def read_tokenizer(path: str | Path) -> bytes:
+    """The content of a `tokenizer.json`: of that file, of the folder that holds one, or made from a llama2.c `.bin`."""
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        problem = Problem("missing-file", f"the tokenizer cannot be read ({error.strerror})", str(file))
+        raise ProblemError(problem) from error
+    return convert_llama2c(data, str(file), end_of_text=END_OF_TEXT) if file.suffix == ".bin" else data
 
 
 def train_tokenizer(
@@ -193,9 +236,14 @@ def segments(text: str, length: int = 1 << 18) -> Iterator[str]:
 
 
 def write_tokenizer(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """The files of a tokenizer; see `tokenizer_files`."""
+    return tokenizer_files(tokenizer.to_str(pretty=True).encode())
+
+
+def tokenizer_files(serialized: bytes) -> dict[str, bytes]:
     """File name to content: `tokenizer.json` and the `tokenizer_config.json` with which `transformers.AutoTokenizer`
     loads the folder."""
     return {
-        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer.json": serialized,
         "tokenizer_config.json": json.dumps(_CONFIG, indent=2).encode(),
     }

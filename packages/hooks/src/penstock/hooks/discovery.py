@@ -1,7 +1,7 @@
 """Finds plugins. Whatever goes wrong with one is a value with an owner, never an exception that stops the others.
 
 Each entry point of the group `penstock` names an import-light module that implements hooks of `spec.py`. Every plugin
-is registered with a pluggy manager of its own: an exception in one cannot reach another, and what it returned is
+is alone in pluggy's manager while it is asked: an exception in one cannot reach another, and what it returned is
 attributed to the distribution that it came from.
 """
 
@@ -86,15 +86,18 @@ def discover(blocked: Collection[str] = ()) -> tuple[Discovered, ...]:
     off = {canonical(name) for name in blocked}
     found = [(_origin(point), point) for point in importlib.metadata.entry_points(group=GROUP)]
     found.sort(key=lambda pair: (pair[0].distribution, pair[0].entry_point))
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(spec)
     return tuple(
-        Blocked(origin) if origin.distribution in off else load_plugin(origin, point.load) for origin, point in found
+        Blocked(origin) if origin.distribution in off else _load_plugin(origin, point.load, manager)
+        for origin, point in found
     )
 
 
-def load_plugin(origin: Origin, load: Callable[[], object]) -> Discovered:
+def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:
     """Imports one plugin by calling `load()`, asks all its hooks, and says how it went."""
     try:
-        components = _ask(load())
+        components = _ask(load(), manager)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
@@ -119,19 +122,22 @@ def _origin(point: importlib.metadata.EntryPoint) -> Origin:
     return Origin(canonical(name), version, point.name)
 
 
-def _ask(module: object) -> tuple[Component, ...]:
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(spec)
-    manager.register(module)
-    manager.check_pending()  # a misspelt hook would otherwise be ignored without a word
-    components: list[Component] = []
-    for kind, hook in KINDS.items():
-        implementations: list[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
-        if not implementations and inspect.isfunction(getattr(module, hook, None)):
-            raise TypeError(f"function {hook} has the name of a hook, and no @hookimpl")
-        for implementation in implementations:  # not called through pluggy, which drops an answer of None
-            components.extend(_checked(implementation.function(), kind, hook))
-    return tuple(components)
+def _ask(module: object, manager: pluggy.PluginManager) -> tuple[Component, ...]:
+    try:
+        manager.register(module)
+        manager.check_pending()  # a misspelt hook would otherwise be ignored without a word
+        return tuple(component for kind, hook in KINDS.items() for component in _offered(module, manager, kind, hook))
+    finally:
+        if manager.is_registered(module):
+            manager.unregister(module)
+
+
+def _offered(module: object, manager: pluggy.PluginManager, kind: str, hook: str) -> Iterable[Component]:
+    implementations: list[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
+    if not implementations and inspect.isfunction(getattr(module, hook, None)):
+        raise TypeError(f"function {hook} has the name of a hook, and no @hookimpl")
+    for implementation in implementations:  # not called through pluggy, which drops an answer of None
+        yield from _checked(implementation.function(), kind, hook)
 
 
 def _checked(answer: object, kind: str, hook: str) -> Iterable[Component]:

@@ -52,7 +52,5 @@ def _source(root: type[Schema], document: ConfigDocument, registry: Registry, lo
     owner = schema_at(root, document.value, written, registry)
     if owner is None or (isinstance(above, str) and part == "use"):
         return source  # a plain value that the schema took apart, or a component's bare name
-    preset = above.get("preset") if isinstance(above, dict) else None
-    if isinstance(preset, str) and part in owner.presets().get(preset, {}):
-        return f"preset '{preset}'"
-    return "default"
+    giver = owner.giver(above, str(part)) if isinstance(above, dict) else None
+    return giver or "default"

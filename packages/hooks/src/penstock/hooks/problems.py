@@ -6,7 +6,6 @@ them. A bug is not a problem: it keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -62,6 +61,8 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     >>> did_you_mean("zzz", ["b", "a"])
     'known: a, b'
     """
+    import difflib  # an error alone needs it, and every command would wait for it
+
     names = sorted(set(known))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6) or [
         name

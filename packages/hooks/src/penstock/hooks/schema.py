@@ -55,6 +55,12 @@ class Schema(BaseModel):
         """Named sets of values for this schema."""
         return {}
 
+    @classmethod
+    def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
+        """Who gives the field `name` that `fields`, as written, leave out; None where its default does."""
+        preset = fields.get("preset")
+        return f"preset '{preset}'" if isinstance(preset, str) and name in cls.presets().get(preset, {}) else None
+
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, data: object) -> object:

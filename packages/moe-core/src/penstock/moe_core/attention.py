@@ -1,6 +1,7 @@
 """Grouped-query attention with QK-norm and partial rotary embedding, and the cache that generation reads.
 
-Shape suffixes: B batch, S new positions, C cached and new positions, N query heads, M key/value heads, h head width.
+Shape suffixes: B batch, S new positions, C cached and new positions, N query heads, M key/value heads, L = N + 2M, h
+head width.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer
+from penstock.moe_core import fused
 from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.layers import Linear, RMSNorm, rotate
+from penstock.moe_core.layers import Linear, RMSNorm, joined
 
 
 class KeyValueCache:
@@ -44,6 +46,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
+        self.heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         bias = config.attention_bias
         self.q_proj = Linear(config.hidden_size, query, bias=bias, quantizer=quantizer)
@@ -53,28 +56,31 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
 
-    def forward(self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache | None) -> Tensor:
-        query_BNSh = self._heads(self.q_proj(x_BSD), self.q_norm)
-        key_BMSh = self._heads(self.k_proj(x_BSD), self.k_norm)
-        value_BMSh = self._heads(self.v_proj(x_BSD), None)
-        query_BNSh, key_BMSh = rotate(query_BNSh, *rotary), rotate(key_BMSh, *rotary)
-        mask_SC = None
+    def forward(
+        self,
+        x_BSD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        visible: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """`visible`, broadcast to [B, N, S, C], is True where a new position sees another; None: all up to itself."""
+        heads_BSLh = joined(x_BSD, (self.q_proj, self.k_proj, self.v_proj)).unflatten(-1, (-1, self.head_dim))
+        query_BSNh, key_BSMh, value_BSMh = heads_BSLh.split(self.heads, dim=2)
+        query_BNSh = self._rotated(query_BSNh, self.q_norm, rotary).transpose(1, 2)
+        key_BMCh = self._rotated(key_BSMh, self.k_norm, rotary).transpose(1, 2)
+        value_BMCh = value_BSMh.transpose(1, 2)
         if cache is not None:
-            before, new = cache.length, x_BSD.shape[1]
-            key_BMSh, value_BMSh = cache.extend(self.layer, key_BMSh, value_BMSh)
-            if before and new > 1:  # one new position sees everything; a first pass is plainly causal
-                mask_SC = torch.ones(new, before + new, dtype=torch.bool, device=x_BSD.device).tril(before)
+            key_BMCh, value_BMCh = cache.extend(self.layer, key_BMCh, value_BMCh)
         out_BNSh = F.scaled_dot_product_attention(
             query_BNSh,
-            key_BMSh,
-            value_BMSh,
-            attn_mask=mask_SC,
-            is_causal=mask_SC is None and query_BNSh.shape[2] == key_BMSh.shape[2],
+            key_BMCh,
+            value_BMCh,
+            attn_mask=visible,
+            is_causal=visible is None and query_BNSh.shape[2] == key_BMCh.shape[2],  # one new position sees all
             enable_gqa=True,
         )
         return self.o_proj(out_BNSh.transpose(1, 2).flatten(2))
 
-    def _heads(self, x_BSF: Tensor, norm: RMSNorm | None) -> Tensor:
-        """[B, S, heads * h] to [B, heads, S, h], normalised per head."""
-        x_BSNh = x_BSF.unflatten(-1, (-1, self.head_dim))
-        return (x_BSNh if norm is None else norm(x_BSNh)).transpose(1, 2)
+    def _rotated(self, x_BSNh: Tensor, norm: RMSNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        weight, epsilon = (None, 0.0) if norm is None else (norm.weight, norm.epsilon)
+        return fused.rotated_heads(x_BSNh, weight, epsilon, *rotary)

@@ -2,17 +2,22 @@
 
 Figures of `glm-4.6` and `glm-4.5-air` are those of the published checkpoints (zai-org/GLM-4.6, zai-org/GLM-4.5-Air).
 `glm-15b-a3b` is the same architecture at 15B total and 3B active parameters. `quickstart` is what two CPU cores can
-train in two minutes.
+train in two minutes. A checkpoint gives its own sizes: see `GlmMoeConfig.pretrained`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.schema import PROBLEM
+from penstock.moe_core import hub_config
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -80,11 +85,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# What may differ from the checkpoint that a model starts from: the weights have the same shapes without them, and long
+# texts are learnt by raising rope_theta (GLM-4.5: 10,000 up to 4k positions, 1,000,000 from 32k on).
+CHANGEABLE = frozenset({"router", "rope_theta", "max_position_embeddings", "initializer_range", "eos_token_id"})
+
+
 class GlmMoeConfig(ArchitectureSettings):
-    """A GLM-4.x model. Sizes not given come from `preset`, where one is named."""
+    """A GLM-4.x model. Sizes not given come from `preset` or `pretrained`, where one is named."""
 
     preset: str | None = None
     """Published or prepared sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b, quickstart."""
+    pretrained: Path | None = None
+    """A Hugging Face glm4_moe folder, or a llama2.c .bin, whose sizes, router and weights the model starts from."""
+    mtp: Literal["drop", "keep"] = "drop"
+    """Layers of a checkpoint that predict tokens further ahead (multi-token prediction): drop them, or keep them as
+    they are, untrained, and write them again."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding; null takes the tokenizer's."""
     hidden_size: int = Field(gt=0)
@@ -111,24 +126,33 @@ class GlmMoeConfig(ArchitectureSettings):
     """Longest sequence that the exported config promises."""
     intermediate_size: int = Field(gt=0)
     """Hidden width of the dense MLP."""
-    moe_intermediate_size: int = Field(gt=0)
-    """Hidden width H of one expert."""
-    n_routed_experts: int = Field(gt=0)
-    """Experts E of each mixture-of-experts layer."""
+    moe_intermediate_size: int = Field(default=0, ge=0)
+    """Hidden width H of one expert; a model of dense layers alone needs none."""
+    n_routed_experts: int = Field(default=0, ge=0)
+    """Experts E of each mixture-of-experts layer; a model of dense layers alone needs none."""
     n_shared_experts: int = Field(default=1, ge=0)
     """Experts that see every token; their widths add up to one MLP."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMSNorm."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights."""
+    experts_backend: Literal["grouped", "batched", "loop"] | None = None
+    """How expert matrices are multiplied; null takes the fastest that dtype, device and sizes allow."""
     tie_word_embeddings: bool = False
     """Use the embedding as the head too."""
-    eos_token_id: int | None = Field(default=None, ge=0)
-    """The token that ends a text, for software that loads the export; null takes the tokenizer's."""
+    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
+    """The token or tokens that end a text, for software that loads the export; null takes the tokenizer's."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
         return PRESETS
+
+    @classmethod
+    def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
+        path = fields.get("pretrained")
+        if isinstance(path, str) and name in pretrained_settings(Path(path).expanduser()):
+            return f"pretrained '{path}'"
+        return super().giver(fields, name)
 
     @property
     def expert_layers(self) -> range:
@@ -141,9 +165,51 @@ class GlmMoeConfig(ArchitectureSettings):
 
     @model_validator(mode="before")
     @classmethod
+    def _start_from_pretrained(cls, data: Any) -> Any:
+        """What is not written, or null, is the checkpoint's; a router may be null without a registry (see below)."""
+        if not isinstance(data, dict) or not isinstance(data.get("pretrained"), (str, Path)):
+            return data
+        try:
+            given = pretrained_settings(Path(data["pretrained"]).expanduser())
+        except ProblemError:  # reported for the field itself; any sizes will do, lest each be reported as missing
+            given = {**PRESETS["quickstart"], "router": None}
+        return {**given, **{name: value for name, value in data.items() if value is not None or name == "router"}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _plain_python_passes_a_router_object(cls, data: Any, info: ValidationInfo) -> Any:
         """Without a registry a preset's router is a name that means nothing: `make_router` gives the object."""
         return data if info.context or not isinstance(data, dict) else {"router": None, **data}
+
+    @field_validator("pretrained")
+    @classmethod
+    def _pretrained_can_be_read(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("preset") is not None:
+            raise ValueError("sizes come from a preset or from a pretrained model: leave one of them out")
+        if path is None:
+            return None
+        try:
+            pretrained_settings(path.expanduser())
+        except ProblemError as error:
+            raise ValueError(str(error)) from error
+        return path.expanduser()
+
+    @model_validator(mode="after")
+    def _sizes_are_those_of_the_pretrained_model(self) -> GlmMoeConfig:
+        if self.pretrained is None:
+            return self
+        wrong = [
+            InitErrorDetails(
+                type=PydanticCustomError(PROBLEM, "{problem}", {"problem": _other_size(value, given)}),
+                loc=(name,),
+                input=value,
+            )
+            for name, given in pretrained_settings(self.pretrained).items()
+            if name not in CHANGEABLE and (value := getattr(self, name)) != given
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> GlmMoeConfig:
@@ -162,6 +228,12 @@ class GlmMoeConfig(ArchitectureSettings):
                 f"first_k_dense_replace ({self.first_k_dense_replace}) is more than num_hidden_layers "
                 f"({self.num_hidden_layers})"
             )
+        if self.expert_layers and not (self.n_routed_experts and self.moe_intermediate_size):
+            raise ValueError(
+                f"layers {self.first_k_dense_replace} to {self.num_hidden_layers - 1} have experts, which need "
+                "n_routed_experts and moe_intermediate_size; a model without experts has first_k_dense_replace = "
+                f"num_hidden_layers = {self.num_hidden_layers}"
+            )
         routers = [self.router, *(override.router for override in self.overrides)]
         for choice in routers if self.expert_layers else []:
             k = getattr(getattr(choice, "settings", None), "k", 1)
@@ -176,3 +248,17 @@ class GlmMoeConfig(ArchitectureSettings):
                     f"{self.n_routed_experts}"
                 )
         return self
+
+
+def _other_size(value: Any, given: Any) -> Problem:
+    return Problem("bad-value", f"is {value}, and {given} in the pretrained model", fix="leave it out")
+
+
+def pretrained_settings(path: Path) -> dict[str, Any]:
+    """The fields of `GlmMoeConfig` that a checkpoint fixes; raises `ProblemError` where it cannot be read, or is none
+    that a model can start from."""
+    if path.is_dir():
+        return hub_config.read_settings(path)
+    from penstock.moe_core import llama2c  # imports numpy, which commands that only check a config do without
+
+    return llama2c.read_settings(path)

@@ -1,15 +1,18 @@
 """The parts every layer is made of. Weights are fp32 masters; a layer computes in the dtype of its input.
 
-Shape suffixes: B batch, S sequence, D model width, H hidden width of an MLP, N heads, R rotated width of a head.
+Shape suffixes: S sequence, D model width, H hidden width of an MLP, R rotated pairs of a head.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer
+from penstock.moe_core import fused
 
 
 class Linear(nn.Module):
@@ -34,9 +37,15 @@ class Linear(nn.Module):
         return F.linear(x, self.effective_weight().to(x.dtype), bias)
 
 
+def joined(x: Tensor, linears: Sequence[Linear]) -> Tensor:
+    """The outputs of several layers of one input, side by side: one matrix product, and one gradient for x."""
+    weight = torch.cat([linear.effective_weight().to(x.dtype) for linear in linears])
+    biases = [linear.bias.to(x.dtype) for linear in linears if linear.bias is not None]
+    return F.linear(x, weight, torch.cat(biases) if biases else None)
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension; the statistic is fp32, the weight multiplies after the cast back
-    (the order of transformers' Glm4MoeRMSNorm)."""
+    """x / rms(x) * weight over the last dimension."""
 
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
@@ -44,8 +53,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = F.rms_norm(x.float(), (x.shape[-1],), None, self.epsilon).to(x.dtype)
-        return normalised * self.weight.to(x.dtype)
+        return fused.rms_norm(x, self.weight, self.epsilon)
 
 
 class SwiGLU(nn.Module):
@@ -58,22 +66,11 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, quantizer=quantizer)
 
     def forward(self, x_D: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_D)) * self.up_proj(x_D))
+        return self.down_proj(fused.swiglu(joined(x_D, (self.gate_proj, self.up_proj))))
 
 
 def rotary_table(positions_S: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, R] fp32 for the given positions; both halves hold the same angles (NeoX order)."""
+    """cos and sin [S, R/2] fp32 of each pair's angle at the given positions."""
     exponent = torch.arange(0, rotary_dim, 2, device=positions_S.device, dtype=torch.float32) / rotary_dim
     angle_SR = positions_S.float()[:, None] * (theta**-exponent)[None, :]
-    angle_SR = torch.cat((angle_SR, angle_SR), dim=-1)
     return angle_SR.cos(), angle_SR.sin()
-
-
-def rotate(x_BNSh: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
-    """Rotates the first R entries of each head and passes the rest on."""
-    rotary_dim = cos_SR.shape[-1]
-    turned, rest = x_BNSh[..., :rotary_dim], x_BNSh[..., rotary_dim:]
-    first, second = turned.chunk(2, dim=-1)
-    cos_SR, sin_SR = cos_SR.to(x_BNSh.dtype), sin_SR.to(x_BNSh.dtype)
-    turned = turned * cos_SR + torch.cat((-second, first), dim=-1) * sin_SR
-    return torch.cat((turned, rest), dim=-1)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Quantizer, Router, RouterFactory, Routing
-from penstock.moe_core import generation, huggingface
+from penstock.moe_core import generation, hub_config, huggingface
 from penstock.moe_core.attention import Attention, KeyValueCache
 from penstock.moe_core.config import GlmMoeConfig
 from penstock.moe_core.experts import Experts
 from penstock.moe_core.layers import Linear, RMSNorm, SwiGLU, rotary_table
 from penstock.moe_core.loss import linear_cross_entropy
+from penstock.moe_core.pretrained import load_pretrained
 
 
 class MoE(nn.Module):
@@ -29,7 +30,8 @@ class MoE(nn.Module):
     def __init__(self, config: GlmMoeConfig, router: Router, quantizer: Quantizer | None) -> None:
         super().__init__()
         self.gate = router
-        self.experts = Experts(config.n_routed_experts, config.hidden_size, config.moe_intermediate_size, quantizer)
+        sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
+        self.experts = Experts(*sizes, quantizer, config.experts_backend)
         shared = config.n_shared_experts * config.moe_intermediate_size
         self.shared_experts = SwiGLU(config.hidden_size, shared, quantizer) if shared else None
 
@@ -55,9 +57,9 @@ class Layer(nn.Module):
         )
 
     def forward(
-        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValueCache | None
+        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], visible: Tensor | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, Routing | None]:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotary, cache)
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotary, visible, cache)
         normalised_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
             out_BSD, routing = self.mlp(normalised_BSD)
@@ -80,6 +82,7 @@ class GlmMoe(nn.Module):
         self.vocabulary_size = config.vocab_size
         self.quantizer = quantizer
         self.compute_dtype: torch.dtype = torch.float32
+        self.kept_tensors: dict[str, Tensor] = {}  # of prediction layers: neither parameters nor buffers, never cast
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         routers = {
             index: make_router(index, hidden_size=config.hidden_size, experts=config.n_routed_experts)
@@ -108,14 +111,18 @@ class GlmMoe(nn.Module):
     def routers(self) -> Mapping[int, Router]:
         return {index: layer.mlp.gate for index, layer in enumerate(self.layers) if isinstance(layer.mlp, MoE)}
 
-    def forward(self, token_BS: Tensor, *, cache: KeyValueCache | None = None) -> ModelOutput:
+    def forward(
+        self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> ModelOutput:
+        """`attention_mask_BS` is False for padding, which no other position sees, on either side of a text."""
         start = 0 if cache is None else cache.length
         positions_S = torch.arange(start, start + token_BS.shape[1], device=token_BS.device)
+        visible = _visible(positions_S, attention_mask_BS, start)
         rotary = rotary_table(positions_S, self.config.rotary_dim, self.config.rope_theta)
         x_BSD = self.embed_tokens(token_BS).to(self.compute_dtype)
         routings: dict[int, Routing] = {}
         for index, layer in enumerate(self.layers):
-            x_BSD, routing = layer(x_BSD, rotary, cache)
+            x_BSD, routing = layer(x_BSD, rotary, visible, cache)
             if routing is not None:
                 routings[index] = routing
         if cache is not None:
@@ -126,8 +133,15 @@ class GlmMoe(nn.Module):
         """[..., V] fp32."""
         return self.lm_head(hidden_BSD).float()
 
-    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        output = self(token_BS)
+    def next_token_loss(
+        self,
+        token_BS: Tensor,
+        target_BS: Tensor,
+        mask_BS: Tensor | None = None,
+        *,
+        attention_mask_BS: Tensor | None = None,
+    ) -> LossOutput:
+        output = self(token_BS, attention_mask_BS=attention_mask_BS)
         mask_T = None if mask_BS is None else mask_BS.flatten()
         loss, nll_T = linear_cross_entropy(
             output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T
@@ -163,7 +177,8 @@ class GlmMoe(nn.Module):
 
     def export_config(self) -> dict[str, Any]:
         tied = self.lm_head.weight is self.embed_tokens.weight
-        return huggingface.to_hub_config(self.config, self.routers, tied=tied)
+        prediction_layers = huggingface.count_layers(self.kept_tensors)
+        return hub_config.to_hub_config(self.config, self.routers, tied=tied, prediction_layers=prediction_layers)
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
         state = self.state_dict()
@@ -178,20 +193,38 @@ class GlmMoe(nn.Module):
                         state[f"{name}.gate_up_proj"], state[f"{name}.down_proj"] = module.effective_weights()
             if self.lm_head.weight is self.embed_tokens.weight:
                 del state["lm_head.weight"]
-        return huggingface.to_hub_names(state)
+        return huggingface.to_hub_names(state) | self.kept_tensors
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
+        state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
         own = self.state_dict()
         loaded = huggingface.from_hub_names(state, own)
-        if self.lm_head.weight is self.embed_tokens.weight:
+        if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
         huggingface.check_names(loaded, own)
         self.load_state_dict(loaded)
+        self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
 
 def glm_moe(*, make_router: RouterFactory, quantizer: Quantizer | None = None, **settings: Any) -> GlmMoe:
-    """The component's target: a `GlmMoe` from the fields of `GlmMoeConfig`."""
-    return GlmMoe(GlmMoeConfig(**settings), make_router=make_router, quantizer=quantizer)
+    """The component's target: a `GlmMoe` from the fields of `GlmMoeConfig`, with the weights that it starts from."""
+    model = GlmMoe(GlmMoeConfig(**settings), make_router=make_router, quantizer=quantizer)
+    if model.config.pretrained is not None and not model.embed_tokens.weight.is_meta:
+        load_pretrained(model, model.config.pretrained)
+    return model
+
+
+def _visible(position_S: Tensor, attention_mask_BS: Tensor | None, cached: int) -> Tensor | None:
+    """Which positions each new one sees, [S, C] or [B, 1, S, S]; None where causal attention alone says it."""
+    if attention_mask_BS is not None:
+        if cached:
+            raise ValueError("attention_mask_BS with a filled cache: pad no prompts, or generate without the cache")
+        causal_SS = position_S[:, None] >= position_S
+        itself_SS = position_S[:, None] == position_S  # a row that sees nothing has no softmax
+        return (causal_SS & attention_mask_BS.bool()[:, None, None, :]) | itself_SS
+    if cached and len(position_S) > 1:
+        return position_S[:, None] >= torch.arange(cached + len(position_S), device=position_S.device)
+    return None
 
 
 def _role(name: str) -> ParameterRole:

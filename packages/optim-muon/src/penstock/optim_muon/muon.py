@@ -113,8 +113,12 @@ class MuonAdamW(torch.optim.Optimizer):
         gradients = _gradients(parameters)
         momenta = self._state_of(parameters, "momentum_buffer")
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        directions = _orthogonalize_together(updates, group["steps"], _iteration_dtype(group["iteration_dtype"]))
+        updates = parameters[0].new_empty(sum(_counts(parameters)), *parameters[0].shape[-2:])
+        weight = group["momentum"] if group["nesterov"] else 1.0
+        for update, gradient, momentum in zip(_parts(updates, parameters), gradients, momenta, strict=True):
+            torch.lerp(gradient, momentum, weight, out=update)
+        dtype = _iteration_dtype(group["iteration_dtype"])
+        directions = _parts(orthogonalize(updates, steps=group["steps"], dtype=dtype), parameters)
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         scale = _scale(group["scaling"], *parameters[0].shape[-2:])
@@ -167,12 +171,15 @@ def _batches(parameters: list[Tensor]) -> list[list[Tensor]]:
     return batches
 
 
-def _orthogonalize_together(updates: Sequence[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
-    if len(updates) == 1:
-        return [orthogonalize(updates[0], steps=steps, dtype=dtype)]
-    stacks = [update.reshape(-1, *update.shape[-2:]) for update in updates]
-    directions = orthogonalize(torch.cat(stacks), steps=steps, dtype=dtype).split([len(stack) for stack in stacks])
-    return [direction.view_as(update) for direction, update in zip(directions, updates, strict=True)]
+def _counts(parameters: Sequence[Tensor]) -> list[int]:
+    """Matrices of each parameter."""
+    return [parameter.shape[:-2].numel() for parameter in parameters]
+
+
+def _parts(stack: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """What each parameter has of a stack [count, m, n] of all their matrices, in its own shape."""
+    parts = stack.split(_counts(parameters))
+    return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
 
 
 def _scale(scaling: str, rows: int, columns: int) -> float:

@@ -4,7 +4,8 @@ The quintic's coefficients (Keller Jordan, https://kellerjordan.github.io/posts/
 do not converge to 1: five steps take every singular value into about [0.7, 1.2], which trains as well as exact
 orthogonalisation and costs no decomposition.
 
-Shape suffixes: m rows, n columns; leading dimensions are independent matrices.
+Matrices are iterated on standing upright, columns <= rows: the Gram matrix is the smaller one, and its product X^T X of
+contiguous factors takes 0.6 times as long on a CPU as X X^T of the same matrix lying down (fp32, 128 columns, MKL).
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 # Smallest norm that is divided by, as in torch.optim.Muon; a zero matrix (an expert without tokens) stays zero.
 SMALLEST_NORM = 1e-7
 
+# Elements that a CPU iterates on at once: the buffers of a piece (1 MiB each in fp32) stay in the cache, and no
+# iteration touches new memory. 160 matrices of 256 x 256 take 0.78 s in such pieces and 0.96 s as a whole.
+CPU_PIECE = 2**18
+
 
 def orthogonalize(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """About U V^T of each matrix U S V^T in [..., m, n]; the result has the same shape, in `dtype`.
@@ -24,15 +29,49 @@ def orthogonalize(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.
     The iteration runs in `dtype`: bfloat16 as in the reference implementation, or float32, which is faster on a CPU
     without bf16 instructions. Each matrix is normalised on its own, so a stack of experts equals a loop over them.
     """
-    tall = matrix.shape[-2] > matrix.shape[-1]  # the Gram matrix is taken on the short side
-    wide = (matrix.mT if tall else matrix).to(dtype)
-    batch = wide.reshape(-1, *wide.shape[-2:])
-    norm = torch.linalg.vector_norm(batch, dim=(-2, -1), keepdim=True)
-    batch = batch / norm.clamp(min=SMALLEST_NORM)
-    linear, cubic, quintic = QUINTIC
+    rows, columns = matrix.shape[-2:]
+    result = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
+    source, target = matrix.reshape(-1, rows, columns), result.view(-1, rows, columns)
+    # torch.optim.Muon lays squares down; in bf16 the other side rounds differently, in fp32 it saves the transposition.
+    if rows < columns or (rows == columns and dtype == torch.bfloat16):
+        source, target = source.mT, target.mT
+    together = max(1, CPU_PIECE // (rows * columns)) if matrix.device.type == "cpu" else len(source)
+    upright = result.new_empty(2, min(together, len(source)), *source.shape[1:])
+    square = result.new_empty(2, upright.shape[1], source.shape[2], source.shape[2])
+    for piece, place in zip(source.split(together), target.split(together), strict=True):
+        place.copy_(_iterate(piece, steps, upright[:, : len(piece)], square[:, : len(piece)]))
+    return result
+
+
+def _iterate(matrix: Tensor, steps: int, upright: Tensor, square: Tensor) -> Tensor:
+    """The iteration from `matrix` [count, rows, columns]; the result lies in `upright` [2, count, rows, columns], and
+    `square` [2, count, columns, columns] is overwritten."""
+    (current, following), (gram, polynomial) = upright, square
+    current.copy_(matrix)
+    current /= torch.linalg.vector_norm(current, dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
+    step = _plain_products if current.dtype == torch.float32 else _added_products
     for _ in range(steps):
-        gram = batch @ batch.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
-        batch = torch.baddbmm(batch, polynomial, batch, beta=linear)
-    result = batch.reshape(wide.shape)
-    return result.mT if tall else result
+        torch.bmm(current.mT, current, out=gram)
+        step(current, gram, polynomial, following)
+        current, following = following, current
+    return current
+
+
+def _added_products(current: Tensor, gram: Tensor, polynomial: Tensor, following: Tensor) -> None:
+    """X (a + b G + c G^2), rounded where torch.optim.Muon rounds: in bf16 another order is another result."""
+    linear, cubic, quintic = QUINTIC
+    torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic, out=polynomial)
+    torch.baddbmm(current, current, polynomial, beta=linear, out=following)
+
+
+def _plain_products(current: Tensor, gram: Tensor, polynomial: Tensor, following: Tensor) -> None:
+    """The same with a and b added on diagonals alone, by completing the square: c (G + b/2c)^2 + a - b^2/4c.
+
+    `baddbmm` first copies what it adds; without those copies the quickstart's optimizer step takes 0.96 times as long.
+    """
+    linear, cubic, quintic = QUINTIC
+    half = cubic / (2 * quintic)
+    gram.diagonal(dim1=-2, dim2=-1).add_(half)
+    torch.baddbmm(polynomial, gram, gram, beta=0, alpha=quintic, out=polynomial)
+    polynomial.diagonal(dim1=-2, dim2=-1).add_(linear - quintic * half**2)
+    torch.bmm(current, polynomial, out=following)

@@ -52,6 +52,17 @@ def restored_state(state: Mapping[str, Tensor], plan: SharingPlan) -> dict[str, 
     return {**state, **shared}
 
 
+def plan_of(state: Mapping[str, Tensor]) -> SharingPlan:
+    """The plan that a state shows: names that stand for the same elements of the same memory, the first in the state's
+    order first. So a plan over a model's parameters is found again under the names of its checkpoint."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in state.items():
+        if tensor.numel():
+            where = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            groups.setdefault(where, []).append(name)
+    return SharingPlan(groups=tuple(tuple(names) for names in groups.values() if len(names) > 1))
+
+
 def parameter_savings(plan: SharingPlan, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many parameters (numbers, not bytes) the plan saves: all but one tensor of each group."""
     _check(plan, {name: tuple(shape) for name, shape in shapes.items()})

@@ -1,0 +1,165 @@
+"""Which run to continue, whether it may be continued, and the record of what changed on the way.
+
+A field of the config says itself what a resumed run may do to it (`OnResume`). Whatever else differs is refused unless
+the user allows it, and what was allowed is written to `resumes.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.cli import output
+from penstock.cli.run_config import OnResume, RunConfig
+from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, write_json, write_text
+from penstock.hooks.config import Schema, dump_config, parse_config
+from penstock.hooks.problems import Problem, ProblemError
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value of the config that is not what it was; None stands for one that is not there."""
+
+    path: str
+    before: Any
+    now: Any
+    rule: OnResume | None
+
+    def __str__(self) -> str:
+        return f"{self.path}: was {self.before}, is {self.now}"
+
+
+def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
+    """Every value in which `config` differs from the one that the run has."""
+    resolved = (run.path / "config.resolved.yaml").read_text(encoding="utf-8")
+    before, now = _leaves(parse_config(resolved).value), _leaves(config.resolved())
+    return [
+        Change(".".join(path), before.get(path), now.get(path), _rule(RunConfig, path))
+        for path in sorted({*before, *now})
+        if before.get(path) != now.get(path)
+    ]
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(value, (dict, list)) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {key: leaf for name, item in items for key, leaf in _leaves(item, (*path, str(name))).items()}
+
+
+def _rule(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
+    """The mark of the field that `path` leads to or through."""
+    field = schema.model_fields.get(path[0])
+    if field is None:
+        return None
+    mark = next((mark for mark in field.metadata if isinstance(mark, OnResume)), None)
+    if mark is OnResume.SAME_COMPONENT:
+        return OnResume.FIXED if path[1:] == ("use",) else None
+    if mark is None and isinstance(field.annotation, type) and issubclass(field.annotation, Schema):
+        return _rule(field.annotation, path[1:])
+    return mark
+
+
+def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: bool) -> RunDirectory | None:
+    """The run that `--resume` names; for "auto" the newest unfinished one that this config may continue."""
+    if which != "auto":
+        return RunDirectory.open(Path(which))
+    for path in sorted((runs / config.name).glob("[!.]*/config.resolved.yaml"), reverse=True):
+        run = RunDirectory(path.parent)
+        try:
+            rules = {change.rule for change in changes(run, config)}
+        except (OSError, ProblemError) as error:
+            output.warn(f"{run.path} is passed over: {error}")
+            continue
+        fits = OnResume.FIXED not in rules if allow_config_drift else rules <= {OnResume.FREE}
+        if fits and run.status().get("state") != "finished":
+            return run
+    output.note("no unfinished run of this config; starting a new one")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run that is continued, and what differs from how it was."""
+
+    run: RunDirectory
+    config: RunConfig
+    changes: list[Change]
+    plugins: list[str]
+
+    def record(self, step: int, machine: dict[str, tuple[Any, Any]]) -> None:
+        """Says what differs and writes it down, once nothing can refuse the run any more. `machine` is what
+        `record_numerics` returned."""
+        self._say(machine)
+        line = {
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "step": step,
+            "argv": sys.argv,
+            "config": {change.path: [change.before, change.now] for change in self.changes},
+            "plugins": self.plugins,
+            "machine": machine,
+        }
+        path = self.run.path / "resumes.jsonl"
+        written = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_text(path, written + json.dumps(line) + "\n")
+        if self.changes:
+            write_text(self.run.path / "config.resolved.yaml", dump_config(self.config.resolved()))
+        if self.changes or self.plugins:
+            write_json(self.run.path / "plugins.lock.json", {"components": plugin_lock(self.config)})
+
+    def _say(self, machine: dict[str, tuple[Any, Any]]) -> None:
+        free = [str(change) for change in self.changes if change.rule is OnResume.FREE]
+        allowed = [str(change) for change in self.changes if change.rule is not OnResume.FREE]
+        for line in free:
+            output.note(f"changed: {line}")
+        for line in allowed + self.plugins:
+            output.warn(f"continuing as allowed, although {line}")
+        for name, (then, now) in machine.items():
+            what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
+            output.warn(f"bits may differ from those of an unbroken run: {name}{what}")
+        choices = (choice.entry.component for choice in self.config.model.settings.balance)
+        losses = [component.name for component in choices if component.kind == "balance-loss"]
+        if losses and any(change.path == "train.micro_batch_size" for change in self.changes):
+            output.note(
+                f"a balance loss sees one micro-batch at a time: with {', '.join(losses)} the run is from here on not "
+                "the one that it would have been, by more than rounding"
+            )
+
+
+def check_resume(
+    run: RunDirectory, config: RunConfig, *, allow_config_drift: bool, allow_plugin_drift: bool
+) -> Resumption:
+    """Raises `ProblemError` with every difference that keeps the run from being continued."""
+    found, plugins = changes(run, config), _plugin_changes(run, config)
+    problems: list[Problem] = []
+    for change in found:
+        if change.rule is OnResume.FIXED:
+            fix = "undo the change, or start a new run: no checkpoint can be continued with it"
+            problems.append(Problem("cannot-continue", str(change), str(run.path), fix))
+        elif change.rule is not OnResume.FREE and not allow_config_drift:
+            fix = "undo the change, start a new run, or continue all the same with --allow-config-drift"
+            problems.append(Problem("config-differs", str(change), str(run.path), fix))
+    if not allow_plugin_drift:
+        fix = "install what it began with, start a new run, or continue all the same with --allow-plugin-drift"
+        problems += [Problem("plugin-differs", line, str(run.path), fix) for line in plugins]
+    if problems:
+        raise ProblemError(problems)
+    return Resumption(run, config, found, plugins)
+
+
+def _plugin_changes(run: RunDirectory, config: RunConfig) -> list[str]:
+    """The components of both configs whose code is not what it was; one that came or went is a change of the config."""
+
+    def name(component: dict[str, Any]) -> str:
+        return f"{component['kind']} {component['distribution']}:{component['name']}"
+
+    locked = {name(then): then for then in read_json(run.path / "plugins.lock.json")["components"]}
+    return [
+        f"{name(now)} {now['version']} is not the code that the run has ({locked[name(now)]['version']})"
+        for now in plugin_lock(config)
+        if locked.get(name(now), now) != now
+    ]

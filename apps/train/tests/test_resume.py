@@ -1,0 +1,130 @@
+"""Which run is continued, and what a config may change on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.run_config import RunConfig, load_run_config
+from penstock.cli.run_directory import RunDirectory
+from penstock.hooks.problems import ProblemError
+from penstock.hooks.registry import Registry
+from penstock.train.resume import check_resume, find_run
+
+TEXT = """\
+name: toy
+data: {corpus: {use: text, paths: [nowhere]}}
+model: {use: glm-moe, preset: quickstart, router: {use: sigmoid-topk, k: 2}}
+train: {tokens: 100}
+"""
+FREE = [
+    "train.micro_batch_size=4",
+    "train.checkpoint_every=7",
+    "train.keep_checkpoints=7",
+    "train.evaluate_every=7",
+    "train.evaluate_tokens=7",
+    "train.device=cpu",
+    "train.trackers=[]",
+    "train.observers=[]",
+    "evaluate.temperature=0.1",
+    "simulate.gpus=[8]",
+]
+FIXED = ["name=other", "seed=1", "train.batch_size=8", "data.heldout_share=0.2", "train.optimizer={use: adamw}"]
+DRIFT = ["train.tokens=200", "train.gradient_clip=2", "train.optimizer={use: muon, lr: 0.1}", "model.router.k=3"]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+@pytest.fixture
+def load(registry, tmp_path):
+    (tmp_path / "run.yaml").write_text(TEXT)
+    return lambda *overrides: load_run_config(tmp_path / "run.yaml", overrides, registry)
+
+
+@pytest.fixture
+def make(load, registry, tmp_path):
+    def create(*overrides: str) -> RunDirectory:
+        config, document = load(*overrides)
+        return RunDirectory.create(tmp_path / "runs", config, document, overrides, registry)
+
+    return create
+
+
+@pytest.fixture
+def find(load, tmp_path):
+    def found(*overrides: str, drift: bool = False) -> Path | None:
+        run = find_run(tmp_path / "runs", load(*overrides)[0], "auto", allow_config_drift=drift)
+        return None if run is None else run.path
+
+    return found
+
+
+def check(run: RunDirectory, config: RunConfig, *, drift: bool = False, plugins: bool = False):
+    return check_resume(run, config, allow_config_drift=drift, allow_plugin_drift=plugins)
+
+
+def test_auto_is_the_newest_unfinished_run_that_the_config_may_continue(make, find):
+    first, second = make(), make(*FREE)
+    make("seed=1")
+    drifted = make(*DRIFT)
+    assert find() == find(*FREE) == second.path
+    assert find(drift=True) == drifted.path
+    second.write_status(state="finished")
+    assert find() == first.path
+    assert find("seed=2") is None
+
+
+def test_what_a_killed_process_began_to_create_is_no_run(make, find):
+    run = make()
+    (run.path.parent / ".0123abcd.1").mkdir()
+    (run.path.parent / ".0123abcd.1" / "config.resolved.yaml").write_text("")
+    assert find() == run.path
+
+
+def test_a_run_whose_config_cannot_be_read_is_passed_over_and_said(make, find, capsys):
+    first, second = make(), make()
+    (second.path / "config.resolved.yaml").write_text("train: [")
+    assert find() == first.path
+    assert f"{second.path} is passed over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("override", FREE)
+def test_a_free_setting_changes_as_it_likes(make, load, override):
+    changed = check(make(), load(override)[0]).changes
+    assert changed
+    assert all(change.path.startswith(override.split("=")[0]) for change in changed)
+
+
+@pytest.mark.parametrize("override", DRIFT)
+def test_any_other_setting_changes_where_the_user_says_so(make, load, override):
+    run, config = make(), load(override)[0]
+    with pytest.raises(ProblemError, match="--allow-config-drift"):
+        check(run, config)
+    assert check(run, config, drift=True).changes
+
+
+@pytest.mark.parametrize("override", FIXED)
+def test_a_setting_that_makes_it_another_run_never_changes(make, load, override):
+    with pytest.raises(ProblemError, match="no checkpoint can be continued with it"):
+        check(make(), load(override)[0], drift=True, plugins=True)
+
+
+def test_all_differences_are_said_at_once(make, load):
+    with pytest.raises(ProblemError) as error:
+        check(make(), load("seed=1", "train.tokens=200")[0])
+    assert [problem.code for problem in error.value.problems] == ["cannot-continue", "config-differs"]
+
+
+def test_a_record_says_what_changed_and_the_run_has_the_new_config(make, load, registry):
+    run, config = make(), load("train.tokens=200", "train.trackers=[jsonl]")[0]
+    check(run, config, drift=True).record(7, {})
+    check(run, config).record(9, {"threads": (1, 2)})
+    first, second = map(json.loads, (run.path / "resumes.jsonl").read_text().splitlines())
+    assert (first["step"], first["config"]["train.tokens"]) == (7, [100, 200])
+    assert (second["step"], second["config"], second["machine"]) == (9, {}, {"threads": [1, 2]})
+    assert run.config(registry) == config

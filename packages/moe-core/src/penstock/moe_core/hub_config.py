@@ -1,0 +1,194 @@
+"""The `config.json` of `glm4_moe` checkpoints on the Hugging Face hub, written and read. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from penstock.hooks.contracts import Router
+from penstock.hooks.problems import Problem, ProblemError
+
+if TYPE_CHECKING:
+    from penstock.moe_core.config import GlmMoeConfig
+
+_SAME_NAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "first_k_dense_replace",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "attention_bias",
+    "use_qk_norm",
+    "max_position_embeddings",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "rms_norm_eps",
+    "initializer_range",
+    "tie_word_embeddings",
+    "eos_token_id",
+)
+
+_WHOLE_NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "first_k_dense_replace",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "num_experts_per_tok",
+)
+
+# What transformers takes for a field that a file leaves out. Sizes have a default there too, which is GLM-4.5-Air's: a
+# file without them is not trusted to mean it.
+_ABSENT = {
+    "first_k_dense_replace": 1,
+    "attention_bias": False,
+    "use_qk_norm": False,
+    "max_position_embeddings": 131_072,
+    "n_shared_experts": 1,
+    "rms_norm_eps": 1e-5,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "eos_token_id": None,
+    "hidden_act": "silu",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
+    "n_group": 1,
+    "topk_group": 1,
+}
+
+
+def to_hub_config(
+    config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: bool, prediction_layers: int
+) -> dict[str, Any]:
+    """`config.json` of `Glm4MoeForCausalLM`, with the rotary settings in both spellings.
+
+    transformers knows one router for all layers, sigmoid scores with top-k; a model with any other is written with a
+    `model_type` of its own, which transformers refuses instead of computing something else.
+    """
+    kinds = {
+        (
+            getattr(router, "score_function", None),
+            router.k,
+            getattr(router, "normalize", True),
+            getattr(router, "scale", 1.0),
+            getattr(router, "groups", 1),
+            getattr(router, "groups_kept", 1),
+        )
+        for router in routers.values()
+    } or {("sigmoid", 1, True, 1.0, 1, 1)}
+    score, k, normalize, scale, groups, groups_kept = next(iter(kinds))
+    standard = len(kinds) == 1 and score == "sigmoid"
+    return {
+        "architectures": ["Glm4MoeForCausalLM" if standard else "PenstockGlmMoe"],
+        "model_type": "glm4_moe" if standard else "penstock_glm_moe",
+        **{name: getattr(config, name) for name in _SAME_NAME},
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "n_group": groups,
+        "norm_topk_prob": normalize,
+        "num_experts_per_tok": k,
+        "num_nextn_predict_layers": prediction_layers,
+        "partial_rotary_factor": config.partial_rotary_factor,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": config.partial_rotary_factor,
+        },
+        "rope_scaling": None,
+        "rope_theta": config.rope_theta,
+        "routed_scaling_factor": scale,
+        "tie_word_embeddings": tied,
+        "topk_group": groups_kept,
+        "dtype": "float32",
+    }
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The fields of `GlmMoeConfig` that the `config.json` of a folder gives, the router among them.
+
+    Raises `ProblemError` where there is none, where it is of another family, where it asks for what `GlmMoe` does not
+    compute, and with every size that it lacks.
+    """
+    path = folder / "config.json"
+    document = _read_json(path)
+    _require_supported(document, path)
+    values = {**_ABSENT, **document}
+    problems = [
+        Problem("damaged-file", f"has no '{name}'", str(path))
+        if name not in values
+        else Problem("damaged-file", f"'{name}' is {json.dumps(values[name])}, and not a whole number", str(path))
+        for name in _WHOLE_NUMBERS
+        if type(values.get(name)) is not int
+    ]
+    if problems:
+        raise ProblemError(problems)
+    if values.get("head_dim") is None:
+        values["head_dim"] = values["hidden_size"] // max(1, values["num_attention_heads"])
+    rope = _rope(document)
+    settings = {
+        **{name: values[name] for name in _SAME_NAME},
+        "rope_theta": rope.get("rope_theta", 10_000.0),
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 0.5),
+    }
+    if values["first_k_dense_replace"] < values["num_hidden_layers"]:
+        settings["router"] = {
+            "use": "sigmoid-topk",
+            "k": values["num_experts_per_tok"],
+            "normalize": values["norm_topk_prob"],
+            "scale": values["routed_scaling_factor"],
+            "groups": values["n_group"],
+            "groups_kept": values["topk_group"],
+        }
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        fix = "give the folder of a Hugging Face glm4_moe checkpoint"
+        raise ProblemError(Problem("missing-file", f"cannot be read ({error.strerror})", str(path), fix)) from error
+    except ValueError as error:
+        raise ProblemError(Problem("damaged-file", f"not JSON ({error})", str(path))) from error
+    if not isinstance(document, dict):
+        raise ProblemError(Problem("damaged-file", "not a mapping", str(path)))
+    return cast("dict[str, Any]", document)
+
+
+def _rope(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings in the spelling of transformers 5 (`rope_parameters`), whichever one the file has."""
+    top = {name: document[name] for name in ("rope_theta", "partial_rotary_factor") if name in document}
+    parts = [document.get(name) for name in ("rope_scaling", "rope_parameters")]
+    return top | {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+
+
+def _require_supported(document: Mapping[str, Any], path: Path) -> None:
+    family = document.get("model_type")
+    if family != "glm4_moe":
+        what = f"is a model of type '{family}'"
+        fix = "a model can start from Hugging Face's glm4_moe (GLM-4.5, 4.6, 4.7) and from llama2.c files of version 0"
+        raise ProblemError(Problem("unsupported-model", what, str(path), fix))
+    rope = _rope(document)
+    asked = {
+        "hidden_act": (document.get("hidden_act", "silu"), "silu"),
+        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+        "quantization_config": (document.get("quantization_config"), None),
+    }
+    problems = [
+        Problem("unsupported-model", f"asks for {name} = {json.dumps(value)}", str(path), "which is not supported")
+        for name, (value, supported) in asked.items()
+        if value != supported
+    ]
+    if problems:
+        raise ProblemError(problems)

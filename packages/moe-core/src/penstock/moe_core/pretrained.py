@@ -1,0 +1,56 @@
+"""Weights to start from: a Hugging Face folder of safetensors, or a llama2.c file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.moe_core import llama2c
+
+INDEX = "model.safetensors.index.json"
+
+
+def load_pretrained(model: LanguageModel, path: Path) -> None:
+    """Puts the weights at `path` into a model of their sizes; raises `ProblemError` with every missing, damaged or
+    incomplete file, and every tensor that the model and the files do not share."""
+    try:
+        model.load_export_state(read_tensors(path))
+    except ProblemError as error:
+        problems = [problem if problem.where else replace(problem, where=str(path)) for problem in error.problems]
+        raise ProblemError(problems) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder or llama2.c file, in the dtype it is stored as, under the hub's names."""
+    if not path.is_dir():
+        return {name: torch.from_numpy(array) for name, array in llama2c.read_weights(path).items()}
+    tensors: dict[str, Tensor] = {}
+    for file in _files(path):
+        try:
+            tensors.update(load_file(file))
+        except OSError as error:
+            what = f"cannot be read ({error.strerror or error})"
+            raise ProblemError(Problem("missing-file", what, str(file), "fetch it")) from error
+        except SafetensorError as error:
+            raise ProblemError(Problem("damaged-file", f"damaged ({error})", str(file), "fetch it again")) from error
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of the index, or the only one."""
+    index = folder / INDEX
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    try:
+        names = json.loads(index.read_bytes())["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProblemError(Problem("damaged-file", "not an index of safetensors files", str(index))) from error
+    return [folder / name for name in sorted(set(names))]

@@ -1,0 +1,84 @@
+"""What the benchmarks share: interleaved timing, bars, and the two ways to print.
+
+The speed of one machine drifts by tens of percent within a minute, so nothing is compared across time: each round runs
+every case once, in turn, and a figure is the median over rounds. A script exits with 1 where a bar is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+import click
+
+Row = Mapping[str, Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def rounds(default: int) -> Callable[[Any], Any]:
+    """The option `--rounds`; as many as the script can afford in about two minutes."""
+    return click.option("--rounds", default=default, show_default=True, type=click.IntRange(min=1), help="Repeats.")
+
+
+rounds_option = rounds(15)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure and the limit that it must keep."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        return f"{'met   ' if self.met else 'MISSED'}  {self.name}: {self.value:.3g} (bar {sign} {self.limit:g})"
+
+
+def interleaved(cases: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each case, over `rounds` rounds after `warmup` that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(warmup + rounds):
+        for name, case in cases.items():
+            begun = time.perf_counter()
+            case()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def finish(script: str, rows: Sequence[Row], bars: Sequence[Bar], as_json: bool, **facts: Any) -> NoReturn:
+    """Prints what was measured and ends the script: exit code 0, or 1 where a bar is missed."""
+    facts = {"python": platform.python_version(), "machine": platform.machine(), **facts}
+    if as_json:
+        listed = [{**asdict(bar), "met": bar.met} for bar in bars]
+        click.echo(json.dumps({"benchmark": script, **facts, "rows": list(rows), "bars": listed}, indent=2))
+    else:
+        click.echo(f"{script}: " + ", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
+        click.echo(_table(rows) + "\n\n" + "\n".join(map(str, bars)))
+    sys.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,51 @@
+"""The training step of `penstock train configs/quickstart.yaml`, put together as that command does it.
+
+The tokens are random ids of the config's vocabulary: a step takes the same time on them, and no corpus has to be
+prepared before a benchmark.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from penstock.cli.run_config import RunConfig, load_run_config
+from penstock.hooks import Registry
+from penstock.train.compose import compose_model, compose_optimizer
+from penstock.train.engine import LocalEngine
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+class Quickstart:
+    """The model and engine of the quickstart config, and one batch."""
+
+    def __init__(self) -> None:
+        self.config: RunConfig = load_run_config(CONFIG, (), Registry.discover())[0]
+        vocabulary = self.config.data.tokenizer.vocab_size
+        self.composition = compose_model(self.config, vocabulary)
+        self.engine = LocalEngine(
+            self.composition.module,
+            compose_optimizer(self.config, self.composition.model),
+            self.config.train.schedule.build(),
+            self.config.train.gradient_clip,
+        )
+        length = self.config.data.sequence_length
+        self.token_BS: Tensor = torch.randint(vocabulary, (self.config.train.batch_size, length + 1))
+        self.tokens_per_step = self.config.train.batch_size * length
+
+    def gradients(self) -> None:
+        """Forward and backward."""
+        output = self.composition.model.next_token_loss(self.token_BS[:, :-1], self.token_BS[:, 1:])
+        self.engine.backward(output.loss / self.tokens_per_step)
+
+    def optimizer_step(self) -> None:
+        """What a run's `seconds/optimizer` counts: clip, step, clear the gradients."""
+        self.engine.clip()
+        self.engine.step(progress=0.1)
+
+    def step(self) -> None:
+        self.gradients()
+        self.optimizer_step()
