@@ -4,7 +4,7 @@ Both have the same sizes and, through the hub's layout, the same weights; both t
 compared before anything is timed. transformers runs with SDPA attention and each experts implementation that is a
 match (`batched_mm`, 25 times slower than the others on a CPU, is not), and the best of them counts. Both step fused
 AdamW. `products alone` is the time of the matrix products of linear layers, experts and head, forward and backward,
-with equally loaded experts: no program that multiplies these matrices is faster.
+with equally loaded experts: as long as torch's libraries need for these matrices, and no program is faster.
 
 Peak memory is that of a process that builds one program and steps it: its growth over what the imports take.
 
@@ -29,6 +29,7 @@ from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 from penstock.hooks.contracts import Routing
 from penstock.moe_core.config import GlmMoeConfig
 from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.products import rows_times_transposed
 from penstock.routers.topk import SigmoidTopK
 
 # Experts, experts a token, hidden width of an expert.
@@ -184,8 +185,9 @@ def floor(device: str, *setting: int) -> Callable[[], Any]:
     def run() -> float:
         for count, x, weight, grad in cases:
             for _ in range(count):
-                for left, right in ((x, weight.T), (grad, weight), (grad.T, x)):
-                    torch.mm(left, right)
+                rows_times_transposed(x, weight)
+                rows_times_transposed(grad, weight.T)
+                torch.mm(grad.T, x)
         return last.item()
 
     return run

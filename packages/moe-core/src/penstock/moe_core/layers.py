@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer
 from penstock.moe_core import fused
+from penstock.moe_core.products import linear
 
 
 class Linear(nn.Module):
@@ -34,14 +34,14 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.effective_weight().to(x.dtype), bias)
+        return linear(x, self.effective_weight().to(x.dtype), bias)
 
 
 def joined(x: Tensor, linears: Sequence[Linear]) -> Tensor:
     """The outputs of several layers of one input, side by side: one matrix product, and one gradient for x."""
     weight = torch.cat([linear.effective_weight().to(x.dtype) for linear in linears])
     biases = [linear.bias.to(x.dtype) for linear in linears if linear.bias is not None]
-    return F.linear(x, weight, torch.cat(biases) if biases else None)
+    return linear(x, weight, torch.cat(biases) if biases else None)
 
 
 class RMSNorm(nn.Module):
