@@ -4,8 +4,10 @@
 matrices with the same gradients and settings. Two ways to cut the experts are compared: gate and up as one matrix
 [2H, D], as the stacks hold them, and as two [H, D].
 
-Newton-Schulz runs in each optimizer's own precision: fp32 here, bf16 in torch, which has no other. `ours in bf16` is
-the same step in torch's precision, for the share of the difference that is not precision.
+Newton-Schulz runs in each optimizer's own precision: bf16 in torch, which has no other; here bf16 where the processor
+multiplies it, else fp32, which is several times as fast there. `ours in` shows both. `products alone` is the time of
+the iterations' matrix products at the faster precision, as one batch that fills the processor: `torch / products` is
+the ratio that no optimizer with these products exceeds.
 
 The share is that of clip and step in the quickstart's training step.
 """
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon.muon import MuonAdamW
+from penstock.optim_muon.newton_schulz import CPU_PIECE, multiplies_bf16
 
 EXPERTS, WIDTH, HIDDEN = 160, 256, 128
 CUTS = {
@@ -58,6 +61,27 @@ def theirs(shapes: dict[str, tuple[int, int]]) -> tuple[torch.optim.Muon, list[T
     return torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **SETTINGS), matrices
 
 
+def products(shapes: dict[str, tuple[int, int]]) -> Callable[[], None]:
+    """The products of five iterations for every matrix: Gram matrix, its square, and the polynomial times the matrix."""
+    dtype = torch.bfloat16 if multiplies_bf16(torch.device("cpu")) else torch.float32
+    cases: list[tuple[int, Tensor, Tensor]] = []
+    for shape in shapes.values():
+        rows, columns = max(shape), min(shape)
+        together = max(1, CPU_PIECE // (rows * columns))
+        upright = torch.randn(together, rows, columns, dtype=dtype)
+        cases.append((5 * EXPERTS // together, upright, torch.randn(together, columns, columns, dtype=dtype)))
+
+    def run() -> None:
+        for count, upright, square in cases:
+            tall, small = torch.empty_like(upright), torch.empty_like(square)
+            for _ in range(count):
+                torch.bmm(upright.mT, upright, out=small)
+                torch.bmm(square, square, out=small)
+                torch.bmm(upright, square, out=tall)
+
+    return run
+
+
 def difference(ours: list[Tensor], theirs: list[Tensor], before: list[Tensor]) -> float:
     """How far apart the same steps of both took the same parameters, as a share of the distance they went."""
     expected = joined(theirs) - joined(before)
@@ -87,12 +111,15 @@ def main(rounds: int, as_json: bool) -> None:
         cases: dict[str, Callable[[], Any]] = {
             "ours": our_optimizer.step,
             "ours in bf16": ours(shapes, iteration_dtype="bfloat16")[0].step,
+            "ours in fp32": ours(shapes, iteration_dtype="float32")[0].step,
             "torch.optim.Muon": their_optimizer.step,
+            "products alone": products(shapes),
         }
         seconds = interleaved(cases, rounds=rounds)
         times = {name: f"{value * 1e3:.0f} ms" for name, value in seconds.items()}
         ratio = seconds["torch.optim.Muon"] / seconds["ours"]
-        rows.append({"step of": f"{EXPERTS} experts: {cut}", **times, "torch / ours": ratio})
+        limit = seconds["torch.optim.Muon"] / seconds["products alone"]
+        rows.append({"step of": f"{EXPERTS} experts: {cut}", **times, "torch / ours": ratio, "torch / products": limit})
         bars.append(Bar(f"torch.optim.Muon / ours, {cut}", ratio, 3))
         apart = difference(our_stacks, their_matrices, before=list(stacks(shapes).values()))
         bars.append(Bar(f"relative difference after these steps, {cut}", apart, 0.02, at_least=False))

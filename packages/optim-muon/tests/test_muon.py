@@ -101,7 +101,7 @@ def test_stacked_experts_equal_a_loop_of_torch_muon():
 def test_joining_matrices_into_batches_changes_nothing(monkeypatch):
     joined, alone = model("matrix", "expert"), model("matrix", "expert")
     for parameters, elements in ((joined, 2**24), (alone, 1)):
-        monkeypatch.setattr(muon, "BATCH_ELEMENTS", elements)
+        monkeypatch.setattr(muon, "CPU_BATCH", elements)
         optimizer = MuonAdamW(parameters)
         give_gradients(flat(parameters), 0)
         optimizer.step()
@@ -189,6 +189,17 @@ def test_a_vector_in_a_muon_role_is_refused_by_name():
 def test_numbers_out_of_range_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         MuonAdamW(model("matrix"), **setting)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_iterates_in_bf16_where_the_processor_multiplies_it(native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+    auto, named = model("matrix"), model("matrix")
+    for parameters, dtype in ((auto, "auto"), (named, "bfloat16" if native else "float32")):
+        optimizer = MuonAdamW(parameters, iteration_dtype=dtype)
+        give_gradients(flat(parameters), 0)
+        optimizer.step()
+    assert all(torch.equal(flat(auto)[name], parameter) for name, parameter in flat(named).items())
 
 
 def test_a_shared_tensor_is_stepped_once():

@@ -33,8 +33,10 @@ class MuonConfig(Schema):
     steps: int = Field(default=5, ge=1)
     """Newton-Schulz iterations; 5 in GLM-4.5 and in the reference implementation."""
 
-    iteration_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the iterations. bfloat16 is faster on GPUs, and slower on CPUs without bf16 instructions."""
+    iteration_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the iterations. bfloat16 is the reference implementation's, and takes half of float32's time where
+    the device multiplies it (GPUs, CPUs with AVX512-BF16 or AMX); elsewhere it takes several times as long. auto takes
+    the faster one."""
 
     muon_roles: tuple[ParameterRole, ...] = MUON_ROLES
     """Parameter roles that Muon steps: matrix, expert or both."""

@@ -19,7 +19,8 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 SMALLEST_NORM = 1e-7
 
 # Elements that a CPU iterates on at once: the buffers of a piece (1 MiB each in fp32) stay in the cache, and no
-# iteration touches new memory. 160 matrices of 256 x 256 take 0.78 s in such pieces and 0.96 s as a whole.
+# iteration touches new memory. 160 matrices of 256 x 256 take 0.78 s in such pieces and 0.96 s as a whole; in bf16 0.26
+# and 0.37 s on a CPU that multiplies it.
 CPU_PIECE = 2**18
 
 
@@ -41,6 +42,15 @@ def orthogonalize(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.
     for piece, place in zip(source.split(together), target.split(together), strict=True):
         place.copy_(_iterate(piece, steps, upright[:, : len(piece)], square[:, : len(piece)]))
     return result
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bf16. On a CPU with them, 160 matrices of 256 x 256 take
+    0.26 s in bf16 and 0.51 s in fp32 (AMD EPYC, two threads)."""
+    if device.type != "cpu":
+        return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    features = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot tell
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _iterate(matrix: Tensor, steps: int, upright: Tensor, square: Tensor) -> Tensor:
