@@ -62,7 +62,7 @@ def theirs(shapes: dict[str, tuple[int, int]]) -> tuple[torch.optim.Muon, list[T
 
 
 def products(shapes: dict[str, tuple[int, int]]) -> Callable[[], None]:
-    """The products of five iterations for every matrix: Gram matrix, its square, and the polynomial times the matrix."""
+    """The products of five iterations for every matrix: Gram matrix, its square, the polynomial times the matrix."""
     dtype = torch.bfloat16 if multiplies_bf16(torch.device("cpu")) else torch.float32
     cases: list[tuple[int, Tensor, Tensor]] = []
     for shape in shapes.values():

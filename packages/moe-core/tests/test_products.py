@@ -19,7 +19,7 @@ def test_value_and_gradients_are_those_of_linear(
     shape: tuple[int, ...], with_bias: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if onednn and not products.ONEDNN:
-        pytest.skip("this processor or this build of torch has no oneDNN kernels with AVX-512")
+        pytest.skip("not an AMD processor with AVX-512, or a build of torch without oneDNN")
     monkeypatch.setattr(products, "ONEDNN", onednn)
     torch.manual_seed(0)
     operands = [torch.randn(shape), torch.randn(16, 24), *([torch.randn(16)] if with_bias else [])]

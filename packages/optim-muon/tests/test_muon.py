@@ -196,7 +196,7 @@ def test_auto_iterates_in_bf16_where_the_processor_multiplies_it(native, monkeyp
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
     auto, named = model("matrix"), model("matrix")
     for parameters, dtype in ((auto, "auto"), (named, "bfloat16" if native else "float32")):
-        optimizer = MuonAdamW(parameters, iteration_dtype=dtype)
+        optimizer = MuonAdamW(parameters, iteration_dtype=dtype)  # pyright: ignore[reportArgumentType]
         give_gradients(flat(parameters), 0)
         optimizer.step()
     assert all(torch.equal(flat(auto)[name], parameter) for name, parameter in flat(named).items())

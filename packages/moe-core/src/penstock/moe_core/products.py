@@ -36,7 +36,7 @@ def rows_times_transposed(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
 
 
 def takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    """fp32 on an x86 CPU with AVX-512, in a build of torch that has oneDNN; a `torch.compile` graph picks its own."""
+    """fp32 on an AMD CPU with AVX-512, in a build of torch that has oneDNN; a `torch.compile` graph picks its own."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -49,6 +49,7 @@ def takes_onednn(x: Tensor, weight: Tensor) -> bool:
 ONEDNN = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", "").startswith("AMD")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 

@@ -22,8 +22,8 @@ from torch.optim.adamw import adamw
 from penstock.optim_muon.newton_schulz import multiplies_bf16, orthogonalize
 from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, distinct
 
-# Elements of matrices that are stepped as one batch. 2^24 (64 MiB in fp32) fill a GPU; on a CPU what a batch needs stays
-# near the cache, and the next one finds it mapped: 160 experts take 0.84 of the time that they take as one batch.
+# Elements of matrices that are stepped as one batch. 2^24 (64 MiB in fp32) fill a GPU; on a CPU what a batch
+# needs stays near the cache, and the next one finds it mapped: 160 experts take 0.84 of the time of one batch.
 GPU_BATCH, CPU_BATCH = 2**24, 2**20
 
 # pyright: reportPrivateImportUsage=false
@@ -143,8 +143,8 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _batches(tensors: Iterable[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Batches of equal matrices from (parameter, gradient, momentum) of [..., m, n]: stacks [count, m, n] of them, whole
-    ones where they are small and pieces where they are large."""
+    """Batches of equal matrices from (parameter, gradient, momentum) of [..., m, n], as stacks [count, m, n]: small ones
+    are joined, large ones cut."""
     batches: dict[Any, list[tuple[Tensor, ...]]] = {}
     sizes: dict[Any, int] = {}
     for triple in tensors:
