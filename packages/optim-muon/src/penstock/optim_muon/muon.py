@@ -143,8 +143,8 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _batches(tensors: Iterable[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Batches of equal matrices from (parameter, gradient, momentum) of [..., m, n], as stacks [count, m, n]: small ones
-    are joined, large ones cut."""
+    """Batches of equal matrices from (parameter, gradient, momentum) of [..., m, n], as stacks [count, m, n]; small
+    stacks are joined, large ones cut."""
     batches: dict[Any, list[tuple[Tensor, ...]]] = {}
     sizes: dict[Any, int] = {}
     for triple in tensors:
