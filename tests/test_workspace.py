@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -33,6 +34,7 @@ MEMBERS = {
     for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
 }
 VERSIONS = {member["project"]["name"]: member["project"]["version"] for member in MEMBERS.values()}
+NAMESPACE = {member["project"]["name"] for folder, member in MEMBERS.items() if not folder.startswith("plugins/")}
 every_member = pytest.mark.parametrize("folder", MEMBERS)
 
 
@@ -47,6 +49,11 @@ def modules_under(floor: str) -> set[str]:
 @pytest.fixture(scope="module")
 def registry() -> Registry:
     return Registry.discover()
+
+
+def in_the_namespace(folder: str) -> bool:
+    """Members under `plugins/` are built as third parties build theirs, and are installed by their own name alone."""
+    return not folder.startswith("plugins/")
 
 
 def test_the_namespace_has_no_init_file() -> None:
@@ -78,9 +85,28 @@ def test_members_require_one_another_at_the_version_of_the_workspace(folder: str
         assert name not in VERSIONS or requirement == f"{name}=={VERSIONS[name]}"
 
 
-def test_penstock_all_installs_every_member() -> None:
+def test_penstock_all_installs_every_member_of_the_namespace() -> None:
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    assert not VERSIONS.keys() - installed
+    assert not NAMESPACE - installed
+
+
+@every_member
+def test_a_plugin_has_an_import_name_of_its_own_and_imports_nothing_of_ours_but_hooks(folder: str) -> None:
+    module = module_of(MEMBERS[folder])
+    assert in_the_namespace(folder) == module.startswith("penstock.")
+    if in_the_namespace(folder):
+        return
+    sources = list((ROOT / folder / "src").rglob("*.py"))
+    assert sources
+    for source in sources:
+        ours = {name for name in imported_by(source) if name.split(".")[0] == "penstock"}
+        assert all(name == "penstock.hooks" or name.startswith("penstock.hooks.") for name in ours), source
+
+
+def imported_by(source: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
 def resolved(distribution: str) -> set[str]:
@@ -119,18 +145,19 @@ def test_every_member_stands_on_one_floor_of_the_import_contracts() -> None:
 
 
 def test_every_plugin_of_the_workspace_loads(registry: Registry) -> None:
-    ours = [plugin for plugin in registry.plugins if plugin.origin.distribution in VERSIONS]
+    ours = [plugin for plugin in registry.plugins if plugin.origin.distribution in NAMESPACE]
     assert [f"{plugin.origin}: {plugin.cause}" for plugin in ours if not isinstance(plugin, Loaded)] == []
-    assert {plugin.origin.distribution for plugin in ours} == VERSIONS.keys() - {"penstock-hooks"}
+    assert {plugin.origin.distribution for plugin in ours} == NAMESPACE - {"penstock-hooks"}
 
 
 def test_known_components_are_those_that_the_plugins_offer(registry: Registry) -> None:
     offered = {
         (entry.component.kind, entry.component.name): entry.origin.distribution
         for entry in registry.entries()
-        if entry.origin.distribution in VERSIONS
+        if entry.origin.distribution in NAMESPACE
     }
-    assert offered == FIRST_PARTY
+    assert offered == {key: owner for key, owner in FIRST_PARTY.items() if owner in NAMESPACE}
+    assert set(FIRST_PARTY.values()) <= VERSIONS.keys()
 
 
 DESCRIBE_WITHOUT_TORCH = """
