@@ -20,8 +20,6 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "quantizer",
     "sharing",
     "optimizer",
-    "corpus",
-    "filter",
     "task",
     "topology",
     "placement",
