@@ -21,10 +21,7 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "sharing",
     "optimizer",
     "task",
-    "topology",
-    "placement",
     "exporter",
-    "tracker",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
 GENERAL = laws("engine")
