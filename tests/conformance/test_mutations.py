@@ -20,7 +20,6 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "quantizer",
     "sharing",
     "optimizer",
-    "task",
     "exporter",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
