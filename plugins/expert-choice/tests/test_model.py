@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from penstock_expert_choice.router import ExpertChoice
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.moe_core.config import GlmMoeConfig
 from penstock.moe_core.model import GlmMoe
 from penstock.routers.load import expert_load, load_metrics
-from penstock_expert_choice.router import ExpertChoice
 
 EXPERTS = 4
 

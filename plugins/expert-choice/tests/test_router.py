@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penstock_expert_choice.router import ExpertChoice
 
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import Router, Routing
 from penstock.routers.losses import SwitchLoss
-from penstock_expert_choice.router import ExpertChoice
 
 WIDTH = 6
 
@@ -239,5 +239,5 @@ def test_it_is_a_router_of_k_experts_on_average_rounded_up_without_a_bias(factor
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 4.5, math.inf, math.nan])
 def test_a_capacity_that_cannot_be_is_a_problem(factor):
-    with pytest.raises(ProblemError, match="capacity_factor is .* choose more than 0 and at most 4"):
+    with pytest.raises(ProblemError, match=r"capacity_factor is .* choose more than 0 and at most 4"):
         ExpertChoice(WIDTH, 4, capacity_factor=factor)
