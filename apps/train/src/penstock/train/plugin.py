@@ -29,12 +29,14 @@ def trackers() -> list[Component]:
             name="jsonl",
             target="penstock.train.trackers:JsonlTracker",
             summary="metrics.jsonl in the run directory, one JSON object a step",
+            capabilities=frozenset({"local", "durable", "exact-resume"}),
         ),
         Component(
             kind="tracker",
             name="tensorboard",
             target="penstock.train.trackers:TensorBoardTracker",
             summary="TensorBoard event files in the run directory",
+            capabilities=frozenset({"local", "durable"}),
         ),
     ]
 
