@@ -165,9 +165,12 @@ class Gaps(Good):
 
 
 def of(target: type) -> Component:
-    described = {"kind": "task", "name": "broken", "summary": "A task that breaks one law"}
     return Component(
-        target=f"{target.__module__}:{target.__name__}", capabilities=frozenset({"every-token"}), **described
+        target=f"{target.__module__}:{target.__name__}",
+        capabilities=frozenset({"every-token"}),
+        kind="task",
+        name="broken",
+        summary="A task that breaks one law",
     )
 
 

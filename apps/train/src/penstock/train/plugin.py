@@ -50,5 +50,6 @@ def observers() -> list[Component]:
             target="penstock.train.observers:LoadTraceObserver",
             config="penstock.train.config:LoadTraceConfig",
             summary="trace/train.npz: the expert load of every step",
+            capabilities=frozenset({"exact-resume"}),
         ),
     ]

@@ -12,7 +12,7 @@ def corpora() -> list[Component]:
         _corpus("text", "TextCorpus", "Text files, folders and globs, plain or compressed"),
         _corpus("jsonl", "JsonLines", "JSON Lines files, plain or compressed"),
         _corpus("parquet", "Parquet", "A string column of Parquet files"),
-        _corpus("hf", "HuggingFaceDataset", "A dataset of the Hugging Face hub, or a local one", capabilities=frozenset()),
+        _corpus("hf", "HuggingFaceDataset", "A dataset of the Hugging Face hub, or a local one", frozenset()),
     ]
 
 
@@ -30,7 +30,7 @@ def filters() -> list[Component]:
 
 
 def _corpus(
-    name: str, target: str, summary: str, *, capabilities: frozenset[str] = frozenset({"fingerprint"})
+    name: str, target: str, summary: str, capabilities: frozenset[str] = frozenset({"fingerprint"})
 ) -> Component:
     return Component(
         kind="corpus",
