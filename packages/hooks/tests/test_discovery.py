@@ -7,11 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock.hooks import Registry
-from penstock.hooks.discovery import Blocked, Broken, Discovered, Incompatible, Loaded, Origin, canonical, discover
+from penstock.hooks.discovery import (
+    Blocked,
+    Broken,
+    Discovered,
+    Incompatible,
+    Loaded,
+    Origin,
+    Selection,
+    canonical,
+    discover,
+)
 
 HEAD = "from penstock.hooks import Component, hookimpl\n"
 COMPONENT = "Component(kind='router', name='mine', target='json:dumps', summary='')"
@@ -28,8 +39,9 @@ def install(folder: Path, distribution: str, code: str, version: str = "1.0", en
     (info / "entry_points.txt").write_text(f"[penstock]\n{entry_point} = {module}\n")
 
 
-def found(distribution: str, blocked: tuple[str, ...] = ()) -> Discovered:
-    [plugin] = [plugin for plugin in discover(blocked) if plugin.origin.distribution == distribution]
+def found(distribution: str, **selection: Any) -> Discovered:
+    plugins = discover(Selection(**selection))
+    [plugin] = [plugin for plugin in plugins if plugin.origin.distribution == distribution]
     return plugin
 
 
@@ -48,7 +60,7 @@ def test_a_working_plugin_is_loaded_with_its_origin(plugin_path: Path) -> None:
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f(:", "SyntaxError"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters'"),
+        (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters', did you mean 'routers'?"),
         (WORKING.replace("routers()", "routers(config)"), "hook argument 'config'|Argument"),
         (WORKING.replace("@hookimpl\n", ""), "function routers has the name of a hook, and no @hookimpl"),
         (WORKING.replace("return", "1 +"), "TypeError"),
@@ -80,13 +92,13 @@ def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> Non
     install(plugin_path, "acme", WORKING.replace("summary=''", "summary='', contract=99"))
     plugin = found("acme")
     assert isinstance(plugin, Incompatible)
-    assert plugin.cause == "asks for contract 99; this release defines 1"
+    assert plugin.cause == "router 'mine' asks for contract 99, and this release supports 1"
 
 
 @pytest.mark.parametrize("spelling", ["acme-bad", "Acme_Bad", "acme.bad"])
 def test_a_blocked_plugin_is_not_imported(plugin_path: Path, spelling: str) -> None:
     install(plugin_path, "acme-bad", "raise SystemExit")
-    plugin = found("acme-bad", (spelling,))
+    plugin = found("acme-bad", blocked=(spelling,))
     assert isinstance(plugin, Blocked)
     assert plugin == Blocked(Origin("acme-bad", "1.0", "main"))
     assert "blocked" in plugin.cause

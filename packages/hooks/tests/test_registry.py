@@ -66,7 +66,7 @@ def test_an_unknown_distribution_is_never_recommended_for_installation() -> None
         (Blocked(Origin("penstock-routers", "0.1.0", "r")), "blocked by the user"),
         (
             Incompatible(Origin("penstock-routers", "0.1.0", "r"), (component("sigmoid-topk", contract=9),)),
-            "asks for contract 9; this release defines 1",
+            "router 'sigmoid-topk' asks for contract 9, and this release supports 1",
         ),
     ],
 )
@@ -85,9 +85,11 @@ def test_an_incompatible_third_party_is_known_by_what_it_offers() -> None:
 def test_a_broken_plugin_of_unknown_content_is_mentioned() -> None:
     plugins = [Broken(Origin("acme", "1.0", "main"), ImportError("x")), loaded("zenith", "other")]
     found, code = problem(Registry(plugins), "mine")
-    assert found.fix == "known: other, 1 plugin(s) did not load, see `penstock plugins list`"
-    assert code is ExitCode.USAGE
-    assert problem(Registry(plugins[:1]), "mine")[0].fix.startswith("1 plugin(s)")
+    told = "acme 1.0 may have it and did not load (ImportError: x)"
+    assert (found.fix, code) == (f"known: other, {told}", ExitCode.PLUGIN)
+    assert problem(Registry(plugins[:1]), "mine")[0].fix == told
+    found, code = problem(Registry(plugins), "ohter")
+    assert (found.fix, code) == (f"did you mean 'other'?, {told}", ExitCode.USAGE)
 
 
 def test_a_name_with_two_owners_names_both_and_the_lines_to_write() -> None:
