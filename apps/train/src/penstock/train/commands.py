@@ -188,16 +188,8 @@ def _train(
     try:
         trainer.train()
     except Interrupted:
-        again = [
-            "penstock",
-            *registry.selection.arguments(),
-            "train",
-            run.path / "config.resolved.yaml",
-            "--resume",
-            run.path,
-            "--runs",
-            runs,
-        ]
+        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        again = ["penstock", *registry.selection.arguments(), *train]
         output.note(f"continue with: {shlex.join(str(part) for part in again)}")
         raise KeyboardInterrupt from None
     finally:

@@ -150,17 +150,16 @@ def _files(names: Iterable[str]) -> Iterator[tuple[Origin, Callable[[], object]]
 
 
 def _require_installed(names: Iterable[str], installed: set[str]) -> None:
-    unknown = [name for name in names if canonical(name) not in installed]
-    if unknown:
-        third = installed.difference(FIRST_PARTY.values())
-        raise ProblemError(
-            [
-                Problem(
-                    "unknown-plugin", f"no plugin of '{name}' is installed", fix=did_you_mean(canonical(name), third)
-                )
-                for name in unknown
-            ]
+    others = installed.difference(FIRST_PARTY.values())
+    problems = [
+        Problem(
+            "unknown-plugin", f"no plugin of '{name}' is installed", "--only", did_you_mean(canonical(name), others)
         )
+        for name in names
+        if canonical(name) not in installed
+    ]
+    if problems:
+        raise ProblemError(problems)
 
 
 def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:

@@ -81,7 +81,8 @@ def _other_owner(stem: str, path: Path) -> str | None:
 
 
 def find_spec(name: str, path: list[str] | None = None) -> ModuleSpec | None:
-    """Where the import system would find a module, of which it imports neither the parents nor what it loaded before."""
+    """Where the import system would find a module, whatever it has loaded before; imports nothing, no parents either.
+    `path` is where the parent's modules lie."""
     for finder in sys.meta_path:
         search = getattr(finder, "find_spec", None)
         spec: ModuleSpec | None = search(name, path) if search else None

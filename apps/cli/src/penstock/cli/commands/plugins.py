@@ -68,11 +68,7 @@ def _text(states: list[dict[str, Any]], components: list[dict[str, Any]]) -> str
                 for s in states
             ],
         ),
-        *(
-            f"{c['name']} is the short name of {c['behind']}: write {c['id']} in full"
-            for c in components
-            if c["behind"]
-        ),
+        *(f"`{c['name']}` is {c['behind']}, and `{c['id']}` another one" for c in components if c["behind"]),
         f"{len(components)} components; plugins: {loaded} loaded, {len(states) - loaded} not usable",
     ]
     return "\n\n".join(parts)
