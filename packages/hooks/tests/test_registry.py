@@ -103,6 +103,44 @@ def test_a_name_with_two_owners_names_both_and_the_lines_to_write() -> None:
     assert registry.get("router", "zenith:mine").origin.version == "2.0"
 
 
+def test_the_short_name_of_one_of_ours_stays_its_own_and_the_use_of_it_is_not_silent() -> None:
+    said: list[str] = []
+    plugins = [loaded("acme", "sigmoid-topk", version="2.0"), loaded("penstock-routers", "sigmoid-topk")]
+    registry = Registry(plugins, warn=said.append)
+    ours, theirs = registry.get("router", "sigmoid-topk"), registry.get("router", "acme:sigmoid-topk")
+    assert (ours.id, theirs.id) == ("penstock-routers:sigmoid-topk", "acme:sigmoid-topk")
+    assert said == [
+        "router 'sigmoid-topk' is that of penstock-routers 1.0; "
+        "there is another of acme 2.0, written `acme:sigmoid-topk`"
+    ]
+    assert [registry.name_of(entry) for entry in (ours, theirs)] == ["sigmoid-topk", "acme:sigmoid-topk"]
+    assert [registry.owner_of(entry) for entry in (ours, theirs)] == [None, ours]
+
+
+def test_the_short_name_of_one_of_ours_is_nobody_s_where_ours_is_not_there() -> None:
+    missing, code = problem(Registry([loaded("acme", "sigmoid-topk")]), "sigmoid-topk")
+    assert missing.fix == "`uv add penstock-routers` provides it, `acme:sigmoid-topk` is another one"
+    assert code is ExitCode.USAGE
+    plugins = [loaded("acme", "sigmoid-topk"), Broken(Origin("penstock-routers", "0.1.0", "r"), ImportError("x"))]
+    assert problem(Registry(plugins), "sigmoid-topk")[1] is ExitCode.PLUGIN
+
+
+def test_python_s_own_warnings_hear_of_a_shadow_where_nobody_else_is_told_to() -> None:
+    registry = Registry([loaded("acme", "sigmoid-topk"), loaded("penstock-routers", "sigmoid-topk")])
+    with pytest.warns(UserWarning, match="there is another of acme"):
+        registry.get("router", "sigmoid-topk")
+
+
+def test_a_lookup_says_nothing_and_raises_nothing() -> None:
+    registry = Registry([loaded("acme", "mine", "own"), loaded("zenith", "mine")], warn=pytest.fail)
+    assert registry.lookup("router", "mine") is None
+    assert registry.lookup("router", "other") is None
+    own = registry.lookup("router", "own")
+    assert own is not None
+    assert registry.name_of(own) == "own"
+    assert [registry.name_of(entry) for entry in registry.entries("router")] == ["acme:mine", "zenith:mine", "own"]
+
+
 def test_a_distribution_that_offers_a_name_twice_is_told_so() -> None:
     found, _ = problem(Registry([loaded("acme", "mine"), loaded("acme", "mine")]), "acme:mine")
     assert "twice" in found.fix
