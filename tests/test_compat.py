@@ -125,11 +125,12 @@ def test_the_model_trains_with_every_old_part(trained):
 def test_the_weights_are_those_of_the_old_router_balancer_and_sharing(trained):
     from penstock.train.restore import restore
 
-    model = restore(trained, Registry.discover(SELECTION)).model
-    assert {type(router).__name__ for router in model.routers.values()} == {"CosineRouter"}
-    biases = [router.e_score_correction_bias for router in model.routers.values()]
+    restored = restore(trained, Registry.discover(SELECTION))
+    routers = restored.model.routers.values()
+    assert {type(router).__name__ for router in routers} == {"CosineRouter"}
+    biases = [router.e_score_correction_bias for router in routers]
     assert all(bias is not None and bias.abs().max() > 0 for bias in biases)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(restored.composition.module.named_parameters(remove_duplicate=False))
     assert parameters["layers.0.input_layernorm.weight"] is parameters["layers.2.input_layernorm.weight"]
 
 

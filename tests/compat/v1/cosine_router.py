@@ -17,6 +17,8 @@ class CosineSettings(Schema):
 
 
 class CosineRouter(nn.Module):
+    e_score_correction_bias: torch.Tensor
+
     def __init__(self, *, k: int, temperature: float, hidden_size: int, experts: int) -> None:
         super().__init__()
         self.k, self.experts, self.temperature = k, experts, temperature

@@ -90,15 +90,11 @@ class Component:
 
     def _check_types(self) -> None:
         """What lists and help show is what they can show: a plugin without types must not stop them."""
-        checks: tuple[tuple[str, object, type], ...] = (
-            ("summary", self.summary, str),
-            ("reference", self.reference, str),
-            ("capabilities", self.capabilities, frozenset),
-            ("contract", self.contract, int),
-        )
-        for label, value, needed in checks:
-            if not isinstance(value, needed):
-                raise TypeError(f"component '{self.name}': {label} must be a {needed.__name__}, not {value!r}")
+        needed: dict[str, type] = {"summary": str, "reference": str, "capabilities": frozenset, "contract": int}
+        for label, kind in needed.items():
+            value: object = getattr(self, label)
+            if not isinstance(value, kind):
+                raise TypeError(f"component '{self.name}': {label} must be a {kind.__name__}, not {value!r}")
 
     def load_target(self) -> Any:
         """Imports and returns what the component builds with."""
