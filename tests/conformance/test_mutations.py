@@ -17,8 +17,6 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "router",
     "balance-loss",
     "balancer",
-    "quantizer",
-    "sharing",
     "optimizer",
     "corpus",
     "filter",
