@@ -14,6 +14,7 @@ TOP_K = frozenset(
         "dropless",
         "empty-batches",
         "exact-gradient",
+        "exactly-k",
         "no-host-sync",
         "normalized",
         "permutation-equivariant",
