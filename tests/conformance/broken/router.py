@@ -27,7 +27,7 @@ OF_CAPACITY = ALL - {"dropless", "batch-invariant", "permutation-equivariant"}
 class Good(nn.Module):
     """Softmax, top-k of the biased scores, normalised weights."""
 
-    e_score_correction_bias: Tensor | None
+    e_score_correction_bias: Any
 
     def __init__(self, hidden_size: int, experts: int, k: int = 2) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Good(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.e_score_correction_bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.e_score_correction_bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         bias_E = self.e_score_correction_bias
@@ -130,7 +130,7 @@ class Capacity(Good):
 
     most = 6
 
-    def forward(self, hidden_TD: Tensor) -> Routing:
+    def forward(self, hidden_TD: Tensor) -> Any:
         routing = super().forward(hidden_TD)
         place_TE = functional.one_hot(routing.expert_TK, self.experts).sum(dim=1).cumsum(dim=0)
         kept_TK = place_TE.gather(-1, routing.expert_TK) <= self.most
@@ -207,14 +207,14 @@ class TimidBias(Good):
     """Lets the bias choose the last slots alone."""
 
     def choose(self, score_TE: Tensor) -> Tensor:
-        bounded_E = self.e_score_correction_bias.clamp(max=0.001)  # pyright: ignore[reportOptionalMemberAccess]
+        bounded_E = self.e_score_correction_bias.clamp(max=0.001)
         return (score_TE + bounded_E).topk(self.k, dim=-1).indices
 
 
 class BiasInWeights(Good):
     def weigh(self, score_TE: Tensor, expert_TK: Tensor) -> Tensor:
         # Finite where the bias is not, so that masking still works.
-        bias_E = self.e_score_correction_bias.clamp(min=-1)  # pyright: ignore[reportOptionalMemberAccess]
+        bias_E = self.e_score_correction_bias.clamp(min=-1)
         return super().weigh(score_TE + bias_E, expert_TK)
 
 
@@ -350,7 +350,7 @@ class Uncopied(Good):
 class HalfReset(Good):
     def __init__(self, hidden_size: int, experts: int, k: int = 2) -> None:
         super().__init__(hidden_size, experts, k)
-        nn.init.zeros_(self.e_score_correction_bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.e_score_correction_bias)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)

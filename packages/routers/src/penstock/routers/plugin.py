@@ -85,6 +85,7 @@ def balancers() -> list[Component]:
             target="penstock.routers.balancers:LossFree",
             config="penstock.routers.config:LossFreeConfig",
             summary="Moves each expert's bias by the sign of its load error",
+            capabilities=frozenset({"exact-counts", "expert-symmetric", "scale-free"}),
             reference="arXiv 2408.15664",
         )
     ]

@@ -12,6 +12,7 @@ import copy
 import math
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -205,11 +206,11 @@ def empty_slots_cost_nothing(subject: Subject) -> None:
     routing = routing_of(logits())
     kept_TK = torch.arange(2 * TOKENS).view(TOKENS, 2) % 3 > 0
     routing = replace(routing, weight_TK=routing.weight_TK.masked_fill(~kept_TK, 0.0), kept_TK=kept_TK)
-    losses = [
+    first, second = (
         subject.build()(replace(routing, expert_TK=torch.where(kept_TK, routing.expert_TK, expert)))
         for expert in (0, EXPERTS - 1)
-    ]
-    _expect_close(*losses, "with other experts in the empty slots")
+    )
+    _expect_close(first, second, "with other experts in the empty slots")
 
 
 @law(LOSS, needs=NUMBER)
@@ -278,12 +279,13 @@ def fp64_routings_are_computed_in_fp64(subject: Subject) -> None:
 def crowding_costs_more(subject: Subject) -> None:
     """The loss grows as more tokens go to the same experts, and is least for an even load.
 
-    The logits are the same but for the numbers of the experts. Losses of something else do not declare `load-balancing`.
+    The logits are the same but for the numbers of the experts. A loss of something else does not declare
+    `load-balancing`.
     """
     loss = subject.build()
     losses = [float(loss(routing_of(towards_one_pair(share)))) for share in (0.0, 0.25, 0.5, 1.0)]
     seen = f"with 0, 25, 50 and 100 % of the tokens in the same experts, the loss is {losses}"
-    rises = [later - earlier for earlier, later in zip(losses, losses[1:], strict=False)]
+    rises = [later - earlier for earlier, later in pairwise(losses)]
     expect(min(rises) > 1e-4 * max(map(abs, losses)), seen)
 
 
