@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
 from penstock.hooks.component import KINDS
-from penstock.hooks.testing import capabilities, check, laws
+from penstock.hooks.discovery import Loaded
+from penstock.hooks.registry import Entry, Registry
+from penstock.hooks.testing import Status, capabilities, check, laws
+from penstock.hooks.testing.kit import UNPACKAGED, run_law
 
 # Kinds that have nothing but the laws of every component: what they do is seen in whole runs.
 WITHOUT_LAWS = {"engine", "observer", "command"} | {
@@ -62,6 +66,17 @@ def test_every_broken_component_is_of_a_law(kind: str) -> None:
 @pytest.mark.parametrize("kind", WITH_LAWS)
 def test_every_capability_has_a_law(kind: str) -> None:
     assert {law.capability for law in laws(kind)} - {""} == set(capabilities(kind))
+
+
+@pytest.mark.parametrize("kind", WITH_LAWS)
+def test_a_capability_that_is_kept_and_not_declared_breaks_its_law(kind: str) -> None:
+    good = mutants(kind).GOOD
+    for law in laws(kind):
+        if law.capability and law.capability in good.capabilities:
+            silent = replace(good, capabilities=good.capabilities - {law.capability})
+            result = run_law(law, Entry(silent, UNPACKAGED), Registry([Loaded(UNPACKAGED, (silent,))]))
+            assert result.status == Status.FAILED, law.id
+            assert f"does not declare '{law.capability}'" in result.seen
 
 
 def test_the_table_of_laws_and_mutants(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,10 +82,10 @@ def every_slot_is_kept(subject: Subject) -> None:
         expect(lost == 0, f"{lost} slots are not kept")
 
 
-DIFFERENT = router_routing.the_experts_of_a_token_are_all_different
+DIFFERENT = (router_routing.the_experts_of_a_token_are_all_different,)
 
 
-@law(ROUTER, needs=(slots_are_accounted_for, DIFFERENT), capability="exactly-k")
+@law(ROUTER, needs=(slots_are_accounted_for, *DIFFERENT), capability="exactly-k")
 def every_token_chooses_k_experts(subject: Subject) -> None:
     """Every token chooses `k` experts: those that it keeps and those that turned it away are `k` together.
 
