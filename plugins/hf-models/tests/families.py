@@ -45,7 +45,13 @@ DENSE: dict[str, dict[str, Any]] = {
     "gemma2": {**SIZES, "head_dim": 8},  # caps its logits
     "granite": {**SIZES, "logits_scaling": 8.0},
     "cohere": {**SIZES, "logit_scale": 0.25},
-    "opt": {"hidden_size": 32, "word_embed_proj_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+    },
     "bert": {k: v for k, v in SIZES.items() if k != "num_key_value_heads"},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }

@@ -96,11 +96,15 @@ def _config(
     """Random weights: the config of a type or of a file, with what the settings say."""
     given: dict[str, Any] = {}
     if config_file is not None:
+        if not config_file.expanduser().exists():
+            raise ProblemError(Problem("missing-file", "there is no such file", str(config_file), "name a config.json"))
         given = _published(str(config_file), None).to_dict()
         model_type = given.pop("model_type")
     if model_type is None or model_type not in CONFIG_MAPPING:
         what = f"transformers has no model type '{model_type}'"
-        raise ProblemError(Problem("bad-value", what, "model.model_type", did_you_mean(str(model_type), CONFIG_MAPPING)))
+        raise ProblemError(
+            Problem("bad-value", what, "model.model_type", did_you_mean(str(model_type), CONFIG_MAPPING))
+        )
     kind = CONFIG_MAPPING[model_type]
     _require_known(kind, settings)
     rows = {} if vocab_size is None else {"vocab_size": vocab_size}

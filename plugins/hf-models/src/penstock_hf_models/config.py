@@ -78,7 +78,9 @@ class HfConfig(ArchitectureSettings):
         if self.revision is not None and self.pretrained is None:
             raise ValueError("revision belongs to pretrained")
         if self.pretrained is not None and _vocabulary(self.pretrained) not in (None, self.vocab_size):
-            raise ValueError(f"vocab_size is {self.vocab_size}, and the pretrained model has {_vocabulary(self.pretrained)}")
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, and the pretrained model has {_vocabulary(self.pretrained)}"
+            )
         return self
 
 

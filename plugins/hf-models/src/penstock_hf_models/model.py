@@ -70,8 +70,7 @@ class HfModel(nn.Module):
     def export_config(self) -> dict[str, Any]:
         """The `config.json` that transformers writes, with what the weights say about tying."""
         config = json.loads(self.network.config.to_json_string(use_diff=True))
-        head = self.network.get_output_embeddings()
-        tied = head is not None and head.weight is self.network.get_input_embeddings().weight
+        tied = weights.head_is_tied(self.network)
         architecture = {"architectures": [type(self.network).__name__], "tie_word_embeddings": tied}
         sizes = {"vocab_size": self.vocabulary_size, "eos_token_id": self.network.config.eos_token_id}
         return {**config, **architecture, **sizes}
@@ -96,7 +95,10 @@ class HfModel(nn.Module):
         """Sum of the nats that the mask counts. Logits exist a chunk of tokens at a time."""
         hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
         chunks = list(
-            zip(*(each.split(max(1, CHUNK_LOGITS // self.vocabulary_size)) for each in (hidden_TD, target_T)), strict=True)
+            zip(
+                *(each.split(max(1, CHUNK_LOGITS // self.vocabulary_size)) for each in (hidden_TD, target_T)),
+                strict=True,
+            )
         )
         parts = [self._nats(*chunk) for chunk in chunks] if len(chunks) == 1 else [self._nats_again(*c) for c in chunks]
         nll_BS = torch.cat(parts).view_as(target_BS)
@@ -112,15 +114,15 @@ class HfModel(nn.Module):
 
     def _refuse(self, asked: str) -> NoReturn:
         what = f"a {self.network.config.model_type} model predicts {self.predicts}, so it has no {asked}"
-        raise ProblemError(Problem("wrong-task", what, "model.task", f"{self.offers}, or train a model of `task: causal`"))
+        raise ProblemError(
+            Problem("wrong-task", what, "model.task", f"{self.offers}, or train a model of `task: causal`")
+        )
 
 
 class CausalModel(HfModel):
     """A `LanguageModel`: each token is predicted from those before it."""
 
-    def forward(
-        self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: Any = None
-    ) -> ModelOutput:
+    def forward(self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: Any = None) -> ModelOutput:
         """`attention_mask_BS` is False for padding; `cache` comes from `new_cache` and is filled in place."""
         if cache is None:
             return self._body(token_BS, attention_mask_BS, use_cache=False)
@@ -168,9 +170,7 @@ class SequenceToSequenceModel(HfModel):
 
     predicts, offers = "one text from another", "call sequence_loss(source_BS, target_BS)"
 
-    def forward(
-        self, source_BS: Tensor, decoder_BS: Tensor, *, attention_mask_BS: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, source_BS: Tensor, decoder_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> Tensor:
         """Logits [B, S, V] fp32 of the token after each of `decoder_BS`; the mask is False for padding in the source."""
         with self._precision():
             output = self.network(
@@ -192,7 +192,9 @@ class SequenceToSequenceModel(HfModel):
         """Loss of `target_BS` given the source and the target's earlier tokens, where `mask_BS` is True (None: all)."""
         start_B1 = target_BS.new_full((len(target_BS), 1), self._start_token())
         with collecting(self._sites) as routings:
-            logits_BSV = self(source_BS, torch.cat((start_B1, target_BS[:, :-1]), 1), attention_mask_BS=attention_mask_BS)
+            logits_BSV = self(
+                source_BS, torch.cat((start_B1, target_BS[:, :-1]), 1), attention_mask_BS=attention_mask_BS
+            )
         nll_BS = F.cross_entropy(logits_BSV.transpose(1, 2), target_BS, reduction="none")
         if mask_BS is not None:
             nll_BS = torch.where(mask_BS, nll_BS, 0.0)
@@ -230,11 +232,9 @@ class _Hidden(TransformersOutput):
 
 
 def body(network: PreTrainedModel) -> PreTrainedModel:
-    """The model below the head."""
-    base = network.base_model
-    if base is not network:
-        return base  # pyright: ignore[reportReturnType]
-    return next(child for child in network.children() if isinstance(child, PreTrainedModel))
+    """The model right below the head, whose last hidden states the head reads."""
+    below = (network.get_decoder(), network.base_model, *network.children())
+    return next(each for each in below if isinstance(each, PreTrainedModel) and each is not network)
 
 
 @contextmanager

@@ -150,6 +150,7 @@ def _ungrouped(order_N: Tensor, weight_N: Tensor, sizes_E: list[int], k: int) ->
 def _score_rule(logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> ScoreRule:
     """The sigmoid where the weights of a token stand to one another as its sigmoids do (DeepSeek-V3 and its kin), else
     the softmax over experts, which transformers' own balancing loss takes of every family."""
+
     def misfit(score_TE: Tensor) -> float:
         chosen_TK = score_TE.gather(-1, expert_TK)
         share_TK = [each / each.sum(dim=-1, keepdim=True) for each in (chosen_TK, weight_TK)]

@@ -5,6 +5,7 @@ transformers keeps experts stacked in memory; its own conversion, which only mov
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,19 +19,28 @@ from transformers.utils import logging
 from penstock.hooks.problems import Problem, ProblemError
 
 
+def head_is_tied(network: PreTrainedModel) -> bool:
+    """Whether the head is the embedding, by its config or by what was done to it since."""
+    head = network.get_output_embeddings()
+    return head is not None and head.weight is network.get_input_embeddings().weight
+
+
 def export_state(network: PreTrainedModel) -> dict[str, Tensor]:
     """Every parameter and persistent buffer, but for names that transformers ties to another when it loads."""
-    state = network.state_dict()
     tied = set(getattr(network, "all_tied_weights_keys", None) or {})
-    head = network.get_output_embeddings()
-    if head is not None and head.weight is network.get_input_embeddings().weight:
-        tied |= {name for name, parameter in named(network) if parameter is head.weight} - {_first(network, head.weight)}
-    return dict(revert_weight_conversion(network, {name: value for name, value in state.items() if name not in tied}))
+    if head_is_tied(network):
+        weight = network.get_input_embeddings().weight
+        _, *others = (name for name, each in network.named_parameters(remove_duplicate=False) if each is weight)
+        tied |= set(others)
+    state = {name: value for name, value in network.state_dict().items() if name not in tied}
+    return dict(revert_weight_conversion(network, state))
 
 
 def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
     """Puts `export_state()` of an equal model into this one; raises `ProblemError` that names what does not fit."""
-    network.load_state_dict(loaded(type(network), None, config=network.config, state_dict=dict(state)).state_dict())
+    config = copy.deepcopy(network.config)
+    config.tie_word_embeddings = head_is_tied(network)
+    network.load_state_dict(loaded(type(network), None, config=config, state_dict=dict(state)).state_dict())
 
 
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
@@ -38,7 +48,12 @@ def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTr
     with _no_progress_bar():
         network, info = kind.from_pretrained(origin, dtype=torch.float32, output_loading_info=True, **how)
     problems = [
-        Problem("bad-weights", f"{what} {', '.join(sorted(map(str, info[key]))[:5])}", origin or "", "use weights of this model")
+        Problem(
+            "bad-weights",
+            f"{what} {', '.join(sorted(map(str, info[key]))[:5])}",
+            origin or "",
+            "use weights of this model",
+        )
         for key, what in (
             ("missing_keys", "there is no"),
             ("unexpected_keys", "the model has no"),
@@ -49,15 +64,6 @@ def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTr
     if problems:
         raise ProblemError(problems)
     return network
-
-
-def named(network: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Parameters under all their names."""
-    return network.named_parameters(remove_duplicate=False)
-
-
-def _first(network: PreTrainedModel, tensor: Tensor) -> str:
-    return next(name for name, parameter in named(network) if parameter is tensor)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A test compares this table with what the installed packages declare.
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "glm-moe"): "penstock-moe-core",
+    ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
     ("balance-loss", "switch-loss"): "penstock-routers",
