@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from penstock_hf_models.build import hf_model
+from torch import Tensor, nn
 
 VOCABULARY = 96
 SIZES = {

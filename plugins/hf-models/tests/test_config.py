@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from families import SIZES, build, tokens
+from penstock_hf_models.build import hf_model
+from penstock_hf_models.config import HfConfig
 
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.architecture import ArchitectureSettings
 from penstock.hooks.config import Schema, choice_of, parse_config, validate
 from penstock.hooks.known import FIRST_PARTY
-from penstock_hf_models.build import hf_model
-from penstock_hf_models.config import HfConfig
 
 REGISTRY = Registry.discover()
 

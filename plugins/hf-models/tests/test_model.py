@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from families import DENSE, MIXTURES, VOCABULARY, build, tokens
+from penstock_hf_models import model as model_module
+from penstock_hf_models.build import hf_model
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import ParameterRole, Router
-from penstock_hf_models import model as model_module
-from penstock_hf_models.build import hf_model
 
 each_family = pytest.mark.parametrize("family", [*DENSE, *MIXTURES])
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from families import MIXTURES, build, expected_experts, tokens
+from penstock_hf_models.recording import record
+from penstock_hf_models.routing import router_sites
 
 from penstock.hooks import ProblemError
 from penstock.hooks.trace import RoutingTrace
-from penstock_hf_models.recording import record
-from penstock_hf_models.routing import router_sites
 
 each_mixture = pytest.mark.parametrize("family", MIXTURES)
 
