@@ -94,6 +94,13 @@ def discover(blocked: Collection[str] = ()) -> tuple[Discovered, ...]:
     )
 
 
+def components_of(module: object) -> tuple[Component, ...]:
+    """What a plugin module offers; raises whatever is wrong with it."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(spec)
+    return _ask(module, manager)
+
+
 def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:
     """Imports one plugin by calling `load()`, asks all its hooks, and says how it went."""
     try:

@@ -8,6 +8,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
+    ("router", "expert-choice"): "penstock-expert-choice",
     ("balance-loss", "switch-loss"): "penstock-routers",
     ("balance-loss", "z-loss"): "penstock-routers",
     ("balancer", "loss-free"): "penstock-routers",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import (
@@ -53,6 +54,12 @@ class Schema(BaseModel):
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
         """Named sets of values for this schema."""
+        return {}
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """Settings that work in `folder`, an empty one to which files that they need may be written: what the
+        conformance kit builds with. The defaults do for a component without required fields."""
         return {}
 
     @classmethod

@@ -1,0 +1,86 @@
+"""The kit under pytest: one test a component and law.
+
+from penstock.hooks.testing import parametrize_contract
+from my_package import plugin
+
+@parametrize_contract(plugin)
+def test_contract(case):
+    case()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from types import ModuleType
+from typing import Any
+
+from penstock.hooks.component import Component
+from penstock.hooks.discovery import Loaded, components_of
+from penstock.hooks.registry import Entry, Registry
+from penstock.hooks.testing.kit import UNPACKAGED, excuse, laws, run_law
+from penstock.hooks.testing.law import Law
+from penstock.hooks.testing.report import Status, Waiver
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One law held against one component; call it."""
+
+    law: Law
+    entry: Entry
+    registry: Registry
+    settings: Mapping[str, Any] | None
+    waiver: Waiver | None
+
+    @property
+    def id(self) -> str:
+        return f"{self.entry.component.name}-{self.law.id.replace('/', '-')}"
+
+    def __call__(self) -> None:
+        """Passes, skips where the law does not apply, and fails with what was seen and what to do."""
+        import pytest
+
+        result = run_law(self.law, self.entry, self.registry, self.settings)
+        if self.waiver is not None:
+            result = excuse(result, self.waiver, date.today())
+        match result.status:
+            case Status.NOT_APPLICABLE:
+                pytest.skip(result.seen)
+            case Status.WAIVED:
+                pytest.xfail(result.seen)
+            case Status.PASSED:
+                return
+            case _:
+                pytest.fail(str(result), pytrace=False)
+
+
+def parametrize_contract(
+    plugin: ModuleType | Iterable[Component],
+    *,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    waivers: Mapping[str, Iterable[Waiver]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Parametrizes a test with `case`: every law of every component of a plugin module, or of the components given.
+
+    `settings` and `waivers` are by component name. Raises ValueError where there is no component to check.
+    """
+    import pytest
+
+    components = tuple(components_of(plugin) if isinstance(plugin, ModuleType) else plugin)
+    if not components:
+        raise ValueError("the plugin has no components to check")
+    registry = Registry([Loaded(UNPACKAGED, components)])
+    cases = [
+        Case(
+            each,
+            Entry(component, UNPACKAGED),
+            registry,
+            (settings or {}).get(component.name),
+            {waiver.law: waiver for waiver in (waivers or {}).get(component.name, ())}.get(each.id),
+        )
+        for component in components
+        for each in laws(component.kind)
+    ]
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])
