@@ -17,15 +17,11 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "router",
     "balance-loss",
     "balancer",
-    "quantizer",
-    "sharing",
-    "optimizer",
     "corpus",
     "filter",
     "task",
     "topology",
     "placement",
-    "exporter",
     "tracker",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
