@@ -17,12 +17,7 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "router",
     "balance-loss",
     "balancer",
-    "corpus",
-    "filter",
     "task",
-    "topology",
-    "placement",
-    "tracker",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
 GENERAL = laws("engine")
