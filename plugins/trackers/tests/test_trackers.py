@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +49,43 @@ def _trackio_rows(run_directory: Path) -> dict[int, dict[str, float]]:
 
 
 def _wandb_rows(run_directory: Path) -> dict[int, dict[str, float]]:
-    import json
-
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
     found: dict[int, dict[str, float]] = {}
     for path in sorted(run_directory.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") == "history":
-                row = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                metrics = {name: value for name, value in row.items() if not name.startswith("_")}
+        for record in _whole_run(path):
+            row = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+            metrics = {name: value for name, value in row.items() if not name.startswith("_")}
+            if metrics:
                 found.setdefault(row["_step"], {}).update(metrics)
     return found
+
+
+def _whole_run(path: Path) -> list[Any]:
+    """The records of a finished run. A process of wandb's own writes them, the last a moment after `finish`."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    until = time.monotonic() + 20
+    while True:
+        records = [Record.FromString(data) for data in _records(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """What a file in LevelDB's log format holds: blocks of 32 KiB with pieces of [checksum, length, kind]."""
+    record, position = b"", 7  # wandb writes its own 7 bytes first
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left  # no piece begins so near to the end of a block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # the whole record, or its last piece
+            yield record
+            record = b""
 
 
 def _mlflow_rows(run_directory: Path) -> dict[int, dict[str, float]]:
@@ -84,11 +108,14 @@ def _mlflow_rows(run_directory: Path) -> dict[int, dict[str, float]]:
 @installed(*LIBRARIES)
 def test_what_is_logged_is_what_the_library_holds(library: str, run_directory: Path) -> None:
     tracker = REGISTRY.build("tracker", library, run_directory=run_directory)
-    tracker.log(1, {"loss": 6.25, "broken": math.nan})
-    tracker.log(1, {"heldout/loss": 7.5})
-    tracker.log(2, {"loss": 5.5})
+    tracker.log(1, {"loss": 6.25, "heldout/loss": 7.5})
+    tracker.log(1, {"heldout/bits": 2.25})
+    tracker.log(2, {"loss": math.nan})
     tracker.close()
-    assert rows_of(library, run_directory) == {1: {"loss": 6.25, "heldout/loss": 7.5}, 2: {"loss": 5.5}}
+    found = rows_of(library, run_directory)
+    assert found.pop(1) == {"loss": 6.25, "heldout/loss": 7.5, "heldout/bits": 2.25}
+    assert found.keys() == {2}
+    assert math.isnan(found[2]["loss"])
 
 
 @installed(*LIBRARIES)
@@ -107,6 +134,38 @@ def test_a_resumed_run_goes_on_and_steps_done_again_replace_the_earlier_ones(lib
     third.close()
     expected = {1: {"loss": 1.0}, 2: {"loss": 2.0}, 3: {"loss": 30.0}, 4: {"loss": 40.0}}
     assert rows_of(library, run_directory) == expected
+
+
+@installed(*LIBRARIES)
+def test_rows_that_a_killed_process_kept_from_the_library_are_sent_again(library: str, run_directory: Path) -> None:
+    rows = [(1, {"loss": 1.0}), (2, {"loss": 2.0}), (3, {"loss": 3.0})]
+    lines = "".join(json.dumps(row) + "\n" for row in rows) + '[4, {"lo'
+    (run_directory / f"{library}-rows.jsonl").write_text(lines)
+    tracker = REGISTRY.build("tracker", library, run_directory=run_directory)
+    tracker.resume(2)
+    tracker.log(3, {"loss": 30.0})
+    tracker.close()
+    assert rows_of(library, run_directory) == {1: {"loss": 1.0}, 2: {"loss": 2.0}, 3: {"loss": 30.0}}
+
+
+@installed("mlflow")
+def test_a_server_keeps_what_it_was_told_and_the_run_goes_on(library: str, run_directory: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    server = f"sqlite:///{tmp_path / 'server.db'}"
+    for resumed, step in ((0, 1), (0, 1), (1, 2)):
+        tracker = REGISTRY.build(
+            "tracker", {"use": library, "tracking_uri": server, "experiment": "shared"}, run_directory=run_directory
+        )
+        tracker.resume(resumed)
+        tracker.log(step, {"loss": float(step)})
+        tracker.close()
+    client = MlflowClient(tracking_uri=server)
+    experiment = client.get_experiment_by_name("shared")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert [row.step for row in client.get_metric_history(run.info.run_id, "loss")] == [1, 1, 2]
+    assert not (run_directory / "mlflow").exists()
 
 
 @installed(*LIBRARIES)

@@ -4,38 +4,47 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from penstock_trackers.history import History, finite, require
+from penstock_trackers.history import Row
+from penstock_trackers.tracker import LibraryTracker
 
 
-class TrackioTracker:
-    """Logs to the run of the run directory's name; imports trackio at the first row."""
+def trackio_tracker(*, run_directory: Path, project: str | None = None) -> LibraryTracker:
+    """Logs to the run of the run directory's name."""
+    store = TrackioStore(project or run_directory.parent.name, run_directory.name)
+    return LibraryTracker("trackio", store, run_directory)
 
-    def __init__(self, *, run_directory: Path, project: str | None = None) -> None:
-        require("trackio")
-        self.project, self.name = project or run_directory.parent.name, run_directory.name
-        self._history = History(run_directory / "trackio" / "rows.jsonl")
+
+class TrackioStore:
+    forgets = True
+
+    def __init__(self, project: str, name: str) -> None:
+        self.project, self.name = project, name
         self._opened: Any = None
 
-    def resume(self, step: int) -> None:
-        rows = self._history.rewind(step)
-        if rows is not None:
-            self._forget()
-            for number, metrics in rows:
-                self._run.log(finite(metrics), step=number)
+    def send(self, rows: list[Row]) -> None:
+        for step, metrics in rows:
+            self._run.log(metrics, step=step)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._history.append(step, metrics)
-        self._run.log(finite(metrics), step=step)
+    def forget(self) -> None:
+        import trackio
 
-    def close(self) -> None:
+        try:
+            runs = list(trackio.Api().runs(self.project))
+        except ValueError:  # it knows no such project: its folder is another one now, or nothing has reached it yet
+            return
+        for run in runs:
+            if run.name == self.name:
+                run.delete()
+
+    def finish(self) -> None:
         if self._opened is not None:
             with redirect_stdout(sys.stderr):  # trackio prints, and a command's result alone belongs to stdout
                 self._opened.finish()
+            self._opened = None
 
     @property
     def _run(self) -> Any:
@@ -46,10 +55,3 @@ class TrackioTracker:
             with redirect_stdout(sys.stderr):
                 self._opened = trackio.init(project=self.project, name=self.name, resume="allow", **quiet)
         return self._opened
-
-    def _forget(self) -> None:
-        import trackio
-
-        for run in trackio.Api().runs(self.project):
-            if run.name == self.name:
-                run.delete()

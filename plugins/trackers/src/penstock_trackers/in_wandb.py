@@ -3,57 +3,69 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from penstock_trackers.history import History, finite, require
+from penstock_trackers.history import Row
+from penstock_trackers.tracker import LibraryTracker
 
 
-class WandbTracker:
-    """Logs to the run whose id is the run directory's name; imports wandb at the first row.
+def wandb_tracker(
+    *, run_directory: Path, project: str | None = None, mode: Literal["offline", "online"] = "offline"
+) -> LibraryTracker:
+    """Logs to the run whose name and id are the run directory's name.
 
     Steps that a resumed run does again replace those of an offline run. An online one has them already: wandb refuses
     steps that go back, so what it shows from there on begins after the last step that it saw.
     """
+    store = WandbStore(project or run_directory.parent.name, run_directory, mode)
+    return LibraryTracker("wandb", store, run_directory)
 
-    def __init__(
-        self, *, run_directory: Path, project: str | None = None, mode: Literal["offline", "online"] = "offline"
-    ) -> None:
-        require("wandb")
-        self.project, self.name, self.mode = project or run_directory.parent.name, run_directory.name, mode
-        self.folder = run_directory / "wandb"
-        self._history = History(run_directory / "wandb-rows.jsonl")
+
+class WandbStore:
+    def __init__(self, project: str, run_directory: Path, mode: Literal["offline", "online"]) -> None:
+        self.project, self.run_directory, self.mode = project, run_directory, mode
         self._opened: Any = None
 
-    def resume(self, step: int) -> None:
-        rows = self._history.rewind(step)
-        if rows is not None and self.mode == "offline":
-            shutil.rmtree(self.folder, ignore_errors=True)
-            for number, metrics in rows:
-                self._run.log(finite(metrics), step=number)
+    @property
+    def forgets(self) -> bool:
+        return self.mode == "offline"
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._history.append(step, metrics)
-        self._run.log(finite(metrics), step=step)
+    def send(self, rows: list[Row]) -> None:
+        for step, metrics in rows:
+            self._run.log(metrics, step=step)
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        self._release()
+        shutil.rmtree(self.run_directory / "wandb", ignore_errors=True)
+
+    def finish(self) -> None:
         if self._opened is not None:
             self._opened.finish()
+            self._opened = None
 
     @property
     def _run(self) -> Any:
         if self._opened is None:
             import wandb
 
+            self._release()
             self._opened = wandb.init(
                 project=self.project,
-                name=self.name,
-                id=self.name,
-                dir=self.folder.parent,
+                name=self.run_directory.name,
+                id=self.run_directory.name,
+                dir=self.run_directory,
                 mode=self.mode,
                 resume="allow",
                 reinit="create_new",
                 settings=wandb.Settings(silent=True, console="off"),
             )
         return self._opened
+
+    def _release(self) -> None:
+        """Finishes a run of this id that this process began and never finished: wandb has each id once a process."""
+        import wandb
+
+        begun = wandb.setup().most_recent_active_run
+        if begun is not None and begun.id == self.run_directory.name:
+            begun.finish()
