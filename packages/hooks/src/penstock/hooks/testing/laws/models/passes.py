@@ -261,7 +261,8 @@ class _Sparing(TopKRouter):
 
 def _require_chosen_routers(subject: Subject) -> None:
     """A config chooses routers for the layers that the settings name; a model may bring its own, which no law makes."""
-    if not subject.choice().settings.expert_layers:
+    chosen = getattr(subject.choice().settings, "expert_layers", None)
+    if chosen is not None and not chosen:
         raise NotApplicable("no layer takes a router from the config")
 
 
