@@ -36,7 +36,9 @@ def export_state(network: PreTrainedModel) -> dict[str, Tensor]:
     exported = dict(revert_weight_conversion(network, state))
     # The conversion copies what it splits; what two names share in the model stays one memory, and is stored once.
     for first, other in _shared(network, state):
-        mine, others = (list(revert_weight_conversion(network, {name: state[name].to("meta")})) for name in (first, other))
+        mine, others = (
+            list(revert_weight_conversion(network, {name: state[name].to("meta")})) for name in (first, other)
+        )
         exported.update(zip(others, (exported[name] for name in mine), strict=True))
     return exported
 
