@@ -30,11 +30,13 @@ NUMPY, TORCH, CLICK = "numpy>=2.0", "torch>=2.11", "click>=8.2"
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """What the component that a kind starts with is, what it imports, and how it is used once it is installed."""
+    """What the component that a kind starts with is, how it is used once it is installed, what it
+    imports, and the capabilities that it keeps."""
 
     summary: str
     use: str
     dependencies: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 STARTERS: dict[str, Starter] = {
@@ -46,12 +48,22 @@ STARTERS: dict[str, Starter] = {
     "router": Starter("Top-k of the cosine between token and expert", "model: {router: {use: NAME, k: 2}}", (TORCH,)),
     "balance-loss": Starter("Squared mean score of each expert", "model: {balance: [{use: NAME}]}", (TORCH,)),
     "balancer": Starter("Bias in proportion to the load error", "model: {balance: [{use: NAME}]}", (TORCH,)),
-    "quantizer": Starter("Integers with one scale a row", "model: {quantizer: {use: NAME, bits: 4}}", (TORCH,)),
+    "quantizer": Starter(
+        "Integers with one scale a row",
+        "model: {quantizer: {use: NAME, bits: 4}}",
+        (TORCH,),
+        ("compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"),
+    ),
     "sharing": Starter("One tensor for all parameters of a role", "model: {sharing: [{use: NAME}]}"),
     "optimizer": Starter("Steps by the sign of the momentum", "train: {optimizer: {use: NAME, lr: 0.001}}", (TORCH,)),
     "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
     "corpus": Starter("One document for each line of a file", "data: {corpus: {use: NAME, file: text.txt}}"),
-    "filter": Starter("Drops documents that are short", "data: {filters: [{use: NAME, characters: 20}]}"),
+    "filter": Starter(
+        "Drops documents that are short",
+        "data: {filters: [{use: NAME, characters: 20}]}",
+        (),
+        ("drops-only", "idempotent", "stateless"),
+    ),
     "task": Starter("How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)),
     "topology": Starter("One switch that never blocks", "simulate: {topology: {use: NAME}}", (NUMPY,)),
     "placement": Starter("Heaviest expert to the idlest GPU", "simulate: {placement: {use: NAME}}", (NUMPY,)),
@@ -117,6 +129,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "summary": starter.summary,
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
+        "capabilities_line": _capabilities_line(starter.capabilities),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -156,6 +169,16 @@ def write(folder: Path, contents: Mapping[str, str]) -> list[Path]:
 def _template(path: str) -> Template | None:
     resource = files("penstock.cli").joinpath("templates", f"{path}.template")
     return Template(resource.read_text(encoding="utf-8")) if resource.is_file() else None
+
+
+def _capabilities_line(capabilities: tuple[str, ...]) -> str:
+    """The argument as a formatter would leave it."""
+    quoted = [f'"{each}"' for each in sorted(capabilities)]
+    line = f"            capabilities=frozenset({{{', '.join(quoted)}}}),\n"
+    if len(line) <= 121:
+        return line if quoted else ""
+    items = "".join(f"                    {each},\n" for each in quoted)
+    return f"            capabilities=frozenset(\n                {{\n{items}                }}\n            ),\n"
 
 
 def _use(line: str) -> str:

@@ -11,7 +11,6 @@ from penstock.hooks.component import KINDS, load_attribute
 from penstock.hooks.discovery import Loaded
 from penstock.hooks.registry import Registry
 
-
 # Imported when they run: with the conformance kit and the schemas, `plugins list` would take three times as long.
 SUBCOMMANDS = {
     "check": "penstock.cli.commands.plugin_check:check_plugin",
