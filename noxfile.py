@@ -88,7 +88,7 @@ def tests(session: nox.Session, member: Member) -> None:
 def end_to_end(session: nox.Session) -> None:
     """What crosses members: the laws of the workspace, commands from start to end, resume, bad input."""
     sync(session, "--group", "test")
-    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", *session.posargs)
+    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", "-m", "not wheels", *session.posargs)
 
 
 @nox.session
@@ -115,6 +115,13 @@ def check_wheels(session: nox.Session, folder: Path) -> None:
         alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--with", str(wheel), "python"]
         check = ["tests/stands_alone.py", str(wheel), member.distribution, member.module]
         session.run(*alone, *check, *(["--light"] if member.light else []), env={"UV_FIND_LINKS": links}, external=True)
+
+
+@nox.session
+def templates(session: nox.Session) -> None:
+    """What `plugins new` writes, of every kind: wheels in a bare environment, where they are found and pass."""
+    sync(session, "--group", "test")
+    session.run("pytest", "tests/test_templates.py", "-m", "wheels", *session.posargs)
 
 
 @nox.session

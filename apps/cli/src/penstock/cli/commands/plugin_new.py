@@ -206,10 +206,15 @@ def _distribution_problems(distribution: str, import_name: str) -> list[Problem]
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
         what = f"'{distribution}' cannot be the name of a package"
         return [Problem("bad-name", what, where, "use letters, digits and hyphens")]
-    installed = importlib.metadata.packages_distributions().get(import_name, [])
-    others = [owner for owner in installed if canonical(owner) != canonical(distribution)]
-    if import_name in sys.stdlib_module_names or keyword.iskeyword(import_name) or others:
-        owner = others[0] if others else "Python"
+    owner = _owner(import_name)
+    if owner is not None:
         what = f"'{import_name}', which the package would be imported as, is a name of {owner}"
         return [Problem("bad-name", what, where, "give the package another name with --distribution")]
     return []
+
+
+def _owner(import_name: str) -> str | None:
+    """Who has an import name already; None where it is free."""
+    if import_name in sys.stdlib_module_names or keyword.iskeyword(import_name):
+        return "Python"
+    return next(iter(importlib.metadata.packages_distributions().get(import_name, [])), None)
