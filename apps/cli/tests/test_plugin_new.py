@@ -60,9 +60,9 @@ def test_an_existing_folder_is_left_alone(tmp_path):
         (("schedule", "Tri Angle"), "lower-case words"),
         (("schedule", "class"), "cannot be the name of the component's module"),
         (("schedule", "plugin"), "cannot be the name of the component's module"),
-        (("schedule", "random"), "is a name of Python"),
-        (("schedule", "numpy"), "is a name of numpy"),
-        (("schedule", "triangle", "--distribution", "penstock"), "is a name of penstock-"),
+        (("schedule", "random"), "is a module that is there already"),
+        (("schedule", "numpy"), "is a module that is there already"),
+        (("schedule", "triangle", "--distribution", "penstock"), "is a module that is there already"),
         (("schedule", "triangle", "--distribution", "a b"), "cannot be the name of a package"),
     ],
 )

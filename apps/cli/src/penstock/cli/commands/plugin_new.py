@@ -6,10 +6,9 @@ what every plugin has, `kinds/KIND/` the component, its settings and its test.
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import keyword
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -206,15 +205,7 @@ def _distribution_problems(distribution: str, import_name: str) -> list[Problem]
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
         what = f"'{distribution}' cannot be the name of a package"
         return [Problem("bad-name", what, where, "use letters, digits and hyphens")]
-    owner = _owner(import_name)
-    if owner is not None:
-        what = f"'{import_name}', which the package would be imported as, is a name of {owner}"
+    if keyword.iskeyword(import_name) or importlib.util.find_spec(import_name) is not None:
+        what = f"'{import_name}', which the package would be imported as, is a module that is there already"
         return [Problem("bad-name", what, where, "give the package another name with --distribution")]
     return []
-
-
-def _owner(import_name: str) -> str | None:
-    """Who has an import name already; None where it is free."""
-    if import_name in sys.stdlib_module_names or keyword.iskeyword(import_name):
-        return "Python"
-    return next(iter(importlib.metadata.packages_distributions().get(import_name, [])), None)
