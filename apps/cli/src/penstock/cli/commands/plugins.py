@@ -48,6 +48,7 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
             "entry_point": plugin.origin.entry_point,
             "state": type(plugin).__name__.lower(),
             "cause": "" if isinstance(plugin, Loaded) else plugin.cause,
+            "components": len(plugin.components) if isinstance(plugin, Loaded) else 0,
         }
         for plugin in registry.plugins
     ]
@@ -56,6 +57,8 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
             "kind": entry.component.kind,
             "name": entry.component.name,
             "id": entry.id,
+            "use": registry.name_of(entry),
+            "behind": owner.id if (owner := registry.owner_of(entry)) else "",
             "version": entry.origin.version,
             "contract": entry.component.contract,
             "summary": entry.component.summary,
@@ -69,21 +72,21 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
     return result
 
 
-def _text(states: list[dict[str, str]], components: list[dict[str, Any]]) -> str:
+def _text(states: list[dict[str, Any]], components: list[dict[str, Any]]) -> str:
+    loaded = sum(state["state"] == "loaded" for state in states)
     parts = [
         output.table(
             ("kind", "name", "from", "summary"),
-            [(c["kind"], c["name"], c["id"].split(":")[0], c["summary"]) for c in components],
-        )
+            [(c["kind"], c["use"], c["id"].split(":")[0], c["summary"]) for c in components],
+        ),
+        output.table(
+            ("plugin", "version", "entry point", "state", "components, or why there are none"),
+            [
+                (s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"] or s["components"])
+                for s in states
+            ],
+        ),
+        *(f"`{c['name']}` is {c['behind']}, and `{c['id']}` another one" for c in components if c["behind"]),
+        f"{len(components)} components; plugins: {loaded} loaded, {len(states) - loaded} not usable",
     ]
-    unusable = [state for state in states if state["state"] != "loaded"]
-    if unusable:
-        parts.append(
-            output.table(
-                ("plugin", "version", "entry point", "state", "cause"),
-                [(s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"]) for s in unusable],
-            )
-        )
-    loaded = len(states) - len(unusable)
-    parts.append(f"{len(components)} components; plugins: {loaded} loaded, {len(unusable)} not usable")
     return "\n\n".join(parts)

@@ -14,6 +14,8 @@ import click
 
 from penstock.cli import output
 from penstock.cli.main import run
+from penstock.cli.plugin_lock import require_importable
+from penstock.cli.run_config import load_run_config
 from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.registry import Registry
 
@@ -44,6 +46,9 @@ def quickstart(
     """
     begun = time.perf_counter()
     with _config(config_file) as config:
+        for name in ("prepare", "train", "evaluate", "profile", "simulate", "report"):
+            registry.get("command", name)
+        require_importable(load_run_config(config, overrides, registry)[0])
         place = ["--runs", str(runs)]
         prepared = _call(registry, "prepare", str(config), *overrides, *place)
         trained = _call(registry, "train", str(config), *overrides, *place)
