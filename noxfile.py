@@ -94,7 +94,7 @@ def end_to_end(session: nox.Session) -> None:
 @nox.session
 def readme(session: nox.Session) -> None:
     """The code of every README, and the commands of the root's."""
-    sync(session, "--group", "test")
+    sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
     session.run("pytest", "tests/test_readmes.py", *session.posargs)
 
 

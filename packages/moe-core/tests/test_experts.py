@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +16,12 @@ from penstock.moe_core.experts import Experts
 def dumb_experts(layer: Experts, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:
     """One token and one expert at a time."""
     rows = []
-    for x_D, expert_K, weight_K in zip(x_TD, routing.expert_TK, routing.weight_TK, strict=True):
+    kept_TK = torch.ones_like(routing.expert_TK) if routing.kept_TK is None else routing.kept_TK
+    for x_D, expert_K, weight_K, kept_K in zip(x_TD, routing.expert_TK, routing.weight_TK, kept_TK, strict=True):
         row_D = torch.zeros_like(x_D)
-        for expert, weight in zip(expert_K.tolist(), weight_K, strict=True):
+        for expert, weight, kept in zip(expert_K.tolist(), weight_K, kept_K.tolist(), strict=True):
+            if not kept:
+                continue
             gate, up = (layer.gate_up_proj[expert] @ x_D).chunk(2)
             row_D = row_D + weight * (layer.down_proj[expert] @ (F.silu(gate) * up))
         rows.append(row_D)
@@ -34,10 +39,18 @@ def random_case(dtype: torch.dtype, tokens: int = 11, k: int = 3, experts: int =
     return layer, x_TD, Routing(expert_TK, weight_TK, torch.empty(0), torch.empty(0))
 
 
+def kept_slots(which: str, tokens: int, k: int) -> torch.Tensor | None:
+    kept_TK = torch.rand(tokens, k, generator=torch.Generator().manual_seed(1)) < 0.5
+    kept_TK[0], kept_TK[1] = False, True
+    return {"no kept_TK": None, "all": torch.ones_like(kept_TK), "some": kept_TK}[which]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kept", ["no kept_TK", "all", "some"])
 @pytest.mark.parametrize("k", [1, 3, 6])
-def test_forward_and_backward_of_every_backend_equal_the_dumb_loop(backend, k):
+def test_forward_and_backward_of_every_backend_equal_the_dumb_loop(backend, kept, k):
     layer, x_TD, routing = random_case(torch.float32, k=k)
+    routing = replace(routing, kept_TK=kept_slots(kept, *routing.expert_TK.shape))
     layer.backend = BACKENDS[backend]
     leaves = [x_TD, routing.weight_TK, *layer.parameters()]
     ours = layer(x_TD, routing)
@@ -52,15 +65,49 @@ def test_forward_and_backward_of_every_backend_equal_the_dumb_loop(backend, k):
         torch.testing.assert_close(mine, oracle, rtol=1e-4, atol=1e-5)
 
 
+def test_a_slot_that_is_not_kept_is_not_computed_and_has_no_gradient():
+    layer, x_TD, routing = random_case(torch.float32)
+    kept_TK = kept_slots("some", *routing.expert_TK.shape)
+    assert kept_TK is not None
+    expert_TK = torch.where(kept_TK, routing.expert_TK, 6)  # of a slot that is not kept any expert may be named
+    with torch.no_grad():
+        layer.gate_up_proj[6], layer.down_proj[6] = torch.nan, torch.nan
+    out_TD = layer(x_TD, replace(routing, expert_TK=expert_TK, kept_TK=kept_TK))
+    out_TD.square().sum().backward()
+    assert out_TD.isfinite().all()
+    assert not out_TD[0].any()
+    assert not layer.gate_up_proj.grad[6].any()
+    assert not layer.down_proj.grad[6].any()
+    assert not routing.weight_TK.grad[~kept_TK].any()
+    assert routing.weight_TK.grad[kept_TK].all()
+    assert not x_TD.grad[0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
+def test_no_kept_slot_at_all_gives_zeros_and_zero_gradients(backend, dtype):
+    layer, x_TD, routing = random_case(dtype)
+    layer.backend = BACKENDS[backend] if backend else None
+    out_TD = layer(x_TD, replace(routing, kept_TK=torch.zeros_like(routing.expert_TK, dtype=torch.bool)))
+    assert out_TD.shape == x_TD.shape
+    assert out_TD.dtype == dtype
+    assert not out_TD.any()
+    out_TD.sum().backward()
+    for leaf in (x_TD, routing.weight_TK, *layer.parameters()):
+        assert leaf.grad is not None
+        assert not leaf.grad.any()
+
+
+@pytest.mark.parametrize("kept", ["no kept_TK", "some"])
 @pytest.mark.parametrize("backend", ["batched", "loop"])
-def test_fp64_passes_gradcheck(backend):
+def test_fp64_passes_gradcheck(backend, kept):
     layer, x_TD, routing = random_case(torch.float64, tokens=4, k=2, experts=3, hidden=4, width=3)
+    routing = replace(routing, kept_TK=kept_slots(kept, 4, 2))
     layer.backend = BACKENDS[backend]
 
     def run(x_TD, weight_TK, gate_up, down):
         state = {"gate_up_proj": gate_up, "down_proj": down}
-        moved = Routing(routing.expert_TK, weight_TK, routing.logits_TE, routing.score_TE)
-        return torch.func.functional_call(layer, state, (x_TD, moved))
+        return torch.func.functional_call(layer, state, (x_TD, replace(routing, weight_TK=weight_TK)))
 
     assert torch.autograd.gradcheck(run, (x_TD, routing.weight_TK, layer.gate_up_proj, layer.down_proj))
 

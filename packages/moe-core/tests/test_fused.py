@@ -87,6 +87,17 @@ def test_dispatch_and_combine_are_indexing_and_its_adjoint():
     assert_same(lambda y: fused.combine(y, token_N, position_TK), lambda y: y[position_TK].sum(1), (y_ND,))
 
 
+def test_dispatch_and_combine_of_tokens_that_differ_in_their_rows():
+    token_N = torch.tensor([3, 0, 3, 1, 0])  # token 2 has none
+    position_N, start_T = token_N.argsort(stable=True), torch.tensor([0, 2, 3, 3])
+    x_TD, y_ND = random(4, 5), random(5, 5)
+    sums = torch.zeros(4, 5, dtype=torch.float64)
+    assert_same(lambda x: fused.dispatch(x, token_N, position_N, start_T), lambda x: x[token_N], (x_TD,))
+    assert_same(
+        lambda y: fused.combine(y, token_N, position_N, start_T), lambda y: sums.index_add(0, token_N, y), (y_ND,)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_statistics_of_narrow_types_are_wide(dtype):
     x, weight = torch.randn(64, 256).to(dtype), torch.rand(256)

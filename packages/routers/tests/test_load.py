@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,35 @@ def test_load_counts_what_a_loop_counts(tokens, ks, masked, seed):
     assert result.layers == tuple(sorted(chosen))
     assert result.counts_LE.dtype == torch.int64
     np.testing.assert_array_equal(result.counts_LE.numpy(), expected)
+
+
+@given(tokens=st.integers(0, 8), k=st.integers(1, 4), masked=st.booleans(), seed=st.integers(0, 99))
+def test_kept_and_dropped_assignments_are_counted_apart_and_empty_slots_not_at_all(tokens, k, masked, seed):
+    generator = torch.Generator().manual_seed(seed)
+    state_TK = torch.randint(0, 3, (tokens, k), generator=generator)  # 0 empty, 1 kept, 2 dropped
+    plain, capped = routing(choices(tokens, 2, 5, seed), 5), routing(choices(tokens, k, 5, seed), 5)
+    capped = replace(capped, kept_TK=state_TK == 1, dropped_TK=state_TK == 2)
+    mask_T = torch.rand(tokens, generator=generator) < 0.6 if masked else None
+    result = load.expert_load({3: plain, 4: capped}, mask_T)
+
+    kept, dropped = np.zeros((2, 5), dtype=np.int64), np.zeros((2, 5), dtype=np.int64)
+    for token in range(tokens):
+        if mask_T is None or mask_T[token]:
+            for expert in plain.expert_TK[token].tolist():
+                kept[0, expert] += 1
+            for expert, state in zip(capped.expert_TK[token].tolist(), state_TK[token].tolist(), strict=True):
+                kept[1, expert] += state == 1
+                dropped[1, expert] += state == 2
+    np.testing.assert_array_equal(result.counts_LE.numpy(), kept)
+    assert result.dropped_LE is not None
+    np.testing.assert_array_equal(result.dropped_LE.numpy(), dropped)
+
+
+def test_where_slots_are_only_empty_nothing_is_dropped():
+    half = replace(routing(choices(4, 2, 5, 0), 5), kept_TK=torch.tensor([[True, False]] * 4))
+    result = load.expert_load({0: half})
+    assert result.counts_LE.sum() == 4
+    assert result.dropped_LE is None
 
 
 def test_a_dense_model_has_an_empty_load():

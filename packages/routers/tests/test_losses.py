@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -29,11 +30,12 @@ def part_of(routing: Routing, index: torch.Tensor) -> Routing:
     return Routing(*(getattr(routing, name)[index] for name in ("expert_TK", "weight_TK", "logits_TE", "score_TE")))
 
 
-def dumb_switch(routing: Routing, counted: np.ndarray) -> float:
+def dumb_switch(routing: Routing, counted: np.ndarray, chosen_TK: np.ndarray | None = None) -> float:
     scores = routing.score_TE.detach().numpy()[counted]
-    chosen = routing.expert_TK.numpy()[counted]
+    chosen_TK = np.full(routing.expert_TK.shape, True) if chosen_TK is None else chosen_TK
+    chosen = routing.expert_TK.numpy()[counted][chosen_TK[counted]].tolist()
     experts = scores.shape[1]
-    share = [sum(expert in row for row in chosen) / chosen.size for expert in range(experts)]
+    share = [chosen.count(expert) / max(len(chosen), 1) for expert in range(experts)]
     probability = [np.mean([row[expert] / row.sum() for row in scores]) for expert in range(experts)]
     return experts * sum(f * p for f, p in zip(share, probability, strict=True))
 
@@ -96,6 +98,35 @@ def test_switch_loss_counts_what_the_bias_made_happen():
     probability_E = (routing.score_TE / routing.score_TE.sum(-1, keepdim=True)).mean(0)
     torch.testing.assert_close(SwitchLoss()(routing), 4 * probability_E[3])
     assert SwitchLoss()(routing).item() != pytest.approx(without_bias.item(), abs=1e-6)
+
+
+@given(tokens=st.integers(1, 9), k=st.integers(1, 4), masked=st.booleans(), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_switch_loss_counts_what_was_chosen_before_drops_and_no_empty_slot(tokens, k, masked, seed):
+    state_TK = torch.randint(0, 3, (tokens, k), generator=torch.Generator().manual_seed(seed))
+    kept_TK, dropped_TK = state_TK == 1, state_TK == 2
+    capped = replace(random_routing(tokens, 5, k, seed), kept_TK=kept_TK, dropped_TK=dropped_TK)
+    mask_T = torch.arange(tokens) % 3 != 1 if masked else None
+    counted = np.full(tokens, True) if mask_T is None else mask_T.numpy()
+    chosen = dumb_switch(capped, counted, (kept_TK | dropped_TK).numpy())
+    assert SwitchLoss()(capped, mask_T).item() == pytest.approx(chosen, abs=1e-12)
+    only_empty = replace(capped, dropped_TK=None)
+    kept = dumb_switch(capped, counted, kept_TK.numpy())
+    assert SwitchLoss()(only_empty, mask_T).item() == pytest.approx(kept, abs=1e-12)
+
+
+def test_gradient_of_the_switch_loss_is_that_of_its_definition_where_slots_are_dropped():
+    routing = random_routing(6, 4, 2, 0)
+    kept_TK = torch.tensor([[True, False]] * 6)
+    SwitchLoss()(replace(routing, kept_TK=kept_TK, dropped_TK=~kept_TK)).backward()
+    before_drops = random_routing(6, 4, 2, 0)
+    SwitchLoss()(before_drops).backward()
+    torch.testing.assert_close(routing.logits_TE.grad, before_drops.logits_TE.grad, rtol=0, atol=0)
+    empty = random_routing(6, 4, 2, 0)
+    SwitchLoss()(replace(empty, kept_TK=kept_TK)).backward()
+    first = random_routing(6, 4, 2, 0)
+    SwitchLoss()(replace(first, expert_TK=first.expert_TK[:, :1])).backward()
+    torch.testing.assert_close(empty.logits_TE.grad, first.logits_TE.grad, rtol=0, atol=0)
 
 
 @given(cuts=st.lists(st.integers(0, 12), max_size=4), padding=st.integers(0, 3), seed=st.integers(0, 99))

@@ -23,7 +23,8 @@ from penstock.train.restore import Restored
 
 @torch.inference_mode()
 def record_trace(restored: Restored, *, max_tokens: int | None = None) -> RoutingTrace:
-    """The trace of the held-out split: one step a batch of the training size, counts and every token's experts."""
+    """The trace of the held-out split: one step a batch of the training size, counts and, where every token of every
+    layer has the same number of experts, which those are."""
     model, config = restored.model, restored.config
     if not model.routers:
         raise failed("no-experts", "the model has no experts to profile", str(restored.run.path))
@@ -41,7 +42,8 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
         routings = model(batch_BS.to(device)).routings
         load = expert_load(routings)
         counts.append(load.counts_LE.cpu().numpy())
-        if isinstance(header["k"], int):  # layers that differ in k have no common array
+        every_slot_kept = all(routing.kept_TK is None for routing in routings.values())
+        if isinstance(header["k"], int) and every_slot_kept:  # layers or tokens that differ in k have no common array
             experts.append(np.stack([routings[layer].expert_TK.cpu().numpy() for layer in load.layers], axis=1))
     largest = max(router.experts for router in model.routers.values())
     width = np.uint8 if largest <= 256 else np.uint16
@@ -53,7 +55,8 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
         "checkpoint": restored.checkpoint.path.name,
         "tokens": int(windows * length),
     }
-    return RoutingTrace(np.stack(counts), header, np.concatenate(experts).astype(width) if experts else None)
+    expert_NLK = np.concatenate(experts).astype(width) if len(experts) == len(counts) else None
+    return RoutingTrace(np.stack(counts), header, expert_NLK)
 
 
 def profile_figures(trace: RoutingTrace) -> dict[str, Any]:

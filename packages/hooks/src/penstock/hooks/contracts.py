@@ -37,23 +37,32 @@ class Routing:
 
     `expert_TK` int64, the chosen experts of each token, all different. `weight_TK` fp32, what each expert's output is
     multiplied by. `logits_TE` fp32, the raw gate output. `score_TE` fp32, the affinity before any selection bias.
+
+    `kept_TK` bool, the slots whose expert computes (None: every slot). A slot that is not kept is dropped or empty; its
+    weight is 0 and nothing is computed for it. `dropped_TK` bool tells the two apart (None: no slot is dropped): a
+    dropped slot names the expert that the token chose and that turned it away, for want of capacity; an empty one was
+    never chosen and names any valid expert. "All different" holds for the slots that are kept or dropped.
     """
 
     expert_TK: Tensor
     weight_TK: Tensor
     logits_TE: Tensor
     score_TE: Tensor
+    kept_TK: Tensor | None = None
+    dropped_TK: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertLoad:
-    """How many assignments each expert received: `counts_LE` int64, one row a mixture-of-experts layer.
+    """How many assignments each expert computed: `counts_LE` int64, one row a mixture-of-experts layer.
 
-    Counted once a forward pass, from real tokens only.
+    Counted once a forward pass, from real tokens only. `dropped_LE` int64, those that each expert turned away (None: no
+    router drops any): `counts_LE + dropped_LE` is what tokens chose.
     """
 
     counts_LE: Tensor
     layers: tuple[int, ...]
+    dropped_LE: Tensor | None = None
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "glm-moe"): "penstock-moe-core",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
+    ("router", "expert-choice"): "penstock-expert-choice",
     ("balance-loss", "switch-loss"): "penstock-routers",
     ("balance-loss", "z-loss"): "penstock-routers",
     ("balancer", "loss-free"): "penstock-routers",

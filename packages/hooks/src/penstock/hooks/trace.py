@@ -25,10 +25,10 @@ _RESERVED = {"format", "arrays"}  # keys that the file adds to the header
 class RoutingTrace:
     """Expert assignments of a model over some text.
 
-    `counts_SLE` int64: assignments per step, layer and expert. `expert_NLK` optional: the experts of each token, int,
-    in stream order. `header`: model, k, layers (model layer index of each row of L), hidden_size, tokenizer, data hash,
-    domain labels; anything JSON can hold, but for the keys `format` and `arrays`. Raises ValueError where these
-    disagree.
+    `counts_SLE` int64: assignments computed per step, layer and expert. `expert_NLK` optional: the experts of each
+    token, int, in stream order, where every token has the same number in every layer. `header`: model, k, layers (model
+    layer index of each row of L), hidden_size, tokenizer, data hash, domain labels; anything JSON can hold, but for the
+    keys `format` and `arrays`. Raises ValueError where these disagree.
     """
 
     counts_SLE: NDArray[np.int64]

@@ -1,16 +1,30 @@
 """Routed experts: all of a layer's experts as two stacked tensors, and the sort-compute-unsort that feeds them.
 
-Shape suffixes: T tokens, K experts a token, N = T*K assignments, E experts, D model width, H expert width.
+Shape suffixes: T tokens, K experts a token, N kept assignments (T*K where every slot is kept), E experts, D model
+width, H expert width.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer, Routing
 from penstock.moe_core import fused
-from penstock.moe_core.backends import BACKENDS, choose
+from penstock.moe_core.backends import BACKENDS, Backend, choose
+
+
+class SortedRows(NamedTuple):
+    """The kept assignments, a row each, sorted by expert. `slot_N` is the place of each among the T*K slots, and
+    `counts_E` the rows of each expert. `position` and `start_T` say which rows are a token's, as `fused.dispatch`
+    reads them."""
+
+    slot_N: Tensor
+    counts_E: Tensor
+    position: Tensor
+    start_T: Tensor | None
 
 
 class Experts(nn.Module):
@@ -42,20 +56,42 @@ class Experts(nn.Module):
         return gate_up, self.quantizer.fake_quantize(self.down_proj)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of each token's experts, [T, D] in x's dtype."""
+        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""
         tokens, k = routing.expert_TK.shape
         if tokens == 0:
             return x_TD
         gate_up_EFD, down_EDH = (weight.to(x_TD.dtype) for weight in self.effective_weights())
+        rows = sorted_rows(routing, len(down_EDH))
+        token_N = rows.slot_N // k
+
+        x_ND = fused.dispatch(x_TD, token_N, rows.position, rows.start_T)
+        multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiply
+        # Weighted here, where rows are H wide, and not after the second product, where they are D wide.
+        weight_N = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype)
+        hidden_NH = fused.swiglu(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N)
+        return fused.combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
+
+    def _backend(self, x_ND: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
+        if len(x_ND) == 0:
+            return BACKENDS["loop"]  # the only one that takes no rows, and has gradients for them
+        return self.backend or choose(x_ND, weight_EOI, counts_E)
+
+
+def sorted_rows(routing: Routing, experts: int) -> SortedRows:
+    """Sorts the assignments that are kept; ties stay in the order of their slots."""
+    if routing.kept_TK is None:
         expert_N = routing.expert_TK.flatten()
         order_N = expert_N.argsort(stable=True)
-        position_N = torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))
-        token_N, position_TK = order_N // k, position_N.view(tokens, k)
-        counts_E = torch.bincount(expert_N, minlength=len(down_EDH))
+        position_TK = _inverse(order_N).view_as(routing.expert_TK)
+        return SortedRows(order_N, torch.bincount(expert_N, minlength=experts), position_TK, None)
+    slot_N = routing.kept_TK.flatten().nonzero().squeeze(1)
+    expert_N = routing.expert_TK.flatten().index_select(0, slot_N)
+    order_N = expert_N.argsort(stable=True)
+    kept_T = routing.kept_TK.sum(dim=1)
+    counts_E = torch.bincount(expert_N, minlength=experts)
+    return SortedRows(slot_N.index_select(0, order_N), counts_E, _inverse(order_N), kept_T.cumsum(0) - kept_T)
 
-        x_ND = fused.dispatch(x_TD, token_N, position_TK)
-        multiply = (self.backend or choose(x_ND, down_EDH, counts_E)).multiply
-        # Weighted here, where rows are H wide, and not after the second product, where they are D wide.
-        weight_N = routing.weight_TK.flatten().index_select(0, order_N).to(x_TD.dtype)
-        hidden_NH = fused.swiglu(multiply(x_ND, gate_up_EFD, counts_E), weight_N)
-        return fused.combine(multiply(hidden_NH, down_EDH, counts_E), token_N, position_TK)
+
+def _inverse(order_N: Tensor) -> Tensor:
+    """The permutation that undoes one."""
+    return torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))

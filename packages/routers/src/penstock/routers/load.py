@@ -1,6 +1,7 @@
-"""Expert load: how many assignments each expert received, and how uneven that is.
+"""Expert load: how many assignments each expert computed, and how uneven that is.
 
-Counts are of real tokens only, and exact integers from one bincount over all layers. Metrics take integer counts
+Counts are of real tokens only, and exact integers from one bincount over all layers. What capacity turned away is
+counted apart, because the load before drops and the load after are two numbers. Metrics take integer counts
 [..., E] of anything (a step, a domain, a whole run) and return fp64 [...]: `max_violation` of one step's counts is the
 MaxVio_batch of arXiv 2408.15664, of the summed counts of a set its MaxVio_global. A row without any assignment says
 nothing about its experts, and every metric of it is 0.
@@ -19,11 +20,17 @@ from torch import Tensor
 from penstock.hooks.contracts import ExpertLoad, Routing
 
 
-def count_assignments(experts_TK: Sequence[Tensor], *, experts: int, mask_T: Tensor | None = None) -> Tensor:
+def count_assignments(
+    experts_TK: Sequence[Tensor],
+    *,
+    experts: int,
+    mask_T: Tensor | None = None,
+    slots_TK: Sequence[Tensor | None] | None = None,
+) -> Tensor:
     """Assignments by row and expert, int64 [len(experts_TK), experts].
 
     `experts_TK` holds one int64 tensor [T, K] a row; K may differ from row to row. Tokens whose `mask_T` is False do
-    not count.
+    not count, nor do slots that are False in their row's `slots_TK` (None: all do).
     """
     rows = len(experts_TK)
     if rows == 0:
@@ -32,12 +39,18 @@ def count_assignments(experts_TK: Sequence[Tensor], *, experts: int, mask_T: Ten
     bins = [expert_TK + row * experts for row, expert_TK in enumerate(experts_TK)]
     if mask_T is not None:
         bins = [torch.where(mask_T.unsqueeze(-1), bin_TK, padding_bin) for bin_TK in bins]
+    if slots_TK is not None:
+        bins = [
+            bin_TK if slot_TK is None else torch.where(slot_TK, bin_TK, padding_bin)
+            for bin_TK, slot_TK in zip(bins, slots_TK, strict=True)
+        ]
     flat = torch.cat([bin_TK.flatten() for bin_TK in bins])
     return flat.bincount(minlength=padding_bin + 1)[:padding_bin].view(rows, experts)
 
 
 def expert_load(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -> ExpertLoad:
-    """The load of one forward pass, rows in the order of layer indices.
+    """The load of one forward pass, rows in the order of layer indices: the slots that were kept, and the dropped ones
+    where a router drops any.
 
     `mask_T` is True for tokens that count (None: all do). Raises ValueError where layers differ in their number of
     experts. A model without routers has a load of shape [0, 0].
@@ -47,8 +60,25 @@ def expert_load(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -
     if len(set(sizes.values())) > 1:
         raise ValueError(f"layers differ in their number of experts {sizes}: count them in separate calls")
     experts = sizes[layers[0]] if layers else 0
-    chosen = [routings[layer].expert_TK for layer in layers]
-    return ExpertLoad(count_assignments(chosen, experts=experts, mask_T=mask_T), layers)
+    named = [routings[layer].expert_TK for layer in layers]
+    kept = [routings[layer].kept_TK for layer in layers]
+    dropped = [routings[layer].dropped_TK for layer in layers]
+    counts_LE = count_assignments(named, experts=experts, mask_T=mask_T, slots_TK=kept)
+    if all(dropped_TK is None for dropped_TK in dropped):
+        return ExpertLoad(counts_LE, layers)
+    turned_away = [
+        torch.zeros_like(expert_TK, dtype=torch.bool) if dropped_TK is None else dropped_TK
+        for expert_TK, dropped_TK in zip(named, dropped, strict=True)
+    ]
+    dropped_LE = count_assignments(named, experts=experts, mask_T=mask_T, slots_TK=turned_away)
+    return ExpertLoad(counts_LE, layers, dropped_LE)
+
+
+def chosen_slots(routing: Routing) -> Tensor | None:
+    """The slots [T, K] that hold a choice of the token, kept or dropped; None: all do."""
+    if routing.kept_TK is None or routing.dropped_TK is None:
+        return routing.kept_TK
+    return routing.kept_TK | routing.dropped_TK
 
 
 def max_violation(counts_E: Tensor) -> Tensor:

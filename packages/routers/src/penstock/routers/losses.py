@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Routing
-from penstock.routers.load import count_assignments
+from penstock.routers.load import chosen_slots, count_assignments
 
 
 def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
     """E * sum_e f_e P_e, which is 1 for an even load (Switch Transformer, arXiv 2101.03961 Eq. 4).
 
-    f_e = counts_e / sum(counts), the share of the assignments that really happened, selection bias included; it has no
-    gradient. P_e is the mean over counted tokens of their scores, normalised over experts as in DeepSeek-V3
-    (arXiv 2412.19437 Eq. 19), which changes nothing for a softmax.
+    f_e = counts_e / sum(counts), the share of the assignments that were really chosen, selection bias included and
+    before capacity drops any; it has no gradient. P_e is the mean over counted tokens of their scores, normalised over
+    experts as in DeepSeek-V3 (arXiv 2412.19437 Eq. 19), which changes nothing for a softmax.
 
     `counts_E` and `tokens` describe the batch that is to be balanced, of which `score_TE` may be a part: the losses of
     the parts sum to the loss of the whole. `mask_T` is True for tokens that count (None: all do). 0 where none do.
@@ -48,13 +48,19 @@ def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = N
 
 @dataclass(slots=True)
 class SwitchLoss:
-    """`switch_loss` of one forward pass. The default weight is the Switch Transformer's alpha (arXiv 2101.03961)."""
+    """`switch_loss` of one forward pass, of what tokens chose: assignments that capacity drops afterwards count too, or
+    an expert that overflows would look no fuller than its capacity. Empty slots do not count.
+
+    The default weight is the Switch Transformer's alpha (arXiv 2101.03961), which also counts before drops.
+    """
 
     weight: float = 0.01
 
     def __call__(self, routing: Routing, mask_T: Tensor | None = None) -> Tensor:
         score_TE = routing.score_TE
-        counts_E = count_assignments([routing.expert_TK], experts=score_TE.shape[-1], mask_T=mask_T)[0]
+        (counts_E,) = count_assignments(
+            [routing.expert_TK], experts=score_TE.shape[-1], mask_T=mask_T, slots_TK=[chosen_slots(routing)]
+        )
         return switch_loss(score_TE=score_TE, counts_E=counts_E, tokens=_counted(score_TE, mask_T), mask_T=mask_T)
 
 
