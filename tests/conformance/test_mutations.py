@@ -16,11 +16,9 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "architecture",
     "balance-loss",
     "balancer",
-    "optimizer",
     "task",
     "topology",
     "placement",
-    "exporter",
     "tracker",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
