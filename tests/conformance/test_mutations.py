@@ -17,9 +17,6 @@ WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "balance-loss",
     "balancer",
     "task",
-    "topology",
-    "placement",
-    "tracker",
 }
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
 GENERAL = laws("engine")

@@ -62,11 +62,7 @@ class Swallowing(Good):
 
 class FirstLetter(Good):
     def __call__(self, documents: Iterator[Document]) -> Iterator[Document]:
-        for document in super().__call__(self._sorted_by_letter(documents)):
-            yield document
-
-    def _sorted_by_letter(self, documents: Iterator[Document]) -> Iterator[Document]:
-        return (document for document in documents if document.text[0] != "#")
+        return super().__call__(document for document in documents if document.text[0] != "#")
 
 
 class Moody(Good):

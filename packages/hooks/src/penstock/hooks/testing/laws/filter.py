@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from random import Random
 from typing import Any, cast
 
 from penstock.hooks.contracts import Document
@@ -21,7 +22,23 @@ CAPABILITIES = {
 }
 FILTER = "filter"
 PATIENCE = 4096
-_WORDS = "the gate that feeds a turbine lets as much water through as the mill below can use and holds back the rest"
+_ADJECTIVES = (
+    "old",
+    "quiet",
+    "narrow",
+    "broken",
+    "bright",
+    "heavy",
+    "distant",
+    "patient",
+    "hollow",
+    "green",
+    "careful",
+)
+_NOUNS = ("gate", "mill", "river", "engineer", "turbine", "valley", "letter", "winter", "bridge", "market", "teacher")
+_VERBS = ("holds", "follows", "measures", "remembers", "crosses", "repairs", "leaves", "watches", "feeds", "carries")
+# What filters that rewrite are after: addresses, runs of spaces, characters that have another form, line ends.
+_SOILED = "Ask <a@example.org> , or see https://example.org/?q=1 \t ﬁrst  cafe\u0301\u00a0“x”\r\n\r\n\r\n<b>now</b>  "
 _ODD = [
     "",
     " \n\t",
@@ -90,7 +107,7 @@ def a_document_passes_before_all_are_read(subject: Subject) -> None:
     def endless() -> Iterator[Document]:
         for number in itertools.count():
             expect(number < PATIENCE, f"{PATIENCE} documents went in before 8 came out")
-            yield Document(f"{_WORDS} {number} times\n" * 4, f"endless:{number}")
+            yield Document(_prose(Random(number), sentences=8), f"endless:{number}")
 
     expect(len(list(itertools.islice(subject.build()(endless()), 8))) == 8, "it ends before its input does")
 
@@ -202,16 +219,31 @@ def _through(subject: Subject, documents: Iterable[Document]) -> list[Document]:
 
 
 def _sample() -> list[Document]:
-    """Prose of growing length; every third text stood before, and every fifth is a few words alone."""
+    """Prose of growing length; every third text stood before, every fifth is a few words alone or has what is often
+    cleaned up."""
     texts: list[str] = []
     for number in range(60):
+        prose = _prose(Random(-number - 1), sentences=number + 1)
         if number % 3 == 2:
             texts.append(texts[number // 2])
         elif number % 5 == 4:
-            texts.append(f"No more than {number} words.")
+            texts.append(f"No more than {number} words." if number % 2 else prose + _SOILED + prose)
         else:
-            texts.append("\n".join(f"On day {number}, {_WORDS}, {line} hours long." for line in range(number + 1)))
+            texts.append(prose)
     return [Document(text, f"kit:{number}") for number, text in enumerate(texts)]
+
+
+def _prose(draw: Random, sentences: int) -> str:
+    """English sentences that share few runs of words with those of another draw."""
+
+    def thing() -> str:
+        return f"the {draw.choice(_ADJECTIVES)} {draw.choice(_NOUNS)}"
+
+    def does() -> str:
+        return f"{thing()} {draw.choice(_VERBS)} {thing()}"
+
+    lines = [f"{does()}, and {does()}." for _ in range(sentences)]
+    return "\n".join(line.capitalize() for line in lines)
 
 
 LAWS = laws_in(globals())
