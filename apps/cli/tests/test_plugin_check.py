@@ -35,7 +35,9 @@ class Peak:
 
 def registry_of(*components: Component) -> Registry:
     plugins = Component("command", "plugins", "penstock.cli.commands.plugins:plugins", "Plugins and what they offer")
-    return Registry([Loaded(Origin("acme", "1.2", "acme"), (plugins, *components))])
+    return Registry(
+        [Loaded(Origin("penstock", "1", "cli"), (plugins,)), Loaded(Origin("acme", "1.2", "acme"), components)]
+    )
 
 
 FLAT = Component("schedule", "flat", f"{HERE}:Peak", "The same factor throughout", config=f"{HERE}:PeakConfig")

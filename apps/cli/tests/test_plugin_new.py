@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,20 +26,26 @@ def new(*arguments: str) -> dict:
     return run(["plugins", "new", *arguments], EMPTY)
 
 
+def module_of(file: Path) -> ModuleType:
+    """The module of a file, which no later test finds imported."""
+    spec = importlib.util.spec_from_file_location("plugin_of_a_new_package", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_every_kind_has_a_starter():
     assert STARTERS.keys() == KINDS.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_package_describes_one_component_of_its_kind(kind, tmp_path, monkeypatch):
+def test_a_package_describes_one_component_of_its_kind(kind, tmp_path):
     new(kind, f"first-{kind}", "--into", str(tmp_path), "--distribution", f"Acme_{kind}")
     folder = tmp_path / f"acme-{kind}"
     project = tomllib.loads((folder / "pyproject.toml").read_text())
     import_name = f"acme_{kind}".replace("-", "_")
     assert project["project"]["entry-points"]["penstock"] == {import_name: f"{import_name}.plugin"}
-    monkeypatch.syspath_prepend(folder / "src")
-    module = __import__(f"{import_name}.plugin", fromlist=["plugin"])
-    (component,) = components_of(module)
+    (component,) = components_of(module_of(folder / "src" / import_name / "plugin.py"))
     assert (component.kind, component.name) == (kind, f"first-{kind}")
     assert (folder / "src" / import_name / "py.typed").read_text() == ""
     assert ("torch" in str(project["project"]["dependencies"])) == any(

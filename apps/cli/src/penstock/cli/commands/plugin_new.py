@@ -44,7 +44,25 @@ STARTERS: dict[str, Starter] = {
         "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
         (TORCH,),
     ),
-    "router": Starter("Top-k of the cosine between token and expert", "model: {router: {use: NAME, k: 2}}", (TORCH,)),
+    "router": Starter(
+        "Top-k of the cosine between token and expert",
+        "model: {router: {use: NAME, k: 2}}",
+        (TORCH,),
+        (
+            "batch-invariant",
+            "causal",
+            "compilable",
+            "deterministic",
+            "dropless",
+            "empty-batches",
+            "exact-gradient",
+            "no-host-sync",
+            "normalized",
+            "permutation-equivariant",
+            "same-in-training",
+            "trainable",
+        ),
+    ),
     "balance-loss": Starter("Squared mean score of each expert", "model: {balance: [{use: NAME}]}", (TORCH,)),
     "balancer": Starter("Bias in proportion to the load error", "model: {balance: [{use: NAME}]}", (TORCH,)),
     "quantizer": Starter(
@@ -54,7 +72,12 @@ STARTERS: dict[str, Starter] = {
         ("compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"),
     ),
     "sharing": Starter("One tensor for all parameters of a role", "model: {sharing: [{use: NAME}]}"),
-    "optimizer": Starter("Steps by the sign of the momentum", "train: {optimizer: {use: NAME, lr: 0.001}}", (TORCH,)),
+    "optimizer": Starter(
+        "Steps by the sign of the momentum",
+        "train: {optimizer: {use: NAME, lr: 0.001}}",
+        (TORCH,),
+        ("bf16-parameters",),
+    ),
     "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
     "corpus": Starter("One document for each line of a file", "data: {corpus: {use: NAME, file: text.txt}}"),
     "filter": Starter(
@@ -64,11 +87,23 @@ STARTERS: dict[str, Starter] = {
         ("drops-only", "idempotent", "stateless"),
     ),
     "task": Starter("How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)),
-    "topology": Starter("One switch that never blocks", "simulate: {topology: {use: NAME}}", (NUMPY,)),
-    "placement": Starter("Heaviest expert to the idlest GPU", "simulate: {placement: {use: NAME}}", (NUMPY,)),
+    "topology": Starter(
+        "One switch that never blocks",
+        "simulate: {topology: {use: NAME}}",
+        (NUMPY,),
+        ("interchangeable", "monotone", "subadditive"),
+    ),
+    "placement": Starter(
+        "Heaviest expert to the idlest GPU",
+        "simulate: {placement: {use: NAME}}",
+        (NUMPY,),
+        ("equal-slots", "load-aware"),
+    ),
     "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
     "engine": Starter("The server of vLLM as a process", 'registry.build("engine", "NAME")'),
-    "tracker": Starter("Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}"),
+    "tracker": Starter(
+        "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
+    ),
     "observer": Starter("Share of the busiest expert of each layer", "train: {observers: [{use: NAME}]}", (NUMPY,)),
     "command": Starter("Counts the installed components by kind", "penstock NAME", (CLICK,)),
 }

@@ -9,7 +9,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.commands.plugin_check import entries_named, kind_option, run_check
-from penstock.hooks.component import CONTRACT
+from penstock.hooks.component import CONTRACTS
 from penstock.hooks.config import OfKind
 from penstock.hooks.registry import Choice, Entry, Registry
 from penstock.hooks.schema import schema_of
@@ -68,7 +68,7 @@ def describe(entry: Entry, registry: Registry, *, run: bool) -> dict[str, Any]:
         "version": origin.version,
         "entry_point": origin.entry_point,
         "contract": component.contract,
-        "supported_contracts": str(CONTRACT),
+        "supported_contracts": str(CONTRACTS[component.kind]),
         "capabilities": {each: meanings.get(each, "") for each in sorted(component.capabilities)},
         "reference": component.reference,
         "settings": settings_table(entry),
