@@ -14,8 +14,6 @@ import pytest
 from penstock.cli.commands.plugin_new import STARTERS, render, write
 from penstock.hooks import KINDS
 
-ROOT = Path(__file__).parents[1]
-
 
 def written(folder: Path) -> list[Path]:
     """A package of every kind."""
@@ -43,17 +41,16 @@ def test_a_package_of_every_kind_passes_its_tests(tmp_path):
 
 
 @pytest.mark.wheels
-def test_wheels_of_every_kind_install_in_a_bare_environment_and_are_found(tmp_path):
+def test_wheels_of_every_kind_install_in_a_bare_environment_and_are_found(tmp_path, wheelhouse):
     """`nox -s templates` runs it: it builds and installs 30 wheels, torch among them."""
-    packages, house, wheels = written(tmp_path / "packages"), tmp_path / "house", tmp_path / "wheels"
-    succeed("uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", house, at=ROOT)
+    packages, wheels = written(tmp_path / "packages"), tmp_path / "wheels"
     for package in packages:
         succeed("uv", "build", "--quiet", "--wheel", "--out-dir", wheels, package, at=tmp_path)
     # a folder of links to ours and to local builds of what they need, such as torch for CPUs
-    links = ",".join(filter(None, [str(house), os.environ.get("UV_FIND_LINKS")]))
+    links = ",".join(filter(None, [str(wheelhouse), os.environ.get("UV_FIND_LINKS")]))
     python = tmp_path / "environment" / "bin" / "python"
     succeed("uv", "venv", "--quiet", "--no-project", "--python", sys.executable, tmp_path / "environment", at=tmp_path)
-    needed = [*sorted(wheels.glob("*.whl")), *sorted(house.glob("penstock-[0-9]*.whl")), "pytest", *local_torch()]
+    needed = [*sorted(wheels.glob("*.whl")), *sorted(wheelhouse.glob("penstock-[0-9]*.whl")), "pytest", *local_torch()]
     succeed("uv", "pip", "install", "--quiet", "--python", python, *needed, at=tmp_path, UV_FIND_LINKS=links)
 
     succeed(python, "-m", "pytest", "-q", "--import-mode=importlib", *packages, at=tmp_path, OMP_NUM_THREADS="1")
