@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.hooks.architecture import ArchitectureSettings as BaseSettings
 from penstock.hooks.config import Schema
 
 
@@ -10,3 +11,14 @@ class OptimizerSettings(Schema):
     """Learning rate."""
     weight_decay: float = 0.1
     """Decay of matrices."""
+
+
+class ArchitectureSettings(BaseSettings):
+    preset: str | None = None
+    """Sizes to start from."""
+    width: int = 8
+    """Model width."""
+
+    @classmethod
+    def presets(cls) -> dict[str, dict[str, int]]:
+        return {"wide": {"width": 16}}

@@ -284,7 +284,7 @@ def decay_shrinks_matrices(subject: Subject) -> None:
     before = _values(_parameters())
     for name in (*SHAPES[ParameterRole.MATRIX], *SHAPES[ParameterRole.EXPERT]):
         ratio = _named(parameters)[name].detach() / before[name]
-        shrunk = 0 < ratio.min() and ratio.max() < 1
+        shrunk = ratio.min() > 0 and ratio.max() < 1
         expect(shrunk, f"'{name}' is {ratio.min():.4f} to {ratio.max():.4f} times what it was")
 
 
