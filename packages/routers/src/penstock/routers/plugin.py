@@ -14,12 +14,17 @@ TOP_K = frozenset(
         "dropless",
         "empty-batches",
         "exact-gradient",
+        "exactly-k",
         "no-host-sync",
         "normalized",
         "permutation-equivariant",
         "same-in-training",
         "trainable",
     }
+)
+# What both losses promise: they are means over tokens, symmetric in tokens and experts, and exact.
+MEAN = frozenset(
+    {"compilable", "exact-gradient", "exact-in-fp64", "expert-symmetric", "mean-over-tokens", "order-free"}
 )
 
 
@@ -56,7 +61,7 @@ def balance_losses() -> list[Component]:
             target="penstock.routers.losses:SwitchLoss",
             config="penstock.routers.config:SwitchLossConfig",
             summary="Switch Transformer load-balancing loss; 1 for an even load",
-            capabilities=frozenset({"load-balancing"}),
+            capabilities=MEAN | {"load-balancing", "counts-choices", "counts-dropped", "one-at-balance"},
             reference="arXiv 2101.03961",
         ),
         Component(
@@ -65,7 +70,7 @@ def balance_losses() -> list[Component]:
             target="penstock.routers.losses:ZLoss",
             config="penstock.routers.config:ZLossConfig",
             summary="Keeps router logits small (ST-MoE)",
-            capabilities=frozenset({"logit-regularizing"}),
+            capabilities=MEAN | {"logit-regularizing", "additive", "no-host-sync"},
             reference="arXiv 2202.08906",
         ),
     ]
