@@ -112,8 +112,13 @@ ALL = frozenset({"drops-only", "idempotent", "stateless"})
 
 
 def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    described = {"kind": "filter", "name": "broken", "summary": "A filter that breaks one law"}
-    return Component(target=f"{target.__module__}:{target.__name__}", capabilities=capabilities, **described)
+    return Component(
+        target=f"{target.__module__}:{target.__name__}",
+        capabilities=capabilities,
+        kind="filter",
+        name="broken",
+        summary="A filter that breaks one law",
+    )
 
 
 GOOD = of(Good)

@@ -135,9 +135,14 @@ class InOrder(Good):
 
 
 def of(target: type) -> Component:
-    described = {"kind": "placement", "name": "broken", "summary": "A placement that breaks one law"}
     both = frozenset({"equal-slots", "load-aware"})
-    return Component(target=f"{target.__module__}:{target.__name__}", capabilities=both, **described)
+    return Component(
+        target=f"{target.__module__}:{target.__name__}",
+        capabilities=both,
+        kind="placement",
+        name="broken",
+        summary="A placement that breaks one law",
+    )
 
 
 GOOD = of(Good)

@@ -132,8 +132,13 @@ ALL = frozenset({"monotone", "subadditive", "interchangeable"})
 
 
 def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    described = {"kind": "topology", "name": "broken", "summary": "A topology that breaks one law"}
-    return Component(target=f"{target.__module__}:{target.__name__}", capabilities=capabilities, **described)
+    return Component(
+        target=f"{target.__module__}:{target.__name__}",
+        capabilities=capabilities,
+        kind="topology",
+        name="broken",
+        summary="A topology that breaks one law",
+    )
 
 
 GOOD = of(Good)

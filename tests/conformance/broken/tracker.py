@@ -192,8 +192,13 @@ ALL = frozenset({"local", "durable", "exact-resume"})
 
 
 def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    described = {"kind": "tracker", "name": "broken", "summary": "A tracker that breaks one law"}
-    return Component(target=f"{target.__module__}:{target.__name__}", capabilities=capabilities, **described)
+    return Component(
+        target=f"{target.__module__}:{target.__name__}",
+        capabilities=capabilities,
+        kind="tracker",
+        name="broken",
+        summary="A tracker that breaks one law",
+    )
 
 
 GOOD = of(Good)

@@ -28,8 +28,8 @@ def every_expert_has_a_gpu(subject: Subject) -> None:
     Return `gpu_E`, not a list of experts a GPU.
     """
     for experts, gpus in SIZES:
-        gpu_E = subject.build().place(_load(experts), gpus)
-        good = isinstance(gpu_E, np.ndarray) and gpu_E.shape == (experts,)
+        gpu_E: Any = subject.build().place(_load(experts), gpus)
+        good = issubclass(type(gpu_E), np.ndarray) and np.shape(gpu_E) == (experts,)
         expect(good, f"{experts} experts get {type(gpu_E).__name__} of shape {np.shape(gpu_E)}")
 
 
@@ -207,7 +207,8 @@ def _load(experts: int) -> NDArray[np.float64]:
 
 def _skewed(experts: int) -> NDArray[np.float64]:
     """Loads of whole tokens, all different, the first expert's the largest."""
-    return np.floor(4096.0 / (1 + np.arange(experts))) + np.arange(experts)[::-1]
+    place_E = np.arange(experts, dtype=np.float64)
+    return np.floor(4096.0 / (1.0 + place_E)) + place_E[::-1]
 
 
 def _busiest(load_E: NDArray[np.float64], gpu_E: Any) -> float:

@@ -230,7 +230,7 @@ def gpus_of_a_node_are_interchangeable(subject: Subject) -> None:
     Tell GPUs apart by their node alone. A network with rails, one for each GPU of a node, does not declare this.
     """
     topology = subject.build()
-    size = topology.gpus_per_node
+    size: int = topology.gpus_per_node
     if size == 1:
         raise NotApplicable("a node has one GPU")
     next_G = (np.arange(size) + 1) % size
