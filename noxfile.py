@@ -93,7 +93,7 @@ def end_to_end(session: nox.Session) -> None:
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """The code of every README, and the commands of the root's."""
+    """The code of every README and of the docs, and the commands of the root's README."""
     sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
     session.run("pytest", "tests/test_readmes.py", *session.posargs)
 
@@ -119,9 +119,10 @@ def check_wheels(session: nox.Session, folder: Path) -> None:
 
 @nox.session
 def templates(session: nox.Session) -> None:
-    """What `plugins new` writes, of every kind: wheels in a bare environment, where they are found and pass."""
+    """What `plugins new` writes, of every kind: wheels in a bare environment, where they are found and pass; and the
+    tutorial, word for word, in another."""
     sync(session, "--group", "test")
-    session.run("pytest", "tests/test_templates.py", "-m", "wheels", *session.posargs)
+    session.run("pytest", "tests/test_templates.py", "tests/test_tutorial.py", "-m", "wheels", *session.posargs)
 
 
 @nox.session

@@ -43,6 +43,7 @@ STARTERS: dict[str, Starter] = {
         "A small mixture of experts with causal attention",
         "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
         (TORCH,),
+        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free"),
     ),
     "router": Starter(
         "Top-k of the cosine between token and expert",
@@ -56,6 +57,7 @@ STARTERS: dict[str, Starter] = {
             "dropless",
             "empty-batches",
             "exact-gradient",
+            "exactly-k",
             "no-host-sync",
             "normalized",
             "permutation-equivariant",
@@ -63,7 +65,22 @@ STARTERS: dict[str, Starter] = {
             "trainable",
         ),
     ),
-    "balance-loss": Starter("Squared mean score of each expert", "model: {balance: [{use: NAME}]}", (TORCH,)),
+    "balance-loss": Starter(
+        "Squared mean score of each expert",
+        "model: {balance: [{use: NAME}]}",
+        (TORCH,),
+        (
+            "compilable",
+            "exact-gradient",
+            "exact-in-fp64",
+            "expert-symmetric",
+            "load-balancing",
+            "mean-over-tokens",
+            "no-host-sync",
+            "one-at-balance",
+            "order-free",
+        ),
+    ),
     "balancer": Starter("Bias in proportion to the load error", "model: {balance: [{use: NAME}]}", (TORCH,)),
     "quantizer": Starter(
         "Integers with one scale a row",
@@ -86,7 +103,9 @@ STARTERS: dict[str, Starter] = {
         (),
         ("drops-only", "idempotent", "stateless"),
     ),
-    "task": Starter("How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)),
+    "task": Starter(
+        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH), ("every-token",)
+    ),
     "topology": Starter(
         "One switch that never blocks",
         "simulate: {topology: {use: NAME}}",
@@ -104,7 +123,9 @@ STARTERS: dict[str, Starter] = {
     "tracker": Starter(
         "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
     ),
-    "observer": Starter("Share of the busiest expert of each layer", "train: {observers: [{use: NAME}]}", (NUMPY,)),
+    "observer": Starter(
+        "Share of the busiest expert of each layer", "train: {observers: [{use: NAME}]}", (NUMPY,), ("exact-resume",)
+    ),
     "command": Starter("Counts the installed components by kind", "penstock NAME", (CLICK,)),
 }
 
