@@ -92,7 +92,7 @@ def has_arguments(entry: Entry) -> bool:
     return call_of(KINDS[entry.component.kind]) is not None
 
 
-@pytest.mark.parametrize("entry", filter(has_arguments, COMPONENTS), ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", list(filter(has_arguments, COMPONENTS)), ids=lambda entry: entry.id)
 def test_our_targets_take_their_settings_and_what_the_call_names(entry: Entry) -> None:
     call = call_of(KINDS[entry.component.kind]) or ""
     context = set(re.findall(r"(\w+)=", call))

@@ -81,8 +81,8 @@ def test_the_tutorial_does_what_it_says(tmp_path, wheelhouse):
 
 def _same(expected: str, got: str, line: int) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    without_numbers = (re.sub(r"\d+", "0", text) for text in (expected, got))
-    assert doctest.OutputChecker().check_output(*without_numbers, flags), f"line {line} prints\n{got}"
+    want, have = (re.sub(r"\d+", "0", text) for text in (expected, got))
+    assert doctest.OutputChecker().check_output(want, have, flags), f"line {line} prints\n{got}"
 
 
 def _last(printed: Path) -> str:

@@ -29,6 +29,8 @@ def new(*arguments: str) -> dict:
 def module_of(file: Path) -> ModuleType:
     """The module of a file, which no later test finds imported."""
     spec = importlib.util.spec_from_file_location("plugin_of_a_new_package", file)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
