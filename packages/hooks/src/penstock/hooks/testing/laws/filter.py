@@ -109,7 +109,8 @@ def a_document_passes_before_all_are_read(subject: Subject) -> None:
             expect(number < PATIENCE, f"{PATIENCE} documents went in before 8 came out")
             yield Document(_prose(Random(number), sentences=8), f"endless:{number}")
 
-    expect(len(list(itertools.islice(subject.build()(endless()), 8))) == 8, "it ends before its input does")
+    passed: Iterator[Document] = subject.build()(endless())
+    expect(len(list(itertools.islice(passed, 8))) == 8, "it ends before its input does")
 
 
 @law(FILTER, needs=(it_yields_documents,))

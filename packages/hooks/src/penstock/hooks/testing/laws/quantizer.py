@@ -245,7 +245,9 @@ def the_compiler_takes_it_whole(subject: Subject) -> None:
 
     Let no value of a tensor decide what is computed (`if tensor.any():`).
     """
-    if not torch._dynamo.is_dynamo_supported():
+    from torch._dynamo.eval_frame import is_dynamo_supported  # takes seconds: imported by this law alone
+
+    if not is_dynamo_supported():
         raise NotApplicable("torch.compile does not work here")
     quantizer = subject.build()
     torch._dynamo.reset()
