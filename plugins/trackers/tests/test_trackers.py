@@ -63,7 +63,7 @@ def _whole_run(folder: Path) -> list[Any]:
     """The records of a finished run. A process of wandb's own writes them, the last some time after `finish`."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while True:
         files = [path.read_bytes() for path in folder.glob("*.wandb")]
         records = [Record.FromString(data) for file in files for data in _records(file)]
