@@ -14,9 +14,6 @@ from penstock.hooks.testing import capabilities, check, laws
 # Kinds that have nothing but the laws of every component: what they do is seen in whole runs.
 WITHOUT_LAWS = {"engine", "observer", "command"} | {
     "architecture",
-    "router",
-    "balance-loss",
-    "balancer",
     "quantizer",
     "sharing",
     "optimizer",

@@ -4,6 +4,24 @@ from __future__ import annotations
 
 from penstock.hooks import Component, hookimpl
 
+# What both routers promise: a token is routed by its own hidden state, with tensor operations alone.
+TOP_K = frozenset(
+    {
+        "batch-invariant",
+        "causal",
+        "compilable",
+        "deterministic",
+        "dropless",
+        "empty-batches",
+        "exact-gradient",
+        "no-host-sync",
+        "normalized",
+        "permutation-equivariant",
+        "same-in-training",
+        "trainable",
+    }
+)
+
 
 @hookimpl
 def routers() -> list[Component]:
@@ -14,6 +32,7 @@ def routers() -> list[Component]:
             target="penstock.routers.topk:SigmoidTopK",
             config="penstock.routers.config:TopKConfig",
             summary="Sigmoid scores, selection bias, optional groups (GLM-4.x, DeepSeek-V3)",
+            capabilities=TOP_K,
             reference="arXiv 2412.19437",
         ),
         Component(
@@ -22,6 +41,7 @@ def routers() -> list[Component]:
             target="penstock.routers.topk:SoftmaxTopK",
             config="penstock.routers.config:TopKConfig",
             summary="Softmax scores, selection bias, optional groups (Mixtral, Qwen3-MoE)",
+            capabilities=TOP_K,
             reference="arXiv 2401.04088",
         ),
     ]
@@ -36,6 +56,7 @@ def balance_losses() -> list[Component]:
             target="penstock.routers.losses:SwitchLoss",
             config="penstock.routers.config:SwitchLossConfig",
             summary="Switch Transformer load-balancing loss; 1 for an even load",
+            capabilities=frozenset({"load-balancing"}),
             reference="arXiv 2101.03961",
         ),
         Component(
@@ -44,6 +65,7 @@ def balance_losses() -> list[Component]:
             target="penstock.routers.losses:ZLoss",
             config="penstock.routers.config:ZLossConfig",
             summary="Keeps router logits small (ST-MoE)",
+            capabilities=frozenset({"logit-regularizing"}),
             reference="arXiv 2202.08906",
         ),
     ]

@@ -1,0 +1,10 @@
+"""Schemas of broken components whose modules import torch, which the module of a schema may not."""
+
+from __future__ import annotations
+
+from penstock.hooks.config import Schema
+
+
+class RouterSettings(Schema):
+    k: int = 2
+    """Experts a token."""
