@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -110,6 +110,24 @@ class SwitchLossConfig(Schema):
     """Factor on the loss, which is 1 for an even load; 0.01 is the Switch Transformer's."""
 
 
+class SequenceLossConfig(Schema):
+    """Load balance of each sequence."""
+
+    weight: float = Field(default=0.0001, ge=0)
+    """Factor on the loss, which is 1 for an even load; 0.0001 is DeepSeek-V3's and GLM-4.5's."""
+
+
+class GlobalLossConfig(Schema):
+    """Load balance of the whole batch of an optimizer step."""
+
+    weight: float = Field(default=0.01, ge=0)
+    """Factor on the loss; 0.01 is the Switch Transformer's, for the loss that is 1 for an even load."""
+
+    counts: Literal["counts-first", "buffer", "lagged"] = "counts-first"
+    """Where the batch's counts come from: "counts-first" is exact, by a pass without gradients where a step has several
+    micro-batches; "buffer" has those of the micro-batches so far, "lagged" those of the step before."""
+
+
 class ZLossConfig(Schema):
     """Router z-loss."""
 
@@ -126,6 +144,10 @@ class LossFreeConfig(Schema):
 
     centred: bool = False
     """Subtract the mean of the update, so that the bias does not drift as a whole; the paper does not."""
+
+    step: Literal["sign", "magnitude"] = "sign"
+    """What the bias moves by: the sign of the load error, or the error in units of the mean load. The paper found both
+    as good, and the sign less sensitive to the rate."""
 
     @field_validator("rate")
     @classmethod

@@ -114,26 +114,62 @@ def routers() -> list[Component]:
     ]
 
 
+# What all losses promise: they are means over tokens, symmetric in experts, and computed in the type they are given.
+MEAN = frozenset({"compilable", "exact-in-fp64", "expert-symmetric", "mean-over-tokens", "order-free"})
+BALANCING = MEAN | {"load-balancing", "counts-choices", "counts-dropped"}
+
+
+def _loss(
+    name: str, target: str, config: str, summary: str, reference: str, capabilities: frozenset[str] = BALANCING
+) -> Component:
+    return Component(
+        kind="balance-loss",
+        name=name,
+        target=f"penstock.routers.{target}",
+        config=f"penstock.routers.config:{config}",
+        summary=summary,
+        capabilities=capabilities,
+        reference=reference,
+    )
+
+
 @hookimpl
 def balance_losses() -> list[Component]:
+    whole_batch = "GlobalLossConfig"
+    regularizing = frozenset({"logit-regularizing"})
     return [
-        Component(
-            kind="balance-loss",
-            name="switch-loss",
-            target="penstock.routers.losses:SwitchLoss",
-            config="penstock.routers.config:SwitchLossConfig",
-            summary="Switch Transformer load-balancing loss; 1 for an even load",
-            capabilities=frozenset({"load-balancing"}),
-            reference="arXiv 2101.03961",
+        _loss(
+            "switch-loss",
+            "losses:SwitchLoss",
+            "SwitchLossConfig",
+            "Switch Transformer load-balancing loss; 1 for an even load",
+            "arXiv 2101.03961",
         ),
-        Component(
-            kind="balance-loss",
-            name="z-loss",
-            target="penstock.routers.losses:ZLoss",
-            config="penstock.routers.config:ZLossConfig",
-            summary="Keeps router logits small (ST-MoE)",
-            capabilities=frozenset({"logit-regularizing"}),
-            reference="arXiv 2202.08906",
+        _loss(
+            "sequence-loss",
+            "losses:SequenceLoss",
+            "SequenceLossConfig",
+            "Load-balancing loss of each sequence (DeepSeek-V3, GLM-4.5)",
+            "arXiv 2412.19437",
+        ),
+        _loss(
+            "global-loss",
+            "losses:GlobalLoss",
+            whole_batch,
+            "Load-balancing loss of the whole batch, exact for any split",
+            "arXiv 2501.11873",
+        ),
+        _loss("gini", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", ""),
+        _loss("variance", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", ""),
+        _loss("cv", "imbalance:variation_loss", whole_batch, "Coefficient of variation of the whole batch's load", ""),
+        _loss("entropy", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch's load lacks", ""),
+        _loss(
+            "z-loss",
+            "losses:ZLoss",
+            "ZLossConfig",
+            "Keeps router logits small (ST-MoE)",
+            "arXiv 2202.08906",
+            regularizing,
         ),
     ]
 
@@ -146,7 +182,14 @@ def balancers() -> list[Component]:
             name="loss-free",
             target="penstock.routers.balancers:LossFree",
             config="penstock.routers.config:LossFreeConfig",
-            summary="Moves each expert's bias by the sign of its load error",
+            summary="Moves each expert's bias by its load error, or the sign of it",
             reference="arXiv 2408.15664",
-        )
+        ),
+        Component(
+            kind="balancer",
+            name="quantile",
+            target="penstock.routers.quantile:Quantile",
+            summary="Sets each expert's bias by the quantile of its margins; no rate",
+            reference="Megatron-Core, Kimi K3",
+        ),
     ]
