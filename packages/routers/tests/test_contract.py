@@ -11,7 +11,15 @@ from penstock.routers import plugin
 LOST_BY_CAPACITY = {"batch-invariant", "dropless", "permutation-equivariant"}
 
 
-@parametrize_contract(plugin)
+# The laws of balancers give counts without the routing that they come from, which `quantile` reads: see test_quantile.
+CHECKED = [
+    *plugin.routers(),
+    *plugin.balance_losses(),
+    *(each for each in plugin.balancers() if each.name != "quantile"),
+]
+
+
+@parametrize_contract(CHECKED)
 def test_contract(case):
     case()
 

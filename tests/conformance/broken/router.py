@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from broken.slots import SlotRouting
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +18,8 @@ from penstock.hooks import Component
 from penstock.hooks.contracts import Routing
 from penstock.hooks.testing import capabilities
 
-ALL = frozenset(capabilities("router"))
+# What a router without capacity promises.
+ALL = frozenset(capabilities("router")) - {"capacity-bounded"}
 # What a router with a capacity that is filled in the order of tokens still promises.
 OF_CAPACITY = ALL - {"dropless", "batch-invariant", "permutation-equivariant"}
 
@@ -27,7 +27,7 @@ OF_CAPACITY = ALL - {"dropless", "batch-invariant", "permutation-equivariant"}
 class Good(nn.Module):
     """Softmax, top-k of the biased scores, normalised weights."""
 
-    e_score_correction_bias: Tensor | None
+    e_score_correction_bias: Any
 
     def __init__(self, hidden_size: int, experts: int, k: int = 2) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Good(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.e_score_correction_bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.e_score_correction_bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         bias_E = self.e_score_correction_bias
@@ -128,23 +128,41 @@ class Unnormalized(Good):
 class Capacity(Good):
     """Drops the slots that come after an expert is full, in the order of tokens."""
 
-    capacity = 6
+    most = 6
 
-    def forward(self, hidden_TD: Tensor) -> SlotRouting:
+    def forward(self, hidden_TD: Tensor) -> Any:
         routing = super().forward(hidden_TD)
         place_TE = functional.one_hot(routing.expert_TK, self.experts).sum(dim=1).cumsum(dim=0)
-        kept_TK = place_TE.gather(-1, routing.expert_TK) <= self.capacity
+        kept_TK = place_TE.gather(-1, routing.expert_TK) <= self.most
         weight_TK = self.drop(routing.weight_TK, kept_TK)
-        return SlotRouting(routing.expert_TK, weight_TK, routing.logits_TE, routing.score_TE, kept_TK, ~kept_TK)
+        return Routing(routing.expert_TK, weight_TK, routing.logits_TE, routing.score_TE, kept_TK, ~kept_TK)
 
     def drop(self, weight_TK: Tensor, kept_TK: Tensor) -> Tensor:
         return weight_TK.masked_fill(~kept_TK, 0.0)
 
 
+class OverCapacity(Capacity):
+    def capacity(self, tokens: int) -> int:
+        return self.most - 1
+
+
+class NeverFull(Capacity):
+    def capacity(self, tokens: int) -> int:
+        return self.most + 1
+
+
+class HidingDrops(Capacity, Unbiased):
+    """Says that the slots that it dropped were never chosen."""
+
+    def forward(self, hidden_TD: Tensor) -> Routing:
+        return replace(super().forward(hidden_TD), dropped_TK=None)
+
+
 class KeptAndDropped(Capacity):
-    def forward(self, hidden_TD: Tensor) -> SlotRouting:
+    def forward(self, hidden_TD: Tensor) -> Routing:
         routing = super().forward(hidden_TD)
-        return replace(routing, dropped_TK=torch.ones_like(routing.kept_TK))
+        first_T1 = torch.arange(len(hidden_TD), device=hidden_TD.device).unsqueeze(-1) == 0
+        return replace(routing, dropped_TK=routing.dropped_TK | first_T1)
 
 
 class WeighingDropped(Capacity):
@@ -189,14 +207,14 @@ class TimidBias(Good):
     """Lets the bias choose the last slots alone."""
 
     def choose(self, score_TE: Tensor) -> Tensor:
-        bounded_E = self.e_score_correction_bias.clamp(max=0.001)  # pyright: ignore[reportOptionalMemberAccess]
+        bounded_E = self.e_score_correction_bias.clamp(max=0.001)
         return (score_TE + bounded_E).topk(self.k, dim=-1).indices
 
 
 class BiasInWeights(Good):
     def weigh(self, score_TE: Tensor, expert_TK: Tensor) -> Tensor:
         # Finite where the bias is not, so that masking still works.
-        bias_E = self.e_score_correction_bias.clamp(min=-1)  # pyright: ignore[reportOptionalMemberAccess]
+        bias_E = self.e_score_correction_bias.clamp(min=-1)
         return super().weigh(score_TE + bias_E, expert_TK)
 
 
@@ -220,7 +238,8 @@ class Standardizing(Good):
 
     def weigh(self, score_TE: Tensor, expert_TK: Tensor) -> Tensor:
         weight_TK = super().weigh(score_TE, expert_TK)
-        return weight_TK + 0 * weight_TK.detach().std(dim=0)
+        deviation_TK = weight_TK.detach() - weight_TK.detach().mean(dim=0)
+        return weight_TK + 0 * (deviation_TK.square().sum(dim=0) / (len(weight_TK) - 1))
 
 
 class OneTooFew(Good):
@@ -254,7 +273,7 @@ class UnstableGradient(Good):
     """A square root of what is 0 for ties: finite forward, infinite backward."""
 
     def weigh(self, score_TE: Tensor, expert_TK: Tensor) -> Tensor:
-        spread_T1 = score_TE.var(dim=-1, keepdim=True, correction=0)
+        spread_T1 = (score_TE - score_TE.mean(dim=-1, keepdim=True)).square().mean(dim=-1, keepdim=True)
         return super().weigh(score_TE, expert_TK) + 0 * spread_T1.sqrt()
 
 
@@ -331,7 +350,7 @@ class Uncopied(Good):
 class HalfReset(Good):
     def __init__(self, hidden_size: int, experts: int, k: int = 2) -> None:
         super().__init__(hidden_size, experts, k)
-        nn.init.zeros_(self.e_score_correction_bias)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.e_score_correction_bias)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
@@ -401,6 +420,9 @@ BROKEN = {
     "router/a-slot-that-is-not-kept-weighs-nothing": of(WeighingDropped, OF_CAPACITY),
     "router/nothing-flows-back-through-a-slot-that-is-not-kept": of(TrainingDropped, OF_CAPACITY - {"exact-gradient"}),
     "router/every-slot-is-kept": of(Capacity, OF_CAPACITY | {"dropless"}),
+    "router/every-token-chooses-k-experts": of(HidingDrops, OF_CAPACITY - {"normalized"}),
+    "router/no-expert-exceeds-its-capacity": of(OverCapacity, OF_CAPACITY | {"capacity-bounded"}),
+    "router/an-expert-with-room-turns-no-token-away": of(NeverFull, OF_CAPACITY | {"capacity-bounded"}),
     "router/extreme-hidden-states-are-routed": of(Overflowing),
     "router/ties-are-routed": of(FirstOfTies),
     "router/the-bias-is-a-buffer-of-the-state": of(BiasOutsideState),

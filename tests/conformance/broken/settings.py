@@ -8,3 +8,8 @@ from penstock.hooks.config import Schema
 class RouterSettings(Schema):
     k: int = 2
     """Experts a token."""
+
+
+class LossSettings(Schema):
+    weight: float = 0.01
+    """Factor on the loss."""

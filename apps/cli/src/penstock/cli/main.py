@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
 from functools import cache
 from typing import Any
@@ -94,6 +96,14 @@ def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
     """Runs one command line in this process and returns what the command returned; errors are raised. A `registry`
     stands in the place of what is installed."""
     return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
+
+
+def call(registry: Registry, *arguments: str) -> dict[str, Any]:
+    """Runs one command as a part of another; what it prints goes to stderr, because the calling command's result is
+    the only result."""
+    output.note(f"$ penstock {shlex.join(arguments)}")
+    with contextlib.redirect_stdout(sys.stderr):
+        return run(list(arguments), registry)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -56,5 +56,6 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "profile"): "penstock-evaluate",
     ("command", "simulate"): "penstock-evaluate",
     ("command", "report"): "penstock-evaluate",
+    ("command", "sweep"): "penstock-evaluate",
     ("command", "export"): "penstock-deploy",
 }

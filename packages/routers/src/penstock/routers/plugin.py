@@ -5,7 +5,9 @@ from __future__ import annotations
 from penstock.hooks import Component, hookimpl
 
 # What all routers of this package promise: a token is routed with tensor operations alone, and every slot computes.
-ALWAYS = frozenset({"causal", "compilable", "deterministic", "dropless", "empty-batches", "no-host-sync", "normalized"})
+ALWAYS = frozenset(
+    {"causal", "compilable", "deterministic", "dropless", "empty-batches", "exactly-k", "no-host-sync", "normalized"}
+)
 # A token is routed by its own hidden state, and by nothing else.
 ALONE = ALWAYS | {"batch-invariant", "permutation-equivariant"}
 SAME_IN_TRAINING = frozenset({"same-in-training"})
@@ -116,12 +118,12 @@ def routers() -> list[Component]:
 
 # What all losses promise: they are means over tokens, symmetric in experts, and computed in the type they are given.
 MEAN = frozenset({"compilable", "exact-in-fp64", "expert-symmetric", "mean-over-tokens", "order-free"})
-BALANCING = MEAN | {"load-balancing", "counts-choices", "counts-dropped"}
+SWITCH = MEAN | {"counts-choices", "counts-dropped", "exact-gradient", "load-balancing", "one-at-balance"}
+# Values are measures of counts: they have no slope, and do not tell one expert that is too full from another.
+IMBALANCE = (MEAN | {"load-balancing"}) - {"exact-in-fp64"}
 
 
-def _loss(
-    name: str, target: str, config: str, summary: str, reference: str, capabilities: frozenset[str] = BALANCING
-) -> Component:
+def _loss(name: str, target: str, config: str, summary: str, reference: str, capabilities: frozenset[str]) -> Component:
     return Component(
         kind="balance-loss",
         name=name,
@@ -136,7 +138,6 @@ def _loss(
 @hookimpl
 def balance_losses() -> list[Component]:
     whole_batch = "GlobalLossConfig"
-    regularizing = frozenset({"logit-regularizing"})
     return [
         _loss(
             "switch-loss",
@@ -144,6 +145,7 @@ def balance_losses() -> list[Component]:
             "SwitchLossConfig",
             "Switch Transformer load-balancing loss; 1 for an even load",
             "arXiv 2101.03961",
+            SWITCH,
         ),
         _loss(
             "sequence-loss",
@@ -151,6 +153,7 @@ def balance_losses() -> list[Component]:
             "SequenceLossConfig",
             "Load-balancing loss of each sequence (DeepSeek-V3, GLM-4.5)",
             "arXiv 2412.19437",
+            SWITCH | {"no-host-sync"},
         ),
         _loss(
             "global-loss",
@@ -158,18 +161,19 @@ def balance_losses() -> list[Component]:
             whole_batch,
             "Load-balancing loss of the whole batch, exact for any split",
             "arXiv 2501.11873",
+            SWITCH,
         ),
-        _loss("gini", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", ""),
-        _loss("variance", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", ""),
-        _loss("cv", "imbalance:variation_loss", whole_batch, "Coefficient of variation of the whole batch's load", ""),
-        _loss("entropy", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch's load lacks", ""),
+        _loss("gini", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", "", IMBALANCE),
+        _loss("variance", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", "", IMBALANCE),
+        _loss("cv", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", "", IMBALANCE),
+        _loss("entropy", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", "", IMBALANCE),
         _loss(
             "z-loss",
             "losses:ZLoss",
             "ZLossConfig",
             "Keeps router logits small (ST-MoE)",
             "arXiv 2202.08906",
-            regularizing,
+            MEAN | {"additive", "exact-gradient", "logit-regularizing", "no-host-sync"},
         ),
     ]
 
@@ -183,6 +187,7 @@ def balancers() -> list[Component]:
             target="penstock.routers.balancers:LossFree",
             config="penstock.routers.config:LossFreeConfig",
             summary="Moves each expert's bias by its load error, or the sign of it",
+            capabilities=frozenset({"exact-counts", "expert-symmetric", "scale-free"}),
             reference="arXiv 2408.15664",
         ),
         Component(

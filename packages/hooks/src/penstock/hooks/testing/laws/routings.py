@@ -10,10 +10,11 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from penstock.hooks.contracts import Routing
 from penstock.hooks.testing.law import Subject, expect
@@ -50,14 +51,12 @@ def crowded(tokens: int = TOKENS) -> Tensor:
 
 def kept_of(routing: Routing) -> Tensor:
     """Bool [T, K], the slots whose expert computes."""
-    kept_TK = getattr(routing, "kept_TK", None)
-    return torch.ones_like(routing.expert_TK, dtype=torch.bool) if kept_TK is None else kept_TK
+    return torch.ones_like(routing.expert_TK, dtype=torch.bool) if routing.kept_TK is None else routing.kept_TK
 
 
 def dropped_of(routing: Routing) -> Tensor:
     """Bool [T, K], the slots whose expert turned the token away."""
-    dropped_TK = getattr(routing, "dropped_TK", None)
-    return torch.zeros_like(routing.expert_TK, dtype=torch.bool) if dropped_TK is None else dropped_TK
+    return torch.zeros_like(routing.expert_TK, dtype=torch.bool) if routing.dropped_TK is None else routing.dropped_TK
 
 
 def chosen_of(routing: Routing) -> Tensor:
@@ -84,8 +83,8 @@ def rows_of(routing: Routing, rows: slice | Tensor) -> Routing:
 
 def over(routing: Routing, change: Callable[[Tensor], Tensor]) -> Routing:
     """The routing with every tensor changed."""
-    fields = {name: getattr(routing, name) for name in routing.__dataclass_fields__}
-    return type(routing)(**{name: value if value is None else change(value) for name, value in fields.items()})
+    values = {each.name: getattr(routing, each.name) for each in fields(routing)}
+    return Routing(**{name: value if value is None else change(value) for name, value in values.items()})
 
 
 def expect_same_routing(first: Routing, second: Routing, when: str, tolerance: float = 1e-5) -> None:
@@ -98,7 +97,7 @@ def expect_same_routing(first: Routing, second: Routing, when: str, tolerance: f
 
 def expect_same_bits(first: Routing, second: Routing, when: str) -> None:
     """Both are the same in every bit of every tensor."""
-    for name in first.__dataclass_fields__:
+    for name in (each.name for each in fields(first)):
         one, other = getattr(first, name), getattr(second, name)
         expect((one is None) == (other is None), f"{when}, {name} is None only once")
         expect(one is None or torch.equal(one, other), f"{when}, {name} differs")
@@ -136,3 +135,26 @@ def other_generators() -> tuple[Any, ...]:
         return (random.getstate(),)
     _, key, *rest = numpy.random.get_state()
     return (random.getstate(), key.tobytes(), *rest)
+
+
+def trained(router: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimizer changes."""
+    return [parameter for parameter in router.parameters() if parameter.requires_grad]
+
+
+def expect_shapes(routing: Routing, router: Any, tokens: int) -> None:
+    """The routing has the shapes and types of the contract. Where it tells slots apart, there may be any number."""
+    expect(isinstance(routing, Routing), f"the result is a {type(routing).__name__}")
+    slots = routing.expert_TK.shape[-1]
+    told = routing.kept_TK is not None
+    expect(told or slots == router.k, f"{slots} experts a token, and k is {router.k}")
+    wanted = {
+        "expert_TK": ((tokens, slots), torch.int64),
+        "weight_TK": ((tokens, slots), torch.float32),
+        "logits_TE": ((tokens, router.experts), torch.float32),
+        "score_TE": ((tokens, router.experts), torch.float32),
+    }
+    for name, (shape, dtype) in wanted.items():
+        tensor = getattr(routing, name)
+        seen = f"{name} of {tokens} tokens is {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}"
+        expect(tuple(tensor.shape) == shape and tensor.dtype == dtype, seen)
