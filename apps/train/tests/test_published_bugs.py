@@ -22,6 +22,7 @@ from two_gates import (
     padded,
     relative_error,
     run_step,
+    summed,
     whole_batch,
 )
 
@@ -52,7 +53,7 @@ def counted(routing: Routing) -> Tensor:
 def test_the_definition_itself_has_no_error():
     def exact(model: TwoGates) -> Tensor:
         total = {layer: counted(routing) for layer, routing in model(batch()).routings.items()}
-        return sum(
+        return summed(
             switch_loss(score_TE=routing.score_TE, counts_E=total[layer], tokens=TOKENS)
             for layer, routing in micro_batches(model)
         )
@@ -62,7 +63,7 @@ def test_the_definition_itself_has_no_error():
 
 def test_micro_batch_losses_are_averaged():
     """The mean of micro-batch losses is another objective (arXiv 2501.11873; the default almost everywhere)."""
-    assert error_of(lambda model: sum(SwitchLoss()(routing) for _, routing in micro_batches(model)) / PARTS) > 0.3
+    assert error_of(lambda model: summed(SwitchLoss()(routing) for _, routing in micro_batches(model)) / PARTS) > 0.3
 
 
 def test_counts_run_over_the_step_and_tokens_do_not():
@@ -85,7 +86,7 @@ def test_the_gradient_is_divided_by_the_ranks_once_too_often():
 
     def averaged(model: TwoGates) -> Tensor:
         total = {layer: counted(routing) for layer, routing in model(batch()).routings.items()}
-        return sum(
+        return summed(
             switch_loss(score_TE=routing.score_TE, counts_E=total[layer], tokens=TOKENS) / PARTS
             for layer, routing in micro_batches(model)
         )
@@ -110,7 +111,7 @@ def test_a_counter_in_the_forward_pass_counts_twice_under_activation_checkpointi
     model = TwoGates(checkpointed=checkpointed)
     balancing = Balancing(model, {"global": GlobalLoss(1.0)}, [])
     load, _, _ = run_step(model, balancing, [batch()])
-    assert int(model.gates[0].calls) == (1 if checkpointed is None else 2)
+    assert int(model.routers[1].calls) == (1 if checkpointed is None else 2)
     assert load.counts_LE.sum(-1).tolist() == [2 * TOKENS] * 2
 
 
@@ -120,10 +121,10 @@ def test_padding_is_counted():
     assert mask_BS is not None
 
     def with_padding(model: TwoGates) -> Tensor:
-        return sum(GlobalLoss()(routing) for routing in model(token_BS).routings.values())
+        return summed(GlobalLoss()(routing) for routing in model(token_BS).routings.values())
 
     def without(model: TwoGates) -> Tensor:
-        return sum(GlobalLoss()(routing, mask_BS.flatten()) for routing in model(token_BS).routings.values())
+        return summed(GlobalLoss()(routing, mask_BS.flatten()) for routing in model(token_BS).routings.values())
 
     assert error_of(with_padding) > 0.3
     assert error_of(without) < 1e-10
@@ -134,7 +135,7 @@ def test_the_load_is_chosen_again_without_the_bias():
 
     def biased() -> TwoGates:
         model = TwoGates()
-        for gate in model.gates:
+        for gate in model.routers.values():
             gate.e_score_correction_bias.copy_(torch.linspace(0.4, -0.4, EXPERTS))
         return model
 

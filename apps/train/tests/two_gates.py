@@ -5,7 +5,7 @@ Shape suffixes: B sequences, S tokens of each, T = B*S tokens, K experts a token
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Gate(nn.Module):
     """Sigmoid top-2 in fp64, which the routers of a model, fp32 by contract, cannot be."""
 
     experts, k = EXPERTS, 2
+    e_score_correction_bias: Tensor
+    calls: Tensor
 
     def __init__(self, generator: torch.Generator, capacity: int | None) -> None:
         super().__init__()
@@ -118,6 +120,10 @@ def run_step(
         value += penalty.item()
     load, metrics = balancing.finish(tokens_seen=SEQUENCES * LENGTH)
     return load, metrics, value
+
+
+def summed(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(dim=0)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,8 +136,9 @@ def test_layers_are_not_pooled_so_that_one_cannot_hide_another():
     layers that each send everything to their own half of the experts look even."""
     preferred_TE = 8.0 * torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 6)
     layers = [preferred_TE, preferred_TE.flip(-1)]
-    pooled = load_balancing_loss_func(tuple(layers), num_experts=4, top_k=2)
-    even = load_balancing_loss_func((torch.zeros(4, 4), torch.zeros(4, 4)), num_experts=4, top_k=2)
+    theirs: Any = load_balancing_loss_func
+    pooled = theirs(tuple(layers), num_experts=4, top_k=2)
+    even = theirs((torch.zeros(4, 4), torch.zeros(4, 4)), num_experts=4, top_k=2)
     assert pooled.item() == pytest.approx(even.item(), rel=0.01)
     routings = [
         Routing(logits_TE.topk(2).indices, torch.ones(6, 2), logits_TE, logits_TE.softmax(-1)) for logits_TE in layers

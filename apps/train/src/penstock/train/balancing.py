@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,9 @@ from penstock.hooks.contracts import (
     Balancer,
     BatchLoad,
     ExpertLoad,
-    LanguageModel,
+    ModelOutput,
     OnlineRouter,
+    Router,
     Routing,
 )
 from penstock.routers.load import expert_load, load_metrics
@@ -67,6 +68,15 @@ def counts_of(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -> 
     return Counts(torch.stack((load.counts_LE, dropped_LE)), load.layers)
 
 
+class Routed(Protocol):
+    """What balancing needs of a `LanguageModel`."""
+
+    @property
+    def routers(self) -> Mapping[int, Router]: ...
+
+    def __call__(self, token_BS: Tensor) -> ModelOutput: ...
+
+
 class Balancing:
     """The losses and balancers of a run, and the counts that they need.
 
@@ -76,7 +86,7 @@ class Balancing:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: Routed,
         losses: Mapping[str, BalanceLoss],
         balancers: Sequence[Balancer],
         *,
@@ -160,7 +170,9 @@ class Balancing:
     def _gather_statistics(self, routings: Mapping[int, Routing], mask_T: Tensor | None) -> None:
         for number, balancer in enumerate(self.balancers):
             statistic = getattr(balancer, "statistic", None)
-            for layer, routing in routings.items() if statistic is not None else ():
+            if statistic is None:
+                continue
+            for layer, routing in routings.items():
                 value = statistic(self.model.routers[layer], routing, mask_T)
                 known = self._statistics.get((number, layer))
                 self._statistics[number, layer] = value if known is None else known + value
