@@ -31,9 +31,9 @@ class Eplb:
 
     def place(self, load_E: ArrayLike, gpus: int) -> NDArray[np.int64]:
         """`gpu_E` without copies: the packing rule alone. Raises `ProblemError` where experts do not divide by GPUs."""
-        load_E = windows_of(load_E)[0]
-        require_divisible(len(load_E), gpus, "eplb")
-        return pack(load_E, gpus)[0]
+        only_E = windows_of(load_E)[0]
+        require_divisible(len(only_E), gpus, "eplb")
+        return pack(only_E, gpus)[0]
 
     def plan(self, load_WE: ArrayLike, gpus: int, *, previous: Plan | None = None) -> Plan:
         """A plan from the mean of the windows; `previous` plays no part, as in the reference.
