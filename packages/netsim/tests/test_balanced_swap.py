@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.hooks.problems import ProblemError
-from penstock.netsim.balanced_swap import BalancedSwap, numbered_like, spread_over_nodes, without_duplicates
+from penstock.netsim.balanced_swap import (
+    BalancedSwap,
+    numbered_like,
+    spread_over_nodes,
+    weights_by_age,
+    without_duplicates,
+)
 from penstock.netsim.eplb import Eplb
 from penstock.netsim.plan import Plan, held_out
 from penstock.netsim.swaps import norm_of_loads, swap_pairs
@@ -51,11 +57,24 @@ def test_swaps_never_worsen_the_norm_and_keep_the_copies(seed):
     rng = np.random.default_rng(seed)
     load_WE = rng.random((3, 16)) / 2
     plan = Plan(rng.permutation(np.arange(16)), 16, 4)
-    better = swap_pairs(plan, load_WE, 50)
-    assert norm_of_loads(better.gpu_loads(load_WE)) <= norm_of_loads(plan.gpu_loads(load_WE)) + 1e-12
+    weight_W = np.array([0.5, 0.3, 0.2])
+    better = swap_pairs(plan, load_WE, weight_W, 50)
+    before, after = (norm_of_loads(each.gpu_loads(load_WE), weight_W) for each in (plan, better))
+    assert after <= before + 1e-12
     assert better.copies_E.tolist() == plan.copies_E.tolist()
-    assert swap_pairs(plan, load_WE, 0).expert_R.tolist() == plan.expert_R.tolist()
-    assert swap_pairs(plan, load_WE, 3).moved_slots(plan) <= 6
+    assert swap_pairs(plan, load_WE, weight_W, 0).expert_R.tolist() == plan.expert_R.tolist()
+    assert swap_pairs(plan, load_WE, weight_W, 3).moved_slots(plan) <= 6
+
+
+def test_new_windows_count_for_more_where_loads_drift_and_all_alike_where_they_do_not():
+    rng = np.random.default_rng(5)
+    still_WE = np.tile(rng.random(32), (8, 1))
+    walk_WE = np.abs(np.cumsum(rng.normal(0, 1, (8, 32)), axis=0) + 5)
+    assert weights_by_age(still_WE) == pytest.approx(np.full(8, 1 / 8))
+    drifting_W = weights_by_age(walk_WE)
+    assert drifting_W.sum() == pytest.approx(1)
+    assert (np.diff(drifting_W) > 0).all()
+    assert weights_by_age(np.ones((1, 4))).tolist() == [1.0]
 
 
 def test_on_small_cases_it_comes_within_two_percent_of_the_best_of_all_placements():

@@ -4,7 +4,7 @@ EPLB balances one vector of loads, and what it balances to 1 % on that vector is
 things make the difference here, measured by `tests/benchmarks/netsim_planning.py`:
 
 - The objective is the busiest GPU of each past window (as a p-norm), on average, and not the busiest GPU of their mean:
-  experts that surge together are kept apart.
+  experts that surge together are kept apart. Newer windows count for more where that would have predicted better.
 - Replicas are chosen jointly with the packing. EPLB spends every redundant slot on the hottest expert; four hot experts
   on 16 GPUs then get six copies each, and half of the GPUs two. Four copies each, one a GPU, balance.
 - Whole GPUs are exchanged between nodes at the end, which costs no balance and brings copies to more nodes.
@@ -27,8 +27,10 @@ CANDIDATES = 9
 REFINED = 2
 # 256 experts on 288 slots reach a local optimum after 80 to 130 swaps.
 SWAPS = 150
-# Windows that are told apart: 8 take longer and were no better, within the noise, than the same 8 added up in pairs.
-WINDOWS = 4
+# Windows that are told apart; of more, neighbours are added up, because time grows with them.
+WINDOWS = 8
+# What a window counts against the next newer one. The one that would have predicted the windows at hand is taken.
+DECAYS = (1.0, 0.8, 0.6, 0.4)
 
 
 class BalancedSwap:
@@ -48,7 +50,7 @@ class BalancedSwap:
         """`gpu_E` without copies. Raises `ProblemError` where the experts do not divide by the GPUs."""
         load_1E = windows_of(load_E)[:1]
         require_divisible(load_1E.shape[1], gpus, "balanced-swap")
-        plan = _balanced(_relative(load_1E, gpus), load_1E.shape[1], gpus)
+        plan = _balanced(_relative(load_1E, gpus), np.ones(1), load_1E.shape[1], gpus)
         gpu_E = np.empty(plan.experts, dtype=np.int64)
         gpu_E[plan.expert_R] = plan.gpu_R
         return gpu_E
@@ -63,24 +65,43 @@ class BalancedSwap:
         load_WE = windows_of(load_WE)
         slots = slots_for(load_WE.shape[1], self.redundant, gpus)
         relative_WE = _relative(_merged(load_WE), gpus)
-        plan = _balanced(relative_WE, slots, gpus)
+        weight_W = weights_by_age(relative_WE)
+        plan = _balanced(relative_WE, weight_W, slots, gpus)
         if previous is None:
-            return spread_over_nodes(plan, relative_WE.mean(axis=0), self.gpus_per_node)
+            return spread_over_nodes(plan, weight_W @ relative_WE, self.gpus_per_node)
         plan = numbered_like(plan, previous)
         if plan.moved_slots(previous) <= self.most_moved * slots or len(previous.expert_R) != slots:
             return plan
-        return swap_pairs(previous, relative_WE, int(self.most_moved * slots) // 2)
+        return swap_pairs(previous, relative_WE, weight_W, int(self.most_moved * slots) // 2)
 
 
-def _balanced(relative_WE: Floats, slots: int, gpus: int) -> Plan:
+def _balanced(relative_WE: Floats, weight_W: Floats, slots: int, gpus: int) -> Plan:
     """The best of the candidates' refinements, without regard to nodes."""
-    plans = [
-        _packed(relative_WE.mean(axis=0), copies_E, gpus) for copies_E in _replica_counts(relative_WE, slots, gpus)
-    ]
-    norms = [norm_of_loads(plan.gpu_loads(relative_WE)) for plan in plans]
-    best = np.argsort(norms, kind="stable")[:REFINED]
-    refined = [swap_pairs(plans[candidate], relative_WE, SWAPS) for candidate in best]
-    return min(refined, key=lambda plan: norm_of_loads(plan.gpu_loads(relative_WE)))
+
+    def norm(plan: Plan) -> float:
+        return norm_of_loads(plan.gpu_loads(relative_WE), weight_W)
+
+    expected_E = weight_W @ relative_WE
+    plans = [_packed(expected_E, copies_E, gpus) for copies_E in _replica_counts(expected_E, slots, gpus)]
+    best = sorted(plans, key=norm)[:REFINED]
+    return min((swap_pairs(plan, relative_WE, weight_W, SWAPS) for plan in best), key=norm)
+
+
+def weights_by_age(relative_WE: Floats) -> Floats:
+    """`weight_W`, which sum to 1: each window counts `decay` times as much as the next newer one.
+
+    Of `DECAYS`, the one whose weighted mean of the windows up to each but the last came nearest to the window after.
+    """
+
+    def weights(decay: float, windows: int) -> Floats:
+        weight_W = decay ** np.arange(windows - 1, -1, -1.0)
+        return weight_W / weight_W.sum()
+
+    def error(decay: float) -> float:
+        misses = (weights(decay, now) @ relative_WE[:now] - relative_WE[now] for now in range(2, len(relative_WE)))
+        return float(sum((miss_E**2).sum() for miss_E in misses))
+
+    return weights(min(DECAYS, key=error), len(relative_WE))
 
 
 def _merged(load_WE: Floats) -> Floats:
@@ -96,10 +117,9 @@ def _relative(load_WE: Floats, gpus: int) -> Floats:
     return share_WE * gpus
 
 
-def _replica_counts(relative_WE: Floats, slots: int, gpus: int) -> list[Integers]:
+def _replica_counts(load_E: Floats, slots: int, gpus: int) -> list[Integers]:
     """`copies_E` of each candidate: some of the redundant slots go to the hottest experts in turn, the rest are dealt
     out to those with the fewest copies, the busiest first. No expert gets more copies than there are GPUs."""
-    load_E = relative_WE.mean(axis=0)
     experts, redundant = len(load_E), slots - len(load_E)
     hottest_R = replicate_hottest(load_E, slots)[0]
     counts: list[Integers] = []

@@ -16,17 +16,17 @@ DOUBLINGS = 4  # p = 2**4
 SMALLEST_GAIN = 1e-7
 
 
-def norm_of_loads(load_WG: Floats) -> float:
-    """Mean over windows of the p-norm over GPUs, for loads relative to the mean GPU's; 1 and more."""
-    return float(_roots(_power(load_WG).sum(axis=-1)).mean())
+def norm_of_loads(load_WG: Floats, weight_W: Floats) -> float:
+    """The p-norm over GPUs of loads relative to the mean GPU's, 1 and more; the weighted mean of windows."""
+    return float(_roots(_power(load_WG).sum(axis=-1)) @ weight_W)
 
 
-def swap_pairs(plan: Plan, relative_WE: Floats, most: int) -> Plan:
+def swap_pairs(plan: Plan, relative_WE: Floats, weight_W: Floats, most: int) -> Plan:
     """The plan after at most `most` swaps, each the best of the GPU that weighs most; never a worse plan.
 
     No swap puts a second copy of an expert on a GPU. Loads are relative to the mean GPU's.
     """
-    search = _Search(plan, relative_WE)
+    search = _Search(plan, relative_WE, weight_W)
     for _ in range(most):
         if not search.improve():
             break
@@ -36,7 +36,8 @@ def swap_pairs(plan: Plan, relative_WE: Floats, most: int) -> Plan:
 class _Search:
     """The state of a search: which slot holds what, and the loads that follow from it."""
 
-    def __init__(self, plan: Plan, relative_WE: Floats) -> None:
+    def __init__(self, plan: Plan, relative_WE: Floats, weight_W: Floats) -> None:
+        self.weight_W = weight_W
         self.gpus, self.experts = plan.gpus, plan.experts
         self.expert_R, self.gpu_R = plan.expert_R.copy(), plan.gpu_R
         self.room = len(self.expert_R) // self.gpus
@@ -78,7 +79,7 @@ class _Search:
         change_W = self.load_WR[:, other] - self.load_WR[:, mine]
         load_WG[:, self.gpu_R[mine]] += change_W
         load_WG[:, self.gpu_R[other]] -= change_W
-        if norm_of_loads(load_WG) >= self.norm * (1 - SMALLEST_GAIN):
+        if norm_of_loads(load_WG, self.weight_W) >= self.norm * (1 - SMALLEST_GAIN):
             return False
         self.has_GE[self.gpu_R[[mine, other]], self.expert_R[[mine, other]]] = False
         self.expert_R[[mine, other]] = self.expert_R[[other, mine]]
@@ -90,9 +91,9 @@ class _Search:
     def _set_loads(self, load_WG: Floats) -> None:
         self.load_WG, self.power_WG = load_WG, _power(load_WG)
         total_W = self.power_WG.sum(axis=1)
-        self.norm = float(_roots(total_W).mean())
-        # Derivative of each window's norm by its sum of powers.
-        self.slope_W = _roots(total_W) / total_W
+        self.norm = float(_roots(total_W) @ self.weight_W)
+        # Derivative of the norm by each window's sum of powers, but for the constant 1 / p.
+        self.slope_W = self.weight_W * _roots(total_W) / total_W
 
 
 def _power(load: Floats) -> Floats:
