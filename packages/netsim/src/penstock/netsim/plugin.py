@@ -14,6 +14,7 @@ def topologies() -> list[Component]:
             target="penstock.netsim.topology:TwoLevel",
             config="penstock.netsim.config:TwoLevelConfig",
             summary="NVLink inside a node, a network between nodes; latency plus bytes over bandwidth.",
+            capabilities=frozenset({"monotone", "subadditive", "interchangeable"}),
         )
     ]
 
@@ -26,6 +27,7 @@ def placements() -> list[Component]:
             name="contiguous",
             target="penstock.netsim.placement:Contiguous",
             summary="Experts in order, the same number on every GPU.",
+            capabilities=frozenset({"equal-slots"}),
         ),
         Component(
             kind="placement",
