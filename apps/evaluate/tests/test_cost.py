@@ -42,6 +42,14 @@ def test_hardware_without_a_known_price_costs_no_money():
     )
 
 
+def test_skew_costs_time_and_overlap_saves_it():
+    base, skewed, hidden = (
+        run(["simulate", "cost", "glm-4.5-air", "--gpus", "64", *more])["layouts"][0]["step_seconds"]
+        for more in ([], ["--imbalance", "1.5"], ["--overlap", "1"])
+    )
+    assert hidden < base < skewed
+
+
 def test_the_published_plan_stands_beside_ours(capsys):
     result = run(["simulate", "cost", "glm-4.6", "--gpus", "8192", "--reference"])
     assert {row["verdict"] for row in result["reference_plan"]} == {"agrees", "differs", "cannot be"}

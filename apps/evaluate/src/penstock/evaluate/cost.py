@@ -27,6 +27,13 @@ GIB = 2**30
 @click.option("--sequence", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of a sequence.")
 @click.option("--optimizer", default="muon", show_default=True, type=click.Choice(["muon", "adamw"]))
 @click.option("--imbalance", default=1.0, show_default=True, type=click.FloatRange(min=1), help="Busiest GPU / mean.")
+@click.option(
+    "--overlap",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of dispatch and combine hidden.",
+)
 @click.option("--price", type=click.FloatRange(min=0), help="Dollars a GPU hour; the hardware's where it has one.")
 @click.option("--layout", help="Cost this layout: '{tensor: 8, pipeline: 16, data: 64, expert: 32}'.")
 @click.option("--reference", is_flag=True, help="Print a published plan for 355B-A32B on 8,192 H800 beside ours.")
@@ -40,6 +47,7 @@ def cost(
     sequence: int,
     optimizer: Any,
     imbalance: float,
+    overlap: float,
     price: float | None,
     layout: str | None,
     reference: bool,
@@ -58,7 +66,7 @@ def cost(
         raise ProblemError(Problem("unknown-hardware", what, "--hardware", did_you_mean(hardware, ACCELERATORS)))
     machine = Machine(ACCELERATORS[hardware], HARDWARE[hardware])
     shape = shape_named(preset)
-    job = Job(sequence, batch_tokens, tokens, optimizer, imbalance)
+    job = Job(sequence, batch_tokens, tokens, optimizer, imbalance, overlap)
     if layout is None:
         costs = search(shape, gpus, job, machine).costs
     else:
