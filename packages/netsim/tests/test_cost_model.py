@@ -188,6 +188,7 @@ def test_a_published_measurement_of_another_model_comes_out():
             {"schedule": "interleaved", "chunks": 2, "data": 512, "pipeline": 16},
             "8 micro-batches are no multiple of 16",
         ),
+        ({"schedule": "zb-h2", "data": 256, "pipeline": 16}, "16 micro-batches are too few for zb-h2 on 16 stages"),
         ({"expert_tensor": 7, "data": 7}, "experts of width 1536 do not divide by 7"),
         ({"zero": 4}, "no ZeRO stage 4"),
         ({"micro_batch": 0}, "below 1"),

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.netsim.pipeline import SCHEDULES, StageTimes, bubble_seconds, held_micro_batches, step_seconds
+from penstock.netsim.pipeline import (
+    SCHEDULES,
+    StageTimes,
+    bubble_seconds,
+    held_micro_batches,
+    least_micro_batches,
+    step_seconds,
+)
 
 
 def play(order_SO, seconds, needs):
@@ -120,7 +127,9 @@ def played(schedule, times, stages, chunks, micro_batches):
 def pipelines(draw):
     schedule = draw(st.sampled_from(SCHEDULES))
     stages, chunks = draw(st.integers(1, 6)), draw(st.integers(2, 3)) if schedule == "interleaved" else 1
-    micro_batches = stages * draw(st.integers(2, 4))
+    micro_batches = draw(st.integers(least_micro_batches(schedule, stages), 4 * stages))
+    if schedule == "interleaved":
+        micro_batches -= micro_batches % stages
     forward, backward, weight = (draw(st.integers(2, 6)) / 4 for _ in range(3))
     weight = min(weight, forward, backward) if schedule.startswith("zb") else weight
     return schedule, StageTimes(forward, backward, weight), stages, chunks, micro_batches

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.netsim.model_shape import ModelShape
-from penstock.netsim.pipeline import Schedule
+from penstock.netsim.pipeline import Schedule, least_micro_batches
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
@@ -125,6 +125,11 @@ class Layout:
                 self.schedule != "interleaved" or self.micro_batches(job) % self.pipeline == 0,
                 f"{self.micro_batches(job)} micro-batches are no multiple of {self.pipeline} interleaved stages",
                 "change the batch, or use 1f1b",
+            ),
+            (
+                self.micro_batches(job) >= least_micro_batches(self.schedule, self.pipeline),
+                f"{self.micro_batches(job)} micro-batches are too few for {self.schedule} on {self.pipeline} stages",
+                f"{least_micro_batches(self.schedule, self.pipeline)} are enough; change the batch, or use 1f1b",
             ),
             (0 <= self.zero <= 3, f"there is no ZeRO stage {self.zero}", "use 0, 1, 2 or 3"),
         ]

@@ -32,10 +32,10 @@ class StageTimes:
 def bubble_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: int) -> float:
     """What a step takes beyond the work of one stage on all of its micro-batches.
 
-    `chunks` of the model on every stage, more than one in `interleaved` alone. Stages take equal times and there are at
-    least twice as many micro-batches as stages (in `interleaved` a multiple of them). For the zero-bubble schedules,
-    weights' gradients take no longer than forward or inputs' gradients: they are products alone, without scores and
-    communication. The step ends when the last stage does, because the gradient's norm is needed of all.
+    `chunks` of the model on every stage, more than one in `interleaved` alone. Stages take equal times on at least
+    `least_micro_batches`. For the zero-bubble schedules, weights' gradients take no longer than forward or inputs'
+    gradients: they are products alone, without scores and communication. The step ends when the last stage does,
+    because the gradient's norm is needed of all.
     """
     match schedule:
         case "gpipe" | "1f1b":
@@ -47,6 +47,18 @@ def bubble_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: i
         case "zb-h2":
             waiting = max(times.forward, times.forward + times.backward - 2 * times.weight)
     return (stages - 1) * waiting
+
+
+def least_micro_batches(schedule: Schedule, stages: int) -> int:
+    """With fewer than these, a schedule has not enough gradients of weights to fill its gaps; `interleaved` takes
+    multiples."""
+    match schedule:
+        case "gpipe" | "1f1b":
+            return 1
+        case "interleaved" | "zb-h1":
+            return stages
+        case "zb-h2":
+            return 2 * stages
 
 
 def step_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: int, micro_batches: int) -> float:
