@@ -166,6 +166,7 @@ def _text(result: dict[str, Any], job: Job) -> str:
     held = [(name, f"{size / GIB:.1f}") for name, size in first["memory"].items()]
     text += f"\n\n{output.table(('first: part', 'seconds', 'share'), parts)}"
     text += f"\n\n{output.table(('first: memory', 'GiB'), held)}"
+    text += "\n\nTimes are a bound: published runs take 1.2 to 2.5 times as long (see the README of penstock-netsim)."
     if first["memory"]["total"] > result["memory_bytes"]:
         text += f"\nmore than the {result['memory_bytes'] / GIB:.0f} GiB of a GPU"
     if "reference_plan" in result:

@@ -54,7 +54,7 @@ def search(shape: ModelShape, gpus: int, job: Job, machine: Machine, *, space: S
     for degrees in _degrees(shape, gpus, job, machine, space):
         kinds = stage_kinds(stages_of(shape, degrees.pipeline, degrees.chunks))
         busiest = busiest_stage(shape, degrees, job, machine, kinds)
-        fastest = 3 * busiest.work.forward - busiest.work.tensor - busiest.work.expert
+        fastest = busiest.work.forward + busiest.work.backward + busiest.work.products
         for layout in _variants(degrees, space):
             looked_at += 1
             division = (layout.tensor, layout.pipeline, layout.expert)

@@ -1,7 +1,8 @@
 """Time of one training step, taken apart, and what a run costs: the whole-step model.
 
 A stage's work on a micro-batch is added up from products (operations over the share of the peak that such products
-reach), tensor-parallel collectives, and dispatch and combine of experts; the busiest stage sets the pace, and the
+reach), elementwise work (activations read and written at the memory's speed), tensor-parallel collectives, and dispatch
+and combine of experts; the busiest stage sets the pace, and the
 schedule's bubble, the exchange of gradients that no work hides, and the optimizer come on top. Sizes are those of one
 GPU; every figure of the machine is a `Figure` with its source.
 """
@@ -15,13 +16,23 @@ from dataclasses import dataclass
 from penstock.netsim.accelerators import Accelerator
 from penstock.netsim.hardware import Hardware
 from penstock.netsim.layout import Job, Layout, Stage, stage_kinds, stages_of
-from penstock.netsim.memory import GRADIENT_BYTES, STATE_BYTES, WEIGHT_BYTES, Memory, gpu_memory, share_of
+from penstock.netsim.memory import (
+    GRADIENT_BYTES,
+    STATE_BYTES,
+    WEIGHT_BYTES,
+    Memory,
+    activation_bytes,
+    gpu_memory,
+    share_of,
+)
 from penstock.netsim.model_shape import ModelShape
 from penstock.netsim.pipeline import StageTimes, bubble_seconds
 
 SECONDS_PER_DAY = 86_400
 # Newton-Schulz iterations of Muon.
 ITERATIONS = 5
+# Every activation is written and read once in forward. Backward reads it, and writes and reads its gradient.
+FORWARD_TRAFFIC, BACKWARD_TRAFFIC = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,7 @@ class Parts:
     """Seconds of a step by what they are spent on; they add up to the step. Communication is what no work hides."""
 
     compute: float
+    elementwise: float
     recompute: float
     tensor: float
     expert: float
@@ -46,7 +58,8 @@ class Parts:
 
     @property
     def total(self) -> float:
-        return self.compute + self.recompute + self.tensor + self.expert + self.bubble + self.data + self.optimizer
+        work = self.compute + self.elementwise + self.recompute
+        return work + self.tensor + self.expert + self.bubble + self.data + self.optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +105,43 @@ def cost_of(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> Co
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Seconds of one pass over one micro-batch: products for the output, score products, and exposed communication."""
+    """Seconds of forward over one micro-batch: products of weights and of scores, elementwise work, and communication
+    that no work hides."""
 
     products: float
     scores: float
+    elementwise: float
     tensor: float
     expert: float
 
     @property
     def forward(self) -> float:
-        return self.products + self.scores + self.tensor + self.expert
+        return self.products + self.scores + self.elementwise + self.tensor + self.expert
+
+    @property
+    def backward(self) -> float:
+        """For the gradients of inputs. Those of scores take twice their products; what attention's kernel computes
+        again by itself is not counted."""
+        elementwise = self.elementwise * BACKWARD_TRAFFIC / FORWARD_TRAFFIC
+        return self.products + 2 * self.scores + elementwise + self.tensor + self.expert
 
     def __add__(self, other: Work) -> Work:
         return Work(
             self.products + other.products,
             self.scores + other.scores,
+            self.elementwise + other.elementwise,
             self.tensor + other.tensor,
             self.expert + other.expert,
         )
 
     def times(self, number: int) -> Work:
-        return Work(self.products * number, self.scores * number, self.tensor * number, self.expert * number)
+        return Work(
+            self.products * number,
+            self.scores * number,
+            self.elementwise * number,
+            self.tensor * number,
+            self.expert * number,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +168,15 @@ def busiest_stage(
 
 def step_parts(shape: ModelShape, layout: Layout, job: Job, machine: Machine, busiest: Busiest) -> Parts:
     work, micro_batches = busiest.work, layout.micro_batches(job)
-    again = work if layout.recompute == "full" else Work(0.0, 0.0, 0.0, 0.0)
-    # The gradient of a score takes twice the products of the score; the kernel's own recomputation is not counted.
-    times = StageTimes(
-        forward=work.forward,
-        backward=work.products + 2 * work.scores + work.tensor + work.expert + again.forward,
-        weight=work.products,
-    )
+    again = work if layout.recompute == "full" else Work(0.0, 0.0, 0.0, 0.0, 0.0)
+    times = StageTimes(work.forward, work.backward + again.forward, work.products)
     bubble = bubble_seconds(layout.schedule, times, layout.pipeline, layout.chunks)
     bubble += 2 * (layout.pipeline * layout.chunks - 1) * _hand_over_seconds(shape, layout, job, machine)
     data, optimizer = _after_seconds(shape, layout, job, machine, busiest.stage, times)
     return Parts(
         compute=micro_batches * 3 * (work.products + work.scores),
-        recompute=micro_batches * (again.products + again.scores),
+        elementwise=micro_batches * work.elementwise * (1 + BACKWARD_TRAFFIC / FORWARD_TRAFFIC),
+        recompute=micro_batches * (again.products + again.scores + again.elementwise),
         tensor=micro_batches * (2 * work.tensor + again.tensor),
         expert=micro_batches * (2 * work.expert + again.expert),
         bubble=bubble,
@@ -168,20 +193,23 @@ def layer_work(shape: ModelShape, layout: Layout, job: Job, machine: Machine, *,
     products = 2 * tokens * (shape.attention_matrices + mlp) / layout.tensor / (gpu.peak.value * gpu.matmul_share.value)
     scores = tokens * shape.score_operations(job.sequence) / layout.tensor / (gpu.peak.value * gpu.matmul_share.value)
     has_mlp = not moe or shape.shared_experts > 0
+    touched = activation_bytes(shape, layout, "none", moe=moe, job=job) * tokens
+    elementwise = FORWARD_TRAFFIC * touched / gpu.memory_bandwidth.value
     collectives = 4 if has_mlp else 2  # gather before and scatter after attention, and so for the MLP
     tensor = collectives * _gather_seconds(layout.tensor, tokens * shape.hidden * WEIGHT_BYTES, machine)
     if not moe:
-        return Work(products, scores, tensor, 0.0)
+        return Work(products, scores, elementwise, tensor, 0.0)
     experts = _expert_seconds(shape, layout, job, machine)
     exchange = 2 * _exchange_seconds(shape, layout, job, machine)
-    hidden = min(exchange * job.expert_overlap, products + scores + experts)
-    return Work(products + experts, scores, tensor, exchange - hidden)
+    hidden = min(exchange * job.expert_overlap, products + scores + elementwise + experts)
+    return Work(products + experts, scores, elementwise, tensor, exchange - hidden)
 
 
 def _head_work(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> Work:
     gpu, tokens = machine.accelerator, layout.micro_batch * job.sequence
     products = 2 * tokens * shape.table / layout.tensor / (gpu.peak.value * gpu.matmul_share.value)
-    return Work(products, 0.0, _gather_seconds(layout.tensor, tokens * shape.hidden * WEIGHT_BYTES, machine), 0.0)
+    tensor = _gather_seconds(layout.tensor, tokens * shape.hidden * WEIGHT_BYTES, machine)
+    return Work(products, 0.0, 0.0, tensor, 0.0)
 
 
 def _expert_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> float:
