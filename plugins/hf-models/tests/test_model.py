@@ -261,16 +261,12 @@ def test_an_encoder_learns_hidden_tokens_and_says_what_it_cannot() -> None:
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
 
 
-def forward(network: Any, **inputs: Any) -> Any:
-    return network(**inputs)
-
-
 def test_an_encoder_decoder_learns_one_text_from_another_and_says_what_it_cannot() -> None:
     torch.manual_seed(0)
-    model = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY).eval()
+    model: Any = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY).eval()
     source_BS, target_BS = tokens(2, 6), tokens(2, 5)
     output = model.sequence_loss(source_BS, target_BS)
-    expected = forward(model.network, input_ids=source_BS, labels=target_BS).loss * target_BS.numel()
+    expected = model.network(input_ids=source_BS, labels=target_BS).loss * target_BS.numel()
     torch.testing.assert_close(output.loss, expected)
     output.loss.backward()
     assert model.generate(source_BS, tokens=4).shape[1] <= 4
