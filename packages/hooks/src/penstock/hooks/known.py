@@ -44,6 +44,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("task", "wikitext2"): "penstock-eval-suite",
     ("topology", "two-level"): "penstock-netsim",
     ("placement", "contiguous"): "penstock-netsim",
+    ("placement", "eplb"): "penstock-netsim",
+    ("placement", "balanced-swap"): "penstock-netsim",
     ("exporter", "hf"): "penstock-serve",
     ("tracker", "jsonl"): "penstock-train",
     ("tracker", "tensorboard"): "penstock-train",
