@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.netsim.hardware import HARDWARE, Figure
+from penstock.netsim.hardware import Figure, named
+from penstock.netsim.network import Network
+from penstock.netsim.port import Port
+from penstock.netsim.topologies import two_level_network
 
 Floats = NDArray[np.float64]
 
@@ -56,16 +58,7 @@ class TwoLevel:
         between_bandwidth: float | None = None,
         between_latency: float | None = None,
     ) -> None:
-        if hardware not in HARDWARE:
-            raise ProblemError(
-                Problem(
-                    "unknown-hardware",
-                    f"there is no hardware '{hardware}'",
-                    "two-level",
-                    did_you_mean(hardware, HARDWARE),
-                )
-            )
-        preset = HARDWARE[hardware]
+        preset = named(hardware, "two-level")
         self.hardware = hardware
         self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
         self.inside_bandwidth = _given(inside_bandwidth, preset.inside_bandwidth)
@@ -96,6 +89,12 @@ class TwoLevel:
         between_G = self._between(between_GG.sum(axis=1), between_GG.sum(axis=0))
         worst_G = np.maximum(inside_G, between_G)
         return AllToAll(float(worst_G.max()), inside_G, between_G, int(worst_G.argmax()))
+
+    def network(self, gpus: int) -> Network:
+        """The same ports as links, for the fidelities that need them."""
+        inside = Port(self.inside_bandwidth, self.inside_latency)
+        between = Port(self.between_bandwidth, self.between_latency)
+        return two_level_network(gpus, self.gpus_per_node, inside, between)
 
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats:
         """Seconds [N] of N all-to-alls in each of which every GPU sends `bytes_NG[n, g]` to GPU g.
