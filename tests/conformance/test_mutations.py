@@ -1,35 +1,21 @@
-"""The proof of the kit: for every law there is a component that breaks this law and no other."""
+"""The proof of the kit: for every law there is a component that breaks this law and no other.
+
+`pytest tests/conformance -s` prints the table of laws, broken components, and the laws that each was seen to fail.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
+from functools import cache
 from types import ModuleType
 
 import pytest
 
-from penstock.hooks.component import KINDS
-from penstock.hooks.testing import capabilities, check, laws
-
-# Kinds that have nothing but the laws of every component: what they do is seen in whole runs.
-WITHOUT_LAWS = {"engine", "observer", "command"} | {
-    "architecture",
-    "router",
-    "balance-loss",
-    "balancer",
-    "quantizer",
-    "sharing",
-    "optimizer",
-    "corpus",
-    "filter",
-    "task",
-    "topology",
-    "placement",
-    "exporter",
-    "tracker",
-}
-WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
-GENERAL = laws("engine")
+from penstock.hooks.component import KINDS, Component
+from penstock.hooks.testing import Report, capabilities, check, laws_of
+from penstock.hooks.testing.laws import general
 
 
 def mutants(kind: str) -> ModuleType:
@@ -37,39 +23,60 @@ def mutants(kind: str) -> ModuleType:
 
 
 def own_laws(kind: str) -> list[str]:
-    return [law.id for law in laws(kind) if law not in GENERAL]
+    return [law.id for law in laws_of(kind) if law not in general.LAWS]
 
 
-CASES = [("general", law.id) for law in GENERAL] + [(kind, law) for kind in WITH_LAWS for law in own_laws(kind)]
+CASES = [("general", law.id) for law in general.LAWS] + [(kind, law) for kind in KINDS for law in own_laws(kind)]
 
 
-@pytest.mark.parametrize("kind", ["general", *WITH_LAWS])
+@cache  # the table asks again for what the tests before it have seen
+def of_the_mutant(kind: str, law: str) -> Report:
+    return check(mutants(kind).BROKEN[law])
+
+
+@pytest.mark.parametrize("kind", ["general", *KINDS])
 def test_a_component_that_keeps_every_law_passes(kind: str) -> None:
     report = check(mutants(kind).GOOD)
     assert report.passed, "\n".join(map(str, report.broken))
-    assert len(report.results) > 0
+    assert len(report.results) == len(laws_of(report.kind)) > 0
 
 
 @pytest.mark.parametrize(("kind", "law"), CASES, ids=[law for _, law in CASES])
 def test_a_broken_component_fails_exactly_its_law(kind: str, law: str) -> None:
-    report = check(mutants(kind).BROKEN[law])
+    report = of_the_mutant(kind, law)
     assert [result.law for result in report.broken] == [law], "\n".join(map(str, report.broken))
+    assert not report.passed
 
 
-@pytest.mark.parametrize("kind", ["general", *WITH_LAWS])
+@pytest.mark.parametrize("kind", ["general", *KINDS])
 def test_every_broken_component_is_of_a_law(kind: str) -> None:
-    known = {law.id for law in GENERAL} if kind == "general" else set(own_laws(kind))
+    known = {law.id for law in general.LAWS} if kind == "general" else set(own_laws(kind))
     assert mutants(kind).BROKEN.keys() <= known
 
 
-@pytest.mark.parametrize("kind", WITH_LAWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_capability_has_a_law(kind: str) -> None:
-    assert {law.capability for law in laws(kind)} - {""} == set(capabilities(kind))
+    assert {law.capability for law in laws_of(kind)} - {""} == set(capabilities(kind))
 
 
-def test_the_table_of_laws_and_mutants(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(law, mutants(kind).BROKEN[law].target.split(":")[1]) for kind, law in CASES]
-    lines = [f"{len(rows)} laws, each with a component that fails it and nothing else:"]
-    with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(lines + [f"  {law:64} {mutant}" for law, mutant in rows]) + "\n")
-    assert len(rows) == len({law for law, _ in rows})
+@pytest.mark.parametrize(("kind", "capability"), [(kind, each) for kind in KINDS for each in capabilities(kind)])
+def test_a_capability_is_tested_both_ways(kind: str, capability: str) -> None:
+    good: Component = mutants(kind).GOOD
+    report = check(replace(good, capabilities=good.capabilities ^ {capability}))
+    assert [result.law for result in report.broken] == [law.id for law in laws_of(kind) if law.capability == capability]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_laws_of_its_own(kind: str) -> None:
+    assert own_laws(kind)
+
+
+def test_the_table_of_laws_and_mutants() -> None:
+    rows = []
+    for kind, law in CASES:
+        name = mutants(kind).BROKEN[law].target.split(":")[1]
+        rows.append((law, name, [result.law for result in of_the_mutant(kind, law).broken]))
+    head = f"{len(rows)} laws, each with a component that fails it and nothing else"
+    lines = [f"| {law} | {name} | {', '.join(failed)} |" for law, name, failed in rows]
+    sys.stdout.write("\n".join(["", head, "", "| law | mutant | laws failed |", "|---|---|---|", *lines, ""]))
+    assert [failed for _, _, failed in rows] == [[law] for law, _, _ in rows]

@@ -39,7 +39,7 @@ def registry_of(**targets: str) -> Registry:
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, registry: Registry, *arguments: str) -> int:
-    monkeypatch.setattr(Registry, "discover", classmethod(lambda cls: registry))
+    monkeypatch.setattr(Registry, "discover", classmethod(lambda cls, *_: registry))
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
     return int(stop.value.code or 0)

@@ -122,8 +122,8 @@ def test_all_differences_are_said_at_once(make, load):
 
 def test_a_record_says_what_changed_and_the_run_has_the_new_config(make, load, registry):
     run, config = make(), load("train.tokens=200", "train.trackers=[jsonl]")[0]
-    check(run, config, drift=True).record(7, {})
-    check(run, config).record(9, {"threads": (1, 2)})
+    check(run, config, drift=True).record(7, {}, [])
+    check(run, config).record(9, {"threads": (1, 2)}, [])
     first, second = map(json.loads, (run.path / "resumes.jsonl").read_text().splitlines())
     assert (first["step"], first["config"]["train.tokens"]) == (7, [100, 200])
     assert (second["step"], second["config"], second["machine"]) == (9, {}, {"threads": [1, 2]})

@@ -3,7 +3,7 @@ from typing import Any, cast
 
 import pytest
 
-from penstock.hooks import CONTRACT, KINDS, Component
+from penstock.hooks import CONTRACTS, KINDS, Component, Window
 from penstock.hooks.component import load_attribute
 
 
@@ -13,7 +13,25 @@ def component(**changes: object) -> Component:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_described(kind: str) -> None:
-    assert component(kind=kind).contract == CONTRACT
+    assert component(kind=kind).contract == 1
+    assert CONTRACTS[kind].oldest <= CONTRACTS[kind].newest
+
+
+def test_a_component_that_does_not_say_was_written_against_the_first_contract(monkeypatch) -> None:
+    monkeypatch.setitem(CONTRACTS, "router", Window(1, 3))
+    assert component().contract == 1
+
+
+def test_a_window_holds_its_ends_and_what_is_between() -> None:
+    assert [version in Window(2, 4) for version in range(1, 6)] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"summary": None}, {"reference": 1}, {"capabilities": None}, {"contract": "1"}], ids=str
+)
+def test_what_a_list_shows_is_checked_where_it_is_said(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        component(**wrong)
 
 
 def test_a_description_cannot_be_changed() -> None:

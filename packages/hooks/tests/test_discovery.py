@@ -7,11 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from penstock.hooks import Registry
-from penstock.hooks.discovery import Blocked, Broken, Discovered, Incompatible, Loaded, Origin, canonical, discover
+from penstock.hooks import CONTRACTS, ProblemError, Registry, Window
+from penstock.hooks.discovery import (
+    Blocked,
+    Broken,
+    Discovered,
+    Incompatible,
+    Loaded,
+    Origin,
+    Selection,
+    canonical,
+    discover,
+)
 
 HEAD = "from penstock.hooks import Component, hookimpl\n"
 COMPONENT = "Component(kind='router', name='mine', target='json:dumps', summary='')"
@@ -28,8 +39,9 @@ def install(folder: Path, distribution: str, code: str, version: str = "1.0", en
     (info / "entry_points.txt").write_text(f"[penstock]\n{entry_point} = {module}\n")
 
 
-def found(distribution: str, blocked: tuple[str, ...] = ()) -> Discovered:
-    [plugin] = [plugin for plugin in discover(blocked) if plugin.origin.distribution == distribution]
+def found(distribution: str, **selection: Any) -> Discovered:
+    plugins = discover(Selection(**selection))
+    [plugin] = [plugin for plugin in plugins if plugin.origin.distribution == distribution]
     return plugin
 
 
@@ -48,7 +60,7 @@ def test_a_working_plugin_is_loaded_with_its_origin(plugin_path: Path) -> None:
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("def f(:", "SyntaxError"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters'"),
+        (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters', did you mean 'routers'?"),
         (WORKING.replace("routers()", "routers(config)"), "hook argument 'config'|Argument"),
         (WORKING.replace("@hookimpl\n", ""), "function routers has the name of a hook, and no @hookimpl"),
         (WORKING.replace("return", "1 +"), "TypeError"),
@@ -80,17 +92,75 @@ def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> Non
     install(plugin_path, "acme", WORKING.replace("summary=''", "summary='', contract=99"))
     plugin = found("acme")
     assert isinstance(plugin, Incompatible)
-    assert plugin.cause == "asks for contract 99; this release defines 1"
+    assert plugin.cause == "router 'mine' asks for contract 99, and this release supports 1"
+
+
+def test_a_contract_inside_the_window_is_supported(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTRACTS, "router", Window(2, 3))
+    install(plugin_path, "acme-old", WORKING)
+    install(plugin_path, "acme-new", WORKING.replace("summary=''", "summary='', contract=2"))
+    old = found("acme-old")
+    assert isinstance(old, Incompatible)
+    assert old.cause == "router 'mine' asks for contract 1, and this release supports 2 to 3"
+    assert isinstance(found("acme-new"), Loaded)
+
+
+def test_a_cause_is_one_line_whatever_the_error_says(plugin_path: Path) -> None:
+    mute = "class Mute(Exception):\n    def __str__(self): return 1 / 0\nraise Mute"
+    install(plugin_path, "acme-long", "raise ImportError('one\\ntwo\\n\\nthree')")
+    install(plugin_path, "acme-mute", mute)
+    causes = [plugin.cause for plugin in map(found, ("acme-long", "acme-mute")) if isinstance(plugin, Broken)]
+    assert causes == ["ImportError: one two three", "Mute: its text cannot be had (ZeroDivisionError)"]
 
 
 @pytest.mark.parametrize("spelling", ["acme-bad", "Acme_Bad", "acme.bad"])
 def test_a_blocked_plugin_is_not_imported(plugin_path: Path, spelling: str) -> None:
     install(plugin_path, "acme-bad", "raise SystemExit")
-    plugin = found("acme-bad", (spelling,))
+    plugin = found("acme-bad", blocked=(spelling,))
     assert isinstance(plugin, Blocked)
     assert plugin == Blocked(Origin("acme-bad", "1.0", "main"))
     assert "blocked" in plugin.cause
     assert "acme_bad_plugin" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("selection", "causes"),
+    [
+        ({}, [None, None, None]),
+        ({"no_plugins": True}, ["switched off by --no-plugins", "switched off by --no-plugins", None]),
+        ({"only": ("Acme",)}, [None, "not among --only Acme", None]),
+        ({"only": ("acme", "zenith")}, [None, None, None]),
+        ({"only": ("acme",), "blocked": ("penstock-routers",)}, [None, "not among --only acme", "blocked by the user"]),
+    ],
+)
+def test_a_selection_leaves_our_own_and_says_why_others_are_off(
+    plugin_path: Path, selection: dict[str, Any], causes: list[str | None]
+) -> None:
+    for distribution in ("acme", "zenith", "penstock-routers"):
+        install(plugin_path, distribution, WORKING)
+    plugins = [found(name, **selection) for name in ("acme", "zenith", "penstock-routers")]
+    assert [plugin.cause if isinstance(plugin, Blocked) else None for plugin in plugins] == causes
+    off = {plugin.origin.distribution for plugin in plugins if isinstance(plugin, Blocked)}
+    assert not {f"{name.replace('-', '_')}_plugin" for name in off} & set(sys.modules)
+
+
+def test_only_what_is_installed_can_be_selected(plugin_path: Path) -> None:
+    install(plugin_path, "acme-router", WORKING)
+    with pytest.raises(ProblemError, match=r"no plugin of 'acme-ruoter' is installed, did you mean 'acme-router'\?"):
+        discover(Selection(only=("acme-ruoter",)))
+
+
+def test_a_selection_written_as_options_is_that_selection() -> None:
+    selection = Selection(no_plugins=True, only=("a", "b"), files=("./c.py",))
+    assert selection.arguments() == ["--no-plugins", "--only", "a", "--only", "b", "--plugin", "./c.py"]
+    assert Selection().arguments() == []
+
+
+def test_name_and_version_are_read_from_the_head_of_the_metadata(plugin_path: Path) -> None:
+    install(plugin_path, "acme", WORKING)
+    text = "Metadata-Version: 2.4\nVERSION: 1.0+local\nname:  Acme_Parts \n\nName: other\nVersion: 9\n"
+    (plugin_path / "acme-1.0.dist-info" / "METADATA").write_text(text)
+    assert found("acme-parts").origin == Origin("acme-parts", "1.0+local", "main")
 
 
 def test_a_half_removed_distribution_stops_nothing(plugin_path: Path) -> None:
@@ -112,29 +182,35 @@ def test_two_distributions_may_offer_the_same_name(plugin_path: Path) -> None:
     assert ids == ["acme:mine", "zenith:mine"]
 
 
-def test_the_order_is_that_of_names_on_every_rank(plugin_path: Path) -> None:
-    for distribution in ("zenith", "acme", "mid"):
-        install(plugin_path, distribution, WORKING)
+def test_names_mean_the_same_under_every_hash_seed(plugin_path: Path) -> None:
+    ours = WORKING.replace("'mine'", "'sigmoid-topk'")
+    for distribution, code in [("zenith", ours), ("acme", ours), ("penstock-routers", ours), ("mid", WORKING)]:
+        install(plugin_path, distribution, code)
     code = (
-        "import json\nfrom penstock.hooks import Registry\nregistry = Registry.discover()\n"
+        "import json\nfrom penstock.hooks import Registry\nregistry = Registry.discover(warn=print)\n"
         "print(json.dumps([[str(plugin.origin) for plugin in registry.plugins],"
-        "[entry.id for entry in registry.entries()]]))"
+        "[entry.id for entry in registry.entries()], registry.get('router', 'sigmoid-topk').id,"
+        "[registry.name_of(entry) for entry in registry.entries('router')]]))"
     )
     path = os.pathsep.join([str(plugin_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     answers = [
         subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": path},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for seed in ("0", "1", "2")
+        for seed in range(20)
     ]
     assert len(set(answers)) == 1
-    origins, _ = json.loads(answers[0])
+    warning, answer = answers[0].splitlines()
+    assert warning.endswith("of acme 1.0, written `acme:sigmoid-topk` and zenith 1.0, written `zenith:sigmoid-topk`")
+    origins, _, chosen, names = json.loads(answer)
     assert origins == sorted(origins)
     assert {"acme 1.0", "mid 1.0", "zenith 1.0"} <= set(origins)
+    assert chosen == "penstock-routers:sigmoid-topk"
+    assert {"sigmoid-topk", "acme:sigmoid-topk", "zenith:sigmoid-topk", "mine"} <= set(names)
 
 
 @pytest.mark.parametrize("name", ["Acme.Router", "acme__router", "ACME-_.ROUTER"])

@@ -66,7 +66,7 @@ def test_an_unknown_distribution_is_never_recommended_for_installation() -> None
         (Blocked(Origin("penstock-routers", "0.1.0", "r")), "blocked by the user"),
         (
             Incompatible(Origin("penstock-routers", "0.1.0", "r"), (component("sigmoid-topk", contract=9),)),
-            "asks for contract 9; this release defines 1",
+            "router 'sigmoid-topk' asks for contract 9, and this release supports 1",
         ),
     ],
 )
@@ -85,9 +85,11 @@ def test_an_incompatible_third_party_is_known_by_what_it_offers() -> None:
 def test_a_broken_plugin_of_unknown_content_is_mentioned() -> None:
     plugins = [Broken(Origin("acme", "1.0", "main"), ImportError("x")), loaded("zenith", "other")]
     found, code = problem(Registry(plugins), "mine")
-    assert found.fix == "known: other, 1 plugin(s) did not load, see `penstock plugins list`"
-    assert code is ExitCode.USAGE
-    assert problem(Registry(plugins[:1]), "mine")[0].fix.startswith("1 plugin(s)")
+    told = "acme 1.0 may have it and did not load (ImportError: x)"
+    assert (found.fix, code) == (f"known: other, {told}", ExitCode.PLUGIN)
+    assert problem(Registry(plugins[:1]), "mine")[0].fix == told
+    found, code = problem(Registry(plugins), "ohter")
+    assert (found.fix, code) == (f"did you mean 'other'?, {told}", ExitCode.USAGE)
 
 
 def test_a_name_with_two_owners_names_both_and_the_lines_to_write() -> None:
@@ -99,6 +101,44 @@ def test_a_name_with_two_owners_names_both_and_the_lines_to_write() -> None:
         "write `use: acme:mine` or `use: zenith:mine`"
     )
     assert registry.get("router", "zenith:mine").origin.version == "2.0"
+
+
+def test_the_short_name_of_one_of_ours_stays_its_own_and_the_use_of_it_is_not_silent() -> None:
+    said: list[str] = []
+    plugins = [loaded("acme", "sigmoid-topk", version="2.0"), loaded("penstock-routers", "sigmoid-topk")]
+    registry = Registry(plugins, warn=said.append)
+    ours, theirs = registry.get("router", "sigmoid-topk"), registry.get("router", "acme:sigmoid-topk")
+    assert (ours.id, theirs.id) == ("penstock-routers:sigmoid-topk", "acme:sigmoid-topk")
+    assert said == [
+        "router 'sigmoid-topk' is that of penstock-routers 1.0; "
+        "there is another of acme 2.0, written `acme:sigmoid-topk`"
+    ]
+    assert [registry.name_of(entry) for entry in (ours, theirs)] == ["sigmoid-topk", "acme:sigmoid-topk"]
+    assert [registry.owner_of(entry) for entry in (ours, theirs)] == [None, ours]
+
+
+def test_the_short_name_of_one_of_ours_is_nobody_s_where_ours_is_not_there() -> None:
+    missing, code = problem(Registry([loaded("acme", "sigmoid-topk")]), "sigmoid-topk")
+    assert missing.fix == "`uv add penstock-routers` provides it, `acme:sigmoid-topk` is another one"
+    assert code is ExitCode.USAGE
+    plugins = [loaded("acme", "sigmoid-topk"), Broken(Origin("penstock-routers", "0.1.0", "r"), ImportError("x"))]
+    assert problem(Registry(plugins), "sigmoid-topk")[1] is ExitCode.PLUGIN
+
+
+def test_python_s_own_warnings_hear_of_a_shadow_where_nobody_else_is_told_to() -> None:
+    registry = Registry([loaded("acme", "sigmoid-topk"), loaded("penstock-routers", "sigmoid-topk")])
+    with pytest.warns(UserWarning, match="there is another of acme"):
+        registry.get("router", "sigmoid-topk")
+
+
+def test_a_lookup_says_nothing_and_raises_nothing() -> None:
+    registry = Registry([loaded("acme", "mine", "own"), loaded("zenith", "mine")], warn=pytest.fail)
+    assert registry.lookup("router", "mine") is None
+    assert registry.lookup("router", "other") is None
+    own = registry.lookup("router", "own")
+    assert own is not None
+    assert registry.name_of(own) == "own"
+    assert [registry.name_of(entry) for entry in registry.entries("router")] == ["acme:mine", "zenith:mine", "own"]
 
 
 def test_a_distribution_that_offers_a_name_twice_is_told_so() -> None:

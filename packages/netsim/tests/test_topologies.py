@@ -125,7 +125,6 @@ def test_a_disconnected_network_is_a_problem_that_names_a_pair():
 @pytest.mark.parametrize(
     ("topology", "gpus", "message"),
     [
-        (SingleNode(hardware="h100"), 16, "8 GPUs, not 16"),
         (Torus(dimensions=[3, 3]), 8, "3 x 3 does not have 8"),
         (RailOptimised(gpus_per_node=8), 12, "whole nodes of 8"),
     ],

@@ -1,6 +1,8 @@
-"""Components of a kind without laws of its own that break one law of every component each."""
+"""Engines that break one law of every component each."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pydantic import field_serializer
 
@@ -29,6 +31,9 @@ class Unwritable(Schema):
 class Engine:
     def __init__(self, size: int) -> None:
         self.size = size
+
+    def command(self, model_folder: Path, port: int) -> list[str]:
+        return ["serve", str(model_folder), str(port), str(self.size)]
 
 
 class Deaf:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
+from functools import cache
 from typing import Any
 
 import click
 
 from penstock.cli import output
-from penstock.hooks.discovery import Loaded
-from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.hooks.discovery import Broken, Incompatible, Selection
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Entry, Registry
 
 
@@ -36,30 +39,52 @@ class Root(click.Group):
     """A group whose commands are the registry's components of kind `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return _registry(ctx).names("command")
+        registry = _registry(ctx)
+        return sorted(registry.name_of(entry) for entry in registry.entries("command"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        registry = _registry(ctx)
-        return LazyCommand(registry.get("command", cmd_name)) if cmd_name in registry.names("command") else None
+        entry = _registry(ctx).lookup("command", cmd_name)
+        return entry and LazyCommand(entry)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            _registry(ctx).get("command", args[0])  # says which package has it, or what was meant
+        if args and not args[0].startswith("-"):
+            _registry(ctx).get("command", args[0])  # says which package has it, what was meant, or who has it too
         return super().resolve_command(ctx, args)
 
 
 def _registry(ctx: click.Context) -> Registry:
+    selection = Selection(
+        no_plugins=ctx.params.get("no_plugins", False),
+        only=ctx.params.get("only", ()),
+        files=ctx.params.get("plugin_files", ()),
+    )
     if not isinstance(ctx.obj, Registry):
-        ctx.obj = Registry.discover()
+        ctx.obj = Registry.discover(selection, cache(output.warn))  # cached, so that it says each thing once
         for plugin in ctx.obj.plugins:
-            if not isinstance(plugin, Loaded):
+            if isinstance(plugin, (Broken, Incompatible)):
                 output.warn(f"plugin {plugin.origin} is not usable: {plugin.cause}")
+    elif selection not in (Selection(), ctx.obj.selection):
+        what = "plugins cannot be chosen for a registry that is there already"
+        raise ProblemError(Problem("bad-value", what, " ".join(selection.arguments()), "leave the registry out"))
     return ctx.obj
 
 
+# Eager, so that `--help` after them shows the commands of what they choose.
 @click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--no-plugins", is_flag=True, is_eager=True, help="Load no plugin but Penstock's own.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", is_eager=True, help="Of other plugins only this one; repeatable."
+)
+@click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    metavar="FILE.py",
+    is_eager=True,
+    help="Load this file as a plugin too; repeatable.",
+)
 @click.version_option(package_name="penstock")
-def root() -> None:
+def root(no_plugins: bool, only: tuple[str, ...], plugin_files: tuple[str, ...]) -> None:
     """Choose a router, a balancing rule, an optimizer, a quantizer; train, measure, simulate and export exactly that
     sparse language model.
 
@@ -68,8 +93,17 @@ def root() -> None:
 
 
 def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
-    """Runs one command line in this process and returns what the command returned; errors are raised."""
+    """Runs one command line in this process and returns what the command returned; errors are raised. A `registry`
+    stands in the place of what is installed."""
     return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
+
+
+def call(registry: Registry, *arguments: str) -> dict[str, Any]:
+    """Runs one command as a part of another; what it prints goes to stderr, because the calling command's result is
+    the only result."""
+    output.note(f"$ penstock {shlex.join(arguments)}")
+    with contextlib.redirect_stdout(sys.stderr):
+        return run(list(arguments), registry)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -79,11 +113,10 @@ def main(args: list[str] | None = None) -> None:
 
 def _exit_code(args: list[str] | None) -> int:
     try:
-        root.main(args, prog_name="penstock", standalone_mode=False)
+        # click returns the code of a command that ends with `Exit`, and what the others return.
+        outcome = root.main(args, prog_name="penstock", standalone_mode=False)
     except ProblemError as error:
         return output.print_problems(error)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -92,4 +125,4 @@ def _exit_code(args: list[str] | None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.FAILED
-    return ExitCode.DONE
+    return outcome if isinstance(outcome, int) else ExitCode.DONE

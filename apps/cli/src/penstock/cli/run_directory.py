@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import calendar
 import errno
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -29,10 +28,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from penstock.cli.plugin_lock import LOCK, plugin_lock
 from penstock.cli.run_config import RunConfig, digest, load_run_config
 from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice, Registry
+from penstock.hooks.registry import Registry
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -61,8 +61,8 @@ class RunDirectory:
             )
             (temporary / "config.resolved.yaml").write_text(dump_config(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
-            write_json(temporary / "environment.json", environment(config, source, overrides))
-            write_json(temporary / "plugins.lock.json", {"components": plugin_lock(config)})
+            write_json(temporary / "environment.json", environment(config, source, overrides, registry))
+            write_json(temporary / LOCK, {"components": plugin_lock(config)})
             write_json(temporary / "status.json", {"state": "created"})
             sync_files(temporary)
             path = _appear(temporary, parent, digest(resolved))
@@ -153,7 +153,7 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
 # ---------------------------------------------------------------------------------------------- what a run depends on
 
 
-def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> dict[str, Any]:
     """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
     found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed anew at every look
     packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
@@ -167,52 +167,16 @@ def environment(config: RunConfig, source: Path, overrides: Sequence[str]) -> di
         "git": _git(Path(__file__), source),
         "seed": config.seed,
         "argv": sys.argv,
-        "command": _command(source, overrides),
+        "command": _command(source, overrides, registry),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _command(source: Path, overrides: Sequence[str]) -> str:
+def _command(source: Path, overrides: Sequence[str], registry: Registry) -> str:
     """The command line to start the run again: this process's own, or that of `train` where it is not `penstock`."""
     ours = Path(sys.argv[0]).name == "penstock" or sys.argv[0].endswith("penstock/cli/__main__.py")
-    return shlex.join(["penstock", *(sys.argv[1:] if ours else ["train", str(source), *overrides])])
-
-
-def plugin_lock(config: RunConfig) -> list[dict[str, Any]]:
-    """Every component that the config makes run: distribution, version, contract, and a hash of its source file."""
-    locked: dict[str, dict[str, Any]] = {}
-    for choice in _choices(config):
-        component, origin = choice.entry.component, choice.entry.origin
-        locked[f"{component.kind}/{choice.entry.id}"] = {
-            "kind": component.kind,
-            "name": component.name,
-            "distribution": origin.distribution,
-            "version": origin.version,
-            "contract": component.contract,
-            "hash": _source_hash(component.target),
-        }
-    return [locked[key] for key in sorted(locked)]
-
-
-def _choices(value: Any) -> Iterator[Choice]:
-    if isinstance(value, Choice):
-        yield value
-        yield from _choices(value.settings)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _choices(item)
-    elif hasattr(type(value), "model_fields"):
-        for name in type(value).model_fields:
-            yield from _choices(getattr(value, name))
-
-
-def _source_hash(target: str) -> str:
-    """SHA-256 of the target's module file, found without importing the module."""
-    import importlib.util
-
-    spec = importlib.util.find_spec(target.split(":")[0])
-    origin = spec.origin if spec else None
-    return hashlib.sha256(Path(origin).read_bytes()).hexdigest() if origin and Path(origin).is_file() else ""
+    train = [*registry.selection.arguments(), "train", str(source), *overrides]
+    return shlex.join(["penstock", *(sys.argv[1:] if ours else train)])
 
 
 def _git(*files: Path) -> dict[str, Any] | None:

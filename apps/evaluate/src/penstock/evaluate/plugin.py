@@ -26,6 +26,12 @@ def commands() -> list[Component]:
         ),
         Component(
             kind="command",
+            name="sweep",
+            target="penstock.evaluate.sweep.command:sweep",
+            summary="Train a grid of settings with the same seeds and compare the cells",
+        ),
+        Component(
+            kind="command",
             name="report",
             target="penstock.evaluate.commands:report",
             summary="Write one self-contained HTML page about one run or several",

@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there, and are checked before they are trusted.
 
-    checkpoints/step-00000100/{model.safetensors,config.json,tokenizer.json,...,trainer.pt,manifest.json}
+    checkpoints/step-00000100/{model.safetensors,config.json,...,trainer.pt,plugins.lock.json,manifest.json}
     checkpoints/latest
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
+from penstock.cli.plugin_lock import LOCK, Locked, lock_changes
 from penstock.cli.run_directory import read_json, sync, sync_files, write_json, write_text
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import ProblemError
@@ -50,6 +51,12 @@ class Checkpoint:
     def trainer_state(self) -> dict[str, Any]:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
 
+    def plugin_changes(self, now: Sequence[Locked]) -> list[str]:
+        """One line for every component whose code is not that which the weights were trained with; none where the
+        checkpoint does not say."""
+        path = self.path / LOCK
+        return lock_changes(read_json(path)["components"], now) if path.exists() else []
+
     def require_tokenizer(self, expected_sha256: str) -> None:
         """Raises `ProblemError` where the model was trained with another tokenizer than that of the data at hand."""
         path = self.path / "tokenizer.json"
@@ -59,7 +66,14 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    root: Path, step: int, model: LanguageModel, trainer_state: dict[str, Any], tokenizer_folder: Path, *, keep: int
+    root: Path,
+    step: int,
+    model: LanguageModel,
+    trainer_state: dict[str, Any],
+    tokenizer_folder: Path,
+    *,
+    plugins: Sequence[Locked],
+    keep: int,
 ) -> Checkpoint:
     """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`."""
     path = root / f"step-{step:08d}"
@@ -74,6 +88,7 @@ def write_checkpoint(
             shutil.copyfile(tokenizer_folder / name, temporary / name)
         with (temporary / "trainer.pt").open("wb") as file:  # given a path, torch forgets why it cannot be written
             torch.save(trainer_state, file)
+        write_json(temporary / LOCK, {"components": plugins})
         digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": digests})
         sync_files(temporary)

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.cli.plugin_lock import plugin_lock, require_importable
 from penstock.cli.run_config import RunConfig, load_run_config
-from penstock.cli.run_directory import RunDirectory, plugin_lock, write_json
+from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.hooks.registry import Registry
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
@@ -91,6 +92,7 @@ def train(
     """Train the model that CONFIG describes; data is prepared first where it is not. Ctrl-C leaves a run that
     `--resume auto` continues with the same bits."""
     config, document = load_run_config(config_file, overrides, registry)
+    require_importable(config.data, config.model, config.train)
     if dry_run:
         result = _plan(config)
         output.print_result(result, as_json, lambda: _plan_text(result))
@@ -101,7 +103,7 @@ def train(
         resumption = found and check_resume(
             found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
         )
-        result = _train(config, run, runs, resumption)
+        result = _train(config, run, runs, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     output.print_result(
         result,
         as_json,
@@ -127,7 +129,15 @@ def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
         raise output.failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
 
 
-def _train(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
+def _train(
+    config: RunConfig,
+    run: RunDirectory,
+    runs: Path,
+    resumption: Resumption | None,
+    registry: Registry,
+    *,
+    allow_plugin_drift: bool,
+) -> dict[str, Any]:
     prepared = _prepare(config, runs)
     if not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
@@ -143,6 +153,7 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumpt
     from penstock.train.engine import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
     from penstock.train.numerics import record_numerics
+    from penstock.train.ranks import require_same_plugins
 
     begun = time.perf_counter()
     device = pick_device(config.train.device)
@@ -157,12 +168,13 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumpt
         config.train.gradient_clip,
     )
     trainer = Trainer(config, run, dataset, composition, engine, device)
-    step = trainer.resume()
+    require_same_plugins(trainer.plugins)
+    step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
     machine = record_numerics(run, device)
     if resumption is not None:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
-        resumption.record(step, machine)
+        resumption.record(step, machine, trainer.plugin_drift)
     run.write_status(
         state="running",
         step=step,
@@ -176,7 +188,8 @@ def _train(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumpt
     try:
         trainer.train()
     except Interrupted:
-        again = ["penstock", "train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        again = ["penstock", *registry.selection.arguments(), *train]
         output.note(f"continue with: {shlex.join(str(part) for part in again)}")
         raise KeyboardInterrupt from None
     finally:

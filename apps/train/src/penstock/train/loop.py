@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from penstock.cli import output
+from penstock.cli.plugin_lock import plugin_lock
 from penstock.cli.run_config import RunConfig
 from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
@@ -29,6 +30,7 @@ from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, 
 from penstock.train.compose import Composition, routing_header
 from penstock.train.engine import LocalEngine
 from penstock.train.progress import Progress
+from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
 
 
@@ -77,6 +79,8 @@ class Trainer:
         self.observers: list[Observer] = [
             choice.build(run_directory=run.path, header=self._trace_header()) for choice in config.train.observers
         ]
+        self.plugins = plugin_lock(config)  # now: what the files hold later is not what was imported
+        self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._byte_lengths = dataset.tokenizer().byte_lengths()
         self._last_checkpoint: Checkpoint | None = None
@@ -94,11 +98,15 @@ class Trainer:
             "tokenizer": manifest.tokenizer_sha256,
         }
 
-    def resume(self) -> int:
+    def resume(self, *, allow_plugin_drift: bool = False) -> int:
         """Continues from the newest whole checkpoint; returns its step, 0 where there is none. Raises `ProblemError`
-        where all are damaged, or it does not fit; nothing has been changed then."""
+        where all are damaged, it does not fit, or other code of components wrote it, which may be allowed; nothing
+        has been changed then. `plugin_drift` says what was allowed."""
         checkpoint = newest_checkpoint(self.run.checkpoints, output.warn)
         if checkpoint is not None:
+            self.plugin_drift = checkpoint.plugin_changes(self.plugins)
+            if self.plugin_drift and not allow_plugin_drift:
+                raise plugin_drift_refused(self.plugin_drift, checkpoint.path)
             self._load(checkpoint)
         tidy(self.run.checkpoints, checkpoint)
         for tracker in self.trackers:
@@ -232,10 +240,15 @@ class Trainer:
 
     @torch.inference_mode()
     def _nats(self, window_BS: torch.Tensor) -> float:
-        """Loss of some windows; the random numbers of training do not notice that it was measured."""
+        """Loss of some windows, without dropout; the random numbers of training do not notice that it was measured."""
         window_BS = window_BS.to(self.device)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
+        module = self.composition.module
+        module.eval()
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
+        finally:
+            module.train()
 
     def _log(self, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:
@@ -258,6 +271,7 @@ class Trainer:
             self.model,
             state,
             self.dataset.folder,
+            plugins=self.plugins,
             keep=self.config.train.keep_checkpoints,
         )
 

@@ -29,12 +29,14 @@ def trackers() -> list[Component]:
             name="jsonl",
             target="penstock.train.trackers:JsonlTracker",
             summary="metrics.jsonl in the run directory, one JSON object a step",
+            capabilities=frozenset({"local", "durable", "exact-resume"}),
         ),
         Component(
             kind="tracker",
             name="tensorboard",
             target="penstock.train.trackers:TensorBoardTracker",
             summary="TensorBoard event files in the run directory",
+            capabilities=frozenset({"local", "durable"}),
         ),
     ]
 
@@ -48,5 +50,6 @@ def observers() -> list[Component]:
             target="penstock.train.observers:LoadTraceObserver",
             config="penstock.train.config:LoadTraceConfig",
             summary="trace/train.npz: the expert load of every step",
+            capabilities=frozenset({"exact-resume"}),
         ),
     ]

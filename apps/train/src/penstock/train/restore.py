@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.cli import output
+from penstock.cli.plugin_lock import plugin_lock
 from penstock.cli.run_config import RunConfig
 from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
@@ -31,7 +32,8 @@ class Restored:
 
 
 def restore(path: Path, registry: Registry) -> Restored:
-    """Loads the newest whole checkpoint of a run; raises `ProblemError` where there is none, or its data is gone."""
+    """Loads the newest whole checkpoint of a run; raises `ProblemError` where there is none, or its data is gone. Says
+    which components have other code than it was trained with: what is measured then is not what was trained."""
     run = RunDirectory.open(path)
     config = run.config(registry)
     checkpoint = newest_checkpoint(run.checkpoints, output.warn)
@@ -39,6 +41,8 @@ def restore(path: Path, registry: Registry) -> Restored:
         raise output.failed(
             "no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it"
         )
+    for line in checkpoint.plugin_changes(plugin_lock(config)):
+        output.warn(line)
     dataset = open_dataset(run.runs, config, verify=False)
     checkpoint.require_tokenizer(dataset.manifest.tokenizer_sha256)
     composition = compose_model(

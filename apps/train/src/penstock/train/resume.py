@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penstock.cli import output
+from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.cli.run_config import OnResume, RunConfig
-from penstock.cli.run_directory import RunDirectory, plugin_lock, read_json, write_json, write_text
+from penstock.cli.run_directory import RunDirectory, read_json, write_json, write_text
 from penstock.hooks.config import Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -91,16 +93,17 @@ class Resumption:
     changes: list[Change]
     plugins: list[str]
 
-    def record(self, step: int, machine: dict[str, tuple[Any, Any]]) -> None:
+    def record(self, step: int, machine: dict[str, tuple[Any, Any]], checkpoint_drift: Sequence[str]) -> None:
         """Says what differs and writes it down, once nothing can refuse the run any more. `machine` is what
-        `record_numerics` returned."""
-        self._say(machine)
+        `record_numerics` returned, `checkpoint_drift` what `Trainer.resume` found."""
+        plugins = list(dict.fromkeys([*self.plugins, *checkpoint_drift]))
+        self._say(machine, plugins)
         line = {
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "step": step,
             "argv": sys.argv,
             "config": {change.path: [change.before, change.now] for change in self.changes},
-            "plugins": self.plugins,
+            "plugins": plugins,
             "machine": machine,
         }
         path = self.run.path / "resumes.jsonl"
@@ -108,15 +111,15 @@ class Resumption:
         write_text(path, written + json.dumps(line) + "\n")
         if self.changes:
             write_text(self.run.path / "config.resolved.yaml", dump_config(self.config.resolved()))
-        if self.changes or self.plugins:
-            write_json(self.run.path / "plugins.lock.json", {"components": plugin_lock(self.config)})
+        if self.changes or plugins:
+            write_json(self.run.path / LOCK, {"components": plugin_lock(self.config)})
 
-    def _say(self, machine: dict[str, tuple[Any, Any]]) -> None:
+    def _say(self, machine: dict[str, tuple[Any, Any]], plugins: Sequence[str]) -> None:
         free = [str(change) for change in self.changes if change.rule is OnResume.FREE]
         allowed = [str(change) for change in self.changes if change.rule is not OnResume.FREE]
         for line in free:
             output.note(f"changed: {line}")
-        for line in allowed + self.plugins:
+        for line in [*allowed, *plugins]:
             output.warn(f"continuing as allowed, although {line}")
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
@@ -134,7 +137,8 @@ def check_resume(
     run: RunDirectory, config: RunConfig, *, allow_config_drift: bool, allow_plugin_drift: bool
 ) -> Resumption:
     """Raises `ProblemError` with every difference that keeps the run from being continued."""
-    found, plugins = changes(run, config), _plugin_changes(run, config)
+    found = changes(run, config)
+    plugins = lock_changes(read_json(run.path / LOCK)["components"], plugin_lock(config))
     problems: list[Problem] = []
     for change in found:
         if change.rule is OnResume.FIXED:
@@ -144,22 +148,13 @@ def check_resume(
             fix = "undo the change, start a new run, or continue all the same with --allow-config-drift"
             problems.append(Problem("config-differs", str(change), str(run.path), fix))
     if not allow_plugin_drift:
-        fix = "install what it began with, start a new run, or continue all the same with --allow-plugin-drift"
-        problems += [Problem("plugin-differs", line, str(run.path), fix) for line in plugins]
+        problems += plugin_drift_refused(plugins, run.path).problems
     if problems:
         raise ProblemError(problems)
     return Resumption(run, config, found, plugins)
 
 
-def _plugin_changes(run: RunDirectory, config: RunConfig) -> list[str]:
-    """The components of both configs whose code is not what it was; one that came or went is a change of the config."""
-
-    def name(component: dict[str, Any]) -> str:
-        return f"{component['kind']} {component['distribution']}:{component['name']}"
-
-    locked = {name(then): then for then in read_json(run.path / "plugins.lock.json")["components"]}
-    return [
-        f"{name(now)} {now['version']} is not the code that the run has ({locked[name(now)]['version']})"
-        for now in plugin_lock(config)
-        if locked.get(name(now), now) != now
-    ]
+def plugin_drift_refused(lines: Sequence[str], where: Path) -> ProblemError:
+    """What keeps a run from being continued by other code of its components than it has."""
+    fix = "install what it began with, start a new run, or continue all the same with --allow-plugin-drift"
+    return ProblemError([Problem("plugin-differs", line, str(where), fix) for line in lines])

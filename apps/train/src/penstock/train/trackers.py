@@ -27,7 +27,7 @@ class JsonlTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         # JSON has no NaN or infinity: null says that the value is not a number.
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.write(json.dumps({"step": step, **finite}, default=float) + "\n")  # numpy's numbers
         self._file.flush()
 
     def close(self) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from penstock.hooks.config import Schema
+
+_EXAMPLE = ("The gate is open.", "Zwölf Turbinen laufen.\n", "The mill stands still; 水 is what it waits for.")
 
 
 class PythonStdlibConfig(Schema):
@@ -26,6 +33,12 @@ class TextCorpusConfig(Schema):
     """Splits a file into documents, for example `<|endoftext|>`; newlines around it are dropped. Without it a file is
     one document."""
 
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        for number, text in enumerate(_EXAMPLE):
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+        return {"paths": [str(folder)]}
+
 
 class JsonLinesConfig(Schema):
     """JSON Lines: one object a line."""
@@ -35,6 +48,12 @@ class JsonLinesConfig(Schema):
     field: str = "text"
     """The key of the text in each object."""
 
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        lines = [json.dumps({"text": text}) for text in _EXAMPLE]
+        (folder / "example.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        return {"paths": [str(folder)]}
+
 
 class ParquetConfig(Schema):
     """Parquet files."""
@@ -43,6 +62,15 @@ class ParquetConfig(Schema):
     """Files, folders (searched recursively for *.parquet) and globs."""
     field: str = "text"
     """The string column that holds the text."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        from penstock.data_prep.files import import_extra
+
+        pyarrow = import_extra("pyarrow", "parquet", "an example for the corpus 'parquet'")
+        parquet = import_extra("pyarrow.parquet", "parquet", "an example for the corpus 'parquet'")
+        parquet.write_table(pyarrow.table({"text": list(_EXAMPLE)}), folder / "example.parquet")
+        return {"paths": [str(folder)]}
 
 
 class HuggingFaceDatasetConfig(Schema):
@@ -58,3 +86,11 @@ class HuggingFaceDatasetConfig(Schema):
     """The string column that holds the text."""
     streaming: bool = True
     """Read while downloading instead of downloading first: the documents are spooled to disk once in any case."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        from penstock.data_prep.files import import_extra
+
+        datasets = import_extra("datasets", "hf", "an example for the corpus 'hf'")
+        datasets.Dataset.from_dict({"text": list(_EXAMPLE)}).save_to_disk(str(folder / "example"))
+        return {"name": str(folder / "example")}

@@ -12,7 +12,7 @@ def corpora() -> list[Component]:
         _corpus("text", "TextCorpus", "Text files, folders and globs, plain or compressed"),
         _corpus("jsonl", "JsonLines", "JSON Lines files, plain or compressed"),
         _corpus("parquet", "Parquet", "A string column of Parquet files"),
-        _corpus("hf", "HuggingFaceDataset", "A dataset of the Hugging Face hub, or a local one"),
+        _corpus("hf", "HuggingFaceDataset", "A dataset of the Hugging Face hub, or a local one", frozenset()),
     ]
 
 
@@ -24,15 +24,19 @@ def filters() -> list[Component]:
             name="exact-dedup",
             target="penstock.data_prep.dedup:ExactDedup",
             summary="Drops documents whose text was seen before",
+            capabilities=frozenset({"drops-only", "idempotent"}),
         )
     ]
 
 
-def _corpus(name: str, target: str, summary: str) -> Component:
+def _corpus(
+    name: str, target: str, summary: str, capabilities: frozenset[str] = frozenset({"fingerprint"})
+) -> Component:
     return Component(
         kind="corpus",
         name=name,
         target=f"penstock.data_prep.corpora:{target}",
         config=f"penstock.data_prep.config:{target}Config",
         summary=summary,
+        capabilities=capabilities,
     )

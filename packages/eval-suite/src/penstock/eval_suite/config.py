@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -28,3 +30,9 @@ class WikiText2Config(Schema):
     """Tokens by which windows move on; disjoint windows where empty."""
     max_bytes: int | None = Field(default=None, gt=1)
     """Only the first so many bytes, cut at a line; all 1,290,590 where empty. The metric's name then says so."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        lines = (f" The mill ground {number} sacks of corn in the year {1800 + number} . \n" for number in range(40))
+        (folder / "wiki.test.raw").write_text("".join(lines), encoding="utf-8")
+        return {"path": str(folder / "wiki.test.raw")}

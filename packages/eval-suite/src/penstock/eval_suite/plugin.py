@@ -14,6 +14,7 @@ def tasks() -> list[Component]:
             target="penstock.eval_suite.tasks:Heldout",
             config="penstock.eval_suite.config:HeldoutConfig",
             summary="Bits per byte and perplexity on the run's held-out tokens.",
+            capabilities=frozenset({"every-token"}),
         ),
         Component(
             kind="task",
@@ -21,6 +22,7 @@ def tasks() -> list[Component]:
             target="penstock.eval_suite.tasks:WikiText2",
             config="penstock.eval_suite.config:WikiText2Config",
             summary="Bits per byte and perplexity on WikiText-2.",
+            capabilities=frozenset({"every-token"}),
             reference="https://arxiv.org/abs/1609.07843",
         ),
     ]

@@ -5,13 +5,14 @@ A plugin module needs two names:
 >>> from penstock.hooks import Component, hookimpl
 """
 
-from penstock.hooks.component import CONTRACT, KINDS, Component
+from penstock.hooks.component import CONTRACTS, KINDS, Component, Window
+from penstock.hooks.discovery import Selection
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Entry, Registry
 from penstock.hooks.spec import hookimpl
 
 __all__ = [
-    "CONTRACT",
+    "CONTRACTS",
     "KINDS",
     "Choice",
     "Component",
@@ -20,5 +21,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "Registry",
+    "Selection",
+    "Window",
     "hookimpl",
 ]

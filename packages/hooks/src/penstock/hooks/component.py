@@ -29,9 +29,29 @@ KINDS: dict[str, str] = {
     "command": "commands",
 }
 
-# The version of each kind's contract that this release of hooks defines. A component that asks for another one is
-# reported as incompatible and never built.
-CONTRACT = 1
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The versions of a contract that a release of hooks supports.
+
+    >>> 2 in Window(1, 3), str(Window(1, 3)), str(Window(1, 1))
+    (True, '1 to 3', '1')
+    """
+
+    oldest: int
+    newest: int
+
+    def __contains__(self, version: int) -> bool:
+        return self.oldest <= version <= self.newest
+
+    def __str__(self) -> str:
+        return str(self.newest) if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+
+
+# Kind -> the versions of its contract that this release supports. A component that asks for another one is reported as
+# incompatible and never built. Whoever raises `newest` keeps the plugins under tests/compat working, or raises
+# `oldest` and says so.
+CONTRACTS: dict[str, Window] = dict.fromkeys(KINDS, Window(1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,9 @@ class Component:
     `target` and `config` are "module:attribute" strings, imported on first use. `config` names a pydantic model
     (a `Schema`) whose fields are the keyword arguments of `target`: `Registry.build` calls
     `target(**fields, **context)`, so a component is used from plain Python exactly as it is used from a config.
+
+    `contract` is the version of its kind's contract that it was written against. One that does not say was written
+    against the first: a default that grew with hooks would promise in the name of an author who never saw it.
 
     >>> Component(kind="router", name="mine", target="my_package:MyRouter", summary="Routes my way.").target
     'my_package:MyRouter'
@@ -52,7 +75,7 @@ class Component:
     summary: str
     config: str | None = None
     capabilities: frozenset[str] = field(default_factory=lambda: frozenset[str]())
-    contract: int = CONTRACT
+    contract: int = 1
     reference: str = ""
 
     def __post_init__(self) -> None:
@@ -63,6 +86,15 @@ class Component:
         for label, value in (("target", self.target), ("config", self.config)):
             if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
                 raise ValueError(f"component '{self.name}': {label} must be 'module:attribute', not '{value}'")
+        self._check_types()
+
+    def _check_types(self) -> None:
+        """What lists and help show is what they can show: a plugin without types must not stop them."""
+        needed: dict[str, type] = {"summary": str, "reference": str, "capabilities": frozenset, "contract": int}
+        for label, kind in needed.items():
+            value: object = getattr(self, label)
+            if not isinstance(value, kind):
+                raise TypeError(f"component '{self.name}': {label} must be a {kind.__name__}, not {value!r}")
 
     def load_target(self) -> Any:
         """Imports and returns what the component builds with."""

@@ -10,14 +10,18 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import pluggy
 
 from penstock.hooks import spec
-from penstock.hooks.component import CONTRACT, KINDS, Component
+from penstock.hooks.component import CONTRACTS, KINDS, Component
+from penstock.hooks.known import FIRST_PARTY
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+from penstock.hooks.single_file import PluginFile
 
 GROUP = "penstock"
 
@@ -51,7 +55,12 @@ class Broken:
 
     @property
     def cause(self) -> str:
-        return f"{type(self.error).__name__}: {self.error}"
+        """In one line, whatever the error's text is."""
+        try:
+            text = str(self.error)
+        except Exception as error:  # a plugin may bring its own exceptions, broken ones included
+            text = f"its text cannot be had ({type(error).__name__})"
+        return " ".join(f"{type(self.error).__name__}: {text}".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +72,70 @@ class Incompatible:
 
     @property
     def cause(self) -> str:
-        asked = sorted({component.contract for component in self.components if component.contract != CONTRACT})
-        return f"asks for contract {', '.join(map(str, asked))}; this release defines {CONTRACT}"
+        return "; ".join(
+            f"{component.kind} '{component.name}' asks for contract {component.contract}, "
+            f"and this release supports {CONTRACTS[component.kind]}"
+            for component in self.components
+            if not _supported(component)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A plugin that the user switched off."""
+    """A plugin that the user switched off, and how."""
 
     origin: Origin
-
-    @property
-    def cause(self) -> str:
-        return "blocked by the user"
+    cause: str = "blocked by the user"
 
 
 Discovered: TypeAlias = Loaded | Broken | Incompatible | Blocked
 
 
-def discover(blocked: Collection[str] = ()) -> tuple[Discovered, ...]:
-    """Every installed plugin in a fixed order (distribution, then entry point). `blocked` names distributions."""
-    off = {canonical(name) for name in blocked}
-    found = [(_origin(point), point) for point in importlib.metadata.entry_points(group=GROUP)]
-    found.sort(key=lambda pair: (pair[0].distribution, pair[0].entry_point))
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which plugins the user wants beside our own, and which files are plugins too.
+
+    `no_plugins` leaves our own (those of `known.py`) and the files. `only` names the third-party distributions that are
+    wanted; empty, all are. `blocked` names distributions that are not, ours included.
+    """
+
+    no_plugins: bool = False
+    only: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The options of `penstock` that say the same."""
+        named = [("--only", name) for name in self.only] + [("--plugin", file) for file in self.files]
+        return ["--no-plugins"] * self.no_plugins + [word for pair in named for word in pair]
+
+    def cause_against(self, distribution: str) -> str | None:
+        """Why an installed distribution's plugins stay off; None where they do not."""
+        if distribution in map(canonical, self.blocked):
+            return "blocked by the user"
+        if distribution in FIRST_PARTY.values():
+            return None
+        if self.no_plugins:
+            return "switched off by --no-plugins"
+        if self.only and distribution not in map(canonical, self.only):
+            return f"not among --only {', '.join(self.only)}"
+        return None
+
+
+def discover(selection: Selection | None = None) -> tuple[Discovered, ...]:
+    """Every plugin in a fixed order (distribution, then entry point). Raises `ProblemError` where the selection names
+    what there is not: a file that cannot be read or has a taken name, a distribution without plugins."""
+    wanted = selection or Selection()
+    points = [(_origin(point), point.load) for point in importlib.metadata.entry_points(group=GROUP)]
+    _require_installed(wanted.only, {origin.distribution for origin, _ in points})
+    found = [(origin, load, wanted.cause_against(origin.distribution)) for origin, load in points]
+    found += [(origin, load, None) for origin, load in _files(wanted.files)]
+    found.sort(key=lambda plugin: (plugin[0].distribution, plugin[0].entry_point))
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(spec)
     return tuple(
-        Blocked(origin) if origin.distribution in off else _load_plugin(origin, point.load, manager)
-        for origin, point in found
+        _load_plugin(origin, load, manager) if against is None else Blocked(origin, against)
+        for origin, load, against in found
     )
 
 
@@ -101,6 +146,29 @@ def components_of(module: object) -> tuple[Component, ...]:
     return _ask(module, manager)
 
 
+def _files(names: Iterable[str]) -> Iterator[tuple[Origin, Callable[[], object]]]:
+    files = {name: PluginFile.read(name) for name in names}
+    for module, count in Counter(file.module for file in files.values()).items():
+        if count > 1:
+            where = ", ".join(name for name, file in files.items() if file.module == module)
+            raise ProblemError(Problem("plugin-file-clash", f"{count} plugin files are named '{module}'", where))
+    for name, file in files.items():
+        yield Origin(canonical(file.module), file.version, name), file.load
+
+
+def _require_installed(names: Iterable[str], installed: set[str]) -> None:
+    others = installed.difference(FIRST_PARTY.values())
+    problems = [
+        Problem(
+            "unknown-plugin", f"no plugin of '{name}' is installed", "--only", did_you_mean(canonical(name), others)
+        )
+        for name in names
+        if canonical(name) not in installed
+    ]
+    if problems:
+        raise ProblemError(problems)
+
+
 def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:
     """Imports one plugin by calling `load()`, asks all its hooks, and says how it went."""
     try:
@@ -109,9 +177,11 @@ def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.Plu
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         return Broken(origin, error)
-    if any(component.contract != CONTRACT for component in components):
-        return Incompatible(origin, components)
-    return Loaded(origin, components)
+    return Loaded(origin, components) if all(map(_supported, components)) else Incompatible(origin, components)
+
+
+def _supported(component: Component) -> bool:
+    return component.contract in CONTRACTS[component.kind]
 
 
 def canonical(name: str) -> str:
@@ -124,19 +194,40 @@ def canonical(name: str) -> str:
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> Origin:
-    metadata = point.dist and point.dist.metadata  # a half-removed distribution has neither a name nor a version
-    name, version = (metadata[key] if metadata and key in metadata else "unknown" for key in ("Name", "Version"))
-    return Origin(canonical(name), version, point.name)
+    headers = _headers(point.dist) if point.dist else {}  # a half-removed distribution has neither name nor version
+    return Origin(canonical(headers.get("name", "unknown")), headers.get("version", "unknown"), point.name)
+
+
+def _headers(distribution: importlib.metadata.Distribution) -> dict[str, str]:
+    """Name and version, from the first lines of the metadata: to parse all of it, README included, takes ten times as
+    long, and would be most of the time that discovery takes."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if key.lower() in ("name", "version"):
+            found[key.lower()] = value.strip()
+        if not colon or len(found) == 2:
+            break
+    return found
 
 
 def _ask(module: object, manager: pluggy.PluginManager) -> tuple[Component, ...]:
     try:
         manager.register(module)
-        manager.check_pending()  # a misspelt hook would otherwise be ignored without a word
+        _check_hooks_exist(module, manager)
         return tuple(component for kind, hook in KINDS.items() for component in _offered(module, manager, kind, hook))
     finally:
         if manager.is_registered(module):
             manager.unregister(module)
+
+
+def _check_hooks_exist(module: object, manager: pluggy.PluginManager) -> None:
+    """A misspelt hook would otherwise be ignored without a word. What pluggy's `check_pending` does, of this plugin
+    alone, and with a hint."""
+    for caller in manager.get_hookcallers(module) or ():
+        if not caller.has_spec() and not all(implementation.optionalhook for implementation in caller.get_hookimpls()):
+            raise TypeError(f"unknown hook '{caller.name}', {did_you_mean(caller.name, KINDS.values())}")
 
 
 def _offered(module: object, manager: pluggy.PluginManager, kind: str, hook: str) -> Iterable[Component]:

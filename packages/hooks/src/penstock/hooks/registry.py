@@ -1,17 +1,19 @@
 """Names to components: `registry.build("router", {"use": "sigmoid-topk", "k": 2}, hidden_size=64, experts=8)`.
 
-A component's canonical id is `distribution:name`; the short name is enough while one distribution alone offers it. A
-`Registry` is a value: it is passed on, and nothing is global.
+A component's canonical id is `distribution:name`; the short name is enough while one distribution alone offers it. The
+short name of one of our own components (`known.py`) stays its own: who offers another one of that name is reached by
+the id, and `warn` is told that there are two. A `Registry` is a value: it is passed on, and nothing is global.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.hooks.component import KINDS, Component, load_attribute
-from penstock.hooks.discovery import Broken, Discovered, Incompatible, Loaded, Origin, canonical, discover
+from penstock.hooks.discovery import Broken, Discovered, Incompatible, Loaded, Origin, Selection, canonical, discover
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mean
 
@@ -55,8 +57,15 @@ class Choice:
 class Registry:
     """All components of the loaded plugins, by kind and name."""
 
-    def __init__(self, plugins: Iterable[Discovered]) -> None:
+    def __init__(
+        self,
+        plugins: Iterable[Discovered],
+        selection: Selection | None = None,
+        warn: Callable[[str], object] = warnings.warn,
+    ) -> None:
         self.plugins = tuple(plugins)
+        self.selection = selection or Selection()
+        self._warn = warn
         self._entries: dict[str, dict[str, list[Entry]]] = {kind: {} for kind in KINDS}
         for plugin in sorted(self.plugins, key=lambda plugin: plugin.origin.distribution):
             if isinstance(plugin, Loaded):
@@ -64,9 +73,9 @@ class Registry:
                     self._entries[component.kind].setdefault(component.name, []).append(Entry(component, plugin.origin))
 
     @classmethod
-    def discover(cls, blocked: Iterable[str] = ()) -> Registry:
-        """The registry of what is installed."""
-        return cls(discover(frozenset(blocked)))
+    def discover(cls, selection: Selection | None = None, warn: Callable[[str], object] = warnings.warn) -> Registry:
+        """The registry of what is installed and selected. `warn` hears where a short name could mean two."""
+        return cls(discover(selection), selection, warn)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Every component (of a kind), sorted by kind, name and distribution."""
@@ -84,15 +93,48 @@ class Registry:
 
     def find(self, kinds: Sequence[str], name: str, where: str = "") -> Entry:
         """`get` where a component of any of some kinds may stand."""
-        distribution, _, short = name.rpartition(":")
-        candidates = [entry for kind in kinds for entry in self._of(kind).get(short, [])]
-        if distribution:
-            candidates = [entry for entry in candidates if entry.origin.distribution == canonical(distribution)]
+        candidates = self._candidates(kinds, name)
         if len(candidates) == 1:
+            self._say_who_else(candidates[0], name)
             return candidates[0]
         problem = _ambiguous(name, candidates) if candidates else self._missing(kinds, name)
         exit_code = ExitCode.PLUGIN if problem.code == "broken-plugin" else ExitCode.USAGE
         raise ProblemError(replace(problem, where=where), exit_code)
+
+    def lookup(self, kind: str, name: str) -> Entry | None:
+        """The component that a name stands for, None where it stands for none or several. Nothing is said of it."""
+        candidates = self._candidates([kind], name)
+        return candidates[0] if len(candidates) == 1 else None
+
+    def name_of(self, entry: Entry) -> str:
+        """What to write for a component: its short name where that stands for it, its id otherwise."""
+        short = entry.component.name
+        return short if self.lookup(entry.component.kind, short) == entry else entry.id
+
+    def owner_of(self, entry: Entry) -> Entry | None:
+        """Our own component that has the short name of a third party's; None where there is none."""
+        owner = FIRST_PARTY.get((entry.component.kind, entry.component.name))
+        if owner is None or owner == entry.origin.distribution:
+            return None
+        return self.lookup(entry.component.kind, entry.component.name)
+
+    def _candidates(self, kinds: Sequence[str], name: str) -> list[Entry]:
+        """Who may be meant. By short name, a kind that has a component of ours offers that one or none: what a config
+        means does not depend on what else is installed."""
+        distribution, _, short = name.rpartition(":")
+        owners = {kind: canonical(distribution) if distribution else FIRST_PARTY.get((kind, short)) for kind in kinds}
+        return [
+            entry
+            for kind in kinds
+            for entry in self._of(kind).get(short, [])
+            if owners[kind] is None or entry.origin.distribution == owners[kind]
+        ]
+
+    def _say_who_else(self, entry: Entry, name: str) -> None:
+        others = [] if ":" in name else [e for e in self._of(entry.component.kind)[name] if e != entry]
+        if others:
+            theirs = " and ".join(f"{other.origin}, written `{other.id}`" for other in others)
+            self._warn(f"{entry.component.kind} '{name}' is that of {entry.origin}; there is another of {theirs}")
 
     def choose(self, kind: str, settings: str | Mapping[str, Any], where: str = "") -> Choice:
         """Validates `"name"` or `{"use": "name", **settings}` against the component's own schema."""
@@ -124,21 +166,30 @@ class Registry:
         for plugin in unusable:
             offered = plugin.components if isinstance(plugin, Incompatible) else ()
             offers = any(component.kind in kinds and component.name == short for component in offered)
-            if plugin.origin.distribution == package or (offers and not distribution):
+            if plugin.origin.distribution == package or (offers and package is None):
                 what = f"{sort} '{name}' is not usable"
                 return Problem("broken-plugin", what, fix=f"{plugin.origin}: {plugin.cause}")
+        what, hints = f"there is no {sort} '{name}'", self._hints(kinds, name, package, ours)
+        unknown = [] if package else [plugin for plugin in unusable if not isinstance(plugin, Incompatible)]
+        if not unknown:
+            return Problem("unknown-component", what, fix=", ".join(hints))
+        # Nobody can say what a plugin offers that does not load. A name that is nearly another one is misspelt; one
+        # that is near nothing is more likely to be of such a plugin.
+        misspelt = any(hint.startswith("did you mean") for hint in hints)
+        hints += [f"{plugin.origin} may have it and did not load ({plugin.cause})" for plugin in unknown]
+        return Problem("unknown-component" if misspelt else "broken-plugin", what, fix=", ".join(hints))
+
+    def _hints(self, kinds: Sequence[str], name: str, package: str | None, ours: str | None) -> list[str]:
+        """Which package would provide a missing component, or which name was meant."""
+        distribution, _, short = name.rpartition(":")
         installed = {plugin.origin.distribution for plugin in self.plugins}
-        hints: list[str] = []
+        entries = [entry for kind in kinds for entry in self.entries(kind)]
         if package == ours and ours is not None and ours not in installed:
-            hints.append(f"`uv add {ours}` provides it")
-        else:
-            if package is not None and package not in installed:
-                hints.append(f"no plugin of '{package}' is installed")
-            entries = [entry for kind in kinds for entry in self.entries(kind)]
-            hints.append(did_you_mean(name, [entry.id if distribution else entry.component.name for entry in entries]))
-            if unusable:
-                hints.append(f"{len(unusable)} plugin(s) did not load, see `penstock plugins list`")
-        return Problem("unknown-component", f"there is no {sort} '{name}'", fix=", ".join(filter(None, hints)))
+            others = [entry.id for entry in entries if entry.component.name == short]
+            return [f"`uv add {ours}` provides it", *(f"`{other}` is another one" for other in others)]
+        hints = [] if package is None or package in installed else [f"no plugin of '{package}' is installed"]
+        hints.append(did_you_mean(name, [entry.id if distribution else self.name_of(entry) for entry in entries]))
+        return list(filter(None, hints))
 
 
 def broken(entry: Entry, error: Exception) -> Problem:

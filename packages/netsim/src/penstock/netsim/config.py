@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -84,3 +86,7 @@ class GraphConfig(TwoLevelConfig):
 
     links: list[LinkConfig] = Field(min_length=1)
     """All links; every GPU must reach every other one."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        return {"links": [{"between": [gpu, "switch"], "bandwidth": 25e9} for gpu in range(2)]}

@@ -88,7 +88,8 @@ class LinkTopology(ABC):
 class SingleNode(LinkTopology):
     """GPUs behind one switch (NVLink), or on PCIe: switches of `gpus_per_switch` GPUs joined by one bridge of the host.
 
-    Links: a port out and in for every GPU, and the bridge, which all messages between switches share both ways.
+    Links: a port out and in for every GPU, and the bridge, which all messages between switches share both ways. More
+    GPUs than a node of the preset has are one larger node with the same ports.
     """
 
     name = "single-node"
@@ -102,9 +103,6 @@ class SingleNode(LinkTopology):
         self.bridge_bandwidth = bridge_bandwidth
 
     def _build(self, gpus: int) -> Network:
-        if gpus > self.gpus_per_node:
-            what = f"a node of {self.hardware} has {self.gpus_per_node} GPUs, not {gpus}"
-            raise ProblemError(Problem("too-many-gpus", what, self.name, "use a topology of several nodes"))
         capacity_L = np.full(2 * gpus, self.inside.bandwidth)
         names = [*_names("out", gpus), *_names("in", gpus)]
         if self.bridge_bandwidth is not None:
@@ -300,12 +298,13 @@ class Graph(LinkTopology):
     """Your own network, cable by cable; GPUs are numbers, switches words.
 
     Messages take the route with the fewest links, the first listed among equals. Every pair of GPUs must be joined.
+    `gpus_per_node` is 1 where it is not given: such a graph has hosts rather than nodes with NVLink.
     """
 
     name = "graph"
 
-    def __init__(self, *, links: Sequence[Link], **ports: Any) -> None:
-        super().__init__(**ports)
+    def __init__(self, *, links: Sequence[Link], gpus_per_node: int | None = None, **ports: Any) -> None:
+        super().__init__(**ports, gpus_per_node=gpus_per_node or 1)
         self.ends: list[tuple[str, str]] = []
         self.bandwidths: list[float] = []
         for link in links:

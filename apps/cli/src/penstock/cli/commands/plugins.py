@@ -7,14 +7,32 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import KINDS, load_attribute
 from penstock.hooks.discovery import Loaded
 from penstock.hooks.registry import Registry
 
+# Imported when they run: with the conformance kit and the schemas, `plugins list` would take three times as long.
+SUBCOMMANDS = {
+    "check": "penstock.cli.commands.plugin_check:check_plugin",
+    "new": "penstock.cli.commands.plugin_new:new_plugin",
+    "show": "penstock.cli.commands.plugin_show:show_plugin",
+}
 
-@click.group()
+
+class Plugins(click.Group):
+    """The commands of this module, and those of `SUBCOMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *SUBCOMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        path = SUBCOMMANDS.get(cmd_name)
+        return super().get_command(ctx, cmd_name) if path is None else load_attribute(path)
+
+
+@click.group(cls=Plugins)
 def plugins() -> None:
-    """List installed plugins and the components they offer."""
+    """List, show, check and begin plugins."""
 
 
 @plugins.command("list")
@@ -30,6 +48,7 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
             "entry_point": plugin.origin.entry_point,
             "state": type(plugin).__name__.lower(),
             "cause": "" if isinstance(plugin, Loaded) else plugin.cause,
+            "components": len(plugin.components) if isinstance(plugin, Loaded) else 0,
         }
         for plugin in registry.plugins
     ]
@@ -38,6 +57,8 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
             "kind": entry.component.kind,
             "name": entry.component.name,
             "id": entry.id,
+            "use": registry.name_of(entry),
+            "behind": owner.id if (owner := registry.owner_of(entry)) else "",
             "version": entry.origin.version,
             "contract": entry.component.contract,
             "summary": entry.component.summary,
@@ -51,21 +72,21 @@ def list_plugins(registry: Registry, kind: str | None, as_json: bool) -> dict[st
     return result
 
 
-def _text(states: list[dict[str, str]], components: list[dict[str, Any]]) -> str:
+def _text(states: list[dict[str, Any]], components: list[dict[str, Any]]) -> str:
+    loaded = sum(state["state"] == "loaded" for state in states)
     parts = [
         output.table(
             ("kind", "name", "from", "summary"),
-            [(c["kind"], c["name"], c["id"].split(":")[0], c["summary"]) for c in components],
-        )
+            [(c["kind"], c["use"], c["id"].split(":")[0], c["summary"]) for c in components],
+        ),
+        output.table(
+            ("plugin", "version", "entry point", "state", "components, or why there are none"),
+            [
+                (s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"] or s["components"])
+                for s in states
+            ],
+        ),
+        *(f"`{c['name']}` is {c['behind']}, and `{c['id']}` another one" for c in components if c["behind"]),
+        f"{len(components)} components; plugins: {loaded} loaded, {len(states) - loaded} not usable",
     ]
-    unusable = [state for state in states if state["state"] != "loaded"]
-    if unusable:
-        parts.append(
-            output.table(
-                ("plugin", "version", "entry point", "state", "cause"),
-                [(s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"]) for s in unusable],
-            )
-        )
-    loaded = len(states) - len(unusable)
-    parts.append(f"{len(components)} components; plugins: {loaded} loaded, {len(unusable)} not usable")
     return "\n\n".join(parts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.main import run
+from penstock.cli.main import call
+from penstock.cli.plugin_lock import require_importable
+from penstock.cli.run_config import load_run_config
 from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.registry import Registry
 
@@ -44,17 +44,20 @@ def quickstart(
     """
     begun = time.perf_counter()
     with _config(config_file) as config:
+        for name in ("prepare", "train", "evaluate", "profile", "simulate", "report"):
+            registry.get("command", name)
+        require_importable(load_run_config(config, overrides, registry)[0])
         place = ["--runs", str(runs)]
-        prepared = _call(registry, "prepare", str(config), *overrides, *place)
-        trained = _call(registry, "train", str(config), *overrides, *place)
+        prepared = call(registry, "prepare", str(config), *overrides, *place)
+        trained = call(registry, "train", str(config), *overrides, *place)
     directory = trained["run_dir"]
     RunDirectory.open(Path(directory)).record_stage("prepare", prepared["seconds"])
-    evaluated = _call(registry, "evaluate", directory)
+    evaluated = call(registry, "evaluate", directory)
     profiled: dict[str, Any] = {}
     if trained["expert_layers"]:
-        profiled = _call(registry, "profile", directory)
-        _call(registry, "simulate", directory)
-    page = _call(registry, "report", directory)
+        profiled = call(registry, "profile", directory)
+        call(registry, "simulate", directory)
+    page = call(registry, "report", directory)
     result = {
         "run_dir": directory,
         "seconds": round(time.perf_counter() - begun, 2),
@@ -71,13 +74,6 @@ def quickstart(
 
 def _config(path: Path | None) -> Any:
     return contextlib.nullcontext(path) if path else as_file(files("penstock.cli") / "quickstart.yaml")
-
-
-def _call(registry: Registry, *arguments: str) -> dict[str, Any]:
-    """Runs one command; what it prints goes to stderr, because this command's own result is the only result."""
-    output.note(f"$ penstock {shlex.join(arguments)}")
-    with contextlib.redirect_stdout(sys.stderr):
-        return run(list(arguments), registry)
 
 
 def _text(result: dict[str, Any]) -> str:

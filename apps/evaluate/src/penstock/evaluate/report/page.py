@@ -33,6 +33,12 @@ def render_report(run_directories: Sequence[Path], out: Path) -> Path:
     views = [
         view(run, label, f"run-{index}") for index, (run, label) in enumerate(zip(runs, labels(runs), strict=True), 1)
     ]
+    comparison = compare(views) if len(views) > 1 else None
+    return write_page("runs.html.j2", out, views=views, comparison=comparison)
+
+
+def write_page(template: str, out: Path, **values: Any) -> Path:
+    """Renders one of this folder's templates, which extends `base.html.j2`, to `out`, whole or not at all."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),
@@ -52,9 +58,7 @@ def render_report(run_directories: Sequence[Path], out: Path) -> Path:
         "times": formats.times,
     }
     style = (here / "page.css").read_text(encoding="utf-8")
-    comparison = compare(views) if len(views) > 1 else None
-    html = environment.get_template("template.html.j2").render(views=views, comparison=comparison, style=style)
-    _write(out, html)
+    _write(out, environment.get_template(template).render(style=style, **values))
     return out
 
 

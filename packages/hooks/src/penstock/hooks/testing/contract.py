@@ -12,27 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from types import ModuleType
 from typing import Any
 
 from penstock.hooks.component import Component
 from penstock.hooks.discovery import Loaded, components_of
 from penstock.hooks.registry import Entry, Registry
-from penstock.hooks.testing.kit import UNPACKAGED, excuse, laws, run_law
+from penstock.hooks.testing.kit import UNPACKAGED, by_law, laws_of, run_law
 from penstock.hooks.testing.law import Law
 from penstock.hooks.testing.report import Status, Waiver
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One law held against one component; call it."""
+    """One law held against one component; call it. `excused` are the component's waivers by law."""
 
     law: Law
     entry: Entry
     registry: Registry
     settings: Mapping[str, Any] | None
-    waiver: Waiver | None
+    excused: Mapping[str, Waiver]
 
     @property
     def id(self) -> str:
@@ -42,9 +41,7 @@ class Case:
         """Passes, skips where the law does not apply, and fails with what was seen and what to do."""
         import pytest
 
-        result = run_law(self.law, self.entry, self.registry, self.settings)
-        if self.waiver is not None:
-            result = excuse(result, self.waiver, date.today())
+        result = run_law(self.law, self.entry, self.registry, self.settings, self.excused)
         match result.status:
             case Status.NOT_APPLICABLE:
                 pytest.skip(result.seen)
@@ -64,13 +61,19 @@ def parametrize_contract(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Parametrizes a test with `case`: every law of every component of a plugin module, or of the components given.
 
-    `settings` and `waivers` are by component name. Raises ValueError where there is no component to check.
+    `settings` and `waivers` are by component name. Raises ValueError where there is no component to check, and for
+    settings and waivers of a component or law that there is not.
     """
     import pytest
 
     components = tuple(components_of(plugin) if isinstance(plugin, ModuleType) else plugin)
     if not components:
         raise ValueError("the plugin has no components to check")
+    by_name = {"settings": settings or {}, "waivers": waivers or {}}
+    for what, given in by_name.items():
+        unknown = sorted(given.keys() - {component.name for component in components})
+        if unknown:
+            raise ValueError(f"{what} are given for {', '.join(unknown)}, which the plugin does not have")
     registry = Registry([Loaded(UNPACKAGED, components)])
     cases = [
         Case(
@@ -78,9 +81,9 @@ def parametrize_contract(
             Entry(component, UNPACKAGED),
             registry,
             (settings or {}).get(component.name),
-            {waiver.law: waiver for waiver in (waivers or {}).get(component.name, ())}.get(each.id),
+            by_law((waivers or {}).get(component.name, ()), component.kind),
         )
         for component in components
-        for each in laws(component.kind)
+        for each in laws_of(component.kind)
     ]
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])

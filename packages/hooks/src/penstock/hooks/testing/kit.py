@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from penstock.hooks.component import Component
@@ -25,7 +26,7 @@ _PACKAGE = "penstock.hooks.testing.laws"
 UNPACKAGED = Origin("unpackaged", "0", "none")
 
 
-def laws(kind: str) -> tuple[Law, ...]:
+def laws_of(kind: str) -> tuple[Law, ...]:
     """The laws of a kind: those of every component, then its own."""
     general = cast("tuple[Law, ...]", importlib.import_module(f"{_PACKAGE}.general").LAWS)
     own = _module_of(kind)
@@ -50,40 +51,66 @@ def check(
 
     `settings` are the component's, as in a config; None takes `Schema.example`. `registry` knows the components that
     the settings name. A waiver excuses a broken law until its date; one that is past, or that is not needed, is itself
-    a failure. Raises ValueError for a waiver of a law that the kind does not have.
+    a failure. Laws that need a waived one do not apply. Raises ValueError for a waiver of a law that the kind does not
+    have.
     """
     entry = component if isinstance(component, Entry) else Entry(component, UNPACKAGED)
     registry = registry or Registry([Loaded(entry.origin, (entry.component,))])
-    of_kind = laws(entry.component.kind)
-    excused = {waiver.law: waiver for waiver in waivers}
-    unknown = sorted(excused.keys() - by_id(of_kind).keys())
-    if unknown:
-        raise ValueError(f"no law of kind '{entry.component.kind}' is called {', '.join(unknown)}")
-    results: dict[str, Result] = {}
-    for each in of_kind:
-        result = _held_against(each, entry, registry, settings, results)
-        if each.id in excused:
-            result = excuse(result, excused[each.id], today or date.today())
-        results[each.id] = result
     component_ = entry.component
+    excused = by_law(waivers, component_.kind)
+    results = _results(laws_of(component_.kind), entry, registry, settings, excused, today or date.today())
     return Report(entry.id, component_.kind, component_.contract, tuple(results.values()))
 
 
-def run_law(each: Law, entry: Entry, registry: Registry, settings: Mapping[str, Any] | None = None) -> Result:
-    """One law and the laws that it needs."""
-    known = by_id(laws(entry.component.kind))
+def run_law(
+    each: Law,
+    entry: Entry,
+    registry: Registry,
+    settings: Mapping[str, Any] | None = None,
+    excused: Mapping[str, Waiver] = MappingProxyType({}),
+) -> Result:
+    """One law and the laws that it needs; `excused` are waivers by law."""
+    known = by_id(laws_of(entry.component.kind))
+    needed = [known[law] for law in each.needs]
+    return _results((*needed, each), entry, registry, settings, excused, date.today())[each.id]
+
+
+def by_law(waivers: Iterable[Waiver], kind: str) -> Mapping[str, Waiver]:
+    """Raises ValueError for a waiver of a law that the kind does not have."""
+    excused = {waiver.law: waiver for waiver in waivers}
+    unknown = sorted(excused.keys() - by_id(laws_of(kind)).keys())
+    if unknown:
+        raise ValueError(f"no law of kind '{kind}' is called {', '.join(unknown)}")
+    return excused
+
+
+def _results(
+    in_order: Iterable[Law],
+    entry: Entry,
+    registry: Registry,
+    settings: Mapping[str, Any] | None,
+    excused: Mapping[str, Waiver],
+    today: date,
+) -> dict[str, Result]:
     results: dict[str, Result] = {}
-    for needed in (*each.needs, each.id):
-        results[needed] = _held_against(known[needed], entry, registry, settings, results)
-    return results[each.id]
+    for each in in_order:
+        result = _held_against(each, entry, registry, settings, results)
+        if each.id in excused:
+            result = _excuse(result, excused[each.id], today)
+        results[each.id] = result
+    return results
 
 
 def _held_against(
     each: Law, entry: Entry, registry: Registry, settings: Mapping[str, Any] | None, before: Mapping[str, Result]
 ) -> Result:
-    missing = [needed for needed in each.needs if before[needed].status not in (Status.PASSED, Status.NOT_APPLICABLE)]
-    if missing:
-        return Result(each.id, each.statement, Status.NOT_REACHED, f"needs {', '.join(missing)}", each.remedy)
+    broken = [needed for needed in each.needs if before[needed].status in (Status.FAILED, Status.NOT_REACHED)]
+    waived = [needed for needed in each.needs if before[needed].status is Status.WAIVED]
+    if broken:
+        return Result(each.id, each.statement, Status.NOT_REACHED, f"needs {', '.join(broken)}", each.remedy)
+    if waived:
+        seen = f"needs {', '.join(waived)}, which is waived"
+        return Result(each.id, each.statement, Status.NOT_APPLICABLE, seen)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         status, seen = _outcome(each, Subject(entry, registry, Path(folder), settings))
@@ -105,7 +132,7 @@ def _outcome(each: Law, subject: Subject) -> tuple[Status, str]:
     return Status.FAILED, f"the law holds, and the component does not declare '{each.capability}': declare it"
 
 
-def excuse(result: Result, waiver: Waiver, today: date) -> Result:
+def _excuse(result: Result, waiver: Waiver, today: date) -> Result:
     """The result of a law that is waived: a waiver that is past, or not needed, is a failure of its own."""
     if result.status is not Status.FAILED:
         status, seen = Status.FAILED, f"{result.status}, although it is waived: remove the waiver"

@@ -30,6 +30,8 @@ class Waiver:
     def __post_init__(self) -> None:
         if not self.reason.strip():
             raise ValueError(f"the waiver of {self.law} needs a reason")
+        if type(self.until) is not date:  # a datetime is a date, and cannot be compared with one
+            raise ValueError(f"the waiver of {self.law} needs the date on which it ends, not {self.until!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""Weights in and out under the names of the hub, where each expert of most families is a tensor of its own.
+
+transformers keeps experts stacked in memory; its own conversion, which only moves elements, maps the names both ways.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import logging
+
+from penstock.hooks.problems import Problem, ProblemError
+
+
+def head_is_tied(network: PreTrainedModel) -> bool:
+    """Whether the head is the embedding, by its config or by what was done to it since."""
+    head = network.get_output_embeddings()
+    return head is not None and head.weight is network.get_input_embeddings().weight
+
+
+def export_state(network: PreTrainedModel) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer, but for names that transformers ties to another when it loads."""
+    tied = set(getattr(network, "all_tied_weights_keys", None) or {})
+    if head_is_tied(network):
+        weight = network.get_input_embeddings().weight
+        _, *others = (name for name, each in network.named_parameters(remove_duplicate=False) if each is weight)
+        tied |= set(others)
+    state = {name: value for name, value in network.state_dict().items() if name not in tied}
+    exported = dict(revert_weight_conversion(network, state))
+    # The conversion copies what it splits; what two names share in the model stays one memory, and is stored once.
+    for first, other in _shared(network, state):
+        mine, others = (
+            list(revert_weight_conversion(network, {name: state[name].to("meta")})) for name in (first, other)
+        )
+        exported.update(zip(others, (exported[name] for name in mine), strict=True))
+    return exported
+
+
+def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
+    """Puts `export_state()` of an equal model into this one; raises `ProblemError` that names what does not fit."""
+    _require_fit(_shapes(export_state(network)), _shapes(state))
+    config = copy.deepcopy(network.config)
+    config.tie_word_embeddings = head_is_tied(network)
+    network.load_state_dict(loaded(type(network), None, config=config, state_dict=dict(state)).state_dict())
+
+
+def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
+    """`from_pretrained` in fp32; raises `ProblemError` where a tensor is missing, unknown, or of another shape."""
+    with _no_progress_bar():
+        network, info = kind.from_pretrained(
+            origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
+        )
+    unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
+    mismatched = (key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
+    _require_none(info["missing_keys"], unknown, mismatched, where=origin or "")
+    return network
+
+
+def _require_fit(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> None:
+    other = (name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    _require_none(expected.keys() - found.keys(), found.keys() - expected.keys(), other)
+
+
+def _require_none(missing: Iterable[str], unknown: Iterable[str], mismatched: Iterable[str], where: str = "") -> None:
+    found = (("there is no", missing), ("the model has no", unknown), ("another shape has", mismatched))
+    problems = [
+        Problem("bad-weights", f"{what} {', '.join(sorted(names)[:5])}", where, "use weights of this model")
+        for what, names in ((what, list(names)) for what, names in found)
+        if names
+    ]
+    if problems:
+        raise ProblemError(problems)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _shared(network: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Pairs of names of one parameter: the first of them, and each other."""
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if name in state and first.setdefault(id(parameter), name) != name:
+            yield first[id(parameter)], name
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A checkpoint loads in an instant or has a bar of its own; the setting is transformers' and is put back."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
