@@ -35,7 +35,19 @@ def skewed_trace(steps: int = 4, layers: int = 3, experts: int = 16, k: int = 2,
 
 def flat(row: SimulationRow) -> dict[str, float]:
     fields = asdict(row)
+    stragglers = fields.pop("stragglers")
     return {
+        **{f"step.{name}": seconds for name, seconds in fields.pop("step").items()},
+        **{
+            f"straggler {number} {name}": value
+            for number, each in enumerate(stragglers)
+            for name, value in each.items()
+        },
+        **{
+            f"{name} {number}": value
+            for name in ("load_G", "step_quantiles")
+            for number, value in enumerate(fields.pop(name))
+        },
         **{f"dispatch.{name}": seconds for name, seconds in fields.pop("dispatch").items()},
         **{f"combine.{name}": seconds for name, seconds in fields.pop("combine").items()},
         **fields,

@@ -103,14 +103,16 @@ class TwoLevel:
         all-to-alls would be 24 GB.
         """
         gpus = bytes_NG.shape[-1]
-        node_G = self._nodes(gpus)
-        size_G = np.bincount(node_G)[node_G]
-        node_bytes_NM = np.add.reduceat(bytes_NG, np.arange(0, gpus, self.gpus_per_node), axis=-1)
-        own_node_NG = node_bytes_NM[:, node_G]
-        all_N1 = node_bytes_NM.sum(axis=-1, keepdims=True)
-        inside_NG = self._inside(own_node_NG - bytes_NG, bytes_NG * (size_G - 1))
-        between_NG = self._between(all_N1 - own_node_NG, bytes_NG * (gpus - size_G))
-        return np.maximum(inside_NG, between_NG).max(axis=-1)
+        starts_M = np.arange(0, gpus, self.gpus_per_node)
+        size_M = np.diff(starts_M, append=gpus)
+        total_NM, least_NM, most_NM = (
+            reduce.reduceat(bytes_NG, starts_M, axis=-1) for reduce in (np.add, np.minimum, np.maximum)
+        )
+        sent_NM, received_NM = np.where(size_M > 1, total_NM - least_NM, 0.0), most_NM * (size_M - 1)
+        inside_N = self._inside(sent_NM.max(axis=-1), received_NM.max(axis=-1))
+        sent_NM, received_NM = total_NM.sum(axis=-1, keepdims=True) - total_NM, most_NM * (gpus - size_M)
+        alone_NM = sent_NM if len(size_M) > 1 else np.zeros_like(sent_NM)
+        return np.maximum(inside_N, self._between(alone_NM.max(axis=-1), received_NM.max(axis=-1)))
 
     def _nodes(self, gpus: int) -> NDArray[np.int64]:
         return np.arange(gpus) // self.gpus_per_node
