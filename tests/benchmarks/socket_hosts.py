@@ -45,6 +45,17 @@ def cannot_run() -> str | None:
     return f"{' and '.join(missing)} is not installed (iproute2)" if missing else None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """For each repeat the seconds from the first host's begin to each message's end, by (source, target).
+
+    `collective` are the seconds of the same exchange by `all_to_all_single`.
+    """
+
+    repeats: list[dict[tuple[int, int], float]]
+    collective: float
+
+
 class Hosts:
     """The namespaces of one wiring and the processes in them; use as a context."""
 
@@ -70,24 +81,18 @@ class Hosts:
         for name in [*(self._host(host) for host in range(self.wiring.hosts)), self._switch()]:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
-    def exchange(self, bytes_HH: Sequence[Sequence[int]], repeats: int) -> list[dict[str, Any]]:
-        """For each repeat `seconds` from the first host's begin to the last one's end, and `hosts`, each one's end.
-
-        The last repeat sends the messages one by one, too, which gives the end of each of its `flows`.
-        """
+    def exchange(self, bytes_HH: Sequence[Sequence[int]], repeats: int) -> Measured:
+        """Exchanges `bytes_HH[i][j]` bytes from each host i to each j, `repeats` times, and once by the collective."""
         line = json.dumps({"bytes": bytes_HH, "repeats": repeats}) + "\n"
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(line)
             process.stdin.flush()
         answers = [self._answer(process) for process in self.processes]
-        results: list[dict[str, Any]] = []
-        for repeat in range(repeats):
-            rows = [answer[repeat] for answer in answers]
-            begin = min(row["begin"] for row in rows)
-            ends = [row["end"] - begin for row in rows]
-            results.append({"seconds": max(ends), "hosts": ends, "flows": _flows(rows)})
-        return results
+        flows = [_flows([answer["posted"][repeat] for answer in answers]) for repeat in range(repeats)]
+        begin = min(answer["collective"]["begin"] for answer in answers)
+        collective = max(answer["collective"]["end"] for answer in answers) - begin
+        return Measured(flows, collective)
 
     def set_port_rate(self, megabits: float) -> None:
         """Another rate for every host's port, both ways."""
@@ -95,7 +100,7 @@ class Hosts:
             for place, link in ((self._host(host), "eth0"), (self._switch(), f"port{host}")):
                 _inside(place, "tc", "qdisc", "change", "dev", link, "root", "tbf", *_limit(megabits))
 
-    def _answer(self, process: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    def _answer(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
@@ -147,7 +152,13 @@ class Hosts:
             ]
             self.processes.append(
                 subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, bufsize=1
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # gloo warns of host names that namespaces do not have
+                    text=True,
+                    env=environment,
+                    bufsize=1,
                 )
             )
         for process in self.processes:
@@ -175,17 +186,17 @@ def serving(host: int, hosts: int) -> Iterator[Any]:
 def serve(host: int, hosts: int) -> None:
     """Exchanges what it is told to, until its standard input ends. Clocks of one machine's processes agree."""
     with serving(host, hosts) as dist:
-        sys.stdout.write("[]\n")
+        sys.stdout.write("{}\n")
         sys.stdout.flush()
         for line in sys.stdin:
             order = json.loads(line)
-            answers = [_all_to_all(dist, host, order["bytes"]) for _ in range(order["repeats"])]
-            answers[-1] |= _one_by_one(dist, host, order["bytes"])
-            sys.stdout.write(json.dumps(answers) + "\n")
+            collective = _collective(dist, host, order["bytes"])
+            posted = [_posted(dist, host, order["bytes"]) for _ in range(order["repeats"])]
+            sys.stdout.write(json.dumps({"collective": collective, "posted": posted}) + "\n")
             sys.stdout.flush()
 
 
-def _all_to_all(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, Any]:
+def _collective(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, Any]:
     import torch
 
     sends = bytes_HH[host]
@@ -197,8 +208,8 @@ def _all_to_all(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, An
     return {"begin": begin, "end": time.monotonic()}
 
 
-def _one_by_one(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, Any]:
-    """The same messages as sends and receives of their own, because a collective does not say when each one arrived."""
+def _posted(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, Any]:
+    """All receives and sends posted at once: full duplex, and each message's end is known."""
     import torch
 
     peers = [peer for peer in range(len(bytes_HH)) if peer != host]
@@ -221,18 +232,12 @@ def _one_by_one(dist: Any, host: int, bytes_HH: list[list[int]]) -> dict[str, An
         thread.join()
     for work in sending:
         work.wait()
-    return {"flow_begin": begin, "flow_ends": ends}
+    return {"begin": begin, "ends": ends}
 
 
-def _flows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    if "flow_begin" not in rows[0]:
-        return []
-    begin = min(row["flow_begin"] for row in rows)
-    return [
-        {"source": source, "target": target, "seconds": end - begin}
-        for target, row in enumerate(rows)
-        for source, end in row["flow_ends"]
-    ]
+def _flows(rows: Sequence[dict[str, Any]]) -> dict[tuple[int, int], float]:
+    begin = min(row["begin"] for row in rows)
+    return {(source, target): end - begin for target, row in enumerate(rows) for source, end in row["ends"]}
 
 
 def _limit(megabits: float) -> list[str]:
