@@ -12,6 +12,7 @@ from penstock.cli import output
 from penstock.cli.run_config import SimulateSettings
 from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.evaluate.choices import choose
+from penstock.evaluate.cost import cost
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 
@@ -28,6 +29,9 @@ class _TraceFirst(click.Group):
 @click.group(cls=_TraceFirst)
 def simulate() -> None:
     """Predict all-to-all time of expert parallelism: `simulate TRACE`, short for `simulate predict TRACE`."""
+
+
+simulate.add_command(cost)
 
 
 @simulate.command()

@@ -36,6 +36,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("topology", "ring"): "penstock-netsim",
     ("topology", "graph"): "penstock-netsim",
     ("placement", "contiguous"): "penstock-netsim",
+    ("placement", "eplb"): "penstock-netsim",
+    ("placement", "balanced-swap"): "penstock-netsim",
     ("exporter", "hf"): "penstock-serve",
     ("tracker", "jsonl"): "penstock-train",
     ("tracker", "tensorboard"): "penstock-train",

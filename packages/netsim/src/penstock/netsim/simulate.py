@@ -5,7 +5,7 @@ Shape suffixes: S steps, L layers, E experts, R expert copies, G GPUs, M nodes, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.fidelity import Fidelity, exchange
 from penstock.netsim.network import Flows, Network
 from penstock.netsim.placement import replicate
+from penstock.netsim.plan import Planner
 from penstock.netsim.synthetic import draw_experts
 from penstock.netsim.traffic import Batch, bytes_between_gpus, deduplicated_bytes, gpu_shares, token_reach
 
@@ -146,9 +147,10 @@ def simulate(
     has none, tokens drawn from its counts. `steps` limits how many steps of the trace are simulated, evenly spaced; all
     are where they can be timed at once (alpha-beta without deduplication), `STEPS_ONE_BY_ONE` otherwise.
 
-    With more GPUs than experts each expert has gpus / experts copies that share its traffic evenly. Raises
-    `ProblemError` for an empty trace, one whose header lacks `k`, numbers of GPUs that do not fit the experts, and a
-    fidelity that needs links on a topology that has none.
+    A placement that is a `Planner` gives experts the copies of its plan; with any other one and more GPUs than experts
+    each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises `ProblemError` for an
+    empty trace, one whose header lacks `k`, numbers of GPUs that do not fit the experts, and a fidelity that needs
+    links on a topology that has none.
     """
     batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
     if fidelity != "alpha-beta" and not isinstance(topology, LinkedTopology):
@@ -198,15 +200,32 @@ def _layers(trace: RoutingTrace, placement: Placement, gpus: int, way: _Way) -> 
     chosen = way.chosen(trace.counts_SLE.shape[0])
     for layer in range(trace.counts_SLE.shape[1]):
         counts_SE = trace.counts_SLE[:, layer]
-        gpu_R = placement.place(replicate(counts_SE.sum(axis=0), gpus), gpus)
-        gpu_EC = gpu_R.reshape(counts_SE.shape[1], -1)
+        gpu_R, gpu_EC, slot_loads = _slots(counts_SE, placement, gpus)
         at_once = max(1, SHARES_AT_ONCE // gpus)
         for first in range(0, len(chosen), at_once):
             steps = np.arange(len(chosen))[first : first + at_once]
             steps = steps[counts_SE[chosen[steps]].any(axis=1)]
             some_SE = counts_SE[chosen[steps]]
             if len(steps):
-                yield _Layer(layer, steps, gpu_shares(replicate(some_SE, gpus), gpu_R, gpus), some_SE, gpu_EC)
+                yield _Layer(layer, steps, gpu_shares(slot_loads(some_SE), gpu_R, gpus), some_SE, gpu_EC)
+
+
+def _slots(
+    counts_SE: Integers, placement: Placement, gpus: int
+) -> tuple[Integers, Integers, Callable[[Integers], Floats]]:
+    """The GPU of every slot, the GPUs of every expert's copies, and the load of every slot for given counts."""
+    if isinstance(placement, Planner):
+        plan = placement.plan(counts_SE, gpus)
+        return plan.gpu_R, _copies(plan.expert_R, plan.gpu_R), plan.slot_loads
+    gpu_R = placement.place(replicate(counts_SE.sum(axis=0), gpus), gpus)
+    return gpu_R, gpu_R.reshape(counts_SE.shape[1], -1), lambda some_SE: replicate(some_SE, gpus)
+
+
+def _copies(expert_R: Integers, gpu_R: Integers) -> Integers:
+    """`gpu_EC`: each expert's GPUs in turn, as often as makes the rows as long as each other."""
+    gpus_of = [gpu_R[expert_R == expert] for expert in range(int(expert_R.max()) + 1)]
+    turns = min(int(np.lcm.reduce([len(gpus) for gpus in gpus_of])), TOKENS_LOOKED_AT)
+    return np.stack([np.resize(gpus, turns) for gpus in gpus_of])
 
 
 def _row(
@@ -318,10 +337,10 @@ class _Exchanges:
 
 
 def _balanced_seconds(trace: RoutingTrace, gpus: int, batch: Batch, sent: tuple[float, float], way: _Way) -> float:
-    """Dispatch and combine of a layer when all experts are equally busy, by the same model."""
-    experts = trace.counts_SLE.shape[2]
-    gpu_EC = (np.arange(max(experts, gpus)) * gpus // max(experts, gpus)).reshape(experts, -1)
-    one_SE = np.ones((1, experts), dtype=np.int64)
+    """Dispatch and combine of a layer when all experts are equally busy and as many on every GPU, by the same model."""
+    held = -(-trace.counts_SLE.shape[2] // gpus)
+    gpu_EC = np.repeat(np.arange(gpus), held)[:, None]
+    one_SE = np.ones((1, held * gpus), dtype=np.int64)
     even = _Layer(0, np.zeros(1, dtype=np.int64), np.full((1, gpus), 1 / gpus), one_SE, gpu_EC)
     out_S, back_S = _Exchanges(way, gpus, batch, sent, even, None).seconds()
     return float(out_S[0] + back_S[0])
