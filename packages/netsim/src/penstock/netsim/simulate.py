@@ -119,6 +119,8 @@ class _Way:
     def chosen(self, steps: int) -> Integers:
         """Which of a layer's steps are simulated: all, or some that are evenly spaced."""
         most = self.steps or (steps if self.at_once else STEPS_ONE_BY_ONE)
+        if most == 1:
+            return np.array([(steps - 1) // 2])
         return np.unique(np.linspace(0, steps - 1, min(most, steps)).round().astype(np.int64))
 
 
@@ -167,6 +169,56 @@ def simulate(
     if problems:
         raise ProblemError(problems)
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One exchange, message by message: the slowest layer's dispatch of a middle step, by the fluid model.
+
+    `use_EL` is the share of capacity that the links in `links` used from `begin_E` on; only the busiest are kept.
+    """
+
+    layer: int
+    bytes_GG: Floats
+    seconds: float
+    finish_G: Floats
+    links: tuple[str, ...]
+    begin_E: Floats
+    use_EL: Floats
+
+
+def picture(
+    trace: RoutingTrace,
+    topology: Topology,
+    placement: Placement,
+    *,
+    gpus: int,
+    hidden_size: int,
+    tokens_per_gpu: int = 4096,
+    dispatch_bytes: float = 1,
+    most_links: int = 12,
+) -> Picture | None:
+    """What happens during one dispatch; None where the topology has no links. See `simulate` for the arguments."""
+    if not isinstance(topology, LinkedTopology):
+        return None
+    batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
+    way = _Way(topology, "fluid", deduplicate=False, steps=1)
+    layers = list(_layers(trace, placement, gpus, way))
+    busiest = max(layers, key=lambda layer: float(layer.share_SG[0].max()))
+    network = topology.network(gpus)
+    bytes_GG = bytes_between_gpus(busiest.share_SG[0]) * batch.bytes_per_gpu(dispatch_bytes)
+    found = exchange(network, Flows.of(bytes_GG), "fluid")
+    order = np.argsort(-found.load_L / network.capacity_L, kind="stable")[:most_links]
+    timeline = found.timeline
+    return Picture(
+        layer=int(trace.header.get("layers", range(trace.counts_SLE.shape[1]))[busiest.number]),
+        bytes_GG=bytes_GG,
+        seconds=found.seconds,
+        finish_G=found.finish_G,
+        links=tuple(network.link_names[link] for link in order),
+        begin_E=np.zeros(0) if timeline is None else timeline.begin_E,
+        use_EL=np.zeros((0, len(order))) if timeline is None else timeline.use_EL[:, order],
+    )
 
 
 def _assignments_per_token(trace: RoutingTrace) -> int:

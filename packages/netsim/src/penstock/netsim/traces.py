@@ -79,9 +79,9 @@ def _token_log(lines: Iterator[str], path: Path) -> RoutingTrace:
 
 
 def _published_counts(document: Mapping[str, Any], model: str | None, path: Path) -> RoutingTrace:
-    """A step is a text domain. k follows from the counts: every expert of a token of every layer is counted once."""
+    """A step is a text domain. k is what a domain's counts are over those of its tokens' first experts, where given."""
     models: Mapping[str, Any] = document["models"]
-    chosen = model or next(iter(models))
+    chosen = model or next(iter(models), "")
     if chosen not in models:
         what = f"there is no model '{chosen}'"
         raise ProblemError(Problem("bad-trace", what, str(path), f"choose of {', '.join(models)}"))
