@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from penstock.hooks.contracts import BalanceLoss, Routing
 from penstock.routers.load import count_assignments
-from penstock.routers.losses import SwitchLoss, ZLoss, switch_loss, z_loss
+from penstock.routers.losses import SequenceLoss, SwitchLoss, ZLoss, switch_loss, z_loss
 from penstock.routers.topk import SigmoidTopK, SoftmaxTopK
 
 LOSSES: list[BalanceLoss] = [SwitchLoss(), ZLoss()]
@@ -129,6 +131,21 @@ def test_gradient_of_the_switch_loss_is_that_of_its_definition_where_slots_are_d
     torch.testing.assert_close(empty.logits_TE.grad, first.logits_TE.grad, rtol=0, atol=0)
 
 
+def test_layers_are_not_pooled_so_that_one_cannot_hide_another():
+    """transformers' `load_balancing_loss_func` sums counts and probabilities over layers before it multiplies: two
+    layers that each send everything to their own half of the experts look even."""
+    preferred_TE = 8.0 * torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 6)
+    layers = [preferred_TE, preferred_TE.flip(-1)]
+    theirs: Any = load_balancing_loss_func
+    pooled = theirs(tuple(layers), num_experts=4, top_k=2)
+    even = theirs((torch.zeros(4, 4), torch.zeros(4, 4)), num_experts=4, top_k=2)
+    assert pooled.item() == pytest.approx(even.item(), rel=0.01)
+    routings = [
+        Routing(logits_TE.topk(2).indices, torch.ones(6, 2), logits_TE, logits_TE.softmax(-1)) for logits_TE in layers
+    ]
+    assert all(SwitchLoss()(routing).item() > 1.99 for routing in routings)
+
+
 @given(cuts=st.lists(st.integers(0, 12), max_size=4), padding=st.integers(0, 3), seed=st.integers(0, 99))
 @settings(deadline=None)
 def test_gradient_is_the_same_for_any_split_and_padding(cuts, padding, seed):
@@ -148,3 +165,28 @@ def test_gradient_is_the_same_for_any_split_and_padding(cuts, padding, seed):
         total = total + loss + z_loss(logits_TE=part.logits_TE, tokens=12, mask_T=mask_T)
     total.backward()
     torch.testing.assert_close(parted.logits_TE.grad, expected, rtol=0, atol=1e-12)
+
+
+@given(
+    sequences=st.integers(1, 4),
+    length=st.integers(1, 5),
+    k=st.integers(1, 3),
+    masked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None)
+def test_sequence_loss_is_the_mean_of_the_switch_losses_of_sequences_that_have_tokens(
+    sequences, length, k, masked, seed
+):
+    routing = random_routing(sequences * length, 5, k, seed)
+    slots_TK = torch.rand(sequences * length, k, generator=torch.Generator().manual_seed(seed)) < 0.8
+    routing = replace(routing, kept_TK=slots_TK)
+    mask_T = torch.rand(sequences * length, generator=torch.Generator().manual_seed(seed)) < 0.5 if masked else None
+    alone = [
+        SwitchLoss()(replace(part_of(routing, rows), kept_TK=slots_TK[rows]), None if mask_T is None else mask_T[rows])
+        for rows in torch.arange(sequences * length).split(length)
+        if mask_T is None or mask_T[rows].any()
+    ]
+    expected = torch.stack(alone).mean() if alone else torch.zeros((), dtype=torch.float64)
+    loss = SequenceLoss()(routing, mask_T, sequences=sequences)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)

@@ -370,10 +370,12 @@ def the_parts_of_a_batch_add_up(subject: Subject) -> None:
 
     What multiplies two means over tokens, as load and score, is not additive: it needs the counts of the whole batch.
     """
-    loss, logits_TE = subject.build(), towards_one_pair(0.5)
-    for cut in (1, TOKENS // 4):
-        parts = [float(loss(routing_of(part_TE))) * len(part_TE) for part_TE in logits_TE.split([cut, TOKENS - cut])]
-        _expect_close(loss(routing_of(logits_TE)), torch.tensor(sum(parts) / TOKENS), f"cut after {cut} tokens")
+    loss = subject.build()
+    for logits_TE in (towards_one_pair(0.5), logits()):  # parts that crowd alike, and parts that do not
+        for cut in (1, TOKENS // 4):
+            parts_TE = logits_TE.split([cut, TOKENS - cut])
+            parts = [float(loss(routing_of(part_TE))) * len(part_TE) for part_TE in parts_TE]
+            _expect_close(loss(routing_of(logits_TE)), torch.tensor(sum(parts) / TOKENS), f"cut after {cut} tokens")
 
 
 @law(LOSS, needs=NUMBER, capability="expert-symmetric")
