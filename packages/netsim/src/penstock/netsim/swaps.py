@@ -8,7 +8,10 @@ Shape suffixes: W windows, R slots, I slots of one GPU, G GPUs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.netsim.plan import Floats, Plan
 
@@ -58,12 +61,16 @@ class _Search:
         return mine != other and self._swapped(mine, other)
 
     def _best_swap(self, gpu: int) -> tuple[int, int]:
-        """The slots of the swap that promises most, to first order in the windows' norms; twice 0 where none does."""
+        """The slots of the swap that promises most, to first order in the windows' norms; twice 0 where none does.
+
+        In fp32, which takes two thirds of the time: a swap is done only if it lowers the norm in fp64.
+        """
         mine = slice(gpu * self.room, (gpu + 1) * self.room)
-        change_WIR = self.load_WR[:, None, :] - self.load_WR[:, mine, None]
-        mine_WIR = self.load_WG[:, gpu, None, None] + change_WIR
-        other_WIR = np.subtract(self.load_WG[:, None, self.gpu_R], change_WIR, out=change_WIR)
-        slope_IR = np.tensordot(self.slope_W, _power(mine_WIR) + _power(other_WIR), 1)
+        load_WR, load_WG = self.load_WR.astype(np.float32), self.load_WG.astype(np.float32)
+        change_WIR = load_WR[:, None, :] - load_WR[:, mine, None]
+        mine_WIR = load_WG[:, gpu, None, None] + change_WIR
+        other_WIR = np.subtract(load_WG[:, None, self.gpu_R], change_WIR, out=change_WIR)
+        slope_IR = np.tensordot(self.slope_W.astype(np.float32), _power(mine_WIR) + _power(other_WIR), 1)
         weight_G = self.slope_W @ self.power_WG
         slope_IR -= weight_G[self.gpu_R] + weight_G[gpu]
         second_copy = self.has_GE[gpu, self.expert_R][None, :] | self.has_GE[self.gpu_R][:, self.expert_R[mine]].T
@@ -96,7 +103,7 @@ class _Search:
         self.slope_W = self.weight_W * _roots(total_W) / total_W
 
 
-def _power(load: Floats) -> Floats:
+def _power(load: NDArray[Any]) -> NDArray[Any]:
     """load ** p by squaring, ten times as fast as numpy's power."""
     power = load * load
     for _ in range(DOUBLINGS - 1):
