@@ -193,7 +193,8 @@ def calibrate(predictors: Sequence[Predictor], measured: Floats, rows: NDArray[n
     return float(rate), float(contention)
 
 
-def flow_errors(cell: Cell, measured: Measured, predictor: Predictor, rate: float) -> list[float]:
+def flow_errors(found: tuple[Cell, Measured], predictor: Predictor, rate: float) -> list[float]:
+    cell, measured = found
     flows = cell.flows()
     return [
         rate * seconds / statistics.median(repeat[source, target] for repeat in measured.repeats) - 1
@@ -238,7 +239,7 @@ def report(found: Sequence[tuple[Cell, Measured]], as_json: bool) -> None:
     plain = np.abs(np.array([predictor.fluid for predictor in predictors]) / measured - 1)
     ports = np.array([float(predictor.busy_P.max()) for predictor in predictors])
     tree = np.array([row for row in held_out if found[row][0].wiring.uplink_megabits])
-    flows = np.abs([e for row in held_out for e in flow_errors(*found[row], predictors[row], rate)])
+    flows = np.abs([e for row in held_out for e in flow_errors(found[row], predictors[row], rate)])
     rows = [
         {
             "cell": cell.name,

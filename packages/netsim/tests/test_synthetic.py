@@ -12,6 +12,7 @@ from penstock.netsim.synthetic import LAWS, draw_experts, inclusion, synthetic_t
 @pytest.mark.parametrize("law", LAWS)
 def test_every_token_takes_k_different_experts(law):
     trace = synthetic_trace(law, experts=16, k=4, layers=2, steps=3, tokens=200)
+    assert trace.expert_NLK is not None
     assert trace.counts_SLE.shape == (3, 2, 16)
     assert (trace.counts_SLE.sum(axis=-1) == 200 * 4).all()
     assert all(len(set(row)) == 4 for row in trace.expert_NLK.reshape(-1, 4).tolist())
@@ -50,6 +51,7 @@ def test_every_token_of_incast_takes_the_same_expert():
 
 def test_a_token_stays_within_its_groups():
     trace = synthetic_trace("log-normal", experts=32, k=4, layers=1, steps=1, tokens=500, groups=8, group_limit=2)
+    assert trace.expert_NLK is not None
     groups = np.sort(trace.expert_NLK[:, 0] // 4, axis=1)
     assert max(len(set(row)) for row in groups.tolist()) == 2
 

@@ -1,6 +1,7 @@
 """Every topology's routes and times, by hand and against loops over messages, and what all networks have in common."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ from penstock.netsim.network import Flows
 from penstock.netsim.topologies import Cable, Dragonfly, FatTree, Graph, RailOptimised, Ring, SingleNode, Torus
 from penstock.netsim.topology import TwoLevel
 
-FIGURES = {"inside_bandwidth": 100.0, "inside_latency": 1.0, "between_bandwidth": 10.0, "between_latency": 2.0}
+FIGURES: dict[str, Any] = {
+    "inside_bandwidth": 100.0,
+    "inside_latency": 1.0,
+    "between_bandwidth": 10.0,
+    "between_latency": 2.0,
+}
 TOPOLOGIES = {
     "two-level": TwoLevel(gpus_per_node=2, **FIGURES),
     "single-node": SingleNode(gpus_per_node=8, **FIGURES),

@@ -29,6 +29,7 @@ def test_a_token_log_becomes_steps_of_512_tokens(tmp_path, name):
     assert trace.counts_SLE.shape == (2, 2, 6)
     assert trace.counts_SLE.sum(axis=-1).tolist() == [[1024, 1024], [2 * 688, 2 * 688]]
     assert (trace.header["k"], trace.header["layers"], trace.header["model"]) == (2, [3, 5], "toy")
+    assert trace.expert_NLK is not None
     assert trace.expert_NLK[7].tolist() == [[1, 4], [1, 0]]
 
 

@@ -24,7 +24,7 @@ _SEND_NODE, _RECEIVE_NODE = 5, 6  # NodeType of Chakra's et_def.proto
 _INT32, _INT64, _BOOL = 7, 9, 27  # the value's field in AttributeProto
 
 
-def write_exchange(bytes_GG: ArrayLike, form: ExportFormat, path: Path) -> list[Path]:
+def write_exchange(bytes_GG: ArrayLike, form: ExportFormat | str, path: Path) -> list[Path]:
     """Writes the exchange in which GPU i sends `bytes_GG[i, j]` to GPU j, in whole bytes; returns the files written.
 
     What stays at home is left out. Raises `ProblemError` for a format that does not exist.

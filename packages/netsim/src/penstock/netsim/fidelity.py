@@ -14,6 +14,7 @@ Shape suffixes: G GPUs, L links, F flows, N exchanges, E events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -60,12 +61,17 @@ class Exchange:
         return int(self.finish_G.argmax())
 
 
-def exchange(network: Network, flows: Flows, fidelity: Fidelity = "alpha-beta") -> Exchange:
+def exchange(network: Network, flows: Flows, fidelity: Fidelity | str = "alpha-beta") -> Exchange:
     """Raises `ProblemError` for a fidelity that does not exist."""
     if fidelity not in FIDELITIES:
         what = f"there is no fidelity '{fidelity}'"
         raise ProblemError(Problem("unknown-fidelity", what, "fidelity", did_you_mean(fidelity, FIDELITIES)))
-    return {"alpha-beta": alpha_beta, "loggp": loggp, "fluid": fluid_exchange}[fidelity](network, flows)
+    models: dict[str, Callable[[Network, Flows], Exchange]] = {
+        "alpha-beta": alpha_beta,
+        "loggp": loggp,
+        "fluid": fluid_exchange,
+    }
+    return models[fidelity](network, flows)
 
 
 def alpha_beta(network: Network, flows: Flows) -> Exchange:

@@ -132,4 +132,4 @@ def link_loads(link_FH: Indices, bytes_F: Floats, links: int) -> Floats:
     """`load_L`: bytes of all flows that use each link."""
     on_FH = link_FH >= 0
     bytes_FH = np.broadcast_to(bytes_F[:, None], link_FH.shape)
-    return np.bincount(link_FH[on_FH], bytes_FH[on_FH], minlength=links)
+    return np.bincount(link_FH[on_FH], bytes_FH[on_FH], minlength=links).astype(np.float64)
