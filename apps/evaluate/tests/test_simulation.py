@@ -50,6 +50,14 @@ def test_a_synthetic_trace_needs_no_file_and_a_page_holds_all_charts(tmp_path):
     assert text.count("<svg") > len(titles)
 
 
+def test_placements_that_do_not_fit_are_left_out_of_the_page_by_name(tmp_path, capsys):
+    law = "synthetic:zipf,experts=12,k=2,layers=1,steps=2,tokens=128"
+    page = tmp_path / "page.html"
+    run(["simulate", law, "--ep", "5", "--placement", "{use: eplb, redundant: 3}", "--report", str(page)])
+    assert page.stat().st_size > 1000
+    assert "placement contiguous is not compared: 12 experts do not divide over 5 GPUs" in capsys.readouterr().err
+
+
 def test_a_sweep_has_a_table_for_each_value(capsys):
     law = "synthetic:zipf,experts=16,k=2,layers=2,steps=3,tokens=128"
     result = run(["simulate", law, "--ep", "16", "--sweep", "hardware=a100,h100"])

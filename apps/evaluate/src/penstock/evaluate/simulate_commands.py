@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def predict(
     if page:
         from penstock.evaluate.network_page import write_network_page
 
-        compared = [one(case(placement=name)) for name in registry.names("placement")]
+        compared = _compared(registry.names("placement"), lambda name: one(case(placement=name)))
         result["report"] = str(write_network_page(result, compared, drawn, page))
     if run is not None:
         with run.lock():
@@ -145,6 +145,17 @@ def predict(
             run.record_stage("simulate", time.perf_counter() - begun)
     output.print_result(result, as_json, lambda: _simulation_text(result))
     return result
+
+
+def _compared(placements: Sequence[str], simulated: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with every placement that fits the experts and GPUs and needs no settings; the others are named."""
+    found: list[dict[str, Any]] = []
+    for name in placements:
+        try:
+            found.append(simulated(name))
+        except ProblemError as error:
+            output.note(f"placement {name} is not compared: {error.problems[0].what}")
+    return found
 
 
 def _largest_drawn(gpus: Sequence[int]) -> int:
