@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from functools import cache
 from types import ModuleType
 
 import pytest
 
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import KINDS, Component
 from penstock.hooks.testing import Report, capabilities, check, laws
 from penstock.hooks.testing.laws import general
 
 # Kinds that have nothing but the laws of every component.
-WITHOUT_LAWS = {
-    "architecture",
-    "router",
-    "balance-loss",
-    "balancer",
-    "quantizer",
-    "sharing",
-    "optimizer",
-    "exporter",
-}
+WITHOUT_LAWS = {"router", "balance-loss", "balancer"}
 WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
 
 
@@ -69,6 +61,13 @@ def test_every_broken_component_is_of_a_law(kind: str) -> None:
 @pytest.mark.parametrize("kind", WITH_LAWS)
 def test_every_capability_has_a_law(kind: str) -> None:
     assert {law.capability for law in laws(kind)} - {""} == set(capabilities(kind))
+
+
+@pytest.mark.parametrize(("kind", "capability"), [(kind, each) for kind in WITH_LAWS for each in capabilities(kind)])
+def test_a_capability_is_tested_both_ways(kind: str, capability: str) -> None:
+    good: Component = mutants(kind).GOOD
+    report = check(replace(good, capabilities=good.capabilities ^ {capability}))
+    assert [result.law for result in report.broken] == [law.id for law in laws(kind) if law.capability == capability]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -151,7 +151,7 @@ def routing_header(config: RunConfig, composition: Composition) -> dict[str, Any
     return {
         "model": config.name,
         "k": ks[0] if len(set(ks)) == 1 else ks,
-        "hidden_size": getattr(config.model.settings, "hidden_size", None),
+        "hidden_size": composition.model.export_config().get("hidden_size"),
     }
 
 

@@ -240,10 +240,15 @@ class Trainer:
 
     @torch.inference_mode()
     def _nats(self, window_BS: torch.Tensor) -> float:
-        """Loss of some windows; the random numbers of training do not notice that it was measured."""
+        """Loss of some windows, without dropout; the random numbers of training do not notice that it was measured."""
         window_BS = window_BS.to(self.device)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
+        module = self.composition.module
+        module.eval()
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
+        finally:
+            module.train()
 
     def _log(self, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:

@@ -5,6 +5,7 @@ A test compares this table with what the installed packages declare.
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "glm-moe"): "penstock-moe-core",
+    ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
     ("router", "expert-choice"): "penstock-expert-choice",
@@ -31,6 +32,9 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("exporter", "hf"): "penstock-serve",
     ("tracker", "jsonl"): "penstock-train",
     ("tracker", "tensorboard"): "penstock-train",
+    ("tracker", "trackio"): "penstock-trackers",
+    ("tracker", "wandb"): "penstock-trackers",
+    ("tracker", "mlflow"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
     ("command", "plugins"): "penstock",
     ("command", "config"): "penstock",

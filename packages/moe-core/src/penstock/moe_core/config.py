@@ -148,6 +148,20 @@ class GlmMoeConfig(ArchitectureSettings):
         return PRESETS
 
     @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """One dense layer and two of experts, small enough for a test."""
+        return {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 48,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 4,
+        }
+
+    @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
         path = fields.get("pretrained")
         if isinstance(path, str) and name in pretrained_settings(Path(path).expanduser()):

@@ -12,7 +12,9 @@ def architectures() -> list[Component]:
             target="penstock.moe_core.model:glm_moe",
             config="penstock.moe_core.config:GlmMoeConfig",
             summary="GLM-4.x mixture of experts: grouped-query attention, QK-norm, partial RoPE, shared experts",
-            capabilities=frozenset({"causal", "huggingface-layout"}),
+            capabilities=frozenset(
+                {"cached", "causal", "empty-batches", "huggingface-layout", "mixed-precision", "noise-free"}
+            ),
             reference="GLM-4.5, arXiv 2508.06471",
         )
     ]

@@ -14,6 +14,7 @@ def quantizers() -> list[Component]:
             target="penstock.quant158.ternary:TernaryQuantizer",
             config="penstock.quant158.config:TernaryConfig",
             summary="Absmean 1.58-bit weights with straight-through gradients",
+            capabilities=frozenset({"compilable", "deterministic", "identity-gradient", "odd", "scale-equivariant"}),
             reference="https://arxiv.org/abs/2402.17764",
         )
     ]

@@ -93,7 +93,7 @@ def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Reg
                 "unknown-path",
                 f"the model has no mixture-of-experts layer '{path}'",
                 document.name,
-                f"there are {', '.join(by_name)}" if by_name else "all its layers are dense",
+                f"there are {', '.join(by_name)}" if by_name else "no layer takes a router from the config",
             )
         )
     chosen = layer_routers(settings, settings.expert_layers)[by_name[name]]

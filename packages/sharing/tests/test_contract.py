@@ -1,0 +1,9 @@
+"""Every component of the package keeps the laws of its kind."""
+
+from penstock.hooks.testing import parametrize_contract
+from penstock.sharing import plugin
+
+
+@parametrize_contract(plugin)
+def test_contract(case):
+    case()

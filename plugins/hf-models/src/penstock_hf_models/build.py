@@ -1,0 +1,168 @@
+"""From the settings of the architecture `hf` to a model: `hf_model` is the component's target."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto import modeling_auto
+
+from penstock.hooks.contracts import Quantizer, RouterFactory
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+from penstock_hf_models.model import CausalModel, HfModel, MaskedModel, SequenceToSequenceModel
+from penstock_hf_models.weights import loaded
+
+TASKS: dict[str, tuple[type[HfModel], Any, Mapping[str, Any]]] = {
+    "causal": (CausalModel, AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "masked": (MaskedModel, AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    "seq2seq": (
+        SequenceToSequenceModel,
+        AutoModelForSeq2SeqLM,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    ),
+}
+
+
+def hf_model(
+    *,
+    task: Literal["causal", "masked", "seq2seq"] = "causal",
+    model_type: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    config_file: Path | None = None,
+    pretrained: str | None = None,
+    revision: str | None = None,
+    vocab_size: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    make_router: RouterFactory | None = None,
+    quantizer: Quantizer | None = None,
+) -> HfModel:
+    """A model with random weights, drawn from the global torch generator, or pretrained ones.
+
+    `make_router` is part of the contract of architectures and is never called: the model brings its own routers. A
+    `quantizer` is a `ProblemError`. A pretrained model keeps its vocabulary, which may be larger than `vocab_size`.
+    On the meta device no weights are read.
+    """
+    if quantizer is not None:
+        what = "a transformers model has plain weights, which no quantizer is built into"
+        raise ProblemError(Problem("unsupported", what, "model.quantizer", "leave it out, or use glm-moe"))
+    if pretrained is not None:
+        config = _published(pretrained, revision)
+        _require_rows(config, vocab_size)
+    else:
+        config = _config(model_type, config_file, dict(settings or {}), vocab_size)
+    if eos_token_id is not None:
+        config.eos_token_id = eos_token_id
+    wrapper, auto, supported = TASKS[task]
+    if config.model_type not in supported:
+        raise ProblemError(_other_task(task, config.model_type))
+    if task == "causal" and hasattr(config, "is_decoder"):
+        config.is_decoder = True  # an encoder such as BERT would see the tokens that it is to predict
+    return wrapper(_network(auto, config, pretrained, revision))
+
+
+def _network(auto: Any, config: PreTrainedConfig, pretrained: str | None, revision: str | None) -> PreTrainedModel:
+    if pretrained is not None and not torch.empty(0).is_meta:
+        return loaded(auto, str(_local(pretrained)), config=config, **_at(revision))
+    return auto.from_config(config, dtype=torch.float32)
+
+
+def _published(pretrained: str, revision: str | None) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(str(_local(pretrained)), **_at(revision))
+    except (OSError, ValueError) as error:
+        what = f"there is no such model ({str(error).splitlines()[0]})"
+        fix = "name a folder with config.json and safetensors, or a model of the hub that can be reached"
+        raise ProblemError(Problem("missing-model", what, "model.pretrained", fix)) from error
+
+
+def _config(
+    model_type: str | None, config_file: Path | None, settings: dict[str, Any], vocab_size: int | None
+) -> PreTrainedConfig:
+    """Random weights: the config of a type or of a file, with what the settings say."""
+    given: dict[str, Any] = {}
+    if config_file is not None:
+        if not config_file.expanduser().exists():
+            raise ProblemError(Problem("missing-file", "there is no such file", str(config_file), "name a config.json"))
+        given = _published(str(config_file), None).to_dict()
+        model_type = given.pop("model_type")
+    if model_type is None or model_type not in CONFIG_MAPPING:
+        what = f"transformers has no model type '{model_type}'"
+        raise ProblemError(
+            Problem("bad-value", what, "model.model_type", did_you_mean(str(model_type), CONFIG_MAPPING))
+        )
+    kind = CONFIG_MAPPING[model_type]
+    _require_known(kind, settings)
+    rows = {} if vocab_size is None else {"vocab_size": vocab_size}
+    try:
+        config = kind(**{**given, **settings, **rows})
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ProblemError(Problem("bad-value", " ".join(str(error).split()), "model.settings")) from error
+    _forget_tokens_beyond(config)
+    return config
+
+
+def _require_known(kind: type[PreTrainedConfig], settings: Mapping[str, Any]) -> None:
+    """transformers keeps any name that it is given; one that neither config nor model reads is a slip of the pen.
+    Some models read fields that their config does not declare (head_dim of qwen3_moe)."""
+    declared = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
+    sources = Path(inspect.getfile(kind)).parent.glob("modeling_*.py")
+    read = {word for source in sources for word in re.findall(r"\w+", source.read_text(encoding="utf-8"))}
+    problems = [
+        Problem(
+            "unknown-field",
+            f"{kind.model_type} has no field '{name}'",
+            f"model.settings.{name}",
+            did_you_mean(name, declared),
+        )
+        for name in settings
+        if name not in declared | read
+    ]
+    if problems:
+        raise ProblemError(problems)
+
+
+def _forget_tokens_beyond(config: PreTrainedConfig) -> None:
+    """A type's default special tokens are those of its published tokenizer, which a small vocabulary does not hold."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token = getattr(config, name, None)
+        if isinstance(token, int) and token >= getattr(config, "vocab_size", token + 1):
+            setattr(config, name, None)
+
+
+def _require_rows(config: PreTrainedConfig, vocab_size: int | None) -> None:
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if vocab_size is not None and rows is not None and rows < vocab_size:
+        what = f"the tokenizer has {vocab_size} tokens, and the pretrained model {rows} embeddings"
+        fix = "give the tokenizer that belongs to the model"
+        raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
+
+
+def _other_task(task: str, model_type: str) -> Problem:
+    others = [name for name, (_, _, supported) in TASKS.items() if model_type in supported]
+    fix = f"write `task: {others[0]}`" if others else "it is no language model"
+    return Problem("bad-value", f"transformers has no {task} model of type {model_type}", "model.task", fix)
+
+
+def _local(name: str) -> Path | str:
+    """A folder of this machine where there is one, a name on the hub otherwise."""
+    path = Path(name).expanduser()
+    return path if path.exists() else name
+
+
+def _at(revision: str | None) -> dict[str, str]:
+    return {} if revision is None else {"revision": revision}

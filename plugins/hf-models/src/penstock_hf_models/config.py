@@ -1,0 +1,96 @@
+"""Settings of the architecture `hf`: which model of transformers, and whether its weights are random or pretrained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from penstock.hooks.architecture import ArchitectureSettings
+
+Task = Literal["causal", "masked", "seq2seq"]
+
+# Fields of a transformers config that stand beside `settings`, because Penstock gives them where nobody writes them.
+BESIDE = ("vocab_size", "eos_token_id")
+
+
+class HfConfig(ArchitectureSettings):
+    """A model of transformers. Exactly one of `model_type`, `config_file` and `pretrained` says which."""
+
+    task: Task = "causal"
+    """What the model predicts: the next token (causal), hidden tokens (masked), or one text from another (seq2seq).
+    `penstock train` trains causal models."""
+    model_type: str | None = None
+    """A model type of transformers, such as gpt2, mixtral or qwen3_moe; its weights are random."""
+    settings: dict[str, Any] = {}
+    """Fields of the model's transformers config, under their own names; what is left out has that config's default."""
+    config_file: Path | None = None
+    """A config.json, or a folder that holds one; the weights are random, and `settings` stand above it."""
+    pretrained: str | None = None
+    """A folder, or a name on the hub, whose config and weights the model starts from."""
+    revision: str | None = None
+    """Branch, tag or commit of a name on the hub."""
+    vocab_size: int | None = Field(default=None, gt=0)
+    """Rows of the embedding; null takes those of the file or pretrained model, else the tokenizer's."""
+    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
+    """The token or tokens that end a text; null takes the tokenizer's."""
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Layers whose router the config chooses: none, because a transformers model brings its own routers."""
+        return ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vocabulary_of_the_file(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("vocab_size") is not None:
+            return data
+        known = _vocabulary(data.get("config_file") or data.get("pretrained"))
+        return data if known is None else {**data, "vocab_size": known}
+
+    @field_validator("router", "quantizer", "overrides", mode="before")
+    @classmethod
+    def _brings_its_own(cls, value: Any) -> Any:
+        if value:
+            raise ValueError(
+                "a transformers model brings its own routers and plain weights: leave it out, or use an architecture "
+                "that takes it, such as glm-moe"
+            )
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _what_stands_beside(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if named := [name for name in BESIDE if name in settings]:
+            raise ValueError(f"write {' and '.join(named)} beside `settings`, not in them")
+        return settings
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> HfConfig:
+        origins = [name for name in ("model_type", "config_file", "pretrained") if getattr(self, name) is not None]
+        if len(origins) != 1:
+            found = " and ".join(origins) if origins else "none of them"
+            raise ValueError(f"write one of model_type, config_file and pretrained, not {found}")
+        if self.settings and self.pretrained is not None:
+            raise ValueError("settings change a config with random weights; pretrained weights come with theirs")
+        if self.revision is not None and self.pretrained is None:
+            raise ValueError("revision belongs to pretrained")
+        if self.pretrained is not None and _vocabulary(self.pretrained) not in (None, self.vocab_size):
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, and the pretrained model has {_vocabulary(self.pretrained)}"
+            )
+        return self
+
+
+def _vocabulary(origin: Any) -> int | None:
+    """`vocab_size` of a config.json on this machine; None where there is none to read, which the build reports."""
+    if not isinstance(origin, (str, Path)):
+        return None
+    path = Path(origin).expanduser()
+    try:
+        size = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))["vocab_size"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return size if isinstance(size, int) else None

@@ -1,0 +1,250 @@
+"""Models of transformers behind the contract `LanguageModel`, one class for each kind of prediction.
+
+Shape suffixes: B batch, S sequence, T = B*S tokens, C tokens of a chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import ModelOutput as TransformersOutput
+
+from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router
+from penstock.hooks.problems import Problem, ProblemError
+from penstock_hf_models import generation, weights
+from penstock_hf_models.roles import parameter_roles
+from penstock_hf_models.routing import collecting, one_a_layer, router_sites
+
+CHUNK_LOGITS = 2**24  # logits that a loss holds at once, 64 MiB in fp32; more are computed again in the backward
+
+
+class HfModel(nn.Module):
+    """What models of every task have in common: weights, roles, routers, precision.
+
+    `network` is the transformers model. Parameters are fp32; `compute_dtype` is what its layers compute in (autocast).
+    `routers` are those that transformers declares, by layer; empty for dense models and for the few families whose
+    router does not say what it chose (Switch, NLLB-MoE, DBRX).
+    """
+
+    predicts = ""
+    offers = ""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+        self.vocabulary_size = int(network.get_input_embeddings().weight.shape[0])
+        self.compute_dtype: torch.dtype = torch.float32
+        self._sites = one_a_layer(router_sites(network))
+        self.train()
+
+    @property
+    def routers(self) -> Mapping[int, Router]:
+        return {site.layer: site for site in self._sites}
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32, by the model's own head: with its bias, its scale and its cap, where it has them."""
+        hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
+        with self._precision(), _standing_in(body(self.network), _Hidden(last_hidden_state=hidden_BSD)):
+            output = self.network(input_ids=hidden_BSD.new_zeros(hidden_BSD.shape[:2], dtype=torch.long))
+        return output.logits.float().view(*shape[:-1], -1)
+
+    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        self._refuse("next_token_loss")
+
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        self._refuse("generate")
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        return parameter_roles(self, self.network)
+
+    def export_config(self) -> dict[str, Any]:
+        """The `config.json` that transformers writes, with what the weights say about tying."""
+        config = json.loads(self.network.config.to_json_string(use_diff=True))
+        tied = weights.head_is_tied(self.network)
+        architecture = {"architectures": [type(self.network).__name__], "tie_word_embeddings": tied}
+        sizes = {"vocab_size": self.vocabulary_size, "eos_token_id": self.network.config.eos_token_id}
+        return {**config, **architecture, **sizes}
+
+    def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
+        """Under the names of the hub; `materialize` changes nothing, because no quantizer can be inside."""
+        return weights.export_state(self.network)
+
+    def load_export_state(self, state: Mapping[str, Tensor]) -> None:
+        weights.load_state(self.network, state)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+    def _body(self, token_BS: Tensor, attention_mask_BS: Tensor | None, **how: Any) -> ModelOutput:
+        with self._precision(), collecting(self._sites) as routings:
+            output = body(self.network)(input_ids=token_BS, attention_mask=attention_mask_BS, **how)
+        return ModelOutput(output[0], routings)
+
+    def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
+        """Sum of the nats that the mask counts. Logits exist a chunk of tokens at a time."""
+        hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
+        chunks = list(
+            zip(
+                *(each.split(max(1, CHUNK_LOGITS // self.vocabulary_size)) for each in (hidden_TD, target_T)),
+                strict=True,
+            )
+        )
+        parts = [self._nats(*chunk) for chunk in chunks] if len(chunks) == 1 else [self._nats_again(*c) for c in chunks]
+        nll_BS = torch.cat(parts).view_as(target_BS)
+        if mask_BS is not None:
+            nll_BS = torch.where(mask_BS, nll_BS, 0.0)
+        return LossOutput(nll_BS.sum(), nll_BS.detach(), output.routings)
+
+    def _nats(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(hidden_CD), target_C, reduction="none")
+
+    def _nats_again(self, hidden_CD: Tensor, target_C: Tensor) -> Any:
+        return checkpoint(self._nats, hidden_CD, target_C, use_reentrant=False)
+
+    def _refuse(self, asked: str) -> NoReturn:
+        what = f"a {self.network.config.model_type} model predicts {self.predicts}, so it has no {asked}"
+        raise ProblemError(
+            Problem("wrong-task", what, "model.task", f"{self.offers}, or train a model of `task: causal`")
+        )
+
+
+class CausalModel(HfModel):
+    """A `LanguageModel`: each token is predicted from those before it."""
+
+    def forward(self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: Any = None) -> ModelOutput:
+        """`attention_mask_BS` is False for padding; `cache` comes from `new_cache` and is filled in place."""
+        if cache is None:
+            return self._body(token_BS, attention_mask_BS, use_cache=False)
+        return self._body(token_BS, attention_mask_BS, use_cache=True, past_key_values=cache)
+
+    def next_token_loss(
+        self,
+        token_BS: Tensor,
+        target_BS: Tensor,
+        mask_BS: Tensor | None = None,
+        *,
+        attention_mask_BS: Tensor | None = None,
+    ) -> LossOutput:
+        output = self(token_BS, attention_mask_BS=attention_mask_BS)
+        return self._token_loss(output, target_BS, mask_BS)
+
+    def new_cache(self) -> Any:
+        """An empty key/value cache; None for families that keep another kind of state, which generate without."""
+        takes = inspect.signature(body(self.network).forward).parameters
+        return DynamicCache(config=self.network.config) if "past_key_values" in takes else None
+
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens]; see `penstock_hf_models.generation.generate`."""
+        return generation.generate(self, token_BS, tokens=tokens, **sampling)
+
+
+class MaskedModel(HfModel):
+    """An encoder: tokens that were hidden are predicted from both sides. Trains by `masked_loss`."""
+
+    predicts, offers = "hidden tokens from both sides", "call masked_loss(token_BS, target_BS, mask_BS)"
+
+    def forward(self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> ModelOutput:
+        """`attention_mask_BS` is False for padding."""
+        return self._body(token_BS, attention_mask_BS)
+
+    def masked_loss(
+        self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor, *, attention_mask_BS: Tensor | None = None
+    ) -> LossOutput:
+        """Loss of `target_BS` at the positions where `mask_BS` is True, and `token_BS` hides them."""
+        return self._token_loss(self(token_BS, attention_mask_BS=attention_mask_BS), target_BS, mask_BS)
+
+
+class SequenceToSequenceModel(HfModel):
+    """An encoder-decoder: a text is predicted from another. Trains by `sequence_loss`."""
+
+    predicts, offers = "one text from another", "call sequence_loss(source_BS, target_BS)"
+
+    def forward(self, source_BS: Tensor, decoder_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> Tensor:
+        """Logits [B, S, V] fp32 of the token after each of `decoder_BS`; the mask is False for padding in the source."""
+        with self._precision():
+            output = self.network(
+                input_ids=source_BS, attention_mask=attention_mask_BS, decoder_input_ids=decoder_BS, use_cache=False
+            )
+        return output.logits.float()
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        self._refuse("logits of hidden states alone")
+
+    def sequence_loss(
+        self,
+        source_BS: Tensor,
+        target_BS: Tensor,
+        mask_BS: Tensor | None = None,
+        *,
+        attention_mask_BS: Tensor | None = None,
+    ) -> LossOutput:
+        """Loss of `target_BS` given the source and the target's earlier tokens, where `mask_BS` is True (None: all)."""
+        start_B1 = target_BS.new_full((len(target_BS), 1), self._start_token())
+        with collecting(self._sites) as routings:
+            logits_BSV = self(
+                source_BS, torch.cat((start_B1, target_BS[:, :-1]), 1), attention_mask_BS=attention_mask_BS
+            )
+        nll_BS = F.cross_entropy(logits_BSV.transpose(1, 2), target_BS, reduction="none")
+        if mask_BS is not None:
+            nll_BS = torch.where(mask_BS, nll_BS, 0.0)
+        return LossOutput(nll_BS.sum(), nll_BS.detach(), routings)
+
+    @torch.no_grad()
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """The decoder's tokens after its start token, at most `tokens` of them, by transformers' own `generate`."""
+        was_training = self.training
+        self.eval()
+        try:
+            return self.network.generate(input_ids=token_BS, max_new_tokens=tokens, **sampling)[:, 1:]  # pyright: ignore
+        finally:
+            self.train(was_training)
+
+    def _start_token(self) -> int:
+        start = self.network.config.decoder_start_token_id
+        if start is None:
+            what = "the config does not say which token its decoder starts from"
+            raise ProblemError(Problem("missing-field", what, "model.settings", "write decoder_start_token_id"))
+        return start
+
+
+@dataclass
+class _Hidden(TransformersOutput):
+    """What the body of a model returns, where the hidden states are known already."""
+
+    last_hidden_state: Any = None
+    past_key_values: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+    cross_attentions: Any = None
+    router_logits: Any = None
+    cache_params: Any = None
+
+
+def body(network: PreTrainedModel) -> PreTrainedModel:
+    """The model right below the head, whose last hidden states the head reads."""
+    below = (network.get_decoder(), network.base_model, *network.children())
+    return next(each for each in below if isinstance(each, PreTrainedModel) and each is not network)
+
+
+@contextmanager
+def _standing_in(module: nn.Module, output: Any) -> Iterator[None]:
+    """Lets a module return `output` whatever it is called with, so that only what stands above it is computed."""
+    before = module.__dict__.get("forward")
+    module.forward = lambda *_args, **_kwargs: output
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before

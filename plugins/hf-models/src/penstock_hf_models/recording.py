@@ -1,0 +1,152 @@
+"""Records which experts a transformers model chooses, as a `RoutingTrace`.
+
+    with record(model) as recording:
+        model(input_ids, attention_mask=mask)
+    recording.trace().save(Path("trace.npz"))
+
+The routers' outputs are read and never changed, so logits are the same bits with and without. What runs outside the
+forward pass of a model is not counted: activation checkpointing runs layers again in the backward pass.
+
+Shape suffixes: B batch, S sequence or steps, T tokens, K experts a token, E experts, L routers, N counted tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.trace import RoutingTrace
+from penstock_hf_models.routing import RouterSite, router_sites, watching
+
+
+class Recording:
+    """What was chosen so far. A step is one call of the model; rows are routers, in the order of its modules."""
+
+    def __init__(self, network: PreTrainedModel, sites: list[RouterSite]) -> None:
+        self.sites = sites
+        self.config = network.config
+        self._counts: list[Tensor] = []
+        self._experts: list[list[Tensor]] = []
+        self._step: dict[str, Tensor] = {}
+        self._mask_BS: Tensor | None = None
+        self._depth = 0
+
+    @property
+    def steps(self) -> int:
+        return len(self._counts)
+
+    @property
+    def counts_SLE(self) -> NDArray[np.int64]:
+        if not self._counts:
+            return np.zeros((0, len(self.sites), self.sites[0].experts), dtype=np.int64)
+        return torch.stack(self._counts).numpy()
+
+    @property
+    def counts_LE(self) -> NDArray[np.int64]:
+        """Assignments over all steps."""
+        return self.counts_SLE.sum(axis=0)
+
+    @property
+    def expert_NLK(self) -> NDArray[np.integer[Any]] | None:
+        """The experts of each counted token; None where routers differ in K, which no array can hold."""
+        if not self._experts or len({site.k for site in self.sites}) > 1:
+            return None
+        rows = [torch.stack(step, dim=1) for step in self._experts]
+        return torch.cat(rows).numpy().astype(np.uint8 if self.sites[0].experts <= 256 else np.uint16)
+
+    def trace(self, **header: Any) -> RoutingTrace:
+        """The trace of what was recorded; `header` adds to what the model says itself."""
+        ks = [site.k for site in self.sites]
+        described = {
+            "model": self.config.name_or_path or self.config.model_type,
+            "k": ks[0] if len(set(ks)) == 1 else ks,
+            "layers": [site.layer for site in self.sites],
+            "routers": [site.name for site in self.sites],
+            "hidden_size": getattr(self.config.get_text_config(), "hidden_size", None),
+        }
+        return RoutingTrace(self.counts_SLE, {**described, **header}, self.expert_NLK)
+
+    @torch.no_grad()
+    def see(self, site: RouterSite, output: Any) -> None:
+        """Counts what a router returned, where a model's forward pass is under way."""
+        if self._depth == 0:
+            return
+        routing = site.read(output)
+        if routing is None:
+            raise ProblemError(_unreadable(site))
+        expert_TK = routing.expert_TK
+        if self._mask_BS is not None:
+            expert_TK = expert_TK[_real(self._mask_BS, len(expert_TK))]
+        self._step[site.name] = expert_TK
+
+    def enter(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the forward pass of a transformers model; the outermost one begins a step."""
+        self._depth += 1
+        if self._depth == 1:
+            given = inspect.signature(network.forward).bind_partial(*args, **kwargs).arguments
+            self._mask_BS, self._step = _padding_mask(given), {}
+
+    def leave(self, *_: Any) -> None:
+        """After it, whether it returned or raised. A pass that used no router is no step."""
+        self._depth -= 1
+        if self._depth == 0 and len(self._step) == len(self.sites):
+            experts = [self._step[site.name] for site in self.sites]
+            counts = [
+                each.flatten().bincount(minlength=site.experts) for each, site in zip(experts, self.sites, strict=True)
+            ]
+            self._counts.append(torch.stack(counts).cpu())
+            self._experts.append([each.to("cpu", torch.int32) for each in experts])
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Recording]:
+    """Records the expert choices of a transformers model, or of a module that holds one, while the context lasts.
+
+    Padding is left out where the model is called with a 2-D `attention_mask`. Raises `ProblemError` where the model
+    has no experts, or a router that does not say what it chose.
+    """
+    networks = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    sites = router_sites(model)
+    if not networks or not sites:
+        what = f"{type(model).__name__} has no router that transformers declares and that says what it chose"
+        raise ProblemError(Problem("no-experts", what, fix="record a mixture of experts, such as mixtral or qwen3_moe"))
+    if len({site.experts for site in sites}) > 1:
+        what = f"its routers choose among {sorted({site.experts for site in sites})} experts, which no trace holds"
+        raise ProblemError(Problem("unequal-layers", what, type(model).__name__, "record its parts one at a time"))
+    recording = Recording(networks[0], sites)
+    with ExitStack() as stack:
+        stack.enter_context(watching(sites, recording.see))
+        for network in networks:
+            before = network.register_forward_pre_hook(recording.enter, with_kwargs=True)
+            stack.callback(before.remove)
+            after = network.register_forward_hook(recording.leave, always_call=True)
+            stack.callback(after.remove)
+        yield recording
+
+
+def _padding_mask(given: dict[str, Any]) -> Tensor | None:
+    given = {**given, **given.get("kwargs", {})}
+    mask = given.get("attention_mask")
+    if mask is None or (isinstance(mask, Tensor) and mask.dim() == 2):
+        return mask
+    what = "padding cannot be told from an attention mask that is not [batch, sequence]"
+    raise ProblemError(Problem("attention-mask", what, fix="call the model with a 2-D attention_mask while recording"))
+
+
+def _real(mask_BS: Tensor, tokens: int) -> Tensor:
+    """True for the tokens of this call that are no padding; with a cache the mask spans the earlier ones too."""
+    return mask_BS[:, -(tokens // len(mask_BS)) :].flatten().bool()
+
+
+def _unreadable(site: RouterSite) -> Problem:
+    what = f"{type(site.module).__name__} does not return which experts it chose"
+    return Problem("unreadable-router", what, site.name, "a newer transformers may say it")

@@ -1,0 +1,165 @@
+"""The routers inside a transformers model: where they are, and what their outputs say.
+
+transformers itself declares which modules are routers, for `output_router_logits`. Most of them return logits, weights
+and chosen experts, in an order that changed between versions; so they are told apart by dtype and shape.
+
+Shape suffixes: T tokens, K experts a token, E experts, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from penstock.hooks.contracts import Routing
+
+ScoreRule = Callable[[Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class RouterSite:
+    """A router module of a model. As a `penstock.hooks.contracts.Router` it chooses experts for hidden states, and
+    shows the bias of routers that have one, which a balancer may change."""
+
+    name: str
+    layer: int
+    module: nn.Module
+    logits_index: int
+    score_rule: ScoreRule | None = None
+
+    @property
+    def k(self) -> int:
+        return int(getattr(self.module, "top_k"))  # noqa: B009 (a module's attributes have no type)
+
+    @property
+    def experts(self) -> int:
+        declared = getattr(self.module, "num_experts", None)
+        return int(declared if declared is not None else next(self.module.parameters()).shape[0])
+
+    @property
+    def e_score_correction_bias(self) -> Tensor | None:
+        return getattr(self.module, "e_score_correction_bias", None)
+
+    def __call__(self, hidden_TD: Tensor) -> Routing:
+        routing = self.read(self.module(hidden_TD))
+        if routing is None:
+            raise TypeError(f"{type(self.module).__name__} does not return what it chose")
+        return routing
+
+    def read(self, output: Any) -> Routing | None:
+        """The routing in what the module returned; None where it does not say which experts were chosen."""
+        match output:
+            case (Tensor() as order, _, Tensor() as weight, list() as sizes, Tensor() as logits_TE):
+                return self._routing(logits_TE, *_ungrouped(order, weight, sizes, self.k))
+            case (Tensor() as score_TE, Tensor() as logits_TE) if score_TE.shape == logits_TE.shape:
+                expert_TK = logits_TE.topk(self.k, dim=-1).indices  # llama4: chosen scores, 0 for the others
+                self.score_rule = torch.sigmoid
+                return self._routing(logits_TE, expert_TK, score_TE.gather(-1, expert_TK))
+            case tuple() if len(output) > self.logits_index:
+                return self._read_tensors(output[self.logits_index], output)
+            case _:
+                return None
+
+    def _read_tensors(self, logits_TE: Any, output: tuple[Any, ...]) -> Routing | None:
+        tensors = [each for each in output if isinstance(each, Tensor) and each is not logits_TE]
+        chosen = [each for each in tensors if not each.is_floating_point() and each.shape[-1] == self.k]
+        if not isinstance(logits_TE, Tensor) or len(chosen) != 1:
+            return None
+        weights = [each for each in tensors if each.is_floating_point() and each.shape == chosen[0].shape]
+        return self._routing(logits_TE, chosen[0], weights[0]) if weights else None
+
+    def _routing(self, logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Routing:
+        logits_TE, weight_TK = logits_TE.flatten(0, -2).float(), weight_TK.flatten(0, -2).float()
+        expert_TK = expert_TK.flatten(0, -2).long()
+        if self.score_rule is None:
+            self.score_rule = _score_rule(logits_TE, expert_TK, weight_TK)
+        return Routing(expert_TK, weight_TK, logits_TE, self.score_rule(logits_TE))
+
+
+def router_sites(model: nn.Module) -> list[RouterSite]:
+    """Every router that transformers declares in `model` and that says how many experts it takes, in module order."""
+    found: dict[str, RouterSite] = {}
+    for prefix, network in model.named_modules():
+        if isinstance(network, PreTrainedModel):
+            specs = (getattr(network, "_can_record_outputs", None) or {}).get("router_logits", [])
+            for spec in specs if isinstance(specs, list) else [specs]:
+                for name, module in network.named_modules(prefix=prefix):
+                    if _declared(spec, name, module) and isinstance(getattr(module, "top_k", None), int):
+                        found[name] = RouterSite(name, _layer(name), module, getattr(spec, "index", 1))
+    order = {name: position for position, (name, _) in enumerate(model.named_modules())}
+    innermost = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    return [found[name] for name in sorted(innermost, key=order.__getitem__)]
+
+
+def one_a_layer(sites: list[RouterSite]) -> list[RouterSite]:
+    """Where a layer has two routers, as in JetMoe, that of its MLP and not that of its attention."""
+    attention_first = sorted(sites, key=lambda site: "attention" not in site.name)
+    return sorted({site.layer: site for site in attention_first}.values(), key=lambda site: site.layer)
+
+
+def _declared(spec: Any, name: str, module: nn.Module) -> bool:
+    target, within = getattr(spec, "target_class", spec), getattr(spec, "layer_name", None)
+    return isinstance(target, type) and isinstance(module, target) and (not within or f".{within}." in f".{name}.")
+
+
+def _layer(name: str) -> int:
+    """The layer's index, which is the first number in the name of a module."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+@contextmanager
+def watching(sites: list[RouterSite], see: Callable[[RouterSite, Any], None]) -> Iterator[None]:
+    """Calls `see(site, output)` for every output of every router; the outputs themselves are left as they are."""
+    with ExitStack() as stack:
+        for site in sites:
+            handle = site.module.register_forward_hook(lambda _module, _inputs, output, site=site: see(site, output))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def collecting(sites: list[RouterSite]) -> Iterator[Mapping[int, Routing]]:
+    """The routing of each layer for what runs within, with its gradient; filled when the context ends. Layers whose
+    router cannot be read are left out."""
+    routings: dict[int, Routing] = {}
+    outputs: list[tuple[RouterSite, Any]] = []
+    # Read after the pass: what is computed inside a checkpointed layer would have to be computed again in the backward.
+    with watching(sites, lambda site, output: outputs.append((site, output))):
+        yield routings
+    for site, output in outputs:
+        routing = site.read(output)
+        if routing is not None:
+            routings[site.layer] = routing
+
+
+def _ungrouped(order_N: Tensor, weight_N: Tensor, sizes_E: list[int], k: int) -> tuple[Tensor, Tensor]:
+    """JetMoe's assignments, which are sorted by expert, in token order: experts and weights [T, K]."""
+    sizes = torch.tensor(sizes_E, device=order_N.device)
+    expert_N = torch.repeat_interleave(torch.arange(len(sizes_E), device=order_N.device), sizes)
+    position_N = order_N.argsort()
+    return expert_N[position_N].view(-1, k), weight_N[position_N].view(-1, k)
+
+
+@torch.no_grad()
+def _score_rule(logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> ScoreRule:
+    """The sigmoid where the weights of a token stand to one another as its sigmoids do (DeepSeek-V3 and its kin), else
+    the softmax over experts, which transformers' own balancing loss takes of every family."""
+
+    def misfit(score_TE: Tensor) -> float:
+        chosen_TK = score_TE.gather(-1, expert_TK)
+        share_TK = [each / each.sum(dim=-1, keepdim=True) for each in (chosen_TK, weight_TK)]
+        return (share_TK[0] - share_TK[1]).abs().max().item()
+
+    sigmoid = misfit(logits_TE.sigmoid()) if expert_TK.numel() and expert_TK.shape[-1] > 1 else torch.inf
+    fits = sigmoid < 0.01 and sigmoid < misfit(logits_TE.softmax(dim=-1))
+    return torch.sigmoid if fits else _softmax
+
+
+def _softmax(logits_TE: Tensor) -> Tensor:
+    return logits_TE.softmax(dim=-1)

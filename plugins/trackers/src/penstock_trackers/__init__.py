@@ -1,0 +1,1 @@
+"""Trackers for training runs: Trackio, Weights & Biases, MLflow."""

@@ -1,0 +1,48 @@
+"""The rows that a run has logged, kept beside the libraries, none of which can forget a row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+Row = tuple[int, dict[str, float]]
+
+CLOSED = '"closed"\n'
+
+
+class History:
+    """A file of JSON lines: `[step, metrics]` a row, and `"closed"` where a tracker was closed.
+
+    A line is whole once it ends. NaN and infinities are written as Python's `json` writes them, and reads them back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._grown = False
+
+    def append(self, row: Row) -> None:
+        self._write(json.dumps(row) + "\n")
+        self._grown = True
+
+    def close(self) -> None:
+        """Says that the library has every row; where none came since it was opened, there is nothing to say."""
+        if self._grown:
+            self._write(CLOSED)
+        self._grown = False
+
+    def rewind(self, step: int) -> list[Row] | None:
+        """Drops the rows after `step`. Returns those that stay, or None where the library holds exactly these: it was
+        closed, and no row was dropped."""
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        if not lines:
+            return None
+        rows = [json.loads(line) for line in lines if line.endswith("\n") and line != CLOSED]
+        kept = [(number, metrics) for number, metrics in rows if number <= step]
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        return None if lines[-1] == CLOSED and len(kept) == len(rows) else kept
+
+    def _write(self, line: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)

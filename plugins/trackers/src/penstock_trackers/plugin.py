@@ -1,0 +1,36 @@
+"""What penstock-trackers offers; imports none of the libraries."""
+
+from penstock.hooks import Component, hookimpl
+
+
+@hookimpl
+def trackers() -> list[Component]:
+    return [
+        Component(
+            kind="tracker",
+            name="trackio",
+            target="penstock_trackers.in_trackio:trackio_tracker",
+            config="penstock_trackers.config:TrackioConfig",
+            summary="Trackio's database on this machine; `trackio show` opens its dashboard",
+            capabilities=frozenset({"local", "durable", "exact-resume"}),
+            reference="https://huggingface.co/docs/trackio",
+        ),
+        Component(
+            kind="tracker",
+            name="wandb",
+            target="penstock_trackers.in_wandb:wandb_tracker",
+            config="penstock_trackers.config:WandbConfig",
+            summary="Weights & Biases, offline in the run directory or online",
+            capabilities=frozenset({"local", "durable"}),
+            reference="https://docs.wandb.ai",
+        ),
+        Component(
+            kind="tracker",
+            name="mlflow",
+            target="penstock_trackers.in_mlflow:mlflow_tracker",
+            config="penstock_trackers.config:MlflowConfig",
+            summary="MLflow, in a database of the run directory or on a server",
+            capabilities=frozenset({"local", "durable"}),
+            reference="https://mlflow.org/docs/latest/ml/tracking",
+        ),
+    ]

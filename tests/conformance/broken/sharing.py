@@ -1,0 +1,131 @@
+"""Sharing strategies that break one law each; the good one lets each matrix of all layers be that of the first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.hooks import Component
+from penstock.hooks.contracts import ParameterRole, SharingPlan
+
+Groups = tuple[tuple[str, ...], ...]
+
+
+class Good:
+    roles = (ParameterRole.MATRIX,)
+
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        alike: dict[Any, list[str]] = {}
+        for name in sorted(roles):
+            if roles[name] in self.roles:
+                alike.setdefault((name.split(".")[2:], shapes[name]).__repr__(), []).append(name)
+        return tuple(tuple(names) for names in alike.values() if len(names) > 1)
+
+    def plan(self, roles: Any, shapes: Any) -> SharingPlan:
+        return SharingPlan(self.groups(roles, shapes))
+
+
+class Lists(Good):
+    def plan(self, roles: Any, shapes: Any) -> Any:
+        return [list(group) for group in self.groups(roles, shapes)]
+
+
+class Nothing(Good):
+    roles = ()
+
+
+class Inventing(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        return tuple(
+            (*group, "shared.weight") if i == 0 else group for i, group in enumerate(super().groups(roles, shapes))
+        )
+
+
+class Overlapping(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        return tuple(group + group[:1] for group in super().groups(roles, shapes))
+
+
+class Lonely(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        return super().groups(roles, shapes) + ((("norm.weight",),) if "layers.1.mlp.up_proj.weight" in roles else ())
+
+
+class Unshaped(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        names = tuple(sorted(name for name in roles if name.endswith("_proj.weight")))
+        return (names,) if len(names) > 1 else ()
+
+
+class Unlike(Good):
+    """Takes routers for matrices, whose shape one projection has."""
+
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        names = tuple(sorted(name for name in roles if shapes[name] == (16, 8)))
+        return (names,) if len(names) > 1 else ()
+
+
+class Positional(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        return super().groups(roles, shapes) if "norm" in next(iter(roles), "") or next(iter(roles)) < "f" else ()
+
+
+class Remembering(Good):
+    last = 0
+
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        earlier, self.last = self.last, max(self.last, len(roles))
+        return super().groups(roles, shapes) if earlier <= len(roles) else ()
+
+    def __deepcopy__(self, memo: object) -> Good:
+        return Good()
+
+    def __reduce__(self) -> Any:
+        return Good, ()
+
+
+class Noting(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        shapes["planned"] = ()
+        return super().groups(roles, shapes)
+
+
+class Crashing(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        if not super().groups(roles, shapes) and len(roles) < 3:
+            raise KeyError("lm_head.weight")
+        return super().groups(roles, shapes)
+
+
+class Pairwise(Good):
+    def groups(self, roles: Any, shapes: Any) -> Groups:
+        return tuple(
+            pair for group in super().groups(roles, shapes) for pair in zip(group[::2], group[1::2], strict=False)
+        )
+
+
+class Unpicklable(Good):
+    def __init__(self) -> None:
+        self.matches = lambda name: True
+
+
+def of(target: type, **changes: Any) -> Component:
+    described = {"kind": "sharing", "name": "broken", "summary": "A strategy that breaks one law", **changes}
+    return Component(target=f"{target.__module__}:{target.__name__}", **described)
+
+
+GOOD = of(Good)
+BROKEN = {
+    "sharing/a-plan-is-groups-of-names": of(Lists),
+    "sharing/a-transformer-has-something-to-share": of(Nothing),
+    "sharing/names-are-those-of-parameters": of(Inventing),
+    "sharing/a-name-stands-in-one-group": of(Overlapping),
+    "sharing/a-group-has-at-least-two-names": of(Lonely),
+    "sharing/a-group-has-one-shape": of(Unshaped),
+    "sharing/a-group-has-one-role": of(Unlike),
+    "sharing/the-order-of-the-model-does-not-matter": of(Positional),
+    "sharing/a-plan-depends-on-the-model-alone": of(Remembering),
+    "sharing/roles-and-shapes-stay": of(Noting),
+    "sharing/nothing-to-share-is-an-empty-plan-or-a-problem": of(Crashing),
+    "sharing/what-is-shared-is-not-shared-again": of(Pairwise),
+    "sharing/a-copy-is-the-same-strategy": of(Unpicklable),
+}
