@@ -243,6 +243,8 @@ class LouderInTraining(Good):
 
 
 class Counting(Good):
+    passes: Tensor
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.register_buffer("passes", torch.zeros(1))

@@ -107,9 +107,9 @@ class Fixed(Good):
         return (weight.clamp(-1, 1) * 128).round() / 128
 
 
-class Reading(Good):
+class Branching(Good):
     def scale(self, weight: Tensor) -> Tensor:
-        return super().scale(weight) * float(weight.isnan().sum().item() >= 0)
+        return super().scale(weight.nan_to_num() if weight.isnan().any() else weight)
 
 
 class Unpicklable(Good):
@@ -172,7 +172,7 @@ BROKEN = {
     "quantizer/a-quantized-weight-stays": of(OfTheMean),
     "quantizer/the-negative-is-quantized-to-the-negative": of(Upward),
     "quantizer/the-scale-of-a-weight-is-kept": of(Fixed),
-    "quantizer/the-compiler-takes-it-whole": of(Reading),
+    "quantizer/the-compiler-takes-it-whole": of(Branching),
     "quantizer/a-copy-is-the-same-quantizer": of(Unpicklable),
     "quantizer/packed-bytes-are-a-positive-number": of(Fractional),
     "quantizer/a-larger-weight-takes-more-bytes": of(Shrinking),

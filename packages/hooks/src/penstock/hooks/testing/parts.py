@@ -72,6 +72,9 @@ class TinyModel(nn.Module):
     """
 
     vocabulary_size = VOCABULARY
+    embedding: nn.Parameter
+    middle: nn.Parameter
+    head: nn.Parameter
 
     def __init__(self) -> None:
         super().__init__()

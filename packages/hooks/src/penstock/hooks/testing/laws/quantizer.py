@@ -243,9 +243,11 @@ def the_scale_of_a_weight_is_kept(subject: Subject) -> None:
 def the_compiler_takes_it_whole(subject: Subject) -> None:
     """`torch.compile(fullgraph=True)` gives the same values and the same gradient.
 
-    Read no number of a tensor into Python (`item`, `if tensor:`).
+    Let no value of a tensor decide what is computed (`if tensor.any():`).
     """
-    if not torch._dynamo.is_dynamo_supported():
+    from torch._dynamo.eval_frame import is_dynamo_supported  # takes seconds: imported by this law alone
+
+    if not is_dynamo_supported():
         raise NotApplicable("torch.compile does not work here")
     quantizer = subject.build()
     torch._dynamo.reset()

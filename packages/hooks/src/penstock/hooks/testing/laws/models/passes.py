@@ -121,7 +121,9 @@ def the_compiler_takes_a_pass_whole(subject: Subject) -> None:
 
     Let no value of a tensor decide what is computed (`if tensor.any():`), or what shape it has.
     """
-    if not torch._dynamo.is_dynamo_supported():
+    from torch._dynamo.eval_frame import is_dynamo_supported  # takes seconds: imported by this law alone
+
+    if not is_dynamo_supported():
         raise NotApplicable("torch.compile does not work here")
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     expected = logits_of(model, token_BS)
