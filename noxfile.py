@@ -88,12 +88,12 @@ def tests(session: nox.Session, member: Member) -> None:
 def end_to_end(session: nox.Session) -> None:
     """What crosses members: the laws of the workspace, commands from start to end, resume, bad input."""
     sync(session, "--group", "test")
-    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", *session.posargs)
+    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", "-m", "not wheels", *session.posargs)
 
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """The code of every README, and the commands of the root's."""
+    """The code of every README and of the docs, and the commands of the root's README."""
     sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
     session.run("pytest", "tests/test_readmes.py", *session.posargs)
 
@@ -115,6 +115,14 @@ def check_wheels(session: nox.Session, folder: Path) -> None:
         alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--with", str(wheel), "python"]
         check = ["tests/stands_alone.py", str(wheel), member.distribution, member.module]
         session.run(*alone, *check, *(["--light"] if member.light else []), env={"UV_FIND_LINKS": links}, external=True)
+
+
+@nox.session
+def templates(session: nox.Session) -> None:
+    """What `plugins new` writes, of every kind: wheels in a bare environment, where they are found and pass; and the
+    tutorial, word for word, in another."""
+    sync(session, "--group", "test")
+    session.run("pytest", "tests/test_templates.py", "tests/test_tutorial.py", "-m", "wheels", *session.posargs)
 
 
 @nox.session

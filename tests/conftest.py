@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def config_file(workplace: Path) -> Path:
     return workplace / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a wheel of every member, built now."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    build = ["uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", str(folder)]
+    subprocess.run(build, cwd=Path(__file__).parents[1], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

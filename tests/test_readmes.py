@@ -1,5 +1,5 @@
-"""The code of every README runs as it stands: Python fences together with the others of their file, in an empty folder;
-the root's commands one after another, on a small config in the place of the real one."""
+"""The code of every README and of the docs runs as it stands: Python fences together with the others of their file, in
+an empty folder; the root's commands one after another, on a small config in the place of the real one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *ROOT.glob("[!.]*/*/README.md")))
+DOCS = sorted(path.relative_to(ROOT) for path in ROOT.glob("packages/*/docs/*.md"))
 
 
 def python_of(readme: str) -> str:
@@ -39,7 +40,7 @@ def test_a_package_shows_a_python_example(readme: Path) -> None:
     assert python_of((ROOT / readme).read_text()).strip(), f"{readme} has no ```python fence"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=str)
+@pytest.mark.parametrize("readme", READMES + DOCS, ids=str)
 def test_python_examples_run(readme: Path, tmp_path: Path) -> None:
     code = python_of((ROOT / readme).read_text())
     if not code.strip():

@@ -17,10 +17,6 @@ from penstock.hooks.component import KINDS, Component
 from penstock.hooks.testing import Report, capabilities, check, laws
 from penstock.hooks.testing.laws import general
 
-# Kinds that have nothing but the laws of every component.
-WITHOUT_LAWS = {"router", "balance-loss", "balancer"}
-WITH_LAWS = [kind for kind in KINDS if kind not in WITHOUT_LAWS]
-
 
 def mutants(kind: str) -> ModuleType:
     return importlib.import_module(f"broken.{kind.replace('-', '_')}")
@@ -30,7 +26,7 @@ def own_laws(kind: str) -> list[str]:
     return [law.id for law in laws(kind) if law not in general.LAWS]
 
 
-CASES = [("general", law.id) for law in general.LAWS] + [(kind, law) for kind in WITH_LAWS for law in own_laws(kind)]
+CASES = [("general", law.id) for law in general.LAWS] + [(kind, law) for kind in KINDS for law in own_laws(kind)]
 
 
 @cache  # the table asks again for what the tests before it have seen
@@ -38,7 +34,7 @@ def of_the_mutant(kind: str, law: str) -> Report:
     return check(mutants(kind).BROKEN[law])
 
 
-@pytest.mark.parametrize("kind", ["general", *WITH_LAWS])
+@pytest.mark.parametrize("kind", ["general", *KINDS])
 def test_a_component_that_keeps_every_law_passes(kind: str) -> None:
     report = check(mutants(kind).GOOD)
     assert report.passed, "\n".join(map(str, report.broken))
@@ -52,18 +48,18 @@ def test_a_broken_component_fails_exactly_its_law(kind: str, law: str) -> None:
     assert not report.passed
 
 
-@pytest.mark.parametrize("kind", ["general", *WITH_LAWS])
+@pytest.mark.parametrize("kind", ["general", *KINDS])
 def test_every_broken_component_is_of_a_law(kind: str) -> None:
     known = {law.id for law in general.LAWS} if kind == "general" else set(own_laws(kind))
     assert mutants(kind).BROKEN.keys() <= known
 
 
-@pytest.mark.parametrize("kind", WITH_LAWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_capability_has_a_law(kind: str) -> None:
     assert {law.capability for law in laws(kind)} - {""} == set(capabilities(kind))
 
 
-@pytest.mark.parametrize(("kind", "capability"), [(kind, each) for kind in WITH_LAWS for each in capabilities(kind)])
+@pytest.mark.parametrize(("kind", "capability"), [(kind, each) for kind in KINDS for each in capabilities(kind)])
 def test_a_capability_is_tested_both_ways(kind: str, capability: str) -> None:
     good: Component = mutants(kind).GOOD
     report = check(replace(good, capabilities=good.capabilities ^ {capability}))
@@ -71,8 +67,8 @@ def test_a_capability_is_tested_both_ways(kind: str, capability: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_has_laws_of_its_own_unless_it_is_listed(kind: str) -> None:
-    assert bool(own_laws(kind)) is (kind not in WITHOUT_LAWS)
+def test_every_kind_has_laws_of_its_own(kind: str) -> None:
+    assert own_laws(kind)
 
 
 def test_the_table_of_laws_and_mutants() -> None:

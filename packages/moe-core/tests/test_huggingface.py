@@ -65,10 +65,11 @@ def test_what_does_not_fit_is_named(make_model, change, message, tied):
         model.load_export_state(state)
 
 
-def test_a_router_that_transformers_lacks_is_not_passed_off_as_glm(make_model):
+@pytest.mark.parametrize("change", [("score_function", "softmax"), ("temperature", 0.5), ("capacity", 1.25)])
+def test_a_router_that_transformers_lacks_is_not_passed_off_as_glm(make_model, change):
     model = make_model()
     assert model.export_config()["model_type"] == "glm4_moe"
-    model.routers[1].score_function = "softmax"
+    setattr(model.routers[1], *change)
     assert model.export_config()["model_type"] != "glm4_moe"
 
 

@@ -21,6 +21,14 @@ def test_update_equals_algorithm_1(counts, centred):
     np.testing.assert_allclose(router.e_score_correction_bias.numpy(), expected, atol=1e-8)
 
 
+@given(counts=st.lists(st.integers(0, 50), min_size=4, max_size=4), centred=st.booleans())
+def test_magnitude_moves_by_the_error_in_units_of_the_mean_load(counts, centred):
+    router = SigmoidTopK(3, 4)
+    LossFree(0.01, centred, step="magnitude").update(router, torch.tensor(counts), tokens_seen=1)
+    expected = 0.01 * (1 - np.array(counts) / np.mean(counts)) if sum(counts) else np.zeros(4)
+    np.testing.assert_allclose(router.e_score_correction_bias.numpy(), expected, atol=1e-8)
+
+
 def test_no_assignments_leave_the_bias_alone():
     router = SigmoidTopK(3, 4)
     router.e_score_correction_bias.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.hooks.contracts import BalanceLoss, Routing
 from penstock.routers.load import count_assignments
-from penstock.routers.losses import SwitchLoss, ZLoss, switch_loss, z_loss
+from penstock.routers.losses import SequenceLoss, SwitchLoss, ZLoss, switch_loss, z_loss
 from penstock.routers.topk import SigmoidTopK, SoftmaxTopK
 
 LOSSES: list[BalanceLoss] = [SwitchLoss(), ZLoss()]
@@ -148,3 +148,28 @@ def test_gradient_is_the_same_for_any_split_and_padding(cuts, padding, seed):
         total = total + loss + z_loss(logits_TE=part.logits_TE, tokens=12, mask_T=mask_T)
     total.backward()
     torch.testing.assert_close(parted.logits_TE.grad, expected, rtol=0, atol=1e-12)
+
+
+@given(
+    sequences=st.integers(1, 4),
+    length=st.integers(1, 5),
+    k=st.integers(1, 3),
+    masked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None)
+def test_sequence_loss_is_the_mean_of_the_switch_losses_of_sequences_that_have_tokens(
+    sequences, length, k, masked, seed
+):
+    routing = random_routing(sequences * length, 5, k, seed)
+    slots_TK = torch.rand(sequences * length, k, generator=torch.Generator().manual_seed(seed)) < 0.8
+    routing = replace(routing, kept_TK=slots_TK)
+    mask_T = torch.rand(sequences * length, generator=torch.Generator().manual_seed(seed)) < 0.5 if masked else None
+    alone = [
+        SwitchLoss()(replace(part_of(routing, rows), kept_TK=slots_TK[rows]), None if mask_T is None else mask_T[rows])
+        for rows in torch.arange(sequences * length).split(length)
+        if mask_T is None or mask_T[rows].any()
+    ]
+    expected = torch.stack(alone).mean() if alone else torch.zeros((), dtype=torch.float64)
+    loss = SequenceLoss()(routing, mask_T, sequences=sequences)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)

@@ -8,6 +8,7 @@ import pytest
 
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.known import FIRST_PARTY
+from penstock.hooks.schema import schema_of
 
 REGISTRY = Registry.discover()
 OURS = [entry for entry in REGISTRY.entries() if entry.origin.distribution == "penstock-routers"]
@@ -21,11 +22,11 @@ def test_every_known_name_is_offered():
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.component.name)
 def test_schema_fields_are_the_arguments_of_the_target_with_equal_defaults(entry):
-    schema = entry.component.load_config()
+    fields = schema_of(entry).model_fields
     parameters = inspect.signature(entry.component.load_target()).parameters
     context = CONTEXT.get(entry.component.kind, set())
-    assert set(schema.model_fields) == set(parameters) - context
-    for name, field in schema.model_fields.items():
+    assert set(fields) == set(parameters) - context
+    for name, field in fields.items():
         assert field.default == parameters[name].default, name
         assert field.description, name
 

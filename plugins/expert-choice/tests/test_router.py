@@ -186,7 +186,8 @@ def test_no_token_gives_an_empty_routing_that_can_be_differentiated():
     assert routing.expert_TK.shape == routing.weight_TK.shape == routing.kept_TK.shape == (0, 0)
     assert routing.logits_TE.shape == routing.score_TE.shape == (0, 4)
     routing.weight_TK.sum().backward()
-    assert router.weight.grad is not None and not router.weight.grad.any()
+    assert router.weight.grad is not None
+    assert not router.weight.grad.any()
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 4.0])

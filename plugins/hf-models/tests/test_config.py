@@ -124,5 +124,8 @@ def test_special_tokens_that_the_vocabulary_does_not_hold_are_left_out() -> None
 
 
 def test_description_and_settings_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, penstock_hf_models.plugin, penstock_hf_models.config; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, penstock_hf_models.plugin, penstock_hf_models.config\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

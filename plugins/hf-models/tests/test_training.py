@@ -160,6 +160,7 @@ def test_training_starts_from_pretrained_weights(folder: Path, command: Command)
 
 
 def test_an_encoder_says_in_training_what_it_can_do(folder: Path, command: Command) -> None:
-    bert = "  task: masked\n  model_type: bert\n  settings: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4}\n"
+    sizes = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4}"
+    bert = f"  task: masked\n  model_type: bert\n  settings: {sizes}\n"
     with pytest.raises(ProblemError, match="call masked_loss"):
         command("train", write(folder, bert))

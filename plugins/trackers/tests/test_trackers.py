@@ -50,8 +50,8 @@ def _trackio_rows(run_directory: Path) -> dict[int, dict[str, float]]:
 
 def _wandb_rows(run_directory: Path) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    for path in sorted(run_directory.glob("wandb/offline-run-*/*.wandb")):
-        for record in _whole_run(path):
+    for folder in sorted(run_directory.glob("wandb/offline-run-*")):
+        for record in _whole_run(folder):
             row = {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
             metrics = {name: value for name, value in row.items() if not name.startswith("_")}
             if metrics:
@@ -59,13 +59,14 @@ def _wandb_rows(run_directory: Path) -> dict[int, dict[str, float]]:
     return found
 
 
-def _whole_run(path: Path) -> list[Any]:
-    """The records of a finished run. A process of wandb's own writes them, the last a moment after `finish`."""
+def _whole_run(folder: Path) -> list[Any]:
+    """The records of a finished run. A process of wandb's own writes them, the last some time after `finish`."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     until = time.monotonic() + 20
     while True:
-        records = [Record.FromString(data) for data in _records(path.read_bytes())]
+        files = [path.read_bytes() for path in folder.glob("*.wandb")]
+        records = [Record.FromString(data) for file in files for data in _records(file)]
         if any(record.WhichOneof("record_type") == "exit" for record in records):
             return records
         assert time.monotonic() < until

@@ -171,7 +171,7 @@ class SequenceToSequenceModel(HfModel):
     predicts, offers = "one text from another", "call sequence_loss(source_BS, target_BS)"
 
     def forward(self, source_BS: Tensor, decoder_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> Tensor:
-        """Logits [B, S, V] fp32 of the token after each of `decoder_BS`; the mask is False for padding in the source."""
+        """Logits [B, S, V] fp32 of what follows each of `decoder_BS`; the mask is False for padding of the source."""
         with self._precision():
             output = self.network(
                 input_ids=source_BS, attention_mask=attention_mask_BS, decoder_input_ids=decoder_BS, use_cache=False

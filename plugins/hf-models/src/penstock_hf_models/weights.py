@@ -6,7 +6,7 @@ transformers keeps experts stacked in memory; its own conversion, which only mov
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,19 @@ def export_state(network: PreTrainedModel) -> dict[str, Tensor]:
         _, *others = (name for name, each in network.named_parameters(remove_duplicate=False) if each is weight)
         tied |= set(others)
     state = {name: value for name, value in network.state_dict().items() if name not in tied}
-    return dict(revert_weight_conversion(network, state))
+    exported = dict(revert_weight_conversion(network, state))
+    # The conversion copies what it splits; what two names share in the model stays one memory, and is stored once.
+    for first, other in _shared(network, state):
+        mine, others = (
+            list(revert_weight_conversion(network, {name: state[name].to("meta")})) for name in (first, other)
+        )
+        exported.update(zip(others, (exported[name] for name in mine), strict=True))
+    return exported
 
 
 def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
     """Puts `export_state()` of an equal model into this one; raises `ProblemError` that names what does not fit."""
+    _require_fit(_shapes(export_state(network)), _shapes(state))
     config = copy.deepcopy(network.config)
     config.tie_word_embeddings = head_is_tied(network)
     network.load_state_dict(loaded(type(network), None, config=config, state_dict=dict(state)).state_dict())
@@ -46,24 +54,41 @@ def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
     """`from_pretrained` in fp32; raises `ProblemError` where a tensor is missing, unknown, or of another shape."""
     with _no_progress_bar():
-        network, info = kind.from_pretrained(origin, dtype=torch.float32, output_loading_info=True, **how)
+        network, info = kind.from_pretrained(
+            origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
+        )
+    unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
+    mismatched = (key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
+    _require_none(info["missing_keys"], unknown, mismatched, where=origin or "")
+    return network
+
+
+def _require_fit(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> None:
+    other = (name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    _require_none(expected.keys() - found.keys(), found.keys() - expected.keys(), other)
+
+
+def _require_none(missing: Iterable[str], unknown: Iterable[str], mismatched: Iterable[str], where: str = "") -> None:
+    found = (("there is no", missing), ("the model has no", unknown), ("another shape has", mismatched))
     problems = [
-        Problem(
-            "bad-weights",
-            f"{what} {', '.join(sorted(map(str, info[key]))[:5])}",
-            origin or "",
-            "use weights of this model",
-        )
-        for key, what in (
-            ("missing_keys", "there is no"),
-            ("unexpected_keys", "the model has no"),
-            ("mismatched_keys", "another shape has"),
-        )
-        if info[key] and not (origin and key == "unexpected_keys")  # published files hold heads of other tasks too
+        Problem("bad-weights", f"{what} {', '.join(sorted(names)[:5])}", where, "use weights of this model")
+        for what, names in ((what, list(names)) for what, names in found)
+        if names
     ]
     if problems:
         raise ProblemError(problems)
-    return network
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _shared(network: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Pairs of names of one parameter: the first of them, and each other."""
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if name in state and first.setdefault(id(parameter), name) != name:
+            yield first[id(parameter)], name
 
 
 @contextmanager

@@ -9,7 +9,7 @@ L mixture-of-experts layers, G GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -80,16 +80,45 @@ class Router(Protocol):
     def __call__(self, hidden_TD: Tensor) -> Routing: ...
 
 
+@runtime_checkable
+class OnlineRouter(Router, Protocol):
+    """A router that also learns outside the gradient.
+
+    Its forward passes in training gather what it learns from, where gradients are enabled, and route alike until
+    `end_step`, which the training loop calls once an optimizer step. `total` sums a tensor over ranks.
+    """
+
+    def end_step(self, total: Callable[[Tensor], Tensor]) -> None: ...
+
+
 class RouterFactory(Protocol):
     """Makes the router of one layer."""
 
     def __call__(self, layer: int, *, hidden_size: int, experts: int) -> Router: ...
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLoad:
+    """What one layer's tokens chose in the whole batch that is to be balanced, of which a forward pass is a part.
+
+    `counts_E` int64, the assignments of each expert before capacity drops any; `tokens`, the counted tokens. Both are
+    over all micro-batches and ranks, and without padding.
+    """
+
+    counts_E: Tensor
+    tokens: int | Tensor
+
+
 class BalanceLoss(Protocol):
     """A scalar penalty for one layer's routing; the training loop adds `weight * loss` of every layer.
 
-    `mask_T` is True for tokens that count (None: all do).
+    `mask_T` is True for tokens that count (None: all do). The loop takes the mean of the micro-batches' losses.
+
+    A loss may have an attribute `scope` that asks for more. "counts-first", "buffer" and "lagged": it is called with
+    `batch=BatchLoad(...)`, and the loop takes the sum over micro-batches and ranks. The counts are exact for
+    "counts-first", those of the step's micro-batches so far for "buffer", and the step's before for "lagged" (all 0 in
+    the first). "sequence": it is called with `sequences=B`, the tokens being B sequences of equal length, one after the
+    other.
     """
 
     weight: float
@@ -100,7 +129,9 @@ class BalanceLoss(Protocol):
 class Balancer(Protocol):
     """Changes a router once an optimizer step, from the load of the whole global batch.
 
-    `counts_E` int64 assignments of the step; `tokens_seen` trained tokens including this step.
+    `counts_E` int64 assignments of the step before capacity drops any; `tokens_seen` trained tokens including this
+    step. A balancer that needs more than counts has `statistic(router, routing, mask_T=None)`, a tensor that is summed
+    over the micro-batches of a step and over ranks; `update` is then called with `statistic=` that sum.
     """
 
     def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int) -> None: ...

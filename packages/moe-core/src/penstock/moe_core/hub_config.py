@@ -84,11 +84,12 @@ def to_hub_config(
             getattr(router, "scale", 1.0),
             getattr(router, "groups", 1),
             getattr(router, "groups_kept", 1),
+            getattr(router, "temperature", 1.0) == 1.0 and getattr(router, "capacity", None) is None,
         )
         for router in routers.values()
-    } or {("sigmoid", 1, True, 1.0, 1, 1)}
-    score, k, normalize, scale, groups, groups_kept = next(iter(kinds))
-    standard = len(kinds) == 1 and score == "sigmoid"
+    } or {("sigmoid", 1, True, 1.0, 1, 1, True)}
+    score, k, normalize, scale, groups, groups_kept, plain = next(iter(kinds))
+    standard = len(kinds) == 1 and score == "sigmoid" and plain
     return {
         "architectures": ["Glm4MoeForCausalLM" if standard else "PenstockGlmMoe"],
         "model_type": "glm4_moe" if standard else "penstock_glm_moe",

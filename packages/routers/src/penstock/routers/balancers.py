@@ -1,4 +1,4 @@
-"""Loss-free balancing: a bias on each expert's score, moved once an optimizer step by the sign of its load error.
+"""Loss-free balancing: a bias on each expert's score, moved once an optimizer step by its load error.
 
 Update it from the counts of the whole global batch, not of a micro-batch: in arXiv 2501.11873 Table 1 the bias with
 micro-batch counts is the worst row (perplexity 8.521, against 8.080 with 512 sequences).
@@ -11,12 +11,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from penstock.hooks.contracts import Router, Tensor
 from penstock.hooks.problems import Problem, ProblemError
 
 # A constant, or steps [from_tokens, rate] in ascending order from 0.
 Rate = float | Sequence[Sequence[float]]
+Step = Literal["sign", "magnitude"]
 
 
 class LossFree:
@@ -24,12 +26,14 @@ class LossFree:
 
     `rate` is a number, or a schedule such as [[0, 0.001], [15e12, 0.0]] (GLM-4.5, arXiv 2508.06471 section 2.4): the
     last step whose `from_tokens` is not above the tokens seen holds. 0.001 is the paper's best: 0.0001 converges
-    slowly, 0.01 oscillates. `centred` subtracts the mean of the update, so that the bias does not drift as a whole.
+    slowly, 0.01 oscillates. `step` "magnitude" takes the error in units of the mean load instead of its sign: smaller
+    and smaller near balance. `centred` subtracts the mean of the update, so that the bias does not drift as a whole.
     """
 
-    def __init__(self, rate: Rate = 0.001, centred: bool = False) -> None:
+    def __init__(self, rate: Rate = 0.001, centred: bool = False, step: Step = "sign") -> None:
         self.steps = rate_steps(rate)
         self.centred = centred
+        self.step = step
 
     def rate_at(self, tokens_seen: int) -> float:
         """The rate that holds after `tokens_seen` tokens."""
@@ -38,24 +42,31 @@ class LossFree:
     def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int) -> None:
         """Moves the router's bias in place; a step without assignments leaves it. Raises `ProblemError` for a router
         that has no bias, ValueError for counts of another number of experts."""
-        bias_E = getattr(router, "e_score_correction_bias", None)
-        if bias_E is None:
-            raise ProblemError(
-                Problem(
-                    "router-without-bias",
-                    f"the router {type(router).__name__} has no e_score_correction_bias to balance with",
-                    "balancer 'loss-free'",
-                    "use a router that has one, such as sigmoid-topk, or a balancing loss instead",
-                )
-            )
+        bias_E = bias_of(router, "loss-free")
         if counts_E.shape != bias_E.shape:
             raise ValueError(f"counts of shape {tuple(counts_E.shape)} for a router of {bias_E.shape[0]} experts")
         # Times E instead of the mean, so that the error is an exact integer; all zero where nothing was assigned.
         error_E = (counts_E.sum() - counts_E * counts_E.shape[0]).to(bias_E.device)
-        delta_E = error_E.sign().to(bias_E.dtype)
+        delta_E = error_E.sign() if self.step == "sign" else error_E / counts_E.sum().clamp(min=1).to(bias_E.device)
+        delta_E = delta_E.to(bias_E.dtype)
         if self.centred:
             delta_E = delta_E - delta_E.mean()
         bias_E.add_(delta_E, alpha=self.rate_at(tokens_seen))
+
+
+def bias_of(router: Router, balancer: str) -> Tensor:
+    """The router's selection bias; raises `ProblemError` where it has none."""
+    bias_E = getattr(router, "e_score_correction_bias", None)
+    if bias_E is None:
+        raise ProblemError(
+            Problem(
+                "router-without-bias",
+                f"the router {type(router).__name__} has no e_score_correction_bias to balance with",
+                f"balancer '{balancer}'",
+                "use a router that has one, such as sigmoid-topk, or a balancing loss instead",
+            )
+        )
+    return bias_E
 
 
 def rate_steps(rate: Rate) -> tuple[tuple[float, float], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,20 @@ class TopKConfig(Schema):
     groups_kept: int = Field(default=1, ge=1)
     """Groups from which a token may choose; DeepSeek-V3 keeps 4 of its 8."""
 
+    temperature: float = Field(default=1.0, gt=0)
+    """Scores are those of logits / temperature: below 1 sharper, above 1 more even. 1.0 is every published model's."""
+
+    noise: float = Field(default=0.0, ge=0)
+    """Gumbel noise on the logits in training, for the choice alone, so that experts that are not the best are tried:
+    1.0 with softmax scores draws experts from the softmax, 0 is off."""
+
+    noise_seed: int = 0
+    """Seed of the noise, which is a function of it and of the token's logits, and so needs no state to be resumed."""
+
+    capacity: float | None = Field(default=None, gt=0)
+    """Times the even share, what an expert takes of a batch; later tokens are dropped, so a token's routing depends on
+    those before it. null takes all, as most models since DeepSeek-V3 do; the Switch Transformer had 1.25."""
+
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
         if self.groups_kept > self.groups:
@@ -35,11 +49,83 @@ class TopKConfig(Schema):
         return self
 
 
+class ChoiceConfig(Schema):
+    """What every router with scores has."""
+
+    k: int = Field(default=2, ge=1)
+    """Experts a token."""
+
+    normalize: bool = True
+    """Let the weights of a token sum to `scale`."""
+
+    scale: float = 1.0
+    """Factor on the weights."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Scores are those of logits / temperature: below 1 sharper, above 1 more even."""
+
+
+class SinkhornConfig(ChoiceConfig):
+    """Top-k of a balanced plan."""
+
+    iterations: int = Field(default=8, ge=1)
+    """Rounds of the Sinkhorn iteration in training; 8 bring the columns of the plan within 1 % of even."""
+
+
+class ClusterConfig(ChoiceConfig):
+    """Nearest centroids."""
+
+    rate: float = Field(default=0.05, ge=0, le=1)
+    """Share of the way to the mean of its hidden states that a centroid moves in a step; 0.05 forgets half in 14."""
+
+
+class UnlearnedConfig(Schema):
+    """What the routers that learn nothing share."""
+
+    k: int = Field(default=2, ge=1)
+    """Experts a token."""
+
+    scale: float = 1.0
+    """Sum of the weights of a token, of which every expert has the same share."""
+
+
+class RandomConfig(UnlearnedConfig):
+    """Experts drawn at random."""
+
+    seed: int = 0
+    """Another seed draws other experts."""
+
+
+class HashConfig(UnlearnedConfig):
+    """Experts by locality-sensitive hashing."""
+
+    planes: int = Field(default=8, ge=1, le=32)
+    """Random planes; 8 make 256 buckets: enough for 8 experts to share them, few enough that neighbours do."""
+
+
 class SwitchLossConfig(Schema):
     """Load-balancing loss."""
 
     weight: float = Field(default=0.01, ge=0)
     """Factor on the loss, which is 1 for an even load; 0.01 is the Switch Transformer's."""
+
+
+class SequenceLossConfig(Schema):
+    """Load balance of each sequence."""
+
+    weight: float = Field(default=0.0001, ge=0)
+    """Factor on the loss, which is 1 for an even load; 0.0001 is DeepSeek-V3's and GLM-4.5's."""
+
+
+class GlobalLossConfig(Schema):
+    """Load balance of the whole batch of an optimizer step."""
+
+    weight: float = Field(default=0.01, ge=0)
+    """Factor on the loss; 0.01 is the Switch Transformer's, for the loss that is 1 for an even load."""
+
+    counts: Literal["counts-first", "buffer", "lagged"] = "counts-first"
+    """Where the batch's counts come from: "counts-first" is exact, by a pass without gradients where a step has several
+    micro-batches; "buffer" has those of the micro-batches so far, "lagged" those of the step before."""
 
 
 class ZLossConfig(Schema):
@@ -58,6 +144,10 @@ class LossFreeConfig(Schema):
 
     centred: bool = False
     """Subtract the mean of the update, so that the bias does not drift as a whole; the paper does not."""
+
+    step: Literal["sign", "magnitude"] = "sign"
+    """What the bias moves by: the sign of the load error, or the error in units of the mean load. The paper found both
+    as good, and the sign less sensitive to the rate."""
 
     @field_validator("rate")
     @classmethod

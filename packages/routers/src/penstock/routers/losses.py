@@ -1,24 +1,29 @@
-"""Differentiable penalties of routing: Switch load balancing and the router z-loss.
+"""Differentiable penalties of routing: load balancing in three scopes, and the router z-loss.
 
 The pure functions are additive: a batch may be cut into micro-batches, ranks and padding at will, and with the counts
 and the token number of the whole batch the parts sum to the whole, gradient included. That needs the counts before the
 first backward. Averaging the penalties of micro-batches instead is not the same objective: on a toy with one domain a
 micro-batch, its gradient is 240 % off the full batch's, a running buffer of counts 51 %.
 
-The classes are the components: one layer, one forward pass, balanced over the tokens it holds.
+The classes are the components. `SwitchLoss` balances one forward pass over the tokens it holds, `SequenceLoss` each
+sequence, `GlobalLoss` the whole batch of an optimizer step, whatever it is cut into.
 
-Shape suffixes: T tokens, K experts a token, E experts.
+Shape suffixes: B sequences, S tokens of each, T = B*S tokens, K experts a token, E experts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from penstock.hooks.contracts import Routing
+from penstock.hooks.contracts import BatchLoad, Routing
 from penstock.routers.load import chosen_slots, count_assignments
+
+# Where the counts of the whole batch come from; see `penstock.hooks.contracts.BalanceLoss`.
+Counts = Literal["counts-first", "buffer", "lagged"]
 
 
 def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
@@ -32,9 +37,7 @@ def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mas
     the parts sum to the loss of the whole. `mask_T` is True for tokens that count (None: all do). 0 where none do.
     """
     share_E = counts_E.to(score_TE.dtype) / counts_E.sum().clamp(min=1)
-    probability_TE = score_TE / (score_TE.sum(dim=-1, keepdim=True) + 1e-20)
-    mean_E = _masked_sum(probability_TE, mask_T) / _at_least_one(tokens)
-    return score_TE.shape[-1] * (share_E * mean_E).sum()
+    return score_TE.shape[-1] * (share_E * mean_probability(score_TE, tokens, mask_T)).sum()
 
 
 def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
@@ -43,7 +46,52 @@ def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = N
     `tokens` is the number of counted tokens of the whole batch, of which `logits_TE` may be a part. `mask_T` is True
     for tokens that count (None: all do). 0 where none do.
     """
-    return _masked_sum(logits_TE.logsumexp(dim=-1).square(), mask_T) / _at_least_one(tokens)
+    return _masked_sum(logits_TE.logsumexp(dim=-1).square(), mask_T) / at_least_one(tokens)
+
+
+def sequence_loss(
+    *, score_TE: Tensor, expert_TK: Tensor, sequences: int, slots_TK: Tensor | None = None, mask_T: Tensor | None = None
+) -> Tensor:
+    """The mean over sequences of each one's `switch_loss` (DeepSeek-V3's complementary loss, arXiv 2412.19437 Eq. 17).
+
+    The tokens are `sequences` of equal length, one after the other; one without counted tokens is not averaged over.
+    `slots_TK` and `mask_T` are True for what counts (None: all do).
+    """
+    experts = score_TE.shape[-1]
+    mask_BS1 = _all_true_or(mask_T, score_TE).view(sequences, -1, 1)
+    expert_BSK = expert_TK.view(sequences, -1, expert_TK.shape[-1])
+    slot_BSK = mask_BS1 if slots_TK is None else mask_BS1 & slots_TK.view_as(expert_BSK)
+    one_BN = slot_BSK.expand_as(expert_BSK).flatten(1).to(score_TE.dtype)
+    counts_BE = score_TE.new_zeros(sequences, experts).scatter_add(1, expert_BSK.flatten(1), one_BN)
+    share_BE = counts_BE / counts_BE.sum(dim=-1, keepdim=True).clamp(min=1)
+    probability_BSE = torch.where(mask_BS1, normalized(score_TE).view(sequences, -1, experts), 0.0)
+    tokens_B1 = mask_BS1.sum(dim=1)
+    mean_BE = probability_BSE.sum(dim=1) / tokens_B1.clamp(min=1)
+    counted = (tokens_B1 > 0).sum().clamp(min=1)
+    return experts * (share_BE * mean_BE).sum() / counted
+
+
+def normalized(score_TE: Tensor) -> Tensor:
+    """Scores over their sum; a softmax is left as it is."""
+    return score_TE / (score_TE.sum(dim=-1, keepdim=True) + 1e-20)
+
+
+def mean_probability(score_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None) -> Tensor:
+    """[E], this part's share in the mean of normalised scores over the `tokens` of the whole batch."""
+    return _masked_sum(normalized(score_TE), mask_T) / at_least_one(tokens)
+
+
+def counts_of(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
+    """int64 [E] of what counted tokens chose in one forward pass, before capacity drops any."""
+    (counts_E,) = count_assignments(
+        [routing.expert_TK], experts=routing.score_TE.shape[-1], mask_T=mask_T, slots_TK=[chosen_slots(routing)]
+    )
+    return counts_E
+
+
+def batch_of(routing: Routing, mask_T: Tensor | None = None) -> BatchLoad:
+    """One forward pass as the whole batch."""
+    return BatchLoad(counts_of(routing, mask_T), counted(routing.score_TE, mask_T))
 
 
 @dataclass(slots=True)
@@ -58,10 +106,44 @@ class SwitchLoss:
 
     def __call__(self, routing: Routing, mask_T: Tensor | None = None) -> Tensor:
         score_TE = routing.score_TE
-        (counts_E,) = count_assignments(
-            [routing.expert_TK], experts=score_TE.shape[-1], mask_T=mask_T, slots_TK=[chosen_slots(routing)]
+        counts_E = counts_of(routing, mask_T)
+        return switch_loss(score_TE=score_TE, counts_E=counts_E, tokens=counted(score_TE, mask_T), mask_T=mask_T)
+
+
+class SequenceLoss:
+    """`sequence_loss` of what tokens chose. DeepSeek-V3 and GLM-4.5 give it 0.0001, beside loss-free balancing."""
+
+    scope = "sequence"
+
+    def __init__(self, weight: float = 0.0001) -> None:
+        self.weight = weight
+
+    def __call__(self, routing: Routing, mask_T: Tensor | None = None, *, sequences: int = 1) -> Tensor:
+        return sequence_loss(
+            score_TE=routing.score_TE,
+            expert_TK=routing.expert_TK,
+            sequences=sequences,
+            slots_TK=chosen_slots(routing),
+            mask_T=mask_T,
         )
-        return switch_loss(score_TE=score_TE, counts_E=counts_E, tokens=_counted(score_TE, mask_T), mask_T=mask_T)
+
+
+class GlobalLoss:
+    """`switch_loss` over the whole batch of an optimizer step (global-batch load balancing, arXiv 2501.11873): experts
+    may specialise within a micro-batch as long as the batch is balanced.
+
+    `counts` says where the batch's counts come from. "counts-first" is exact: for more than one micro-batch it takes a
+    pass without gradients. "buffer" is the paper's, the counts of the micro-batches so far; "lagged" takes those of the
+    step before. Called without `batch`, one forward pass is the whole batch.
+    """
+
+    def __init__(self, weight: float = 0.01, counts: Counts = "counts-first") -> None:
+        self.weight = weight
+        self.scope = counts
+
+    def __call__(self, routing: Routing, mask_T: Tensor | None = None, *, batch: BatchLoad | None = None) -> Tensor:
+        batch = batch or batch_of(routing, mask_T)
+        return switch_loss(score_TE=routing.score_TE, counts_E=batch.counts_E, tokens=batch.tokens, mask_T=mask_T)
 
 
 @dataclass(slots=True)
@@ -72,7 +154,12 @@ class ZLoss:
 
     def __call__(self, routing: Routing, mask_T: Tensor | None = None) -> Tensor:
         logits_TE = routing.logits_TE
-        return z_loss(logits_TE=logits_TE, tokens=_counted(logits_TE, mask_T), mask_T=mask_T)
+        return z_loss(logits_TE=logits_TE, tokens=counted(logits_TE, mask_T), mask_T=mask_T)
+
+
+def counted(values_TE: Tensor, mask_T: Tensor | None) -> int | Tensor:
+    """The number of tokens that count."""
+    return values_TE.shape[0] if mask_T is None else mask_T.sum()
 
 
 def _masked_sum(values: Tensor, mask_T: Tensor | None) -> Tensor:
@@ -81,9 +168,9 @@ def _masked_sum(values: Tensor, mask_T: Tensor | None) -> Tensor:
     return values.sum(dim=0)
 
 
-def _counted(values_TE: Tensor, mask_T: Tensor | None) -> int | Tensor:
-    return values_TE.shape[0] if mask_T is None else mask_T.sum()
+def _all_true_or(mask_T: Tensor | None, values_TE: Tensor) -> Tensor:
+    return torch.ones(len(values_TE), dtype=torch.bool, device=values_TE.device) if mask_T is None else mask_T
 
 
-def _at_least_one(tokens: int | Tensor) -> int | Tensor:
+def at_least_one(tokens: int | Tensor) -> int | Tensor:
     return tokens.clamp(min=1) if isinstance(tokens, Tensor) else max(tokens, 1)

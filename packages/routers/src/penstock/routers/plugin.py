@@ -4,47 +4,176 @@ from __future__ import annotations
 
 from penstock.hooks import Component, hookimpl
 
+# What all routers of this package promise: a token is routed with tensor operations alone, and every slot computes.
+ALWAYS = frozenset(
+    {"causal", "compilable", "deterministic", "dropless", "empty-batches", "exactly-k", "no-host-sync", "normalized"}
+)
+# A token is routed by its own hidden state, and by nothing else.
+ALONE = ALWAYS | {"batch-invariant", "permutation-equivariant"}
+SAME_IN_TRAINING = frozenset({"same-in-training"})
+LEARNED = frozenset({"exact-gradient", "trainable"})
+# Under default settings: a `capacity` takes away what ALONE adds and "dropless", `noise` takes "same-in-training".
+TOP_K = ALONE | SAME_IN_TRAINING | LEARNED
+
+
+def _router(
+    name: str, target: str, config: str, summary: str, capabilities: frozenset[str], reference: str
+) -> Component:
+    return Component(
+        kind="router",
+        name=name,
+        target=f"penstock.routers.{target}",
+        config=f"penstock.routers.config:{config}",
+        summary=summary,
+        capabilities=capabilities,
+        reference=reference,
+    )
+
 
 @hookimpl
 def routers() -> list[Component]:
     return [
-        Component(
-            kind="router",
-            name="sigmoid-topk",
-            target="penstock.routers.topk:SigmoidTopK",
-            config="penstock.routers.config:TopKConfig",
-            summary="Sigmoid scores, selection bias, optional groups (GLM-4.x, DeepSeek-V3)",
-            reference="arXiv 2412.19437",
+        _router(
+            "sigmoid-topk",
+            "topk:SigmoidTopK",
+            "TopKConfig",
+            "Sigmoid scores, selection bias, optional groups (GLM-4.x, DeepSeek-V3)",
+            TOP_K,
+            "arXiv 2412.19437",
         ),
-        Component(
-            kind="router",
-            name="softmax-topk",
-            target="penstock.routers.topk:SoftmaxTopK",
-            config="penstock.routers.config:TopKConfig",
-            summary="Softmax scores, selection bias, optional groups (Mixtral, Qwen3-MoE)",
-            reference="arXiv 2401.04088",
+        _router(
+            "softmax-topk",
+            "topk:SoftmaxTopK",
+            "TopKConfig",
+            "Softmax scores, selection bias, optional groups (Mixtral, Qwen3-MoE)",
+            TOP_K,
+            "arXiv 2401.04088",
+        ),
+        _router(
+            "sqrtsoftplus-topk",
+            "topk:SqrtSoftplusTopK",
+            "TopKConfig",
+            "Scores without a ceiling, sqrt(softplus(logit)) (DeepSeek-V4)",
+            TOP_K,
+            "DeepSeek-V4, Megatron-Core",
+        ),
+        _router(
+            "two-layer",
+            "gates:TwoLayer",
+            "TopKConfig",
+            "Softmax scores of a small network, D to D/2 to E, for frozen bases",
+            TOP_K,
+            "",
+        ),
+        _router(
+            "sinkhorn",
+            "sinkhorn:SinkhornTopK",
+            "SinkhornConfig",
+            "In training, top k of a plan that loads every expert evenly",
+            ALONE | LEARNED,
+            "arXiv 2103.16716",
+        ),
+        _router(
+            "cluster",
+            "cluster:Cluster",
+            "ClusterConfig",
+            "Nearest centroids of the hidden states, k-means updated online",
+            ALONE | SAME_IN_TRAINING | {"exact-gradient"},
+            "",
+        ),
+        _router(
+            "hash",
+            "controls:Hash",
+            "HashConfig",
+            "Control: similar hidden states share experts that nobody chose",
+            ALONE | SAME_IN_TRAINING,
+            "arXiv 2106.04426",
+        ),
+        _router(
+            "random",
+            "controls:Random",
+            "RandomConfig",
+            "Control: experts drawn anew for every hidden state",
+            ALONE | SAME_IN_TRAINING,
+            "",
+        ),
+        _router(
+            "frozen",
+            "controls:FrozenTopK",
+            "TopKConfig",
+            "Control: sigmoid-topk with a gate that is never trained",
+            ALONE | SAME_IN_TRAINING | {"exact-gradient"},
+            "",
+        ),
+        _router(
+            "round-robin",
+            "controls:RoundRobin",
+            "UnlearnedConfig",
+            "Control: tokens dealt to experts in turn, perfectly even",
+            ALWAYS | SAME_IN_TRAINING,
+            "",
         ),
     ]
 
 
+# What all losses promise: they are means over tokens, symmetric in experts, and computed in the type they are given.
+MEAN = frozenset({"compilable", "exact-in-fp64", "expert-symmetric", "mean-over-tokens", "order-free"})
+SWITCH = MEAN | {"counts-choices", "counts-dropped", "exact-gradient", "load-balancing", "one-at-balance"}
+# Values are measures of counts: they have no slope, and do not tell one expert that is too full from another.
+IMBALANCE = (MEAN | {"load-balancing"}) - {"exact-in-fp64"}
+
+
+def _loss(name: str, target: str, config: str, summary: str, reference: str, capabilities: frozenset[str]) -> Component:
+    return Component(
+        kind="balance-loss",
+        name=name,
+        target=f"penstock.routers.{target}",
+        config=f"penstock.routers.config:{config}",
+        summary=summary,
+        capabilities=capabilities,
+        reference=reference,
+    )
+
+
 @hookimpl
 def balance_losses() -> list[Component]:
+    whole_batch = "GlobalLossConfig"
     return [
-        Component(
-            kind="balance-loss",
-            name="switch-loss",
-            target="penstock.routers.losses:SwitchLoss",
-            config="penstock.routers.config:SwitchLossConfig",
-            summary="Switch Transformer load-balancing loss; 1 for an even load",
-            reference="arXiv 2101.03961",
+        _loss(
+            "switch-loss",
+            "losses:SwitchLoss",
+            "SwitchLossConfig",
+            "Switch Transformer load-balancing loss; 1 for an even load",
+            "arXiv 2101.03961",
+            SWITCH,
         ),
-        Component(
-            kind="balance-loss",
-            name="z-loss",
-            target="penstock.routers.losses:ZLoss",
-            config="penstock.routers.config:ZLossConfig",
-            summary="Keeps router logits small (ST-MoE)",
-            reference="arXiv 2202.08906",
+        _loss(
+            "sequence-loss",
+            "losses:SequenceLoss",
+            "SequenceLossConfig",
+            "Load-balancing loss of each sequence (DeepSeek-V3, GLM-4.5)",
+            "arXiv 2412.19437",
+            SWITCH | {"no-host-sync"},
+        ),
+        _loss(
+            "global-loss",
+            "losses:GlobalLoss",
+            whole_batch,
+            "Load-balancing loss of the whole batch, exact for any split",
+            "arXiv 2501.11873",
+            SWITCH,
+        ),
+        _loss("gini", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", "", IMBALANCE),
+        _loss("variance", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", "", IMBALANCE),
+        _loss("cv", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", "", IMBALANCE),
+        _loss("entropy", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", "", IMBALANCE),
+        _loss(
+            "z-loss",
+            "losses:ZLoss",
+            "ZLossConfig",
+            "Keeps router logits small (ST-MoE)",
+            "arXiv 2202.08906",
+            MEAN | {"additive", "exact-gradient", "logit-regularizing", "no-host-sync"},
         ),
     ]
 
@@ -57,7 +186,15 @@ def balancers() -> list[Component]:
             name="loss-free",
             target="penstock.routers.balancers:LossFree",
             config="penstock.routers.config:LossFreeConfig",
-            summary="Moves each expert's bias by the sign of its load error",
+            summary="Moves each expert's bias by its load error, or the sign of it",
+            capabilities=frozenset({"exact-counts", "expert-symmetric", "scale-free"}),
             reference="arXiv 2408.15664",
-        )
+        ),
+        Component(
+            kind="balancer",
+            name="quantile",
+            target="penstock.routers.quantile:Quantile",
+            summary="Sets each expert's bias by the quantile of its margins; no rate",
+            reference="Megatron-Core, Kimi K3",
+        ),
     ]

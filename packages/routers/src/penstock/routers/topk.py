@@ -1,6 +1,6 @@
-"""Top-k routers: GLM-4.x / DeepSeek-V3 sigmoid routing, and softmax routing with the same selection path.
+"""Top-k routers: GLM-4.x / DeepSeek-V3 sigmoid routing, and other scores with the same selection path.
 
-Both do exactly what `Glm4MoeTopkRouter` of transformers does, in its order, because a router that differs in one
+All do exactly what `Glm4MoeTopkRouter` of transformers does, in its order, because a router that differs in one
 rounding sends tokens elsewhere:
 
 - Logits, scores and weights are fp32 whatever the model's dtype, also under autocast.
@@ -8,6 +8,8 @@ rounding sends tokens elsewhere:
   bf16 holds 8 bits, and steps of 0.001 on a bias near 1 would be lost.
 - Groups that are not kept are filled with -inf. Filling with 0, as old releases did, picks experts of dropped groups
   wherever the kept ones have a negative biased score.
+
+What goes beyond it is off by default: temperature, exploration noise in training, and a capacity.
 
 Shape suffixes: T tokens, D model width, E experts, K experts a token, G groups.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from penstock.hooks.contracts import Routing
+from penstock.routers.capacity import tokens_an_expert, within_capacity
+from penstock.routers.keyed import gumbel, keys_of_rows
 
 # The initializer_range of GLM-4.x.
 INITIAL_STD = 0.02
@@ -34,14 +39,19 @@ class TopKRouter(nn.Module, ABC):
 
     `k` experts a token of `experts`. `normalize`: weights of a token sum to `scale`. `groups` equal groups of
     neighbouring experts, of which the `groups_kept` with the highest sum of their two best biased scores may be chosen
-    from (node-limited routing, arXiv 2412.19437 section 2.1.2). Raises ValueError for numbers that do not fit.
+    from (node-limited routing, arXiv 2412.19437 section 2.1.2). Scores are those of logits / `temperature`.
 
-    `score_function` names the score, so that a checkpoint can say which router it needs.
-    `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
+    `noise` times Gumbel noise is added to the logits for the choice of experts in training, and never to the weights:
+    1.0 with softmax scores and no bias draws k experts from the softmax. It is a function of the token's own logits and
+    `noise_seed` (see `keyed`), so it has no state. `capacity` times the even share is what an expert takes of a batch;
+    later tokens are dropped (`Routing.dropped_TK`), in evaluation as in training. None takes all.
+
+    Raises ValueError for numbers that do not fit. `score_function` names the score, so that a checkpoint can say which
+    router it needs. `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
     """
 
     score_function: ClassVar[str]
-    weight: nn.Parameter
+    weight: Tensor
     e_score_correction_bias: Tensor
 
     def __init__(
@@ -54,9 +64,15 @@ class TopKRouter(nn.Module, ABC):
         scale: float = 1.0,
         groups: int = 1,
         groups_kept: int = 1,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+        noise_seed: int = 0,
+        capacity: float | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(experts, k, groups, groups_kept)
+        check_k(k, experts)
+        _check_groups(experts, k, groups, groups_kept)
+        _check_positive(temperature=temperature, capacity=capacity)
         self.hidden_size = hidden_size
         self.experts = experts
         self.k = k
@@ -64,30 +80,58 @@ class TopKRouter(nn.Module, ABC):
         self.scale = scale
         self.groups = groups
         self.groups_kept = groups_kept
-        self.weight = nn.Parameter(torch.empty(experts, hidden_size, dtype=torch.float32))
+        self.temperature = temperature
+        self.noise = noise
+        self.noise_seed = noise_seed
+        self.capacity = capacity
         self.register_buffer("e_score_correction_bias", torch.empty(experts, dtype=torch.float32))
+        self.register_gate()
         self.reset_parameters()
+
+    def register_gate(self) -> None:
+        """Makes the tensors of `gate`, in fp32; `reset_parameters` fills them."""
+        self.weight = nn.Parameter(torch.empty(self.experts, self.hidden_size, dtype=torch.float32))
 
     def reset_parameters(self) -> None:
         """Draws the weight from a normal distribution (std 0.02) and clears the bias."""
         nn.init.normal_(self.weight, std=INITIAL_STD)
         nn.init.zeros_(self.e_score_correction_bias)
 
+    def gate(self, hidden_TD: Tensor) -> Tensor:
+        """fp32 logits [T, E] of fp32 hidden states."""
+        return functional.linear(hidden_TD, self.weight.float())
+
     @abstractmethod
     def scores(self, logits_TE: Tensor) -> Tensor:
         """fp32 affinities [T, E] of fp32 logits."""
 
+    def choice_scores(self, logits_TE: Tensor, score_TE: Tensor) -> Tensor:
+        """[T, E], what experts are chosen by once the bias is added; `logits_TE` at the router's temperature."""
+        if not (self.training and self.noise > 0):
+            return score_TE
+        noise_TE = gumbel(keys_of_rows(logits_TE, self.noise_seed), self.experts)
+        return self.scores(logits_TE + self.noise * noise_TE)
+
     def forward(self, hidden_TD: Tensor) -> Routing:
         """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free."""
-        with _no_autocast(hidden_TD.device.type):
-            logits_TE = functional.linear(hidden_TD.float(), self.weight.float())
-        score_TE = self.scores(logits_TE)
-        choice_TE = self._within_kept_groups(score_TE + self.e_score_correction_bias)
+        with no_autocast(hidden_TD.device.type):
+            logits_TE = self.gate(hidden_TD.float())
+        warm_TE = logits_TE if self.temperature == 1 else logits_TE / self.temperature
+        score_TE = self.scores(warm_TE)
+        choice_TE = self._within_kept_groups(self.choice_scores(warm_TE, score_TE) + self.e_score_correction_bias)
         expert_TK = choice_TE.topk(self.k, dim=-1, sorted=False).indices
         weight_TK = score_TE.gather(-1, expert_TK)
         if self.normalize:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + 1e-20)
-        return Routing(expert_TK, weight_TK * self.scale, logits_TE, score_TE)
+        routing = Routing(expert_TK, weight_TK * self.scale, logits_TE, score_TE)
+        return routing if self.capacity is None else self._within_capacity(routing, self.capacity)
+
+    def _within_capacity(self, routing: Routing, factor: float) -> Routing:
+        tokens = routing.expert_TK.shape[0]
+        capacity = tokens_an_expert(factor, tokens, self.k, self.experts)
+        kept_TK = within_capacity(routing.expert_TK, experts=self.experts, capacity=capacity)
+        weight_TK = routing.weight_TK.masked_fill(~kept_TK, 0.0)
+        return replace(routing, weight_TK=weight_TK, kept_TK=kept_TK, dropped_TK=~kept_TK)
 
     def _within_kept_groups(self, choice_TE: Tensor) -> Tensor:
         if self.groups == 1:
@@ -130,9 +174,30 @@ class SoftmaxTopK(TopKRouter):
         return logits_TE.softmax(dim=-1)
 
 
-def _check_sizes(experts: int, k: int, groups: int, groups_kept: int) -> None:
+class SqrtSoftplusTopK(TopKRouter):
+    """Affinity sqrt(softplus(logit)): like a sigmoid where the logit is low, and without its ceiling, so that an expert
+    that suits a token better than another still scores higher (DeepSeek-V4, Megatron-Core)."""
+
+    score_function = "sqrtsoftplus"
+
+    def scores(self, logits_TE: Tensor) -> Tensor:
+        # The floor keeps the derivative of the root finite where softplus underflows; it is below any normal score.
+        return functional.softplus(logits_TE).clamp(min=1e-20).sqrt()
+
+
+def check_k(k: int, experts: int) -> None:
+    """Raises ValueError for a `k` that a router of so many experts cannot have."""
     if not 1 <= k <= experts:
         raise ValueError(f"k={k} of experts={experts}: choose k between 1 and the number of experts")
+
+
+def no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Keeps the gate in fp32."""
+    available = torch.amp.is_autocast_available(device_type)  # the meta device has none and refuses the context
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
+def _check_groups(experts: int, k: int, groups: int, groups_kept: int) -> None:
     if groups < 1 or experts % groups:
         raise ValueError(f"groups={groups} does not divide experts={experts}: choose a divisor")
     if not 1 <= groups_kept <= groups:
@@ -150,6 +215,7 @@ def _check_sizes(experts: int, k: int, groups: int, groups_kept: int) -> None:
         )
 
 
-def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
-    available = torch.amp.is_autocast_available(device_type)  # the meta device has none and refuses the context
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+def _check_positive(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not number > 0:
+            raise ValueError(f"{name}={number}: choose a number above 0")

@@ -7,14 +7,32 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import KINDS, load_attribute
 from penstock.hooks.discovery import Loaded
 from penstock.hooks.registry import Registry
 
+# Imported when they run: with the conformance kit and the schemas, `plugins list` would take three times as long.
+SUBCOMMANDS = {
+    "check": "penstock.cli.commands.plugin_check:check_plugin",
+    "new": "penstock.cli.commands.plugin_new:new_plugin",
+    "show": "penstock.cli.commands.plugin_show:show_plugin",
+}
 
-@click.group()
+
+class Plugins(click.Group):
+    """The commands of this module, and those of `SUBCOMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *SUBCOMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        path = SUBCOMMANDS.get(cmd_name)
+        return super().get_command(ctx, cmd_name) if path is None else load_attribute(path)
+
+
+@click.group(cls=Plugins)
 def plugins() -> None:
-    """List installed plugins and the components they offer."""
+    """List, show, check and begin plugins."""
 
 
 @plugins.command("list")

@@ -63,8 +63,8 @@ def paired(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None] | No
     count = len(differences)
     half = None
     if count > 1:
-        half = student.ppf((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
-    return {"mean": statistics.fmean(differences), "half_width": half and float(half)}
+        half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
+    return {"mean": statistics.fmean(differences), "half_width": half}
 
 
 def verdict(difference: Mapping[str, float | None] | None) -> str:

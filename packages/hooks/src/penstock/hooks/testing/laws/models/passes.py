@@ -157,6 +157,7 @@ def a_router_is_asked_once_a_pass(subject: Subject) -> None:
 
     A router may drop tokens for want of room: what is counted and what is computed must be one decision.
     """
+    _require_chosen_routers(subject)
     answers: list[Routing] = []
     model = redrawn(subject, make_router=_routers_of(_Remembering, answers))
     routings = model(random_tokens(2, 9)).routings
@@ -171,9 +172,8 @@ def slots_that_are_not_kept_compute_nothing(subject: Subject) -> None:
 
     Leave out the slots that `Routing.kept_TK` does not have: zero times infinity is no number.
     """
+    _require_chosen_routers(subject)
     model = redrawn(subject, make_router=_routers_of(_Sparing))
-    if not model.routers:
-        raise NotApplicable("the model has no routers")
     roles, token_BS = model.parameter_roles(), random_tokens(2, 9)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -259,6 +259,13 @@ class _Sparing(TopKRouter):
         routing = super().forward(hidden_TD)
         kept_TK = routing.expert_TK != 0
         return replace(routing, weight_TK=routing.weight_TK * kept_TK, kept_TK=kept_TK, dropped_TK=~kept_TK)
+
+
+def _require_chosen_routers(subject: Subject) -> None:
+    """A config chooses routers for the layers that the settings name; a model may bring its own, which no law makes."""
+    chosen = getattr(subject.choice().settings, "expert_layers", None)
+    if chosen is not None and not chosen:
+        raise NotApplicable("no layer takes a router from the config")
 
 
 def _routers_of(make: Callable[..., Router], *arguments: Any) -> RouterFactory:

@@ -1,0 +1,146 @@
+"""`penstock plugins check`: every law of a component's kind, held against it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.hooks.component import KINDS
+from penstock.hooks.config import ConfigDocument, apply_overrides, validate_settings
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.registry import Entry, Registry
+from penstock.hooks.schema import schema_of
+from penstock.hooks.testing import Report, Status, Waiver, check, laws
+
+WIDTH = max(len(status) for status in Status)
+COLORS = {Status.PASSED: "green", Status.FAILED: "red", Status.WAIVED: "yellow", Status.NOT_REACHED: "red"}
+
+kind_option = click.option("--kind", type=click.Choice(sorted(KINDS)), help="The kind of NAME, where several have it.")
+
+
+@click.command("check")
+@click.argument("name")
+@kind_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting to check with; repeatable.")
+@click.option(
+    "--waive",
+    "waived",
+    nargs=3,
+    multiple=True,
+    metavar="LAW UNTIL REASON",
+    help="Excuse the component from a law until a date (2027-01-31), for a reason; repeatable.",
+)
+@output.json_option
+@click.pass_obj
+def check_plugin(
+    registry: Registry,
+    name: str,
+    kind: str | None,
+    overrides: tuple[str, ...],
+    waived: tuple[tuple[str, str, str], ...],
+    as_json: bool,
+) -> list[dict[str, Any]]:
+    """Hold a component to every law of its kind. Exit code 1 where one is broken.
+
+    NAME is a component's name, `distribution:name` or `kind/name`; a name that several kinds have means all of them.
+    """
+    entries = entries_named(registry, name, kind)
+    waivers = [_waiver(entries, *each) for each in waived]
+    reports = [run_check(entry, registry, overrides, waivers) for entry in entries]
+    result = [report.as_dict() for report in reports]
+    output.print_result(result, as_json, lambda: "\n\n".join(map(as_text, reports)))
+    if not all(report.passed for report in reports):
+        raise click.exceptions.Exit(ExitCode.FAILED)
+    return result
+
+
+def entries_named(registry: Registry, name: str, kind: str | None = None) -> list[Entry]:
+    """The components behind a name, one a kind at most; raises `ProblemError` where there is none, or where a short
+    name of one kind is offered by several distributions."""
+    before, slash, after = name.partition("/")
+    if slash and before in KINDS:
+        return [registry.get(before, after)]
+    if kind is not None:
+        return [registry.get(kind, name)]
+    short = name.rpartition(":")[2]
+    having = [each for each in KINDS if short in registry.names(each)]
+    entries: list[Entry] = []
+    missing: ProblemError | None = None
+    for each in having:
+        try:
+            entries.append(registry.get(each, name))
+        except ProblemError as error:  # a distribution may have the name in one kind and not in another
+            if ":" not in name:
+                raise
+            missing = error
+    if not entries:
+        raise missing or _unknown(registry, name)
+    return entries
+
+
+def run_check(
+    entry: Entry, registry: Registry, overrides: Sequence[str] = (), waivers: Sequence[Waiver] = ()
+) -> Report:
+    """The kit's report; how it went is said on stderr when it begins, because some kinds take a while."""
+    output.note(f"{entry.component.kind} {entry.id}: {len(laws(entry.component.kind))} laws")
+    known = {law.id for law in laws(entry.component.kind)}
+    own = [waiver for waiver in waivers if waiver.law in known]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _settings(entry, registry, overrides, Path(folder))
+        return check(entry, settings=settings, registry=registry, waivers=own)
+
+
+def as_text(report: Report) -> str:
+    """Every law with its status; what was seen where there is something to say, and the remedy of what is broken."""
+    lines = [f"{report.kind} {report.component}, contract {report.contract}"]
+    for result in report.results:
+        lines.append(f"  {_colored(result.status)}  {result.law}: {result.statement}")
+        if result.seen:
+            lines.append(f"{'':{WIDTH + 4}}{result.seen}")
+        if result.remedy and result.status is Status.FAILED:
+            lines.append(f"{'':{WIDTH + 4}}remedy: {result.remedy}")
+    return "\n".join([*lines, "", report.verdict])
+
+
+def _colored(status: Status) -> str:
+    return click.style(f"{status:{WIDTH}}", fg=COLORS.get(status))
+
+
+def _settings(entry: Entry, registry: Registry, overrides: Sequence[str], folder: Path) -> Mapping[str, Any] | None:
+    """The example of the component's schema with the overrides on it; None, which is the example, without any. Raises
+    `ProblemError` for settings that no run could have."""
+    if not overrides:
+        return None
+    example = dict(schema_of(entry).example(folder))
+    settings = apply_overrides(ConfigDocument(example, {(): "example"}, "--set"), overrides).value
+    validate_settings(entry, settings, registry, "--set")
+    return settings
+
+
+def _waiver(entries: Sequence[Entry], law: str, until: str, reason: str) -> Waiver:
+    known = {each.id for entry in entries for each in laws(entry.component.kind)}
+    if law not in known:
+        what = f"there is no law '{law}' for {', '.join(entry.component.kind for entry in entries)}"
+        raise ProblemError(Problem("unknown-law", what, "--waive", f"known: {', '.join(sorted(known))}"))
+    try:
+        return Waiver(law, reason, date.fromisoformat(until))
+    except ValueError as error:
+        fix = "write LAW 2027-01-31 'why it is broken'"
+        raise ProblemError(Problem("bad-waiver", str(error), "--waive", fix)) from error
+
+
+def _unknown(registry: Registry, name: str) -> ProblemError:
+    """What the registry says of a name that no kind has: which package has it, or what was meant."""
+    try:
+        registry.find(list(KINDS), name)
+    except ProblemError as error:
+        problem = error.problems[0]
+        what = f"there is no component '{name}'" if problem.code == "unknown-component" else problem.what
+        return ProblemError(Problem(problem.code, what, problem.where, problem.fix), error.exit_code)
+    raise AssertionError("a name that no kind has was found")

@@ -1,0 +1,267 @@
+"""`penstock plugins new`: a package of one component that works, written to be edited.
+
+The files are templates of the standard library's `string.Template`, in the wheel under `templates/`: `package/` has
+what every plugin has, `kinds/KIND/` the component, its settings and its test.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.hooks.component import KINDS
+from penstock.hooks.discovery import canonical
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+
+NUMPY, TORCH, CLICK = "numpy>=2.0", "torch>=2.11", "click>=8.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """What the component that a kind starts with is, how it is used once it is installed, what it
+    imports, and the capabilities that it keeps."""
+
+    summary: str
+    use: str
+    dependencies: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+
+STARTERS: dict[str, Starter] = {
+    "architecture": Starter(
+        "A small mixture of experts with causal attention",
+        "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
+        (TORCH,),
+        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free"),
+    ),
+    "router": Starter(
+        "Top-k of the cosine between token and expert",
+        "model: {router: {use: NAME, k: 2}}",
+        (TORCH,),
+        (
+            "batch-invariant",
+            "causal",
+            "compilable",
+            "deterministic",
+            "dropless",
+            "empty-batches",
+            "exact-gradient",
+            "exactly-k",
+            "no-host-sync",
+            "normalized",
+            "permutation-equivariant",
+            "same-in-training",
+            "trainable",
+        ),
+    ),
+    "balance-loss": Starter(
+        "Squared mean score of each expert",
+        "model: {balance: [{use: NAME}]}",
+        (TORCH,),
+        (
+            "compilable",
+            "exact-gradient",
+            "exact-in-fp64",
+            "expert-symmetric",
+            "load-balancing",
+            "mean-over-tokens",
+            "no-host-sync",
+            "one-at-balance",
+            "order-free",
+        ),
+    ),
+    "balancer": Starter("Bias in proportion to the load error", "model: {balance: [{use: NAME}]}", (TORCH,)),
+    "quantizer": Starter(
+        "Integers with one scale a row",
+        "model: {quantizer: {use: NAME, bits: 4}}",
+        (TORCH,),
+        ("compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"),
+    ),
+    "sharing": Starter("One tensor for all parameters of a role", "model: {sharing: [{use: NAME}]}"),
+    "optimizer": Starter(
+        "Steps by the sign of the momentum",
+        "train: {optimizer: {use: NAME, lr: 0.001}}",
+        (TORCH,),
+        ("bf16-parameters",),
+    ),
+    "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
+    "corpus": Starter("One document for each line of a file", "data: {corpus: {use: NAME, file: text.txt}}"),
+    "filter": Starter(
+        "Drops documents that are short",
+        "data: {filters: [{use: NAME, characters: 20}]}",
+        (),
+        ("drops-only", "idempotent", "stateless"),
+    ),
+    "task": Starter(
+        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH), ("every-token",)
+    ),
+    "topology": Starter(
+        "One switch that never blocks",
+        "simulate: {topology: {use: NAME}}",
+        (NUMPY,),
+        ("interchangeable", "monotone", "subadditive"),
+    ),
+    "placement": Starter(
+        "Heaviest expert to the idlest GPU",
+        "simulate: {placement: {use: NAME}}",
+        (NUMPY,),
+        ("equal-slots", "load-aware"),
+    ),
+    "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
+    "engine": Starter("The server of vLLM as a process", 'registry.build("engine", "NAME")'),
+    "tracker": Starter(
+        "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
+    ),
+    "observer": Starter(
+        "Share of the busiest expert of each layer", "train: {observers: [{use: NAME}]}", (NUMPY,), ("exact-resume",)
+    ),
+    "command": Starter("Counts the installed components by kind", "penstock NAME", (CLICK,)),
+}
+
+
+@click.command("new")
+@click.argument("kind", type=click.Choice(sorted(KINDS)), metavar="KIND")
+@click.argument("name")
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), help="Folder in which the package is made.")
+@click.option("--distribution", help="Name of the package; NAME where it is left out.")
+@output.json_option
+@click.pass_obj
+def new_plugin(
+    registry: Registry, kind: str, name: str, into: Path, distribution: str | None, as_json: bool
+) -> dict[str, Any]:
+    """Write a package with a component of KIND called NAME, which works and is there to be edited.
+
+    KIND is one of the kinds of `penstock plugins list`, such as router or corpus.
+    """
+    folder, contents = render(kind, name, distribution or name)
+    written = write(into / folder, contents)
+    taken = [entry.id for entry in registry.entries(kind) if entry.component.name == name]
+    if taken:
+        output.note(f"{kind} '{name}' is a name of {', '.join(taken)} too: write `{folder}:{name}` where one is chosen")
+    result = {
+        "folder": str(into / folder),
+        "files": [str(path) for path in written],
+        "next": [
+            f"cd {into / folder}",
+            "uv pip install --editable .",
+            f"penstock plugins check {name} --kind {kind}",
+        ],
+    }
+    output.print_result(result, as_json, lambda: "\n".join([*result["files"], "", "now:", *result["next"]]))
+    return result
+
+
+def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]]:
+    """The folder of a new package, and its files by path; raises `ProblemError` with every name that will not do."""
+    module, import_name = name.replace("-", "_"), canonical(distribution).replace("-", "_")
+    problems = [*_name_problems(name, module), *_distribution_problems(distribution, import_name)]
+    if problems:
+        raise ProblemError(problems)
+    starter = STARTERS[kind]
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    target = module if kind == "command" else class_name
+    has_config = _template(f"kinds/{kind}/config.py") is not None
+    values = {
+        "kind": kind,
+        "hook": KINDS[kind],
+        "name": name,
+        "module": module,
+        "class_name": class_name,
+        "target": target,
+        "distribution": canonical(distribution),
+        "import_name": import_name,
+        "summary": starter.summary,
+        "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
+        "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
+        "capabilities_line": _capabilities_line(starter.capabilities),
+        "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
+        if has_config
+        else "",
+        "use": _use(starter.use.replace("NAME", name)),
+    }
+    sources = {
+        "pyproject.toml": "package/pyproject.toml",
+        "README.md": "package/README.md",
+        f"src/{import_name}/__init__.py": "package/init.py",
+        f"src/{import_name}/plugin.py": "package/plugin.py",
+        f"src/{import_name}/config.py": f"kinds/{kind}/config.py",
+        f"src/{import_name}/{module}.py": f"kinds/{kind}/component.py",
+        "tests/test_contract.py": "package/test_contract.py",
+        f"tests/test_{module}.py": f"kinds/{kind}/test.py",
+    }
+    templates = {path: _template(source) for path, source in sources.items()}
+    rendered = {path: template.substitute(values) for path, template in templates.items() if template is not None}
+    return values["distribution"], {**rendered, f"src/{import_name}/py.typed": ""}
+
+
+def write(folder: Path, contents: Mapping[str, str]) -> list[Path]:
+    """Writes a package to a folder of its own; raises `ProblemError` where there is one already."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        fix = "give another name, or another folder with --into"
+        raise ProblemError(Problem("folder-exists", "there is such a folder already", str(folder), fix)) from None
+    except OSError as error:
+        what = f"the folder cannot be made ({error.strerror})"
+        raise ProblemError(Problem("cannot-write", what, str(folder))) from error
+    for path, text in sorted(contents.items()):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return [folder / path for path in sorted(contents)]
+
+
+def _template(path: str) -> Template | None:
+    resource = files("penstock.cli").joinpath("templates", f"{path}.template")
+    return Template(resource.read_text(encoding="utf-8")) if resource.is_file() else None
+
+
+def _capabilities_line(capabilities: tuple[str, ...]) -> str:
+    """The argument as a formatter would leave it."""
+    quoted = [f'"{each}"' for each in sorted(capabilities)]
+    line = f"            capabilities=frozenset({{{', '.join(quoted)}}}),\n"
+    if len(line) <= 121:
+        return line if quoted else ""
+    items = "".join(f"                    {each},\n" for each in quoted)
+    return f"            capabilities=frozenset(\n                {{\n{items}                }}\n            ),\n"
+
+
+def _use(line: str) -> str:
+    """How the component is used, as the README shows it: a line of a config, of a shell or of Python."""
+    if line.startswith("penstock "):
+        return f"```sh\n{line}\n```"
+    if line.startswith("registry."):
+        return f"```python\nfrom penstock.hooks import Registry\n\nengine = Registry.discover().{line[9:]}\n```"
+    return f"In a run's config:\n\n```yaml\n{line}\n```"
+
+
+def _name_problems(name: str, module: str) -> list[Problem]:
+    where = "NAME"
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        what = f"'{name}' is no name: lower-case words with hyphens between them"
+        return [Problem("bad-name", what, where, "write for example cosine-topk")]
+    if keyword.iskeyword(module) or module in ("plugin", "config"):
+        what = f"'{name}' cannot be the name of the component's module"
+        return [Problem("bad-name", what, where, "write for example cosine-topk")]
+    return []
+
+
+def _distribution_problems(distribution: str, import_name: str) -> list[Problem]:
+    where = "--distribution"
+    if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9._-]*[A-Za-z0-9])?", distribution):
+        what = f"'{distribution}' cannot be the name of a package"
+        return [Problem("bad-name", what, where, "use letters, digits and hyphens")]
+    if keyword.iskeyword(import_name) or importlib.util.find_spec(import_name) is not None:
+        what = f"'{import_name}', which the package would be imported as, is a module that is there already"
+        return [Problem("bad-name", what, where, "give the package another name with --distribution")]
+    return []

@@ -1,0 +1,163 @@
+"""`penstock plugins show`: all there is to know about a component before it is used."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+
+from penstock.cli import output
+from penstock.cli.commands.plugin_check import entries_named, kind_option, run_check
+from penstock.hooks.component import CONTRACTS
+from penstock.hooks.config import OfKind
+from penstock.hooks.registry import Choice, Entry, Registry
+from penstock.hooks.schema import schema_of
+from penstock.hooks.testing import capabilities
+
+# Where a config names a component of a kind; `NAME` stands for what is written after `use`.
+CONFIG_LINES = {
+    "architecture": "model: {use: NAME}",
+    "router": "model: {router: {use: NAME}}",
+    "balance-loss": "model: {balance: [{use: NAME}]}",
+    "balancer": "model: {balance: [{use: NAME}]}",
+    "quantizer": "model: {quantizer: {use: NAME}}",
+    "sharing": "model: {sharing: [{use: NAME}]}",
+    "optimizer": "train: {optimizer: {use: NAME}}",
+    "schedule": "train: {schedule: {use: NAME}}",
+    "corpus": "data: {corpus: {use: NAME}}",
+    "filter": "data: {filters: [{use: NAME}]}",
+    "task": "evaluate: {tasks: [{use: NAME}]}",
+    "topology": "simulate: {topology: {use: NAME}}",
+    "placement": "simulate: {placement: {use: NAME}}",
+    "exporter": "penstock export RUN --format NAME",
+    "engine": 'registry.build("engine", "NAME")',
+    "tracker": "train: {trackers: [{use: NAME}]}",
+    "observer": "train: {observers: [{use: NAME}]}",
+    "command": "penstock NAME",
+}
+
+
+@click.command("show")
+@click.argument("name")
+@kind_option
+@click.option("--no-check", is_flag=True, help="Leave out the verdict of the conformance kit, which imports the code.")
+@output.json_option
+@click.pass_obj
+def show_plugin(registry: Registry, name: str, kind: str | None, no_check: bool, as_json: bool) -> list[dict[str, Any]]:
+    """Show what a component is, who provides it, its settings and how it does against the laws of its kind.
+
+    NAME is a component's name, `distribution:name` or `kind/name`; a name that several kinds have means all of them.
+    """
+    result = [describe(entry, registry, run=not no_check) for entry in entries_named(registry, name, kind)]
+    output.print_result(result, as_json, lambda: "\n\n".join(map(_text, result)))
+    return result
+
+
+def describe(entry: Entry, registry: Registry, *, run: bool) -> dict[str, Any]:
+    """Everything about one component; with `run`, the kit's verdict and which laws are broken."""
+    component, origin = entry.component, entry.origin
+    meanings = capabilities(component.kind)
+    report = run_check(entry, registry) if run else None
+    return {
+        "kind": component.kind,
+        "name": component.name,
+        "id": entry.id,
+        "summary": component.summary,
+        "distribution": origin.distribution,
+        "version": origin.version,
+        "entry_point": origin.entry_point,
+        "contract": component.contract,
+        "supported_contracts": str(CONTRACTS[component.kind]),
+        "capabilities": {each: meanings.get(each, "") for each in sorted(component.capabilities)},
+        "reference": component.reference,
+        "settings": settings_table(entry),
+        "use": config_line(entry, registry),
+        "verdict": None if report is None else report.verdict,
+        "broken": None if report is None else [result.law for result in report.broken],
+    }
+
+
+def config_line(entry: Entry, registry: Registry) -> str:
+    """What to write to use the component: its short name while no other distribution has it too."""
+    kind, short = entry.component.kind, entry.component.name
+    alone = sum(other.component.name == short for other in registry.entries(kind)) == 1
+    return CONFIG_LINES[kind].replace("NAME", short if alone else entry.id)
+
+
+def settings_table(entry: Entry) -> list[dict[str, Any]]:
+    """The component's settings, one a row."""
+    return [
+        {
+            "field": name,
+            "type": type_name((field.annotation, *field.metadata)),
+            "required": field.is_required(),
+            "default": None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
+            "description": " ".join((field.description or "").split()),
+        }
+        for name, field in schema_of(entry).model_fields.items()
+    ]
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a person would write it in a config.
+
+    >>> type_name(int | None), type_name(list[tuple[float, float]]), type_name(Literal["row", "tensor"])
+    ('int or null', 'list[tuple[float, float]]', "'row' or 'tensor'")
+    """
+    if isinstance(annotation, tuple):  # a field's annotation, and what pydantic took out of its `Annotated`
+        marks = [mark for mark in annotation[1:] if isinstance(mark, OfKind)]
+        return f"component of kind {marks[0]}" if marks else type_name(annotation[0])
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Annotated:
+        return type_name((parts[0], *parts[1:]))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(type_name, parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if part is ... else type_name(part) for part in parts)}]"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _plain(value: Any) -> Any:
+    return value.entry.id if isinstance(value, Choice) else value
+
+
+def _text(shown: dict[str, Any]) -> str:
+    rows = [
+        ("from", f"{shown['distribution']} {shown['version']}, entry point {shown['entry_point']}"),
+        ("contract", f"{shown['contract']} (this release supports {shown['supported_contracts']})"),
+        *((f"promises {each}", meaning) for each, meaning in shown["capabilities"].items()),
+        ("reference", shown["reference"]),
+        ("use", shown["use"]),
+        ("laws", _verdict(shown)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    parts = [
+        f"{shown['kind']} {shown['name']}: {shown['summary']}",
+        "\n".join(f"{name:{width}}  {value}" for name, value in rows if value),
+    ]
+    if shown["settings"]:
+        columns = ("field", "type", "default", "description")
+        parts.append(
+            output.table(columns, [(s["field"], s["type"], _default(s), s["description"]) for s in shown["settings"]])
+        )
+    else:
+        parts.append("It takes no settings.")
+    return "\n\n".join(parts)
+
+
+def _default(setting: dict[str, Any]) -> str:
+    if setting["required"]:
+        return "(required)"
+    return "null" if setting["default"] is None else str(setting["default"])
+
+
+def _verdict(shown: dict[str, Any]) -> str:
+    if shown["verdict"] is None:
+        return ""
+    broken = f"; broken: {', '.join(shown['broken'])}" if shown["broken"] else ""
+    return shown["verdict"] + broken
