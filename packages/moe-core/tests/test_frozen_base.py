@@ -236,8 +236,10 @@ def test_a_base_without_mlps_is_refused() -> None:
 
 
 def test_copies_need_weights_that_add_up_to_one() -> None:
-    heavy = lambda layer, **sizes: Gate(**sizes, total=2.5)  # noqa: E731
-    with pytest.raises(ProblemError, match="add up to 2.5"):
+    def heavy(layer: int, *, hidden_size: int, experts: int) -> Gate:
+        return Gate(hidden_size, experts, total=2.5)
+
+    with pytest.raises(ProblemError, match=r"add up to 2\.5"):
         experts_of(dense(), "in_place", make_router=heavy)
     experts_of(dense(), make_router=heavy)
 

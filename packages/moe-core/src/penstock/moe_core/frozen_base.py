@@ -66,7 +66,7 @@ class FrozenBase(nn.Module):
         quantizer: Quantizer | None = None,
     ) -> None:
         super().__init__()
-        self.base: Any = cast(nn.Module, base).requires_grad_(False)
+        self._modules["base"] = cast(nn.Module, base).requires_grad_(False)
         self.vocabulary_size = base.vocabulary_size
         self.place: Literal["beside", "in_place"] = place
         mlps = adapters.mlps_of_layers(self.base)
@@ -85,6 +85,11 @@ class FrozenBase(nn.Module):
                 made = adapters.copies_of(mlps[layer], experts, quantizer, f"model.layers ({layer})")
             self.adapters[str(layer)] = RoutedExperts(router, made)
         self.train()
+
+    @property
+    def base(self) -> Any:
+        """The model that stays as it is. A property, since protocols do not see what a module keeps in its own way."""
+        return self._modules["base"]
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -20,18 +20,18 @@ class FrozenBaseConfig(ArchitectureSettings):
     """A model that does not train, with routed experts that do."""
 
     base: Annotated[Choice, OfKind("architecture")]
-    """The model that stays as it is, such as `{use: glm-moe, pretrained: stories260K.bin}`, a folder that a run wrote, or
-    `{use: hf, pretrained: NAME}`."""
+    """The model that stays as it is: `{use: glm-moe, pretrained: stories260K.bin}`, `{use: hf, pretrained: NAME}`, or
+    either with a folder that a run wrote."""
     layers: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     """Layers of the base that get experts, counted from 0."""
     place: Literal["beside", "in_place"] = "beside"
-    """Beside the layer's MLP, to which the experts add and begin with adding nothing; or in its place (upcycling), where
-    each expert begins as a copy of it."""
+    """Beside the layer's MLP, to which the experts add, at first nothing; or in its place (upcycling), where each
+    expert begins as a copy of it."""
     experts: int = Field(default=8, gt=0)
     """Experts of each of these layers."""
     expert_size: int | None = Field(default=None, gt=0)
-    """Hidden width of an expert beside an MLP; null takes four times the model's width, as dense MLPs have it. In place,
-    experts are as wide as what they are copies of."""
+    """Hidden width of an expert beside an MLP; null takes four times the model's width, as dense MLPs have it. In
+    place, experts are as wide as what they are copies of."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding; null takes the base's, else the tokenizer's."""
     eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
