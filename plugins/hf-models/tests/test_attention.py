@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPTNeoConfig, GPTNeoForCausalLM
-
 from penstock_hf_models.attention import use_blocks
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,

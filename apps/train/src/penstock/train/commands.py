@@ -97,6 +97,7 @@ def train(
         result = _plan(config)
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
+    _require_buildable(config)
     found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
     run = found or RunDirectory.create(runs, config, document, overrides, registry)
     with terminate_as_interrupt(), _disk_errors_named(run), run.lock():
@@ -212,6 +213,13 @@ def _train(
         "parameters": parameter_summary(composition),
         **({"learnt": learnt} if learnt else {}),
     }
+
+
+def _require_buildable(config: RunConfig) -> None:
+    """Builds the model on the meta device: what only the built object can tell is told before any work."""
+    from penstock.train.compose import compose_model, planned_vocabulary
+
+    compose_model(config, planned_vocabulary(config), "meta")
 
 
 def _plan(config: RunConfig) -> dict[str, Any]:
