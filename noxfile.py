@@ -158,11 +158,13 @@ def minimums(session: nox.Session, member: Member) -> None:
     # would hold torch at the newest.
     until = WORKSPACE["tool"]["uv"]["exclude-newer"]
     floors = ["--quiet", "--exact", "--no-config", "--exclude-newer", until, "--resolution", "lowest-direct"]
+    session.env["CI"] = "true"
     session.install(*floors, "--editable", str(member.folder), "--group", f"{member.folder}/pyproject.toml:dev")
     session.run("pytest", str(member.folder))
 
 
 def sync(session: nox.Session, *subject: str) -> None:
     """Makes the session's environment hold the subject's locked dependencies and nothing else."""
+    session.env["CI"] = "true"  # hypothesis then has no deadlines: that a machine is busy is no defect
     into = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
     session.run_install("uv", "sync", "--quiet", "--no-default-groups", *subject, env=into, external=True)

@@ -52,10 +52,11 @@ model:
   head_dim: 8
   intermediate_size: 16
   moe_intermediate_size: 8
-  router: {{use: sigmoid-topk, k: 2}}
+  router: {{use: sigmoid-topk, k: 2, noise: 0.5}}
   balance:
     - {{use: loss-free, rate: 0.01}}
     - {{use: switch-loss, weight: 0.001}}
+    - {{use: global-loss, weight: 0.1, counts: lagged}}
   sharing: [{{use: tied-embeddings}}]
 train:
   tokens: 384

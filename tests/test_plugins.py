@@ -60,6 +60,15 @@ def penstock(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 FILE = ("--plugin", "./my_router.py")
 
 
+def test_checking_a_component_that_breaks_a_law_ends_with_1(place):
+    broken = ROUTER.replace('summary="Mine"', 'summary="Mine", capabilities=frozenset({"causal", "telepathic"})')
+    (place / "my_router.py").write_text(broken)
+    result = penstock(*FILE, "plugins", "check", "my-router:mine", "--json", cwd=place)
+    assert result.returncode == ExitCode.FAILED
+    [report] = json.loads(result.stdout)
+    assert "any/capabilities-are-known" in {each["law"] for each in report["results"] if each["status"] == "failed"}
+
+
 def test_a_plugin_file_works_for_every_command(place):
     assert penstock(*FILE, "config", "validate", "run.yaml", cwd=place).stdout == "run.yaml: valid\n"
     result = penstock(*FILE, "quickstart", "--config", "run.yaml", "--json", cwd=place)

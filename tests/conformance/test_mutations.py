@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from penstock.hooks.component import KINDS, Component
-from penstock.hooks.testing import Report, capabilities, check, laws
+from penstock.hooks.testing import Report, capabilities, check, laws_of
 from penstock.hooks.testing.laws import general
 
 
@@ -23,7 +23,7 @@ def mutants(kind: str) -> ModuleType:
 
 
 def own_laws(kind: str) -> list[str]:
-    return [law.id for law in laws(kind) if law not in general.LAWS]
+    return [law.id for law in laws_of(kind) if law not in general.LAWS]
 
 
 CASES = [("general", law.id) for law in general.LAWS] + [(kind, law) for kind in KINDS for law in own_laws(kind)]
@@ -38,7 +38,7 @@ def of_the_mutant(kind: str, law: str) -> Report:
 def test_a_component_that_keeps_every_law_passes(kind: str) -> None:
     report = check(mutants(kind).GOOD)
     assert report.passed, "\n".join(map(str, report.broken))
-    assert len(report.results) == len(laws(report.kind)) > 0
+    assert len(report.results) == len(laws_of(report.kind)) > 0
 
 
 @pytest.mark.parametrize(("kind", "law"), CASES, ids=[law for _, law in CASES])
@@ -56,14 +56,14 @@ def test_every_broken_component_is_of_a_law(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_capability_has_a_law(kind: str) -> None:
-    assert {law.capability for law in laws(kind)} - {""} == set(capabilities(kind))
+    assert {law.capability for law in laws_of(kind)} - {""} == set(capabilities(kind))
 
 
 @pytest.mark.parametrize(("kind", "capability"), [(kind, each) for kind in KINDS for each in capabilities(kind)])
 def test_a_capability_is_tested_both_ways(kind: str, capability: str) -> None:
     good: Component = mutants(kind).GOOD
     report = check(replace(good, capabilities=good.capabilities ^ {capability}))
-    assert [result.law for result in report.broken] == [law.id for law in laws(kind) if law.capability == capability]
+    assert [result.law for result in report.broken] == [law.id for law in laws_of(kind) if law.capability == capability]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from penstock.hooks import KINDS
-from penstock.hooks.testing import Law, capabilities, laws
+from penstock.hooks.testing import Law, capabilities, laws_of
 
 PAGE = Path(__file__).with_name("capabilities-and-laws.md")
 INTRODUCTION = """\
@@ -19,10 +19,10 @@ law is an error, and so is to keep the law and not to say so. `penstock plugins 
 
 def page() -> str:
     """The text of the page: the laws of every component, then those of each kind that has more."""
-    general = laws("command")
+    general = laws_of("command")
     parts = [INTRODUCTION, "## Every component\n", *map(_entry, general)]
     for kind in KINDS:
-        own = [law for law in laws(kind) if law not in general]
+        own = [law for law in laws_of(kind) if law not in general]
         if not own:
             continue
         parts.append(f"## {kind}\n")

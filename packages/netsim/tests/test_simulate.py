@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.trace import RoutingTrace
+from penstock.netsim.balanced_swap import BalancedSwap
 from penstock.netsim.placement import Contiguous
 from penstock.netsim.simulate import SimulationRow, simulate
 from penstock.netsim.topology import TwoLevel
@@ -160,3 +161,17 @@ def test_components_build_by_name():
     assert simulate(skewed_trace(), topology, placement, gpus=[16], hidden_size=64)[0].gpus == 16
     with pytest.raises(ProblemError, match="hardware"):
         registry.build("topology", {"use": "two-level", "hardware": "h1"})
+
+
+def test_planned_copies_of_experts_bring_the_exchange_near_the_balanced_one():
+    trace, topology = skewed_trace(experts=32), TwoLevel("h100")
+    [plain] = simulate(trace, topology, Contiguous(), gpus=[16], hidden_size=1024)
+    [planned] = simulate(trace, topology, BalancedSwap(redundant=32), gpus=[16], hidden_size=1024)
+    assert plain.slowdown > 1.5
+    assert planned.slowdown < 1.1
+    assert planned.balanced_seconds == plain.balanced_seconds
+
+
+def test_a_planner_places_experts_on_any_number_of_gpus():
+    rows = simulate(skewed_trace(experts=12), TwoLevel("h100"), BalancedSwap(), gpus=[1, 5, 12, 40], hidden_size=256)
+    assert [row.gpus for row in rows] == [1, 5, 12, 40]

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from penstock.hooks.contracts import BalanceLoss, Routing
 from penstock.routers.load import count_assignments
@@ -127,6 +129,21 @@ def test_gradient_of_the_switch_loss_is_that_of_its_definition_where_slots_are_d
     first = random_routing(6, 4, 2, 0)
     SwitchLoss()(replace(first, expert_TK=first.expert_TK[:, :1])).backward()
     torch.testing.assert_close(empty.logits_TE.grad, first.logits_TE.grad, rtol=0, atol=0)
+
+
+def test_layers_are_not_pooled_so_that_one_cannot_hide_another():
+    """transformers' `load_balancing_loss_func` sums counts and probabilities over layers before it multiplies: two
+    layers that each send everything to their own half of the experts look even."""
+    preferred_TE = 8.0 * torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 6)
+    layers = [preferred_TE, preferred_TE.flip(-1)]
+    theirs: Any = load_balancing_loss_func
+    pooled = theirs(tuple(layers), num_experts=4, top_k=2)
+    even = theirs((torch.zeros(4, 4), torch.zeros(4, 4)), num_experts=4, top_k=2)
+    assert pooled.item() == pytest.approx(even.item(), rel=0.01)
+    routings = [
+        Routing(logits_TE.topk(2).indices, torch.ones(6, 2), logits_TE, logits_TE.softmax(-1)) for logits_TE in layers
+    ]
+    assert all(SwitchLoss()(routing).item() > 1.99 for routing in routings)
 
 
 @given(cuts=st.lists(st.integers(0, 12), max_size=4), padding=st.integers(0, 3), seed=st.integers(0, 99))

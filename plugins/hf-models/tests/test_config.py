@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
@@ -13,14 +14,15 @@ from penstock_hf_models.config import HfConfig
 
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.architecture import ArchitectureSettings
-from penstock.hooks.config import Schema, choice_of, parse_config, validate
+from penstock.hooks.config import OfKind, Schema, parse_config, validate
 from penstock.hooks.known import FIRST_PARTY
+from penstock.hooks.registry import Choice
 
 REGISTRY = Registry.discover()
 
 
 class Run(Schema):
-    model: choice_of("architecture")
+    model: Annotated[Choice, OfKind("architecture")]
 
 
 def configured(text: str) -> HfConfig:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def test_routings_are_those_of_the_pass_with_gradient(family: str) -> None:
         assert routing.expert_TK.dtype == torch.int64
         assert routing.weight_TK.dtype == routing.logits_TE.dtype == torch.float32
         assert routing.score_TE.requires_grad
-    sum(routing.logits_TE.square().mean() for routing in output.routings.values()).backward()
+    torch.stack([routing.logits_TE.square().mean() for routing in output.routings.values()]).sum().backward()
     assert all(
         parameter.grad is not None and parameter.grad.any()
         for site in model.routers.values()
@@ -262,7 +263,7 @@ T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "de
 
 def test_an_encoder_decoder_learns_one_text_from_another_and_says_what_it_cannot() -> None:
     torch.manual_seed(0)
-    model = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY).eval()
+    model: Any = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY).eval()
     source_BS, target_BS = tokens(2, 6), tokens(2, 5)
     output = model.sequence_loss(source_BS, target_BS)
     expected = model.network(input_ids=source_BS, labels=target_BS).loss * target_BS.numel()

@@ -17,7 +17,9 @@ def inputs_of_routers(network, *args, **kwargs) -> dict[str, torch.Tensor]:
     """What each router is given, seen by hooks of the test's own."""
     seen: dict[str, torch.Tensor] = {}
     handles = [
-        site.module.register_forward_pre_hook(lambda _, inputs, name=site.name: seen.update({name: inputs[0].detach()}))
+        site.module.register_forward_pre_hook(
+            lambda _, inputs, name=site.name: seen.__setitem__(str(name), inputs[0].detach())
+        )
         for site in router_sites(network)
     ]
     network(*args, **kwargs)
@@ -120,6 +122,8 @@ def test_the_trace_is_read_back_as_it_was_written(tmp_path) -> None:
     trace.save(tmp_path / "trace.npz")
     read = RoutingTrace.load(tmp_path / "trace.npz")
     assert np.array_equal(read.counts_SLE, trace.counts_SLE)
+    assert read.expert_NLK is not None
+    assert trace.expert_NLK is not None
     assert np.array_equal(read.expert_NLK, trace.expert_NLK)
     assert read.header == {
         "model": "jetmoe",

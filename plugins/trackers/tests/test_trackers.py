@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -61,12 +62,12 @@ def _wandb_rows(run_directory: Path) -> dict[int, dict[str, float]]:
 
 def _whole_run(folder: Path) -> list[Any]:
     """The records of a finished run. A process of wandb's own writes them, the last some time after `finish`."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    record_type: Any = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
 
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while True:
         files = [path.read_bytes() for path in folder.glob("*.wandb")]
-        records = [Record.FromString(data) for file in files for data in _records(file)]
+        records = [record_type.FromString(data) for file in files for data in _records(file)]
         if any(record.WhichOneof("record_type") == "exit" for record in records):
             return records
         assert time.monotonic() < until

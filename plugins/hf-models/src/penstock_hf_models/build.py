@@ -27,7 +27,7 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock_hf_models.model import CausalModel, HfModel, MaskedModel, SequenceToSequenceModel
 from penstock_hf_models.weights import loaded
 
-TASKS: dict[str, tuple[type[HfModel], Any, Mapping[str, Any]]] = {
+TASKS: dict[str, tuple[type[HfModel], Any, Any]] = {
     "causal": (CausalModel, AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "masked": (MaskedModel, AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     "seq2seq": (

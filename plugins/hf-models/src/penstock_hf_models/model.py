@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
-from transformers.utils import ModelOutput as TransformersOutput
+from transformers.utils.generic import ModelOutput as TransformersOutput
 
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router
 from penstock.hooks.problems import Problem, ProblemError
@@ -43,7 +43,7 @@ class HfModel(nn.Module):
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
         self.network = network
-        self.vocabulary_size = int(network.get_input_embeddings().weight.shape[0])
+        self.vocabulary_size = int(cast(nn.Embedding, network.get_input_embeddings()).weight.shape[0])
         self.compute_dtype: torch.dtype = torch.float32
         self._sites = one_a_layer(router_sites(network))
         self._head_is_plain: bool | None = None
@@ -52,7 +52,7 @@ class HfModel(nn.Module):
 
     @property
     def routers(self) -> Mapping[int, Router]:
-        return {site.layer: site for site in self._sites}
+        return {site.layer: cast(Router, site) for site in self._sites}
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """[..., V] fp32, by the model's own head: with its bias, its scale and its cap, where it has them."""

@@ -54,9 +54,10 @@ def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
     """`from_pretrained` in fp32; raises `ProblemError` where a tensor is missing, unknown, or of another shape."""
     with _no_progress_bar():
-        network, info = kind.from_pretrained(
+        loading: Any = kind.from_pretrained(
             origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
+        network, info = loading
     unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
     mismatched = (key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
     _require_none(info["missing_keys"], unknown, mismatched, where=origin or "")

@@ -51,7 +51,7 @@ class TrackioStore:
         if self._opened is None:
             import trackio
 
-            quiet = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+            quiet: dict[str, Any] = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
             with redirect_stdout(sys.stderr):
                 self._opened = trackio.init(project=self.project, name=self.name, resume="allow", **quiet)
         return self._opened

@@ -24,7 +24,8 @@ def wandb_tracker(
 
 class WandbStore:
     def __init__(self, project: str, run_directory: Path, mode: Literal["offline", "online"]) -> None:
-        self.project, self.run_directory, self.mode = project, run_directory, mode
+        self.project, self.run_directory = project, run_directory
+        self.mode: Literal["offline", "online"] = mode
         self._opened: Any = None
 
     @property

@@ -113,11 +113,10 @@ def main(args: list[str] | None = None) -> None:
 
 def _exit_code(args: list[str] | None) -> int:
     try:
-        root.main(args, prog_name="penstock", standalone_mode=False)
+        # click returns the code of a command that ends with `Exit`, and what the others return.
+        outcome = root.main(args, prog_name="penstock", standalone_mode=False)
     except ProblemError as error:
         return output.print_problems(error)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -126,4 +125,4 @@ def _exit_code(args: list[str] | None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.FAILED
-    return ExitCode.DONE
+    return outcome if isinstance(outcome, int) else ExitCode.DONE

@@ -1,4 +1,4 @@
-"""`penstock evaluate`, `profile`, `simulate` and `report`."""
+"""`penstock evaluate`, `profile` and `report`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_config import SimulateSettings
 from penstock.cli.run_directory import RunDirectory, write_json
-from penstock.hooks.config import parse_config
-from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice, Registry
+from penstock.evaluate.choices import choose
+from penstock.hooks.registry import Registry
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -37,7 +35,7 @@ def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json
     from penstock.train.restore import restore
 
     run = RunDirectory.open(run_path)
-    chosen = [_choice(registry, "task", text) for text in tasks]
+    chosen = [choose(registry, "task", text) for text in tasks]
     with run.lock(), _stage(run, "evaluate"):
         restored = restore(run_path, registry)
         result = evaluate_run(restored, chosen or restored.config.evaluate.tasks)
@@ -97,88 +95,6 @@ def profile(registry: Registry, run_path: Path, max_tokens: int | None, as_json:
         ),
     )
     return result
-
-
-@click.command()
-@click.argument("trace", metavar="TRACE", type=click.Path(path_type=Path))
-@click.option("--topology", help="NAME, or {use: NAME, ...}, such as '{use: two-level, hardware: h100}'.")
-@click.option("--placement", help="NAME, or {use: NAME, ...}.")
-@click.option("--gpus", help="Degrees of expert parallelism, such as 8,64,256.")
-@click.option("--tokens-per-gpu", type=click.IntRange(min=1), help="Tokens that each GPU dispatches in one step.")
-@click.option("--hidden-size", type=click.IntRange(min=1), help="Width of a token on the wire.")
-@output.json_option
-@click.pass_obj
-def simulate(
-    registry: Registry,
-    trace: Path,
-    topology: str | None,
-    placement: str | None,
-    gpus: str | None,
-    tokens_per_gpu: int | None,
-    hidden_size: int | None,
-    as_json: bool,
-) -> dict[str, Any]:
-    """Predict all-to-all time of expert parallelism from TRACE: an .npz file or a run directory, whose config then
-    gives the defaults and which keeps the result."""
-    from penstock.evaluate.simulation import find_trace, simulate_trace
-
-    run = RunDirectory.open(trace) if (trace / "config.resolved.yaml").is_file() else None
-    settings = (
-        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
-    )
-
-    def choose(kind: str, option: str | None, configured: Choice | None, usual: str) -> Choice:
-        return configured if configured and option is None else _choice(registry, kind, option or usual)
-
-    begun = time.perf_counter()
-    result = simulate_trace(
-        find_trace(trace),
-        choose("topology", topology, settings.topology, "two-level"),
-        choose("placement", placement, settings.placement, "contiguous"),
-        gpus=_numbers(gpus) if gpus else settings.gpus,
-        tokens_per_gpu=tokens_per_gpu or settings.tokens_per_gpu,
-        hidden_size=hidden_size or settings.hidden_size,
-    )
-    if run is not None:
-        with run.lock():
-            write_json(run.path / "simulation.json", result)
-            run.record_stage("simulate", time.perf_counter() - begun)
-    output.print_result(result, as_json, lambda: _simulation_text(result))
-    return result
-
-
-def _simulation_text(result: dict[str, Any]) -> str:
-    rows = [
-        (
-            row["gpus"],
-            row["nodes"],
-            f"{1e6 * row['dispatch_seconds']:.1f}",
-            f"{1e6 * row['combine_seconds']:.1f}",
-            f"{1e6 * row['p99_seconds']:.1f}",
-            f"{1e6 * row['balanced_seconds']:.1f}",
-            f"{row['slowdown']:.2f}",
-        )
-        for row in result["rows"]
-    ]
-    where = f"{result['topology']} {result['hardware'] or ''}".strip()
-    return (
-        f"{where}, {result['tokens_per_gpu']:,} tokens a GPU, width {result['hidden_size']}, top-{result['k']}; "
-        "microseconds a layer\n\n"
-        + output.table(("GPUs", "nodes", "dispatch", "combine", "p99 of both", "balanced", "slowdown"), rows)
-    )
-
-
-def _choice(registry: Registry, kind: str, text: str) -> Choice:
-    return registry.choose(kind, parse_config(f"value: {text}").value["value"], f"--{kind}")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ProblemError(
-            Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")
-        ) from None
 
 
 @click.command()

@@ -21,8 +21,8 @@ def commands() -> list[Component]:
         Component(
             kind="command",
             name="simulate",
-            target="penstock.evaluate.commands:simulate",
-            summary="Predict all-to-all time from a routing trace",
+            target="penstock.evaluate.simulate_commands:simulate",
+            summary="Predict all-to-all time from a routing trace, and check the prediction",
         ),
         Component(
             kind="command",

@@ -28,7 +28,12 @@ class LocalEngine:
         self.settings = [_without_parameters(group) for group in optimizer.param_groups]
 
     def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a micro-batch's share of the objective: gradients are summed over ranks, too."""
         loss.backward()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks."""
+        return tensor
 
     def clip(self) -> float:
         """Clips the gradient; returns its norm before that."""

@@ -1,6 +1,7 @@
 """The training loop.
 
-One optimizer step is: its micro-batches forward and backward, then clip, step, balance. Batch number s is a pure
+One optimizer step is: count, where a loss must know first; its micro-batches forward and backward; then clip, step,
+balance. Batch number s is a pure
 function of the seed and s, so a run continues from any checkpoint with the bits that it would have had.
 """
 
@@ -25,7 +26,7 @@ from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.routers.load import expert_load, load_metrics
+from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.engine import LocalEngine
@@ -74,6 +75,14 @@ class Trainer:
         )
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
+        self.balancing = Balancing(
+            composition.model,
+            composition.losses,
+            composition.balancers,
+            parts=config.train.micro_batches,
+            ranks=engine.ranks,
+            total=engine.total,
+        )
         self.step = 0
         self.elapsed = 0.0
         self.metrics: dict[str, float] = {}
@@ -129,6 +138,7 @@ class Trainer:
         try:
             checkpoint.load_model(self.model)
             self.engine.load_state(state["engine"])
+            self.balancing.load_state(state.get("balancing", {}), self.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
             fix = "undo the change of the config, or start a new run"
@@ -172,22 +182,19 @@ class Trainer:
     def _train_step(self) -> dict[str, float]:
         watch = Stopwatch()
         parts = self.config.train.micro_batches
-        counts_LE: Any = 0
         sums: dict[str, torch.Tensor] = {}
         begun = time.perf_counter()
-        for part in range(parts):
-            with watch("data"):
-                window_BS = self.order.batch(
-                    self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts
-                )
-                window_BS = torch.from_numpy(window_BS).to(self.device)
+        with watch("data"):
+            windows = [self._window(part, parts) for part in range(parts)]
+        with watch("balance"):
+            self.balancing.begin(((window_BS[:, :-1], None) for window_BS in windows), tokens=self.tokens_per_step)
+        for window_BS in windows:
             with watch("forward"):
-                loss, measured, load = self._forward(window_BS, parts)
+                loss, measured = self._forward(window_BS)
             with watch("backward"):
                 self.engine.backward(loss)
             for name, value in measured.items():
                 sums[name] = sums.get(name, 0) + value
-            counts_LE = counts_LE + load.counts_LE
         losses = {name: value.item() for name, value in sums.items()}
         if not math.isfinite(losses["loss"]):
             raise self._diverged("loss", losses["loss"])
@@ -197,9 +204,8 @@ class Trainer:
                 raise self._diverged("gradient", norm)
             stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
         self.step += 1
-        for balancer in self.composition.balancers:
-            for row, layer in enumerate(load.layers):
-                balancer.update(self.model.routers[layer], counts_LE[row], tokens_seen=self.tokens_seen)
+        with watch("balance"):
+            load, balance = self.balancing.finish(tokens_seen=self.tokens_seen)
         seconds = time.perf_counter() - begun
         self.elapsed += seconds
         metrics = {
@@ -210,25 +216,23 @@ class Trainer:
             "elapsed": self.elapsed,
             **{f"seconds/{part}": value for part, value in watch.seconds.items()},
         }
-        if load.layers:
-            metrics.update({f"load/{name}": value for name, value in load_metrics(counts_LE).items()})
+        metrics.update(balance)
         self._log(metrics)
-        record = StepRecord(self.step, self.tokens_seen, metrics, counts_LE.cpu().numpy(), load.layers)
+        record = StepRecord(self.step, self.tokens_seen, metrics, load.counts_LE.cpu().numpy(), load.layers)
         for observer in self.observers:
             observer.on_step(record)
         return metrics
 
-    def _forward(self, window_BS: torch.Tensor, parts: int) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+    def _window(self, part: int, parts: int) -> torch.Tensor:
+        rows = self.order.batch(self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts)
+        return torch.from_numpy(rows).to(self.device)
+
+    def _forward(self, window_BS: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A micro-batch's share of the step's objective, and its parts by name."""
         result = self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:])
         loss = result.loss / self.tokens_per_step
-        measured = {"loss": loss.detach()}
-        for name, balance_loss in self.composition.losses.items():
-            layers = [balance_loss(routing) for routing in result.routings.values()]
-            if layers:
-                value = torch.stack(layers).sum() / parts
-                loss = loss + balance_loss.weight * value
-                measured[f"balance/{name}"] = value.detach() / len(layers)
-        return loss, measured, expert_load(result.routings)
+        penalty, measured = self.balancing.penalty(result.routings, sequences=len(window_BS))
+        return loss if penalty is None else loss + penalty, {"loss": loss.detach(), **measured}
 
     def _evaluate(self) -> dict[str, float]:
         """Loss on windows spread evenly over the held-out text: an estimate; `penstock evaluate` reads all of it."""
@@ -285,7 +289,13 @@ class Trainer:
             raise self._diverged("loss", loss)
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {"step": self.step, "elapsed": self.elapsed, "engine": self.engine.state(), "data": self._data}
+        state = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "engine": self.engine.state(),
+            "balancing": self.balancing.state(),
+            "data": self._data,
+        }
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,
             self.step,

@@ -20,6 +20,7 @@ from penstock.cli.run_config import OnResume, RunConfig
 from penstock.cli.run_directory import RunDirectory, read_json, write_json, write_text
 from penstock.hooks.config import Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,7 @@ class Resumption:
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
             output.warn(f"bits may differ from those of an unbroken run: {name}{what}")
-        choices = (choice.entry.component for choice in self.config.model.settings.balance)
-        losses = [component.name for component in choices if component.kind == "balance-loss"]
+        losses = [choice.entry.component.name for choice in self.config.model.settings.balance if _sees_the_cut(choice)]
         if losses and any(change.path == "train.micro_batch_size" for change in self.changes):
             output.note(
                 f"a balance loss sees one micro-batch at a time: with {', '.join(losses)} the run is from here on not "
@@ -158,3 +158,10 @@ def plugin_drift_refused(lines: Sequence[str], where: Path) -> ProblemError:
     """What keeps a run from being continued by other code of its components than it has."""
     fix = "install what it began with, start a new run, or continue all the same with --allow-plugin-drift"
     return ProblemError([Problem("plugin-differs", line, str(where), fix) for line in lines])
+
+
+def _sees_the_cut(choice: Choice) -> bool:
+    """Whether a step's cut into micro-batches changes the component's gradient."""
+    if choice.entry.component.kind != "balance-loss" or "additive" in choice.entry.component.capabilities:
+        return False
+    return getattr(choice.settings, "counts", None) not in ("counts-first", "lagged")

@@ -28,5 +28,21 @@ def placements() -> list[Component]:
             target="penstock.netsim.placement:Contiguous",
             summary="Experts in order, the same number on every GPU.",
             capabilities=frozenset({"equal-slots"}),
-        )
+        ),
+        Component(
+            kind="placement",
+            name="eplb",
+            target="penstock.netsim.eplb:Eplb",
+            config="penstock.netsim.config:EplbConfig",
+            summary="DeepSeek's EPLB: copies of the hottest experts, the heaviest packed first.",
+            capabilities=frozenset({"equal-slots", "load-aware"}),
+        ),
+        Component(
+            kind="placement",
+            name="balanced-swap",
+            target="penstock.netsim.balanced_swap:BalancedSwap",
+            config="penstock.netsim.config:BalancedSwapConfig",
+            summary="Balanced over past windows by pair swaps, copies chosen with the packing and spread over nodes.",
+            capabilities=frozenset({"equal-slots", "load-aware"}),
+        ),
     ]

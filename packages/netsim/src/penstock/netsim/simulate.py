@@ -16,6 +16,7 @@ from penstock.hooks.contracts import Placement, Topology
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.placement import replicate
+from penstock.netsim.plan import Planner
 from penstock.netsim.traffic import Batch, bytes_between_gpus, gpu_shares
 
 Floats = NDArray[np.float64]
@@ -85,7 +86,8 @@ def simulate(
     which may be larger than the one that was traced. Elements take `dispatch_bytes` on the way out (1: FP8) and
     `combine_bytes` on the way back (2: BF16). The placement sees each layer's load over the whole trace.
 
-    With more GPUs than experts each expert has gpus / experts copies that share its traffic evenly. Raises
+    A placement that is a `Planner` gives experts the copies of its plan; with any other one and more GPUs than experts
+    each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises
     `ProblemError` for an empty trace, one whose header lacks `k`, and for numbers of GPUs that do not fit the experts.
     """
     batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
@@ -120,12 +122,19 @@ def _assignments_per_token(trace: RoutingTrace) -> int:
 
 def _shares(trace: RoutingTrace, placement: Placement, gpus: int) -> list[Floats]:
     """For each layer `share_SG`, over the steps in which it had tokens."""
+    if isinstance(placement, Planner):
+        return [_planned_shares(counts_SE, placement, gpus) for counts_SE in trace.counts_SLE.swapaxes(0, 1)]
     counts_SLR = replicate(trace.counts_SLE, gpus)
     shares: list[Floats] = []
     for layer in range(counts_SLR.shape[1]):
         counts_SR = counts_SLR[:, layer]
         shares.append(gpu_shares(counts_SR, placement.place(counts_SR.sum(axis=0), gpus), gpus))
     return shares
+
+
+def _planned_shares(counts_SE: NDArray[np.int64], planner: Planner, gpus: int) -> Floats:
+    plan = planner.plan(counts_SE, gpus)
+    return gpu_shares(plan.slot_loads(counts_SE), plan.gpu_R, gpus)
 
 
 def _row(

@@ -9,10 +9,11 @@ Shape suffixes: S steps, R expert copies, G GPUs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
@@ -47,3 +48,21 @@ def bytes_between_gpus(bytes_G: Floats) -> Floats:
     bytes_GG = np.tile(bytes_G, (len(bytes_G), 1))
     np.fill_diagonal(bytes_GG, 0.0)
     return bytes_GG
+
+
+def expected_busiest(gpus: ArrayLike, assignments_per_gpu: ArrayLike) -> Floats:
+    """What the busiest of `gpus` GPUs gets, over the mean, when every assignment goes to a GPU chosen at random.
+
+    The counts of the GPUs are close to normal variables with variance `assignments_per_gpu`, less their common mean,
+    which the maximum does not feel: 1 plus the expected maximum of `gpus` standard normal variables over the root of
+    that variance. Even a perfectly fair router makes someone wait.
+    """
+    count = np.asarray(gpus, dtype=np.float64)
+    return 1 + _expected_maximum(count) / np.sqrt(np.asarray(assignments_per_gpu, dtype=np.float64))
+
+
+def _expected_maximum(draws: Floats) -> Floats:
+    """Of so many standard normal variables: the integral of 1 - F**n above zero minus that of F**n below."""
+    x = np.linspace(-8, 8, 4001)
+    below = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
+    return np.sum((x > 0) - below ** draws[..., None], axis=-1) * (x[1] - x[0])

@@ -163,10 +163,16 @@ def balance_losses() -> list[Component]:
             "arXiv 2501.11873",
             SWITCH,
         ),
-        _loss("gini", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", "", IMBALANCE),
-        _loss("variance", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", "", IMBALANCE),
-        _loss("cv", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", "", IMBALANCE),
-        _loss("entropy", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", "", IMBALANCE),
+        _loss(
+            "gini-loss", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", "", IMBALANCE
+        ),
+        _loss(
+            "variance-loss", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", "", IMBALANCE
+        ),
+        _loss("cv-loss", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", "", IMBALANCE),
+        _loss(
+            "entropy-loss", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", "", IMBALANCE
+        ),
         _loss(
             "z-loss",
             "losses:ZLoss",

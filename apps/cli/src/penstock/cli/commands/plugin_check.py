@@ -16,7 +16,7 @@ from penstock.hooks.config import ConfigDocument, apply_overrides, validate_sett
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Entry, Registry
 from penstock.hooks.schema import schema_of
-from penstock.hooks.testing import Report, Status, Waiver, check, laws
+from penstock.hooks.testing import Report, Status, Waiver, check, laws_of
 
 WIDTH = max(len(status) for status in Status)
 COLORS = {Status.PASSED: "green", Status.FAILED: "red", Status.WAIVED: "yellow", Status.NOT_REACHED: "red"}
@@ -88,8 +88,8 @@ def run_check(
     entry: Entry, registry: Registry, overrides: Sequence[str] = (), waivers: Sequence[Waiver] = ()
 ) -> Report:
     """The kit's report; how it went is said on stderr when it begins, because some kinds take a while."""
-    output.note(f"{entry.component.kind} {entry.id}: {len(laws(entry.component.kind))} laws")
-    known = {law.id for law in laws(entry.component.kind)}
+    output.note(f"{entry.component.kind} {entry.id}: {len(laws_of(entry.component.kind))} laws")
+    known = {law.id for law in laws_of(entry.component.kind)}
     own = [waiver for waiver in waivers if waiver.law in known]
     with tempfile.TemporaryDirectory() as folder:
         settings = _settings(entry, registry, overrides, Path(folder))
@@ -124,7 +124,7 @@ def _settings(entry: Entry, registry: Registry, overrides: Sequence[str], folder
 
 
 def _waiver(entries: Sequence[Entry], law: str, until: str, reason: str) -> Waiver:
-    known = {each.id for entry in entries for each in laws(entry.component.kind)}
+    known = {each.id for entry in entries for each in laws_of(entry.component.kind)}
     if law not in known:
         what = f"there is no law '{law}' for {', '.join(entry.component.kind for entry in entries)}"
         raise ProblemError(Problem("unknown-law", what, "--waive", f"known: {', '.join(sorted(known))}"))

@@ -5,7 +5,7 @@ law; on the command line it is `penstock plugins check NAME`.
 """
 
 from penstock.hooks.testing.contract import parametrize_contract
-from penstock.hooks.testing.kit import capabilities, check, laws
+from penstock.hooks.testing.kit import capabilities, check, laws_of
 from penstock.hooks.testing.law import Law, NotApplicable, Subject, Violation
 from penstock.hooks.testing.report import Report, Result, Status, Waiver
 
@@ -20,6 +20,6 @@ __all__ = [
     "Waiver",
     "capabilities",
     "check",
-    "laws",
+    "laws_of",
     "parametrize_contract",
 ]

@@ -18,7 +18,7 @@ from typing import Any
 from penstock.hooks.component import Component
 from penstock.hooks.discovery import Loaded, components_of
 from penstock.hooks.registry import Entry, Registry
-from penstock.hooks.testing.kit import UNPACKAGED, by_law, laws, run_law
+from penstock.hooks.testing.kit import UNPACKAGED, by_law, laws_of, run_law
 from penstock.hooks.testing.law import Law
 from penstock.hooks.testing.report import Status, Waiver
 
@@ -86,6 +86,6 @@ def parametrize_contract(
             by_law((waivers or {}).get(component.name, ()), component.kind),
         )
         for component in components
-        for each in laws(component.kind)
+        for each in laws_of(component.kind)
     ]
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in cases])

@@ -26,7 +26,7 @@ _PACKAGE = "penstock.hooks.testing.laws"
 UNPACKAGED = Origin("unpackaged", "0", "none")
 
 
-def laws(kind: str) -> tuple[Law, ...]:
+def laws_of(kind: str) -> tuple[Law, ...]:
     """The laws of a kind: those of every component, then its own."""
     general = cast("tuple[Law, ...]", importlib.import_module(f"{_PACKAGE}.general").LAWS)
     own = _module_of(kind)
@@ -58,7 +58,7 @@ def check(
     registry = registry or Registry([Loaded(entry.origin, (entry.component,))])
     component_ = entry.component
     excused = by_law(waivers, component_.kind)
-    results = _results(laws(component_.kind), entry, registry, settings, excused, today or date.today())
+    results = _results(laws_of(component_.kind), entry, registry, settings, excused, today or date.today())
     return Report(entry.id, component_.kind, component_.contract, tuple(results.values()))
 
 
@@ -70,7 +70,7 @@ def run_law(
     excused: Mapping[str, Waiver] = MappingProxyType({}),
 ) -> Result:
     """One law and the laws that it needs; `excused` are waivers by law."""
-    known = by_id(laws(entry.component.kind))
+    known = by_id(laws_of(entry.component.kind))
     needed = [known[law] for law in each.needs]
     return _results((*needed, each), entry, registry, settings, excused, date.today())[each.id]
 
@@ -78,7 +78,7 @@ def run_law(
 def by_law(waivers: Iterable[Waiver], kind: str) -> Mapping[str, Waiver]:
     """Raises ValueError for a waiver of a law that the kind does not have."""
     excused = {waiver.law: waiver for waiver in waivers}
-    unknown = sorted(excused.keys() - by_id(laws(kind)).keys())
+    unknown = sorted(excused.keys() - by_id(laws_of(kind)).keys())
     if unknown:
         raise ValueError(f"no law of kind '{kind}' is called {', '.join(unknown)}")
     return excused

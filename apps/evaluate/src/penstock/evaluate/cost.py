@@ -1,0 +1,233 @@
+"""`penstock simulate cost`: the fastest layouts of a training step, or a given one, and what the run takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from penstock.cli import output
+from penstock.hooks.config import parse_config
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+
+if TYPE_CHECKING:
+    from penstock.netsim.layout import Job, Layout
+    from penstock.netsim.step_cost import Cost
+
+GIB = 2**30
+
+
+@click.command()
+@click.argument("preset", metavar="PRESET")
+@click.option("--gpus", required=True, type=int, help="How many GPUs there are, up to 8,192.")
+@click.option("--hardware", default="h800", show_default=True, help="GPU and network, such as h800, h100, a100.")
+@click.option("--tokens", default=23e12, show_default="23e12", type=float, help="Tokens of the whole run.")
+@click.option("--batch-tokens", default=2**24, show_default=True, type=click.IntRange(min=1), help="Of a step.")
+@click.option("--sequence", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of a sequence.")
+@click.option("--optimizer", default="muon", show_default=True, type=click.Choice(["muon", "adamw"]))
+@click.option("--imbalance", default=1.0, show_default=True, type=click.FloatRange(min=1), help="Busiest GPU / mean.")
+@click.option(
+    "--overlap",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of dispatch and combine hidden.",
+)
+@click.option("--price", type=click.FloatRange(min=0), help="Dollars a GPU hour; the hardware's where it has one.")
+@click.option("--layout", help="Cost this layout: '{tensor: 8, pipeline: 16, data: 64, expert: 32}'.")
+@click.option("--reference", is_flag=True, help="Print a published plan for 355B-A32B on 8,192 H800 beside ours.")
+@output.json_option
+def cost(
+    preset: str,
+    gpus: int,
+    hardware: str,
+    tokens: float,
+    batch_tokens: int,
+    sequence: int,
+    optimizer: Any,
+    imbalance: float,
+    overlap: float,
+    price: float | None,
+    layout: str | None,
+    reference: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Find the fastest layout of PRESET (glm-4.6, glm-4.5-air) that fits: time, memory, MFU, days and money."""
+    from penstock.netsim.accelerators import ACCELERATORS
+    from penstock.netsim.hardware import HARDWARE
+    from penstock.netsim.layout import Job
+    from penstock.netsim.layout_search import search
+    from penstock.netsim.model_shape import shape_named
+    from penstock.netsim.step_cost import Machine, cost_of
+
+    if hardware not in ACCELERATORS:
+        what = f"there is no hardware '{hardware}'"
+        raise ProblemError(Problem("unknown-hardware", what, "--hardware", did_you_mean(hardware, ACCELERATORS)))
+    machine = Machine(ACCELERATORS[hardware], HARDWARE[hardware])
+    shape = shape_named(preset)
+    job = Job(sequence, batch_tokens, tokens, optimizer, imbalance, overlap)
+    if layout is None:
+        costs = search(shape, gpus, job, machine).costs
+    else:
+        costs = (cost_of(shape, _layout(layout, gpus), job, machine),)
+    usual = machine.accelerator.price
+    per_hour = price if price is not None else usual.value if usual else None
+    result = {
+        "model": shape.name,
+        "parameters": shape.parameters,
+        "active_parameters": shape.active_parameters,
+        "hardware": hardware,
+        "memory_bytes": machine.accelerator.memory.value,
+        "gpus": gpus,
+        "job": asdict(job),
+        "dollars_per_gpu_hour": per_hour,
+        "layouts": [_row(each, per_hour) for each in costs],
+        "assumed": _assumed(machine.accelerator),
+    }
+    if reference:
+        result["reference_plan"] = _reference()
+    output.print_result(result, as_json, lambda: _text(result, job))
+    return result
+
+
+def _layout(text: str, gpus: int) -> Layout:
+    from pydantic import TypeAdapter, ValidationError
+
+    from penstock.netsim.layout import Layout
+
+    given = parse_config(f"value: {text}").value["value"]
+    names = [field.name for field in fields(Layout)]
+    if not isinstance(given, dict):
+        what = f"'{text}' is no layout"
+        raise ProblemError(Problem("bad-value", what, "--layout", "write for example '{tensor: 8, pipeline: 16}'"))
+    if unknown := [str(name) for name in given if name not in names]:
+        raise ProblemError(
+            [
+                Problem("unknown-field", f"unknown field '{name}'", "--layout", did_you_mean(name, names))
+                for name in unknown
+            ]
+        )
+    try:
+        layout = TypeAdapter(Layout).validate_python(given)
+    except ValidationError as error:
+        raise ProblemError(
+            [
+                Problem("bad-value", f"{each['loc'][0]}: {each['msg'].lower()}", "--layout", "correct it")
+                for each in error.errors()
+            ]
+        ) from None
+    if layout.gpus != gpus:
+        what = f"tensor x pipeline x data is {layout.gpus}, there are {gpus} GPUs"
+        raise ProblemError(Problem("bad-layout", what, "--layout", "make both the same"))
+    return layout
+
+
+def _row(each: Cost, per_hour: float | None) -> dict[str, Any]:
+    return {
+        "layout": asdict(each.layout),
+        "micro_batches": each.micro_batches,
+        "step_seconds": each.parts.total,
+        "seconds": asdict(each.parts),
+        "memory": {**asdict(each.memory), "total": each.memory.total},
+        "tokens_per_second": each.tokens_per_second,
+        "mfu": each.mfu,
+        "days": each.days,
+        "gpu_hours": each.gpu_hours,
+        "dollars": None if per_hour is None else each.money(per_hour),
+    }
+
+
+def _assumed(accelerator: Any) -> list[dict[str, Any]]:
+    """The machine's figures, those first that nobody measured."""
+    figures = {field.name: getattr(accelerator, field.name) for field in fields(accelerator) if field.name != "name"}
+    rows = [{"figure": name, **asdict(figure)} for name, figure in figures.items() if figure is not None]
+    return sorted(rows, key=lambda row: row["measured"])
+
+
+def _reference() -> list[dict[str, Any]]:
+    from penstock.netsim.reference_plan import plan_figures
+
+    return [{**asdict(figure), "verdict": figure.verdict} for figure in plan_figures()]
+
+
+def _text(result: dict[str, Any], job: Job) -> str:
+    head = (
+        f"{result['model']}: {result['parameters'] / 1e9:.1f}B parameters, {result['active_parameters'] / 1e9:.1f}B of "
+        f"them for a token; {result['gpus']:,} {result['hardware']}, {job.batch_tokens / 1e6:.1f}M tokens a step, "
+        f"{job.tokens / 1e12:g}T in all"
+    )
+    text = f"{head}\n\n{output.table(_COLUMNS, [_cells(row) for row in result['layouts']])}"
+    first = result["layouts"][0]
+    parts = [
+        (name, f"{seconds:.3f}", f"{100 * seconds / first['step_seconds']:.1f}%")
+        for name, seconds in first["seconds"].items()
+    ]
+    held = [(name, f"{size / GIB:.1f}") for name, size in first["memory"].items()]
+    text += f"\n\n{output.table(('first: part', 'seconds', 'share'), parts)}"
+    text += f"\n\n{output.table(('first: memory', 'GiB'), held)}"
+    text += "\n\nTimes are a bound: published runs take 1.2 to 2.5 times as long (see the README of penstock-netsim)."
+    if first["memory"]["total"] > result["memory_bytes"]:
+        text += f"\nmore than the {result['memory_bytes'] / GIB:.0f} GiB of a GPU"
+    if "reference_plan" in result:
+        text += f"\n\n{_reference_text(result['reference_plan'])}"
+    return text
+
+
+_COLUMNS = (
+    "TP",
+    "PP",
+    "DP",
+    "EP",
+    "schedule",
+    "micro-batch",
+    "ZeRO",
+    "recompute",
+    "offload",
+    "step s",
+    "bubble",
+    "GiB",
+    "MFU",
+    "M tokens/s",
+    "days",
+    "M$",
+)
+
+
+def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    layout = row["layout"]
+    chunks = f" x{layout['chunks']}" if layout["chunks"] > 1 else ""
+    experts = f"{layout['expert']}x{layout['expert_tensor']}" if layout["expert_tensor"] > 1 else layout["expert"]
+    return (
+        layout["tensor"],
+        layout["pipeline"],
+        layout["data"],
+        experts,
+        f"{layout['schedule']}{chunks}",
+        layout["micro_batch"],
+        layout["zero"],
+        layout["recompute"],
+        "yes" if layout["offload"] else "no",
+        f"{row['step_seconds']:.2f}",
+        f"{100 * row['seconds']['bubble'] / row['step_seconds']:.0f}%",
+        f"{row['memory']['total'] / GIB:.1f}",
+        f"{100 * row['mfu']:.1f}%",
+        f"{row['tokens_per_second'] / 1e6:.2f}",
+        f"{row['days']:.1f}",
+        "" if row["dollars"] is None else f"{row['dollars'] / 1e6:.1f}",
+    )
+
+
+def _reference_text(figures: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            row["what"],
+            f"{row['published']:,.4g}",
+            f"{row['ours']:,.4g}",
+            row["unit"],
+            row["verdict"],
+            row["reason"],
+        )
+        for row in figures
+    ]
+    return output.table(("the published plan", "published", "ours", "unit", "", "why"), rows)

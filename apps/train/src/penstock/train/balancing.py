@@ -1,0 +1,265 @@
+"""Balancing the load of experts over the whole batch of an optimizer step.
+
+A step's batch is cut into micro-batches and ranks, and a balancing loss of the whole batch needs its counts before the
+first backward: f in E * sum f P has no gradient, so with the counts known the parts' gradients sum to the whole's, bit
+for rounding. Where they come from is the loss's `scope`:
+
+- "counts-first": exact. With one micro-batch a rank, the forward pass is counted and reduced before its loss is taken.
+  With more, a pass without gradients over all of them comes first; it leaves no trace in random numbers and buffers.
+- "buffer": the counts of the step's micro-batches so far, over ranks (arXiv 2501.11873 Algorithm 1).
+- "lagged": those of the step before; none in the first, whose loss then has no gradient. They are in every checkpoint.
+
+Counts are taken from the routings that a forward pass returns, so nothing that is repeated (activation checkpointing)
+is counted twice; padding never counts; and what capacity turned away is counted apart. They travel as one vector of
+integers, which one reduction a step sums over ranks ("buffer" needs one a micro-batch).
+
+Shape suffixes: L mixture-of-experts layers, E experts, T tokens, B sequences, S tokens of each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from penstock.hooks.contracts import (
+    BalanceLoss,
+    Balancer,
+    BatchLoad,
+    ExpertLoad,
+    ModelOutput,
+    OnlineRouter,
+    Router,
+    Routing,
+)
+from penstock.routers.load import expert_load, load_metrics
+
+COUNTS_FIRST, BUFFER, LAGGED = WHOLE_BATCH = ("counts-first", "buffer", "lagged")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Assignments of one or more forward passes, kept and dropped, int64 [2, L, E] of the layers named."""
+
+    kept_and_dropped: Tensor
+    layers: tuple[int, ...]
+
+    @property
+    def chosen_LE(self) -> Tensor:
+        """What tokens chose, before drops."""
+        return self.kept_and_dropped.sum(dim=0)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.kept_and_dropped + other.kept_and_dropped, self.layers)
+
+    def over(self, total: Callable[[Tensor], Tensor]) -> Counts:
+        return Counts(total(self.kept_and_dropped), self.layers)
+
+
+def counts_of(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -> Counts:
+    """The counts of one forward pass; `mask_T` is True for tokens that count (None: all)."""
+    load = expert_load(routings, mask_T)
+    dropped_LE = torch.zeros_like(load.counts_LE) if load.dropped_LE is None else load.dropped_LE
+    return Counts(torch.stack((load.counts_LE, dropped_LE)), load.layers)
+
+
+class Routed(Protocol):
+    """What balancing needs of a `LanguageModel`."""
+
+    @property
+    def routers(self) -> Mapping[int, Router]: ...
+
+    def __call__(self, token_BS: Tensor) -> ModelOutput: ...
+
+
+class Balancing:
+    """The losses and balancers of a run, and the counts that they need.
+
+    `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks. In each step: `begin`, then
+    `penalty` for every micro-batch, and `finish` after the optimizer.
+    """
+
+    def __init__(
+        self,
+        model: Routed,
+        losses: Mapping[str, BalanceLoss],
+        balancers: Sequence[Balancer],
+        *,
+        parts: int = 1,
+        ranks: int = 1,
+        total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:
+        self.model, self.losses, self.balancers = model, dict(losses), list(balancers)
+        self.parts, self.ranks, self.total = parts, ranks, total
+        self.scopes = {name: getattr(loss, "scope", None) for name, loss in self.losses.items()}
+        self._before: Counts | None = None  # of the step before
+        self._tokens = 0
+        self._ahead: Counts | None = None  # of the whole batch, where it was counted first
+        self._own: list[Counts] = []  # of this rank's micro-batches
+        self._buffer: Counts | None = None
+        self._used: dict[str, list[Tensor]] = {}  # the counts that each approximate scope was given
+        self._statistics: dict[tuple[int, int], Tensor] = {}
+
+    def begin(self, batches: Iterable[tuple[Tensor, Tensor | None]], *, tokens: int) -> None:
+        """Begins a step whose global batch has so many counted tokens. `batches` are the micro-batches of this rank,
+        tokens [B, S] and mask [B, S] (None: all count); they are only read where they must be counted first."""
+        self._tokens, self._ahead, self._buffer = tokens, None, None
+        self._own, self._used, self._statistics = [], {}, {}
+        if self.parts > 1 and COUNTS_FIRST in self.scopes.values():
+            self._ahead = self._counted_first(batches).over(self.total)
+
+    @torch.no_grad()
+    def _counted_first(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Counts:
+        with _without_a_trace(cast(nn.Module, self.model)):
+            counts = [
+                counts_of(self.model(token_BS).routings, None if mask_BS is None else mask_BS.flatten())
+                for token_BS, mask_BS in batches
+            ]
+        return sum(counts[1:], counts[0])
+
+    def penalty(
+        self, routings: Mapping[int, Routing], *, sequences: int, mask_T: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What a micro-batch adds to the objective (None: nothing), and each loss alone, the mean over layers and its
+        share of the step. The engine sums gradients over micro-batches and ranks, and so do these."""
+        own = counts_of(routings, mask_T)
+        self._own.append(own)
+        if not own.layers:
+            return None, {}
+        batches = {scope: self._batches(scope, own) for scope in WHOLE_BATCH if scope in self.scopes.values()}
+        objective: Tensor | None = None
+        measured: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            scope = self.scopes[name]
+            values = [
+                _call(
+                    loss, scope, routings[layer], mask_T, sequences, batches[scope][row] if scope in batches else None
+                )
+                for row, layer in enumerate(own.layers)
+            ]
+            share = 1 if scope in WHOLE_BATCH else self.parts * self.ranks
+            value = torch.stack(values).sum() / share
+            weighted = loss.weight * value
+            objective = weighted if objective is None else objective + weighted
+            measured[f"balance/{name}"] = value.detach() / len(values)
+        self._gather_statistics(routings, mask_T)
+        return objective, measured
+
+    def _batches(self, scope: str, own: Counts) -> list[BatchLoad]:
+        """The batch of each layer, as the scope has it at this micro-batch."""
+        match scope:
+            case "counts-first":
+                if self._ahead is None:
+                    self._ahead = own.over(self.total)
+                counts = self._ahead
+            case "buffer":
+                now = own.over(self.total)
+                counts = self._buffer = now if self._buffer is None else self._buffer + now
+            case _:
+                counts = self._before or Counts(torch.zeros_like(own.kept_and_dropped), own.layers)
+        chosen_LE = counts.chosen_LE
+        self._used.setdefault(scope, []).append(chosen_LE)
+        return [BatchLoad(chosen_E, self._tokens) for chosen_E in chosen_LE]
+
+    @torch.no_grad()
+    def _gather_statistics(self, routings: Mapping[int, Routing], mask_T: Tensor | None) -> None:
+        for number, balancer in enumerate(self.balancers):
+            statistic = getattr(balancer, "statistic", None)
+            if statistic is None:
+                continue
+            for layer, routing in routings.items():
+                value = statistic(self.model.routers[layer], routing, mask_T)
+                known = self._statistics.get((number, layer))
+                self._statistics[number, layer] = value if known is None else known + value
+
+    def finish(self, *, tokens_seen: int) -> tuple[ExpertLoad, dict[str, float]]:
+        """Updates the routers from the step's load; returns that, over all ranks, and what to log."""
+        counts = self._ahead or self._buffer or sum(self._own[1:], self._own[0]).over(self.total)
+        chosen_LE = counts.chosen_LE
+        for number, balancer in enumerate(self.balancers):
+            for row, layer in enumerate(counts.layers):
+                statistic = self._statistics.get((number, layer))
+                more = {} if statistic is None else {"statistic": self.total(statistic)}
+                balancer.update(self.model.routers[layer], chosen_LE[row], tokens_seen=tokens_seen, **more)
+        for layer in counts.layers:
+            if isinstance(router := self.model.routers[layer], OnlineRouter):
+                router.end_step(self.total)
+        self._before = counts
+        kept_LE, dropped_LE = counts.kept_and_dropped
+        return ExpertLoad(kept_LE, counts.layers, dropped_LE), self._metrics(counts)
+
+    def _metrics(self, counts: Counts) -> dict[str, float]:
+        if not counts.layers:
+            return {}
+        kept_LE, dropped_LE = counts.kept_and_dropped
+        metrics = {f"load/{name}": value for name, value in load_metrics(kept_LE).items()}
+        if dropped := int(dropped_LE.sum()):
+            chosen_LE = counts.chosen_LE
+            metrics["load/dropped"] = dropped / int(chosen_LE.sum())
+            metrics["load/chosen_max_violation"] = load_metrics(chosen_LE)["max_violation"]
+        for name, scope in self.scopes.items():
+            if scope in self._used and scope != COUNTS_FIRST:
+                error = gradient_error(self.losses[name], self._used[scope], counts.chosen_LE)
+                metrics[f"balance/{name}/gradient_error"] = error
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs: the counts of the last step."""
+        before = self._before
+        return {} if before is None else {"counts": before.kept_and_dropped.cpu(), "layers": list(before.layers)}
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Continues from `state()`; one of before there was any is empty, and so are its counts."""
+        self._before = Counts(state["counts"].to(device), tuple(state["layers"])) if state else None
+
+
+def gradient_error(loss: Any, used: Sequence[Tensor], exact_LE: Tensor) -> float:
+    """How far the gradient of a loss of the whole batch with the counts `used`, one [L, E] a micro-batch, is from that
+    with the batch's own counts.
+
+    It is the relative error of the gradient with respect to each micro-batch's mean normalised scores, over all layers
+    and micro-batches together; for the global loss that is |f_used - f| / |f - 1/E|. 0 is exact, 1 as wrong as no
+    balancing at all; 0 where both gradients are 0.
+    """
+    exact = _slopes(loss, exact_LE)
+    wrong = math.sqrt(sum(float((_slopes(loss, used_LE) - exact).square().sum()) for used_LE in used))
+    size = math.sqrt(len(used) * float(exact.square().sum()))
+    return wrong / size if size > 0 else (math.inf if wrong > 0 else 0.0)
+
+
+def _slopes(loss: Any, counts_LE: Tensor) -> Tensor:
+    """fp64 [L, E], the gradient of the loss with respect to mean normalised scores, at a load: that of a batch of one
+    token whose scores are even."""
+    experts = counts_LE.shape[-1]
+    score_1E = torch.full((1, experts), 1 / experts, dtype=torch.float64, device=counts_LE.device, requires_grad=True)
+    expert_11 = torch.zeros(1, 1, dtype=torch.int64, device=counts_LE.device)
+    probe = Routing(expert_11, torch.ones_like(expert_11, dtype=torch.float32), score_1E.log(), score_1E)
+    slopes = [torch.autograd.grad(loss(probe, batch=BatchLoad(counts_E, 1)), score_1E)[0] for counts_E in counts_LE]
+    return torch.cat(slopes)
+
+
+def _call(
+    loss: Any, scope: str | None, routing: Routing, mask_T: Tensor | None, sequences: int, batch: BatchLoad | None
+) -> Tensor:
+    """A loss with what its scope asks for; one that asks for nothing is called as the first contract has it."""
+    if batch is not None:
+        return loss(routing, mask_T, batch=batch)
+    if scope == "sequence":
+        return loss(routing, mask_T, sequences=sequences)
+    return loss(routing) if mask_T is None else loss(routing, mask_T)
+
+
+@contextmanager
+def _without_a_trace(model: nn.Module) -> Iterator[None]:
+    """What is drawn and kept in between is as if it had not been: the passes after it route as this one did."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {buffer.device for buffer, _ in buffers if buffer.device.type == "cuda"}
+    with torch.random.fork_rng(list(devices)):
+        yield
+    for buffer, value in buffers:
+        buffer.copy_(value)
