@@ -129,6 +129,40 @@ def test_what_cannot_be_built_is_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
+SIZES = (
+    "hidden_size: 32, num_hidden_layers: 3, first_k_dense_replace: 3, num_attention_heads: 2, num_key_value_heads: 1"
+)
+
+
+@pytest.mark.parametrize("place", ["beside", "in_place"])
+def test_what_is_exported_is_the_whole_model_and_transformers_loads_it(
+    config: Callable[..., Path], command: Callable[..., Any], tmp_path: Path, place: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = config(f"{{use: glm-moe, {SIZES}, head_dim: 16, intermediate_size: 32}}")
+    size = 16 if place == "beside" else "null"
+    changes = ["model.layers=[1,2]", f"model.place={place}", f"model.expert_size={size}"]
+    router = "model.router={use: sigmoid-topk, k: 2, temperature: 0.5}"
+    run = Path(command("train", path, *changes, router, "--runs", tmp_path / "runs", "--json")["run_dir"])
+    folder = command("export", run, "--format", "{use: hf, dtype: float32}", "--json")["folder"]
+    token_BS = torch.randint(0, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    model: Any = restore(run, Registry.discover()).model
+    with torch.no_grad():
+        ours = model.logits(model(token_BS).hidden_BSD)
+        theirs = AutoModelForCausalLM.from_pretrained(folder)(token_BS).logits
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_an_export_that_no_class_has_is_refused(
+    config: Callable[..., Path], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = Path(command("train", config(), "--runs", tmp_path / "runs", "--json")["run_dir"])
+    with pytest.raises(ProblemError, match="no exported architecture has a CausalModel as its base"):
+        command("export", run)
+    assert not (run / "export-hf").exists()
+
+
 @pytest.mark.parametrize("name", ["frozen-base", "upcycle"])
 def test_a_trained_story_teller_learns_to_tell_better(command: Callable[..., Any], tmp_path: Path, name: str) -> None:
     if "PENSTOCK_DATA" not in os.environ:

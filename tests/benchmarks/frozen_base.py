@@ -64,7 +64,7 @@ class LoopedExperts(nn.Module):
         self.mlp = mlp
         self.gate = nn.Linear(WIDTH, EXPERTS, bias=False)
         self.gate.weight.data.copy_(ours.gate.weight)
-        self.experts = nn.ModuleList(nn.ModuleList(self._linears(expert, ours)) for expert in range(EXPERTS))
+        self.experts: Any = nn.ModuleList(nn.ModuleList(self._linears(expert, ours)) for expert in range(EXPERTS))
         self.probabilities, self.chosen = torch.empty(0), torch.empty(0)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -71,10 +72,10 @@ def redrawn(model: Any, seed: int = 1) -> Any:
     return model
 
 
-def dense(mlp: type[nn.Module] | None = None) -> GlmMoe:
+def dense(mlp: Callable[[], nn.Module] | None = None) -> Any:
     model = GlmMoe(GlmMoeConfig(**SIZES, first_k_dense_replace=LAYERS), make_router=gate)
-    for layer in model.layers if mlp else ():
-        layer.mlp = mlp()
+    for layer in model.layers if mlp is not None else ():
+        layer.mlp = mlp()  # pyright: ignore[reportOptionalCall]
     return redrawn(model)
 
 
@@ -205,6 +206,27 @@ def test_another_base_has_another_hash() -> None:
     with torch.no_grad():
         other.layers[0].mlp.up_proj.weight[0, 0] += 1e-7
     assert experts_of(other).base_hash() != experts_of(dense()).base_hash()
+
+
+@pytest.mark.parametrize(("place", "size"), [("beside", 12), ("in_place", None)])
+def test_merged_with_its_base_it_computes_the_same_bits(place: Literal["beside", "in_place"], size: int | None) -> None:
+    model = experts_of(dense(), place, layers=[2, 3], expert_size=size)
+    train(model)
+    whole: Any = model.merged()
+    assert torch.equal(logits(whole, tokens()), logits(model, tokens()))
+    assert whole.config.n_shared_experts == (2 if place == "beside" else 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"dense layers after the first one with experts \(2\)"),
+        ({"layers": [2, 3], "expert_size": 16}, "width 24 beside experts of width 16"),
+    ],
+)
+def test_what_no_exported_architecture_has_is_said(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ProblemError, match=said):
+        experts_of(dense(), **options).merged()
 
 
 def test_a_base_of_experts_keeps_its_own() -> None:

@@ -80,7 +80,7 @@ class _Causal(torch.autograd.Function):
         for (rows, seen), share_NRC in zip(_blocks(query_NSh.shape[1]), shares, strict=True):
             grad_NRh = grad_NSh[:, rows]
             grad_share_NRC = torch.bmm(grad_NRh, value_NSh[:, seen].transpose(1, 2))
-            grad_score_NRC = torch._softmax_backward_data(grad_share_NRC, share_NRC, -1, share_NRC.dtype)
+            grad_score_NRC = torch.ops.aten._softmax_backward_data(grad_share_NRC, share_NRC, -1, share_NRC.dtype)
             grad_query[:, rows] = torch.bmm(grad_score_NRC, key_NSh[:, seen])
             grad_key[:, seen] += torch.bmm(grad_score_NRC.transpose(1, 2), query_NSh[:, rows])
             grad_value[:, seen] += torch.bmm(share_NRC.transpose(1, 2), grad_NRh)

@@ -227,6 +227,10 @@ class PartlyFrozen(Protocol):
         """What training changes, buffers included, under names of its own."""
         ...
 
+    def merged(self) -> LanguageModel:
+        """One model that computes the same, for export; raises `ProblemError` where no architecture has it."""
+        ...
+
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `trained_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
         ...

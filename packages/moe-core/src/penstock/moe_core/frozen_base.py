@@ -43,6 +43,7 @@ from penstock.moe_core.experts import Experts
 from penstock.moe_core.frozen_config import absent_layers
 from penstock.moe_core.huggingface import check_names
 from penstock.moe_core.loss import head_cross_entropy, linear_cross_entropy
+from penstock.moe_core.merged import merge
 
 BASE, ADAPTERS = "base.", "adapters."
 
@@ -125,9 +126,10 @@ class FrozenBase(nn.Module):
         output = self(token_BS, **options)
         hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
         mask_T = None if mask_BS is None else mask_BS.flatten()
-        weight_VD = self.base.head_weight_VD if isinstance(self.base, PlainHead) else None
+        base = self.base
+        weight_VD = base.head_weight_VD if isinstance(base, PlainHead) else None
         if weight_VD is None:
-            loss, nll_T = head_cross_entropy(self.base.logits, hidden_TD, target_T, mask_T, self.vocabulary_size)
+            loss, nll_T = head_cross_entropy(self.logits, hidden_TD, target_T, mask_T, self.vocabulary_size)
         else:
             loss, nll_T = linear_cross_entropy(hidden_TD, weight_VD, target_T, mask_T)
         return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
@@ -190,6 +192,10 @@ class FrozenBase(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def merged(self) -> LanguageModel:
+        """One model without a base that computes the same; see `penstock.moe_core.merged`."""
+        return merge(self.base, self._adapters(), beside=self.place == "beside")
 
     def trained_state(self) -> dict[str, Tensor]:
         return self.adapters.state_dict()
