@@ -129,9 +129,7 @@ def test_what_cannot_be_built_is_refused_before_any_work(
     assert not (tmp_path / "runs").exists()
 
 
-SIZES = (
-    "hidden_size: 32, num_hidden_layers: 3, first_k_dense_replace: 3, num_attention_heads: 2, num_key_value_heads: 1"
-)
+SIZES = "hidden_size: 32, num_hidden_layers: 3, first_k_dense_replace: 3, num_attention_heads: 2, head_dim: 16"
 
 
 @pytest.mark.parametrize("place", ["beside", "in_place"])
@@ -140,7 +138,7 @@ def test_what_is_exported_is_the_whole_model_and_transformers_loads_it(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    path = config(f"{{use: glm-moe, {SIZES}, head_dim: 16, intermediate_size: 32}}")
+    path = config(f"{{use: glm-moe, {SIZES}, num_key_value_heads: 1, intermediate_size: 32}}")
     size = 16 if place == "beside" else "null"
     changes = ["model.layers=[1,2]", f"model.place={place}", f"model.expert_size={size}"]
     router = "model.router={use: sigmoid-topk, k: 2, temperature: 0.5}"

@@ -33,7 +33,8 @@ def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> Glm
             if beside:
                 state[name.replace(mlp, f"{mlp}shared_experts.")] = weight
         state |= {f"{mlp}gate.{name}": tensor for name, tensor in gates[layer].state_dict().items()}
-        gate_up, down = adapter.experts.effective_weights()
+        experts: Any = adapter.experts
+        gate_up, down = experts.effective_weights()
         state |= {f"{mlp}experts.gate_up_proj": gate_up, f"{mlp}experts.down_proj": down}
     model.load_state_dict(state)
     return model.eval()
@@ -42,18 +43,18 @@ def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> Glm
 def _at_temperature_1(gate: Any) -> Any:
     """The same router for software that knows no temperature: it is the gate's weights that are larger."""
     own = copy.deepcopy(gate)
-    if getattr(own, "temperature", 1.0) != 1.0 and isinstance(getattr(own, "weight", None), Tensor):
+    temperature = getattr(own, "temperature", 1.0)
+    weight = getattr(own, "weight", None)
+    if temperature != 1.0 and isinstance(weight, Tensor):
         with torch.no_grad():
-            own.weight.div_(own.temperature)
+            weight.div_(temperature)
         own.temperature = 1.0
     return own
 
 
 def _sizes(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> dict[str, Any]:
     if not isinstance(base, GlmMoe) or base.routers:
-        raise _cannot(
-            f"a base of {type(base).__name__}" + (" with experts of its own" if isinstance(base, GlmMoe) else "")
-        )
+        raise _cannot("experts beside experts" if isinstance(base, GlmMoe) else f"a {type(base).__name__} as its base")
     first, last = min(adapters), base.config.num_hidden_layers - 1
     if missing := [layer for layer in range(first, last + 1) if layer not in adapters]:
         raise _cannot(f"dense layers after the first one with experts ({', '.join(map(str, missing))})")
