@@ -69,7 +69,9 @@ def test_the_tutorial_does_what_it_says(tmp_path, wheelhouse):
     )
     constraints = [f"{wheel.name.split('-')[0]} @ {wheel.as_uri()}" for wheel in sorted(wheelhouse.glob("*.whl"))]
     # uv takes a build of a local folder, such as torch for CPUs, only where the version is exact
-    (tmp_path / "constraints.txt").write_text("\n".join([*constraints, f"torch=={torch.__version__.partition('+')[0]}"]))
+    (tmp_path / "constraints.txt").write_text(
+        "\n".join([*constraints, f"torch=={torch.__version__.partition('+')[0]}"])
+    )
     environment = {name: value for name, value in os.environ.items() if name not in NOT_A_READERS}
     environment["UV_CONSTRAINT"] = str(tmp_path / "constraints.txt")
     result = subprocess.run(["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True)
