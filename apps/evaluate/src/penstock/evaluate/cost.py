@@ -25,7 +25,13 @@ GIB = 2**30
 @click.option("--tokens", default=23e12, show_default="23e12", type=float, help="Tokens of the whole run.")
 @click.option("--batch-tokens", default=2**24, show_default=True, type=click.IntRange(min=1), help="Of a step.")
 @click.option("--sequence", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of a sequence.")
-@click.option("--optimizer", default="muon", show_default=True, type=click.Choice(["muon", "adamw"]))
+@click.option(
+    "--optimizer",
+    default="muon",
+    show_default=True,
+    type=click.Choice(["muon", "adamw"]),
+    help="Its states take memory.",
+)
 @click.option("--imbalance", default=1.0, show_default=True, type=click.FloatRange(min=1), help="Busiest GPU / mean.")
 @click.option(
     "--overlap",
