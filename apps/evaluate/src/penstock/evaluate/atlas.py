@@ -176,7 +176,8 @@ def write_atlas(title: str, traces: Mapping[str, RoutingTrace], result: Mapping[
         ModelView(
             model["model"],
             f"{model['assignments']:,} assignments, {trace.counts_SLE.shape[2]} experts in "
-            f"{trace.counts_SLE.shape[1]} layers" + (f", {len(model['domains'])} domains" if model["domains"] else ""),
+            f"{trace.counts_SLE.shape[1]} layers"
+            + (f", domains {', '.join(model['domains'])}" if model["domains"] else ""),
             cards_of(trace),
             [layer_line(layer) for layer in model["layers"]],
             verdicts(model),
