@@ -14,6 +14,7 @@ from scipy import stats
 from penstock.evaluate.specialisation import (
     coactivation,
     coactivation_lift,
+    dependence_lift,
     independent_information,
     mutual_information,
     preference,
@@ -52,6 +53,13 @@ def test_experts_that_never_meet_have_no_lift_and_those_that_always_do_the_most(
 def test_independent_experts_have_a_lift_of_one():
     lift = coactivation_lift(coactivation(choices(40_000, 6, 2), 6))
     assert np.nanmax(np.abs(lift - 1)) < 0.05
+
+
+def test_a_pair_that_always_occurs_together_has_the_lift_of_its_rarity():
+    lift = dependence_lift(np.array([[2, 0, 0], [0, 6, 0], [0, 0, 0]]))
+    assert (lift[0, 0], lift[1, 1], lift[0, 1]) == pytest.approx((4, 4 / 3, 0))
+    assert np.isnan(lift[2]).all()
+    assert dependence_lift(np.outer([1, 2], [3, 4])) == pytest.approx(np.ones((2, 2)))
 
 
 @given(tables)

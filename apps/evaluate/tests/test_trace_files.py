@@ -29,6 +29,10 @@ def counts_table(models: dict[str, dict[str, list[dict[str, int]]]]) -> str:
     return json.dumps({"models": {name: {"expert_counts": domains} for name, domains in models.items()}})
 
 
+def pair_table(*pairs: list[list[int]]) -> str:
+    return json.dumps({"models": {"mistral": {"expert_counts_crosslayer": {"a": pairs}}}})
+
+
 def vllm_lines(warm_up: int) -> str:
     rows = [{"token_idx": index, "topk_ids": [3, 1]} for index in range(warm_up)]
     rows += [{"token_idx": index, "topk_ids": [index % 2, 2]} for index in range(6)]
@@ -45,6 +49,14 @@ def test_published_counts_sum_to_the_published_tokens():
         # The chat data `tulu` is a little shorter than the five domains of pretraining.
         expected = [205_243 if domain == "tulu" else 208_896 for domain in trace.header["domains"]]
         assert (per_domain == np.array(expected)[:, None]).all(), name
+
+
+def test_published_pairs_of_layers_have_the_load_of_the_published_counts():
+    counts = read_traces(public("olmoe_mixtral_expert_counts.json"))
+    for name, trace in read_traces(public("olmoe_mixtral_expert_counts_crosslayer.json.xz")).items():
+        assert (trace.counts_SLE.sum(axis=2) == 208_896 * trace.header["k"]).all()
+        row = [counts[name].header["domains"].index(domain) for domain in trace.header["domains"]]
+        assert (trace.counts_SLE == counts[name].counts_SLE[row]).all()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +98,17 @@ def test_a_table_of_counts_becomes_a_step_a_domain(tmp_path, suffix):
     assert trace.counts_SLE[:, 0].tolist() == [[4, 0, 0, 0, 0, 0, 0, 2], [0, 6, 0, 0, 0, 0, 0, 0]]
 
 
+def test_pairs_of_layers_are_loads_and_what_one_layer_tells_about_the_next(tmp_path):
+    even = [[row, column, 2] for row in range(2) for column in range(2)]
+    (tmp_path / "pairs.json").write_text(pair_table([[0, 1, 4], [1, 0, 4]], even))
+    page = tmp_path / "page.html"
+    (model,) = run(["profile", str(tmp_path / "pairs.json"), "--report", str(page)])["models"]
+    assert [layer["counts"] for layer in model["layers"]] == [[4, 4]] * 3
+    assert [pair["layers"] for pair in model["pairs"]] == [[0, 15], [15, 31]]
+    assert [pair["information_bits"] for pair in model["pairs"]] == pytest.approx([1, 0])
+    assert "From layer to layer" in page.read_text()
+
+
 @pytest.mark.parametrize(("warm_up", "dropped"), [(0, 0), (3, 0), (1024, 1024)])
 def test_only_a_long_run_of_one_choice_is_warm_up(tmp_path, warm_up, dropped):
     path = tmp_path / "trace.jsonl"
@@ -125,6 +148,8 @@ def test_the_table_says_that_without_domains_nothing_is_known(tmp_path, capsys):
         ("a.json", "{", "not a routing trace"),
         ("a.json", "[]", "not a routing trace"),
         ("a.json", '{"models": {"x": {}}}', "no model of it has `expert_counts`"),
+        ("a.json", pair_table([[0, 1, 5]], [[0, 1, 5]]), "disagree on the load of the layer between"),
+        ("a.json", pair_table([[0, 1, -5]], [[1, 1, -5]]), "negative counts"),
         ("a.json", counts_table({"unheard": {"a": [{"0": 1}]}}), "how many experts a token of unheard takes"),
         ("a.json", counts_table({"mistral": {"a": [{"0": -1}] * 3}}), "negative counts"),
         ("a.jsonl", vllm_lines(0).replace("topk_ids", "ids"), "topk_ids"),
@@ -148,6 +173,9 @@ def test_a_file_that_is_no_trace_is_said_and_no_page_is_written(tmp_path, name, 
     [
         ([[[0, 0]]], {"k": 1}, "no assignments"),
         ([[[1, 1]]], {"domains": ["a"]}, "'k' .* is None"),
+        ([[[3, 1]]], {"k": 2, "domains": ["a"]}, "more often than there are tokens"),
+        ([[[1, 1]]], {"k": 1, "pairs": [[[1]]]}, r"'pairs' is no table of counts \[0, 2, 2\]"),
+        ([[[1, 1]]], {"k": 1, "pairs": [[1], 2]}, "'pairs' is no table"),
         ([[[1, 1]]], {"k": 1, "domains": ["a", "b"]}, "domains of 2 steps, and it has 1"),
     ],
 )

@@ -85,6 +85,10 @@ def domain_counts(trace: RoutingTrace) -> tuple[list[str], np.ndarray] | None:
     names = list(dict.fromkeys(labels))
     count_MLE = np.zeros((len(names), *trace.counts_SLE.shape[1:]), dtype=np.int64)
     np.add.at(count_MLE, [names.index(label) for label in labels], trace.counts_SLE)
+    for row in range(trace.counts_SLE.shape[1]):
+        if (count_MLE[:, row].max(axis=1) * k_of(trace, row) > count_MLE[:, row].sum(axis=1)).any():
+            what = f"in row {row} of its layers an expert is chosen more often than there are tokens of k experts"
+            raise ProblemError(Problem("bad-trace", what, "trace", "check the header's 'k'"))
     return names, count_MLE
 
 
@@ -114,9 +118,38 @@ def atlas(traces: Mapping[str, RoutingTrace]) -> dict[str, Any]:
                 "domains": list(dict.fromkeys(trace.header.get("domains", []))),
                 "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
                 "layers": load_figures(trace),
+                "pairs": pair_figures(trace),
             }
         )
     return {"models": models}
+
+
+def pair_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
+    """For each pair of neighbouring layers that were traced, the bits that an expert of one tells about the other's;
+    empty where the header's `pairs` does not have the counts."""
+    return [
+        {
+            "layers": trace.header["layers"][row : row + 2],
+            "information_bits": figures.mutual_information(count_EE),
+            "information_bits_null": figures.independent_information(count_EE),
+        }
+        for row, count_EE in enumerate(pair_counts(trace))
+    ]
+
+
+def pair_counts(trace: RoutingTrace) -> np.ndarray:
+    """The header's `pairs`, int64 [L - 1, E, E]; without any, [0, E, E]."""
+    layers, experts = trace.counts_LE.shape
+    if "pairs" not in trace.header:
+        return np.zeros((0, experts, experts), dtype=np.int64)
+    try:
+        count_PEE = np.array(trace.header["pairs"], dtype=np.int64)
+    except (ValueError, TypeError):  # ragged, or no numbers
+        count_PEE = np.zeros(0, dtype=np.int64)
+    if count_PEE.shape != (layers - 1, experts, experts) or (count_PEE < 0).any():
+        what = f"the header's 'pairs' is no table of counts [{layers - 1}, {experts}, {experts}]"
+        raise ProblemError(Problem("bad-trace", what, "trace", "leave it out"))
+    return count_PEE
 
 
 def layer_line(layer: Mapping[str, Any]) -> tuple[str, ...]:
@@ -127,13 +160,19 @@ def layer_line(layer: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def verdicts(model: Mapping[str, Any]) -> list[str]:
-    """A sentence for each kind of layer that the domains tell apart; why there is none without domains."""
+    """A sentence for each kind of layer that the domains tell apart, or why there is none; and what pairs tell."""
+    told = [
+        f"an expert of layer {pair['layers'][0]} tells {pair['information_bits']:.3f} bits about that of layer "
+        f"{pair['layers'][1]}"
+        for pair in model["pairs"]
+    ]
     if not model["domains"]:
-        return ["without domains nothing is known of specialisation: even load may be that of experts that are alike"]
+        unknown = "without domains nothing is known of specialisation: even load may be that of experts that are alike"
+        return [unknown, *told]
     layers_by_verdict: dict[str, list[str]] = {}
     for layer in model["layers"]:
         layers_by_verdict.setdefault(layer["specialisation"]["verdict"], []).append(str(layer["layer"]))
-    return [f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()]
+    return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +247,16 @@ def cards_of(trace: RoutingTrace) -> list[MapCard]:
         ]
         caption = f"Each row a domain, in the order {', '.join(names)}: its tokens' share over the uniform k / E."
         cards.append(_card("Preferences of domains", "relative to uniform", maps, caption))
+    maps = [
+        (
+            (f"Layers {layers[row]} and {layers[row + 1]}", "0", last, "expert 0", last),
+            figures.dependence_lift(count_EE),
+        )
+        for row, count_EE in enumerate(pair_counts(trace))
+    ]
+    if maps:
+        caption = "Each row an expert of the first layer, each column one of the second: orange pairs share tokens."
+        cards.append(_card("From layer to layer", "relative to chance", maps, caption))
     if trace.expert_NLK is not None:
         experts = trace.counts_SLE.shape[2]
         maps = [

@@ -66,6 +66,14 @@ def coactivation_lift(both_EE: Counts) -> Floats:
         return np.where(expected_EE > 0, met_EE / (expected_EE * scale), math.nan)
 
 
+def dependence_lift(count_EE: Counts) -> Floats:
+    """How often each pair of a row and a column occurs, over how often it would if they were independent; nan for a
+    row or column without any."""
+    expected_EE = np.outer(count_EE.sum(axis=1), count_EE.sum(axis=0)) / max(int(count_EE.sum()), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(expected_EE > 0, count_EE / expected_EE, math.nan)
+
+
 def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
     """Bounds of a binomial probability (Wilson 1927), elementwise; 0 to 1 where there are no trials."""
     z = float(stats.norm.ppf((1 + confidence) / 2))

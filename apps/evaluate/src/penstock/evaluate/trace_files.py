@@ -1,8 +1,9 @@
 """Reads routing traces: our own `.npz`, and the two formats in which public ones of OLMoE, Mixtral and Qwen1.5-MoE are.
 
 - A table of counts (`.json`) by model, domain, layer and expert, as the authors of OLMoE published theirs. A domain
-  becomes a step of the trace, and the header's `domains` names it. Counts between layers (`..._crosslayer`) are the
-  choices of pairs of layers, and give no load that the table of counts does not have.
+  becomes a step of the trace, and the header's `domains` names it. A file of theirs that has but the pairs of experts
+  that tokens chose in two layers is read to a trace of those: its load is of the first layer of a pair and of the last,
+  and the header's `pairs` has the counts of all domains, [L - 1, E, E].
 - One line a token (`.jsonl`) with the expert ids that vLLM chose. vLLM measures its memory on dummy tokens before it
   reads text: once 2,048 rows of OLMoE, twice 8,192 of Qwen, each time all of one choice. They are dropped.
   `token_idx` begins again with each batch of Qwen, which becomes a step.
@@ -53,10 +54,29 @@ def read_traces(path: Path) -> dict[str, RoutingTrace]:
 
 
 def _of_table(table: Mapping[str, Any]) -> dict[str, RoutingTrace]:
-    models = {name: kinds["expert_counts"] for name, kinds in table["models"].items() if "expert_counts" in kinds}
-    if not models:
-        raise ValueError("no model of it has `expert_counts`")
-    return {name: _of_domains(name, domains) for name, domains in models.items()}
+    readers = {"expert_counts": _of_domains, "expert_counts_crosslayer": _of_pairs}
+    for kind, read in readers.items():
+        models = {name: kinds[kind] for name, kinds in table["models"].items() if kind in kinds}
+        if models:
+            return {name: read(name, domains) for name, domains in models.items()}
+    raise ValueError("no model of it has `expert_counts` or `expert_counts_crosslayer`")
+
+
+def _of_pairs(model: str, domains: Mapping[str, Sequence[Sequence[tuple[int, int, int]]]]) -> RoutingTrace:
+    """A triple is an expert of a layer, one of the next layer that was traced, and the assignments that had both."""
+    rows = [np.array(pair) for pairs in domains.values() for pair in pairs]
+    experts = 1 + max(int(row[:, :2].max()) for row in rows)
+    pairs = len(next(iter(domains.values())))
+    count_MPEE = np.zeros((len(domains), pairs, experts, experts), dtype=np.int64)
+    for index, row in enumerate(rows):
+        np.add.at(count_MPEE[index // pairs, index % pairs], (row[:, 0], row[:, 1]), row[:, 2])
+    if (count_MPEE < 0).any():
+        raise ValueError("negative counts")
+    if (count_MPEE[:, :-1].sum(axis=2) != count_MPEE[:, 1:].sum(axis=3)).any():
+        raise ValueError("two pairs of layers disagree on the load of the layer between them")
+    count_MLE = np.concatenate([count_MPEE.sum(axis=3), count_MPEE[:, -1:].sum(axis=2)], axis=1)
+    header = {"model": model, "domains": list(domains), **_sizes(model, pairs + 1)}
+    return RoutingTrace(count_MLE, header | {"pairs": count_MPEE.sum(axis=0).tolist()})
 
 
 def _of_domains(model: str, domains: Mapping[str, Sequence[Mapping[str, int]]]) -> RoutingTrace:
@@ -67,10 +87,14 @@ def _of_domains(model: str, domains: Mapping[str, Sequence[Mapping[str, int]]]) 
         for layer, counts in enumerate(rows):
             for expert, count in counts.items():
                 count_MLE[domain, layer, int(expert)] = count
+    return RoutingTrace(count_MLE, {"model": model, "domains": list(domains), **_sizes(model, layers)})
+
+
+def _sizes(model: str, layers: int) -> dict[str, Any]:
     sizes = _SIZES.get(model.split("-")[0])
     if sizes is None or len(sizes["layers"]) != layers:
         raise ValueError(f"how many experts a token of {model} takes is not known; known are {', '.join(_SIZES)}")
-    return RoutingTrace(count_MLE, {"model": model, "domains": list(domains), **sizes})
+    return sizes
 
 
 def _of_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, RoutingTrace]:
