@@ -64,4 +64,4 @@ def local_torch() -> list[str]:
     """The very torch that runs this test: uv takes a build of a local folder only where the version is exact."""
     import torch
 
-    return [f"torch=={torch.__version__}"]
+    return [f"torch=={torch.__version__.partition('+')[0]}"]

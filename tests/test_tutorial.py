@@ -69,20 +69,25 @@ def test_the_tutorial_does_what_it_says(tmp_path, wheelhouse):
     )
     constraints = [f"{wheel.name.split('-')[0]} @ {wheel.as_uri()}" for wheel in sorted(wheelhouse.glob("*.whl"))]
     # uv takes a build of a local folder, such as torch for CPUs, only where the version is exact
-    (tmp_path / "constraints.txt").write_text("\n".join([*constraints, f"torch=={torch.__version__}"]))
+    (tmp_path / "constraints.txt").write_text(
+        "\n".join([*constraints, f"torch=={torch.__version__.partition('+')[0]}"])
+    )
     environment = {name: value for name, value in os.environ.items() if name not in NOT_A_READERS}
     environment["UV_CONSTRAINT"] = str(tmp_path / "constraints.txt")
     result = subprocess.run(["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{result.stderr[-3000:]}\n{_last(printed)}"
-    for number, step in enumerate(todo):
-        if step.expected is not None:
-            _same(step.expected, (printed / str(number)).read_text(), step.line)
+    got = [(step, (printed / str(number)).read_text()) for number, step in enumerate(todo)]
+    other = [f"line {step.line} prints\n{text}" for step, text in got if not _same(step.expected, text)]
+    assert not other, "\n".join(other)
 
 
-def _same(expected: str, got: str, line: int) -> None:
+def _same(expected: str | None, got: str) -> bool:
+    """Whether a step printed what the tutorial says, numbers aside; a step without a word may print anything."""
+    if expected is None:
+        return True
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     want, have = (re.sub(r"\d+", "0", text) for text in (expected, got))
-    assert doctest.OutputChecker().check_output(want, have, flags), f"line {line} prints\n{got}"
+    return doctest.OutputChecker().check_output(want, have, flags)
 
 
 def _last(printed: Path) -> str:

@@ -65,6 +65,9 @@ class TwoExperts(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.routers = {2: SimpleNamespace(k=2, experts=3)}
 
+    def export_config(self) -> dict[str, int]:
+        return {"hidden_size": 4}
+
     def forward(self, token_BS: torch.Tensor) -> ModelOutput:
         token_T = token_BS.flatten()
         expert_TK = torch.tensor([0, 1]).expand(len(token_T), 2)

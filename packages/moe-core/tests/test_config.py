@@ -52,15 +52,16 @@ def test_an_unknown_preset_names_the_one_that_was_meant():
         validate(GlmMoeConfig, parse_config("preset: glm-46\n"), Registry([]))
 
 
-def test_the_plugin_offers_the_architecture():
-    (component,) = plugin.architectures()
+def test_the_plugin_offers_the_architectures():
+    components = plugin.architectures()
+    component = components[0]
     assert component.load_config() is GlmMoeConfig
     assert callable(component.load_target())
-    registry = Registry([Loaded(Origin("penstock-moe-core", "0", "moe_core"), (component,))])
-    assert registry.names("architecture") == ["glm-moe"]
+    registry = Registry([Loaded(Origin("penstock-moe-core", "0", "moe_core"), tuple(components))])
+    assert registry.names("architecture") == ["frozen-base", "glm-moe"]
     mine = [found for found in discover() if found.origin.distribution == "penstock-moe-core"]
     assert isinstance(mine[0], Loaded)
-    assert mine[0].components == (component,)
+    assert mine[0].components == tuple(components)
 
 
 def test_a_model_of_dense_layers_needs_no_sizes_of_experts():

@@ -12,7 +12,9 @@ from penstock.hooks import ProblemError, Registry
 from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.balanced_swap import BalancedSwap
 from penstock.netsim.placement import Contiguous
-from penstock.netsim.simulate import SimulationRow, simulate
+from penstock.netsim.simulate import SimulationRow, picture, simulate
+from penstock.netsim.synthetic import synthetic_trace
+from penstock.netsim.topologies import RailOptimised
 from penstock.netsim.topology import TwoLevel
 
 
@@ -36,7 +38,19 @@ def skewed_trace(steps: int = 4, layers: int = 3, experts: int = 16, k: int = 2,
 
 def flat(row: SimulationRow) -> dict[str, float]:
     fields = asdict(row)
+    stragglers = fields.pop("stragglers")
     return {
+        **{f"step.{name}": seconds for name, seconds in fields.pop("step").items()},
+        **{
+            f"straggler {number} {name}": value
+            for number, each in enumerate(stragglers)
+            for name, value in each.items()
+        },
+        **{
+            f"{name} {number}": value
+            for name in ("load_G", "step_quantiles")
+            for number, value in enumerate(fields.pop(name))
+        },
         **{f"dispatch.{name}": seconds for name, seconds in fields.pop("dispatch").items()},
         **{f"combine.{name}": seconds for name, seconds in fields.pop("combine").items()},
         **fields,
@@ -151,6 +165,100 @@ def test_a_quickstart_sized_trace_takes_less_than_three_seconds():
     started = time.perf_counter()
     simulate(trace, TwoLevel(), Contiguous(), gpus=[8, 16, 32, 64, 128, 256], hidden_size=4096)
     assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize("fidelity", ["alpha-beta", "loggp", "fluid"])
+def test_balanced_traffic_has_no_slowdown_in_any_fidelity(fidelity):
+    [row] = simulate(uniform_trace(), TwoLevel(), Contiguous(), gpus=[16], hidden_size=512, fidelity=fidelity)
+    assert row.slowdown == pytest.approx(1.0)
+    assert row.step.p50 == pytest.approx(2 * row.balanced_seconds)
+
+
+@pytest.mark.parametrize("fidelity", ["loggp", "fluid"])
+def test_no_fidelity_is_faster_than_the_ports(fidelity):
+    topology = RailOptimised(hardware="h100")
+    arguments = {"gpus": [16], "hidden_size": 512, "steps": 2}
+    [ports] = simulate(skewed_trace(), TwoLevel("h100"), Contiguous(), **arguments)
+    [row] = simulate(skewed_trace(), topology, Contiguous(), fidelity=fidelity, **arguments)
+    assert row.dispatch.mean >= 0.999 * ports.dispatch.mean
+
+
+def test_a_step_is_all_its_layers_one_after_the_other():
+    trace = skewed_trace(steps=5, layers=3)
+    [row] = simulate(trace, TwoLevel(), Contiguous(), gpus=[16], hidden_size=512)
+    assert row.step.mean == pytest.approx(3 * (row.dispatch.mean + row.combine.mean))
+    assert row.step_quantiles[50] == pytest.approx(row.step.p50)
+    assert row.step_quantiles[100] == row.step.max
+
+
+def test_layers_without_tokens_in_a_step_take_no_time_in_it():
+    counts_SLE = np.full((2, 2, 4), 100, dtype=np.int64)
+    counts_SLE[1, 0] = 0
+    [row] = simulate(RoutingTrace(counts_SLE, {"k": 1}), TwoLevel(), Contiguous(), gpus=[4], hidden_size=512)
+    assert row.step.max == pytest.approx(2 * row.step_quantiles[0])
+
+
+def test_stragglers_are_the_gpus_of_busy_experts():
+    counts_SLE = np.full((4, 1, 8), 100, dtype=np.int64)
+    counts_SLE[:3, 0, 5] = 900
+    counts_SLE[3, 0, 2] = 900
+    [row] = simulate(RoutingTrace(counts_SLE, {"k": 1}), TwoLevel(), Contiguous(), gpus=[8], hidden_size=64)
+    assert [(each.gpu, each.share) for each in row.stragglers] == [(5, 0.75), (2, 0.25)]
+    assert sum(row.load_G) == pytest.approx(8)
+    assert row.stragglers[0].load == pytest.approx(row.load_G[5])
+
+
+def test_a_token_crosses_to_a_node_once():
+    """Every token takes experts 4 and 5, both of node 1: half the bytes cross, as each of 4 GPUs of node 0 sends 10
+    tokens of 100 bytes there, and the same number comes back in twice the width."""
+    counts_SLE = np.array([[[0, 0, 0, 0, 20, 20, 0, 0]]], dtype=np.int64)
+    trace = RoutingTrace(counts_SLE, {"k": 2}, np.tile(np.array([[[4, 5]]]), (20, 1, 1)))
+    topology = TwoLevel(gpus_per_node=4)
+    arguments = {"gpus": [8], "hidden_size": 100, "tokens_per_gpu": 10}
+    [twice] = simulate(trace, topology, Contiguous(), **arguments)
+    [once] = simulate(trace, topology, Contiguous(), deduplicate=True, **arguments)
+    assert twice.bytes_between_nodes == pytest.approx(4 * 10 * 2 * 100 * 3)
+    assert once.bytes_between_nodes == pytest.approx(4 * 10 * 100 * 3)
+
+
+def test_tokens_drawn_from_counts_reach_as_many_nodes_as_the_traces_own():
+    trace = synthetic_trace("log-normal", experts=32, k=4, layers=1, steps=2, tokens=4096, skew=0.5)
+    without = RoutingTrace(trace.counts_SLE, trace.header)
+    rows = [
+        simulate(each, TwoLevel(gpus_per_node=4), Contiguous(), gpus=[16], hidden_size=64, deduplicate=True)[0]
+        for each in (trace, without)
+    ]
+    assert rows[0].bytes_between_nodes == pytest.approx(rows[1].bytes_between_nodes, rel=0.03)
+
+
+def test_a_topology_without_links_knows_alpha_beta_alone():
+    with pytest.raises(ProblemError, match="fidelity alpha-beta"):
+        simulate(skewed_trace(), MatrixOnly(TwoLevel()), Contiguous(), gpus=[8], hidden_size=64, fidelity="fluid")
+
+
+def test_steps_limit_what_is_simulated():
+    trace = skewed_trace(steps=9)
+    [all_steps] = simulate(trace, TwoLevel(), Contiguous(), gpus=[8], hidden_size=64)
+    [some] = simulate(trace, TwoLevel(), Contiguous(), gpus=[8], hidden_size=64, steps=3)
+    [same] = simulate(
+        RoutingTrace(trace.counts_SLE[[0, 4, 8]], trace.header), TwoLevel(), Contiguous(), gpus=[8], hidden_size=64
+    )
+    assert some.dispatch == same.dispatch
+    assert some.dispatch != all_steps.dispatch
+
+
+def test_a_picture_shows_the_slowest_layers_exchange():
+    counts_SLE = np.full((3, 2, 8), 100, dtype=np.int64)
+    counts_SLE[:, 1, 3] = 900
+    trace = RoutingTrace(counts_SLE, {"k": 1, "layers": [4, 7]})
+    drawn = picture(trace, TwoLevel(gpus_per_node=4), Contiguous(), gpus=8, hidden_size=512)
+    assert drawn is not None
+    assert drawn.layer == 7
+    assert drawn.bytes_GG[0].argmax() == 3
+    assert drawn.links[0] == "port in 3"
+    assert drawn.finish_G.max() == drawn.seconds
+    assert drawn.use_EL.max() <= 1 + 1e-9
+    assert picture(trace, MatrixOnly(TwoLevel()), Contiguous(), gpus=8, hidden_size=512) is None
 
 
 def test_components_build_by_name():

@@ -22,6 +22,7 @@ from transformers.utils.generic import ModelOutput as TransformersOutput
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router
 from penstock.hooks.problems import Problem, ProblemError
 from penstock_hf_models import generation, weights
+from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.roles import parameter_roles
 from penstock_hf_models.routing import collecting, one_a_layer, router_sites
 
@@ -45,6 +46,8 @@ class HfModel(nn.Module):
         self.vocabulary_size = int(cast(nn.Embedding, network.get_input_embeddings()).weight.shape[0])
         self.compute_dtype: torch.dtype = torch.float32
         self._sites = one_a_layer(router_sites(network))
+        self._head_is_plain: bool | None = None
+        use_blocks(network)
         self.train()
 
     @property
@@ -57,6 +60,26 @@ class HfModel(nn.Module):
         with self._precision(), _standing_in(body(self.network), _Hidden(last_hidden_state=hidden_BSD)):
             output = self.network(input_ids=hidden_BSD.new_zeros(hidden_BSD.shape[:2], dtype=torch.long))
         return output.logits.float().view(*shape[:-1], -1)
+
+    @property
+    def head_weight_VD(self) -> Tensor | None:
+        """The head, where logits are its product with the hidden states and nothing else, which is tried once; None
+        where they are more (a bias, a scale, a cap), or cannot be tried because the weights are on meta."""
+        head: Any = self.network.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.weight.is_meta:
+            return None
+        if self._head_is_plain is None:
+            self._head_is_plain = self._logits_are_products(head.weight)
+        return head.weight if self._head_is_plain else None
+
+    @torch.no_grad()
+    def _logits_are_products(self, weight_VD: Tensor) -> bool:
+        hidden_TD = torch.linspace(-30, 30, 2 * weight_VD.shape[1], device=weight_VD.device).view(2, -1)
+        expected_TV = hidden_TD @ weight_VD.T
+        with torch.autocast(weight_VD.device.type, enabled=False):
+            found_TV = self.logits(hidden_TD)
+        gap = float((found_TV - expected_TV).abs().max())
+        return found_TV.shape == expected_TV.shape and gap <= 1e-5 * float(expected_TV.abs().max())
 
     def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         self._refuse("next_token_loss")

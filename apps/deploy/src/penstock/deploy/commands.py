@@ -9,6 +9,7 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.config import parse_config
+from penstock.hooks.contracts import PartlyFrozen
 from penstock.hooks.registry import Registry
 
 
@@ -32,7 +33,8 @@ def export(registry: Registry, run_path: Path, exporter: str, out: Path | None, 
     name = choice.entry.component.name
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
-    files = choice.build().export(restored.model, restored.dataset.folder / "tokenizer.json", folder)
+    model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
+    files = choice.build().export(model, restored.dataset.folder / "tokenizer.json", folder)
     result = {
         "folder": str(folder),
         "format": name,

@@ -30,7 +30,7 @@ GIB = 2**30
     default="muon",
     show_default=True,
     type=click.Choice(["muon", "adamw"]),
-    help="Its states take memory.",
+    help="Its states take memory: one for each parameter (muon) or two.",
 )
 @click.option("--imbalance", default=1.0, show_default=True, type=click.FloatRange(min=1), help="Busiest GPU / mean.")
 @click.option(

@@ -4,7 +4,9 @@
     checkpoints/latest
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
-`latest`. `manifest.json` has the SHA-256 of every file: a damaged checkpoint is named and the one before it is used.
+`latest`. A model that is partly frozen has in it what trains, and `base.json` says on which base: see
+`PartlyFrozen`. `manifest.json` has the SHA-256 of every file: a damaged checkpoint is named and the one before it is
+used.
 What goes away is renamed first, so that whatever is named `step-<n>` is whole, wherever its writer was killed.
 """
 
@@ -26,11 +28,12 @@ from safetensors.torch import load_file, save_file
 from penstock.cli.output import failed
 from penstock.cli.plugin_lock import LOCK, Locked, lock_changes
 from penstock.cli.run_directory import read_json, sync, sync_files, write_json, write_text
-from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.contracts import LanguageModel, PartlyFrozen
 from penstock.hooks.problems import ProblemError
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 
 MANIFEST = "manifest.json"
+BASE = "base.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class Checkpoint:
     def load_model(self, model: LanguageModel) -> None:
         """Puts the weights into a model that shares what the saved one shared."""
         stored = load_file(self.path / "model.safetensors")
-        model.load_export_state(restored_state(stored, plan_of(model.export_state())))
+        if isinstance(model, PartlyFrozen):
+            model.load_trained_state(restored_state(stored, plan_of(model.trained_state())))
+        else:
+            model.load_export_state(restored_state(stored, plan_of(model.export_state())))
 
     def trainer_state(self) -> dict[str, Any]:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
@@ -56,6 +62,16 @@ class Checkpoint:
         checkpoint does not say."""
         path = self.path / LOCK
         return lock_changes(read_json(path)["components"], now) if path.exists() else []
+
+    def require_base(self, model: LanguageModel) -> None:
+        """Raises `ProblemError` where a part of the model does not train, and is not what the rest was trained on."""
+        if not isinstance(model, PartlyFrozen):
+            return
+        expected, found = read_json(self.path / BASE)["sha256"], model.base_hash()
+        if found != expected:
+            what = f"the base is not the one that was trained on (hash {expected[:12]} then, {found[:12]} now)"
+            fix = "bring back the weights that model.base names, or start a new run"
+            raise failed("other-base", what, str(self.path / BASE), fix)
 
     def require_tokenizer(self, expected_sha256: str) -> None:
         """Raises `ProblemError` where the model was trained with another tokenizer than that of the data at hand."""
@@ -80,7 +96,11 @@ def write_checkpoint(
     temporary = root / f".{path.name}.{os.getpid()}"
     try:
         temporary.mkdir(parents=True)
-        state = model.export_state()
+        if isinstance(model, PartlyFrozen):
+            state = model.trained_state()
+            write_json(temporary / BASE, {"sha256": model.base_hash()})
+        else:
+            state = model.export_state()
         tensors = {name: tensor.detach().contiguous() for name, tensor in stored_state(state, plan_of(state)).items()}
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")

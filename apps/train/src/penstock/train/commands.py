@@ -97,6 +97,7 @@ def train(
         result = _plan(config)
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
+    _require_buildable(config)
     found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
     run = found or RunDirectory.create(runs, config, document, overrides, registry)
     with terminate_as_interrupt(), _disk_errors_named(run), run.lock():
@@ -104,15 +105,20 @@ def train(
             found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
         )
         result = _train(config, run, runs, resumption, registry, allow_plugin_drift=allow_plugin_drift)
-    output.print_result(
-        result,
-        as_json,
-        lambda: (
-            f"trained {result['train_tokens']:,} tokens in {result['seconds']} s "
-            f"({result['tokens_per_second']:,.0f} tokens/s)\nrun: {result['run_dir']}"
-        ),
-    )
+    output.print_result(result, as_json, lambda: _result_text(result))
     return result
+
+
+def _result_text(result: dict[str, Any]) -> str:
+    lines = [
+        f"trained {result['train_tokens']:,} tokens in {result['seconds']} s "
+        f"({result['tokens_per_second']:,.0f} tokens/s)"
+    ]
+    if "learnt" in result:
+        from penstock.train.learnt import as_text
+
+        lines.append(as_text(result["learnt"]))
+    return "\n".join([*lines, f"run: {result['run_dir']}"])
 
 
 @contextmanager
@@ -194,6 +200,9 @@ def _train(
         raise KeyboardInterrupt from None
     finally:
         run.record_stage("train", earlier + time.perf_counter() - begun)
+    learnt = trainer.what_was_learnt()
+    if learnt:
+        write_json(run.path / "learnt.json", learnt)
     return {
         "run_dir": str(run.path),
         "expert_layers": len(composition.model.routers),
@@ -202,7 +211,15 @@ def _train(
         "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1),
         "steps": trainer.steps,
         "parameters": parameter_summary(composition),
+        **({"learnt": learnt} if learnt else {}),
     }
+
+
+def _require_buildable(config: RunConfig) -> None:
+    """Builds the model on the meta device: what only the built object can tell is told before any work."""
+    from penstock.train.compose import compose_model, planned_vocabulary
+
+    compose_model(config, planned_vocabulary(config), "meta")
 
 
 def _plan(config: RunConfig) -> dict[str, Any]:
@@ -235,7 +252,8 @@ def _plan(config: RunConfig) -> dict[str, Any]:
 def _plan_text(plan: dict[str, Any]) -> str:
     parameters = plan["parameters"]
     rows = [(role, f"{count:,}") for role, count in parameters["by_role"].items()]
-    rows += [("total", f"{parameters['total']:,}"), ("active per token", f"{parameters['active']:,}")]
+    rows += [("total", f"{parameters['total']:,}"), ("trained", f"{parameters['trained']:,}")]
+    rows += [("active per token", f"{parameters['active']:,}")]
     components = [(c["kind"], c["name"], f"{c['distribution']} {c['version']}") for c in plan["components"]]
     return "\n\n".join(
         [

@@ -105,12 +105,17 @@ def _named_as_problems() -> Iterator[None]:
 
 
 def compose_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
-    """The config's optimizer over all parameters, grouped by role."""
+    """The config's optimizer over all parameters that train, grouped by role."""
     by_role: dict[ParameterRole, dict[str, Any]] = {role: {} for role in ParameterRole}
     roles = model.parameter_roles()
-    for name, parameter in cast(nn.Module, model).named_parameters():
+    for name, parameter in trained_parameters(cast(nn.Module, model)).items():
         by_role[roles[name]][name] = parameter
     return config.train.optimizer.build(parameters=by_role)
+
+
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are not frozen."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def pick_device(name: str) -> torch.device:
@@ -131,7 +136,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def parameter_summary(composition: Composition) -> dict[str, Any]:
-    """Counts of parameters: total, active for one token, and by role."""
+    """Counts of parameters: total, trained, active for one token, and by role."""
     model = composition.model
     roles = model.parameter_roles()
     by_role: dict[str, int] = {}
@@ -141,7 +146,8 @@ def parameter_summary(composition: Composition) -> dict[str, Any]:
     routed = by_role.get(ParameterRole.EXPERT, 0)
     shares = [router.k / router.experts for router in model.routers.values()]
     idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
-    return {"total": total, "active": round(total - idle), "by_role": by_role}
+    trained = sum(parameter.numel() for parameter in trained_parameters(composition.module).values())
+    return {"total": total, "trained": trained, "active": round(total - idle), "by_role": by_role}
 
 
 def routing_header(config: RunConfig, composition: Composition) -> dict[str, Any]:
@@ -156,15 +162,16 @@ def routing_header(config: RunConfig, composition: Composition) -> dict[str, Any
 
 
 def size_table(composition: Composition) -> list[dict[str, Any]]:
-    """Bytes of the stored parameters in each format; shared parameters count once."""
-    total = sum(parameter.numel() for parameter in composition.module.parameters())
+    """Bytes of the stored parameters in each format; shared parameters count once, frozen ones are not stored."""
+    stored = trained_parameters(composition.module)
+    total = sum(parameter.numel() for parameter in stored.values())
     rows = [{"format": "fp32", "bytes": 4 * total}, {"format": "bf16", "bytes": 2 * total}]
     quantizer = composition.quantizer
     if quantizer is not None:
         roles = composition.model.parameter_roles()
         packed = sum(
             quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles else 2 * parameter.numel()
-            for name, parameter in composition.module.named_parameters()
+            for name, parameter in stored.items()
         )
         rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
     return rows

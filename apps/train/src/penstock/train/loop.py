@@ -24,12 +24,13 @@ from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
-from penstock.hooks.contracts import Observer, StepRecord, Tracker
+from penstock.hooks.contracts import Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
-from penstock.train.compose import Composition, routing_header
+from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.engine import LocalEngine
+from penstock.train.learnt import what_was_learnt
 from penstock.train.progress import Progress
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
@@ -84,6 +85,7 @@ class Trainer:
         )
         self.step = 0
         self.elapsed = 0.0
+        self.metrics: dict[str, float] = {}
         self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in config.train.trackers]
         self.observers: list[Observer] = [
             choice.build(run_directory=run.path, header=self._trace_header()) for choice in config.train.observers
@@ -126,6 +128,7 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         checkpoint.require_tokenizer(self.dataset.manifest.tokenizer_sha256)
+        checkpoint.require_base(self.model)
         state = checkpoint.trainer_state()
         if state["data"] != self._data:
             names = [name for name in self._data if state["data"].get(name) != self._data[name]]
@@ -148,8 +151,8 @@ class Trainer:
         try:
             with Progress(self.steps, self.step) as progress, stop_requests() as stop_requested:
                 while self.step < self.steps:
-                    metrics = self._train_step()
-                    progress.advance(self.step, metrics, self.tokens_per_step)
+                    self.metrics = self._train_step()
+                    progress.advance(self.step, self.metrics, self.tokens_per_step)
                     self._after_step(last=self.step == self.steps, stop=stop_requested())
                     progress.every_second(lambda: self._status("running"))
             self._close()
@@ -233,14 +236,31 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Loss on windows spread evenly over the held-out text: an estimate; `penstock evaluate` reads all of it."""
+        window_WS = self._heldout_windows()
+        nats = sum(self._nats(part_BS) for part_BS in torch.from_numpy(window_WS).split(self.config.train.batch_size))
+        target_WS = window_WS[:, 1:]
+        scored_bytes = int(self._byte_lengths[target_WS].sum())
+        return {"heldout/loss": nats / target_WS.size, "heldout/bits_per_byte": bits_per_byte([nats], scored_bytes)}
+
+    def _heldout_windows(self) -> Any:
+        """int64 [W, S + 1]."""
         split, length = self.dataset.split("heldout"), self.config.data.sequence_length
         windows = (len(split) - 1) // length
         wanted = min(windows, max(1, self.config.train.evaluate_tokens // length))
         starts = [number * windows // wanted * length for number in range(wanted)]
-        window_WS = np.stack([split.slice(start, start + length + 1) for start in starts])
-        nats = sum(self._nats(part_BS) for part_BS in torch.from_numpy(window_WS).split(self.config.train.batch_size))
-        scored_bytes = int(self._byte_lengths[window_WS[:, 1:]].sum())
-        return {"heldout/loss": nats / (wanted * length), "heldout/bits_per_byte": bits_per_byte([nats], scored_bytes)}
+        return np.stack([split.slice(start, start + length + 1) for start in starts])
+
+    def what_was_learnt(self) -> dict[str, float]:
+        """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other."""
+        if not isinstance(self.model, PartlyFrozen):
+            return {}
+        parameters = parameter_summary(self.composition)
+        window_WS = torch.from_numpy(self._heldout_windows()).to(self.device)
+        return {
+            "trained_share": parameters["trained"] / parameters["total"],
+            **what_was_learnt(self.model, window_WS, self.config.train.batch_size),
+            **{name: value for name, value in self.metrics.items() if name.startswith("balance/")},
+        }
 
     @torch.inference_mode()
     def _nats(self, window_BS: torch.Tensor) -> float:
@@ -261,7 +281,8 @@ class Trainer:
     def _save(self) -> None:
         if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
             return
-        if not all(bool(parameter.isfinite().all()) for parameter in self.composition.module.parameters()):
+        trained = trained_parameters(self.composition.module).values()
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
             raise self._diverged("weights", math.nan)
         next_BS = self.order.batch(self.step, parts=self.config.train.micro_batches)
         if not math.isfinite(loss := self._nats(torch.from_numpy(next_BS))):  # finite weights may be ruined too

@@ -51,6 +51,7 @@ def restore(path: Path, registry: Registry) -> Restored:
         pick_device(config.train.device),
         end_of_text=dataset.tokenizer().end_of_text,
     )
+    checkpoint.require_base(composition.model)
     checkpoint.load_model(composition.model)
     composition.module.eval()
     return Restored(run, config, checkpoint, composition, dataset)

@@ -198,6 +198,44 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class PlainHead(Protocol):
+    """A language model that can say when its head is one matrix: logits are `hidden_BSD @ head_weight_VD.T` and nothing
+    else. `head_weight_VD` is None where there is more to it, such as a bias, a scale or a cap."""
+
+    @property
+    def head_weight_VD(self) -> Tensor | None: ...
+
+
+@runtime_checkable
+class PartlyFrozen(Protocol):
+    """A `LanguageModel` that learns beside a `base` which stays as it is, bit for bit.
+
+    Parameters of the base require no gradient. What trains is `trained_state()`, and a checkpoint holds that alone with
+    `base_hash()`, because the base is found again where the config says that it comes from. `export_state()` is the
+    whole.
+    """
+
+    @property
+    def base(self) -> LanguageModel: ...
+
+    def base_hash(self) -> str:
+        """SHA-256 of the names, shapes and bits of the base."""
+        ...
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What training changes, buffers included, under names of its own."""
+        ...
+
+    def merged(self) -> LanguageModel:
+        """One model that computes the same, for export; raises `ProblemError` where no architecture has it."""
+        ...
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `trained_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
     """Groups of parameter names that are one tensor; the first name of a group is the one that is stored."""

@@ -4,6 +4,7 @@ A test compares this table with what the installed packages declare.
 """
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
+    ("architecture", "frozen-base"): "penstock-moe-core",
     ("architecture", "glm-moe"): "penstock-moe-core",
     ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
@@ -43,6 +44,13 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("task", "heldout"): "penstock-eval-suite",
     ("task", "wikitext2"): "penstock-eval-suite",
     ("topology", "two-level"): "penstock-netsim",
+    ("topology", "single-node"): "penstock-netsim",
+    ("topology", "rail-optimised"): "penstock-netsim",
+    ("topology", "fat-tree"): "penstock-netsim",
+    ("topology", "dragonfly"): "penstock-netsim",
+    ("topology", "torus"): "penstock-netsim",
+    ("topology", "ring"): "penstock-netsim",
+    ("topology", "graph"): "penstock-netsim",
     ("placement", "contiguous"): "penstock-netsim",
     ("placement", "eplb"): "penstock-netsim",
     ("placement", "balanced-swap"): "penstock-netsim",

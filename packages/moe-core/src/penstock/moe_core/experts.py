@@ -59,7 +59,7 @@ class Experts(nn.Module):
         """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""
         tokens, k = routing.expert_TK.shape
         if tokens == 0:
-            return x_TD
+            return x_TD + self.down_proj[:0].sum()  # of no rows, and yet the weights have a gradient
         gate_up_EFD, down_EDH = (weight.to(x_TD.dtype) for weight in self.effective_weights())
         rows = sorted_rows(routing, len(down_EDH))
         token_N = rows.slot_N // k

@@ -9,11 +9,13 @@ Shape suffixes: T tokens, C tokens of a chunk, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy
 
 from penstock.moe_core.products import rows_times_transposed
 
@@ -39,6 +41,56 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden_TD, weight_VD, target_T, mask_T, chunk_logits)  # pyright: ignore
 
 
+def head_cross_entropy(
+    logits_of: Callable[[Tensor], Tensor],
+    hidden_TD: Tensor,
+    target_T: Tensor,
+    mask_T: Tensor | None,
+    vocabulary_size: int,
+    *,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> tuple[Tensor, Tensor]:
+    """The same of a head that may do more than multiply, and does not train: `logits_of` [C, D] returns [C, V].
+
+    The sum carries gradient to `hidden_TD` alone.
+    """
+    chunk = max(1, chunk_logits // vocabulary_size)
+    wanted = torch.is_grad_enabled() and hidden_TD.requires_grad
+    return _HeadCrossEntropy.apply(hidden_TD, logits_of, target_T, mask_T, chunk, wanted)  # pyright: ignore
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        logits_of: Callable[[Tensor], Tensor],
+        target_T: Tensor,
+        mask_T: Tensor | None,
+        chunk: int,
+        wanted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        parts: list[Tensor] = []
+        grads: list[Tensor] = []
+        for start in range(0, len(hidden_TD), chunk):
+            rows = slice(start, start + chunk)
+            hidden_CD = hidden_TD[rows].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                nll_C = cross_entropy(logits_of(hidden_CD), target_T[rows], reduction="none")
+                nll_C = nll_C if mask_T is None else nll_C * mask_T[rows]
+                grads += torch.autograd.grad(nll_C.sum(), hidden_CD) if wanted else ()
+            parts.append(nll_C.detach())
+        nll_T = torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
+        ctx.save_for_backward(torch.cat(grads) if grads else torch.zeros_like(hidden_TD))
+        ctx.mark_non_differentiable(nll_T)
+        return nll_T.sum(), nll_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        return ctx.saved_tensors[0] * grad_loss, None, None, None, None, None
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -62,6 +114,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             sum_C1 = logits_CV.exp_().sum(dim=-1, keepdim=True)
             counted_C1 = torch.ones_like(sum_C1) if mask_T is None else mask_T[rows, None].to(sum_C1.dtype)
             nll_T[rows] = ((sum_C1.log() - target_logit_C1) * counted_C1).squeeze(1)
+            if grad_TD is not None and not need_weight:
+                # A frozen head: dividing and picking rows of [C, D] instead of passing over the [C, V] logits again.
+                picked_CD = weight.index_select(0, target_C1.squeeze(1))
+                expected_CD = rows_times_transposed(logits_CV.to(weight.dtype), weight.T).to(sum_C1.dtype)
+                grad_TD[rows] = expected_CD.div_(sum_C1).sub_(picked_CD).mul_(counted_C1)
+                continue
             if not (need_hidden or need_weight):
                 continue
             grad_CV = logits_CV.mul_(counted_C1 / sum_C1)

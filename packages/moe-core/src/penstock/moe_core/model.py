@@ -133,6 +133,11 @@ class GlmMoe(nn.Module):
         """[..., V] fp32."""
         return self.lm_head(hidden_BSD).float()
 
+    @property
+    def head_weight_VD(self) -> Tensor:
+        """The head, which is this matrix alone."""
+        return self.lm_head.weight
+
     def next_token_loss(
         self,
         token_BS: Tensor,

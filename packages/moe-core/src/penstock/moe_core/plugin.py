@@ -16,5 +16,14 @@ def architectures() -> list[Component]:
                 {"cached", "causal", "empty-batches", "huggingface-layout", "mixed-precision", "noise-free"}
             ),
             reference="GLM-4.5, arXiv 2508.06471",
-        )
+        ),
+        Component(
+            kind="architecture",
+            name="frozen-base",
+            target="penstock.moe_core.frozen_base:frozen_base",
+            config="penstock.moe_core.frozen_config:FrozenBaseConfig",
+            summary="A model that stays as it is, and routed experts that learn beside or in place of its MLPs",
+            capabilities=frozenset({"cached", "causal", "empty-batches", "mixed-precision", "noise-free"}),
+            reference="Sparse upcycling, arXiv 2212.05055",
+        ),
     ]

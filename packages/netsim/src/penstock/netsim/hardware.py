@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+
 HardwareName = Literal["h800", "h100", "h200", "a100", "gb200-nvl72", "l40s-pcie"]
 
 
@@ -133,3 +135,11 @@ _PRESETS = (
 )
 
 HARDWARE: Mapping[str, Hardware] = MappingProxyType({preset.name: preset for preset in _PRESETS})
+
+
+def named(name: str, where: str) -> Hardware:
+    """The preset of that name; raises `ProblemError` with the nearest name where there is none."""
+    if name not in HARDWARE:
+        what = f"there is no hardware '{name}'"
+        raise ProblemError(Problem("unknown-hardware", what, where, did_you_mean(name, HARDWARE)))
+    return HARDWARE[name]

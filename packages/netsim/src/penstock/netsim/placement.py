@@ -23,7 +23,7 @@ class Contiguous:
 
 
 def replicate(counts_SLE: NDArray[np.int64], gpus: int) -> NDArray[np.float64]:
-    """`counts_SLR`: the load of each expert copy, neighbours being copies of one expert.
+    """`counts_SLR` (or `counts_SR` of one layer): the load of each expert copy, neighbours being copies of one expert.
 
     With at most as many GPUs as experts there is one copy of each (R = E). With more GPUs every expert has gpus / E
     copies that share its load evenly (R = gpus); raises `ProblemError` where gpus is no multiple of E.

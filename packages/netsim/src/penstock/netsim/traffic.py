@@ -36,9 +36,13 @@ def gpu_shares(counts_SR: NDArray[np.floating] | NDArray[np.integer], gpu_R: NDA
 
     Steps without any assignment are left out, so S may shrink.
     """
-    holds_RG = np.zeros((len(gpu_R), gpus))
-    holds_RG[np.arange(len(gpu_R)), gpu_R] = 1.0
-    counts_SG = counts_SR.astype(np.float64) @ holds_RG
+    if np.array_equal(gpu_R, np.arange(gpus)):
+        counts_SG = counts_SR.astype(np.float64)
+    else:
+        order_R = np.argsort(gpu_R, kind="stable")
+        holding, first = np.unique(gpu_R[order_R], return_index=True)
+        counts_SG = np.zeros((len(counts_SR), gpus))
+        counts_SG[:, holding] = np.add.reduceat(counts_SR[:, order_R], first, axis=-1, dtype=np.float64)
     total_S1 = counts_SG.sum(axis=-1, keepdims=True)
     return counts_SG[total_S1[:, 0] > 0] / total_S1[total_S1[:, 0] > 0]
 
@@ -48,6 +52,41 @@ def bytes_between_gpus(bytes_G: Floats) -> Floats:
     bytes_GG = np.tile(bytes_G, (len(bytes_G), 1))
     np.fill_diagonal(bytes_GG, 0.0)
     return bytes_GG
+
+
+def token_reach(expert_TK: NDArray[np.int64], gpu_EC: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
+    """`reach`: the share of tokens that go to each group of GPUs, a token to each group once.
+
+    `gpu_EC` are the GPUs of each expert's copies, which tokens take in turn; `groups` is the group of each GPU.
+    """
+    turn_T1 = np.arange(len(expert_TK))[:, None] % gpu_EC.shape[1]
+    group_TK = groups[gpu_EC[expert_TK, turn_T1]]
+    reached = np.zeros((len(expert_TK), int(groups.max()) + 1), dtype=bool)
+    np.put_along_axis(reached, group_TK, True, axis=1)
+    return reached.mean(axis=0)
+
+
+def deduplicated_bytes(
+    reach_G: Floats, reach_M: Floats, gpus_per_node: int, all_tokens_bytes: float
+) -> tuple[Floats, Floats]:
+    """`bytes_GG` when a token crosses to a node once and goes on over NVLink to the GPUs that it needs there.
+
+    `all_tokens_bytes` is what a GPU's tokens weigh, each once. A GPU sends a node's share of its tokens to the GPU of
+    that node with its own number; that one passes them on, so messages inside a node carry the tokens of its number
+    from all nodes. The two kinds of messages are in flight together, as chunks follow each other.
+
+    The second matrix says which bytes cross between nodes.
+    """
+    gpus = len(reach_G)
+    node_G = np.arange(gpus) // gpus_per_node
+    number_G = np.arange(gpus) % gpus_per_node
+    same_node_GG = node_G[:, None] == node_G
+    size_G = np.bincount(node_G)[node_G]
+    crossing_GG = np.where(~same_node_GG & (number_G[:, None] % size_G == number_G), reach_M[node_G], 0.0)
+    arriving_G = 1 + (crossing_GG > 0).sum(axis=0)
+    bytes_GG = np.where(same_node_GG, arriving_G[:, None] * reach_G, crossing_GG) * all_tokens_bytes
+    np.fill_diagonal(bytes_GG, 0.0)
+    return bytes_GG, crossing_GG * all_tokens_bytes
 
 
 def expected_busiest(gpus: ArrayLike, assignments_per_gpu: ArrayLike) -> Floats:

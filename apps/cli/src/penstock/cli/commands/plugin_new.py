@@ -81,7 +81,12 @@ STARTERS: dict[str, Starter] = {
             "order-free",
         ),
     ),
-    "balancer": Starter("Bias in proportion to the load error", "model: {balance: [{use: NAME}]}", (TORCH,)),
+    "balancer": Starter(
+        "Bias in proportion to the load error",
+        "model: {balance: [{use: NAME}]}",
+        (TORCH,),
+        ("expert-symmetric", "scale-free"),
+    ),
     "quantizer": Starter(
         "Integers with one scale a row",
         "model: {quantizer: {use: NAME, bits: 4}}",

@@ -174,6 +174,8 @@ class NetworkRow:
     slowdown: float | None = None
     bytes_between_nodes: float | None = None
     worst_layer: int | None = None
+    load: list[float] | None = None
+    step_quantiles: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.evaluate.report import captions, charts, formats
+from penstock.evaluate.report import captions, charts, formats, network_charts
 from penstock.evaluate.report.data import Column, LayerProfile, Run, relative
 from penstock.evaluate.report.headline import Tile, summary, tiles
 
@@ -90,6 +90,7 @@ class RunView:
     sizes: list[Part]
     sizes_caption: str
     network: Card | None
+    network_details: list[Card]
     command: str
     hints: Mapping[str, list[Hint]]
 
@@ -114,6 +115,7 @@ def view(run: Run, label: str, anchor: str) -> RunView:
         sizes=size_parts(run),
         sizes_caption=captions.sizes(run.sizes) if run.sizes else "",
         network=next(iter(scoped(anchor, network_cards(run))), None),
+        network_details=scoped(anchor, network_details(run)),
         command=command(run),
         hints=hints(run),
     )
@@ -319,6 +321,24 @@ def network_cards(run: Run) -> list[Card]:
     return [
         Card("Exchange between experts", "dispatch and combine", charts.network_chart(rows), captions.network(rows))
     ]
+
+
+def network_details(run: Run) -> list[Card]:
+    """Load of the GPUs and tail of the steps; none where the simulation does not say."""
+    rows = sorted(run.simulation.rows, key=lambda row: row.gpus) if run.simulation else []
+    loaded = [row for row in rows if row.load]
+    steps = [
+        {"gpus": row.gpus, "step_quantiles": row.step_quantiles} for row in rows if len(row.step_quantiles or ()) == 101
+    ]
+    cards: list[Card] = []
+    if loaded:
+        unit = f"{loaded[-1].gpus:,} GPUs, 1 is the mean"
+        caption = "Bytes that each GPU gets, over all layers and steps."
+        cards.append(Card("Load of the GPUs", unit, network_charts.load_chart(loaded[-1].load or []), caption))
+    if steps:
+        caption = "How much longer than the median the exchanges of a step take."
+        cards.append(Card("Tail of the steps", "% that take longer", network_charts.tail_chart(steps), caption))
+    return cards
 
 
 def command(run: Run) -> str:

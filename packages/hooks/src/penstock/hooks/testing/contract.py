@@ -58,10 +58,12 @@ def parametrize_contract(
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     waivers: Mapping[str, Iterable[Waiver]] | None = None,
+    registry: Registry | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Parametrizes a test with `case`: every law of every component of a plugin module, or of the components given.
 
-    `settings` and `waivers` are by component name. Raises ValueError where there is no component to check, and for
+    `settings` and `waivers` are by component name. `registry` knows the components that settings name; None knows the
+    plugin's own. Raises ValueError where there is no component to check, and for
     settings and waivers of a component or law that there is not.
     """
     import pytest
@@ -74,7 +76,7 @@ def parametrize_contract(
         unknown = sorted(given.keys() - {component.name for component in components})
         if unknown:
             raise ValueError(f"{what} are given for {', '.join(unknown)}, which the plugin does not have")
-    registry = Registry([Loaded(UNPACKAGED, components)])
+    registry = registry or Registry([Loaded(UNPACKAGED, components)])
     cases = [
         Case(
             each,

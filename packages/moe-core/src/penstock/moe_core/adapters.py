@@ -1,0 +1,178 @@
+"""Routed experts for the layers of a model that was built without them.
+
+Shape suffixes: B batch, S sequence, T = B*S tokens, N kept assignments, E experts, D model width, H expert width.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from penstock.hooks.contracts import Quantizer, Router, Routing
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.moe_core import fused
+from penstock.moe_core.experts import Experts, sorted_rows
+
+MLP_NAMES = ("mlp", "feed_forward", "ffn")
+SWIGLU = ("gate_proj", "up_proj", "down_proj")
+
+
+def mlps_of_layers(base: nn.Module) -> list[nn.Module]:
+    """The MLP of each decoder layer, in order: the layers are the longest list of modules that all have one. Raises
+    `ProblemError` where there is no such list."""
+    lists = [module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    found = [[_mlp(layer) for layer in layers] for layers in lists]
+    whole = [[mlp for mlp in mlps if mlp is not None] for mlps in found if None not in mlps]
+    if not whole:
+        what = f"{type(base).__name__} has no layers that all have an MLP ({', '.join(MLP_NAMES)})"
+        raise ProblemError(Problem("no-mlp", what, "model.base", "take a decoder whose layers have one"))
+    return max(whole, key=len)
+
+
+def _mlp(layer: nn.Module) -> nn.Module | None:
+    parts = (getattr(layer, name, None) for name in MLP_NAMES)
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
+
+
+class RoutedExperts(nn.Module):
+    """A router and the experts that it chooses among; computes in `x`'s dtype."""
+
+    def __init__(self, gate: Router, experts: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+        self.experts = experts
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing]:
+        x_TD = x_BSD.flatten(0, -2)
+        routing = self.gate(x_TD)
+        return self.experts(x_TD, routing).view_as(x_BSD), routing
+
+
+@contextmanager
+def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Lets a module compute `forward` instead of its own."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+@contextmanager
+def adapted(
+    mlps: Mapping[int, nn.Module], adapters: Mapping[int, RoutedExperts], *, beside: bool, dtype: torch.dtype
+) -> Iterator[dict[int, Routing]]:
+    """Within, each MLP computes with its experts; yields the routings by layer, which a pass fills.
+
+    Modules are as they were afterwards, and a base that is called outside computes what it always did.
+    """
+    routings: dict[int, Routing] = {}
+
+    def with_experts(layer: int, own: Callable[..., Any], experts: RoutedExperts) -> Callable[..., Any]:
+        def forward(x_BSD: Tensor, *rest: Any, **more: Any) -> Any:
+            out_BSD, routings[layer] = experts(x_BSD.to(dtype))
+            return _sum(own(x_BSD, *rest, **more), out_BSD) if beside else out_BSD.to(x_BSD.dtype)
+
+        return forward
+
+    with ExitStack() as stack:
+        for layer, mlp in mlps.items():
+            stack.enter_context(standing_in(mlp, with_experts(layer, mlp.forward, adapters[layer])))
+        yield routings
+
+
+def _sum(own: Any, added_BSD: Tensor) -> Any:
+    """An MLP of experts may return more than its output."""
+    if isinstance(own, tuple):
+        return (_sum(own[0], added_BSD), *own[1:])
+    return own + added_BSD.to(own.dtype)
+
+
+def experts_from_zero(experts: int, hidden_size: int, expert_size: int, quantizer: Quantizer | None) -> Experts:
+    """SwiGLU experts that add nothing yet: the down projection is zero. The others have a standard deviation of
+    1/sqrt(D), which keeps the scale of what they read."""
+    made = Experts(experts, hidden_size, expert_size, quantizer)
+    nn.init.normal_(made.gate_up_proj, std=hidden_size**-0.5)
+    nn.init.zeros_(made.down_proj)
+    return made
+
+
+def copies_of(mlp: nn.Module, experts: int, quantizer: Quantizer | None, where: str) -> nn.Module:
+    """Experts that are copies of an MLP: stacked matrices where it is a SwiGLU, `Copies` where it is anything else.
+    Raises `ProblemError` for an MLP that is no function of its input alone."""
+    needed = [
+        parameter
+        for parameter in inspect.signature(mlp.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    if len(needed) != 1 or hasattr(mlp, "experts"):
+        what = f"{type(mlp).__name__} is no MLP that can be copied into experts"
+        fix = "leave the layer out, or write `place: beside`"
+        raise ProblemError(Problem("no-mlp", what, where, fix))
+    matrices = _swiglu_matrices(mlp)
+    if matrices is None:
+        if quantizer is not None:
+            what = f"experts that are copies of {type(mlp).__name__} have plain weights"
+            raise ProblemError(Problem("unsupported", what, "model.quantizer", "leave it out, or take a SwiGLU base"))
+        return Copies(mlp, experts)
+    gate_HD, up_HD, down_DH = matrices
+    made = Experts(experts, gate_HD.shape[1], gate_HD.shape[0], quantizer)
+    with torch.no_grad():
+        made.gate_up_proj.copy_(torch.cat((gate_HD, up_HD)).expand_as(made.gate_up_proj))
+        made.down_proj.copy_(down_DH.expand_as(made.down_proj))
+    return made
+
+
+def _swiglu_matrices(mlp: nn.Module) -> list[Tensor] | None:
+    """Gate, up and down of a module that computes down(silu(gate(x)) * up(x)), which is tried where it has weights."""
+    named = dict(mlp.named_parameters())
+    if named.keys() != {f"{name}.weight" for name in SWIGLU}:
+        return None
+    gate_HD, up_HD, down_DH = (named[f"{name}.weight"].detach() for name in SWIGLU)
+    if not gate_HD.is_meta:
+        x_TD = torch.linspace(-2, 2, 3 * gate_HD.shape[1], device=gate_HD.device).view(3, -1)
+        with torch.no_grad():
+            expected = (nn.functional.silu(x_TD @ gate_HD.T) * (x_TD @ up_HD.T)) @ down_DH.T
+            if not torch.allclose(mlp(x_TD), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+                return None
+    return [gate_HD, up_HD, down_DH]
+
+
+class Copies(nn.Module):
+    """E copies of any MLP: its code with stacked parameters [E, ...], a product for each expert."""
+
+    def __init__(self, mlp: nn.Module, experts: int) -> None:
+        super().__init__()
+        self._code = (copy.deepcopy(mlp).eval().to("meta"),)  # in a tuple: its parameters are none of ours
+        self._names = {name: name.replace(".", "_") for name, _ in mlp.named_parameters()}
+        for name, parameter in mlp.named_parameters():
+            stacked = parameter.detach().expand(experts, *parameter.shape).clone()
+            self.register_parameter(self._names[name], nn.Parameter(stacked))
+        self.experts = experts
+
+    def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""
+        if len(x_TD) == 0:
+            return x_TD + next(self.parameters())[:0].sum()  # of no rows, and yet the weights have a gradient
+        rows = sorted_rows(routing, self.experts)
+        token_N = rows.slot_N // routing.expert_TK.shape[1]
+        x_ND = fused.dispatch(x_TD, token_N, rows.position, rows.start_T)
+        weights = [
+            dict(zip(self._names, each, strict=True))
+            for each in zip(*(getattr(self, name).unbind(0) for name in self._names.values()), strict=True)
+        ]
+        parts = zip(weights, x_ND.split(rows.counts_E.tolist()), strict=True)
+        outputs = [functional_call(self._code[0], expert, (part,)) for expert, part in parts if len(part)]
+        weight_N1 = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype).unsqueeze(1)
+        out_ND = torch.cat(outputs) * weight_N1 if outputs else x_ND
+        return fused.combine(out_ND, token_N, rows.position, rows.start_T)

@@ -1,0 +1,260 @@
+"""A model that stays as it is, with routed experts that learn in chosen layers.
+
+Measured choices:
+
+- Nothing of the base requires a gradient, so a pass records nothing before the first layer with experts, and behind it
+  the gradient of hidden states alone.
+- The head gets no gradient, which leaves two matrix products of three and one exponential a logit (`loss`).
+- The base is never in training mode: dropout would only add noise to what does not learn.
+- Beside an MLP, experts begin with a down projection of zero: x + 0 is x, so the first logits are the base's bits.
+- In place of an MLP, each expert begins as a copy of it, and the weights of a token add up to 1: the first logits are
+  the base's but for the rounding of that sum. The MLP stays in memory, for the base keeps its hash and its names.
+
+Shape suffixes: B batch, S sequence, T = B*S tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+from penstock.hooks.contracts import (
+    LanguageModel,
+    LossOutput,
+    ModelOutput,
+    ParameterRole,
+    PlainHead,
+    Quantizer,
+    Router,
+    RouterFactory,
+    Routing,
+)
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
+from penstock.moe_core import adapters
+from penstock.moe_core.adapters import RoutedExperts
+from penstock.moe_core.experts import Experts
+from penstock.moe_core.frozen_config import absent_layers
+from penstock.moe_core.huggingface import check_names
+from penstock.moe_core.loss import head_cross_entropy, linear_cross_entropy
+from penstock.moe_core.merged import merge
+
+BASE, ADAPTERS = "base.", "adapters."
+
+
+class FrozenBase(nn.Module):
+    """A `LanguageModel` around another one, `base`, which is frozen. See `FrozenBaseConfig` for the numbers.
+
+    `routers` and routings are those of the layers that got experts; the base's own, where it has any, are frozen too
+    and none of them. Raises `ProblemError` for layers that the base does not have, and for a base without MLPs.
+    """
+
+    def __init__(
+        self,
+        base: LanguageModel,
+        *,
+        layers: Sequence[int],
+        make_router: RouterFactory,
+        experts: int = 8,
+        place: Literal["beside", "in_place"] = "beside",
+        expert_size: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> None:
+        super().__init__()
+        self._modules["base"] = cast(nn.Module, base).requires_grad_(False)
+        self.vocabulary_size = base.vocabulary_size
+        self.place: Literal["beside", "in_place"] = place
+        mlps = adapters.mlps_of_layers(self.base)
+        if missing := [layer for layer in layers if not 0 <= layer < len(mlps)]:
+            raise ProblemError(
+                Problem("bad-value", absent_layers(missing, len(mlps)), "model.layers", "leave them out")
+            )
+        width = _width(self.base)
+        self.adapters = nn.ModuleDict()
+        for layer in sorted(layers):
+            router = make_router(layer, hidden_size=width, experts=experts)
+            if place == "beside":
+                made: nn.Module = adapters.experts_from_zero(experts, width, expert_size or 4 * width, quantizer)
+            else:
+                _require_whole_weights(make_router, layer, width, experts)
+                made = adapters.copies_of(mlps[layer], experts, quantizer, f"model.layers ({layer})")
+            self.adapters[str(layer)] = RoutedExperts(router, made)
+        self.train()
+
+    @property
+    def base(self) -> Any:
+        """The model that stays as it is. A property, since protocols do not see what a module keeps in its own way."""
+        return self._modules["base"]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the layers compute in; parameters are fp32."""
+        return getattr(self.base, "compute_dtype", torch.float32)
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        self.base.compute_dtype = dtype
+
+    @property
+    def routers(self) -> Mapping[int, Router]:
+        return {layer: adapter.gate for layer, adapter in self._adapters().items()}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(self, token_BS: Tensor, **options: Any) -> ModelOutput:
+        """`options` are those of the base: a cache, a mask of padding."""
+        with self._adapted() as routings:
+            hidden_BSD = self.base(token_BS, **options).hidden_BSD
+        return ModelOutput(hidden_BSD, routings)
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32."""
+        return self.base.logits(hidden_BSD)
+
+    def next_token_loss(
+        self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None, **options: Any
+    ) -> LossOutput:
+        output = self(token_BS, **options)
+        hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
+        mask_T = None if mask_BS is None else mask_BS.flatten()
+        base = self.base
+        weight_VD = base.head_weight_VD if isinstance(base, PlainHead) else None
+        if weight_VD is None:
+            loss, nll_T = head_cross_entropy(self.logits, hidden_TD, target_T, mask_T, self.vocabulary_size)
+        else:
+            loss, nll_T = linear_cross_entropy(hidden_TD, weight_VD, target_T, mask_T)
+        return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
+
+    def new_cache(self, *sizes: int) -> Any:
+        """The base's cache: experts keep nothing."""
+        return self.base.new_cache(*sizes)
+
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens], sampled as the base does."""
+        with self._adapted():
+            return self.base.generate(token_BS, tokens=tokens, **sampling)
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        base = self.base.parameter_roles()
+        return {
+            name: base[name.removeprefix(BASE)] if name.startswith(BASE) else _role(name, parameter.ndim)
+            for name, parameter in self.named_parameters()
+        }
+
+    def export_config(self) -> dict[str, Any]:
+        """The base's, under a `model_type` of our own: no class of transformers has both."""
+        return {
+            **self.base.export_config(),
+            "architectures": ["PenstockFrozenBase"],
+            "model_type": "penstock_frozen_base",
+            "frozen_base": {
+                "model_type": self.base.export_config().get("model_type"),
+                "place": self.place,
+                "layers": sorted(self.routers),
+                "experts": next(iter(self.routers.values())).experts,
+            },
+        }
+
+    def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
+        """The base under its own names behind `base.`, and what trains behind `adapters.`."""
+        state = {f"{BASE}{name}": tensor for name, tensor in self.base.export_state().items()}
+        state |= {f"{ADAPTERS}{name}": tensor for name, tensor in self.trained_state().items()}
+        for layer, adapter in self._adapters().items() if materialize else ():
+            if isinstance(adapter.experts, Experts):
+                names = (f"{ADAPTERS}{layer}.experts.{matrix}" for matrix in ("gate_up_proj", "down_proj"))
+                state |= zip(names, (weight.detach() for weight in adapter.experts.effective_weights()), strict=True)
+        return state
+
+    def load_export_state(self, state: Mapping[str, Tensor]) -> None:
+        parts = {
+            prefix: {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            for prefix in (BASE, ADAPTERS)
+        }
+        strange = [name for name in state if not name.startswith((BASE, ADAPTERS))]
+        if strange:
+            problems = [Problem("bad-checkpoint", f"tensor '{name}' is not part of the model") for name in strange]
+            raise ProblemError(problems)
+        self.base.load_export_state(parts[BASE])
+        self.load_trained_state(parts[ADAPTERS])
+
+    def base_hash(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.base.export_state().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def merged(self) -> LanguageModel:
+        """One model without a base that computes the same; see `penstock.moe_core.merged`."""
+        return merge(self.base, self._adapters(), beside=self.place == "beside")
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return self.adapters.state_dict()
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        check_names(state, self.adapters.state_dict())
+        self.adapters.load_state_dict(dict(state))
+
+    def _adapters(self) -> dict[int, RoutedExperts]:
+        return {int(layer): cast(RoutedExperts, adapter) for layer, adapter in self.adapters.items()}
+
+    def _adapted(self) -> AbstractContextManager[dict[int, Routing]]:
+        own = self._adapters()
+        mlps = adapters.mlps_of_layers(self.base)
+        return adapters.adapted(
+            {layer: mlps[layer] for layer in own}, own, beside=self.place == "beside", dtype=self.compute_dtype
+        )
+
+
+def frozen_base(
+    *,
+    base: Choice,
+    make_router: RouterFactory,
+    vocab_size: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    **settings: Any,
+) -> FrozenBase:
+    """The component's target: builds the base that the config chose, with the weights that it starts from, and puts
+    experts into it. From Python, `FrozenBase` takes a model that is built."""
+    sizes = {name: value for name, value in base.arguments().items() if name not in ArchitectureSettings.model_fields}
+    if sizes.get("vocab_size") is None:
+        sizes["vocab_size"] = vocab_size
+    if sizes.get("eos_token_id") is None:
+        sizes["eos_token_id"] = eos_token_id
+    routers = layer_routers(base.settings, base.settings.expert_layers)
+    built = base.entry.imported(base.entry.component.target)(
+        **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=None
+    )
+    return FrozenBase(built, make_router=make_router, **settings)
+
+
+def _width(base: nn.Module) -> int:
+    """D: what the widest use of the embedding looks up."""
+    embeddings = [module for module in base.modules() if isinstance(module, nn.Embedding)]
+    return max(embeddings, key=lambda each: each.num_embeddings).embedding_dim
+
+
+def _role(name: str, dimensions: int) -> ParameterRole:
+    if dimensions < 2 or name.endswith("bias"):
+        return ParameterRole.BIAS
+    return ParameterRole.EXPERT if dimensions == 3 else ParameterRole.ROUTER
+
+
+def _require_whole_weights(make_router: RouterFactory, layer: int, width: int, experts: int) -> None:
+    """Copies of an MLP add up to the MLP where the weights of a token add up to 1, which is tried."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
+        router = cast(nn.Module, make_router(layer, hidden_size=width, experts=experts)).eval()
+        sum_T = router(torch.randn(16, width)).weight_TK.sum(dim=-1)
+    if not torch.allclose(sum_T, torch.ones_like(sum_T), atol=1e-4):
+        what = f"the weights of a token add up to {sum_T.min():.3g} to {sum_T.max():.3g} instead of 1"
+        fix = "take a router that normalises them, with scale 1 and without capacity, or write `place: beside`"
+        raise ProblemError(Problem("bad-value", what, "model.router", fix))

@@ -1,0 +1,40 @@
+"""How much the choice of experts has to do with what a token is.
+
+An even load alone says nothing of it: a router that deals tokens out in turn is perfectly balanced and has learnt
+nothing.
+
+Shape suffixes: T tokens, K experts a token, E experts, I different token ids.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_specialisation(expert_TK: Tensor, token_T: Tensor, experts: int) -> float:
+    """The share of the entropy of the experts that knowing the token's id takes away: I(expert; id) / H(expert).
+
+    A finite sample shows some information where there is none, so that of the same choices dealt to the tokens at
+    random (a fixed permutation) is subtracted: about 0 for a router that ignores its input, 1 where the id alone
+    decides. 0 without assignments, and where one expert takes all.
+    """
+    entropy = _entropy(expert_TK.flatten().bincount(minlength=experts))
+    if not len(token_T) or entropy == 0:
+        return 0.0
+    order_T = torch.randperm(len(token_T), generator=torch.Generator().manual_seed(0)).to(token_T.device)
+    by_chance, found = (_information(expert_TK, each_T, experts) for each_T in (token_T[order_T], token_T))
+    return (found - by_chance) / (entropy - by_chance) if entropy > by_chance else 0.0
+
+
+def _information(expert_TK: Tensor, token_T: Tensor, experts: int) -> float:
+    """I(expert; id) in nats."""
+    ids, index_T = token_T.unique(return_inverse=True)
+    pair_TK = index_T[:, None] * experts + expert_TK
+    joint_IE = pair_TK.flatten().bincount(minlength=len(ids) * experts).view(len(ids), experts)
+    return _entropy(joint_IE.sum(0)) + _entropy(joint_IE.sum(1)) - _entropy(joint_IE.flatten())
+
+
+def _entropy(counts: Tensor) -> float:
+    share = counts.double() / counts.sum().clamp(min=1)
+    return torch.special.entr(share).sum().item()
