@@ -52,6 +52,8 @@ def test_modify_measures_each_strategy_and_fraction(command, trained, read_json)
     assert min(result["rows"], key=lambda row: row["bits_per_byte"]) in front
     html = (trained / "modified.html").read_text()
     assert "Quality against communication" in html
+    assert "sweep" not in html
+    assert "<h2>Strategies</h2>" in html
     assert all(strategy in html for strategy in STRATEGIES)
 
 

@@ -186,7 +186,7 @@ def write_modification_page(title: str, result: Mapping[str, Any], out: Path) ->
         ),
     ]
     return write_page(
-        "sweep.html.j2",
+        "modified.html.j2",
         out,
         name=title,
         summary=f"What other assignments do to {result['checkpoint']}, on {result['tokens']:,} held-out tokens.",

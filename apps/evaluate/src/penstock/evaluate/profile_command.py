@@ -128,7 +128,9 @@ def _modified(
             temperature=temperature or 1.0,
         )
         write_json(run.path / "modified.json", result)
-        page = modification.write_modification_page(path.name, result, report or run.path / "modified.html")
+        page = modification.write_modification_page(
+            run.config(registry).name, result, report or run.path / "modified.html"
+        )
     table = output.table(modification.COLUMNS, map(modification.line, result["rows"]))
     output.print_result(result, as_json, lambda: f"{table}\n\n{modification.HELP}\npage: {page}")
     return result
