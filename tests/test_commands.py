@@ -162,6 +162,15 @@ def test_profile_and_simulate_agree_on_the_trace(command, trained, read_json):
     assert read_json(trained / "simulation.json") == simulated
 
 
+def test_a_profile_has_a_page_of_load_and_pairs(command, trained, tmp_path):
+    page = tmp_path / "pages" / "profile.html"
+    profiled = command("profile", trained, "--report", page)
+    assert [layer["max_over_mean"] - 1 for layer in profiled["layers"]] == pytest.approx(
+        [layer["max_violation"] for layer in profiled["layers"]]
+    )
+    assert page.read_text().count("<img") == 1 + 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -1,4 +1,4 @@
-"""`penstock evaluate`, `profile` and `report`."""
+"""`penstock evaluate` and `report`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json
 
     run = RunDirectory.open(run_path)
     chosen = [choose(registry, "task", text) for text in tasks]
-    with run.lock(), _stage(run, "evaluate"):
+    with run.lock(), stage(run, "evaluate"):
         restored = restore(run_path, registry)
         result = evaluate_run(restored, chosen or restored.config.evaluate.tasks)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
@@ -63,41 +63,6 @@ def _evaluation_text(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@run_argument
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Read only the first so many held-out tokens.")
-@output.json_option
-@click.pass_obj
-def profile(registry: Registry, run_path: Path, max_tokens: int | None, as_json: bool) -> dict[str, Any]:
-    """Record which experts RUN's model chooses on held-out text: trace/heldout.npz and profile.json."""
-    from penstock.evaluate.profiling import profile_figures, record_trace
-    from penstock.train.restore import restore
-
-    run = RunDirectory.open(run_path)
-    with run.lock(), _stage(run, "profile"):
-        trace = record_trace(restore(run_path, registry), max_tokens=max_tokens)
-        trace.save(run.trace("heldout"))
-        result = profile_figures(trace)
-        write_json(run.path / "profile.json", result)
-    names = ("max_violation", "gini", "cv", "entropy", "dead_experts")
-    output.print_result(
-        result,
-        as_json,
-        lambda: "\n".join(
-            [
-                output.table(
-                    ("layer", *names),
-                    [(layer["layer"], *(f"{layer[name]:.3f}" for name in names)) for layer in result["layers"]],
-                ),
-                f"MaxVio over all {result['tokens']:,} tokens {result['max_violation_global']:.3f}, "
-                f"in a batch {result['max_violation_batch']:.3f}",
-                f"trace: {run.trace('heldout')}",
-            ]
-        ),
-    )
-    return result
-
-
-@click.command()
 @click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise."
@@ -110,7 +75,7 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
 
     runs = [RunDirectory.open(path) for path in run_paths]
     target = out or runs[0].path / "report.html"
-    with _stage(runs[0], "report"):
+    with stage(runs[0], "report"):
         render_report([run.path for run in runs], target)
     result = {"report": str(target), "bytes": target.stat().st_size}
     output.print_result(result, as_json, lambda: str(target))
@@ -118,7 +83,8 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
 
 
 @contextmanager
-def _stage(run: RunDirectory, name: str) -> Iterator[None]:
+def stage(run: RunDirectory, name: str) -> Iterator[None]:
+    """Records in the run's status how long the stage took, once it is done."""
     begun = time.perf_counter()
     yield
     run.record_stage(name, time.perf_counter() - begun)

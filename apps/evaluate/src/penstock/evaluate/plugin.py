@@ -15,8 +15,8 @@ def commands() -> list[Component]:
         Component(
             kind="command",
             name="profile",
-            target="penstock.evaluate.commands:profile",
-            summary="Record which experts a run's model chooses on held-out text",
+            target="penstock.evaluate.profile_command:profile",
+            summary="Show which experts a run's model chooses on held-out text, or those of a trace file",
         ),
         Component(
             kind="command",

@@ -8,15 +8,9 @@ import numpy as np
 import torch
 
 from penstock.cli.output import failed
+from penstock.evaluate.atlas import load_figures
 from penstock.hooks.trace import RoutingTrace
-from penstock.routers.load import (
-    coefficient_of_variation,
-    dead_experts,
-    entropy,
-    expert_load,
-    gini,
-    max_violation,
-)
+from penstock.routers.load import expert_load, max_violation
 from penstock.train.compose import routing_header
 from penstock.train.restore import Restored
 
@@ -62,27 +56,12 @@ def record_trace(restored: Restored, *, max_tokens: int | None = None) -> Routin
 def profile_figures(trace: RoutingTrace) -> dict[str, Any]:
     """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
     `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
-    counts_LE = torch.from_numpy(trace.counts_LE)
-    figures = {
-        "max_violation": max_violation(counts_LE),
-        "gini": gini(counts_LE),
-        "entropy": entropy(counts_LE),
-        "cv": coefficient_of_variation(counts_LE),
-        "dead_experts": dead_experts(counts_LE),
-    }
-    layers = [
-        {
-            "layer": layer,
-            **{name: value[row].item() for name, value in figures.items()},
-            "counts": counts_LE[row].tolist(),
-        }
-        for row, layer in enumerate(trace.header["layers"])
-    ]
+    layers = load_figures(trace)
     return {
         "split": trace.header["split"],
         "tokens": trace.header["tokens"],
         "k": trace.header["k"],
         "layers": layers,
-        "max_violation_global": figures["max_violation"].mean().item(),
+        "max_violation_global": float(np.mean([layer["max_violation"] for layer in layers])),
         "max_violation_batch": max_violation(torch.from_numpy(trace.counts_SLE)).mean().item(),
     }
