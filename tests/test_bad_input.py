@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def changed(config_file: Path, folder: Path, old: str, new: str) -> Path:
     path = folder / "changed.yaml"
     path.write_text(text.replace(old, new))
     return path
+
+
+def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
+    path = changed(config_file, tmp_path, "hidden_size: 32", "hiden_size: 32")
+    with pytest.raises(SystemExit) as stop:
+        main(["config", "validate", str(path), "--json"])
+    assert stop.value.code == ExitCode.USAGE
+    assert [each["code"] for each in json.loads(capsys.readouterr().out)["problems"]] == ["unknown-field"]
 
 
 @pytest.mark.parametrize(

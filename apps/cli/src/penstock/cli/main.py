@@ -113,8 +113,7 @@ def main(args: list[str] | None = None) -> None:
 
 def _exit_code(args: list[str] | None) -> int:
     try:
-        # click returns the code of a command that ends with `Exit`, and what the others return.
-        outcome = root.main(args, prog_name="penstock", standalone_mode=False)
+        root.main(args, prog_name="penstock", standalone_mode=False)
     except ProblemError as error:
         return output.print_problems(error)
     except click.ClickException as error:
@@ -125,4 +124,4 @@ def _exit_code(args: list[str] | None) -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         return ExitCode.FAILED
-    return outcome if isinstance(outcome, int) else ExitCode.DONE
+    return ExitCode.DONE

@@ -51,7 +51,7 @@ def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], 
         output.print_result(result, as_json, lambda: f"{config_file}: valid")
     if error is not None:
         if as_json:
-            raise click.exceptions.Exit(error.exit_code)
+            raise SystemExit(error.exit_code)
         raise error
     return result
 

@@ -56,7 +56,7 @@ def check_plugin(
     result = [report.as_dict() for report in reports]
     output.print_result(result, as_json, lambda: "\n\n".join(map(as_text, reports)))
     if not all(report.passed for report in reports):
-        raise click.exceptions.Exit(ExitCode.FAILED)
+        raise SystemExit(ExitCode.FAILED)
     return result
 
 
