@@ -80,10 +80,9 @@ class Recording:
         """Counts what a router returned, where a model's forward pass is under way."""
         if self._depth == 0:
             return
-        routing = site.read(output)
-        if routing is None:
+        expert_TK = site.chosen(output)
+        if expert_TK is None:
             raise ProblemError(_unreadable(site))
-        expert_TK = routing.expert_TK
         if self._mask_BS is not None:
             expert_TK = expert_TK[_real(self._mask_BS, len(expert_TK))]
         self._step[site.name] = expert_TK
@@ -99,12 +98,12 @@ class Recording:
         """After it, whether it returned or raised. A pass that used no router is no step."""
         self._depth -= 1
         if self._depth == 0 and len(self._step) == len(self.sites):
-            experts = [self._step[site.name] for site in self.sites]
-            counts = [
-                each.flatten().bincount(minlength=site.experts) for each, site in zip(experts, self.sites, strict=True)
-            ]
-            self._counts.append(torch.stack(counts).cpu())
-            self._experts.append([each.to("cpu", torch.int32) for each in experts])
+            # Copied only now, and counted where they arrive: a copy or a count within the pass would wait for a GPU.
+            experts = [self._step[site.name].to("cpu", torch.int32) for site in self.sites]
+            self._counts.append(
+                torch.stack([each.flatten().bincount(minlength=self.sites[0].experts) for each in experts])
+            )
+            self._experts.append(experts)
 
 
 @contextmanager

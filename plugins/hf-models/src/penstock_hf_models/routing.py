@@ -54,32 +54,41 @@ class RouterSite:
 
     def read(self, output: Any) -> Routing | None:
         """The routing in what the module returned; None where it does not say which experts were chosen."""
+        found = self._found(output)
+        if found is None:
+            return None
+        logits_TE, expert_TK, weight_TK = (each.flatten(0, -2) for each in found)
+        logits_TE, weight_TK, expert_TK = logits_TE.float(), weight_TK.float(), expert_TK.long()
+        if self.score_rule is None:
+            self.score_rule = _score_rule(logits_TE, expert_TK, weight_TK)
+        return Routing(expert_TK, weight_TK, logits_TE, self.score_rule(logits_TE))
+
+    def chosen(self, output: Any) -> Tensor | None:
+        """The experts [T, K] of `read` alone: without scores, whose rule is told by waiting for the device."""
+        found = self._found(output)
+        return None if found is None else found[1].flatten(0, -2)
+
+    def _found(self, output: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Logits, chosen experts and their weights, as the module returned them."""
         match output:
             case (Tensor() as order, _, Tensor() as weight, list() as sizes, Tensor() as logits_TE):
-                return self._routing(logits_TE, *_ungrouped(order, weight, sizes, self.k))
+                return logits_TE, *_ungrouped(order, weight, sizes, self.k)
             case (Tensor() as score_TE, Tensor() as logits_TE) if score_TE.shape == logits_TE.shape:
                 expert_TK = logits_TE.topk(self.k, dim=-1).indices  # llama4: chosen scores, 0 for the others
                 self.score_rule = torch.sigmoid
-                return self._routing(logits_TE, expert_TK, score_TE.gather(-1, expert_TK))
+                return logits_TE, expert_TK, score_TE.gather(-1, expert_TK)
             case tuple() if len(output) > self.logits_index:
-                return self._read_tensors(output[self.logits_index], output)
+                return self._found_by_type(output[self.logits_index], output)
             case _:
                 return None
 
-    def _read_tensors(self, logits_TE: Any, output: tuple[Any, ...]) -> Routing | None:
+    def _found_by_type(self, logits_TE: Any, output: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
         tensors = [each for each in output if isinstance(each, Tensor) and each is not logits_TE]
         chosen = [each for each in tensors if not each.is_floating_point() and each.shape[-1] == self.k]
         if not isinstance(logits_TE, Tensor) or len(chosen) != 1:
             return None
         weights = [each for each in tensors if each.is_floating_point() and each.shape == chosen[0].shape]
-        return self._routing(logits_TE, chosen[0], weights[0]) if weights else None
-
-    def _routing(self, logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Routing:
-        logits_TE, weight_TK = logits_TE.flatten(0, -2).float(), weight_TK.flatten(0, -2).float()
-        expert_TK = expert_TK.flatten(0, -2).long()
-        if self.score_rule is None:
-            self.score_rule = _score_rule(logits_TE, expert_TK, weight_TK)
-        return Routing(expert_TK, weight_TK, logits_TE, self.score_rule(logits_TE))
+        return (logits_TE, chosen[0], weights[0]) if weights else None
 
 
 def router_sites(model: nn.Module) -> list[RouterSite]:
