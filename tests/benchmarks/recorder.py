@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import click
@@ -27,7 +27,7 @@ from penstock_hf_models.recording import Recording, record
 from torch import Tensor
 from transformers import PreTrainedModel
 
-P, R = ParamSpec("P"), TypeVar("R")
+Result = TypeVar("Result")
 
 BATCH, SEQUENCE, VOCABULARY = 2, 256, 4096
 PASSES = 4  # of one recording; real ones have hundreds
@@ -81,9 +81,9 @@ def own_share(network: PreTrainedModel, token_BS: Tensor) -> float:
     """The recorder's time over the rest of a recording."""
     own = 0.0
 
-    def stopped(call: Callable[P, R]) -> Callable[P, R]:
+    def stopped(call: Callable[..., Result]) -> Callable[..., Result]:
         @wraps(call)
-        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        def run(*args: Any, **kwargs: Any) -> Result:
             nonlocal own
             begun = time.process_time()
             result = call(*args, **kwargs)
