@@ -87,7 +87,7 @@ def tests(session: nox.Session, member: Member) -> None:
 @nox.session
 def end_to_end(session: nox.Session) -> None:
     """What crosses members: the laws of the workspace, commands from start to end, resume, bad input."""
-    sync(session, "--group", "test")
+    sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
     session.run("pytest", "tests", "--ignore=tests/test_readmes.py", "-m", "not wheels", *session.posargs)
 
 

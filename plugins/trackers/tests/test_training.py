@@ -33,9 +33,11 @@ model:
   n_routed_experts: 4
 train: {tokens: 1024, batch_size: 4, checkpoint_every: 2, trackers: [jsonl, LIBRARY]}
 """
+# Not wandb: its own process writes the file of a run at a time of its own, up to two minutes after `finish` where there
+# is no network. test_trackers.py has what is asked of it.
 LIBRARIES = [
     pytest.param(each, marks=pytest.mark.skipif(find_spec(each) is None, reason=f"{each} is not installed"))
-    for each in ("trackio", "wandb", "mlflow")
+    for each in ("trackio", "mlflow")
 ]
 
 
@@ -53,8 +55,7 @@ def test_a_run_that_fails_has_the_rows_that_it_logged(library: str, tmp_path: Pa
     assert (run / f"{library}-rows.jsonl").read_text().endswith('"closed"\n')
 
 
-# Not wandb: its own process writes the file of the first run at a time of its own, here not within 20 s of `finish`.
-@pytest.mark.parametrize("library", [each for each in LIBRARIES if each.values != ("wandb",)])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_run_goes_on_where_its_checkpoint_is(library: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = CONFIG.replace("LIBRARY", library).replace("CORPUS", str(Path(email.__file__).parent))
