@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks import Registry
-from penstock.hooks.config import parse_config, validate
+from penstock.hooks import Component, Registry
+from penstock.hooks.config import Schema, parse_config, validate
 from penstock.hooks.contracts import ParameterRole, Routing
+from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.config import GlmMoeConfig
 from penstock.moe_core.frozen_base import FrozenBase
@@ -266,6 +268,25 @@ def test_copies_need_weights_that_add_up_to_one() -> None:
     experts_of(dense(), make_router=heavy)
 
 
+class TopTwo(Schema):
+    """Settings of a router that takes two experts a token."""
+
+    k: int = 2
+
+
+# Routers and sharing strategies are other packages'; of them only a description is needed here.
+OTHERS = (
+    Component("router", "top-two", "nowhere:Router", "Two experts a token", config="small_router:TopTwo"),
+    Component("sharing", "same-everywhere", "nowhere:Sharing", "One tensor for all"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "small_router", sys.modules[__name__])
+
+
+REGISTRY = Registry([*discover(), Loaded(Origin("acme", "1", "acme"), OTHERS)])
 DENSE = f"{{use: glm-moe, {', '.join(f'{name}: {value}' for name, value in SIZES.items())}, first_k_dense_replace: 4}}"
 
 
@@ -276,16 +297,16 @@ DENSE = f"{{use: glm-moe, {', '.join(f'{name}: {value}' for name, value in SIZES
         ("layers: [1, 1]", "1 more than once"),
         ("layers: []", "layers"),
         ("layers: [1]\nexpert_size: 8\nplace: in_place", "have its size"),
-        ("layers: [1]\nexperts: 1\nrouter: {use: sigmoid-topk, k: 2}", "k = 2 experts a token"),
+        ("layers: [1]\nexperts: 1\nrouter: {use: top-two}", "k = 2 experts a token"),
         ("layers: [1]\nvocab_size: 49", "is 49, and the base has 48"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_built(line: str, said: str) -> None:
     with pytest.raises(ProblemError, match=said):
-        validate(FrozenBaseConfig, parse_config(f"base: {DENSE}\n{line}\n"), Registry.discover())
+        validate(FrozenBaseConfig, parse_config(f"base: {DENSE}\n{line}\n"), REGISTRY)
 
 
 def test_what_belongs_outside_is_not_the_bases() -> None:
-    base = DENSE.replace("use: glm-moe", "use: glm-moe, sharing: [{use: tied-embeddings}]")
+    base = DENSE.replace("use: glm-moe", "use: glm-moe, sharing: [{use: same-everywhere}]")
     with pytest.raises(ProblemError, match="sharing of the base"):
-        validate(FrozenBaseConfig, parse_config(f"base: {base}\nlayers: [1]\n"), Registry.discover())
+        validate(FrozenBaseConfig, parse_config(f"base: {base}\nlayers: [1]\n"), REGISTRY)
