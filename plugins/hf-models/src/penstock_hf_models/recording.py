@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
-from penstock_hf_models.routing import RouterSite, router_sites, watching
+from penstock_hf_models.routing import RouterSite, router_sites, unreadable, watching
 
 
 class Recording:
@@ -82,7 +82,7 @@ class Recording:
             return
         expert_TK = site.chosen(output)
         if expert_TK is None:
-            raise ProblemError(_unreadable(site))
+            raise ProblemError(unreadable(site))
         if self._mask_BS is not None:
             expert_TK = expert_TK[_real(self._mask_BS, len(expert_TK))]
         self._step[site.name] = expert_TK
@@ -144,8 +144,3 @@ def _padding_mask(given: dict[str, Any]) -> Tensor | None:
 def _real(mask_BS: Tensor, tokens: int) -> Tensor:
     """True for the tokens of this call that are no padding; with a cache the mask spans the earlier ones too."""
     return mask_BS[:, -(tokens // len(mask_BS)) :].flatten().bool()
-
-
-def _unreadable(site: RouterSite) -> Problem:
-    what = f"{type(site.module).__name__} does not return which experts it chose"
-    return Problem("unreadable-router", what, site.name, "a newer transformers may say it")

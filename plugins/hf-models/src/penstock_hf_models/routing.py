@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from penstock.hooks.contracts import Routing
+from penstock.hooks.problems import Problem, ProblemError
 
 ScoreRule = Callable[[Tensor], Tensor]
 
 
 @dataclass(slots=True)
 class RouterSite:
-    """A router module of a model. As a `penstock.hooks.contracts.Router` it chooses experts for hidden states, and
-    shows the bias of routers that have one, which a balancer may change."""
+    """A router module of a model. As a `penstock.hooks.contracts.ReplaceableRouter` it chooses experts for hidden
+    states, shows the bias of routers that have one, which a balancer may change, and lets the model compute another
+    choice."""
 
     name: str
     layer: int
@@ -52,6 +54,24 @@ class RouterSite:
             raise TypeError(f"{type(self.module).__name__} does not return what it chose")
         return routing
 
+    @contextmanager
+    def replacing(self, change: Callable[[Routing], Routing]) -> Iterator[None]:
+        """While this lasts, the module returns `change(routing)` of what it chose, in its own form. Raises
+        `ProblemError` in the pass of a module that does not say what it chose."""
+
+        def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            routing = self.read(output)
+            if routing is None:
+                raise ProblemError(unreadable(self))
+            changed = change(routing)
+            return None if changed is routing else self._rewritten(output, changed)
+
+        handle = self.module.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def read(self, output: Any) -> Routing | None:
         """The routing in what the module returned; None where it does not say which experts were chosen."""
         found = self._found(output)
@@ -74,13 +94,28 @@ class RouterSite:
             case (Tensor() as order, _, Tensor() as weight, list() as sizes, Tensor() as logits_TE):
                 return logits_TE, *_ungrouped(order, weight, sizes, self.k)
             case (Tensor() as score_TE, Tensor() as logits_TE) if score_TE.shape == logits_TE.shape:
-                expert_TK = logits_TE.topk(self.k, dim=-1).indices  # llama4: chosen scores, 0 for the others
+                expert_TK = score_TE.topk(self.k, dim=-1).indices  # llama4: chosen scores, 0 for the others
                 self.score_rule = torch.sigmoid
                 return logits_TE, expert_TK, score_TE.gather(-1, expert_TK)
             case tuple() if len(output) > self.logits_index:
                 return self._found_by_type(output[self.logits_index], output)
             case _:
                 return None
+
+    def _rewritten(self, output: Any, routing: Routing) -> Any:
+        """What the module would have returned, had it chosen `routing`."""
+        expert_TK, weight_TK = routing.expert_TK, routing.weight_TK
+        match output:
+            case (Tensor() as order, tokens, Tensor() as weight, list(), Tensor() as logits_TE):
+                order_N, weight_N, sizes_E = _grouped(expert_TK, weight_TK, self.experts)
+                token_N = (order_N // self.k).to(tokens.dtype)
+                return order_N.to(order.dtype), token_N, weight_N.to(weight.dtype), sizes_E, logits_TE
+            case (Tensor() as score_TE, Tensor() as logits_TE):
+                return torch.zeros_like(score_TE).scatter(-1, expert_TK, weight_TK.to(score_TE.dtype)), logits_TE
+        found = self._found(output)
+        assert found is not None  # it was read
+        now = {id(old): new for old, new in zip(found[1:], (expert_TK, weight_TK), strict=True)}
+        return tuple(now[id(old)].view_as(old).to(old.dtype) if id(old) in now else old for old in output)
 
     def _found_by_type(self, logits_TE: Any, output: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor] | None:
         tensors = [each for each in output if isinstance(each, Tensor) and each is not logits_TE]
@@ -153,6 +188,17 @@ def _ungrouped(order_N: Tensor, weight_N: Tensor, sizes_E: list[int], k: int) ->
     expert_N = torch.repeat_interleave(torch.arange(len(sizes_E), device=order_N.device), sizes)
     position_N = order_N.argsort()
     return expert_N[position_N].view(-1, k), weight_N[position_N].view(-1, k)
+
+
+def _grouped(expert_TK: Tensor, weight_TK: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
+    """The inverse of `_ungrouped`: the order of assignments by expert, their weights, and how many each expert has."""
+    order_N = expert_TK.flatten().sort(stable=True).indices
+    return order_N, weight_TK.flatten()[order_N], expert_TK.flatten().bincount(minlength=experts).tolist()
+
+
+def unreadable(site: RouterSite) -> Problem:
+    what = f"{type(site.module).__name__} does not return which experts it chose"
+    return Problem("unreadable-router", what, site.name, "a newer transformers may say it")
 
 
 @torch.no_grad()

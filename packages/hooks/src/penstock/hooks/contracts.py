@@ -10,6 +10,7 @@ L mixture-of-experts layers, G GPUs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -89,6 +90,17 @@ class OnlineRouter(Router, Protocol):
     """
 
     def end_step(self, total: Callable[[Tensor], Tensor]) -> None: ...
+
+
+@runtime_checkable
+class ReplaceableRouter(Router, Protocol):
+    """A router that is no module of ours, but whose choice the model can be made to compute otherwise.
+
+    While `replacing(change)` lasts, the model computes `change(routing)` in the place of each `routing` that the router
+    chose, and its output says so; where the two are one object, the bits are those that they are without.
+    """
+
+    def replacing(self, change: Callable[[Routing], Routing]) -> AbstractContextManager[None]: ...
 
 
 class RouterFactory(Protocol):

@@ -1,0 +1,102 @@
+"""Other choices in the place of a router's own: the model computes them, in every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from families import MIXTURES, build, tokens
+from torch import Tensor
+
+from penstock.hooks import ProblemError
+from penstock.hooks.contracts import ReplaceableRouter, Routing
+
+each_mixture = pytest.mark.parametrize("family", MIXTURES)
+
+
+def logits(model: Any, change: Callable[[Routing], Routing] | None = None) -> Tensor:
+    with ExitStack() as stack:
+        for router in model.routers.values() if change else ():
+            stack.enter_context(router.replacing(change))
+        return model.logits(model(tokens(3, 9)).hidden_BSD)
+
+
+def shifted(routing: Routing) -> Routing:
+    """The next experts, with the weights that the chosen ones had."""
+    return replace(routing, expert_TK=(routing.expert_TK + 1) % routing.score_TE.shape[-1])
+
+
+def only_the_first(routing: Routing) -> Routing:
+    k = routing.expert_TK.shape[1]
+    return replace(routing, expert_TK=torch.arange(k).expand_as(routing.expert_TK).clone())
+
+
+@each_mixture
+@torch.no_grad()
+def test_a_choice_that_is_written_back_as_it_was_computes_the_same_bits(family: str) -> None:
+    model = build(family)
+    own = logits(model)
+    assert torch.equal(own, logits(model, lambda routing: routing))
+    assert torch.equal(own, logits(model, replace))
+    assert not torch.equal(own, logits(model, shifted))
+    assert torch.equal(own, logits(model))
+
+
+@each_mixture
+@torch.no_grad()
+def test_the_experts_that_were_put_in_compute_and_no_others_do(family: str) -> None:
+    model = build(family)
+    before = logits(model, only_the_first)
+    k = next(iter(model.routers.values())).k
+    expert_stacks = [
+        each for name, each in model.named_parameters() if each.dim() == 3 and "self_attention" not in name
+    ]
+    assert expert_stacks
+    for weight_EXX in expert_stacks:
+        weight_EXX[k:] *= -2
+    assert torch.equal(before, logits(model, only_the_first))
+    for weight_EXX in expert_stacks:
+        weight_EXX[:k] *= -2
+    assert not torch.equal(before, logits(model, only_the_first))
+
+
+@each_mixture
+@torch.no_grad()
+def test_the_weights_that_were_put_in_scale_the_experts(family: str) -> None:
+    model = build(family)
+    none = logits(model, lambda routing: replace(routing, weight_TK=torch.zeros_like(routing.weight_TK)))
+    for name, weight_EXX in model.named_parameters():
+        if weight_EXX.dim() == 3 and "self_attention" not in name:
+            weight_EXX *= -2
+    for name, bias_EX in model.named_parameters():
+        if name.endswith(("down_proj_bias", "gate_up_proj_bias")):
+            bias_EX *= -2
+    assert torch.equal(none, logits(model, lambda routing: replace(routing, weight_TK=0 * routing.weight_TK)))
+
+
+@each_mixture
+@torch.no_grad()
+def test_the_output_says_what_was_computed(family: str) -> None:
+    model, seen = build(family), dict[int, Routing]()
+    with ExitStack() as stack:
+        for layer, router in model.routers.items():
+            assert isinstance(router, ReplaceableRouter)
+            stack.enter_context(router.replacing(lambda routing, layer=layer: seen.setdefault(layer, shifted(routing))))
+        routings = model(tokens(2, 5)).routings
+    assert seen.keys() == routings.keys()
+    for layer, routing in routings.items():
+        order_TK, expected_TK = (each.expert_TK.argsort(dim=-1) for each in (routing, seen[layer]))
+        assert torch.equal(routing.expert_TK.gather(1, order_TK), seen[layer].expert_TK.gather(1, expected_TK))
+        torch.testing.assert_close(routing.weight_TK.gather(1, order_TK), seen[layer].weight_TK.gather(1, expected_TK))
+
+
+def test_a_router_that_does_not_say_what_it_chose_is_refused() -> None:
+    model = build("mixtral")
+    site: Any = model.routers[1]
+    site.module.forward = lambda hidden: hidden
+    with site.replacing(shifted), pytest.raises(ProblemError, match="does not return which experts it chose"):
+        site.module(torch.zeros(1, 32))
