@@ -1,0 +1,75 @@
+"""The tokenizer of a published model, taken as it is.
+
+Training needs a tokenizer that is byte-level and lossless (`tokenizer.BpeTokenizer`). Most published ones are not:
+OLMoE's and Qwen's compose characters (NFC), Mixtral's is SentencePiece, and none but a few have our end-of-text token.
+Measuring a model takes its own, whatever it does to text; bytes are then counted on the text and not on the tokens.
+
+Shape suffixes: N tokens, C characters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from penstock.hooks.problems import Problem, ProblemError
+
+Integers = NDArray[np.int64]
+
+
+class PublishedTokenizer:
+    """Any tokenizer of the `tokenizers` library.
+
+    A text comes with the special tokens that the tokenizer itself puts around it, because the model is used to them;
+    text that spells one stays text. `hash` is the SHA-256 of the tokenizer, as the library writes it.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+    @classmethod
+    def of_model(cls, model: str) -> PublishedTokenizer:
+        """That of a folder, or of a name on the hub; raises `ProblemError` where there is none."""
+        folder = Path(model).expanduser()
+        file = folder / "tokenizer.json"
+        if folder.is_dir() and not file.is_file():
+            what, fix = (
+                "the model comes without a tokenizer.json",
+                "put there what its tokenizer's save_pretrained writes",
+            )
+            raise ProblemError(Problem("missing-file", what, str(folder), fix))
+        try:
+            read = tokenizers.Tokenizer.from_file if folder.is_dir() else tokenizers.Tokenizer.from_pretrained
+            return cls(read(str(file if folder.is_dir() else model)))
+        except Exception as error:  # the library raises bare Exception
+            what = f"its tokenizer cannot be read ({' '.join(str(error).split())})"
+            raise ProblemError(Problem("damaged-file", what, model, "save or fetch it again")) from error
+
+    def encode(self, text: str) -> tuple[Integers, Integers]:
+        """The tokens [N] of a text, and the UTF-8 bytes [N] that each adds to those before it.
+
+        All bytes of the text are counted once: what the tokenizer drops goes to the token after it, or to the last.
+        The tokens of one character share its bytes out to the first of them.
+        """
+        encoding = self._tokenizer.encode(text)
+        token_N = np.array(encoding.ids, dtype=np.int64)
+        end_N = np.array([end for _, end in encoding.offsets], dtype=np.int64)
+        upto_C = np.concatenate([[0], np.cumsum(_utf8_widths(text))])
+        upto_N = upto_C[np.maximum.accumulate(end_N)]
+        if len(upto_N):
+            upto_N[-1] = upto_C[-1]
+        return token_N, np.diff(upto_N, prepend=0)
+
+
+def _utf8_widths(text: str) -> Integers:
+    """UTF-8 bytes of each character."""
+    code_C = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    return 1 + sum((code_C >= first).astype(np.int64) for first in (0x80, 0x800, 0x10000))
