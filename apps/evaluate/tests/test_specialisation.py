@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from penstock.evaluate.specialisation import (
+    TOKENS_AT_ONCE,
+    closest_pairs,
     coactivation,
     coactivation_lift,
     dependence_lift,
@@ -53,6 +55,28 @@ def test_experts_that_never_meet_have_no_lift_and_those_that_always_do_the_most(
 def test_independent_experts_have_a_lift_of_one():
     lift = coactivation_lift(coactivation(choices(40_000, 6, 2), 6))
     assert np.nanmax(np.abs(lift - 1)) < 0.05
+
+
+def test_coactivation_of_a_long_text_is_that_of_its_parts():
+    chosen = choices(TOKENS_AT_ONCE + 100, 4, 2)
+    parts = [coactivation(chosen[:1000], 4), coactivation(chosen[1000:], 4)]
+    assert (coactivation(chosen, 4) == parts[0] + parts[1]).all()
+
+
+def test_the_closest_pair_is_the_one_that_chance_explains_least():
+    often = np.concatenate([choices(3000, 8, 2), np.array([[5, 2]] * 600)])
+    both = coactivation(often, 8)
+    first, *others = closest_pairs(both)
+    assert first["experts"] == [2, 5]
+    assert first["tokens"] == both[2, 5]
+    assert first["lift"] == pytest.approx(coactivation_lift(both)[2, 5])
+    assert all(other["lift"] > 1 for other in others)
+    assert len({tuple(pair["experts"]) for pair in [first, *others]}) == 1 + len(others) <= 5
+
+
+def test_experts_that_are_chosen_alone_make_no_pairs():
+    assert closest_pairs(coactivation(choices(100, 4, 1), 4)) == []
+    assert np.isnan(coactivation_lift(coactivation(choices(100, 4, 1), 4))).all()
 
 
 def test_a_pair_that_always_occurs_together_has_the_lift_of_its_rarity():

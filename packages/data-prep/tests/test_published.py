@@ -100,5 +100,5 @@ def test_a_model_without_a_tokenizer_that_can_be_read_is_a_problem(tmp_path: Pat
     with pytest.raises(ProblemError, match=r"without a tokenizer\.json"):
         PublishedTokenizer.of_model(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text('{"model": ')
-    with pytest.raises(ProblemError, match="its tokenizer cannot be read"):
+    with pytest.raises(ProblemError, match=r"its tokenizer\.json cannot be read"):
         PublishedTokenizer.of_model(str(tmp_path))

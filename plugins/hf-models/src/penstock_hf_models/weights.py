@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
@@ -52,12 +53,17 @@ def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 
 
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
-    """`from_pretrained` in fp32; raises `ProblemError` where a tensor is missing, unknown, or of another shape."""
-    with _no_progress_bar():
-        loading: Any = kind.from_pretrained(
-            origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
-        )
-        network, info = loading
+    """`from_pretrained` in fp32; raises `ProblemError` where the file is missing or damaged, or a tensor is missing,
+    unknown, or of another shape."""
+    try:
+        with _no_progress_bar():
+            loading: Any = kind.from_pretrained(
+                origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
+            )
+    except (OSError, SafetensorError) as error:
+        what = f"its weights cannot be read ({' '.join(str(error).split())})"
+        raise ProblemError(Problem("bad-weights", what, origin or "", "save or fetch them again")) from error
+    network, info = loading
     unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
     mismatched = (key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
     _require_none(info["missing_keys"], unknown, mismatched, where=origin or "")

@@ -1,4 +1,4 @@
-"""The figures of any trace, and its page: load, the preferences of domains, and which experts work together.
+"""The figures of any trace, and their text: load, the preferences of domains, and which experts work together.
 
 Shape suffixes: M domains, L layers, E experts.
 """
@@ -21,10 +21,24 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
 from penstock.routers import load
 
-NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy", "dead_experts")
-HEADINGS = ("layer", "MaxVio", "max/mean", "max/min", "Gini", "CV", "variance", "entropy", "dead", "bits of domain")
-MOST_MAPS = 8
-"""Layers whose preferences and pairs are drawn, evenly taken from all, so that a page of a deep model stays light."""
+NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
+HEADINGS = (
+    "layer",
+    "MaxVio",
+    "max/mean",
+    "max/min",
+    "Gini",
+    "CV",
+    "variance",
+    "entropy",
+    "dead",
+    "bits of domain",
+    "closest pair",
+)
+MOST_COUNTS = 16
+"""Experts whose counts are printed; those of more are in the JSON and drawn."""
+MOST_PREFERRED = 3
+PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
 def load_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
@@ -44,6 +58,7 @@ def load_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
             **{name: value[row].item() for name, value in metrics.items()},
             **figures.spread(trace.counts_LE[row]),
             **_of_domains(trace, row),
+            **_of_pairs(trace, row),
             "counts": counts_LE[row].tolist(),
         }
         for row, layer in enumerate(layers)
@@ -72,6 +87,13 @@ def _of_domains(trace: RoutingTrace, row: int) -> dict[str, Any]:
             },
         }
     }
+
+
+def _of_pairs(trace: RoutingTrace, row: int) -> dict[str, Any]:
+    if trace.expert_NLK is None:
+        return {}
+    both_EE = figures.coactivation(trace.expert_NLK[:, row], trace.counts_SLE.shape[2])
+    return {"coactivation": figures.closest_pairs(both_EE)}
 
 
 def domain_counts(trace: RoutingTrace) -> tuple[list[str], np.ndarray] | None:
@@ -103,25 +125,23 @@ def k_of(trace: RoutingTrace, row: int) -> int:
 
 
 def atlas(traces: Mapping[str, RoutingTrace]) -> dict[str, Any]:
-    """What `penstock profile FILE` prints."""
-    models = []
-    for name, trace in traces.items():
-        if not trace.counts_SLE.any():
-            raise ProblemError(
-                Problem("empty-trace", "the trace has no assignments", name, "profile or train for a step")
-            )
-        models.append(
-            {
-                "model": name,
-                "k": trace.header.get("k"),
-                "assignments": int(trace.counts_LE.sum()),
-                "domains": list(dict.fromkeys(trace.header.get("domains", []))),
-                "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
-                "layers": load_figures(trace),
-                "pairs": pair_figures(trace),
-            }
-        )
-    return {"models": models}
+    """What `penstock profile TRACE` prints."""
+    return {"models": [model_figures(name, trace) for name, trace in traces.items()]}
+
+
+def model_figures(name: str, trace: RoutingTrace) -> dict[str, Any]:
+    """All figures of one trace; raises `ProblemError` where it is empty or its header does not fit it."""
+    if not trace.counts_SLE.any():
+        raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, "profile or train for a step"))
+    return {
+        "model": name,
+        "k": trace.header.get("k"),
+        "assignments": int(trace.counts_LE.sum()),
+        "domains": list(dict.fromkeys(trace.header.get("domains", []))),
+        "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
+        "layers": load_figures(trace),
+        "pairs": pair_figures(trace),
+    }
 
 
 def pair_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
@@ -156,7 +176,49 @@ def layer_line(layer: Mapping[str, Any]) -> tuple[str, ...]:
     """One line of the table, as `HEADINGS` has it."""
     told = layer.get("specialisation")
     bits = "-" if told is None or len(told["domains"]) < 2 else f"{told['information_bits']:.3f}"
-    return (str(layer["layer"]), *(decimals(layer[name]) for name in NAMES), bits)
+    closest = next(iter(layer.get("coactivation", ())), None)
+    pair = "-" if closest is None else "{}+{} {:.2f}x".format(*closest["experts"], closest["lift"])
+    return (str(layer["layer"]), *(decimals(layer[name]) for name in NAMES), f"{layer['dead_experts']:.0f}", bits, pair)
+
+
+def preference_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each layer and domain, as `PREFERENCES` has it; none where domains are not known."""
+    return [
+        (
+            str(layer["layer"]),
+            name,
+            f"{len(domain['prefers'])} of {len(domain['share'])}",
+            str(len(domain["avoids"])),
+            ", ".join(_share_text(domain, expert) for expert in _most_preferred(domain)) or "-",
+        )
+        for layer in layers
+        for name, domain in layer.get("specialisation", {}).get("domains", {}).items()
+    ]
+
+
+def _most_preferred(domain: Mapping[str, Any]) -> list[int]:
+    return sorted(domain["prefers"], key=lambda expert: -domain["share"][expert])[:MOST_PREFERRED]
+
+
+def _share_text(domain: Mapping[str, Any], expert: int) -> str:
+    share, low, high = (100 * domain[name][expert] for name in ("share", "low", "high"))
+    return f"{expert}: {share:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def preference_caption(layers: Sequence[Mapping[str, Any]]) -> str:
+    """What `preference_lines` are to be compared with."""
+    first = next(iter(layers[0]["specialisation"]["domains"].values()))
+    return (
+        f"A domain prefers an expert whose 95 % interval is above, and avoids one whose interval is below, the uniform "
+        f"k / E, which is {100 * first['uniform']:.1f} % in layer {layers[0]['layer']}."
+    )
+
+
+def count_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The assignments of each layer's experts, where a terminal is wide enough for them."""
+    if len(layers[0]["counts"]) > MOST_COUNTS:
+        return []
+    return [(str(layer["layer"]), *(f"{count:,}" for count in layer["counts"])) for layer in layers]
 
 
 def verdicts(model: Mapping[str, Any]) -> list[str]:
@@ -173,107 +235,3 @@ def verdicts(model: Mapping[str, Any]) -> list[str]:
     for layer in model["layers"]:
         layers_by_verdict.setdefault(layer["specialisation"]["verdict"], []).append(str(layer["layer"]))
     return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """A heat map: its lines go down from `first` to `last`, its columns from `left` to `right`."""
-
-    title: str
-    first: str
-    last: str
-    left: str
-    right: str
-    image: str
-
-
-Texts = tuple[str, str, str, str, str]
-"""The texts of a `Map`, in its order."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapCard:
-    title: str
-    unit: str
-    limit: str
-    maps: Sequence[Map]
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    name: str
-    summary: str
-    cards: Sequence[MapCard]
-    rows: Sequence[tuple[str, ...]]
-    verdicts: Sequence[str]
-
-
-def write_atlas(title: str, traces: Mapping[str, RoutingTrace], result: Mapping[str, Any], out: Path) -> Path:
-    """Writes the page of `atlas(traces)`, whole or not at all."""
-    views = [
-        ModelView(
-            model["model"],
-            f"{model['assignments']:,} assignments, {trace.counts_SLE.shape[2]} experts in "
-            f"{trace.counts_SLE.shape[1]} layers"
-            + (f", domains {', '.join(model['domains'])}" if model["domains"] else ""),
-            cards_of(trace),
-            [layer_line(layer) for layer in model["layers"]],
-            verdicts(model),
-        )
-        for model, trace in zip(result["models"], traces.values(), strict=True)
-    ]
-    return write_page("atlas.html.j2", out, title=title, views=views, columns=HEADINGS)
-
-
-def cards_of(trace: RoutingTrace) -> list[MapCard]:
-    """Load of all layers; preferences where domains are known; pairs where each token's experts are."""
-    layers = [str(layer) for layer in trace.header.get("layers", range(trace.counts_SLE.shape[1]))]
-    shown = sorted({round(row) for row in np.linspace(0, len(layers) - 1, min(len(layers), MOST_MAPS))})
-    load_LE = trace.counts_LE / np.maximum(trace.counts_LE.mean(axis=1, keepdims=True), 1)
-    last = str(trace.counts_SLE.shape[2] - 1)
-    whole = ("", f"layer {layers[0]}", layers[-1], "expert 0", last)
-    caption = "Each row a layer. Orange experts have more than an even share, blue ones less."
-    cards = [_card("Load", "relative to an even share", [(whole, load_LE)], caption)]
-    domains = domain_counts(trace)
-    if domains is not None:
-        names, count_MLE = domains
-        maps = [
-            (
-                (f"Layer {layers[row]}", names[0], names[-1], "expert 0", last),
-                figures.preference(count_MLE[:, row], k_of(trace, row)).lift_ME,
-            )
-            for row in shown
-        ]
-        caption = f"Each row a domain, in the order {', '.join(names)}: its tokens' share over the uniform k / E."
-        cards.append(_card("Preferences of domains", "relative to uniform", maps, caption))
-    maps = [
-        (
-            (f"Layers {layers[row]} and {layers[row + 1]}", "0", last, "expert 0", last),
-            figures.dependence_lift(count_EE),
-        )
-        for row, count_EE in enumerate(pair_counts(trace))
-    ]
-    if maps:
-        caption = "Each row an expert of the first layer, each column one of the second: orange pairs share tokens."
-        cards.append(_card("From layer to layer", "relative to chance", maps, caption))
-    if trace.expert_NLK is not None:
-        experts = trace.counts_SLE.shape[2]
-        maps = [
-            (
-                (f"Layer {layers[row]}", "0", last, "expert 0", last),
-                figures.coactivation_lift(figures.coactivation(trace.expert_NLK[:, row], experts)),
-            )
-            for row in shown
-        ]
-        caption = (
-            "Pairs that meet more often than their frequencies explain are orange, those that avoid each other blue."
-        )
-        cards.append(_card("Experts of the same token", "relative to chance", maps, caption))
-    return cards
-
-
-def _card(title: str, unit: str, maps: Sequence[tuple[Texts, np.ndarray]], caption: str) -> MapCard:
-    limit = charts.heat_limit(np.concatenate([ratio.ravel() for _, ratio in maps]))
-    drawn = [Map(*texts, charts.heat_image(ratio, limit, rows=240, columns=480)) for texts, ratio in maps]
-    return MapCard(title, unit, f"{limit:g}", drawn, caption)

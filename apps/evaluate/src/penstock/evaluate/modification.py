@@ -1,8 +1,9 @@
-"""`penstock profile RUN --modify`: what other assignments cost in quality, and save in balance and communication."""
+"""`penstock profile MODEL --modify`: what other assignments cost in quality, and save in balance and communication."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,18 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from penstock.cli.output import failed
 from penstock.eval_suite.likelihood import token_nll
 from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
 from penstock.evaluate.reassignment import STRATEGIES, modified
 from penstock.evaluate.report import charts
 from penstock.evaluate.report.page import write_page
 from penstock.evaluate.report.view import Card
+from penstock.evaluate.subject import Subject
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.simulate import simulate
 from penstock.routers.load import max_violation
-from penstock.train.compose import routing_header
-from penstock.train.restore import Restored
 
 COLUMNS = (
     "strategy",
@@ -69,85 +68,83 @@ def fractions_of(text: str) -> list[float]:
     return sorted(set(fractions))
 
 
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The network that communication is predicted on; `hidden_size` None takes the model's own."""
+
+    topology: Choice
+    placement: Choice
+    tokens_per_gpu: int
+    hidden_size: int | None
+
+
 def modification_result(
-    restored: Restored,
-    topology: Choice,
-    placement: Choice,
+    subject: Subject,
+    wire: Wire,
     strategies: Sequence[str],
     fractions: Sequence[float],
     *,
-    max_tokens: int | None,
     temperature: float,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The contents of `modified.json`: the model's own routing first, then each strategy with each fraction above 0."""
-    routers = restored.model.routers
-    if not routers:
-        raise failed("no-experts", "the model has no experts to profile", str(restored.run.path))
-    tokens = _whole_windows(restored, max_tokens)
+    """The contents of `modified.json`: the model's own routing first, then each strategy with each fraction above 0.
+    `progress` is called with rows, done and all."""
+    hidden_size = wire.hidden_size or subject.header["hidden_size"]
+    if hidden_size is None:
+        what = "the model's config does not say how wide a token is, so that its exchange cannot be predicted"
+        raise ProblemError(Problem("missing-value", what, "--modify", "profile it without"))
+    wire = replace(wire, hidden_size=hidden_size)
     cases = [("router", 0.0), *((name, fraction) for name in strategies for fraction in fractions if fraction > 0)]
-    rows = [_row(restored, topology, placement, tokens, *case, temperature) for case in cases]
+    rows = []
+    for case in cases:
+        rows.append(_row(subject, wire, *case, temperature))
+        progress(len(rows), len(cases))
     for row in rows:
         row["pareto"] = not any(_beats(other, row) for other in rows)
     return {
-        "checkpoint": restored.checkpoint.path.name,
-        "tokens": len(tokens) - 1,
+        "model": subject.name,
+        "checkpoint": subject.header.get("checkpoint"),
+        "split": subject.header["split"],
+        "tokens": subject.tokens,
         "temperature": temperature,
-        "topology": topology.entry.component.name,
-        "gpus": next(iter(routers.values())).experts,
+        "topology": wire.topology.entry.component.name,
+        "gpus": next(iter(subject.model.routers.values())).experts,
         "rows": rows,
     }
 
 
-def _whole_windows(restored: Restored, max_tokens: int | None) -> np.ndarray:
-    """Held-out tokens of whole windows, and the one after them: padding would count as load."""
-    split, length = restored.dataset.split("heldout"), restored.config.data.sequence_length
-    windows = (min(len(split) - 1, max_tokens or len(split))) // length
-    if windows < 1:
-        what = f"{max_tokens or len(split)} tokens are less than one sequence of {length} and the token after it"
-        raise failed("too-few-tokens", what, "--max-tokens", f"read at least {length}, and hold more out")
-    return split.slice(0, windows * length + 1)
-
-
-def _row(
-    restored: Restored,
-    topology: Choice,
-    placement: Choice,
-    tokens: np.ndarray,
-    strategy: str,
-    fraction: float,
-    temperature: float,
-) -> dict[str, Any]:
-    config, model = restored.config, restored.model
-    byte_count = int(np.asarray(restored.dataset.tokenizer().byte_lengths())[tokens[1:]].sum())
-    layers = sorted(model.routers)
-    with modified(model, strategy, fraction, temperature=temperature) as found:
-        nll_N = token_nll(
-            model, tokens, sequence_length=config.data.sequence_length, batch_size=config.train.batch_size
-        )
+def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperature: float) -> dict[str, Any]:
+    layers = sorted(subject.model.routers)
+    with modified(subject.model, strategy, fraction, temperature=temperature) as found:
+        nll_N = np.concatenate([_nll(subject, stream.token_N) for stream in subject.streams])
     if not all(found.counts.values()):
         what = "the model does not call its routers as modules, so their choice cannot be changed"
-        raise ProblemError(Problem("unsupported", what, "--modify", "profile the run without it"))
+        raise ProblemError(Problem("unsupported", what, "--modify", "profile it without"))
     counts_SLE = found.counts_SLE(layers)
-    trace = RoutingTrace(counts_SLE, routing_header(config, restored.composition) | {"layers": layers})
+    trace = RoutingTrace(counts_SLE, {**subject.header, "layers": layers})
     (network,) = simulate(
         trace,
-        topology.build(),
-        placement.build(),
+        wire.topology.build(),
+        wire.placement.build(),
         gpus=[counts_SLE.shape[2]],
-        hidden_size=config.simulate.hidden_size or trace.header["hidden_size"],
-        tokens_per_gpu=config.simulate.tokens_per_gpu,
+        hidden_size=wire.hidden_size,
+        tokens_per_gpu=wire.tokens_per_gpu,
     )
     return {
         "strategy": strategy,
         "fraction": fraction,
         "changed": found.changed / found.total,
-        "bits_per_byte": bits_per_byte(nll_N, byte_count),
+        "bits_per_byte": bits_per_byte(nll_N, subject.byte_count),
         "perplexity": token_perplexity(nll_N),
         "max_violation": max_violation(torch.from_numpy(trace.counts_LE)).mean().item(),
         "max_violation_batch": max_violation(torch.from_numpy(counts_SLE)).mean().item(),
         "exchange_seconds": network.dispatch.mean + network.combine.mean,
         "slowdown": network.slowdown,
     }
+
+
+def _nll(subject: Subject, token_N: np.ndarray) -> np.ndarray:
+    return token_nll(subject.model, token_N, sequence_length=subject.sequence_length, batch_size=subject.batch_size)
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -174,7 +171,8 @@ def line(row: Mapping[str, Any]) -> tuple[str, ...]:
 def write_modification_page(title: str, result: Mapping[str, Any], out: Path) -> Path:
     """Writes the page of `modification_result`, whole or not at all."""
     rows = result["rows"]
-    quality = "held-out bits per byte, less is better"
+    text = "held-out text" if result["split"] == "heldout" else "the text that was given"
+    quality = "bits per byte, less is better"
     caption = "From the router's own assignments a line for each strategy, a point a fraction. A ring: on the front."
     cards = [
         Card("Quality against balance", quality, _pareto_chart("balance", rows, "max_violation", "MaxVio"), caption),
@@ -189,7 +187,9 @@ def write_modification_page(title: str, result: Mapping[str, Any], out: Path) ->
         "modified.html.j2",
         out,
         name=title,
-        summary=f"What other assignments do to {result['checkpoint']}, on {result['tokens']:,} held-out tokens.",
+        text=text,
+        summary=f"What other assignments do to {result['checkpoint'] or result['model']}, on {result['tokens']:,} "
+        f"tokens of {text}.",
         cards=cards,
         columns=COLUMNS,
         rows=[line(row) for row in rows],

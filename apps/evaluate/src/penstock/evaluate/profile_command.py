@@ -1,30 +1,61 @@
-"""`penstock profile`: of a run, which is recorded, or of a trace file."""
+"""`penstock profile`: of a run or a model, which are recorded, or of a trace file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli import output
+from penstock.cli.run_config import SimulateSettings
 from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.evaluate.choices import choose
 from penstock.evaluate.commands import stage
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.hooks.trace import RoutingTrace
+
+if TYPE_CHECKING:
+    from penstock.evaluate.subject import Subject
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 @click.command()
-@click.argument("path", metavar="RUN|TRACE", type=click.Path(path_type=Path))
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Read only the first so many held-out tokens of RUN.")
+@click.argument("path", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus",
+    "texts",
+    multiple=True,
+    metavar="[NAME=]TEXT",
+    help="A text file, a folder of them, or {use: CORPUS, ...}; repeatable. In the place of a run's held-out text.",
+)
+@click.option(
+    "--domains",
+    is_flag=True,
+    help="Tell domains apart: each --corpus is one, or each file and folder in the only one.",
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Read only the first so many tokens, of each domain.")
+@click.option(
+    "--sequence-length",
+    type=click.IntRange(min=1),
+    help="Tokens of a window; the run's own, or 512 for a model, if not given.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with heat maps here.")
+@click.option(
+    "--trace",
+    "trace_file",
+    type=click.Path(path_type=Path),
+    help="Write the trace to this .npz, for `penstock simulate`; a run keeps it in its folder if not given.",
+)
 @click.option(
     "--modify",
     metavar="STRATEGY,...",
-    help="Measure RUN with other assignments: all, or of balanced, round-robin, random, topk-filtered, temperature.",
+    help="Measure other assignments: all, or of balanced, round-robin, random, topk-filtered, temperature.",
 )
 @click.option("--fraction", default=None, help="Shares of the tokens that --modify changes; 0,0.25,0.5,1 if not given.")
 @click.option(
@@ -37,116 +68,249 @@ from penstock.hooks.trace import RoutingTrace
 def profile(
     registry: Registry,
     path: Path,
+    texts: tuple[str, ...],
+    domains: bool,
     max_tokens: int | None,
+    sequence_length: int | None,
     report: Path | None,
+    trace_file: Path | None,
     modify: str | None,
     fraction: str | None,
     temperature: float | None,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Record which experts RUN's model chooses on held-out text: trace/heldout.npz and profile.json. Or show those of
-    TRACE: a trace .npz, a table of counts .json or lines of vLLM .jsonl, also packed with xz. With --modify, measure
-    how RUN does with other assignments than its routers': modified.json and modified.html."""
+    """Show which experts MODEL chooses, how evenly, with which others and for which domains.
+
+    MODEL is a run, whose held-out text is read unless --corpus gives another; a mixture of experts of transformers, as
+    a folder with config.json or a name on the hub, with its own tokenizer and the text of --corpus; or a trace: an
+    .npz, a table of counts .json or lines of vLLM .jsonl, also packed with xz.
+
+    A run keeps trace/heldout.npz and profile.json, or with --corpus trace/corpus.npz and profile-corpus.json. With
+    --modify, perplexity is measured against balance and predicted communication for other assignments than the
+    routers': modified.json and modified.html."""
     if modify is None and (fraction is not None or temperature is not None):
         option = "--temperature" if fraction is None else "--fraction"
         raise ProblemError(Problem("bad-value", "nothing is to be modified", option, "add --modify STRATEGY"))
-    if modify is not None:
-        return _modified(registry, path, max_tokens, report, modify, fraction or "0,0.25,0.5,1", temperature, as_json)
+    _require_files(report, trace_file)
+    text = Text(registry, texts, domains, max_tokens, sequence_length)
     if path.is_file():
-        return _of_file(path, max_tokens, report, as_json)
-    return _of_run(registry, path, max_tokens, report, as_json)
+        recorded = {"--modify": modify, "--trace": trace_file, **text.options}
+        _refuse(
+            recorded,
+            "a trace holds what was chosen and can be read as it is",
+            "leave it out, or profile a run or model",
+        )
+        return _of_trace(path, report, as_json)
+    if modify is not None:
+        _refuse({"--trace": trace_file}, "what is modified leaves no trace", "leave it out")
+        _refuse({"--domains": domains}, "modifications are measured over all of the text", "leave it out")
+        modification = Modification.parse(modify, fraction, temperature)
+        with _opened(path, text, "modify") as (subject, run):
+            return _modified(registry, subject, run, modification, report, as_json)
+    with _opened(path, text, "profile") as (subject, run):
+        return _profiled(subject, run, report, trace_file, as_json)
 
 
-def _of_file(path: Path, max_tokens: int | None, report: Path | None, as_json: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the command line says of the text to read."""
+
+    registry: Registry
+    texts: tuple[str, ...]
+    domains: bool
+    max_tokens: int | None
+    sequence_length: int | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "--corpus": self.texts,
+            "--domains": self.domains,
+            "--max-tokens": self.max_tokens,
+            "--sequence-length": self.sequence_length,
+        }
+
+    def of_run(self, run: RunDirectory) -> Subject:
+        from penstock.evaluate.subject import subject_of_run
+        from penstock.evaluate.text_sources import text_sources
+        from penstock.train.restore import restore
+
+        if self.domains and not self.texts:
+            what = "the run's data does not say where each document came from"
+            raise ProblemError(Problem("bad-value", what, "--domains", "give the text of each domain with --corpus"))
+        sources = text_sources(self.registry, self.texts, self.domains)
+        restored = restore(run.path, self.registry)
+        return subject_of_run(restored, sources, max_tokens=self.max_tokens, sequence_length=self.sequence_length)
+
+    def of_model(self, name: str) -> Subject:
+        from penstock.evaluate.subject import subject_of_model
+        from penstock.evaluate.text_sources import text_sources
+
+        sources = text_sources(self.registry, self.texts, self.domains)
+        return subject_of_model(
+            self.registry, name, sources, max_tokens=self.max_tokens, sequence_length=self.sequence_length
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Modification:
+    """What the command line says of other assignments."""
+
+    strategies: Sequence[str]
+    fractions: Sequence[float]
+    temperature: float
+
+    @classmethod
+    def parse(cls, strategies: str, fractions: str | None, temperature: float | None) -> Modification:
+        from penstock.evaluate.modification import fractions_of, strategies_of
+
+        return cls(strategies_of(strategies), fractions_of(fractions or "0,0.25,0.5,1"), temperature or 1.0)
+
+
+def _refuse(options: Mapping[str, Any], what: str, fix: str) -> None:
+    """Raises `ProblemError` for the first of these options that is given."""
+    for name, value in options.items():
+        if value:
+            raise ProblemError(Problem("bad-value", what, name, fix))
+
+
+def _require_files(report: Path | None, trace_file: Path | None) -> None:
+    """Said before the work, and not when its result has nowhere to go."""
+    for option, path in (("--report", report), ("--trace", trace_file)):
+        if path is not None and path.is_dir():
+            raise ProblemError(Problem("bad-value", f"'{path}' is a folder", option, "name a file"))
+    if trace_file is not None and trace_file.suffix != ".npz":
+        raise ProblemError(Problem("bad-value", f"'{trace_file}' is no .npz", "--trace", "let its name end with .npz"))
+
+
+@contextmanager
+def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDirectory | None]]:
+    """What `path` stands for, and the run directory, where it is one, locked; `work` is recorded as a stage of it."""
+    if (path / "config.resolved.yaml").is_file():
+        run = RunDirectory.open(path)
+        with run.lock(), stage(run, work):
+            yield text.of_run(run), run
+    else:
+        name = _model_name(path)
+        if not text.texts:
+            raise ProblemError(_without_text(path))
+        yield text.of_model(name), None
+
+
+def _without_text(path: Path) -> Problem:
+    if path.is_dir():
+        what, fix = "a model has no text of its own", "give files or folders of text with --corpus"
+        return Problem("missing-value", what, str(path), fix)
+    fix = "check the path; a model of the hub needs text, with --corpus"
+    return Problem("missing-file", "there is no such run, model or trace", str(path), fix)
+
+
+def _model_name(path: Path) -> str:
+    """A folder of transformers, or what may be a name on the hub; raises `ProblemError` for anything else."""
+    if path.is_dir():
+        run = path.resolve().parent.parent
+        if path.resolve().parent.name == "checkpoints" and (run / "config.resolved.yaml").is_file():
+            what = "this is a checkpoint of a run, and only the run knows its routers"
+            raise ProblemError(Problem("not-a-run", what, str(path), f"profile {run}"))
+        if not (path / "config.json").is_file():
+            what = "this is neither a run, which has config.resolved.yaml, nor a model, which has config.json"
+            raise ProblemError(Problem("not-a-run", what, str(path), "name a run, a model or a trace"))
+    elif not _HUB_NAME.fullmatch(str(path)):
+        what = "there is no such run, model or trace"
+        raise ProblemError(Problem("missing-file", what, str(path), "check the path"))
+    return str(path)
+
+
+def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
     from penstock.evaluate.atlas import atlas
+    from penstock.evaluate.atlas_page import write_atlas
+    from penstock.evaluate.profile_text import model_text
     from penstock.evaluate.trace_files import read_traces
 
-    if max_tokens is not None:
-        raise ProblemError(Problem("bad-value", "a trace is read as a whole", "--max-tokens", "leave it out"))
     traces = read_traces(path)
     result = atlas(traces)
-    page = _page(path.name, traces, result, report)
-    output.print_result(result, as_json, lambda: "\n\n".join([*map(_model_text, result["models"]), *page]))
+    with _writing(report):
+        page = [f"page: {write_atlas(path.name, traces, result, report)}"] if report else []
+    output.print_result(result, as_json, lambda: "\n\n".join([*map(model_text, result["models"]), *page]))
     return result
 
 
-def _of_run(
-    registry: Registry, path: Path, max_tokens: int | None, report: Path | None, as_json: bool
+def _profiled(
+    subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None, as_json: bool
 ) -> dict[str, Any]:
-    from penstock.evaluate.atlas import HEADINGS, atlas, layer_line
+    from penstock.evaluate.atlas_page import write_atlas
+    from penstock.evaluate.profile_text import model_text
     from penstock.evaluate.profiling import profile_figures, record_trace
-    from penstock.train.restore import restore
+    from penstock.train.progress import StageProgress
 
-    run = RunDirectory.open(path)
-    with run.lock(), stage(run, "profile"):
-        trace = record_trace(restore(path, registry), max_tokens=max_tokens)
-        trace.save(run.trace("heldout"))
-        result = profile_figures(trace)
-        write_json(run.path / "profile.json", result)
-    traces = {run.config(registry).name: trace}
-    page = _page(path.name, traces, atlas(traces), report) if report else []
-    output.print_result(
-        result,
-        as_json,
-        lambda: "\n".join(
-            [
-                output.table(HEADINGS, map(layer_line, result["layers"])),
-                f"MaxVio over all {result['tokens']:,} tokens {result['max_violation_global']:.3f}, "
-                f"in a batch {result['max_violation_batch']:.3f}",
-                f"trace: {run.trace('heldout')}",
-                *page,
-            ]
-        ),
-    )
+    with StageProgress() as progress:
+        trace = record_trace(subject, lambda read: progress("tokens", read, subject.tokens))
+    result = profile_figures(trace)
+    split = subject.header["split"]
+    written = []
+    if to := trace_file or (run and run.trace(split)):
+        with _writing(to):
+            trace.save(to)
+        written.append(f"trace: {to}")
+    if run is not None:
+        write_json(run.path / _file_name("profile", split, "json"), result)
+    if report is not None:
+        with _writing(report):
+            write_atlas(subject.name, {subject.name: trace}, {"models": [result]}, report)
+        written.append(f"page: {report}")
+    output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
     return result
 
 
 def _modified(
     registry: Registry,
-    path: Path,
-    max_tokens: int | None,
+    subject: Subject,
+    run: RunDirectory | None,
+    asked: Modification,
     report: Path | None,
-    modify: str,
-    fraction: str,
-    temperature: float | None,
     as_json: bool,
 ) -> dict[str, Any]:
     from penstock.evaluate import modification
-    from penstock.train.restore import restore
+    from penstock.train.progress import StageProgress
 
-    strategies, fractions = modification.strategies_of(modify), modification.fractions_of(fraction)
-    run = RunDirectory.open(path)
-    network = run.config(registry).simulate
-    with run.lock(), stage(run, "modify"):
+    network = (
+        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
+    )
+    wire = modification.Wire(
+        network.topology or choose(registry, "topology", "two-level"),
+        network.placement or choose(registry, "placement", "contiguous"),
+        network.tokens_per_gpu,
+        network.hidden_size,
+    )
+    with StageProgress() as progress:
         result = modification.modification_result(
-            restore(path, registry),
-            network.topology or choose(registry, "topology", "two-level"),
-            network.placement or choose(registry, "placement", "contiguous"),
-            strategies,
-            fractions,
-            max_tokens=max_tokens,
-            temperature=temperature or 1.0,
+            subject,
+            wire,
+            asked.strategies,
+            asked.fractions,
+            temperature=asked.temperature,
+            progress=lambda done, total: progress("assignments", done, total),
         )
-        write_json(run.path / "modified.json", result)
-        page = modification.write_modification_page(
-            run.config(registry).name, result, report or run.path / "modified.html"
-        )
+    if run is not None:
+        write_json(run.path / _file_name("modified", result["split"], "json"), result)
+        report = report or run.path / _file_name("modified", result["split"], "html")
+    with _writing(report):
+        page = [f"page: {modification.write_modification_page(subject.name, result, report)}"] if report else []
     table = output.table(modification.COLUMNS, map(modification.line, result["rows"]))
-    output.print_result(result, as_json, lambda: f"{table}\n\n{modification.HELP}\npage: {page}")
+    output.print_result(result, as_json, lambda: "\n".join([table, "", modification.HELP, *page]))
     return result
 
 
-def _page(title: str, traces: Mapping[str, RoutingTrace], result: Mapping[str, Any], report: Path | None) -> list[str]:
-    """Writes the page where one is asked for; the line that says where."""
-    from penstock.evaluate.atlas import write_atlas
-
-    return [f"page: {write_atlas(title, traces, result, report)}"] if report else []
+def _file_name(name: str, split: str, kind: str) -> str:
+    """What is said of a text that was given stands beside what is said of the held-out one."""
+    return f"{name}.{kind}" if split == "heldout" else f"{name}-{split}.{kind}"
 
 
-def _model_text(model: Mapping[str, Any]) -> str:
-    from penstock.evaluate.atlas import HEADINGS, layer_line, verdicts
-
-    dropped = model["dropped_warm_up"]
-    head = f"{model['model']}: {model['assignments']:,} assignments"
-    head += f", after {dropped:,} warm-up rows that were dropped" if dropped else ""
-    return "\n".join([head, "", output.table(HEADINGS, map(layer_line, model["layers"])), "", *verdicts(model)])
+@contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    """Turns what goes wrong while `path` is written into a `ProblemError`."""
+    try:
+        yield
+    except OSError as error:
+        what = f"it cannot be written ({error.strerror})"
+        raise output.failed("cannot-write", what, str(path), "free space, or choose another place") from error

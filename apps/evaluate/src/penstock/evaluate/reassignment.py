@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import LanguageModel, Routing
+from penstock.hooks.contracts import LanguageModel, ReplaceableRouter, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.routers.keyed import gumbel, keys_of_integers, uniform
 from penstock.routers.load import count_assignments
@@ -152,15 +152,29 @@ def modified(
     found = Assignments()
     with ExitStack() as stack:
         for layer, router in model.routers.items():
-            if not isinstance(router, nn.Module):
-                raise _unsupported(layer, "is no part of the model that can be replaced")
-            hook = _Hook(found, layer, strategy, fraction, temperature)
-            stack.callback(router.register_forward_hook(hook).remove)
+            change = _Change(found, layer, strategy, fraction, temperature)
+            stack.enter_context(_replacing(router, change, layer))
         yield found
 
 
-class _Hook:
-    """Replaces what one layer's router returns. It counts the tokens that it has seen: their positions."""
+@contextmanager
+def _replacing(router: Router, change: _Change, layer: int) -> Iterator[None]:
+    """While this lasts, the model computes `change(routing)` for what its router returns."""
+    if isinstance(router, ReplaceableRouter):
+        with router.replacing(change):
+            yield
+        return
+    if not isinstance(router, nn.Module):
+        raise _unsupported(layer, "is no part of the model that can be replaced")
+    handle = router.register_forward_hook(lambda _module, _arguments, routing: change(routing))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Change:
+    """Changes what one layer's router chose. It counts the tokens that it has seen: their positions."""
 
     def __init__(self, found: Assignments, layer: int, strategy: str, fraction: float, temperature: float) -> None:
         self.found, self.layer = found, layer
@@ -168,7 +182,7 @@ class _Hook:
         self.seen = 0
         found.counts[layer] = []
 
-    def __call__(self, module: nn.Module, arguments: Any, routing: Any) -> Any:
+    def __call__(self, routing: Any) -> Routing:
         if not isinstance(routing, Routing) or routing.kept_TK is not None:
             raise _unsupported(self.layer, "does not give every token the same number of experts")
         tokens = len(routing.expert_TK)

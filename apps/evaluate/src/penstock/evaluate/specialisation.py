@@ -26,6 +26,8 @@ EVEN_BELOW = 0.1
 TELLS_FROM_BITS = 0.01
 """Bits that one assignment tells about its domain from which on experts are called specialised. With many tokens any
 difference is significant. OLMoE's layers tell 0.16 to 0.43 bits, Mixtral's 0.003 to 0.009."""
+TOKENS_AT_ONCE = 2**16
+"""A row of E numbers for each: 32 MB for 64 experts, however long the text."""
 
 
 def spread(count_E: Counts) -> dict[str, float | None]:
@@ -44,26 +46,51 @@ def spread(count_E: Counts) -> dict[str, float | None]:
 
 def coactivation(expert_NK: NDArray[np.integer[Any]], experts: int) -> Counts:
     """int64 [E, E]: the tokens that chose both experts; on the diagonal those that chose the expert at all."""
-    tokens = len(expert_NK)
-    chosen_NE = np.zeros((tokens, experts), dtype=np.float64)
-    chosen_NE[np.arange(tokens)[:, None], expert_NK] = 1
-    return np.rint(chosen_NE.T @ chosen_NE).astype(np.int64)
+    both_EE = np.zeros((experts, experts), dtype=np.int64)
+    for first in range(0, len(expert_NK), TOKENS_AT_ONCE):
+        part_NK = expert_NK[first : first + TOKENS_AT_ONCE]
+        chosen_NE = np.zeros((len(part_NK), experts), dtype=np.float64)
+        chosen_NE[np.arange(len(part_NK))[:, None], part_NK] = 1
+        both_EE += np.rint(chosen_NE.T @ chosen_NE).astype(np.int64)
+    return both_EE
 
 
-def coactivation_lift(both_EE: Counts) -> Floats:
-    """How often two experts meet, over how often they would if they met in proportion to how often each is chosen, with
-    the same number of meetings in all: above 1 they belong together, below 1 they avoid one another.
-
-    nan on the diagonal, and where an expert is never chosen.
-    """
+def expected_meetings(both_EE: Counts) -> Floats:
+    """How often each two experts would meet if they met in proportion to how often each is chosen, with the same number
+    of meetings in all; 0 on the diagonal."""
     alone_E = np.diag(both_EE).astype(np.float64)
     expected_EE = np.outer(alone_E, alone_E)
     np.fill_diagonal(expected_EE, 0)
-    met_EE = both_EE.astype(np.float64)
-    np.fill_diagonal(met_EE, 0)
-    scale = met_EE.sum() / expected_EE.sum() if expected_EE.sum() else 0.0
+    meetings = int(both_EE.sum()) - int(np.diag(both_EE).sum())
+    return expected_EE * (meetings / expected_EE.sum()) if expected_EE.any() else expected_EE
+
+
+def coactivation_lift(both_EE: Counts) -> Floats:
+    """How often two experts meet over `expected_meetings`: above 1 they belong together, below 1 they avoid one another.
+
+    nan on the diagonal, and where an expert is never chosen; nan everywhere where no token has two experts.
+    """
+    expected_EE = expected_meetings(both_EE)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(expected_EE > 0, met_EE / (expected_EE * scale), math.nan)
+        return np.where(expected_EE > 0, both_EE / expected_EE, math.nan)
+
+
+def closest_pairs(both_EE: Counts, most: int = 5) -> list[dict[str, Any]]:
+    """The pairs that meet more often than by chance, the surest first: by the excess over its standard deviation, which
+    for a Poisson count is the root of what is expected."""
+    expected_EE = np.triu(expected_meetings(both_EE))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise_EE = np.where(expected_EE > 0, (both_EE - expected_EE) / np.sqrt(expected_EE), -math.inf)
+    pairs = [np.unravel_index(index, both_EE.shape) for index in np.argsort(-surprise_EE, axis=None)[:most]]
+    return [
+        {
+            "experts": [int(each) for each in pair],
+            "tokens": int(both_EE[pair]),
+            "lift": float(both_EE[pair] / expected_EE[pair]),
+        }
+        for pair in pairs
+        if surprise_EE[pair] > 0
+    ]
 
 
 def dependence_lift(count_EE: Counts) -> Floats:

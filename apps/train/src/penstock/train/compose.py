@@ -18,6 +18,7 @@ from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks.architecture import ArchitectureSettings, layer_routers
 from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
 from penstock.sharing.plan import combine, share
 
 
@@ -75,17 +76,16 @@ def compose_model(
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = settings.quantizer.build() if settings.quantizer else None
-    sizes = {
-        name: value for name, value in config.model.arguments().items() if name not in ArchitectureSettings.model_fields
-    }
-    sizes["vocab_size"] = settings.vocab_size or vocabulary_size
-    if sizes.get("eos_token_id") is None:
-        sizes["eos_token_id"] = end_of_text
+    own_end = getattr(settings, "eos_token_id", None)
     torch.manual_seed(config.seed)
-    with torch.device(device), _named_as_problems():
-        model = config.model.entry.imported(config.model.entry.component.target)(
-            **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=quantizer
-        )
+    model: Any = build_architecture(
+        config.model,
+        device,
+        vocab_size=settings.vocab_size or vocabulary_size,
+        eos_token_id=end_of_text if own_end is None else own_end,
+        make_router=lambda layer, **context: routers[layer].build(**context),
+        quantizer=quantizer,
+    )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     share(model, combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing]))
     losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
@@ -93,6 +93,13 @@ def compose_model(
     if config.train.dtype == "bf16":
         model.compute_dtype = torch.bfloat16
     return Composition(model, quantizer, losses, balancers)
+
+
+def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
+    """Calls an architecture's target with the settings that are its own, and the context, which stands above them."""
+    own = {name: value for name, value in choice.arguments().items() if name not in ArchitectureSettings.model_fields}
+    with torch.device(device), _named_as_problems():
+        return choice.entry.imported(choice.entry.component.target)(**{**own, **context})
 
 
 @contextmanager
@@ -150,14 +157,14 @@ def parameter_summary(composition: Composition) -> dict[str, Any]:
     return {"total": total, "trained": trained, "active": round(total - idle), "by_role": by_role}
 
 
-def routing_header(config: RunConfig, composition: Composition) -> dict[str, Any]:
+def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
     """The part of a trace's header that is known before any token is routed. `k` is one number, or one for each
     layer where they differ."""
-    ks = [router.k for router in composition.model.routers.values()]
+    ks = [router.k for router in model.routers.values()]
     return {
-        "model": config.name,
+        "model": name,
         "k": ks[0] if len(set(ks)) == 1 else ks,
-        "hidden_size": composition.model.export_config().get("hidden_size"),
+        "hidden_size": model.export_config().get("hidden_size"),
     }
 
 

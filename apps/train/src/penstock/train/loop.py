@@ -104,7 +104,7 @@ class Trainer:
         """What a routing trace of this run says about its model and data."""
         manifest = self.dataset.manifest
         return {
-            **routing_header(self.config, self.composition),
+            **routing_header(self.config.name, self.composition.model),
             "data": self.dataset.hash,
             "tokenizer": manifest.tokenizer_sha256,
         }

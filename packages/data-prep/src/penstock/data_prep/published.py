@@ -39,19 +39,7 @@ class PublishedTokenizer:
     def of_model(cls, model: str) -> PublishedTokenizer:
         """That of a folder, or of a name on the hub; raises `ProblemError` where there is none."""
         folder = Path(model).expanduser()
-        file = folder / "tokenizer.json"
-        if folder.is_dir() and not file.is_file():
-            what, fix = (
-                "the model comes without a tokenizer.json",
-                "put there what its tokenizer's save_pretrained writes",
-            )
-            raise ProblemError(Problem("missing-file", what, str(folder), fix))
-        try:
-            read = tokenizers.Tokenizer.from_file if folder.is_dir() else tokenizers.Tokenizer.from_pretrained
-            return cls(read(str(file if folder.is_dir() else model)))
-        except Exception as error:  # the library raises bare Exception
-            what = f"its tokenizer cannot be read ({' '.join(str(error).split())})"
-            raise ProblemError(Problem("damaged-file", what, model, "save or fetch it again")) from error
+        return cls(_of_folder(folder) if folder.is_dir() else _of_hub(model))
 
     def encode(self, text: str) -> tuple[Integers, Integers]:
         """The tokens [N] of a text, and the UTF-8 bytes [N] that each adds to those before it.
@@ -67,6 +55,31 @@ class PublishedTokenizer:
         if len(upto_N):
             upto_N[-1] = upto_C[-1]
         return token_N, np.diff(upto_N, prepend=0)
+
+
+def _of_folder(folder: Path) -> tokenizers.Tokenizer:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        what, fix = "the model comes without a tokenizer.json", "save its tokenizer there, as save_pretrained does"
+        raise ProblemError(Problem("missing-file", what, str(folder), fix))
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        what = f"its tokenizer.json cannot be read ({_line(error)})"
+        raise ProblemError(Problem("damaged-file", what, str(folder), "save it again")) from error
+
+
+def _of_hub(name: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_pretrained(name)
+    except Exception as error:  # of the hub's client, of the network, and the library's bare Exception
+        what = f"there is no such folder, and the hub gives no tokenizer of that name ({_line(error)})"
+        fix = "check the name; where the hub cannot be reached, give a folder"
+        raise ProblemError(Problem("missing-model", what, name, fix)) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _utf8_widths(text: str) -> Integers:

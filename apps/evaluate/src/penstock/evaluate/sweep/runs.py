@@ -14,6 +14,7 @@ from penstock.cli.run_config import OnResume, RunConfig
 from penstock.cli.run_directory import RunDirectory, read_json, write_json
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.profiling import profile_figures, record_trace
+from penstock.evaluate.subject import subject_of_run
 from penstock.evaluate.sweep.grid import Cell, Sweep
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -80,7 +81,7 @@ def measure(restored: Restored) -> dict[str, Any]:
     }
     if not restored.model.routers:
         return figures
-    profile = profile_figures(record_trace(restored))
+    profile = profile_figures(record_trace(subject_of_run(restored)))
     return figures | {
         "max_violation": profile["max_violation_global"],
         "max_violation_worst": max(layer["max_violation"] for layer in profile["layers"]),
