@@ -1,14 +1,19 @@
-"""`penstock profile --modify` on a trained run: quality against balance against communication."""
+"""`penstock profile` of a trained run: of other text than it held out, by domain, and of other assignments."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from penstock.cli.main import run as run_command
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.reassignment import STRATEGIES, modified
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
+from penstock.hooks.trace import RoutingTrace
 from penstock.train.restore import restore
 
 
@@ -114,3 +119,99 @@ def test_a_dense_model_has_nothing_to_modify(command, config_file, tmp_path):
 def test_a_trace_file_cannot_be_modified(command, trained, tmp_path):
     with pytest.raises(ProblemError, match="run"):
         command("profile", trained / "trace" / "train.npz", "--modify", "balanced")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Two domains of text that no run has seen."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "code.txt").write_text("def gate(turbine):\n    return turbine.open()\n" * 60)
+    (folder / "prose.txt").write_text("The gate is open, and twelve turbines run all night.\n" * 50)
+    return folder
+
+
+def test_text_that_is_given_stands_beside_the_held_out_one(command, trained, texts, read_json, tmp_path):
+    held_out = command("profile", trained)
+    before = {name: (trained / name).read_bytes() for name in ("trace/heldout.npz", "profile.json")}
+    result = command("profile", trained, "--corpus", texts, "--domains", "--report", tmp_path / "page.html")
+    assert {name: (trained / name).read_bytes() for name in before} == before
+    assert read_json(trained / "profile-corpus.json") == result
+    assert result["domains"] == ["code", "prose"]
+    trace = RoutingTrace.load(trained / "trace" / "corpus.npz")
+    assert [layer["counts"] for layer in result["layers"]] == trace.counts_LE.tolist()
+    assert set(trace.header["domains"]) == {"code", "prose"}
+    assert trace.header["tokens"] == result["tokens"] != held_out["tokens"]
+    assert trace.header["data"] != RoutingTrace.load(trained / "trace" / "heldout.npz").header["data"]
+    assert "Preferences of domains" in (tmp_path / "page.html").read_text()
+    modified_ = command("profile", trained, "--corpus", texts, "--modify", "random", "--fraction", "1")
+    assert read_json(trained / "modified-corpus.json") == modified_
+    assert "the text that was given" in (trained / "modified-corpus.html").read_text()
+
+
+def test_a_step_of_a_domain_has_the_experts_that_the_model_chooses_for_its_text(command, trained, restored, texts):
+    command("profile", trained, "--corpus", texts, "--domains", "--max-tokens", 128, "--trace", "t.npz")
+    trace = RoutingTrace.load(Path("t.npz"))
+    tokenizer = restored.dataset.tokenizer()
+    assert trace.header["domains"] == ["code", "prose"]
+    for step, name in enumerate(trace.header["domains"]):
+        tokens = tokenizer.encode((texts / f"{name}.txt").read_text())[:128]
+        with torch.inference_mode():
+            routings = restored.model(torch.tensor(tokens).view(4, 32)).routings
+        expected_LE = [torch.bincount(routings[layer].expert_TK.flatten(), minlength=8).tolist() for layer in (1, 2)]
+        assert trace.counts_SLE[step].tolist() == expected_LE
+
+
+def test_a_run_and_the_model_that_it_is_exported_to_choose_the_same_experts(command, trained, texts, tmp_path):
+    exported = tmp_path / "exported"
+    command("export", trained, "--format", "{use: hf, dtype: float32}", "--out", exported)
+    text = ["--corpus", texts, "--domains", "--sequence-length", 32]
+    run = command("profile", trained, *text, "--trace", tmp_path / "run.npz")
+    model = command("profile", exported, *text, "--trace", tmp_path / "model.npz")
+    assert model["model"] == "exported"
+    ours, theirs = (RoutingTrace.load(tmp_path / f"{name}.npz") for name in ("run", "model"))
+    same = np.sort(ours.expert_NLK, axis=2) == np.sort(theirs.expert_NLK, axis=2)
+    assert same.mean() > 0.999  # rounding may decide between scores that are all but equal
+    assert ours.header["data"] == theirs.header["data"]
+    rows = [
+        command("profile", each, *text[:2], *text[3:], "--modify", "random", "--fraction", "0")["rows"][0]
+        for each in (trained, exported)
+    ]
+    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=1e-5)
+    assert run["tokens"] == model["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--domains"], "the run's data does not say where each document came from, give the text of each domain"),
+        (["--corpus", "nowhere"], "nowhere: there is no such file or folder"),
+        (["--sequence-length", "99999999"], "the model knows"),
+    ],
+)
+def test_text_that_a_run_cannot_read_is_said(command, trained, arguments, message):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    with pytest.raises(ProblemError, match=message):
+        command("profile", trained, *arguments)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_preferences_of_a_router_that_drops_tokens_are_refused(command, config_file, texts, tmp_path):
+    override = "model.router={use: sigmoid-topk, k: 2, capacity: 1.0}"
+    run = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)["run_dir"]
+    with pytest.raises(ProblemError, match="--domains: its routers do not give every token the same number"):
+        command("profile", run, "--corpus", texts, "--domains")
+    assert not (Path(run) / "trace" / "corpus.npz").exists()
+    assert command("profile", run, "--corpus", texts)["tokens"] > 0
+
+
+def test_a_checkpoint_is_no_model_of_its_own(command, trained, texts):
+    (checkpoint,) = sorted((trained / "checkpoints").glob("step-*"))[-1:]
+    with pytest.raises(ProblemError, match=f"only the run knows its routers, profile {trained}"):
+        command("profile", checkpoint, "--corpus", texts)
+
+
+def test_without_the_plugin_the_package_that_has_it_is_named(config_file, texts, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    others = [each for each in Registry.discover().plugins if each.origin.distribution != "penstock-hf-models"]
+    with pytest.raises(ProblemError, match=r"there is no architecture 'hf', `uv add penstock-hf-models` provides it"):
+        run_command(["profile", str(tmp_path), "--corpus", str(texts)], Registry(others))

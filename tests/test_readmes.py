@@ -54,6 +54,7 @@ def test_python_examples_run(readme: Path, tmp_path: Path) -> None:
 def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     readme = (ROOT / "README.md").read_text()
     (block,) = [fence for fence in re.findall(r"```bash\n(.*?)```", readme, re.S) if "penstock prepare" in fence]
+    (tmp_path / "README.md").write_text(readme)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
     script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
@@ -73,6 +74,8 @@ def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
         "metrics.jsonl",
         "evaluation.json",
         "profile.json",
+        "profile-corpus.json",
+        "modified.json",
         "simulation.json",
         "report.html",
         "trace/train.npz",

@@ -6,17 +6,13 @@ Shape suffixes: M domains, L layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from penstock.evaluate import specialisation as figures
-from penstock.evaluate.report import charts
 from penstock.evaluate.report.formats import decimals
-from penstock.evaluate.report.page import write_page
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
 from penstock.routers import load

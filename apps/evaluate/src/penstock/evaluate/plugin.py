@@ -16,7 +16,7 @@ def commands() -> list[Component]:
             kind="command",
             name="profile",
             target="penstock.evaluate.profile_command:profile",
-            summary="Show which experts a run's model chooses on held-out text, or those of a trace file",
+            summary="Show which experts a run or a model chooses, for which text, or those of a trace file",
         ),
         Component(
             kind="command",

@@ -66,7 +66,7 @@ def expected_meetings(both_EE: Counts) -> Floats:
 
 
 def coactivation_lift(both_EE: Counts) -> Floats:
-    """How often two experts meet over `expected_meetings`: above 1 they belong together, below 1 they avoid one another.
+    """How often two experts meet over `expected_meetings`: above 1 they belong together, below 1 they avoid each other.
 
     nan on the diagonal, and where an expert is never chosen; nan everywhere where no token has two experts.
     """

@@ -1,7 +1,7 @@
 """What `penstock profile` looks at: a model, the tokens that it reads, and how many bytes each of them stands for.
 
-It is made from a run, whose held-out tokens are the text unless another is given, or from a model of transformers, which
-brings its own tokenizer. Everything else of `profile` does not ask which.
+It is made from a run, whose held-out tokens are the text unless another is given, or from a model of transformers with
+its own tokenizer. The rest of `profile` does not ask which.
 
 Shape suffixes: N tokens, B windows of a batch, S positions of a window.
 """
