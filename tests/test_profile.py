@@ -169,6 +169,8 @@ def test_a_run_and_the_model_that_it_is_exported_to_choose_the_same_experts(comm
     model = command("profile", exported, *text, "--trace", tmp_path / "model.npz")
     assert model["model"] == "exported"
     ours, theirs = (RoutingTrace.load(tmp_path / f"{name}.npz") for name in ("run", "model"))
+    assert ours.expert_NLK is not None
+    assert theirs.expert_NLK is not None
     same = np.sort(ours.expert_NLK, axis=2) == np.sort(theirs.expert_NLK, axis=2)
     assert same.mean() > 0.999  # rounding may decide between scores that are all but equal
     assert ours.header["data"] == theirs.header["data"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,12 @@ def fractions_of(text: str) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The network that communication is predicted on; `hidden_size` None takes the model's own."""
+    """The network that communication is predicted on, and the width of a token on it."""
 
     topology: Choice
     placement: Choice
     tokens_per_gpu: int
-    hidden_size: int | None
+    hidden_size: int
 
 
 def modification_result(
@@ -89,11 +89,6 @@ def modification_result(
 ) -> dict[str, Any]:
     """The contents of `modified.json`: the model's own routing first, then each strategy with each fraction above 0.
     `progress` is called with rows, done and all."""
-    hidden_size = wire.hidden_size or subject.header["hidden_size"]
-    if hidden_size is None:
-        what = "the model's config does not say how wide a token is, so that its exchange cannot be predicted"
-        raise ProblemError(Problem("missing-value", what, "--modify", "profile it without"))
-    wire = replace(wire, hidden_size=hidden_size)
     cases = [("router", 0.0), *((name, fraction) for name in strategies for fraction in fractions if fraction > 0)]
     rows = []
     for case in cases:

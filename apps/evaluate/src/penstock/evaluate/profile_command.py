@@ -276,11 +276,15 @@ def _modified(
     network = (
         run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
     )
+    hidden_size = network.hidden_size or subject.header["hidden_size"]
+    if hidden_size is None:
+        what = "the model's config does not say how wide a token is, so that its exchange cannot be predicted"
+        raise ProblemError(Problem("missing-value", what, "--modify", "profile it without"))
     wire = modification.Wire(
         network.topology or choose(registry, "topology", "two-level"),
         network.placement or choose(registry, "placement", "contiguous"),
         network.tokens_per_gpu,
-        network.hidden_size,
+        hidden_size,
     )
     with StageProgress() as progress:
         result = modification.modification_result(

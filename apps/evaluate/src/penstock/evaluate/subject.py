@@ -130,7 +130,7 @@ def subject_of_model(
     length = sequence_length or min(SEQUENCE_LENGTH, config.get("max_position_embeddings") or SEQUENCE_LENGTH)
     length = _window_length(model, length, max_tokens)
     ends = config.get("eos_token_id")
-    end_of_text = ends[0] if isinstance(ends, list) and ends else ends
+    end_of_text: int | None = next(iter(ends), None) if isinstance(ends, list) else ends
     streams = [_read(source, tokenizer.encode, end_of_text, length, max_tokens) for source in sources]
     _require_embeddings(model, streams, name)
     title = Path(name).resolve().name if Path(name).is_dir() else name

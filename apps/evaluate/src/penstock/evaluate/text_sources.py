@@ -56,7 +56,9 @@ def _split(text: str) -> tuple[str | None, str]:
 
 
 def _corpus(registry: Registry, text: str) -> Corpus:
-    corpus = choose(registry, "corpus", text if text.startswith("{") else {"use": "text", "paths": [text]}).build()
+    corpus: Corpus = choose(
+        registry, "corpus", text if text.startswith("{") else {"use": "text", "paths": [text]}
+    ).build()
     if isinstance(corpus, Fingerprinted):
         corpus.fingerprint()  # which finds the files: one that is missing is said before a model is loaded
     return corpus

@@ -85,4 +85,4 @@ def _line(error: Exception) -> str:
 def _utf8_widths(text: str) -> Integers:
     """UTF-8 bytes of each character."""
     code_C = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    return 1 + sum((code_C >= first).astype(np.int64) for first in (0x80, 0x800, 0x10000))
+    return np.searchsorted(np.array([0x80, 0x800, 0x10000]), code_C, side="right").astype(np.int64) + 1
