@@ -56,7 +56,7 @@ class Swallowing(Good):
     def __call__(self, documents: Iterator[Document]) -> Iterator[Document]:
         try:
             yield from super().__call__(documents)
-        except Exception:
+        except Exception:  # the fault of this filter: the corpus breaks, and its training set just ends early
             return
 
 
