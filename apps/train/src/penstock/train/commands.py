@@ -12,22 +12,13 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.cli.options import config_argument, overrides_argument, runs_option
 from penstock.cli.plugin_lock import plugin_lock, require_importable
 from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.hooks.registry import Registry
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
-
-config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-runs_option = click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of runs and prepared data.",
-)
 
 
 @click.command()
