@@ -174,6 +174,10 @@ def balance_losses() -> list[Component]:
     ]
 
 
+# What both balancers promise: updates follow from shares of the load, counted in integers, alike for all experts.
+SHARES = frozenset({"exact-counts", "expert-symmetric", "scale-free"})
+
+
 @hookimpl
 def balancers() -> list[Component]:
     return [
@@ -182,7 +186,7 @@ def balancers() -> list[Component]:
             "balancers:LossFree",
             "LossFreeConfig",
             "Moves each expert's bias by its load error, or the sign of it",
-            frozenset({"exact-counts", "expert-symmetric", "scale-free"}),
+            SHARES,
             "arXiv 2408.15664",
         ),
         _balancer(
@@ -190,7 +194,7 @@ def balancers() -> list[Component]:
             "quantile:Quantile",
             None,
             "Sets each expert's bias by the quantile of its margins; no rate",
-            frozenset(),
+            SHARES,
             "Megatron-Core, Kimi K3",
         ),
     ]
