@@ -149,10 +149,12 @@ def _train(
     )
     from penstock.train.engine import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
+    from penstock.train.memory import keep_freed_memory
     from penstock.train.numerics import record_numerics
     from penstock.train.ranks import require_same_plugins
 
     begun = time.perf_counter()
+    keep_freed_memory()
     device = pick_device(config.train.device)
     dataset = open_dataset(runs, config, verify=True)
     composition = compose_model(
