@@ -116,7 +116,7 @@ def test_another_base_than_that_of_the_checkpoint_is_refused(
 @pytest.mark.parametrize(
     ("base", "overrides", "said"),
     [
-        (RANDOM, ["model.layers=[1,3]"], "layers 0 to 2, and no layer 3"),
+        (RANDOM, ["model.layers=[1,3]"], "counted from 0: the base has layers 0 to 2, and no layer 3"),
         ("{use: hf, model_type: opt}", [], "no layers that all have an MLP"),
         (RANDOM, ["model.place=in_place", "model.router={use: softmax-topk, k: 2, scale: 2.5}"], "instead of 1"),
     ],

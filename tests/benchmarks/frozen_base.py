@@ -8,6 +8,9 @@ Switch loss with weight 0.1; a step takes 4 texts of 256 tokens, and AdamW steps
 leaves it alone, logits of all tokens at once, a loop over experts. `straightforward, base frozen` has `requires_grad`
 off, as a careful program would, and is no part of a bar. All three start from the same weights; losses and gradients
 are compared before anything is timed.
+
+The floor is the head's two matrix products alone, of hidden states to logits and of probabilities back, in pieces that
+stay in the cache: any program with this vocabulary computes them.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from torch.nn import functional as F
 
 from penstock.hooks.contracts import Routing
 from penstock.moe_core.frozen_base import FrozenBase
+from penstock.moe_core.products import rows_times_transposed
 from penstock.routers.losses import SwitchLoss
 from penstock.routers.topk import SoftmaxTopK
+from penstock.train.memory import keep_freed_memory
 
 LAYERS, EXPERTS, K, TEMPERATURE, WEIGHT = (1, 3, 5, 7), 8, 2, 0.5, 0.1
 WIDTH, HIDDEN, VOCABULARY = 64, 256, 50_257
@@ -39,6 +44,7 @@ SHAPE: dict[str, Any] = {
     "window_size": 256,
 }
 OURS, PLAIN, CAREFUL = "penstock", "straightforward", "straightforward, base frozen"
+FLOOR = "floor: products of the head"
 
 
 def build_ours() -> Any:
@@ -136,6 +142,17 @@ def stepper(model: Any, loss_of: Callable[[Any, Tensor], Tensor], token_BS: Tens
     return step
 
 
+def products_of_the_head() -> Callable[[], None]:
+    hidden_TD, weight_VD = torch.randn(BATCH * SEQUENCE, WIDTH), torch.randn(VOCABULARY, WIDTH)
+
+    @torch.no_grad()
+    def multiply() -> None:
+        for part in weight_VD.split(1024):
+            rows_times_transposed(rows_times_transposed(hidden_TD, part), part.T)
+
+    return multiply
+
+
 def require_the_same(ours: Any, plain: Any, token_BS: Tensor) -> None:
     """Raises where the two do not compute the same loss and gradients."""
     losses = our_loss(ours, token_BS), plain_loss(plain, token_BS)
@@ -162,6 +179,7 @@ def require_the_same(ours: Any, plain: Any, token_BS: Tensor) -> None:
 @json_option
 def main(threads: int, rounds: int, as_json: bool) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as `penstock train` does; all programs profit
     token_BS = torch.randint(0, VOCABULARY, (BATCH, SEQUENCE + 1), generator=torch.Generator().manual_seed(0))
     ours = build_ours()
     plain, careful = build_plain(ours, frozen=False), build_plain(ours, frozen=True)
@@ -173,6 +191,7 @@ def main(threads: int, rounds: int, as_json: bool) -> None:
         OURS: stepper(ours, our_loss, token_BS),
         PLAIN: stepper(plain, plain_loss, token_BS),
         CAREFUL: stepper(careful, plain_loss, token_BS),
+        FLOOR: products_of_the_head(),
     }
     seconds = interleaved(steps, rounds=rounds)
     rows = [

@@ -247,7 +247,7 @@ def test_a_base_of_experts_keeps_its_own() -> None:
 
 
 def test_layers_that_the_base_does_not_have_are_named() -> None:
-    with pytest.raises(ProblemError, match="layers 0 to 3, and no layer 4, 7"):
+    with pytest.raises(ProblemError, match="counted from 0: the base has layers 0 to 3, and no layer 4, 7"):
         experts_of(dense(), layers=[1, 4, 7])
 
 
@@ -293,7 +293,7 @@ DENSE = f"{{use: glm-moe, {', '.join(f'{name}: {value}' for name, value in SIZES
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("layers: [1, 4]", "layers 0 to 3, and no layer 4"),
+        ("layers: [1, 4]", "counted from 0: the base has layers 0 to 3, and no layer 4"),
         ("layers: [1, 1]", "1 more than once"),
         ("layers: []", "layers"),
         ("layers: [1]\nexpert_size: 8\nplace: in_place", "have its size"),

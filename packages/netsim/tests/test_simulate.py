@@ -118,7 +118,7 @@ def test_copies_beyond_one_gpu_an_expert_spread_a_hot_expert():
     # The GPU of the hot expert gets 0.9 / copies of the tokens of all others.
     received = [0.9 * 3, 0.45 * 7, 0.225 * 15]
     assert [row.dispatch.mean for row in rows] == pytest.approx(
-        [share * 4096 * 64 / topology.between_bandwidth for share in received]
+        [share * 4096 * 64 / topology.between.bandwidth for share in received]
     )
 
 
@@ -265,7 +265,7 @@ def test_components_build_by_name():
     registry = Registry.discover()
     topology = registry.build("topology", {"use": "two-level", "hardware": "h100", "between_bandwidth": 25e9})
     placement = registry.build("placement", "contiguous")
-    assert (topology.gpus_per_node, topology.between_bandwidth) == (8, 25e9)
+    assert (topology.gpus_per_node, topology.between.bandwidth) == (8, 25e9)
     assert simulate(skewed_trace(), topology, placement, gpus=[16], hidden_size=64)[0].gpus == 16
     with pytest.raises(ProblemError, match="hardware"):
         registry.build("topology", {"use": "two-level", "hardware": "h1"})

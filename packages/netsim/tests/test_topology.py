@@ -35,9 +35,9 @@ def dumb_seconds(bytes_GG, topology: TwoLevel) -> float:
         inside = max(ports["sent_in"], ports["got_in"])
         between = max(ports["sent_out"], ports["got_out"])
         if inside > 0:
-            worst = max(worst, topology.inside_latency + inside / topology.inside_bandwidth)
+            worst = max(worst, topology.inside.latency + inside / topology.inside.bandwidth)
         if between > 0:
-            worst = max(worst, topology.between_latency + between / topology.between_bandwidth)
+            worst = max(worst, topology.between.latency + between / topology.between.bandwidth)
     return worst
 
 
@@ -67,8 +67,8 @@ def test_two_nodes_of_two_gpus_by_hand():
 @pytest.mark.parametrize("gpus", [2, 8, 16, 64])
 def test_uniform_traffic_has_a_closed_form(gpus):
     topology, each = TwoLevel("h800"), 1e6
-    inside = topology.inside_latency + (min(gpus, 8) - 1) * each / topology.inside_bandwidth
-    between = topology.between_latency + (gpus - 8) * each / topology.between_bandwidth if gpus > 8 else 0.0
+    inside = topology.inside.latency + (min(gpus, 8) - 1) * each / topology.inside.bandwidth
+    between = topology.between.latency + (gpus - 8) * each / topology.between.bandwidth if gpus > 8 else 0.0
     assert topology.all_to_all_seconds(np.full((gpus, gpus), each)) == pytest.approx(max(inside, between))
 
 
@@ -117,9 +117,9 @@ def test_even_sources_equal_their_matrices(gpus, gpus_per_node, seed):
 
 
 def test_preset_figures_can_be_replaced():
-    assert TwoLevel("h100", between_bandwidth=1e9).between_bandwidth == 1e9
+    assert TwoLevel("h100", between_bandwidth=1e9).between.bandwidth == 1e9
     assert TwoLevel("gb200-nvl72").gpus_per_node == 72
-    assert TwoLevel("h100", inside_latency=0.0).inside_latency == 0.0
+    assert TwoLevel("h100", inside_latency=0.0).inside.latency == 0.0
 
 
 def test_unknown_hardware_is_a_problem_with_a_hint():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -408,12 +408,7 @@ class OtherNames(Good):
         return f"body.{name}"
 
 
-def of(target: type, *, without: str = "", **changes: Any) -> Component:
-    capabilities = ALL - set(without.split())
-    described = {"kind": "architecture", "name": "broken", "summary": "A model that breaks one law", **changes}
-    return Component(target=f"{target.__module__}:{target.__name__}", **{"capabilities": capabilities, **described})
-
-
+of = described("architecture", "A model that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
     "architecture/equal-seeds-build-equal-models": of(Unseeded),
@@ -425,7 +420,7 @@ BROKEN = {
     "architecture/expert-stacks-have-a-matrix-for-each-expert": of(SharedExpert),
     "architecture/the-exported-config-is-json": of(Tuples),
     "architecture/logits-are-fp32-over-the-vocabulary": of(HalfLogits),
-    "architecture/later-tokens-change-no-earlier-logits": of(Acausal, without="cached"),
+    "architecture/later-tokens-change-no-earlier-logits": of(Acausal, ALL - {"cached"}),
     "architecture/texts-of-a-batch-are-independent": of(OverTheBatch),
     "architecture/a-batch-may-be-empty": of(NeverEmpty),
     "architecture/training-computes-what-evaluation-does": of(LouderInTraining),

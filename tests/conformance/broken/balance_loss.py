@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import Routing
 from penstock.hooks.testing import capabilities
 
@@ -224,19 +224,16 @@ class Branching(Good):
         return super().slots(routing)
 
 
-def of(target: type = Good, capabilities: frozenset[str] = ALL, config: str | None = None) -> Component:
-    path = f"{target.__module__}:{target.__name__}"
-    summary = "A balancing loss that breaks one law"
-    return Component("balance-loss", "broken", path, summary, config=config, capabilities=capabilities)
-
-
+of = described("balance-loss", "A balancing loss that breaks one law", ALL)
 WITH_WEIGHT = "broken.settings:LossSettings"
-GOOD = of(config=WITH_WEIGHT)
+GOOD = of(Good, config=WITH_WEIGHT)
 BROKEN = {
     "balance-loss/the-weight-is-that-of-the-settings": of(Negative),
     "balance-loss/a-loss-is-one-finite-number": of(OneElement),
     "balance-loss/extreme-logits-have-a-finite-loss": of(Overflowing),
-    "balance-loss/the-weight-is-left-to-the-training-loop": of(WeighedTwice, ALL - {"one-at-balance"}, WITH_WEIGHT),
+    "balance-loss/the-weight-is-left-to-the-training-loop": of(
+        WeighedTwice, ALL - {"one-at-balance"}, config=WITH_WEIGHT
+    ),
     "balance-loss/asked-again-a-loss-is-the-same": of(Remembering, ALL - {"exact-in-fp64"}),
     "balance-loss/the-routing-is-left-alone": of(InPlace),
     "balance-loss/the-global-generators-are-left-alone": of(Wasteful),

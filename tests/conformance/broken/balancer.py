@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.testing import capabilities
 
@@ -190,12 +190,8 @@ class Rounding(Good):
         return (load_E.mean() - load_E).round().sign()
 
 
-def of(target: type = Good, capabilities: frozenset[str] = ALL) -> Component:
-    path = f"{target.__module__}:{target.__name__}"
-    return Component("balancer", "broken", path, "A balancer that breaks one law", capabilities=capabilities)
-
-
-GOOD = of()
+of = described("balancer", "A balancer that breaks one law", ALL)
+GOOD = of(Good)
 BROKEN = {
     "balancer/an-update-keeps-the-form-of-the-state": of(DoublePrecision),
     "balancer/whatever-the-load-the-router-stays-finite": of(DividingByOthers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 @click.group()
@@ -49,21 +49,12 @@ def configured() -> None:
     """Turns the wheel as a config says."""
 
 
-def of(target: str, config: str | None = None) -> Component:
-    return Component(
-        kind="command",
-        name="broken",
-        target=f"{__name__}:{target}",
-        summary="A command that breaks one law",
-        config=config,
-    )
-
-
-GOOD = of("good")
+of = described("command", "A command that breaks one law")
+GOOD = of("broken.command:good")
 BROKEN = {
-    "command/the-target-is-a-click-command": of("factory"),
-    "command/it-takes-no-settings": of("configured", config="broken.general:Settings"),
-    "command/help-is-shown": of("helpless"),
-    "command/the-command-is-documented": of("silent"),
-    "command/options-are-documented": of("bare"),
+    "command/the-target-is-a-click-command": of("broken.command:factory"),
+    "command/it-takes-no-settings": of("broken.command:configured", config="broken.general:Settings"),
+    "command/help-is-shown": of("broken.command:helpless"),
+    "command/the-command-is-documented": of("broken.command:silent"),
+    "command/options-are-documented": of("broken.command:bare"),
 }

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.hooks import Component, Problem, ProblemError
+from broken.described import described
+from penstock.hooks import Problem, ProblemError
 from penstock.hooks.config import Schema
 from penstock.hooks.contracts import Document
 
@@ -124,12 +125,7 @@ class Blind(Good):
         return {"files": len(self.paths)}
 
 
-def of(target: type, **changes: object) -> Component:
-    described = {"kind": "corpus", "name": "broken", "summary": "A corpus that breaks one law", **changes}
-    described = {"capabilities": frozenset({"fingerprint"}), "config": f"{__name__}:Settings", **described}
-    return Component(target=f"{target.__module__}:{target.__name__}", **described)  # pyright: ignore[reportArgumentType]
-
-
+of = described("corpus", "A corpus that breaks one law", frozenset({"fingerprint"}), "broken.corpus:Settings")
 GOOD = of(Good)
 BROKEN = {
     "corpus/it-yields-documents": of(Listing),

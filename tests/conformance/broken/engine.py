@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -44,15 +44,7 @@ class Remembering(Good):
         return self.known.setdefault((model_folder, port), super().command(model_folder, port))
 
 
-def of(target: type) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        kind="engine",
-        name="broken",
-        summary="An engine that breaks one law",
-    )
-
-
+of = described("engine", "An engine that breaks one law")
 GOOD = of(Good)
 BROKEN = {
     "engine/the-command-is-a-list-of-arguments": of(Line),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -84,11 +84,7 @@ class Emptying(Good):
         return super().export(model, tokenizer_file, folder)
 
 
-def of(target: type, **changes: Any) -> Component:
-    described = {"kind": "exporter", "name": "broken", "summary": "An exporter that breaks one law", **changes}
-    return Component(target=f"{target.__module__}:{target.__name__}", **described)
-
-
+of = described("exporter", "An exporter that breaks one law")
 GOOD = of(Good)
 BROKEN = {
     "exporter/files-are-returned": of(Silent),

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import Document
 
 
@@ -56,7 +56,7 @@ class Swallowing(Good):
     def __call__(self, documents: Iterator[Document]) -> Iterator[Document]:
         try:
             yield from super().__call__(documents)
-        except Exception:
+        except Exception:  # the fault of this filter: the corpus breaks, and its training set just ends early
             return
 
 
@@ -109,18 +109,7 @@ class Remembering(Good):
 
 
 ALL = frozenset({"drops-only", "idempotent", "stateless"})
-
-
-def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=capabilities,
-        kind="filter",
-        name="broken",
-        summary="A filter that breaks one law",
-    )
-
-
+of = described("filter", "A filter that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
     "filter/it-yields-documents": of(Texts),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import field_serializer
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.config import Schema
 
 
@@ -40,18 +40,13 @@ class Deaf:
     """Takes no setting."""
 
 
-def of(target: type = Engine, schema: type | None = Settings, **changes: object) -> Component:
-    here = {"kind": "engine", "name": "broken", "summary": "An engine that breaks one law", **changes}
-    config = None if schema is None else f"{schema.__module__}:{schema.__name__}"
-    return Component(target=f"{target.__module__}:{target.__name__}", **{"config": config, **here})  # pyright: ignore[reportArgumentType]
-
-
-GOOD = of()
+of = described("engine", "An engine that breaks one law", config="broken.general:Settings")
+GOOD = of(Engine)
 BROKEN = {
-    "any/the-summary-is-one-line": of(summary="engine"),
-    "any/capabilities-are-known": of(capabilities=frozenset({"omniscient"})),
-    "any/the-description-imports-no-torch": of(config="broken.heavy:Settings"),
-    "any/fields-are-documented": of(schema=Undocumented),
-    "any/settings-are-arguments-of-the-target": of(target=Deaf),
-    "any/settings-survive-a-config-file": of(schema=Unwritable),
+    "any/the-summary-is-one-line": of(Engine, summary="engine"),
+    "any/capabilities-are-known": of(Engine, frozenset({"omniscient"})),
+    "any/the-description-imports-no-torch": of(Engine, config="broken.heavy:Settings"),
+    "any/fields-are-documented": of(Engine, config="broken.general:Undocumented"),
+    "any/settings-are-arguments-of-the-target": of(Deaf),
+    "any/settings-survive-a-config-file": of(Engine, config="broken.general:Unwritable"),
 }

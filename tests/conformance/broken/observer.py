@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import StepRecord
 
 
@@ -101,16 +101,7 @@ class Forgetful(Good):
         pass
 
 
-def of(target: type) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=frozenset({"exact-resume"}),
-        kind="observer",
-        name="broken",
-        summary="An observer that breaks one law",
-    )
-
-
+of = described("observer", "An observer that breaks one law", frozenset({"exact-resume"}))
 GOOD = of(Good)
 BROKEN = {
     "observer/a-run-is-watched": of(Brief),

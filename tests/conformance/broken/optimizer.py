@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import ParameterRole
 
 VECTORS = (ParameterRole.NORM, ParameterRole.BIAS)
@@ -174,16 +174,9 @@ class OnlyFullPrecision(Good):
         return gradient
 
 
-def of(target: type, *, bf16: bool = True, **changes: Any) -> Component:
-    described = {"kind": "optimizer", "name": "broken", "summary": "An optimizer that breaks one law", **changes}
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        config="broken.light:OptimizerSettings",
-        capabilities=frozenset({"bf16-parameters"} if bf16 else ()),
-        **described,
-    )
-
-
+of = described(
+    "optimizer", "An optimizer that breaks one law", frozenset({"bf16-parameters"}), "broken.light:OptimizerSettings"
+)
 GOOD = of(Good)
 BROKEN = {
     "optimizer/it-is-an-optimizer-of-torch": of(NoOptimizer),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -134,17 +134,7 @@ class InOrder(Good):
         return np.arange(len(load_E)) // (len(load_E) // gpus)
 
 
-def of(target: type) -> Component:
-    both = frozenset({"equal-slots", "load-aware"})
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=both,
-        kind="placement",
-        name="broken",
-        summary="A placement that breaks one law",
-    )
-
-
+of = described("placement", "A placement that breaks one law", frozenset({"equal-slots", "load-aware"}))
 GOOD = of(Good)
 BROKEN = {
     "placement/every-expert-has-a-gpu": of(Listing),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import ParameterRole
 
 ALL = frozenset({"compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"})
@@ -150,12 +150,7 @@ class OfNorms(Good):
     roles = frozenset({ParameterRole.MATRIX, ParameterRole.NORM})
 
 
-def of(target: type, *, without: str = "", **changes: Any) -> Component:
-    capabilities = ALL - set(without.split())
-    described = {"kind": "quantizer", "name": "broken", "summary": "A quantizer that breaks one law", **changes}
-    return Component(target=f"{target.__module__}:{target.__name__}", **{"capabilities": capabilities, **described})
-
-
+of = described("quantizer", "A quantizer that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
     "quantizer/the-result-has-the-shape-and-dtype-of-the-weight": of(Flattened),
@@ -163,7 +158,7 @@ BROKEN = {
     "quantizer/the-weight-itself-stays": of(InPlace),
     "quantizer/a-matrix-of-zeros-stays-finite": of(Dividing),
     "quantizer/extreme-weights-stay-finite": of(Squaring),
-    "quantizer/the-result-resembles-the-weight": of(Mixed, without="idempotent"),
+    "quantizer/the-result-resembles-the-weight": of(Mixed, ALL - {"idempotent"}),
     "quantizer/a-weight-that-moves-a-little-keeps-its-level": of(Unrounded),
     "quantizer/the-gradient-reaches-the-weight": of(Detached),
     "quantizer/the-gradient-passes-unchanged": of(Halving),
@@ -181,5 +176,5 @@ BROKEN = {
     "quantizer/the-codes-fit-into-the-packed-bytes": of(OneBit),
     "quantizer/roles-are-a-set-of-roles": of(Listed),
     "quantizer/vectors-are-left-out": of(OfNorms),
-    "quantizer/routers-are-among-the-roles": of(Good, capabilities=ALL | {"routers"}),
+    "quantizer/routers-are-among-the-roles": of(Good, ALL | {"routers"}),
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import Routing
 from penstock.hooks.testing import capabilities
 
@@ -400,14 +400,9 @@ class Branching(Good):
         return super().choose(score_TE)
 
 
-def of(target: type = Good, capabilities: frozenset[str] = ALL, config: str | None = None) -> Component:
-    path = f"{target.__module__}:{target.__name__}"
-    summary = "A router that breaks one law"
-    return Component("router", "broken", path, summary, config=config, capabilities=capabilities)
-
-
+of = described("router", "A router that breaks one law", ALL)
 WITH_K = "broken.settings:RouterSettings"
-GOOD = of(config=WITH_K)
+GOOD = of(Good, config=WITH_K)
 BROKEN = {
     "router/it-is-a-module-that-states-its-sizes": of(Miscounting),
     "router/a-routing-has-the-shapes-and-types-of-the-contract": of(Squeezing),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -51,11 +51,7 @@ class Unpicklable(Good):
         return self.factor(progress)
 
 
-def of(target: type, **changes: object) -> Component:
-    described = {"kind": "schedule", "name": "broken", "summary": "A schedule that breaks one law", **changes}
-    return Component(target=f"{target.__module__}:{target.__name__}", **described)  # pyright: ignore[reportArgumentType]
-
-
+of = described("schedule", "A schedule that breaks one law")
 GOOD = of(Good)
 BROKEN = {
     "schedule/a-factor-is-a-finite-number": of(Infinite),

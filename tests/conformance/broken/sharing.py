@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.hooks import Component
+from broken.described import described
 from penstock.hooks.contracts import ParameterRole, SharingPlan
 
 Groups = tuple[tuple[str, ...], ...]
@@ -108,11 +108,7 @@ class Unpicklable(Good):
         self.matches = lambda name: True
 
 
-def of(target: type, **changes: Any) -> Component:
-    described = {"kind": "sharing", "name": "broken", "summary": "A strategy that breaks one law", **changes}
-    return Component(target=f"{target.__module__}:{target.__name__}", **described)
-
-
+of = described("sharing", "A strategy that breaks one law")
 GOOD = of(Good)
 BROKEN = {
     "sharing/a-plan-is-groups-of-names": of(Lists),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.hooks import Component, Problem, ProblemError
+from broken.described import described
+from penstock.hooks import Problem, ProblemError
 from penstock.hooks.contracts import TaskResult
 
 
@@ -164,16 +165,7 @@ class Gaps(Good):
         return sum(self.nll(model, window) for window in windows) * (len(tokens) - 1) / scored
 
 
-def of(target: type) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=frozenset({"every-token"}),
-        kind="task",
-        name="broken",
-        summary="A task that breaks one law",
-    )
-
-
+of = described("task", "A task that breaks one law", frozenset({"every-token"}))
 GOOD = of(Good)
 BROKEN = {
     "task/the-result-is-a-task-result": of(Dictionary),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -129,18 +129,7 @@ class FirstIsFast(Good):
 
 
 ALL = frozenset({"monotone", "subadditive", "interchangeable"})
-
-
-def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=capabilities,
-        kind="topology",
-        name="broken",
-        summary="A topology that breaks one law",
-    )
-
-
+of = described("topology", "A topology that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
     "topology/a-node-has-gpus": of(FractionalNode),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.hooks import Component
+from broken.described import described
 
 
 class Good:
@@ -189,18 +189,7 @@ class Appending(Good):
 
 
 ALL = frozenset({"local", "durable", "exact-resume"})
-
-
-def of(target: type, capabilities: frozenset[str] = ALL) -> Component:
-    return Component(
-        target=f"{target.__module__}:{target.__name__}",
-        capabilities=capabilities,
-        kind="tracker",
-        name="broken",
-        summary="A tracker that breaks one law",
-    )
-
-
+of = described("tracker", "A tracker that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
     "tracker/a-run-is-logged": of(FromZero),

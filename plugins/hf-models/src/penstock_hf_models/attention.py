@@ -58,16 +58,20 @@ def causal_attention(query_NSh: Tensor, key_NSh: Tensor, value_NSh: Tensor) -> T
 
 
 class _Causal(torch.autograd.Function):
+    """Products whose result is a head wide take and give matrices [N, h, S]: with a width of 4, MKL needs a quarter of
+    the time that [N, S, h] takes, and the same with 16 and more."""
+
     @staticmethod
     def forward(ctx: Any, query_NSh: Tensor, key_NSh: Tensor, value_NSh: Tensor) -> Tensor:
         out_NSh = torch.empty_like(query_NSh, memory_format=torch.contiguous_format)
+        value_NhS = _transposed(value_NSh)
         shares: list[Tensor] = []
         for rows, seen in _blocks(query_NSh.shape[1]):
             score_NRC = torch.bmm(query_NSh[:, rows], key_NSh[:, seen].transpose(1, 2))
-            later_RR = torch.ones(score_NRC.shape[1], score_NRC.shape[1], dtype=torch.bool).triu(1)
-            score_NRC[..., rows.start :].masked_fill_(later_RR, float("-inf"))
+            later_RR = torch.full((score_NRC.shape[1],) * 2, float("-inf")).triu(1)
+            score_NRC[..., rows.start :] += later_RR
             share_NRC = score_NRC.softmax(dim=-1)
-            out_NSh[:, rows] = torch.bmm(share_NRC, value_NSh[:, seen])
+            out_NSh[:, rows] = torch.bmm(share_NRC, value_NhS[:, :, seen].transpose(1, 2))
             shares.append(share_NRC)
         ctx.save_for_backward(query_NSh, key_NSh, value_NSh, *(shares if any(ctx.needs_input_grad) else ()))
         return out_NSh
@@ -76,15 +80,20 @@ class _Causal(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_NSh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query_NSh, key_NSh, value_NSh, *shares = ctx.saved_tensors
-        grad_query, grad_key, grad_value = (torch.zeros_like(each) for each in (query_NSh, key_NSh, value_NSh))
+        query_NhS, key_NhS, grad_NhS = (_transposed(each) for each in (query_NSh, key_NSh, grad_NSh))
+        grad_query = torch.empty_like(query_NSh)
+        grad_key_NhS, grad_value_NhS = torch.zeros_like(query_NhS), torch.zeros_like(query_NhS)
         for (rows, seen), share_NRC in zip(_blocks(query_NSh.shape[1]), shares, strict=True):
-            grad_NRh = grad_NSh[:, rows]
-            grad_share_NRC = torch.bmm(grad_NRh, value_NSh[:, seen].transpose(1, 2))
+            grad_share_NRC = torch.bmm(grad_NSh[:, rows], value_NSh[:, seen].transpose(1, 2))
             grad_score_NRC = torch.ops.aten._softmax_backward_data(grad_share_NRC, share_NRC, -1, share_NRC.dtype)
-            grad_query[:, rows] = torch.bmm(grad_score_NRC, key_NSh[:, seen])
-            grad_key[:, seen] += torch.bmm(grad_score_NRC.transpose(1, 2), query_NSh[:, rows])
-            grad_value[:, seen] += torch.bmm(share_NRC.transpose(1, 2), grad_NRh)
-        return grad_query, grad_key, grad_value
+            grad_query[:, rows] = torch.bmm(grad_score_NRC, key_NhS[:, :, seen].transpose(1, 2))
+            grad_key_NhS[:, :, seen] += torch.bmm(query_NhS[:, :, rows], grad_score_NRC)
+            grad_value_NhS[:, :, seen] += torch.bmm(grad_NhS[:, :, rows], share_NRC)
+        return grad_query, grad_key_NhS.transpose(1, 2), grad_value_NhS.transpose(1, 2)
+
+
+def _transposed(each_NSh: Tensor) -> Tensor:
+    return each_NSh.transpose(1, 2).contiguous()
 
 
 def _blocks(length: int) -> list[tuple[slice, slice]]:

@@ -22,6 +22,7 @@ from transformers.utils.generic import ModelOutput as TransformersOutput
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router
 from penstock.hooks.problems import Problem, ProblemError
 from penstock_hf_models import generation, weights
+from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.roles import parameter_roles
 from penstock_hf_models.routing import collecting, one_a_layer, router_sites
@@ -48,6 +49,7 @@ class HfModel(nn.Module):
         self._sites = one_a_layer(router_sites(network))
         self._head_is_plain: bool | None = None
         use_blocks(network)
+        use_fused_gelu(network)
         self.train()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def evaluate_run(restored: Restored, choices: Sequence[Choice]) -> dict[str, Any
     return {
         "checkpoint": restored.checkpoint.path.name,
         "tasks": tasks,
-        "heldout_bits_per_byte": _heldout_figure(tasks),
+        "heldout_bits_per_byte": _figure_of(tasks),
         "baselines": baselines(restored, heldout),
         "samples": samples(restored),
         "performance": speed,
@@ -50,7 +50,7 @@ def with_earlier_tasks(result: dict[str, Any], path: Path) -> dict[str, Any]:
     if earlier.get("checkpoint") != result["checkpoint"]:
         return result
     tasks = {**earlier["tasks"], **result["tasks"]}
-    return {**result, "tasks": tasks, "heldout_bits_per_byte": _heldout_figure(tasks)}
+    return {**result, "tasks": tasks, "heldout_bits_per_byte": _figure_of(tasks)}
 
 
 def baselines(restored: Restored, heldout: np.ndarray) -> dict[str, float]:
@@ -114,11 +114,14 @@ def performance(restored: Restored) -> dict[str, Any]:
     }
 
 
-def _heldout_figure(tasks: dict[str, Any]) -> float | None:
+def heldout_figure(metrics: Mapping[str, float]) -> float | None:
     """Bits per byte of all held-out text, which is what the baselines read too; None where only a part was scored."""
-    metrics = tasks.get("heldout", {}).get("metrics", {})
     whole = (name for name in metrics if name.startswith("heldout.bits_per_byte@") and "@first-" not in name)
     return next((metrics[name] for name in whole), None)
+
+
+def _figure_of(tasks: dict[str, Any]) -> float | None:
+    return heldout_figure(tasks.get("heldout", {}).get("metrics", {}))
 
 
 def _tokens(restored: Restored, split: str) -> np.ndarray:

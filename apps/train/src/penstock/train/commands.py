@@ -12,22 +12,13 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.cli.options import config_argument, overrides_argument, runs_option
 from penstock.cli.plugin_lock import plugin_lock, require_importable
 from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.hooks.registry import Registry
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
-
-config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-runs_option = click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of runs and prepared data.",
-)
 
 
 @click.command()
@@ -158,10 +149,12 @@ def _train(
     )
     from penstock.train.engine import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
+    from penstock.train.memory import keep_freed_memory
     from penstock.train.numerics import record_numerics
     from penstock.train.ranks import require_same_plugins
 
     begun = time.perf_counter()
+    keep_freed_memory()
     device = pick_device(config.train.device)
     dataset = open_dataset(runs, config, verify=True)
     composition = compose_model(

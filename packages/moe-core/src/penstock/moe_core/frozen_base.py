@@ -51,8 +51,9 @@ BASE, ADAPTERS = "base.", "adapters."
 class FrozenBase(nn.Module):
     """A `LanguageModel` around another one, `base`, which is frozen. See `FrozenBaseConfig` for the numbers.
 
-    `routers` and routings are those of the layers that got experts; the base's own, where it has any, are frozen too
-    and none of them. Raises `ProblemError` for layers that the base does not have, and for a base without MLPs.
+    `layers` of the base get experts; they are counted from 0. `routers` and routings are those of these layers; the
+    base's own, where it has any, are frozen too and none of them. Raises `ProblemError` for layers that the base does
+    not have, and for a base without MLPs.
     """
 
     def __init__(

@@ -99,4 +99,4 @@ class FrozenBaseConfig(ArchitectureSettings):
 def absent_layers(missing: list[int], count: int) -> str:
     """What is wrong with layers that a base of `count` layers does not have."""
     named = ", ".join(map(str, missing))
-    return f"the base has layers 0 to {count - 1}, and no layer {named}"
+    return f"layers are counted from 0: the base has layers 0 to {count - 1}, and no layer {named}"

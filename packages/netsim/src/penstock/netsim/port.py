@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from penstock.netsim.hardware import Figure, Hardware
 
 Floats = NDArray[np.float64]
 
@@ -53,3 +56,39 @@ class Port:
         others = np.maximum(np.asarray(peers, dtype=np.float64) - 1, 0)
         protocol = self.rendezvous * (message > self.eager_bytes) + self.bulk_setup * (message > self.bulk_bytes)
         return self.latency + self.peer_overhead * others + protocol
+
+
+class NodePorts(NamedTuple):
+    """`gpus_per_node` GPUs make a node; each has a port to its own node and one to the others."""
+
+    gpus_per_node: int
+    inside: Port
+    between: Port
+
+
+def node_ports(
+    owner: str,
+    preset: Hardware,
+    gpus_per_node: int | None,
+    inside_bandwidth: float | None,
+    inside_latency: float | None,
+    between_bandwidth: float | None,
+    between_latency: float | None,
+) -> NodePorts:
+    """The preset's ports, with each figure that is given in place of its own; raises ValueError, which names the
+    owner, for figures that no network has."""
+    gpus = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
+    if gpus < 1:
+        raise ValueError(f"{owner}: gpus_per_node must be positive, not {gpus}")
+    try:
+        inside = Port(_given(inside_bandwidth, preset.inside_bandwidth), _given(inside_latency, preset.inside_latency))
+        between = Port(
+            _given(between_bandwidth, preset.between_bandwidth), _given(between_latency, preset.between_latency)
+        )
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error
+    return NodePorts(gpus, inside, between)
+
+
+def _given(value: float | None, preset: Figure) -> float:
+    return preset.value if value is None else value

@@ -23,7 +23,7 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.netsim.fidelity import alpha_beta, even_alpha_beta_seconds
 from penstock.netsim.hardware import named
 from penstock.netsim.network import Floats, Flows, Indices, Network
-from penstock.netsim.port import Port
+from penstock.netsim.port import Port, node_ports
 
 MOST_ROUTED_GPUS = 2048
 """Routes between all pairs of 2,048 GPUs take some 200 MB; twice as many take four times that."""
@@ -45,16 +45,8 @@ class LinkTopology(ABC):
     ) -> None:
         preset = named(hardware, self.name)
         self.hardware = hardware
-        self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
-        if self.gpus_per_node < 1:
-            raise ValueError(f"{self.name}: gpus_per_node must be positive")
-        self.inside = Port(
-            preset.inside_bandwidth.value if inside_bandwidth is None else inside_bandwidth,
-            preset.inside_latency.value if inside_latency is None else inside_latency,
-        )
-        self.between = Port(
-            preset.between_bandwidth.value if between_bandwidth is None else between_bandwidth,
-            preset.between_latency.value if between_latency is None else between_latency,
+        self.gpus_per_node, self.inside, self.between = node_ports(
+            self.name, preset, gpus_per_node, inside_bandwidth, inside_latency, between_bandwidth, between_latency
         )
         self._network = lru_cache(maxsize=4)(self._build)
         self._even_loads = lru_cache(maxsize=2)(lambda gpus: self.network(gpus).even_loads())

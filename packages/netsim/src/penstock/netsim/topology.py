@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.netsim.hardware import Figure, named
+from penstock.netsim.hardware import named
 from penstock.netsim.network import Network
-from penstock.netsim.port import Port
+from penstock.netsim.port import node_ports
 from penstock.netsim.topologies import two_level_network
 
 Floats = NDArray[np.float64]
@@ -60,15 +60,9 @@ class TwoLevel:
     ) -> None:
         preset = named(hardware, "two-level")
         self.hardware = hardware
-        self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
-        self.inside_bandwidth = _given(inside_bandwidth, preset.inside_bandwidth)
-        self.inside_latency = _given(inside_latency, preset.inside_latency)
-        self.between_bandwidth = _given(between_bandwidth, preset.between_bandwidth)
-        self.between_latency = _given(between_latency, preset.between_latency)
-        if self.gpus_per_node < 1 or self.inside_bandwidth <= 0 or self.between_bandwidth <= 0:
-            raise ValueError("TwoLevel: gpus_per_node and both bandwidths must be positive")
-        if self.inside_latency < 0 or self.between_latency < 0:
-            raise ValueError("TwoLevel: latencies cannot be negative")
+        self.gpus_per_node, self.inside, self.between = node_ports(
+            "TwoLevel", preset, gpus_per_node, inside_bandwidth, inside_latency, between_bandwidth, between_latency
+        )
 
     def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
         """Seconds until the last byte arrived; `bytes_GG[i, j]` is what GPU i sends to GPU j."""
@@ -85,16 +79,14 @@ class TwoLevel:
         node_G = self._nodes(len(traffic_GG))
         inside_GG = np.where(node_G[:, None] == node_G, traffic_GG, 0.0)
         between_GG = traffic_GG - inside_GG
-        inside_G = self._inside(inside_GG.sum(axis=1), inside_GG.sum(axis=0))
-        between_G = self._between(between_GG.sum(axis=1), between_GG.sum(axis=0))
+        inside_G = self.inside.seconds(np.maximum(inside_GG.sum(axis=1), inside_GG.sum(axis=0)))
+        between_G = self.between.seconds(np.maximum(between_GG.sum(axis=1), between_GG.sum(axis=0)))
         worst_G = np.maximum(inside_G, between_G)
         return AllToAll(float(worst_G.max()), inside_G, between_G, int(worst_G.argmax()))
 
     def network(self, gpus: int) -> Network:
         """The same ports as links, for the fidelities that need them."""
-        inside = Port(self.inside_bandwidth, self.inside_latency)
-        between = Port(self.between_bandwidth, self.between_latency)
-        return two_level_network(gpus, self.gpus_per_node, inside, between)
+        return two_level_network(gpus, self.gpus_per_node, self.inside, self.between)
 
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats:
         """Seconds [N] of N all-to-alls in each of which every GPU sends `bytes_NG[n, g]` to GPU g.
@@ -108,19 +100,14 @@ class TwoLevel:
             _over_nodes(reduce, bytes_NG, self.gpus_per_node) for reduce in (np.add, np.minimum, np.maximum)
         )
         sent_NM, received_NM = np.where(size_M > 1, total_NM - least_NM, 0.0), most_NM * (size_M - 1)
-        inside_N = self._inside(sent_NM.max(axis=-1), received_NM.max(axis=-1))
+        inside_N = self.inside.seconds(np.maximum(sent_NM.max(axis=-1), received_NM.max(axis=-1)))
         sent_NM, received_NM = total_NM.sum(axis=-1, keepdims=True) - total_NM, most_NM * (gpus - size_M)
         alone_NM = sent_NM if len(size_M) > 1 else np.zeros_like(sent_NM)
-        return np.maximum(inside_N, self._between(alone_NM.max(axis=-1), received_NM.max(axis=-1)))
+        between_N = self.between.seconds(np.maximum(alone_NM.max(axis=-1), received_NM.max(axis=-1)))
+        return np.maximum(inside_N, between_N)
 
     def _nodes(self, gpus: int) -> NDArray[np.int64]:
         return np.arange(gpus) // self.gpus_per_node
-
-    def _inside(self, sent: Floats, received: Floats) -> Floats:
-        return _port_seconds(sent, received, self.inside_latency, self.inside_bandwidth)
-
-    def _between(self, sent: Floats, received: Floats) -> Floats:
-        return _port_seconds(sent, received, self.between_latency, self.between_bandwidth)
 
 
 def _over_nodes(reduce: np.ufunc, bytes_NG: Floats, size: int) -> Floats:
@@ -133,12 +120,3 @@ def _over_nodes(reduce: np.ufunc, bytes_NG: Floats, size: int) -> Floats:
     if whole == bytes_NG.shape[1]:
         return found_NM
     return np.column_stack([found_NM, reduce.reduce(bytes_NG[:, whole:], axis=1)])
-
-
-def _given(value: float | None, preset: Figure) -> float:
-    return preset.value if value is None else value
-
-
-def _port_seconds(sent: Floats, received: Floats, latency: float, bandwidth: float) -> Floats:
-    busiest = np.maximum(sent, received)
-    return np.where(busiest > 0, latency + busiest / bandwidth, 0.0)

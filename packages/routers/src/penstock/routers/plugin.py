@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from penstock.hooks import Component, hookimpl
 
 # What all routers of this package promise: a token is routed with tensor operations alone, and every slot computes.
@@ -16,18 +18,29 @@ LEARNED = frozenset({"exact-gradient", "trainable"})
 TOP_K = ALONE | SAME_IN_TRAINING | LEARNED
 
 
-def _router(
-    name: str, target: str, config: str, summary: str, capabilities: frozenset[str], reference: str
+def _component(
+    kind: str,
+    name: str,
+    target: str,
+    config: str | None,
+    summary: str,
+    capabilities: frozenset[str],
+    reference: str = "",
 ) -> Component:
     return Component(
-        kind="router",
+        kind=kind,
         name=name,
         target=f"penstock.routers.{target}",
-        config=f"penstock.routers.config:{config}",
+        config=f"penstock.routers.config:{config}" if config else None,
         summary=summary,
         capabilities=capabilities,
         reference=reference,
     )
+
+
+_router = partial(_component, "router")
+_loss = partial(_component, "balance-loss")
+_balancer = partial(_component, "balancer")
 
 
 @hookimpl
@@ -63,7 +76,6 @@ def routers() -> list[Component]:
             "TopKConfig",
             "Softmax scores of a small network, D to D/2 to E, for frozen bases",
             TOP_K,
-            "",
         ),
         _router(
             "sinkhorn",
@@ -79,7 +91,6 @@ def routers() -> list[Component]:
             "ClusterConfig",
             "Nearest centroids of the hidden states, k-means updated online",
             ALONE | SAME_IN_TRAINING | {"exact-gradient"},
-            "",
         ),
         _router(
             "hash",
@@ -95,7 +106,6 @@ def routers() -> list[Component]:
             "RandomConfig",
             "Control: experts drawn anew for every hidden state",
             ALONE | SAME_IN_TRAINING,
-            "",
         ),
         _router(
             "frozen",
@@ -103,7 +113,6 @@ def routers() -> list[Component]:
             "TopKConfig",
             "Control: sigmoid-topk with a gate that is never trained",
             ALONE | SAME_IN_TRAINING | {"exact-gradient"},
-            "",
         ),
         _router(
             "round-robin",
@@ -111,7 +120,6 @@ def routers() -> list[Component]:
             "UnlearnedConfig",
             "Control: tokens dealt to experts in turn, perfectly even",
             ALWAYS | SAME_IN_TRAINING,
-            "",
         ),
     ]
 
@@ -123,18 +131,6 @@ SWITCH = MEAN | {"counts-choices", "counts-dropped", "exact-gradient", "load-bal
 IMBALANCE = (MEAN | {"load-balancing"}) - {"exact-in-fp64"}
 
 
-def _loss(name: str, target: str, config: str, summary: str, reference: str, capabilities: frozenset[str]) -> Component:
-    return Component(
-        kind="balance-loss",
-        name=name,
-        target=f"penstock.routers.{target}",
-        config=f"penstock.routers.config:{config}",
-        summary=summary,
-        capabilities=capabilities,
-        reference=reference,
-    )
-
-
 @hookimpl
 def balance_losses() -> list[Component]:
     whole_batch = "GlobalLossConfig"
@@ -144,63 +140,61 @@ def balance_losses() -> list[Component]:
             "losses:SwitchLoss",
             "SwitchLossConfig",
             "Switch Transformer load-balancing loss; 1 for an even load",
-            "arXiv 2101.03961",
             SWITCH,
+            "arXiv 2101.03961",
         ),
         _loss(
             "sequence-loss",
             "losses:SequenceLoss",
             "SequenceLossConfig",
             "Load-balancing loss of each sequence (DeepSeek-V3, GLM-4.5)",
-            "arXiv 2412.19437",
             SWITCH | {"no-host-sync"},
+            "arXiv 2412.19437",
         ),
         _loss(
             "global-loss",
             "losses:GlobalLoss",
             whole_batch,
             "Load-balancing loss of the whole batch, exact for any split",
-            "arXiv 2501.11873",
             SWITCH,
+            "arXiv 2501.11873",
         ),
-        _loss(
-            "gini-loss", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", "", IMBALANCE
-        ),
-        _loss(
-            "variance-loss", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", "", IMBALANCE
-        ),
-        _loss("cv-loss", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", "", IMBALANCE),
-        _loss(
-            "entropy-loss", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", "", IMBALANCE
-        ),
+        _loss("gini-loss", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", IMBALANCE),
+        _loss("variance-loss", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", IMBALANCE),
+        _loss("cv-loss", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", IMBALANCE),
+        _loss("entropy-loss", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", IMBALANCE),
         _loss(
             "z-loss",
             "losses:ZLoss",
             "ZLossConfig",
             "Keeps router logits small (ST-MoE)",
-            "arXiv 2202.08906",
             MEAN | {"additive", "exact-gradient", "logit-regularizing", "no-host-sync"},
+            "arXiv 2202.08906",
         ),
     ]
+
+
+# What both balancers promise: updates follow from shares of the load, counted in integers, alike for all experts.
+SHARES = frozenset({"exact-counts", "expert-symmetric", "scale-free"})
 
 
 @hookimpl
 def balancers() -> list[Component]:
     return [
-        Component(
-            kind="balancer",
-            name="loss-free",
-            target="penstock.routers.balancers:LossFree",
-            config="penstock.routers.config:LossFreeConfig",
-            summary="Moves each expert's bias by its load error, or the sign of it",
-            capabilities=frozenset({"exact-counts", "expert-symmetric", "scale-free"}),
-            reference="arXiv 2408.15664",
+        _balancer(
+            "loss-free",
+            "balancers:LossFree",
+            "LossFreeConfig",
+            "Moves each expert's bias by its load error, or the sign of it",
+            SHARES,
+            "arXiv 2408.15664",
         ),
-        Component(
-            kind="balancer",
-            name="quantile",
-            target="penstock.routers.quantile:Quantile",
-            summary="Sets each expert's bias by the quantile of its margins; no rate",
-            reference="Megatron-Core, Kimi K3",
+        _balancer(
+            "quantile",
+            "quantile:Quantile",
+            None,
+            "Sets each expert's bias by the quantile of its margins; no rate",
+            SHARES,
+            "Megatron-Core, Kimi K3",
         ),
     ]

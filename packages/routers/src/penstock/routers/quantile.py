@@ -42,8 +42,10 @@ class Quantile:
 
     def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int, statistic: Tensor | None = None) -> None:
         """Moves the router's bias in place; a step without tokens leaves it. Raises `ProblemError` for a router that
-        has no bias, ValueError without the statistic."""
+        has no bias, ValueError without the statistic and for counts of another number of experts."""
         bias_E = bias_of(router, "quantile")
+        if counts_E.shape != bias_E.shape:
+            raise ValueError(f"counts of shape {tuple(counts_E.shape)} for a router of {bias_E.shape[0]} experts")
         if statistic is None:
             raise ValueError("the quantile balancer needs the sum of its statistic over the step")
         tokens = statistic[0].sum()

@@ -9,14 +9,12 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.cli.options import config_argument, overrides_argument
 from penstock.cli.run_config import RunConfig, check_layers, load_run_config
 from penstock.hooks.architecture import layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-
-config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
 
 
 @click.group()

@@ -12,6 +12,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.main import call
+from penstock.cli.options import overrides_argument, runs_option
 from penstock.cli.plugin_lock import require_importable
 from penstock.cli.run_config import load_run_config
 from penstock.cli.run_directory import RunDirectory
@@ -19,20 +20,14 @@ from penstock.hooks.registry import Registry
 
 
 @click.command()
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@overrides_argument
 @click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
     help="Another config; the packaged quickstart.yaml otherwise.",
 )
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of runs and prepared data.",
-)
+@runs_option
 @output.json_option
 @click.pass_obj
 def quickstart(

@@ -8,19 +8,14 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.cli.options import runs_option
 from penstock.hooks.registry import Registry
 
 
 @click.command()
 @click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check every cell, count its parameters, price the sweep, and stop.")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of runs and prepared data.",
-)
+@runs_option
 @output.json_option
 @click.pass_obj
 def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_json: bool) -> dict[str, Any]:

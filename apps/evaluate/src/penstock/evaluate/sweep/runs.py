@@ -13,6 +13,7 @@ from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.cli.run_config import OnResume, RunConfig
 from penstock.cli.run_directory import RunDirectory, read_json, write_json
 from penstock.eval_suite.tasks import Heldout
+from penstock.evaluate.evaluation import heldout_figure
 from penstock.evaluate.profiling import profile_figures, record_trace
 from penstock.evaluate.subject import subject_of_run
 from penstock.evaluate.sweep.grid import Cell, Sweep
@@ -60,20 +61,16 @@ def measure(restored: Restored) -> dict[str, Any]:
     """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
     routing; seconds are those of training alone."""
     heldout = restored.dataset.split("heldout")
-    metrics = (
-        Heldout()
-        .run(
-            restored.model,
-            restored.dataset.tokenizer(),
-            heldout=heldout.slice(0, len(heldout)),
-            sequence_length=restored.config.data.sequence_length,
-        )
-        .metrics
+    scored = Heldout().run(
+        restored.model,
+        restored.dataset.tokenizer(),
+        heldout=heldout.slice(0, len(heldout)),
+        sequence_length=restored.config.data.sequence_length,
     )
     status = restored.run.status()
     active = parameter_summary(restored.composition)["active"]
     figures = {
-        "bits_per_byte": next(value for name, value in metrics.items() if ".bits_per_byte@" in name),
+        "bits_per_byte": heldout_figure(scored.metrics),
         "tokens": status["tokens_seen"],
         "seconds": status["seconds"],
         "active_parameters": active,

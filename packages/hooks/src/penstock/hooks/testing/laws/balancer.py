@@ -1,7 +1,8 @@
 # pyright: basic
 """Laws of balancers: a router, the load of a step and the tokens seen to a router that is changed in place.
 
-They are held against a small router with a selection bias, which chooses as the routers of DeepSeek-V3 do.
+They are held against a small router with a selection bias, which chooses as the routers of DeepSeek-V3 do. A balancer
+with a `statistic` gets the sum over the step that has the load.
 
 Shape suffixes: T tokens, K slots a token, E experts, D model width.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.testing.law import Subject, expect, law, laws_in
-from penstock.hooks.testing.laws.loads import routing_of
 from penstock.hooks.testing.laws.routings import EXPERTS, HIDDEN_SIZE, generators_left_alone, seeded, spread
 
 CAPABILITIES: dict[str, str] = {
@@ -30,13 +31,13 @@ BALANCER = "balancer"
 
 
 class BiasedRouter(nn.Module):
-    """Sigmoid scores, top 2 of the biased ones. The bias stays fp32 when the module is cast."""
+    """Sigmoid scores, top k of the biased ones. The bias stays fp32 when the module is cast."""
 
     e_score_correction_bias: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, k: int = 1) -> None:
         super().__init__()
-        self.experts, self.k = EXPERTS, 2
+        self.experts, self.k = EXPERTS, k
         self.weight = nn.Parameter(0.02 * torch.randn(EXPERTS, HIDDEN_SIZE))
         self.register_buffer("e_score_correction_bias", torch.zeros(EXPERTS))
 
@@ -48,8 +49,10 @@ class BiasedRouter(nn.Module):
 
     def forward(self, hidden_TD: Tensor) -> Routing:
         logits_TE = hidden_TD.float() @ self.weight.float().T
-        biased_TE = logits_TE.sigmoid() + self.e_score_correction_bias
-        return routing_of(logits_TE, expert_TK=biased_TE.topk(self.k, dim=-1).indices)
+        score_TE = logits_TE.sigmoid()
+        expert_TK = (score_TE + self.e_score_correction_bias).topk(self.k, dim=-1).indices
+        weight_TK = score_TE.gather(-1, expert_TK)
+        return Routing(expert_TK, weight_TK / weight_TK.sum(dim=-1, keepdim=True), logits_TE, score_TE)
 
 
 @law(BALANCER)
@@ -168,12 +171,13 @@ def many_updates_even_out_the_load(subject: Subject) -> None:
 
     A rule that overshoots, or that stops early, moves in the right direction and gets nowhere.
     """
-    router, balancer, hidden_TD = _router(), subject.build(), spread(256) + 0.5
+    router, balancer, hidden_TD = _router(k=2), subject.build(), spread(256) + 0.5
     excess: list[float] = []
     for step in range(300):
-        counts_E = router(hidden_TD).expert_TK.flatten().bincount(minlength=EXPERTS)
+        routing = router(hidden_TD)
+        counts_E = routing.expert_TK.flatten().bincount(minlength=EXPERTS)
         excess.append(float(counts_E.max() / counts_E.double().mean()) - 1)
-        _update(balancer, router, counts_E, step)
+        _end_step(balancer, router, counts_E, [(1, routing)], step)
     settled = sum(excess[-20:]) / 20
     seen = f"the fullest expert is {excess[0]:.2f} of the mean above it, and {settled:.2f} in the end"
     expect(settled <= excess[0] / 2, seen)
@@ -349,8 +353,8 @@ def loads_that_differ_by_one_are_told_apart(subject: Subject) -> None:
     expect(float(moved_E[0]) < float(moved_E[1]), seen)
 
 
-def _router() -> BiasedRouter:
-    return seeded(BiasedRouter)
+def _router(k: int = 1) -> BiasedRouter:
+    return seeded(lambda: BiasedRouter(k))
 
 
 def _skewed() -> Tensor:
@@ -359,7 +363,28 @@ def _skewed() -> Tensor:
 
 
 def _update(balancer: Any, router: Any, counts_E: Tensor, step: int = 0) -> None:
-    balancer.update(router, counts_E, tokens_seen=1024 * (step + 1))
+    """The end of a step in which each expert was chosen by as many tokens as its count says."""
+    tokens = ((count, _token(router, expert)) for expert, count in enumerate(counts_E.tolist()))
+    _end_step(balancer, router, counts_E, tokens, step)
+
+
+def _end_step(balancer: Any, router: Any, counts_E: Tensor, routings: Iterable[tuple[int, Routing]], step: int) -> None:
+    """What the training loop does after a step whose micro-batches are `routings`, each of them so many times."""
+    more: dict[str, Tensor] = {}
+    if hasattr(balancer, "statistic"):
+        with torch.no_grad():
+            parts = [times * balancer.statistic(router, routing) for times, routing in routings]
+        more["statistic"] = torch.stack(parts).sum(dim=0)
+    balancer.update(router, counts_E, tokens_seen=1024 * (step + 1), **more)
+
+
+def _token(router: Any, expert: int) -> Routing:
+    """One token, to which all other experts are alike; it chooses this one whatever the bias."""
+    expert_TK = torch.tensor([[expert % EXPERTS]])
+    biased_TE = nn.functional.one_hot(expert_TK[:, 0], EXPERTS).float()
+    bias_E = router.e_score_correction_bias
+    score_TE = biased_TE if bias_E is None else biased_TE - bias_E.nan_to_num(neginf=0.0)
+    return Routing(expert_TK, torch.ones(1, 1), score_TE, score_TE)
 
 
 def _moved(subject: Subject, counts_E: Tensor) -> Tensor:

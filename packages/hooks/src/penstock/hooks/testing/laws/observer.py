@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,13 @@ import numpy as np
 from penstock.hooks.contracts import StepRecord
 from penstock.hooks.testing.law import Subject, expect, law, laws_in
 from penstock.hooks.testing.laws import general
+from penstock.hooks.testing.laws.run_directory import (
+    expect_nothing_outside,
+    expect_others_kept,
+    expect_same_files,
+    files_of,
+    folders,
+)
 from penstock.hooks.testing.randomness import leaves_the_random_state
 
 CAPABILITIES = {"exact-resume": "a resumed run leaves the very files of one that was never stopped"}
@@ -77,13 +83,7 @@ def nothing_is_written_outside_the_run_directory(subject: Subject) -> None:
 
     Join every path to `run_directory`.
     """
-    run, elsewhere = subject.folder / "run", subject.folder / "elsewhere"
-    run.mkdir()
-    elsewhere.mkdir()
-    with contextlib.chdir(elsewhere):
-        _watch(subject, run, first=1, last=4)
-    strays = [path for path in subject.folder.rglob("*") if path not in (run, elsewhere) and run not in path.parents]
-    expect(not strays, f"{', '.join(str(path.relative_to(subject.folder)) for path in strays)} has appeared")
+    expect_nothing_outside(subject.folder, lambda run: _watch(subject, run, first=1, last=4))
 
 
 @law(OBSERVER, needs=(a_run_is_watched,))
@@ -93,8 +93,7 @@ def a_run_that_left_nothing_resumes(subject: Subject) -> None:
     A run may be killed before its first checkpoint, or be watched from its second half on.
     """
     for step in (0, 3):
-        run = subject.folder / str(step)
-        run.mkdir()
+        [run] = folders(subject.folder, str(step))
         _watch(subject, run, first=step + 1, last=step + 2, resumed=step)
 
 
@@ -114,14 +113,12 @@ def what_others_wrote_is_kept(subject: Subject) -> None:
 
     Config, metrics and checkpoints lie there: empty no folder that is not your own.
     """
-    others = {subject.folder / "config.resolved.yaml": b"seed: 0\n", subject.folder / "trace" / "other.npz": bytes(8)}
-    for path, content in others.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    _watch(subject, subject.folder, first=1, last=4)
-    _watch(subject, subject.folder, first=3, last=4, resumed=2)
-    lost = [path.name for path, content in others.items() if not path.is_file() or path.read_bytes() != content]
-    expect(not lost, f"{', '.join(lost)} is gone or changed")
+
+    def run_and_resume() -> None:
+        _watch(subject, subject.folder, first=1, last=4)
+        _watch(subject, subject.folder, first=3, last=4, resumed=2)
+
+    expect_others_kept(subject.folder, run_and_resume)
 
 
 @law(OBSERVER, needs=(a_run_resumes,), capability="exact-resume")
@@ -130,17 +127,13 @@ def a_resumed_run_leaves_the_files_of_a_whole_one(subject: Subject) -> None:
 
     Drop what was seen after the step that is resumed from, and write no times or process ids.
     """
-    whole, resumed = subject.folder / "whole", subject.folder / "resumed"
-    whole.mkdir()
-    resumed.mkdir()
+    whole, resumed = folders(subject.folder, "whole", "resumed")
     _watch(subject, whole, first=1, last=6)
     _watch(subject, resumed, first=1, last=4)
     _watch(subject, resumed, first=3, last=4, shift=1, resumed=2)
     _watch(subject, resumed, first=3, last=6, resumed=2)
-    expected, found = _files(whole), _files(resumed)
-    expect(expected, "it writes no files")
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    expect(not wrong, f"{', '.join(wrong)} differs")
+    expect(files_of(whole), "it writes no files")
+    expect_same_files(whole, resumed)
 
 
 def _build(subject: Subject, run: Path) -> Any:
@@ -166,10 +159,6 @@ def _record(step: int, layers: int = 2, shift: int = 0) -> StepRecord:
     counts_LE = np.arange(layers * 4, dtype=np.int64).reshape(layers, 4) + step + shift
     metrics = {"loss": 1.0 / step + shift, "tokens": 1000.0 * step}
     return StepRecord(step, 1000 * step, metrics, counts_LE, tuple(range(1, layers + 1)))
-
-
-def _files(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 LAWS = laws_in(globals())

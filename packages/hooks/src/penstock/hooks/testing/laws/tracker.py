@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,13 @@ from typing import Any
 import numpy as np
 
 from penstock.hooks.testing.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.hooks.testing.laws.run_directory import (
+    expect_nothing_outside,
+    expect_others_kept,
+    expect_same_files,
+    files_of,
+    folders,
+)
 
 CAPABILITIES = {
     "local": "what is logged is in files of the run directory once the tracker is closed",
@@ -117,13 +123,7 @@ def nothing_is_written_outside_the_run_directory(subject: Subject) -> None:
 
     Join every path to `run_directory`, those of a client library too.
     """
-    run, elsewhere = subject.folder / "run", subject.folder / "elsewhere"
-    run.mkdir()
-    elsewhere.mkdir()
-    with contextlib.chdir(elsewhere):
-        _life(subject, run, first=1, last=3)
-    strays = [path for path in subject.folder.rglob("*") if path not in (run, elsewhere) and run not in path.parents]
-    expect(not strays, f"{', '.join(str(path.relative_to(subject.folder)) for path in strays)} has appeared")
+    expect_nothing_outside(subject.folder, lambda run: _life(subject, run, first=1, last=3))
 
 
 @law(TRACKER, needs=(a_run_is_logged,))
@@ -142,16 +142,12 @@ def what_others_wrote_is_kept(subject: Subject) -> None:
 
     Config, checkpoints and traces lie there: empty no folder that is not your own.
     """
-    config, weights = subject.folder / "config.resolved.yaml", subject.folder / "checkpoints" / "step-1" / "weights"
-    weights.parent.mkdir(parents=True)
-    config.write_bytes(b"seed: 0\n")
-    weights.write_bytes(bytes(8))
-    _life(subject, subject.folder, first=1, last=3)
-    _life(subject, subject.folder, first=2, last=3, resumed=1)
-    kept = config.is_file() and weights.is_file()
-    expect(
-        kept and config.read_text() == "seed: 0\n" and weights.read_bytes() == bytes(8), "files were changed or lost"
-    )
+
+    def run_and_resume() -> None:
+        _life(subject, subject.folder, first=1, last=3)
+        _life(subject, subject.folder, first=2, last=3, resumed=1)
+
+    expect_others_kept(subject.folder, run_and_resume)
 
 
 @law(TRACKER, needs=(a_run_resumes,))
@@ -161,8 +157,7 @@ def a_run_resumes_from_before_its_first_step(subject: Subject) -> None:
     There may be no file yet, or an empty one.
     """
     for step in (0, 5):
-        run = subject.folder / str(step)
-        run.mkdir()
+        [run] = folders(subject.folder, str(step))
         _life(subject, run, first=step + 1, last=step + 2, resumed=step)
 
 
@@ -185,13 +180,12 @@ def a_line_that_was_cut_is_survived(subject: Subject) -> None:
     Drop what does not end in a line break before reading the lines.
     """
     _life(subject, subject.folder, first=1, last=3)
-    files = [path for path in _files(subject.folder) if _is_lines(path)]
-    if not files:
+    lines = {name: content for name, content in files_of(subject.folder).items() if _is_lines(content)}
+    if not lines:
         raise NotApplicable("it writes no lines of text")
-    for path in files:
-        whole = path.read_bytes()
+    for name, whole in lines.items():
         last = len(whole.splitlines(keepends=True)[-1])
-        path.write_bytes(whole[: len(whole) - last + last // 2])
+        (subject.folder / name).write_bytes(whole[: len(whole) - last + last // 2])
     _life(subject, subject.folder, first=3, last=4, resumed=2)
 
 
@@ -201,15 +195,13 @@ def runs_are_kept_apart(subject: Subject) -> None:
 
     Keep paths and files in the object, not in class or module.
     """
-    one, other = subject.folder / "one", subject.folder / "other"
-    one.mkdir()
-    other.mkdir()
+    one, other = folders(subject.folder, "one", "other")
     first, second = _build(subject, one), _build(subject, other)
-    idle = _files(other)
+    idle = files_of(other)
     for step in (1, 2):
         first.log(step, _metrics(step))
     first.close()
-    expect(_files(other) == idle, f"logging to {one.name} changes {other.name}")
+    expect(files_of(other) == idle, f"logging to {one.name} changes {other.name}")
     _log(second, _metrics(1))
 
 
@@ -219,9 +211,8 @@ def what_is_logged_is_in_the_run_directory(subject: Subject) -> None:
 
     Write below `run_directory`. A tracker that sends metrics elsewhere does not declare this.
     """
-    short, long = subject.folder / "short", subject.folder / "long"
+    short, long = folders(subject.folder, "short", "long")
     for run, last in ((short, 2), (long, 50)):
-        run.mkdir()
         _life(subject, run, first=1, last=last)
     expect(_size(long) > _size(short), f"2 steps leave {_size(short)} bytes, 50 steps {_size(long)}")
 
@@ -246,16 +237,12 @@ def a_resumed_run_leaves_the_files_of_a_whole_one(subject: Subject) -> None:
 
     Drop the steps after the one that is resumed from, and write no times or process ids.
     """
-    whole, resumed = subject.folder / "whole", subject.folder / "resumed"
-    whole.mkdir()
-    resumed.mkdir()
+    whole, resumed = folders(subject.folder, "whole", "resumed")
     _life(subject, whole, first=1, last=5)
     _life(subject, resumed, first=1, last=2)
     _life(subject, resumed, first=3, last=4, shift=100.0, resumed=2)
     _life(subject, resumed, first=3, last=5, resumed=2)
-    expected, found = ({path.relative_to(run): data for path, data in _files(run).items()} for run in (whole, resumed))
-    wrong = sorted(str(path) for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
-    expect(not wrong, f"{', '.join(wrong)} differs")
+    expect_same_files(whole, resumed)
 
 
 def _build(subject: Subject, run: Path) -> Any:
@@ -282,17 +269,13 @@ def _metrics(number: float) -> dict[str, float]:
     return {"loss": 1.0 / number, "tokens": 1000.0 * number}
 
 
-def _files(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
 def _size(run: Path) -> int:
-    return sum(map(len, _files(run).values()))
+    return sum(map(len, files_of(run).values()))
 
 
-def _is_lines(path: Path) -> bool:
+def _is_lines(content: bytes) -> bool:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
     except UnicodeDecodeError:
         return False
     return text.count("\n") > 1 and text.endswith("\n")

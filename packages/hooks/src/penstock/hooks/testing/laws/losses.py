@@ -1,15 +1,18 @@
 # pyright: basic
-"""Routings with a known load, for the laws about balance.
+"""What the laws of balancing losses share: routings with a known load, gradients, and losses compared.
 
 Shape suffixes: T tokens, K slots a token, E experts.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Routing
+from penstock.hooks.testing.law import expect
 from penstock.hooks.testing.laws.routings import EXPERTS, TOKENS
 
 
@@ -42,3 +45,29 @@ def routing_of(logits_TE: Tensor, k: int = 2, expert_TK: Tensor | None = None) -
         expert_TK = score_TE.topk(k, dim=-1).indices
     weight_TK = score_TE.gather(-1, expert_TK)
     return Routing(expert_TK, weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + 1e-20), logits_TE, score_TE)
+
+
+def gradient_of(loss: Any, logits_TE: Tensor, mask_T: Tensor | None = None) -> Tensor:
+    """The gradient [T, E] of the loss by the logits; 0 where there is none."""
+    leaf_TE = logits_TE.detach().clone().requires_grad_()
+    value = loss(routing_of(leaf_TE), mask_T)
+    if not value.requires_grad:
+        return torch.zeros_like(leaf_TE)
+    (gradient_TE,) = torch.autograd.grad(value, leaf_TE, allow_unused=True)
+    return torch.zeros_like(leaf_TE) if gradient_TE is None else gradient_TE
+
+
+def extremes() -> dict[str, Tensor]:
+    """Logits [T, E] that are very large, or all equal, by what one would call them."""
+    return {"times 1e4": 1e4 * logits(), "plus 1e4": 1e4 + logits(), "of 0": torch.zeros(TOKENS, EXPERTS)}
+
+
+def every_other_token() -> Tensor:
+    """A mask [T]."""
+    return torch.arange(TOKENS) % 2 == 0
+
+
+def expect_close(first: Tensor, second: Tensor, when: str) -> None:
+    """Both losses are the same, but for rounding in fp32."""
+    one, other = float(first), float(second)
+    expect(abs(one - other) <= 1e-5 * max(abs(one), abs(other)), f"{when} the loss is {other:.8g}, and {one:.8g} else")
