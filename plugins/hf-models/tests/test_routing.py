@@ -46,6 +46,14 @@ def test_a_choice_that_is_written_back_as_it_was_computes_the_same_bits(family: 
     assert torch.equal(own, logits(model))
 
 
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss"])
+@torch.no_grad()
+def test_a_choice_that_is_written_back_is_the_same_in_bf16(family: str) -> None:
+    model = build(family)
+    model.compute_dtype = torch.bfloat16
+    assert torch.equal(logits(model), logits(model, replace))
+
+
 @each_mixture
 @torch.no_grad()
 def test_the_experts_that_were_put_in_compute_and_no_others_do(family: str) -> None:

@@ -138,6 +138,9 @@ def test_a_mixture_is_profiled_and_simulated(folder: Path, command: Command) -> 
     assert trace.header["layers"] == [0, 1]
     assert np.array_equal(trace.counts_LE.sum(axis=1), [512, 512])
     assert command("simulate", run, "--gpus", "2,4")["rows"]
+    own, even = command("profile", run, "--modify", "balanced", "--fraction", "1", "--max-tokens", 256)["rows"]
+    assert own["max_violation"] > even["max_violation"] == 0
+    assert own["perplexity"] != even["perplexity"]
 
 
 def test_a_dry_run_counts_parameters_on_the_meta_device(folder: Path, command: Command) -> None:

@@ -94,12 +94,8 @@ def profile(
     _require_files(report, trace_file)
     text = Text(registry, texts, domains, max_tokens, sequence_length)
     if path.is_file():
-        recorded = {"--modify": modify, "--trace": trace_file, **text.options}
-        _refuse(
-            recorded,
-            "a trace holds what was chosen and can be read as it is",
-            "leave it out, or profile a run or model",
-        )
+        options = {"--modify": modify, "--trace": trace_file, **text.options}
+        _refuse(options, "a trace is read as a whole and as it is", "leave it out, or profile a run or model")
         return _of_trace(path, report, as_json)
     if modify is not None:
         _refuse({"--trace": trace_file}, "what is modified leaves no trace", "leave it out")
