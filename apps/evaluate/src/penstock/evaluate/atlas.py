@@ -206,7 +206,8 @@ def preference_caption(layers: Sequence[Mapping[str, Any]]) -> str:
     first = next(iter(layers[0]["specialisation"]["domains"].values()))
     return (
         f"A domain prefers an expert whose 95 % interval is above, and avoids one whose interval is below, the uniform "
-        f"k / E, which is {100 * first['uniform']:.1f} % in layer {layers[0]['layer']}."
+        f"k / E, which is {100 * first['uniform']:.1f} % in layer {layers[0]['layer']}. "
+        "Tokens are taken for independent."
     )
 
 

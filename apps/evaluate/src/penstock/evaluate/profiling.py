@@ -21,6 +21,7 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
     where every token of every layer has the same number of experts, which those are. `progress` is called with the
     tokens that were read."""
     model, layers = subject.model, sorted(subject.model.routers)
+    width = np.uint8 if model.routers[layers[0]].experts <= 256 else np.uint16
     counts, experts, domains = [], [], []
     read = 0
     for domain, batch_BS in subject.batches():
@@ -35,14 +36,14 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
             what = "its routers do not give every token the same number of experts, which preferences are shares of"
             raise ProblemError(Problem("unsupported", what, "--domains", "profile it without"))
         if isinstance(subject.header["k"], int) and every_slot_kept:  # other layers or tokens have no common array
-            experts.append(np.stack([routings[layer].expert_TK.cpu().numpy() for layer in layers], axis=1))
+            chosen = [routings[layer].expert_TK.cpu().numpy().astype(width) for layer in layers]
+            experts.append(np.stack(chosen, axis=1))
         read += batch_BS.numel()
         progress(read)
-    width = np.uint8 if model.routers[layers[0]].experts <= 256 else np.uint16
     header = {**subject.header, "layers": layers, "tokens": subject.tokens}
     if None not in domains:
         header["domains"] = domains
-    expert_NLK = np.concatenate(experts).astype(width) if len(experts) == len(counts) else None
+    expert_NLK = np.concatenate(experts) if len(experts) == len(counts) else None
     return RoutingTrace(np.stack(counts), header, expert_NLK)
 
 
