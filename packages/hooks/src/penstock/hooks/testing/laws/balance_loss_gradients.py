@@ -10,10 +10,8 @@ import torch
 
 from penstock.hooks.testing.law import Subject, expect, law
 from penstock.hooks.testing.laws import balance_loss_form
+from penstock.hooks.testing.laws.balance_loss_form import LOSS, NUMBER
 from penstock.hooks.testing.laws.losses import extremes, gradient_of, logits, routing_of, towards_one_pair
-
-LOSS = "balance-loss"
-NUMBER = (balance_loss_form.a_loss_is_one_finite_number,)
 
 
 @law(LOSS, needs=NUMBER)

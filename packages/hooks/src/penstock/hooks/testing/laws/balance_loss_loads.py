@@ -12,13 +12,10 @@ from itertools import pairwise
 import torch
 
 from penstock.hooks.testing.law import NotApplicable, Subject, expect, law
-from penstock.hooks.testing.laws import balance_loss_form, balance_loss_gradients
+from penstock.hooks.testing.laws.balance_loss_form import LOSS, NUMBER
+from penstock.hooks.testing.laws.balance_loss_gradients import GRADIENT
 from penstock.hooks.testing.laws.losses import even, expect_close, gradient_of, logits, routing_of, towards_one_pair
 from penstock.hooks.testing.laws.routings import EXPERTS, TOKENS
-
-LOSS = "balance-loss"
-NUMBER = (balance_loss_form.a_loss_is_one_finite_number,)
-GRADIENT = (balance_loss_gradients.the_gradient_reaches_the_logits,)
 
 
 @law(LOSS, needs=NUMBER, capability="load-balancing")

@@ -6,12 +6,9 @@ from __future__ import annotations
 import torch
 
 from penstock.hooks.testing.law import Subject, expect, law
-from penstock.hooks.testing.laws import balance_loss_form
+from penstock.hooks.testing.laws.balance_loss_form import LOSS, NUMBER
 from penstock.hooks.testing.laws.losses import every_other_token, expect_close, logits, routing_of
 from penstock.hooks.testing.laws.routings import over, seeded
-
-LOSS = "balance-loss"
-NUMBER = (balance_loss_form.a_loss_is_one_finite_number,)
 
 
 @law(LOSS, needs=NUMBER)
