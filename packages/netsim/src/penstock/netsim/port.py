@@ -69,6 +69,7 @@ class NodePorts(NamedTuple):
 def node_ports(
     owner: str,
     preset: Hardware,
+    *,
     gpus_per_node: int | None,
     inside_bandwidth: float | None,
     inside_latency: float | None,

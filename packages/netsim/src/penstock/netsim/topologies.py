@@ -46,7 +46,13 @@ class LinkTopology(ABC):
         preset = named(hardware, self.name)
         self.hardware = hardware
         self.gpus_per_node, self.inside, self.between = node_ports(
-            self.name, preset, gpus_per_node, inside_bandwidth, inside_latency, between_bandwidth, between_latency
+            self.name,
+            preset,
+            gpus_per_node=gpus_per_node,
+            inside_bandwidth=inside_bandwidth,
+            inside_latency=inside_latency,
+            between_bandwidth=between_bandwidth,
+            between_latency=between_latency,
         )
         self._network = lru_cache(maxsize=4)(self._build)
         self._even_loads = lru_cache(maxsize=2)(lambda gpus: self.network(gpus).even_loads())

@@ -61,7 +61,13 @@ class TwoLevel:
         preset = named(hardware, "two-level")
         self.hardware = hardware
         self.gpus_per_node, self.inside, self.between = node_ports(
-            "TwoLevel", preset, gpus_per_node, inside_bandwidth, inside_latency, between_bandwidth, between_latency
+            "TwoLevel",
+            preset,
+            gpus_per_node=gpus_per_node,
+            inside_bandwidth=inside_bandwidth,
+            inside_latency=inside_latency,
+            between_bandwidth=between_bandwidth,
+            between_latency=between_latency,
         )
 
     def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
