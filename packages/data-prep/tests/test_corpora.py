@@ -154,6 +154,10 @@ def test_every_path_that_leads_nowhere_is_reported_at_once(tmp_path: Path) -> No
     assert [problem.code for problem in caught.value.problems] == ["missing-file", "empty-corpus", "empty-corpus"]
 
 
+def test_a_path_that_is_longer_than_names_can_be_leads_nowhere() -> None:
+    assert problem_of(TextCorpus(["x" * 300])).code == "missing-file"
+
+
 def test_one_path_in_place_of_a_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="pass a sequence"):
         list(TextCorpus("a.txt").documents())
@@ -190,6 +194,7 @@ def test_json_lines_yields_the_field_and_says_the_line(tmp_path: Path) -> None:
         ('{"txt": "a"}', "unknown-field", "there is no field 'text'"),
         ('{"text": 3}', "invalid-field", "field 'text' is int"),
         ('{"text": null}', "invalid-field", "field 'text' is NoneType"),
+        (r'{"text": "a \ud800 b"}', "invalid-field", r"field 'text' has half a character, '\ud800', at 2"),
     ],
 )
 def test_bad_line_is_named_with_its_number_and_field(tmp_path: Path, line: str, code: str, said: str) -> None:

@@ -139,7 +139,13 @@ class JsonLines:
             raise ProblemError(Problem("invalid-json", f"not a line of JSON ({error})", where)) from None
         if not isinstance(row, dict):
             raise ProblemError(Problem("invalid-json", f"not a JSON object but a {type(row).__name__}", where))
-        return Document(_text_of(row, self._field, where), where)
+        text = _text_of(row, self._field, where)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON's escapes can spell it, and UTF-8 cannot
+            what = f"field '{self._field}' has half a character, {text[error.start]!r}, at {error.start}"
+            raise ProblemError(Problem("invalid-field", what, where, "write the line again, from whole text")) from None
+        return Document(text, where)
 
 
 class Parquet:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import io
 import lzma
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,9 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
 
 
 def _files_behind(path: Path, pattern: str) -> list[Path] | Problem:
-    if path.is_file():
+    if os.path.isfile(path):  # unlike `Path.is_file`, it says no to a name that is too long
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         inside = (file for file in path.glob(pattern) if not _hidden(file.relative_to(path)))
         files = sorted(file for file in inside if file.is_file())
         return files or Problem("empty-corpus", f"the folder has no file that matches '{pattern}'", str(path))

@@ -10,6 +10,7 @@ Shape suffixes: N tokens, C characters.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class PublishedTokenizer:
     def of_model(cls, model: str) -> PublishedTokenizer:
         """That of a folder, or of a name on the hub; raises `ProblemError` where there is none."""
         folder = Path(model).expanduser()
-        return cls(_of_folder(folder) if folder.is_dir() else _of_hub(model))
+        return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
 
     def encode(self, text: str) -> tuple[Integers, Integers]:
         """The tokens [N] of a text, and the UTF-8 bytes [N] that each adds to those before it.
