@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,9 @@ def _published(pretrained: str, revision: str | None) -> PreTrainedConfig:
         what = f"there is no such model ({str(error).splitlines()[0]})"
         fix = "name a folder with config.json and safetensors, or a model of the hub that can be reached"
         raise ProblemError(Problem("missing-model", what, "model.pretrained", fix)) from error
+    except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
+        what = f"its config.json cannot be used ({' '.join(str(error).split())})"
+        raise ProblemError(Problem("bad-value", what, "model.pretrained", "save or fetch it again")) from error
 
 
 def _config(
@@ -96,7 +100,7 @@ def _config(
     """Random weights: the config of a type or of a file, with what the settings say."""
     given: dict[str, Any] = {}
     if config_file is not None:
-        if not config_file.expanduser().exists():
+        if not os.path.exists(config_file.expanduser()):
             raise ProblemError(Problem("missing-file", "there is no such file", str(config_file), "name a config.json"))
         given = _published(str(config_file), None).to_dict()
         model_type = given.pop("model_type")
@@ -161,7 +165,7 @@ def _other_task(task: str, model_type: str) -> Problem:
 def _local(name: str) -> Path | str:
     """A folder of this machine where there is one, a name on the hub otherwise."""
     path = Path(name).expanduser()
-    return path if path.exists() else name
+    return path if os.path.exists(path) else name
 
 
 def _at(revision: str | None) -> dict[str, str]:

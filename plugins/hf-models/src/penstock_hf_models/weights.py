@@ -53,8 +53,8 @@ def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 
 
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
-    """`from_pretrained` in fp32; raises `ProblemError` where the file is missing or damaged, or a tensor is missing,
-    unknown, or of another shape."""
+    """`from_pretrained` in fp32; raises `ProblemError` where the file is missing or damaged, the config is one that no
+    model can be made of here, or a tensor is missing, unknown, or of another shape."""
     try:
         with _no_progress_bar():
             loading: Any = kind.from_pretrained(
@@ -63,6 +63,12 @@ def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTr
     except (OSError, SafetensorError) as error:
         what = f"its weights cannot be read ({' '.join(str(error).split())})"
         raise ProblemError(Problem("bad-weights", what, origin or "", "save or fetch them again")) from error
+    except Exception as error:  # of Python's unpickler, of packages that are not here, of what is built from the config
+        if origin is None:
+            raise  # a model of ours, and no file
+        what = f"it cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})"
+        fix = "check its config.json, and save or fetch its weights again"
+        raise ProblemError(Problem("bad-weights", what, origin, fix)) from error
     network, info = loading
     unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
     mismatched = (key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
