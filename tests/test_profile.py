@@ -98,7 +98,8 @@ def test_a_strategy_or_fraction_that_is_none_is_said(command, trained, arguments
 def test_a_router_that_drops_tokens_is_refused(command, config_file, tmp_path):
     override = "model.router={use: sigmoid-topk, k: 2, capacity: 1.0}"
     run = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)["run_dir"]
-    with pytest.raises(ProblemError, match="does not give every token the same number of experts"):
+    message = "--modify: the router of layer 1 does not give every token the same number of experts, profile it without"
+    with pytest.raises(ProblemError, match=message):
         command("profile", run, "--modify", "balanced")
 
 
@@ -180,6 +181,33 @@ def test_a_run_and_the_model_that_it_is_exported_to_choose_the_same_experts(comm
     ]
     assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=1e-5)
     assert run["tokens"] == model["tokens"]
+
+
+def test_recording_reads_the_last_window_though_no_token_follows_it(command, trained, restored):
+    tokens = len(restored.dataset.split("heldout"))
+    length = next(each for each in range(8, tokens) if tokens % each == 0)
+    assert command("profile", trained, "--sequence-length", length)["tokens"] == tokens
+    scored = command("profile", trained, "--sequence-length", length, "--modify", "random", "--fraction", "0")
+    assert scored["tokens"] == tokens - length
+
+
+def test_one_window_is_enough_to_record_and_scoring_says_which_token_it_lacks(command, trained, restored, tmp_path):
+    text = "def gate(turbine): return turbine"
+    (tmp_path / "short").write_text(text)
+    length = len(restored.dataset.tokenizer().encode(text)) + 1  # the end of text
+    arguments = ["profile", trained, "--corpus", tmp_path / "short", "--sequence-length", length]
+    assert command(*arguments)["tokens"] == length
+    with pytest.raises(ProblemError, match=f"has {length} tokens, and a window of {length} needs {length + 1}"):
+        command(*arguments, "--modify", "random")
+
+
+def test_too_little_held_out_text_is_said_of_the_length_of_windows(command, config_file, tmp_path):
+    less = ["train.tokens=128", "data.heldout_share=0.1"]
+    run = command("train", config_file, *less, "--runs", tmp_path)["run_dir"]
+    with pytest.raises(
+        ProblemError, match=r"--sequence-length: the held-out split has \d+ tokens, and a window of 1024"
+    ):
+        command("profile", run, "--sequence-length", 1024)
 
 
 @pytest.mark.parametrize(

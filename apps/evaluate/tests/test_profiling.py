@@ -37,7 +37,7 @@ class TwoExperts(torch.nn.Module):
 
 
 def stream(first: int, windows: int, domain: str | None = None) -> Stream:
-    token_N = np.arange(first, first + 5 * windows + 1)
+    token_N = np.arange(first, first + 5 * windows)
     return Stream(token_N, np.ones_like(token_N), domain)
 
 

@@ -72,9 +72,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command
 
 
 def windows(folder: Path, text: str, length: int) -> torch.Tensor:
-    """The tokens [B, S] of a text and its end, in whole windows that each have a token after them."""
+    """The tokens [B, S] of a text and its end, in whole windows."""
     tokens = AutoTokenizer.from_pretrained(folder)(text)["input_ids"] + [0]
-    count = (len(tokens) - 1) // length
+    count = len(tokens) // length
     return torch.tensor(tokens[: count * length]).view(count, length)
 
 
@@ -217,6 +217,7 @@ def damaged(folder: Path, copy: Path, name: str, content: bytes | None) -> Path:
         ("tokenizer.json", b"{", r"its tokenizer\.json cannot be read"),
         ("config.json", b"{", "not a valid JSON file"),
         ("config.json", b'{"model_type": "none-such"}', "there is no such model"),
+        ("config.json", b"null", r"its config\.json cannot be used"),
         ("config.json", None, "neither a run, which has config.resolved.yaml, nor a model, which has config.json"),
         ("model.safetensors", None, "its weights cannot be read"),
         ("model.safetensors", b"\x08" + 20 * b"\0", "its weights cannot be read"),
@@ -228,6 +229,30 @@ def test_a_damaged_model_is_said_and_nothing_is_written(command, models, texts, 
         command("profile", folder, "--corpus", texts, "--report", "page.html", "--trace", "t.npz")
     assert all(str(folder) in problem.where for problem in raised.value.problems)
     assert sorted(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "x"}, r"its config\.json cannot be used .*hidden_size"),
+        ({"hidden_act": "nope"}, "it cannot be loaded .KeyError: 'nope'"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "it cannot be loaded .*Accelerate"),
+        ({"num_experts_per_tok": 99}, "layer 0 takes 99 experts a token, and has 8"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_said(command, models, texts, tmp_path, change, message) -> None:
+    config = json.loads((models("olmoe") / "config.json").read_text())
+    folder = damaged(models("olmoe"), tmp_path / "copy", "config.json", json.dumps(config | change).encode())
+    with pytest.raises(ProblemError, match=message) as raised:
+        command("profile", folder, "--corpus", texts)
+    assert raised.value.problems[0].where == str(folder)
+
+
+def test_a_pickle_that_is_none_is_said(command, models, texts, tmp_path) -> None:
+    folder = damaged(models("olmoe"), tmp_path / "copy", "model.safetensors", None)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02junk")
+    with pytest.raises(ProblemError, match=f"{folder}: it cannot be loaded"):
+        command("profile", folder, "--corpus", texts)
 
 
 def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) -> None:
@@ -244,6 +269,9 @@ def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) 
         (["--domains"], "a model has no text of its own"),
         (["--corpus", "nowhere"], "nowhere: there is no such file or folder"),
         (["--corpus", "blank", "--corpus", "TEXTS", "--domains"], "domain 'blank' has no text"),
+        (["--corpus", "{use: jsonl, paths: [blank.jsonl]}"], "the text has no text"),
+        (["--corpus", "{use: jsonl, paths: [blank.jsonl]}", "--modify", "random"], "the text has no text"),
+        (["--corpus", "no={use: jsonl, paths: [blank.jsonl]}", "--corpus", "TEXTS", "--domains"], "'no' has no text"),
         (["--corpus", "short", "--corpus", "TEXTS", "--domains"], r"domain 'short' has \d tokens, and a window of 32"),
         (["--corpus", "binary"], "not a text file"),
         (["--corpus", "TEXTS", "--max-tokens", "31"], "31 tokens are less than one sequence of 32"),
@@ -260,6 +288,7 @@ def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) 
 )
 def test_bad_input_is_said_and_nothing_is_written(command, models, texts, tmp_path, arguments, message):
     Path("blank").write_text(" \n")
+    Path("blank.jsonl").write_text('{"text": ""}\n' * 200)
     Path("short").write_text("ab")
     Path("binary").write_bytes(b"\xff\0")
     before = sorted(tmp_path.iterdir())
@@ -286,6 +315,8 @@ def test_a_name_that_the_hub_does_not_give_is_said(command, texts, monkeypatch) 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ProblemError, match="nobody/nothing: there is no such folder, and the hub gives no tokenizer"):
         command("profile", "nobody/nothing", "--corpus", texts)
+    with pytest.raises(ProblemError, match="x: there is no such folder, and the hub gives no tokenizer"):
+        command("profile", "x" * 300, "--corpus", texts)
     with pytest.raises(ProblemError, match="there is no such run, model or trace, check the path; a model of the hub"):
         command("profile", "nobody/nothing")
     for path in ("a/b/c", "/nowhere"):

@@ -92,7 +92,7 @@ def profile(
         option = "--temperature" if fraction is None else "--fraction"
         raise ProblemError(Problem("bad-value", "nothing is to be modified", option, "add --modify STRATEGY"))
     _require_files(report, trace_file)
-    text = Text(registry, texts, domains, max_tokens, sequence_length)
+    text = Text(registry, texts, domains, max_tokens, sequence_length, scored=modify is not None)
     if path.is_file():
         options = {"--modify": modify, "--trace": trace_file, **text.options}
         _refuse(options, "a trace is read as a whole and as it is", "leave it out, or profile a run or model")
@@ -109,13 +109,14 @@ def profile(
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What the command line says of the text to read."""
+    """What the command line says of the text to read, and whether its tokens are predicted."""
 
     registry: Registry
     texts: tuple[str, ...]
     domains: bool
     max_tokens: int | None
     sequence_length: int | None
+    scored: bool
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,16 +137,18 @@ class Text:
             raise ProblemError(Problem("bad-value", what, "--domains", "give the text of each domain with --corpus"))
         sources = text_sources(self.registry, self.texts, self.domains)
         restored = restore(run.path, self.registry)
-        return subject_of_run(restored, sources, max_tokens=self.max_tokens, sequence_length=self.sequence_length)
+        return subject_of_run(restored, sources, **self._extent)
 
     def of_model(self, name: str) -> Subject:
         from penstock.evaluate.subject import subject_of_model
         from penstock.evaluate.text_sources import text_sources
 
         sources = text_sources(self.registry, self.texts, self.domains)
-        return subject_of_model(
-            self.registry, name, sources, max_tokens=self.max_tokens, sequence_length=self.sequence_length
-        )
+        return subject_of_model(self.registry, name, sources, **self._extent)
+
+    @property
+    def _extent(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "sequence_length": self.sequence_length, "scored": self.scored}
 
 
 @dataclass(frozen=True, slots=True)

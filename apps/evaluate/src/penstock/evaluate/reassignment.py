@@ -205,6 +205,5 @@ class _Change:
 
 
 def _unsupported(layer: int, what: str) -> ProblemError:
-    return ProblemError(
-        Problem("unsupported", f"the router {what}", f"layer {layer}", "profile the run without --modify")
-    )
+    what = f"the router of layer {layer} {what}"
+    return ProblemError(Problem("unsupported", what, "--modify", "profile it without"))

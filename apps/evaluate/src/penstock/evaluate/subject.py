@@ -41,8 +41,8 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Whole windows of text and the token after the last: the tokens [N] and the bytes [N] of each. `domain` says what
-    the text is of, where domains are told apart."""
+    """Whole windows of text, with the token after the last where they are scored: the tokens [N] and the bytes [N] of
+    each. `domain` says what the text is of, where domains are told apart."""
 
     token_N: Integers
     byte_N: Integers
@@ -51,7 +51,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model with experts, in evaluation mode, and what it reads. `header` is what its traces say of both."""
+    """A model with experts, in evaluation mode, and what it reads. `header` is what its traces say of both; `scored`
+    says that every token it reads has one after it, to be predicted."""
 
     name: str
     model: LanguageModel
@@ -59,11 +60,12 @@ class Subject:
     sequence_length: int
     batch_size: int
     header: Mapping[str, Any]
+    scored: bool = False
 
     @property
     def tokens(self) -> int:
-        """Those that the model reads; each has one after it."""
-        return sum(len(stream.token_N) - 1 for stream in self.streams)
+        """Those that the model reads."""
+        return sum(len(stream.token_N) - self.scored for stream in self.streams)
 
     @property
     def byte_count(self) -> int:
@@ -74,7 +76,8 @@ class Subject:
         """The domain and the tokens [B, S] of each batch, on the model's device; no batch has tokens of two domains."""
         device = next(cast(nn.Module, self.model).parameters()).device
         for stream in self.streams:
-            token_BS = torch.from_numpy(stream.token_N[:-1]).view(-1, self.sequence_length)
+            read_N = stream.token_N[: len(stream.token_N) - self.scored]
+            token_BS = torch.from_numpy(read_N).view(-1, self.sequence_length)
             for batch_BS in token_BS.split(self.batch_size):
                 yield stream.domain, batch_BS.to(device)
 
@@ -85,20 +88,22 @@ def subject_of_run(
     *,
     max_tokens: int | None = None,
     sequence_length: int | None = None,
+    scored: bool = False,
 ) -> Subject:
-    """A run's newest checkpoint, and its held-out tokens or the `sources`: `max_tokens` of each at most. Raises
-    `ProblemError` where the model has no experts or there is less text than a window."""
+    """A run's newest checkpoint, and its held-out tokens or the `sources`: `max_tokens` of each at most, and one more
+    of each where they are `scored`. Raises `ProblemError` where the model has no experts or there is less text than a
+    window."""
     config, model = restored.config, restored.model
     length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
     _require_experts(model, str(restored.run.path))
     tokenizer = restored.dataset.tokenizer()
     if sources:
         encode = _encoder(tokenizer)
-        streams = [_read(source, encode, tokenizer.end_of_text, length, max_tokens) for source in sources]
+        streams = [_read(source, encode, tokenizer.end_of_text, length, max_tokens, scored) for source in sources]
     else:
         split = restored.dataset.split("heldout")
-        windows = _windows(len(split), length, max_tokens, "the held-out split")
-        token_N = split.slice(0, windows * length + 1)
+        upto = _whole_windows(len(split), length, max_tokens, scored, "the held-out split", "--sequence-length")
+        token_N = split.slice(0, upto)
         streams = [Stream(token_N, np.asarray(tokenizer.byte_lengths())[token_N])]
     header = {
         **routing_header(config.name, model),
@@ -107,7 +112,7 @@ def subject_of_run(
         "tokenizer": restored.dataset.manifest.tokenizer_sha256,
         "checkpoint": restored.checkpoint.path.name,
     }
-    return Subject(config.name, model, streams, length, config.train.batch_size, header)
+    return Subject(config.name, model, streams, length, config.train.batch_size, header, scored)
 
 
 def subject_of_model(
@@ -117,6 +122,7 @@ def subject_of_model(
     *,
     max_tokens: int | None = None,
     sequence_length: int | None = None,
+    scored: bool = False,
 ) -> Subject:
     """A model of transformers, from a folder or the hub, with its own tokenizer, and the `sources`. Raises
     `ProblemError` as `subject_of_run`, and where model or tokenizer cannot be had."""
@@ -131,7 +137,7 @@ def subject_of_model(
     length = _window_length(model, length, max_tokens)
     ends = config.get("eos_token_id")
     end_of_text: int | None = next(iter(ends), None) if isinstance(ends, list) else ends
-    streams = [_read(source, tokenizer.encode, end_of_text, length, max_tokens) for source in sources]
+    streams = [_read(source, tokenizer.encode, end_of_text, length, max_tokens, scored) for source in sources]
     _require_embeddings(model, streams, name)
     title = Path(name).resolve().name if Path(name).is_dir() else name
     header = {
@@ -140,7 +146,7 @@ def subject_of_model(
         "data": _data_hash(streams),
         "tokenizer": tokenizer.hash,
     }
-    return Subject(title, model, streams, length, BATCH_SIZE, header)
+    return Subject(title, model, streams, length, BATCH_SIZE, header, scored)
 
 
 @contextmanager
@@ -163,7 +169,9 @@ def _encoder(tokenizer: BpeTokenizer) -> Encode:
     return encode
 
 
-def _read(source: Source, encode: Encode, end_of_text: int | None, length: int, max_tokens: int | None) -> Stream:
+def _read(
+    source: Source, encode: Encode, end_of_text: int | None, length: int, max_tokens: int | None, scored: bool
+) -> Stream:
     """The first windows of a source's documents, each of which ends with the end-of-text token where there is one."""
     name = "the text" if source.domain is None else f"domain '{source.domain}'"
     end_N = np.array([] if end_of_text is None else [end_of_text], dtype=np.int64)
@@ -173,19 +181,20 @@ def _read(source: Source, encode: Encode, end_of_text: int | None, length: int, 
         token_parts += [token_N, end_N]
         byte_parts += [byte_N, np.zeros_like(end_N)]
         read += len(token_N) + len(end_N)
-        if max_tokens is not None and read > max_tokens:
+        if max_tokens is not None and read >= max_tokens + scored:
             break
-    windows = _windows(read, length, max_tokens, name)
-    upto = windows * length + 1
+    upto = _whole_windows(read, length, max_tokens, scored, name, "--corpus")
     return Stream(np.concatenate(token_parts)[:upto], np.concatenate(byte_parts)[:upto], source.domain)
 
 
 def _documents(source: Source, name: str) -> Iterator[Document]:
+    """Those with text in them: of others there would be nothing but the end-of-text token."""
     empty = True
     for corpus in source.corpora:
         for document in corpus.documents():
-            empty = False
-            yield document
+            if document.text.strip():
+                empty = False
+                yield document
     if empty:
         raise ProblemError(Problem("empty-corpus", f"{name} has no text", "--corpus", "give a file with text in it"))
 
@@ -201,19 +210,24 @@ def _window_length(model: LanguageModel, length: int, max_tokens: int | None) ->
     return length
 
 
-def _windows(tokens: int, length: int, max_tokens: int | None, name: str) -> int:
-    """Whole windows: padding would count as load."""
-    windows = min(tokens - 1, max_tokens or tokens) // length
+def _whole_windows(tokens: int, length: int, max_tokens: int | None, scored: bool, name: str, where: str) -> int:
+    """The tokens of the text `name` that fill whole windows, as padding would count as load, and where they are scored
+    the one after them. Raises `ProblemError`, which names the option `where`, for less than a window."""
+    windows = min(tokens - scored, max_tokens or tokens) // length
     if windows < 1:
-        what = f"{name} has {tokens} tokens, and a window of {length} needs {length + 1}"
-        raise failed("too-few-tokens", what, "--corpus", "give more text, or shorten --sequence-length")
-    return windows
+        what = f"{name} has {tokens} tokens, and a window of {length} needs {length + scored}"
+        raise failed("too-few-tokens", what, where, "give more text with --corpus, or shorten --sequence-length")
+    return windows * length + scored
 
 
 def _require_experts(model: LanguageModel, where: str) -> None:
     if not model.routers:
         what = "the model has no experts to profile, or none whose router says what it chose"
         raise failed("no-experts", what, where, "profile a mixture of experts")
+    for layer, router in sorted(model.routers.items()):
+        if router.k > router.experts:
+            what = f"layer {layer} takes {router.k} experts a token, and has {router.experts}"
+            raise ProblemError(Problem("bad-value", what, where, "mend the model's config"))
     sizes = sorted({router.experts for router in model.routers.values()})
     if len(sizes) > 1:
         what = f"its layers have {' or '.join(map(str, sizes))} experts, which no trace holds"
