@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from penstock.evaluate.specialisation import (
-    TOKENS_AT_ONCE,
+    NUMBERS_AT_ONCE,
     closest_pairs,
     coactivation,
     coactivation_lift,
@@ -58,9 +59,19 @@ def test_independent_experts_have_a_lift_of_one():
 
 
 def test_coactivation_of_a_long_text_is_that_of_its_parts():
-    chosen = choices(TOKENS_AT_ONCE + 100, 4, 2)
-    parts = [coactivation(chosen[:1000], 4), coactivation(chosen[1000:], 4)]
-    assert (coactivation(chosen, 4) == parts[0] + parts[1]).all()
+    chosen = choices(NUMBERS_AT_ONCE // 64 + 100, 64, 2)
+    parts = [coactivation(chosen[:1000], 64), coactivation(chosen[1000:], 64)]
+    assert (coactivation(chosen, 64) == parts[0] + parts[1]).all()
+
+
+def test_coactivation_of_many_experts_takes_no_more_memory_than_that_of_few():
+    chosen = np.stack([np.arange(2**15) % 512, np.arange(2**15) % 511], axis=1)
+    tracemalloc.start()
+    try:
+        coactivation(chosen, 512)
+        assert tracemalloc.get_traced_memory()[1] < 96 * 2**20  # all of them at once are 128
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_closest_pair_is_the_one_that_chance_explains_least():

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from penstock.cli.main import run
+from penstock.evaluate import specialisation
+from penstock.evaluate.specialisation import coactivation
 from penstock.evaluate.trace_files import read_traces
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.trace import RoutingTrace
@@ -176,13 +178,46 @@ def test_a_file_that_is_no_trace_is_said_and_no_page_is_written(tmp_path, name, 
         ([[[3, 1]]], {"k": 2, "domains": ["a"]}, "more often than there are tokens"),
         ([[[1, 1]]], {"k": 1, "pairs": [[[1]]]}, r"'pairs' is no table of counts \[0, 2, 2\]"),
         ([[[1, 1]]], {"k": 1, "pairs": [[1], 2]}, "'pairs' is no table"),
-        ([[[1, 1]]], {"k": 1, "domains": ["a", "b"]}, "domains of 2 steps, and it has 1"),
+        ([[[1, 1]]], {"k": True, "domains": ["a"]}, "'k' .* is True"),
+        ([[[1, 1]]], {"k": 1, "domains": ["a", "b"]}, "'domains' is not a list of 1 names, one a step"),
+        ([[[1, 1]]], {"k": 1, "domains": True}, "'domains' is not a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": None}, "'domains' is not a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [["a"]]}, "'domains' is not a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [1]}, "'domains' is not a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [None]}, "'domains' is not a list of 1 names"),
+        ([[[1, 1], [1, 1]]], {"k": 1, "layers": [1]}, "'layers' is not a list of 2 integers, one a layer"),
+        ([[[1, 1]]], {"k": 1, "layers": 3}, "'layers' is not a list of 1 integers"),
+        ([[[1, 1]]], {"k": 1, "layers": ["3"]}, "'layers' is not a list of 1 integers"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' is not a number of rows"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' is not a number of rows"),
     ],
 )
 def test_a_header_that_does_not_fit_is_said(tmp_path, counts, header, message):
     RoutingTrace(np.array(counts), header).save(tmp_path / "a.npz")
     with pytest.raises(ProblemError, match=message):
-        run(["profile", str(tmp_path / "a.npz")])
+        run(["profile", str(tmp_path / "a.npz"), "--report", str(tmp_path / "page.html")])
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_pairs_of_layers_without_numbers_are_those_of_the_rows(tmp_path):
+    RoutingTrace(np.array([[[1, 1], [1, 1]]]), {"k": 1, "pairs": [[[1, 0], [0, 1]]]}).save(tmp_path / "a.npz")
+    (model,) = run(["profile", str(tmp_path / "a.npz")])["models"]
+    assert [pair["layers"] for pair in model["pairs"]] == [[0, 1]]
+
+
+def test_pairs_of_experts_are_counted_once_for_figures_and_page(tmp_path, monkeypatch):
+    counted = []
+
+    def counting(expert_NK, experts):
+        counted.append(experts)
+        return coactivation(expert_NK, experts)
+
+    monkeypatch.setattr(specialisation, "coactivation", counting)
+    expert_NLK = np.array([[[0, 1], [0, 1]], [[2, 3], [0, 2]]])
+    counts_SLE = np.array([[[1, 1, 1, 1], [2, 1, 1, 0]]])
+    RoutingTrace(counts_SLE, {"k": 2}, expert_NLK).save(tmp_path / "a.npz")
+    run(["profile", str(tmp_path / "a.npz"), "--report", str(tmp_path / "page.html")])
+    assert counted == [4, 4]
 
 
 def test_a_trace_is_read_as_a_whole(tmp_path):

@@ -1,11 +1,12 @@
 """The figures of any trace, and their text: load, the preferences of domains, and which experts work together.
 
-Shape suffixes: M domains, L layers, E experts.
+Shape suffixes: S steps, M domains, L layers, P pairs of neighbouring layers, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,56 @@ MOST_PREFERRED = 3
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
-def load_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A trace and what is counted of it, once for its figures and its page.
+
+    `layers` are the numbers that the model gives its layers. `domains` are the names of the rows of `count_MLE`, none
+    where domains are not told apart. `both_LEE` are the tokens that chose both experts, None where the experts of each
+    token are not known; `pair_PEE` are the assignments of two neighbouring layers, of no pair where those are not.
+    """
+
+    trace: RoutingTrace
+    layers: Sequence[int]
+    domains: Sequence[str]
+    count_MLE: np.ndarray
+    both_LEE: np.ndarray | None
+    pair_PEE: np.ndarray
+
+
+def tables_of(trace: RoutingTrace) -> Tables:
+    """Raises `ProblemError` where the trace is empty or its header does not fit it."""
+    if not trace.counts_SLE.any():
+        name, fix = str(trace.header.get("model", "trace")), "profile or train for a step"
+        raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
+    _require_header(trace)
+    layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
+    domains = list(dict.fromkeys(trace.header.get("domains", [])))
+    return Tables(trace, layers, domains, _domain_counts(trace, domains), _meetings(trace), _pair_counts(trace))
+
+
+def _require_header(trace: RoutingTrace) -> None:
+    steps, rows, _ = trace.counts_SLE.shape
+    layers, domains = trace.header.get("layers", [0] * rows), trace.header.get("domains", [""] * steps)
+    dropped = trace.header.get("dropped_warm_up", 0)
+    problems = {
+        f"'layers' is not a list of {rows} integers, one a layer": not _is_list(layers, int, rows),
+        f"'domains' is not a list of {steps} names, one a step": not _is_list(domains, str, steps),
+        "'dropped_warm_up' is not a number of rows": type(dropped) is not int or dropped < 0,
+    }
+    found = [what for what, wrong in problems.items() if wrong]
+    if found:
+        raise ProblemError([Problem("bad-trace", f"the header's {what}", "trace", "mend it") for what in found])
+
+
+def _is_list(value: Any, kind: type, length: int) -> bool:
+    """JSON's true is no number."""
+    return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
+
+
+def load_figures(tables: Tables) -> list[dict[str, Any]]:
     """For each layer what `profile.json` says of its load; with domains or choices also what these tell."""
+    trace = tables.trace
     counts_LE = torch.from_numpy(trace.counts_LE)
     metrics = {
         "max_violation": load.max_violation(counts_LE),
@@ -47,26 +96,24 @@ def load_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
         "cv": load.coefficient_of_variation(counts_LE),
         "dead_experts": load.dead_experts(counts_LE),
     }
-    layers = trace.header.get("layers", range(len(counts_LE)))
     return [
         {
             "layer": layer,
             **{name: value[row].item() for name, value in metrics.items()},
-            **figures.spread(trace.counts_LE[row]),
-            **_of_domains(trace, row),
-            **_of_pairs(trace, row),
+            **figures.spread(counts_LE[row].numpy()),
+            **_of_domains(tables, row),
+            **_of_pairs(tables, row),
             "counts": counts_LE[row].tolist(),
         }
-        for row, layer in enumerate(layers)
+        for row, layer in enumerate(tables.layers)
     ]
 
 
-def _of_domains(trace: RoutingTrace, row: int) -> dict[str, Any]:
-    domains = domain_counts(trace)
-    if domains is None:
+def _of_domains(tables: Tables, row: int) -> dict[str, Any]:
+    if not tables.domains:
         return {}
-    count_ME = domains[1][:, row]
-    found = figures.preference(count_ME, k_of(trace, row))
+    count_ME = tables.count_MLE[:, row]
+    found = figures.preference(count_ME, k_of(tables.trace, row))
     return {
         "specialisation": {
             **figures.specialisation(count_ME),
@@ -79,88 +126,86 @@ def _of_domains(trace: RoutingTrace, row: int) -> dict[str, Any]:
                     "high": found.high_ME[index].tolist(),
                     "uniform": found.uniform,
                 }
-                for index, name in enumerate(domains[0])
+                for index, name in enumerate(tables.domains)
             },
         }
     }
 
 
-def _of_pairs(trace: RoutingTrace, row: int) -> dict[str, Any]:
+def _of_pairs(tables: Tables, row: int) -> dict[str, Any]:
+    return {} if tables.both_LEE is None else {"coactivation": figures.closest_pairs(tables.both_LEE[row])}
+
+
+def _meetings(trace: RoutingTrace) -> np.ndarray | None:
     if trace.expert_NLK is None:
-        return {}
-    both_EE = figures.coactivation(trace.expert_NLK[:, row], trace.counts_SLE.shape[2])
-    return {"coactivation": figures.closest_pairs(both_EE)}
-
-
-def domain_counts(trace: RoutingTrace) -> tuple[list[str], np.ndarray] | None:
-    """The names of the domains and `count_MLE`, where the header's `domains` names one for each step."""
-    labels = trace.header.get("domains")
-    if not labels:
         return None
-    if len(labels) != len(trace.counts_SLE):
-        what = f"its header names the domains of {len(labels)} steps, and it has {len(trace.counts_SLE)}"
-        raise ProblemError(Problem("bad-trace", what, "trace", "name one domain a step"))
-    names = list(dict.fromkeys(labels))
+    layers, experts = trace.counts_LE.shape
+    return np.stack([figures.coactivation(trace.expert_NLK[:, row], experts) for row in range(layers)])
+
+
+def _domain_counts(trace: RoutingTrace, names: Sequence[str]) -> np.ndarray:
+    """`count_MLE`, where the header's `domains` names one for each step."""
     count_MLE = np.zeros((len(names), *trace.counts_SLE.shape[1:]), dtype=np.int64)
-    np.add.at(count_MLE, [names.index(label) for label in labels], trace.counts_SLE)
+    if not names:
+        return count_MLE
+    np.add.at(count_MLE, [names.index(label) for label in trace.header["domains"]], trace.counts_SLE)
     for row in range(trace.counts_SLE.shape[1]):
         if (count_MLE[:, row].max(axis=1) * k_of(trace, row) > count_MLE[:, row].sum(axis=1)).any():
             what = f"in row {row} of its layers an expert is chosen more often than there are tokens of k experts"
             raise ProblemError(Problem("bad-trace", what, "trace", "check the header's 'k'"))
-    return names, count_MLE
+    return count_MLE
 
 
 def k_of(trace: RoutingTrace, row: int) -> int:
     """Experts a token in this layer; raises `ProblemError` where the header does not say."""
     k = trace.header.get("k")
     k = k[row] if isinstance(k, list) and row < len(k) else k
-    if not isinstance(k, int) or not 1 <= k <= trace.counts_SLE.shape[2]:
+    if type(k) is not int or not 1 <= k <= trace.counts_SLE.shape[2]:
         what = f"the header's 'k' (experts a token) is {k!r}"
         raise ProblemError(Problem("bad-trace", what, "trace", "write it when making the trace"))
     return k
 
 
-def atlas(traces: Mapping[str, RoutingTrace]) -> dict[str, Any]:
+def atlas(tables: Mapping[str, Tables]) -> dict[str, Any]:
     """What `penstock profile TRACE` prints."""
-    return {"models": [model_figures(name, trace) for name, trace in traces.items()]}
+    return {"models": [model_figures(name, each) for name, each in tables.items()]}
 
 
-def model_figures(name: str, trace: RoutingTrace) -> dict[str, Any]:
-    """All figures of one trace; raises `ProblemError` where it is empty or its header does not fit it."""
-    if not trace.counts_SLE.any():
-        raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, "profile or train for a step"))
+def model_figures(name: str, tables: Tables) -> dict[str, Any]:
+    """All figures of one trace."""
+    trace = tables.trace
     return {
         "model": name,
         "k": trace.header.get("k"),
         "assignments": int(trace.counts_LE.sum()),
-        "domains": list(dict.fromkeys(trace.header.get("domains", []))),
+        "domains": list(tables.domains),
         "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
-        "layers": load_figures(trace),
-        "pairs": pair_figures(trace),
+        "layers": load_figures(tables),
+        "pairs": pair_figures(tables),
     }
 
 
-def pair_figures(trace: RoutingTrace) -> list[dict[str, Any]]:
+def pair_figures(tables: Tables) -> list[dict[str, Any]]:
     """For each pair of neighbouring layers that were traced, the bits that an expert of one tells about the other's;
     empty where the header's `pairs` does not have the counts."""
     return [
         {
-            "layers": trace.header["layers"][row : row + 2],
+            "layers": list(tables.layers[row : row + 2]),
             "information_bits": figures.mutual_information(count_EE),
             "information_bits_null": figures.independent_information(count_EE),
         }
-        for row, count_EE in enumerate(pair_counts(trace))
+        for row, count_EE in enumerate(tables.pair_PEE)
     ]
 
 
-def pair_counts(trace: RoutingTrace) -> np.ndarray:
-    """The header's `pairs`, int64 [L - 1, E, E]; without any, [0, E, E]."""
+def _pair_counts(trace: RoutingTrace) -> np.ndarray:
+    """The header's `pairs`, int64 [P, E, E]; without any, [0, E, E]."""
     layers, experts = trace.counts_LE.shape
     if "pairs" not in trace.header:
         return np.zeros((0, experts, experts), dtype=np.int64)
     try:
         count_PEE = np.array(trace.header["pairs"], dtype=np.int64)
-    except (ValueError, TypeError):  # ragged, or no numbers
+    except (ValueError, TypeError, OverflowError):  # ragged, no numbers, or too large ones
         count_PEE = np.zeros(0, dtype=np.int64)
     if count_PEE.shape != (layers - 1, experts, experts) or (count_PEE < 0).any():
         what = f"the header's 'pairs' is no table of counts [{layers - 1}, {experts}, {experts}]"

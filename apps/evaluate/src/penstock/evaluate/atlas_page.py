@@ -16,17 +16,15 @@ from penstock.evaluate import specialisation as figures
 from penstock.evaluate.atlas import (
     HEADINGS,
     PREFERENCES,
-    domain_counts,
+    Tables,
     k_of,
     layer_line,
-    pair_counts,
     preference_caption,
     preference_lines,
     verdicts,
 )
 from penstock.evaluate.report import charts
 from penstock.evaluate.report.page import write_page
-from penstock.hooks.trace import RoutingTrace
 
 MOST_MAPS = 8
 """Layers whose preferences and pairs are drawn, evenly taken from all, so that a page of a deep model stays light."""
@@ -68,41 +66,40 @@ class ModelView:
     preference_caption: str
 
 
-def write_atlas(title: str, traces: Mapping[str, RoutingTrace], result: Mapping[str, Any], out: Path) -> Path:
-    """Writes the page of `atlas(traces)`, whole or not at all."""
+def write_atlas(title: str, tables: Mapping[str, Tables], result: Mapping[str, Any], out: Path) -> Path:
+    """Writes the page of `atlas(tables)`, whole or not at all."""
     views = [
         ModelView(
             model["model"],
-            f"{model['assignments']:,} assignments, {trace.counts_SLE.shape[2]} experts in "
-            f"{trace.counts_SLE.shape[1]} layers"
+            f"{model['assignments']:,} assignments, {each.trace.counts_SLE.shape[2]} experts in "
+            f"{each.trace.counts_SLE.shape[1]} layers"
             + (f", domains {', '.join(model['domains'])}" if model["domains"] else ""),
-            cards_of(trace),
+            cards_of(each),
             [layer_line(layer) for layer in model["layers"]],
             verdicts(model),
             preference_lines(model["layers"]),
             preference_caption(model["layers"]) if model["domains"] else "",
         )
-        for model, trace in zip(result["models"], traces.values(), strict=True)
+        for model, each in zip(result["models"], tables.values(), strict=True)
     ]
     return write_page("atlas.html.j2", out, title=title, views=views, columns=HEADINGS, of_domains=PREFERENCES)
 
 
-def cards_of(trace: RoutingTrace) -> list[MapCard]:
+def cards_of(tables: Tables) -> list[MapCard]:
     """Load of all layers; preferences where domains are known; pairs where each token's experts are."""
-    layers = [str(layer) for layer in trace.header.get("layers", range(trace.counts_SLE.shape[1]))]
+    trace, names = tables.trace, tables.domains
+    layers = [str(layer) for layer in tables.layers]
     shown = sorted({round(row) for row in np.linspace(0, len(layers) - 1, min(len(layers), MOST_MAPS))})
     load_LE = trace.counts_LE / np.maximum(trace.counts_LE.mean(axis=1, keepdims=True), 1)
     last = str(trace.counts_SLE.shape[2] - 1)
     whole = ("", f"layer {layers[0]}", layers[-1], "expert 0", last)
     caption = "Each row a layer. Orange experts have more than an even share, blue ones less."
     cards = [_card("Load", "relative to an even share", [(whole, load_LE)], caption)]
-    domains = domain_counts(trace)
-    if domains is not None:
-        names, count_MLE = domains
+    if names:
         maps = [
             (
                 (f"Layer {layers[row]}", names[0], names[-1], "expert 0", last),
-                figures.preference(count_MLE[:, row], k_of(trace, row)).lift_ME,
+                figures.preference(tables.count_MLE[:, row], k_of(trace, row)).lift_ME,
             )
             for row in shown
         ]
@@ -113,18 +110,14 @@ def cards_of(trace: RoutingTrace) -> list[MapCard]:
             (f"Layers {layers[row]} and {layers[row + 1]}", "0", last, "expert 0", last),
             figures.dependence_lift(count_EE),
         )
-        for row, count_EE in enumerate(pair_counts(trace))
+        for row, count_EE in enumerate(tables.pair_PEE)
     ]
     if maps:
         caption = "Each row an expert of the first layer, each column one of the second: orange pairs share tokens."
         cards.append(_card("From layer to layer", "relative to chance", maps, caption))
-    if trace.expert_NLK is not None:
-        experts = trace.counts_SLE.shape[2]
+    if tables.both_LEE is not None:
         maps = [
-            (
-                (f"Layer {layers[row]}", "0", last, "expert 0", last),
-                figures.coactivation_lift(figures.coactivation(trace.expert_NLK[:, row], experts)),
-            )
+            ((f"Layer {layers[row]}", "0", last, "expert 0", last), figures.coactivation_lift(tables.both_LEE[row]))
             for row in shown
         ]
         caption = (

@@ -221,15 +221,15 @@ def _model_name(path: Path) -> str:
 
 
 def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
-    from penstock.evaluate.atlas import atlas
+    from penstock.evaluate.atlas import atlas, tables_of
     from penstock.evaluate.atlas_page import write_atlas
     from penstock.evaluate.profile_text import model_text
     from penstock.evaluate.trace_files import read_traces
 
-    traces = read_traces(path)
-    result = atlas(traces)
+    tables = {name: tables_of(trace) for name, trace in read_traces(path).items()}
+    result = atlas(tables)
     with _writing(report):
-        page = [f"page: {write_atlas(path.name, traces, result, report)}"] if report else []
+        page = [f"page: {write_atlas(path.name, tables, result, report)}"] if report else []
     output.print_result(result, as_json, lambda: "\n\n".join([*map(model_text, result["models"]), *page]))
     return result
 
@@ -237,6 +237,7 @@ def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
 def _profiled(
     subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None, as_json: bool
 ) -> dict[str, Any]:
+    from penstock.evaluate.atlas import tables_of
     from penstock.evaluate.atlas_page import write_atlas
     from penstock.evaluate.profile_text import model_text
     from penstock.evaluate.profiling import profile_figures, record_trace
@@ -244,7 +245,8 @@ def _profiled(
 
     with StageProgress() as progress:
         trace = record_trace(subject, lambda read: progress("tokens", read, subject.tokens))
-    result = profile_figures(trace)
+    tables = tables_of(trace)
+    result = profile_figures(tables)
     split = subject.header["split"]
     written = []
     if to := trace_file or (run and run.trace(split)):
@@ -255,7 +257,7 @@ def _profiled(
         write_json(run.path / _file_name("profile", split, "json"), result)
     if report is not None:
         with _writing(report):
-            write_atlas(subject.name, {subject.name: trace}, {"models": [result]}, report)
+            write_atlas(subject.name, {subject.name: tables}, {"models": [result]}, report)
         written.append(f"page: {report}")
     output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
     return result

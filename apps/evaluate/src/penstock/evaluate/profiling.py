@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.evaluate.atlas import model_figures
+from penstock.evaluate.atlas import Tables, model_figures
 from penstock.evaluate.subject import Subject
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.trace import RoutingTrace
@@ -47,10 +47,11 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
     return RoutingTrace(np.stack(counts), header, expert_NLK)
 
 
-def profile_figures(trace: RoutingTrace) -> dict[str, Any]:
+def profile_figures(tables: Tables) -> dict[str, Any]:
     """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
     `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
-    figures = model_figures(trace.header["model"], trace)
+    trace = tables.trace
+    figures = model_figures(trace.header["model"], tables)
     return {
         **figures,
         "split": trace.header["split"],

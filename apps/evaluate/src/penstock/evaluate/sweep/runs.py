@@ -13,6 +13,7 @@ from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.cli.run_config import OnResume, RunConfig
 from penstock.cli.run_directory import RunDirectory, read_json, write_json
 from penstock.eval_suite.tasks import Heldout
+from penstock.evaluate.atlas import tables_of
 from penstock.evaluate.evaluation import heldout_figure
 from penstock.evaluate.profiling import profile_figures, record_trace
 from penstock.evaluate.subject import subject_of_run
@@ -78,7 +79,7 @@ def measure(restored: Restored) -> dict[str, Any]:
     }
     if not restored.model.routers:
         return figures
-    profile = profile_figures(record_trace(subject_of_run(restored)))
+    profile = profile_figures(tables_of(record_trace(subject_of_run(restored))))
     return figures | {
         "max_violation": profile["max_violation_global"],
         "max_violation_worst": max(layer["max_violation"] for layer in profile["layers"]),
