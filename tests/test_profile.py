@@ -83,6 +83,7 @@ def test_the_page_goes_where_it_is_asked_for(command, trained, tmp_path):
         (["--modify", "random", "--fraction", "0.5,2"], "'0.5,2' is not a list of numbers from 0 to 1"),
         (["--modify", "random", "--fraction", "half"], "'half' is not a list of numbers"),
         (["--modify", "random", "--fraction", "nan"], "'nan' is not a list of numbers"),
+        (["--modify", "random", "--fraction", ""], "'' is not a list of numbers"),
         (["--modify", "random", "--max-tokens", "31"], "31 tokens are less than one sequence of 32"),
         (["--fraction", "0.5"], "--fraction: nothing is to be modified"),
         (["--temperature", "0.5"], "--temperature: nothing is to be modified"),
@@ -183,6 +184,29 @@ def test_a_run_and_the_model_that_it_is_exported_to_choose_the_same_experts(comm
     assert run["tokens"] == model["tokens"]
 
 
+def test_a_run_keeps_the_trace_of_its_figures_beside_a_copy_that_is_asked_for(command, trained, tmp_path):
+    command("profile", trained)
+    result = command("profile", trained, "--max-tokens", 64, "--trace", tmp_path / "t.npz")
+    kept, copied = (RoutingTrace.load(path) for path in (trained / "trace" / "heldout.npz", tmp_path / "t.npz"))
+    assert kept.counts_LE.tolist() == copied.counts_LE.tolist() == [layer["counts"] for layer in result["layers"]]
+
+
+def files_of(*folders: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("asked", [["--trace", "t.npz"], ["--modify", "random", "--fraction", "1"]])
+@pytest.mark.parametrize("page", ["file/page.html", f"{'x' * 300}.html", f"{'x' * 250}.html", "/proc/page.html"])
+def test_a_page_that_has_no_place_leaves_everything_as_it_was(command, trained, tmp_path, monkeypatch, asked, page):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("no folder")
+    command("profile", trained)
+    before = files_of(trained, tmp_path)
+    with pytest.raises(ProblemError, match="it cannot be written"):
+        command("profile", trained, "--max-tokens", 64, *asked, "--report", page)
+    assert files_of(trained, tmp_path) == before
+
+
 def test_recording_reads_the_last_window_though_no_token_follows_it(command, trained, restored):
     tokens = len(restored.dataset.split("heldout"))
     length = next(each for each in range(8, tokens) if tokens % each == 0)
@@ -211,10 +235,21 @@ def test_too_little_held_out_text_is_said_of_the_length_of_windows(command, conf
 
 
 @pytest.mark.parametrize(
+    "name", ["configs/typo", "shared-runs/typo", "no-such.json", "no-such.npz", "no-such.jsonl.xz"]
+)
+def test_a_slip_in_a_path_is_not_looked_up_on_the_hub(command, trained, texts, name):
+    with pytest.raises(ProblemError, match="there is no such run, model or trace") as raised:
+        command("profile", name, "--corpus", texts)
+    assert raised.value.problems[0].code == "missing-file"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--domains"], "the run's data does not say where each document came from, give the text of each domain"),
         (["--corpus", "nowhere"], "nowhere: there is no such file or folder"),
+        (["--corpus", ""], "--corpus: the text is empty"),
+        (["--corpus", "x" * 300], "there is no such file or folder"),
         (["--sequence-length", "99999999"], "the model knows"),
     ],
 )

@@ -57,6 +57,14 @@ def test_a_corpus_of_any_kind_can_be_a_domain(registry):
     assert read(text_sources(registry, [f"maths={rows}", "texts"], domains=True))["maths"] == ["how many?"]
 
 
+def test_a_corpus_may_be_longer_than_the_name_of_a_file(registry):
+    rows = f"{{use: jsonl, paths: [{', '.join(['rows.jsonl'] * 40)}], field: question}}"
+    assert read(text_sources(registry, [rows], domains=False)) == {None: ["how many?"]}
+    assert read(text_sources(registry, [f"maths={rows}", "texts"], domains=True))["maths"] == ["how many?"]
+    with pytest.raises(ProblemError, match="'jsonl' is one domain"):
+        text_sources(registry, [rows], domains=True)
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
@@ -66,6 +74,8 @@ def test_a_corpus_of_any_kind_can_be_a_domain(registry):
         (["all=texts"], "'all' is one domain"),
         (["texts/plays", "other/plays.txt"], r"two domains are called 'plays', name them, as in --corpus NAME=PATH"),
         (["=texts", "other"], "'=texts' is not NAME=PATH"),
+        (["plays= ", "other"], "'plays= ' is not NAME=PATH"),
+        (["x" * 300], "there is no such file or folder"),
         (["{use: txt}", "other"], "there is no corpus 'txt'"),
         (["{use: text}", "other"], "paths"),
     ],
@@ -78,6 +88,12 @@ def test_what_cannot_be_domains_is_said(registry, texts, message):
 def test_a_name_without_domains_is_said(registry):
     with pytest.raises(ProblemError, match="a name is that of a domain, and domains are not told apart, add --domains"):
         text_sources(registry, ["plays=texts"], domains=False)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_is_not_the_folder_that_one_is_in(registry, text):
+    with pytest.raises(ProblemError, match="--corpus: the text is empty"):
+        text_sources(registry, [text], domains=False)
 
 
 def test_an_empty_folder_is_said(registry):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from penstock.hooks.registry import Registry
 if TYPE_CHECKING:
     from penstock.evaluate.subject import Subject
 
+_TRACE_SUFFIXES = (".npz", ".json", ".jsonl", ".xz")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -50,7 +53,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
     "--trace",
     "trace_file",
     type=click.Path(path_type=Path),
-    help="Write the trace to this .npz, for `penstock simulate`; a run keeps it in its folder if not given.",
+    help="Write the trace to this .npz, for `penstock simulate`; a run keeps one in its folder anyway.",
 )
 @click.option(
     "--modify",
@@ -93,7 +96,7 @@ def profile(
         raise ProblemError(Problem("bad-value", "nothing is to be modified", option, "add --modify STRATEGY"))
     _require_files(report, trace_file)
     text = Text(registry, texts, domains, max_tokens, sequence_length, scored=modify is not None)
-    if path.is_file():
+    if os.path.isfile(path):
         options = {"--modify": modify, "--trace": trace_file, **text.options}
         _refuse(options, "a trace is read as a whole and as it is", "leave it out, or profile a run or model")
         return _of_trace(path, report, as_json)
@@ -163,29 +166,47 @@ class Modification:
     def parse(cls, strategies: str, fractions: str | None, temperature: float | None) -> Modification:
         from penstock.evaluate.modification import fractions_of, strategies_of
 
-        return cls(strategies_of(strategies), fractions_of(fractions or "0,0.25,0.5,1"), temperature or 1.0)
+        return cls(
+            strategies_of(strategies),
+            fractions_of("0,0.25,0.5,1" if fractions is None else fractions),
+            1.0 if temperature is None else temperature,
+        )
 
 
 def _refuse(options: Mapping[str, Any], what: str, fix: str) -> None:
     """Raises `ProblemError` for the first of these options that is given."""
     for name, value in options.items():
-        if value:
+        if value not in (None, False, ()):
             raise ProblemError(Problem("bad-value", what, name, fix))
 
 
 def _require_files(report: Path | None, trace_file: Path | None) -> None:
     """Said before the work, and not when its result has nowhere to go."""
-    for option, path in (("--report", report), ("--trace", trace_file)):
-        if path is not None and path.is_dir():
+    given = {option: path for option, path in (("--report", report), ("--trace", trace_file)) if path is not None}
+    for option, path in given.items():
+        if os.path.isdir(path):
             raise ProblemError(Problem("bad-value", f"'{path}' is a folder", option, "name a file"))
     if trace_file is not None and trace_file.suffix != ".npz":
         raise ProblemError(Problem("bad-value", f"'{trace_file}' is no .npz", "--trace", "let its name end with .npz"))
+    for path in given.values():
+        with _writing(path):
+            _require_room(path)
+
+
+def _require_room(path: Path) -> None:
+    """Raises OSError where no file of that name can be made. It is tried in the nearest folder that is there, of which
+    rights alone say too little, and nothing is left of it."""
+    with suppress(FileNotFoundError):
+        path.lstat()  # which a name that is too long does not survive, nor one below a file
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager
 def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDirectory | None]]:
     """What `path` stands for, and the run directory, where it is one, locked; `work` is recorded as a stage of it."""
-    if (path / "config.resolved.yaml").is_file():
+    if os.path.isfile(path / "config.resolved.yaml"):
         run = RunDirectory.open(path)
         with run.lock(), stage(run, work):
             yield text.of_run(run), run
@@ -197,7 +218,7 @@ def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDir
 
 
 def _without_text(path: Path) -> Problem:
-    if path.is_dir():
+    if os.path.isdir(path):
         what, fix = "a model has no text of its own", "give files or folders of text with --corpus"
         return Problem("missing-value", what, str(path), fix)
     fix = "check the path; a model of the hub needs text, with --corpus"
@@ -206,7 +227,7 @@ def _without_text(path: Path) -> Problem:
 
 def _model_name(path: Path) -> str:
     """A folder of transformers, or what may be a name on the hub; raises `ProblemError` for anything else."""
-    if path.is_dir():
+    if os.path.isdir(path):
         run = path.resolve().parent.parent
         if path.resolve().parent.name == "checkpoints" and (run / "config.resolved.yaml").is_file():
             what = "this is a checkpoint of a run, and only the run knows its routers"
@@ -214,10 +235,16 @@ def _model_name(path: Path) -> str:
         if not (path / "config.json").is_file():
             what = "this is neither a run, which has config.resolved.yaml, nor a model, which has config.json"
             raise ProblemError(Problem("not-a-run", what, str(path), "name a run, a model or a trace"))
-    elif not _HUB_NAME.fullmatch(str(path)):
+    elif not _may_be_on_the_hub(path):
         what = "there is no such run, model or trace"
         raise ProblemError(Problem("missing-file", what, str(path), "check the path"))
     return str(path)
+
+
+def _may_be_on_the_hub(path: Path) -> bool:
+    """A slip in the name of a trace, or of something in a folder that is here, is not looked up there."""
+    in_a_folder = len(path.parts) > 1 and os.path.isdir(path.parent)
+    return bool(_HUB_NAME.fullmatch(str(path))) and path.suffix not in _TRACE_SUFFIXES and not in_a_folder
 
 
 def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
@@ -247,18 +274,17 @@ def _profiled(
         trace = record_trace(subject, lambda read: progress("tokens", read, subject.tokens))
     tables = tables_of(trace)
     result = profile_figures(tables)
-    split = subject.header["split"]
-    written = []
-    if to := trace_file or (run and run.trace(split)):
-        with _writing(to):
-            trace.save(to)
-        written.append(f"trace: {to}")
-    if run is not None:
-        write_json(run.path / _file_name("profile", split, "json"), result)
     if report is not None:
         with _writing(report):
             write_atlas(subject.name, {subject.name: tables}, {"models": [result]}, report)
-        written.append(f"page: {report}")
+    kept = [] if run is None else [run.trace(result["split"])]
+    places = [*([] if trace_file is None else [trace_file]), *kept]
+    for place in places:
+        with _writing(place):
+            trace.save(place)
+    if run is not None:
+        _keep(run, "profile", result)
+    written = [f"trace: {place}" for place in places] + ([] if report is None else [f"page: {report}"])
     output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
     return result
 
@@ -297,13 +323,21 @@ def _modified(
             progress=lambda done, total: progress("assignments", done, total),
         )
     if run is not None:
-        write_json(run.path / _file_name("modified", result["split"], "json"), result)
         report = report or run.path / _file_name("modified", result["split"], "html")
     with _writing(report):
         page = [f"page: {modification.write_modification_page(subject.name, result, report)}"] if report else []
+    if run is not None:
+        _keep(run, "modified", result)
     table = output.table(modification.COLUMNS, map(modification.line, result["rows"]))
     output.print_result(result, as_json, lambda: "\n".join([table, "", modification.HELP, *page]))
     return result
+
+
+def _keep(run: RunDirectory, name: str, result: Mapping[str, Any]) -> None:
+    """Last of all that is written, so that the run says nothing new where a page or trace had no place."""
+    path = run.path / _file_name(name, result["split"], "json")
+    with _writing(path):
+        write_json(path, result)
 
 
 def _file_name(name: str, split: str, kind: str) -> str:

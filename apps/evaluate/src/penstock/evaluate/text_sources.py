@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def text_sources(registry: Registry, texts: Sequence[str], domains: bool) -> lis
         if any(name is not None for name, _ in named):
             raise _refused("a name is that of a domain, and domains are not told apart", "add --domains")
         return [Source(None, [_corpus(registry, text) for _, text in named])] if named else []
-    if len(named) == 1 and named[0][0] is None and Path(named[0][1]).is_dir():
+    if len(named) == 1 and named[0][0] is None and os.path.isdir(named[0][1]):
         inside = sorted(path for path in Path(named[0][1]).iterdir() if not path.name.startswith("."))
         named = [(None, str(path)) for path in inside]
     sources = [Source(name or _usual_name(registry, text), [_corpus(registry, text)]) for name, text in named]
@@ -47,10 +48,13 @@ def text_sources(registry: Registry, texts: Sequence[str], domains: bool) -> lis
 
 def _split(text: str) -> tuple[str | None, str]:
     """The name that is given, and what it is given to."""
+    if not text.strip():
+        raise _refused("the text is empty", "give a file or a folder, or leave the option out")
     name, equals, rest = text.partition("=")
-    if not equals or text.startswith("{") or Path(text).exists():
+    # Not `Path.exists`, which raises for what is longer than names can be, as `maths={use: jsonl, ...}` may be.
+    if not equals or text.startswith("{") or os.path.exists(text):
         return None, text
-    if not name or not rest:
+    if not name or not rest.strip():
         raise _refused(f"'{text}' is not NAME=PATH", "write for example --corpus code=src")
     return name, rest
 
