@@ -75,11 +75,19 @@ def with_a_skip(layers: Any, x: Tensor) -> Tensor:
     return x
 
 
-def with_one_named_twice(layers: Any, x: Tensor) -> Tensor:
+def that_uses_one_again(layers: Any, x: Tensor) -> Tensor:
     first = x = layers[0](x)
     for layer in layers[1:]:
         x = layer(x)
     return x + first
+
+
+def that_ends_before(layers: Any, x: Tensor) -> Tensor:
+    return that_uses_one_again(layers[:FROZEN], x)
+
+
+def with_one_called_twice_and_one_never(layers: Any, x: Tensor) -> Tensor:
+    return chain([layers[0], layers[0], layers[1], *layers[FROZEN:]], x)
 
 
 def with_something_between(layers: Any, x: Tensor) -> Tensor:
@@ -117,7 +125,9 @@ PASSES: list[tuple[type[Layer], Callable[..., Tensor], bool]] = [
     (Layer, with_changes_between, True),
     (Pair, handing_weights_on, False),
     (Layer, with_a_skip, False),
-    (Layer, with_one_named_twice, False),
+    (Layer, that_uses_one_again, False),
+    (Layer, that_ends_before, False),
+    (Layer, with_one_called_twice_and_one_never, False),
     (Layer, with_something_between, False),
     (Layer, in_a_loop, False),
     (Layer, backwards, False),
