@@ -138,7 +138,8 @@ PASSES: list[tuple[type[Layer], Callable[..., Tensor], bool]] = [
 def stack(kind: type[Layer] = Layer) -> tuple[Any, nn.Embedding, list[int]]:
     """Layers, an embedding, and the list of the layers whose matrix was used."""
     torch.manual_seed(0)
-    layers, embedding, used = nn.ModuleList(kind() for _ in range(LAYERS)), nn.Embedding(20, WIDTH), []
+    layers: Any = nn.ModuleList(kind() for _ in range(LAYERS))
+    embedding, used = nn.Embedding(20, WIDTH), list[int]()
     for number, layer in enumerate(layers):
         layer.linear.register_forward_hook(lambda *_, number=number: used.append(number))
     return layers, embedding, used
@@ -160,6 +161,24 @@ def test_every_pass_has_its_bits_and_only_a_chain_is_left_out(
                     assert torch.equal(run(layers, embedding(token_BS)), output)
     assert (used == [3, 4] * 3) == left_out
     assert all("forward" not in layer.__dict__ for layer in layers)
+
+
+def test_what_no_watching_can_show_gives_no_wrong_number() -> None:
+    def with_means(layers: Any, x: Tensor) -> Tensor:
+        means: list[Tensor] = []
+        for layer in layers:
+            x = layer(x)
+            means.append(x.mean())
+        return x + sum(means)
+
+    layers, embedding, _ = stack()
+    prefix, token_BS = Prefix(layers[:FROZEN], layers[FROZEN]), torch.tensor([[1, 2, 3]])
+    outputs: list[Tensor] = []
+    for _ in range(2):
+        with torch.no_grad(), prefix.over(token_BS):
+            outputs.append(with_means(layers, embedding(token_BS)))
+    assert outputs[0].isfinite().all()
+    assert outputs[1].isnan().all()
 
 
 def test_tokens_are_told_apart_by_what_they_are_and_not_by_where_they_lie() -> None:

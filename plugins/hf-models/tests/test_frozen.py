@@ -49,9 +49,9 @@ def test_a_second_pass_has_the_bits_of_the_first_and_leaves_out_what_is_frozen(f
     )
     model.compute_dtype = dtype
     nn.init.normal_(model.adapters["2"].experts.down_proj)
-    first = next(each for each in model.base.modules() if isinstance(each, nn.ModuleList))[0].mlp
+    layers: Any = next(each for each in model.base.modules() if isinstance(each, nn.ModuleList))
     calls: list[None] = []
-    first.register_forward_hook(lambda *_: calls.append(None))
+    layers[0].mlp.register_forward_hook(lambda *_: calls.append(None))
     token_BS = tokens(2, 12)
 
     def outcome() -> list[torch.Tensor]:

@@ -115,8 +115,8 @@ class FrozenBase(nn.Module):
 
     def forward(self, token_BS: Tensor, **options: Any) -> ModelOutput:
         """`options` are those of the base: a cache, a mask of padding."""
-        plain = self._prefix is None or any(each is not None for each in options.values())
-        with nullcontext() if plain else self._prefix.over(token_BS), self._adapted() as routings:
+        prefix = self._prefix if all(each is None for each in options.values()) else None
+        with nullcontext() if prefix is None else prefix.over(token_BS), self._adapted() as routings:
             hidden_BSD = self.base(token_BS, **options).hidden_BSD
         return ModelOutput(hidden_BSD, routings)
 

@@ -37,17 +37,18 @@ class Prefix:
 
     @contextmanager
     def _left_out(self, output: Any) -> Iterator[None]:
-        """The layers hand on what they are given, and the last returns a copy of what it did: it may be written to."""
+        """The last layer returns a copy of what it did, since it may be written to. The others return NaN: if something
+        reads them that no watching can show, it is no wrong number that comes out."""
 
-        def hand_on(hidden_BSD: Tensor, *_: Any, **__: Any) -> Any:
-            return _in_form(output, hidden_BSD)
+        def return_nothing(hidden_BSD: Tensor, *_: Any, **__: Any) -> Any:
+            return _in_form(output, torch.full_like(hidden_BSD, torch.nan))
 
         def return_copy(*_: Any, **__: Any) -> Any:
             return _in_form(output, _hidden(output).clone())
 
         with ExitStack() as stack:
             for layer in self._layers[:-1]:
-                stack.enter_context(standing_in(layer, hand_on))
+                stack.enter_context(standing_in(layer, return_nothing))
             stack.enter_context(standing_in(self._layers[-1], return_copy))
             yield
 
@@ -63,10 +64,12 @@ class Prefix:
 
 
 class _Chain:
-    """Whether each layer of a pass takes what the one before it returned, and nothing that lies behind the last one
-    knows more of them: each is called once and in order, the first argument is what the layer before returned (or the
-    first item of that), nobody else holds on to it, the other items go to no layer, and no argument is something in
-    which a layer could leave what another one finds, such as a cache."""
+    """Whether what each layer of a pass returns goes to the next layer and nowhere else.
+
+    Each is called once and in order; its first argument is what the one before it returned, or the first item of that;
+    nobody else holds on to it; the other items go to no layer; and no argument is something in which a layer could
+    leave what another one finds, such as a cache.
+    """
 
     def __init__(self, length: int) -> None:
         self.kept: Any = None
