@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from penstock.hooks import Registry
 from penstock.hooks.problems import ProblemError
+from penstock.moe_core.frozen_base import FrozenBase
+from penstock.moe_core.prefix import Prefix
 from penstock.train.restore import restore
 
 DENSE = "{hidden_size: 32, num_layers: 3, num_heads: 2, attention_types: [[[global], 3]], max_position_embeddings: 64}"
@@ -159,6 +162,16 @@ def test_an_export_that_no_class_has_is_refused(
     with pytest.raises(ProblemError, match="no exported architecture has a CausalModel as its base"):
         command("export", run)
     assert not (run / "export-hf").exists()
+
+
+def test_a_run_that_fails_in_a_step_lets_go_of_what_the_step_kept(
+    config: Callable[..., Path], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    counted_first = ["model.layers=[2]", "model.balance=[{use: global-loss}]", "train.micro_batch_size=2"]
+    with pytest.raises(ProblemError, match="became nan at step") as failure:
+        command("train", config(), *counted_first, "train.optimizer.lr=1e30", "--runs", tmp_path / "runs")
+    assert any(type(each) is FrozenBase for each in gc.get_objects()), failure  # which holds the run
+    assert not any(type(each) is Prefix for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("name", ["frozen-base", "upcycle"])

@@ -1,9 +1,14 @@
-"""The quickstart trained with each way of balancing: how even the load is on held-out text, and what it costs in bits.
+"""The quickstart trained with each way of balancing: how even the load is on text it has not seen, and what it costs.
 
 Every seed trains one model a method, on the same data, from the same weights, in the same order, with four
-micro-batches a step: of one, the Switch loss of a micro-batch and the exact global one would be the same. MaxVio is
-(max - mean) / mean of an expert's load over all held-out tokens that are scored, the mean over layers (MaxVio_global of
-arXiv 2408.15664); the worst layer is printed beside it. Bits per byte are compared within a seed.
+micro-batches a step: of one, the Switch loss of a micro-batch and the exact global one would be the same. Bits per byte
+are of held-out text and compared within a seed.
+
+MaxVio is (max - mean) / mean of an expert's load over many tokens, the mean over layers (MaxVio_global of arXiv
+2408.15664). It is taken of the tokens that training would have read next, the text that it balanced for, and held to
+the bar there. That of the held-out text is printed too. It is made of other files, a few dozen, and experts that care
+what they read are not as busy there: `floor` is what remains of it when the load of the training text is made even,
+by moving nothing but the selection biases.
 """
 
 from __future__ import annotations
@@ -18,10 +23,13 @@ import numpy as np
 import torch
 from measure import Bar, finish, json_option
 from quickstart import CONFIG
+from torch import Tensor
 
 from penstock.cli.main import run
+from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks import Registry
+from penstock.routers.balancers import bias_of
 from penstock.routers.load import expert_load, max_violation
 from penstock.train.restore import Restored, restore
 
@@ -31,6 +39,7 @@ METHODS: dict[str, str | None] = {
     "global-loss": "[{use: global-loss, weight: 0.1}]",
     "loss-free": None,  # as the quickstart has it
 }
+WINDOWS = 16  # of a forward pass
 # "No worse" is a mean over paired seeds that is worse by no more than a fifth of a percent.
 LEEWAY = 0.002
 
@@ -49,34 +58,69 @@ def trained(method: str, seed: int, overrides: tuple[str, ...], runs: Path) -> R
 
 @torch.inference_mode()
 def measured(restored: Restored, tokens: int) -> dict[str, float]:
-    """Bits per byte and MaxVio on windows spread evenly over the held-out text: files differ, and the first are few."""
-    length = restored.config.data.sequence_length
-    heldout, width = restored.dataset.split("heldout"), restored.dataset.tokenizer().byte_lengths()
+    """Bits per byte and MaxVio, of about so many tokens of each text."""
+    heldout_WS, next_WS = heldout_windows(restored, tokens), next_windows(restored, tokens)
+    output = [restored.model.next_token_loss(part[:, :-1], part[:, 1:]) for part in heldout_WS.split(WINDOWS)]
+    width = restored.dataset.tokenizer().byte_lengths()
+    seen = {"MaxVio": load(restored, next_WS), "held-out MaxVio": load(restored, heldout_WS)}
+    even_out(restored, next_WS)
+    seen["floor"] = load(restored, heldout_WS)
+    return {
+        "heldout bits/byte": bits_per_byte([part.loss.item() for part in output], int(width[heldout_WS[:, 1:]].sum())),
+        **{name: max_violation(counts_LE).mean().item() for name, counts_LE in seen.items()},
+        "tokens": next_WS[:, 1:].numel(),
+        "held-out tokens": heldout_WS[:, 1:].numel(),
+    }
+
+
+def heldout_windows(restored: Restored, tokens: int) -> Tensor:
+    """[W, S + 1], spread evenly over the held-out text: files differ, and the first are few."""
+    length, heldout = restored.config.data.sequence_length, restored.dataset.split("heldout")
     available = (len(heldout) - 1) // length
     windows = min(available, max(1, tokens // length))
     starts_W = [number * available // windows * length for number in range(windows)]
-    nats: list[float] = []
-    scored_bytes, counts_LE = 0, 0
-    for start in range(0, windows, 8):
-        batch = [heldout.slice(at, at + length + 1) for at in starts_W[start : start + 8]]
-        window_WS = torch.from_numpy(np.stack(batch))
-        output = restored.model.next_token_loss(window_WS[:, :-1], window_WS[:, 1:])
-        nats.append(output.loss.item())
-        scored_bytes += int(width[window_WS[:, 1:].numpy()].sum())
-        counts_LE = counts_LE + expert_load(output.routings).counts_LE
-    violation_L = max_violation(torch.as_tensor(counts_LE))
-    return {
-        "heldout bits/byte": bits_per_byte(nats, scored_bytes),
-        "MaxVio": violation_L.mean().item(),
-        "worst layer": violation_L.max().item(),
-        "heldout tokens": windows * length,
-    }
+    return torch.from_numpy(np.stack([heldout.slice(start, start + length + 1) for start in starts_W]))
+
+
+def next_windows(restored: Restored, tokens: int) -> Tensor:
+    """[W, S + 1], the batches that would have come after the last step; raises where the text was read to its end."""
+    config = restored.config
+    order = TokenOrder(
+        restored.dataset.split("train"),
+        sequence_length=config.data.sequence_length,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+    )
+    last = restored.checkpoint.step
+    steps = range(last, last + max(1, tokens // order.tokens_per_step))
+    if steps.stop > order.steps_per_epoch:
+        raise click.ClickException("the training text has no tokens left that were not read")
+    return torch.from_numpy(np.concatenate([order.batch(step) for step in steps]))
+
+
+def load(restored: Restored, window_WS: Tensor) -> Tensor:
+    """int64 [L, E]"""
+    parts = window_WS[:, :-1].split(WINDOWS)
+    return torch.stack([expert_load(restored.model(part).routings).counts_LE for part in parts]).sum(dim=0)
+
+
+def even_out(restored: Restored, window_WS: Tensor) -> None:
+    """Moves the selection biases until the load of these windows is even. A layer's scores depend on the choices of
+    those below it, and so they follow one another."""
+    for layer, router in sorted(restored.model.routers.items()):
+        parts = window_WS[:, :-1].split(WINDOWS)
+        score_TE = torch.cat([restored.model(part).routings[layer].score_TE for part in parts])
+        bias_E = bias_of(router, "floor")
+        for number in range(200):
+            counts_E = (score_TE + bias_E).topk(router.k).indices.flatten().bincount(minlength=router.experts)
+            step = score_TE.std().item() / (5 + number)
+            bias_E.add_(1 - counts_E / counts_E.float().mean(), alpha=step)
 
 
 @click.command()
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a method.")
-@click.option("--heldout-tokens", default=200_000, show_default=True, type=int, help="Held-out tokens to score.")
+@click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of each text to measure on.")
 @click.option(
     "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
 )
@@ -85,7 +129,7 @@ def measured(restored: Restored, tokens: int) -> dict[str, float]:
 def main(
     tokens: int | None,
     seeds: int,
-    heldout_tokens: int,
+    measure: int,
     runs: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -93,7 +137,7 @@ def main(
     given = overrides if tokens is None else (f"train.tokens={tokens}", *overrides)
     with tempfile.TemporaryDirectory() as folder:
         rows: list[dict[str, Any]] = [
-            {"seed": seed, "method": name, **measured(trained(name, seed, given, runs or Path(folder)), heldout_tokens)}
+            {"seed": seed, "method": name, **measured(trained(name, seed, given, runs or Path(folder)), measure)}
             for seed in range(seeds)
             for name in METHODS
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -173,6 +174,83 @@ def test_nothing_is_recorded_before_the_first_layer_with_experts() -> None:
         layer.register_forward_hook(lambda _module, _inputs, output: recorded.append(output[0].requires_grad))
     model(tokens())
     assert recorded == [False, True, True, True]
+
+
+def attention_calls(model: FrozenBase) -> list[int]:
+    """The layers whose attention was computed, as they come."""
+    calls: list[int] = []
+    for number, layer in enumerate(model.base.layers):
+        layer.self_attn.register_forward_hook(lambda *_, number=number: calls.append(number))
+    return calls
+
+
+@pytest.mark.parametrize("place", ["beside", "in_place"])
+def test_what_is_remembered_is_computed_once_and_no_bit_tells(place: Literal["beside", "in_place"]) -> None:
+    model = redrawn(experts_of(dense(), place, layers=[2, 3]))
+    batches = [(tokens(seed=seed), tokens(seed=seed + 9)) for seed in range(4)]
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        losses = [model.next_token_loss(*batch).loss for batch in batches]
+        torch.stack(losses).sum().backward()
+        return [torch.stack(losses), *(each.grad for each in model.parameters() if each.requires_grad)]
+
+    expected, state = gradients(), torch.get_rng_state()
+    calls = attention_calls(model)
+    with model.remembering():
+        with torch.no_grad():
+            for token_BS, _ in batches:
+                model(token_BS)
+        assert calls == [0, 1, 2, 3] * 4
+        assert all(torch.equal(*pair) for pair in zip(gradients(), expected, strict=True))
+        assert calls[16:] == [2, 3] * 4
+    model(batches[0][0])
+    assert calls[24:] == [0, 1, 2, 3]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_is_that_of_one_hidden_state_a_token_and_is_freed() -> None:
+    def living() -> int:
+        """How many tensors of the shape of hidden states there are."""
+        gc.collect()
+        return sum(type(each) is Tensor and each.shape == (2, 9, WIDTH) for each in gc.get_objects())
+
+    model = experts_of(dense(), layers=[3])
+    before = living()
+    with torch.no_grad(), model.remembering():
+        for seed in range(5):
+            model(tokens(seed=seed))
+            model(tokens(seed=seed))
+        assert living() == before + 5
+    assert living() == before
+
+
+def test_nothing_is_remembered_where_more_than_tokens_decide_or_there_is_nothing_to_leave_out() -> None:
+    def computed(model: FrozenBase, **options: Any) -> int:
+        calls = attention_calls(model)
+        with torch.no_grad(), model.remembering():
+            for _ in range(2):
+                model(tokens(), **options)
+        return len(calls)
+
+    def cached(model: FrozenBase) -> int:
+        calls = attention_calls(model)
+        with torch.no_grad(), model.remembering():
+            for _ in range(2):
+                model(tokens(), cache=model.new_cache(2, 9))
+        return len(calls)
+
+    mixture = GlmMoe(
+        GlmMoeConfig(**SIZES, n_routed_experts=4, moe_intermediate_size=8, first_k_dense_replace=2), make_router=gate
+    )
+    noisy = experts_of(dense())
+    noisy.base.train()
+    assert computed(experts_of(dense()), attention_mask_BS=None) == 7
+    assert computed(experts_of(dense()), attention_mask_BS=torch.ones(2, 9, dtype=torch.bool)) == 8
+    assert cached(experts_of(dense())) == 8
+    assert computed(experts_of(dense(), layers=[0, 3])) == 8
+    assert computed(experts_of(mixture)) == 8
+    assert computed(noisy) == 8
 
 
 def test_outside_a_pass_the_base_is_itself() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon import muon
+from penstock.optim_muon.adamw import adamw
 from penstock.optim_muon.muon import MuonAdamW
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -131,6 +132,14 @@ def test_every_role_has_one_group_with_its_rule_and_initial_rate():
     }
 
 
+@pytest.mark.parametrize("make", [MuonAdamW, adamw])
+def test_a_role_may_have_a_rate_of_its_own(make):
+    optimizer = make(model(), lr=0.02, role_lr={"router": 0.003, "expert": 0.01})
+    rates = {group["role"]: (group["lr"], group["initial_lr"]) for group in optimizer.param_groups}
+    assert rates == dict.fromkeys(rates, (0.02, 0.02)) | {"router": (0.003, 0.003), "expert": (0.01, 0.01)}
+    assert len(rates) == 7
+
+
 def test_adamw_takes_the_muon_rate_where_none_is_given():
     assert {group["lr"] for group in MuonAdamW(model(), lr=0.005).param_groups} == {0.005}
 
@@ -181,6 +190,7 @@ def test_a_vector_in_a_muon_role_is_refused_by_name():
         {"scaling": "none"},
         {"adamw_eps": -1.0},
         {"adamw_lr": -1.0},
+        {"role_lr": {"router": -1.0}},
         {"adamw_betas": (0.9, 1.0)},
         {"iteration_dtype": "float16"},
     ],

@@ -9,6 +9,6 @@ from transformers.activations import NewGELUActivation
 
 def use_fused_gelu(network: nn.Module) -> None:
     for module in list(network.modules()):
-        for name, child in module.named_children():
+        for name, child in list(module._modules.items()):
             if type(child) is NewGELUActivation:
                 setattr(module, name, nn.GELU(approximate="tanh"))

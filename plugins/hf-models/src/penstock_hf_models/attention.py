@@ -66,10 +66,11 @@ class _Causal(torch.autograd.Function):
         out_NSh = torch.empty_like(query_NSh, memory_format=torch.contiguous_format)
         value_NhS = _transposed(value_NSh)
         shares: list[Tensor] = []
+        # Added, which takes a third of the time of a masked fill; an overflow of a later token shows as nan.
+        later_RR = torch.full((ROWS, ROWS), float("-inf")).triu(1)
         for rows, seen in _blocks(query_NSh.shape[1]):
             score_NRC = torch.bmm(query_NSh[:, rows], key_NSh[:, seen].transpose(1, 2))
-            later_RR = torch.full((score_NRC.shape[1],) * 2, float("-inf")).triu(1)
-            score_NRC[..., rows.start :] += later_RR
+            score_NRC[..., rows.start :] += later_RR[: score_NRC.shape[1], : score_NRC.shape[1]]
             share_NRC = score_NRC.softmax(dim=-1)
             out_NSh[:, rows] = torch.bmm(share_NRC, value_NhS[:, :, seen].transpose(1, 2))
             shares.append(share_NRC)

@@ -5,7 +5,8 @@ first backward: f in E * sum f P has no gradient, so with the counts known the p
 for rounding. Where they come from is the loss's `scope`:
 
 - "counts-first": exact. With one micro-batch a rank, the forward pass is counted and reduced before its loss is taken.
-  With more, a pass without gradients over all of them comes first; it leaves no trace in random numbers and buffers.
+  With more, a pass without gradients over all of them comes first, of hidden states alone; it leaves no trace in random
+  numbers and buffers. A `Remembering` model keeps what it can of it for the passes with gradients.
 - "buffer": the counts of the step's micro-batches so far, over ranks (arXiv 2501.11873 Algorithm 1).
 - "lagged": those of the step before; none in the first, whose loss then has no gradient. They are in every checkpoint.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -34,6 +35,7 @@ from penstock.hooks.contracts import (
     ExpertLoad,
     ModelOutput,
     OnlineRouter,
+    Remembering,
     Router,
     Routing,
 )
@@ -81,7 +83,7 @@ class Balancing:
     """The losses and balancers of a run, and the counts that they need.
 
     `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks. In each step: `begin`, then
-    `penalty` for every micro-batch, and `finish` after the optimizer.
+    `penalty` for every micro-batch, and `finish` after the optimizer; `abandon` where that is not reached.
     """
 
     def __init__(
@@ -104,14 +106,24 @@ class Balancing:
         self._buffer: Counts | None = None
         self._used: dict[str, list[Tensor]] = {}  # the counts that each approximate scope was given
         self._statistics: dict[tuple[int, int], Tensor] = {}
+        self._until_finish = ExitStack()
 
     def begin(self, batches: Iterable[tuple[Tensor, Tensor | None]], *, tokens: int) -> None:
         """Begins a step whose global batch has so many counted tokens. `batches` are the micro-batches of this rank,
         tokens [B, S] and mask [B, S] (None: all count); they are only read where they must be counted first."""
         self._tokens, self._ahead, self._buffer = tokens, None, None
         self._own, self._used, self._statistics = [], {}, {}
+        self.abandon()
         if self.parts > 1 and COUNTS_FIRST in self.scopes.values():
-            self._ahead = self._counted_first(batches).over(self.total)
+            with ExitStack() as stack:
+                if isinstance(self.model, Remembering):
+                    stack.enter_context(self.model.remembering())
+                self._ahead = self._counted_first(batches).over(self.total)
+                self._until_finish = stack.pop_all()
+
+    def abandon(self) -> None:
+        """Lets go of what the model keeps for a step, which failed."""
+        self._until_finish.close()
 
     @torch.no_grad()
     def _counted_first(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Counts:
@@ -179,6 +191,7 @@ class Balancing:
 
     def finish(self, *, tokens_seen: int) -> tuple[ExpertLoad, dict[str, float]]:
         """Updates the routers from the step's load; returns that, over all ranks, and what to log."""
+        self._until_finish.close()
         counts = self._ahead or self._buffer or sum(self._own[1:], self._own[0]).over(self.total)
         chosen_LE = counts.chosen_LE
         for number, balancer in enumerate(self.balancers):

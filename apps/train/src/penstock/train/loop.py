@@ -158,6 +158,7 @@ class Trainer:
             self._close()
             self._status("finished")
         except BaseException as error:
+            self.balancing.abandon()
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             with suppress(OSError):  # a full disk must not hide what happened
                 self._status("interrupted") if stopped else self._status("failed", message=str(error))

@@ -248,6 +248,17 @@ class PartlyFrozen(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A `LanguageModel` that can keep what a second pass over the same tokens would compute again.
+
+    While `remembering()` lasts, parameters stay as they are, and every output and gradient has the bits that it has
+    without. What was kept is gone when it ends.
+    """
+
+    def remembering(self) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
     """Groups of parameter names that are one tensor; the first name of a group is the one that is stored."""

@@ -24,16 +24,20 @@ MLP_NAMES = ("mlp", "feed_forward", "ffn")
 SWIGLU = ("gate_proj", "up_proj", "down_proj")
 
 
-def mlps_of_layers(base: nn.Module) -> list[nn.Module]:
-    """The MLP of each decoder layer, in order: the layers are the longest list of modules that all have one. Raises
-    `ProblemError` where there is no such list."""
-    lists = [module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    found = [[_mlp(layer) for layer in layers] for layers in lists]
-    whole = [[mlp for mlp in mlps if mlp is not None] for mlps in found if None not in mlps]
+def decoder_layers(base: nn.Module) -> list[nn.Module]:
+    """The layers in order: the longest list of modules that all have an MLP. Raises `ProblemError` where there is no
+    such list."""
+    lists = [list(module) for module in base.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    whole = [layers for layers in lists if None not in map(_mlp, layers)]
     if not whole:
         what = f"{type(base).__name__} has no layers that all have an MLP ({', '.join(MLP_NAMES)})"
         raise ProblemError(Problem("no-mlp", what, "model.base", "take a decoder whose layers have one"))
     return max(whole, key=len)
+
+
+def mlps_of_layers(base: nn.Module) -> list[nn.Module]:
+    """The MLP of each of the `decoder_layers`."""
+    return [mlp for layer in decoder_layers(base) if (mlp := _mlp(layer)) is not None]
 
 
 def _mlp(layer: nn.Module) -> nn.Module | None:

@@ -60,7 +60,7 @@ def head_cross_entropy(
     """
     grad_wanted = torch.is_grad_enabled() and hidden_TD.requires_grad
     parts: list[Tensor] = []
-    grads: list[Tensor] = []
+    grads = [hidden_TD[:0].detach()] if grad_wanted else []
     chunk = max(1, chunk_logits // vocabulary_size)
     for start in range(0, len(hidden_TD), chunk):
         rows = slice(start, start + chunk)
@@ -115,8 +115,9 @@ def _of_frozen_weight(
     for start in range(0, len(hidden_TD), height):
         rows = slice(start, start + height)
         hidden_CD, target_C1 = hidden_TD[rows], target_T[rows, None]
-        total_C1 = torch.full((len(hidden_CD), 1), -math.inf, dtype=precise, device=hidden_TD.device)
-        target_logit_C1 = torch.zeros_like(total_C1)
+        picked_CD = weight.index_select(0, target_T[rows])  # raises for a target outside the vocabulary
+        peak_C1 = torch.full((len(hidden_CD), 1), -math.inf, dtype=precise, device=hidden_TD.device)
+        sum_C1, target_logit_C1 = torch.zeros_like(peak_C1), torch.zeros_like(peak_C1)
         expected_CD = torch.zeros(hidden_CD.shape, dtype=precise, device=hidden_TD.device)
         for first in range(0, len(weight), columns):
             part = weight[first : first + columns]
@@ -124,24 +125,25 @@ def _of_frozen_weight(
             column_C1 = target_C1 - first
             found_C1 = logits_CV.gather(1, column_C1.clamp(0, len(part) - 1))
             target_logit_C1 = found_C1.where((column_C1 >= 0) & (column_C1 < len(part)), target_logit_C1)
-            share_CV, part_C1 = _softmax(logits_CV)
-            before_C1, total_C1 = total_C1, torch.logaddexp(total_C1, part_C1)
+            share_CV, part_peak_C1, part_sum_C1 = _softmax(logits_CV)
+            before_C1, peak_C1 = peak_C1, torch.maximum(peak_C1, part_peak_C1)
+            kept_C1, added_C1 = (before_C1 - peak_C1).exp_(), (part_peak_C1 - peak_C1).exp_().mul_(part_sum_C1)
+            sum_C1.mul_(kept_C1).add_(added_C1)
             if grad_wanted:
-                weighted_CD = rows_times_transposed(share_CV.to(part.dtype), part.T) * (part_C1 - total_C1).exp_()
-                expected_CD.mul_((before_C1 - total_C1).exp_()).add_(weighted_CD)
-        counted_C1 = torch.ones_like(total_C1) if mask_T is None else mask_T[rows, None].to(precise)
-        nll_T[rows] = ((total_C1 - target_logit_C1) * counted_C1).squeeze(1)
+                mean_CD = rows_times_transposed(share_CV.to(part.dtype), part.T)
+                expected_CD.mul_(kept_C1).add_(mean_CD * added_C1)
+        counted_C1 = torch.ones_like(sum_C1) if mask_T is None else mask_T[rows, None].to(precise)
+        nll_T[rows] = ((peak_C1 - target_logit_C1 + sum_C1.log()) * counted_C1).squeeze(1)
         if grad_TD is not None:
-            picked_CD = weight.index_select(0, target_C1.squeeze(1))
-            grad_TD[rows] = expected_CD.sub_(picked_CD).mul_(counted_C1)
+            grad_TD[rows] = expected_CD.div_(sum_C1).sub_(picked_CD).mul_(counted_C1)
     return nll_T, grad_TD
 
 
-def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
-    """(softmax, log of the sum of exponentials [C, 1]). The largest probability is one over the sum of what the softmax
-    divided by, so its exponentials, the fastest that torch has on a CPU, are the only ones."""
+def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(softmax, peak [C, 1], sum of exp(logit - peak) [C, 1]). The largest probability is one over that sum, so the
+    exponentials of the softmax, the fastest that torch has on a CPU, are the only ones."""
     share_CV = logits_CV.softmax(dim=-1)
-    return share_CV, logits_CV.amax(dim=-1, keepdim=True) - share_CV.amax(dim=-1, keepdim=True).log()
+    return share_CV, logits_CV.amax(dim=-1, keepdim=True), share_CV.amax(dim=-1, keepdim=True).reciprocal_()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -162,9 +164,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_CD, target_C1 = hidden_TD[rows], target_T[rows, None]
             logits_CV = rows_times_transposed(hidden_CD, weight).to(nll_T.dtype)
             target_logit_C1 = logits_CV.gather(1, target_C1)
-            share_CV, total_C1 = _softmax(logits_CV)
-            counted_C1 = torch.ones_like(total_C1) if mask_T is None else mask_T[rows, None].to(total_C1.dtype)
-            nll_T[rows] = ((total_C1 - target_logit_C1) * counted_C1).squeeze(1)
+            share_CV, peak_C1, sum_C1 = _softmax(logits_CV)
+            counted_C1 = torch.ones_like(sum_C1) if mask_T is None else mask_T[rows, None].to(sum_C1.dtype)
+            nll_T[rows] = ((peak_C1 - target_logit_C1 + sum_C1.log()) * counted_C1).squeeze(1)
             grad_CV = share_CV if mask_T is None else share_CV.mul_(counted_C1)
             grad_CV.scatter_add_(1, target_C1, -counted_C1)
             grad_CV = grad_CV.to(hidden_TD.dtype)

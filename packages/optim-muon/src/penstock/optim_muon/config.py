@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from penstock.hooks.config import Schema
 from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon.roles import MUON_ROLES, checked_muon_roles
 from penstock.optim_muon.schedules import WarmupStableDecay
+
+RoleRates = dict[ParameterRole, Annotated[float, Field(ge=0)]]
 
 
 class MuonConfig(Schema):
@@ -44,6 +46,9 @@ class MuonConfig(Schema):
     adamw_lr: float | None = Field(default=None, ge=0)
     """Learning rate of the AdamW roles; null is `lr`, which `match_rms` makes comparable."""
 
+    role_lr: RoleRates | None = None
+    """Learning rates of single roles instead, such as {router: 0.003}: what suits embeddings saturates a router."""
+
     adamw_betas: tuple[float, float] = (0.9, 0.95)
     """Decays of AdamW's averages; (0.9, 0.95) is the custom for language models since GPT-3."""
 
@@ -66,6 +71,9 @@ class AdamWConfig(Schema):
 
     lr: float = Field(default=3e-4, ge=0)
     """Learning rate; 3e-4 is a safe start for models of tens to hundreds of millions of parameters (GPT-3's range)."""
+
+    role_lr: RoleRates | None = None
+    """Learning rates of single roles instead, such as {router: 1e-4}."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     """Decays of the averages; (0.9, 0.95) is the custom for language models since GPT-3."""

@@ -12,15 +12,16 @@ Momentum, Nesterov step and rounding are those of `torch.optim.Muon`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon.newton_schulz import multiplies_bf16, orthogonalize
-from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, distinct
+from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, checked_rates, distinct
 
 # Elements of matrices that are stepped as one batch. 2^24 (64 MiB in fp32) fill a GPU; on a CPU what a batch
 # needs stays near the cache, and the next one finds it mapped: 160 experts take 0.84 of the time of one batch.
@@ -42,8 +43,9 @@ class MuonAdamW(torch.optim.Optimizer):
 
     `lr`, `momentum`, `nesterov`, `steps` (Newton-Schulz), `iteration_dtype` and `scaling` are Muon's. `scaling`:
     "match_rms" multiplies the orthogonal update by 0.2 * sqrt(max(rows, columns)) (Moonlight, arXiv 2502.16982 Eq. 4),
-    "original" by sqrt(max(1, rows / columns)) (Keller Jordan). `adamw_lr` None is `lr`. `weight_decay` is decoupled,
-    holds for both rules, and leaves out norms, biases and embeddings.
+    "original" by sqrt(max(1, rows / columns)) (Keller Jordan). `adamw_lr` None is `lr`; `role_lr` gives
+    single roles another rate, whichever rule steps them. `weight_decay` is decoupled, holds for both rules, and leaves
+    out norms, biases and embeddings.
 
     Raises ValueError for a Muon role that is neither matrix nor expert, for a parameter in one that has less than two
     dimensions, and for numbers out of range.
@@ -62,10 +64,12 @@ class MuonAdamW(torch.optim.Optimizer):
         iteration_dtype: IterationDtype = "auto",
         muon_roles: Iterable[str] = MUON_ROLES,
         adamw_lr: float | None = None,
+        role_lr: Mapping[ParameterRole, float] | None = None,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,
     ) -> None:
         adamw_lr = lr if adamw_lr is None else adamw_lr
+        rates = checked_rates(role_lr or {})
         _check_numbers(lr, momentum, weight_decay, steps, adamw_lr, adamw_betas, adamw_eps)
         _scale(scaling, 1, 1)
         _iteration_dtype(iteration_dtype, torch.device("cpu"))
@@ -86,9 +90,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 _check_matrices(named)
             rule = {"rule": "muon", **muon} if role in muon_set else {"rule": "adamw", **adam}
             decay = 0.0 if role in NO_DECAY else weight_decay
+            rate = rates.get(role, rule["lr"])
             groups.append(
                 {"params": list(named.values()), "role": role.value, "weight_decay": decay, **rule}
-                | {"initial_lr": rule["lr"]}
+                | {"lr": rate, "initial_lr": rate}
             )
         super().__init__(groups, {})
 

@@ -24,6 +24,14 @@ def checked_muon_roles(roles: Iterable[str]) -> tuple[ParameterRole, ...]:
     return checked
 
 
+def checked_rates(role_lr: Mapping[ParameterRole, float]) -> dict[ParameterRole, float]:
+    """The learning rates by `ParameterRole`; raises ValueError for one that is negative or a role that is none."""
+    for role, rate in role_lr.items():
+        if rate < 0:
+            raise ValueError(f"role_lr has {rate} for '{role}': use 0 or more")
+    return {ParameterRole(role): rate for role, rate in role_lr.items()}
+
+
 def _why_not(role: ParameterRole) -> str:
     match role:
         case ParameterRole.ROUTER:  # measured by nanochat, branch moe3
