@@ -141,9 +141,10 @@ def _of_frozen_weight(
 
 def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(softmax, peak [C, 1], sum of exp(logit - peak) [C, 1]). The largest probability is one over that sum, so the
-    exponentials of the softmax, the fastest that torch has on a CPU, are the only ones."""
-    share_CV = logits_CV.softmax(dim=-1)
-    return share_CV, logits_CV.amax(dim=-1, keepdim=True), share_CV.amax(dim=-1, keepdim=True).reciprocal_()
+    exponentials of the softmax, the fastest that torch has on a CPU, are the only ones. It takes the logits' memory."""
+    peak_C1 = logits_CV.amax(dim=-1, keepdim=True)
+    share_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
+    return share_CV, peak_C1, share_CV.amax(dim=-1, keepdim=True).reciprocal_()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
