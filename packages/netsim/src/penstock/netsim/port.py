@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.netsim.hardware import Figure, Hardware
+from penstock.netsim.hardware import Figure, named
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +58,42 @@ class Port:
         return self.latency + self.peer_overhead * others + protocol
 
 
-class NodePorts(NamedTuple):
-    """`gpus_per_node` GPUs make a node; each has a port to its own node and one to the others."""
+class NodePorts:
+    """`gpus_per_node` GPUs make a node; each has a port to its own node and one to the others.
 
-    gpus_per_node: int
-    inside: Port
-    between: Port
+    What is not given comes from the preset `hardware`. Raises `ProblemError` for a preset that there is none of, and
+    ValueError for figures that no network has.
+    """
 
+    name: str
 
-def node_ports(
-    owner: str,
-    preset: Hardware,
-    *,
-    gpus_per_node: int | None,
-    inside_bandwidth: float | None,
-    inside_latency: float | None,
-    between_bandwidth: float | None,
-    between_latency: float | None,
-) -> NodePorts:
-    """The preset's ports, with each figure that is given in place of its own; raises ValueError, which names the
-    owner, for figures that no network has."""
-    gpus = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
-    if gpus < 1:
-        raise ValueError(f"{owner}: gpus_per_node must be positive, not {gpus}")
-    try:
-        inside = Port(_given(inside_bandwidth, preset.inside_bandwidth), _given(inside_latency, preset.inside_latency))
-        between = Port(
-            _given(between_bandwidth, preset.between_bandwidth), _given(between_latency, preset.between_latency)
-        )
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from error
-    return NodePorts(gpus, inside, between)
+    def __init__(
+        self,
+        hardware: str = "h800",
+        gpus_per_node: int | None = None,
+        inside_bandwidth: float | None = None,
+        inside_latency: float | None = None,
+        between_bandwidth: float | None = None,
+        between_latency: float | None = None,
+    ) -> None:
+        preset, owner = named(hardware, self.name), type(self).__name__
+        self.hardware = hardware
+        self.gpus_per_node = preset.gpus_per_node if gpus_per_node is None else gpus_per_node
+        if self.gpus_per_node < 1:
+            raise ValueError(f"{owner}: gpus_per_node must be positive, not {self.gpus_per_node}")
+        try:
+            self.inside = Port(
+                _given(inside_bandwidth, preset.inside_bandwidth), _given(inside_latency, preset.inside_latency)
+            )
+            self.between = Port(
+                _given(between_bandwidth, preset.between_bandwidth), _given(between_latency, preset.between_latency)
+            )
+        except ValueError as error:
+            raise ValueError(f"{owner}: {error}") from error
+
+    def _nodes(self, gpus: int) -> Indices:
+        """The node [G] of each GPU."""
+        return np.arange(gpus) // self.gpus_per_node
 
 
 def _given(value: float | None, preset: Figure) -> float:

@@ -21,39 +21,18 @@ from numpy.typing import ArrayLike
 
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.netsim.fidelity import alpha_beta, even_alpha_beta_seconds
-from penstock.netsim.hardware import named
 from penstock.netsim.network import Floats, Flows, Indices, Network
-from penstock.netsim.port import Port, node_ports
+from penstock.netsim.port import NodePorts, Port
 
 MOST_ROUTED_GPUS = 2048
 """Routes between all pairs of 2,048 GPUs take some 200 MB; twice as many take four times that."""
 
 
-class LinkTopology(ABC):
+class LinkTopology(NodePorts, ABC):
     """A topology that is described by its links, over the ports of a hardware preset."""
 
-    name: str
-
-    def __init__(
-        self,
-        hardware: str = "h800",
-        gpus_per_node: int | None = None,
-        inside_bandwidth: float | None = None,
-        inside_latency: float | None = None,
-        between_bandwidth: float | None = None,
-        between_latency: float | None = None,
-    ) -> None:
-        preset = named(hardware, self.name)
-        self.hardware = hardware
-        self.gpus_per_node, self.inside, self.between = node_ports(
-            self.name,
-            preset,
-            gpus_per_node=gpus_per_node,
-            inside_bandwidth=inside_bandwidth,
-            inside_latency=inside_latency,
-            between_bandwidth=between_bandwidth,
-            between_latency=between_latency,
-        )
+    def __init__(self, **ports: Any) -> None:
+        super().__init__(**ports)
         self._network = lru_cache(maxsize=4)(self._build)
         self._even_loads = lru_cache(maxsize=2)(lambda gpus: self.network(gpus).even_loads())
 
@@ -78,9 +57,6 @@ class LinkTopology(ABC):
                 Problem("too-many-gpus", what, self.name, f"use two-level above {MOST_ROUTED_GPUS} GPUs")
             )
         return even_alpha_beta_seconds(self.network(gpus), self._even_loads(gpus), bytes_NG)
-
-    def _nodes(self, gpus: int) -> Indices:
-        return np.arange(gpus) // self.gpus_per_node
 
 
 class SingleNode(LinkTopology):

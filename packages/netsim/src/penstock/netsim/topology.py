@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.netsim.hardware import named
 from penstock.netsim.network import Network
-from penstock.netsim.port import node_ports
+from penstock.netsim.port import NodePorts
 from penstock.netsim.topologies import two_level_network
 
 Floats = NDArray[np.float64]
@@ -32,7 +31,7 @@ class AllToAll:
     slowest_gpu: int
 
 
-class TwoLevel:
+class TwoLevel(NodePorts):
     """GPUs `0 .. gpus_per_node - 1` are node 0, the next ones node 1, and so on; the last node may be smaller.
 
     For GPU g, with bytes sent and received inside its node (the diagonal is free) and between nodes:
@@ -49,26 +48,7 @@ class TwoLevel:
     the one-port restriction of each level.
     """
 
-    def __init__(
-        self,
-        hardware: str = "h800",
-        gpus_per_node: int | None = None,
-        inside_bandwidth: float | None = None,
-        inside_latency: float | None = None,
-        between_bandwidth: float | None = None,
-        between_latency: float | None = None,
-    ) -> None:
-        preset = named(hardware, "two-level")
-        self.hardware = hardware
-        self.gpus_per_node, self.inside, self.between = node_ports(
-            "TwoLevel",
-            preset,
-            gpus_per_node=gpus_per_node,
-            inside_bandwidth=inside_bandwidth,
-            inside_latency=inside_latency,
-            between_bandwidth=between_bandwidth,
-            between_latency=between_latency,
-        )
+    name = "two-level"
 
     def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
         """Seconds until the last byte arrived; `bytes_GG[i, j]` is what GPU i sends to GPU j."""
@@ -111,9 +91,6 @@ class TwoLevel:
         alone_NM = sent_NM if len(size_M) > 1 else np.zeros_like(sent_NM)
         between_N = self.between.seconds(np.maximum(alone_NM.max(axis=-1), received_NM.max(axis=-1)))
         return np.maximum(inside_N, between_N)
-
-    def _nodes(self, gpus: int) -> NDArray[np.int64]:
-        return np.arange(gpus) // self.gpus_per_node
 
 
 def _over_nodes(reduce: np.ufunc, bytes_NG: Floats, size: int) -> Floats:
