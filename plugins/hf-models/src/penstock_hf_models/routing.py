@@ -94,9 +94,8 @@ class RouterSite:
             case (Tensor() as order, _, Tensor() as weight, list() as sizes, Tensor() as logits_TE):
                 return logits_TE, *_ungrouped(order, weight, sizes, self.k)
             case (Tensor() as score_TE, Tensor() as logits_TE) if score_TE.shape == logits_TE.shape:
-                expert_TK = score_TE.topk(
-                    self.k, dim=-1
-                ).indices  # llama4: chosen scores, 0 for the others; underflown ones tie with them
+                # llama4: scores of the chosen, 0 for the others, with which a score that underflowed would tie.
+                expert_TK = score_TE.topk(self.k, dim=-1).indices
                 self.score_rule = torch.sigmoid
                 return logits_TE, expert_TK, score_TE.gather(-1, expert_TK)
             case tuple() if len(output) > self.logits_index:

@@ -15,8 +15,7 @@ def keep_freed_memory() -> None:
     """Lets glibc keep what a step freed for the next one; elsewhere it does nothing.
 
     By itself it gives the free end of the heap back after every step, and the kernel hands it out again a page at a
-    time: 10,000 page faults a step of the frozen base at the setting of tests/benchmarks/frozen_base.py, a tenth of
-    its time.
+    time, which a step of small products notices.
     """
     if platform.libc_ver()[0] != "glibc":
         return
