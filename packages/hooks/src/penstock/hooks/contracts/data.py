@@ -1,0 +1,37 @@
+"""Text on its way to tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of text and where it came from (a path, a URL, "file.jsonl:17")."""
+
+    text: str
+    source: str
+
+
+class Corpus(Protocol):
+    """Yields documents in a fixed order; raises `ProblemError` for unreadable or missing input."""
+
+    def documents(self) -> Iterator[Document]: ...
+
+
+class DocumentFilter(Protocol):
+    """Passes on, drops or rewrites documents, lazily and in order."""
+
+    def __call__(self, documents: Iterator[Document]) -> Iterator[Document]: ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Byte-level: `decode(encode(text)) == text`."""
+
+    vocabulary_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, tokens: Sequence[int]) -> str: ...

@@ -1,0 +1,166 @@
+"""A language model, the roles of its parameters, and what changes how they are stored.
+
+Shape suffixes: B batch, S sequence, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+from penstock.hooks.contracts.routing import Router, Routing
+from penstock.hooks.contracts.tensors import Tensor
+
+
+class ParameterRole(StrEnum):
+    """What a parameter is for; optimizers, quantizers and sharing strategies choose by it."""
+
+    MATRIX = "matrix"  # 2-D weights of attention and dense MLPs
+    EXPERT = "expert"  # stacked 3-D weights of routed experts, [E, out, in]
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    ROUTER = "router"
+    NORM = "norm"
+    BIAS = "bias"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """`hidden_BSD` after the final norm, and the routing of each mixture-of-experts layer by layer index."""
+
+    hidden_BSD: Tensor
+    routings: Mapping[int, Routing]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """`loss` scalar: the sum over counted tokens of their negative log-likelihood in nats, with gradient;
+    `nll_BS` fp32 per token, detached; and the routings of the pass."""
+
+    loss: Tensor
+    nll_BS: Tensor
+    routings: Mapping[int, Routing]
+
+
+class LanguageModel(Protocol):
+    """A `torch.nn.Module` that predicts the next token.
+
+    `vocabulary_size` rows of the embedding; `routers` by layer index, empty for a dense model.
+    """
+
+    vocabulary_size: int
+
+    @property
+    def routers(self) -> Mapping[int, Router]: ...
+
+    def __call__(self, token_BS: Tensor, *, cache: Any = None) -> ModelOutput: ...
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32."""
+        ...
+
+    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        """Loss of `target_BS` given `token_BS`, over the positions where `mask_BS` is True (None: all)."""
+        ...
+
+    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens] int64."""
+        ...
+
+    def parameter_roles(self) -> Mapping[str, ParameterRole]:
+        """Role of every name in `named_parameters()`."""
+        ...
+
+    def export_config(self) -> dict[str, Any]:
+        """The `config.json` of the checkpoint layout (Hugging Face's, where the architecture has one)."""
+        ...
+
+    def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
+        """Tensors under the names of the checkpoint layout. `materialize` applies the quantizer, so that software
+        that knows nothing of it computes the same logits."""
+        ...
+
+    def load_export_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `export_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
+@runtime_checkable
+class PlainHead(Protocol):
+    """A language model that can say when its head is one matrix: logits are `hidden_BSD @ head_weight_VD.T` and nothing
+    else. `head_weight_VD` is None where there is more to it, such as a bias, a scale or a cap."""
+
+    @property
+    def head_weight_VD(self) -> Tensor | None: ...
+
+
+@runtime_checkable
+class PartlyFrozen(Protocol):
+    """A `LanguageModel` that learns beside a `base` which stays as it is, bit for bit.
+
+    Parameters of the base require no gradient. What trains is `trained_state()`, and a checkpoint holds that alone with
+    `base_hash()`, because the base is found again where the config says that it comes from. `export_state()` is the
+    whole.
+    """
+
+    @property
+    def base(self) -> LanguageModel: ...
+
+    def base_hash(self) -> str:
+        """SHA-256 of the names, shapes and bits of the base."""
+        ...
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What training changes, buffers included, under names of its own."""
+        ...
+
+    def merged(self) -> LanguageModel:
+        """One model that computes the same, for export; raises `ProblemError` where no architecture has it."""
+        ...
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `trained_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A `LanguageModel` that can keep what a second pass over the same tokens would compute again.
+
+    While `remembering()` lasts, parameters stay as they are, and every output and gradient has the bits that it has
+    without. What was kept is gone when it ends.
+    """
+
+    def remembering(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharingPlan:
+    """Groups of parameter names that are one tensor; the first name of a group is the one that is stored."""
+
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+class SharingStrategy(Protocol):
+    """Decides which parameters become one tensor, from their roles and shapes."""
+
+    def plan(self, roles: Mapping[str, ParameterRole], shapes: Mapping[str, tuple[int, ...]]) -> SharingPlan: ...
+
+
+class Quantizer(Protocol):
+    """Simulates a low-precision weight format in training.
+
+    `roles` are the parameters it applies to. `fake_quantize` takes [..., out, in] and returns the same shape on the
+    format's grid, with a straight-through gradient; leading dimensions are independent matrices.
+    """
+
+    roles: frozenset[ParameterRole]
+
+    def fake_quantize(self, weight: Tensor) -> Tensor: ...
+
+    def packed_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a weight of this shape takes when stored in the format, scales included."""
+        ...

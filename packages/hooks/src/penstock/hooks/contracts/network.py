@@ -1,0 +1,24 @@
+"""Networks, and where experts live on them.
+
+Shape suffixes: G GPUs, E experts.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from penstock.hooks.contracts.tensors import Array
+
+
+class Placement(Protocol):
+    """Chooses the GPU of each expert: `load_E` (any non-negative weights) to `gpu_E` int64 in [0, gpus)."""
+
+    def place(self, load_E: Array, gpus: int) -> Array: ...
+
+
+class Topology(Protocol):
+    """A network. `bytes_GG[i, j]` is what GPU i sends to GPU j; the result is seconds until the last byte arrived."""
+
+    gpus_per_node: int
+
+    def all_to_all_seconds(self, bytes_GG: Array) -> float: ...

@@ -1,0 +1,130 @@
+"""What a router decides, what balances it, and the load that both read.
+
+Shape suffixes: T tokens, K experts a token, E experts, D model width, L mixture-of-experts layers, B sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from penstock.hooks.contracts.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one router decided for T tokens.
+
+    `expert_TK` int64, the chosen experts of each token, all different. `weight_TK` fp32, what each expert's output is
+    multiplied by. `logits_TE` fp32, the raw gate output. `score_TE` fp32, the affinity before any selection bias.
+
+    `kept_TK` bool, the slots whose expert computes (None: every slot). A slot that is not kept is dropped or empty; its
+    weight is 0 and nothing is computed for it. `dropped_TK` bool tells the two apart (None: no slot is dropped): a
+    dropped slot names the expert that the token chose and that turned it away, for want of capacity; an empty one was
+    never chosen and names any valid expert. "All different" holds for the slots that are kept or dropped.
+    """
+
+    expert_TK: Tensor
+    weight_TK: Tensor
+    logits_TE: Tensor
+    score_TE: Tensor
+    kept_TK: Tensor | None = None
+    dropped_TK: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLoad:
+    """How many assignments each expert computed: `counts_LE` int64, one row a mixture-of-experts layer.
+
+    Counted once a forward pass, from real tokens only. `dropped_LE` int64, those that each expert turned away (None: no
+    router drops any): `counts_LE + dropped_LE` is what tokens chose.
+    """
+
+    counts_LE: Tensor
+    layers: tuple[int, ...]
+    dropped_LE: Tensor | None = None
+
+
+@runtime_checkable
+class Router(Protocol):
+    """A `torch.nn.Module` that chooses `k` of `experts` experts for each token.
+
+    `e_score_correction_bias` is an fp32 buffer [E] that is added to the scores for the choice alone, or None where the
+    router has none; balancers change it.
+    """
+
+    experts: int
+    k: int
+    e_score_correction_bias: Tensor | None
+
+    def __call__(self, hidden_TD: Tensor) -> Routing: ...
+
+
+@runtime_checkable
+class OnlineRouter(Router, Protocol):
+    """A router that also learns outside the gradient.
+
+    Its forward passes in training gather what it learns from, where gradients are enabled, and route alike until
+    `end_step`, which the training loop calls once an optimizer step. `total` sums a tensor over ranks.
+    """
+
+    def end_step(self, total: Callable[[Tensor], Tensor]) -> None: ...
+
+
+@runtime_checkable
+class ReplaceableRouter(Router, Protocol):
+    """A router that is no module of ours, but whose choice the model can be made to compute otherwise.
+
+    While `replacing(change)` lasts, the model computes `change(routing)` in the place of each `routing` that the router
+    chose, and its output says so; where the two are one object, the bits are those that they are without.
+    """
+
+    def replacing(self, change: Callable[[Routing], Routing]) -> AbstractContextManager[None]: ...
+
+
+class RouterFactory(Protocol):
+    """Makes the router of one layer."""
+
+    def __call__(self, layer: int, *, hidden_size: int, experts: int) -> Router: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLoad:
+    """What one layer's tokens chose in the whole batch that is to be balanced, of which a forward pass is a part.
+
+    `counts_E` int64, the assignments of each expert before capacity drops any; `tokens`, the counted tokens. Both are
+    over all micro-batches and ranks, and without padding.
+    """
+
+    counts_E: Tensor
+    tokens: int | Tensor
+
+
+class BalanceLoss(Protocol):
+    """A scalar penalty for one layer's routing; the training loop adds `weight * loss` of every layer.
+
+    `mask_T` is True for tokens that count (None: all do). The loop takes the mean of the micro-batches' losses.
+
+    A loss may have an attribute `scope` that asks for more. "counts-first", "buffer" and "lagged": it is called with
+    `batch=BatchLoad(...)`, and the loop takes the sum over micro-batches and ranks. The counts are exact for
+    "counts-first", those of the step's micro-batches so far for "buffer", and the step's before for "lagged" (all 0 in
+    the first). "sequence": it is called with `sequences=B`, the tokens being B sequences of equal length, one after the
+    other.
+    """
+
+    weight: float
+
+    def __call__(self, routing: Routing, mask_T: Tensor | None = None) -> Tensor: ...
+
+
+class Balancer(Protocol):
+    """Changes a router once an optimizer step, from the load of the whole global batch.
+
+    `counts_E` int64 assignments of the step before capacity drops any; `tokens_seen` trained tokens including this
+    step. A balancer that needs more than counts has `statistic(router, routing, mask_T=None)`, a tensor that is summed
+    over the micro-batches of a step and over ranks; `update` is then called with `statistic=` that sum.
+    """
+
+    def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int) -> None: ...
