@@ -1,7 +1,7 @@
 """Every component of the application keeps the laws of its kind."""
 
+from penstock.conformance import parametrize_contract
 from penstock.evaluate import plugin
-from penstock.hooks.testing import parametrize_contract
 
 
 @parametrize_contract(plugin)

@@ -1,7 +1,7 @@
 """Every component of the package keeps the laws of its kind."""
 
+from penstock.conformance import parametrize_contract
 from penstock.data_prep import plugin
-from penstock.hooks.testing import parametrize_contract
 
 
 @parametrize_contract(plugin)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.conformance import Law, capabilities, laws_of
 from penstock.hooks import KINDS
-from penstock.hooks.testing import Law, capabilities, laws_of
 
 PAGE = Path(__file__).with_name("capabilities-and-laws.md")
 INTRODUCTION = """\

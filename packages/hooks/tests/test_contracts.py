@@ -1,16 +1,20 @@
 import ast
+import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 
 import penstock.hooks
 from penstock.hooks import contracts
 
+PREFIX = "penstock.hooks.contracts."
+
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 import penstock.hooks
-for module in pkgutil.iter_modules(penstock.hooks.__path__, "penstock.hooks."):
-    if module.name not in sys.argv[1:]:
+for module in pkgutil.walk_packages(penstock.hooks.__path__, "penstock.hooks."):
+    if module.name not in ("penstock.hooks.testing", *sys.argv[1:]):
         importlib.import_module(module.name)
 print(*(name for name in ("torch", "numpy", "pydantic", "yaml") if name in sys.modules))
 """
@@ -32,8 +36,21 @@ def test_describing_a_plugin_needs_no_pydantic() -> None:
 
 
 def test_every_public_type_says_what_it_is() -> None:
-    declared = [node.name for node in ast.parse(inspect.getsource(contracts)).body if isinstance(node, ast.ClassDef)]
-    assert [name for name in declared if not getattr(contracts, name).__doc__] == []
+    declared = {name: value for name, value in vars(contracts).items() if inspect.isclass(value)}
+    assert [name for name, value in declared.items() if not value.__doc__] == []
+    assert {*declared, "Array", "Tensor"} == set(contracts.__all__)
+
+
+def test_every_type_of_a_subject_is_imported_from_the_folder_too() -> None:
+    subjects = [importlib.import_module(module.name) for module in pkgutil.iter_modules(contracts.__path__, PREFIX)]
+    declared = {
+        node.name
+        for subject in subjects
+        for node in ast.parse(inspect.getsource(subject)).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert len(declared) > 30
+    assert declared == set(contracts.__all__) - {"Array", "Tensor"}
 
 
 def test_the_public_surface_is_what_it_says() -> None:

@@ -1,7 +1,7 @@
 """Every component of the package keeps the laws of its kind."""
 
+from penstock.conformance import parametrize_contract
 from penstock.hooks import Registry
-from penstock.hooks.testing import parametrize_contract
 from penstock.moe_core import plugin
 
 

@@ -1,6 +1,6 @@
 """Every component of the package keeps the laws of its kind."""
 
-from penstock.hooks.testing import parametrize_contract
+from penstock.conformance import parametrize_contract
 from penstock.optim_muon import plugin
 
 

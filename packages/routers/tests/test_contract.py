@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from penstock.conformance import parametrize_contract
 from penstock.hooks.component import Component
-from penstock.hooks.testing import parametrize_contract
 from penstock.routers import plugin
 
 LOST_BY_CAPACITY = {"batch-invariant", "dropless", "permutation-equivariant"}

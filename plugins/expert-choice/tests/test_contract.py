@@ -2,7 +2,7 @@
 
 from penstock_expert_choice import plugin
 
-from penstock.hooks.testing import parametrize_contract
+from penstock.conformance import parametrize_contract
 
 
 @parametrize_contract(plugin)

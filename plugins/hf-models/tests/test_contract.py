@@ -5,7 +5,7 @@ from dataclasses import replace
 from families import DENSE, MIXTURES
 from penstock_hf_models.plugin import architectures
 
-from penstock.hooks.testing import parametrize_contract
+from penstock.conformance import parametrize_contract
 
 
 def contract_of(family: str, *more: str):

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 from penstock_trackers import plugin
 
-from penstock.hooks.testing import parametrize_contract
+from penstock.conformance import parametrize_contract
 
 
 @parametrize_contract(plugin)

@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.conformance import Report, Status, Waiver, check, laws_of
 from penstock.hooks.component import KINDS
 from penstock.hooks.config import ConfigDocument, apply_overrides, validate_settings
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Entry, Registry
 from penstock.hooks.schema import schema_of
-from penstock.hooks.testing import Report, Status, Waiver, check, laws_of
 
 WIDTH = max(len(status) for status in Status)
 COLORS = {Status.PASSED: "green", Status.FAILED: "red", Status.WAIVED: "yellow", Status.NOT_REACHED: "red"}

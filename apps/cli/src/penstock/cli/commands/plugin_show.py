@@ -9,11 +9,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.commands.plugin_check import entries_named, kind_option, run_check
+from penstock.conformance import capabilities
 from penstock.hooks.component import CONTRACTS
 from penstock.hooks.config import OfKind
 from penstock.hooks.registry import Choice, Entry, Registry
 from penstock.hooks.schema import schema_of
-from penstock.hooks.testing import capabilities
 
 # Where a config names a component of a kind; `NAME` stands for what is written after `use`.
 CONFIG_LINES = {

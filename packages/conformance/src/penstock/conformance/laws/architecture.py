@@ -1,0 +1,22 @@
+# pyright: basic
+"""Laws of architectures: `LanguageModel`, built as a run builds it, with top-k routers and without a quantizer.
+
+`Schema.example` gives sizes that a processor builds in milliseconds. Parameters are redrawn before most laws, since
+those that start at zero would hide what depends on them.
+"""
+
+from __future__ import annotations
+
+from penstock.conformance.laws.models import construction, passes, state, training
+
+CAPABILITIES = {
+    "cached": "`new_cache(batch, capacity)` makes a cache with which a text may be read piece by piece",
+    "causal": "the logits of a position depend on no later token",
+    "compilable": "torch.compile takes a pass whole",
+    "empty-batches": "a batch without texts passes, forward and backward",
+    "huggingface-layout": "config.json and the names of tensors are those of a class of transformers",
+    "mixed-precision": "with `compute_dtype` bf16 the model computes in bf16, parameters and gradients staying fp32",
+    "noise-free": "training computes the same logits as evaluation: there is no dropout and no jitter",
+}
+
+LAWS = (*construction.LAWS, *passes.LAWS, *training.LAWS, *state.LAWS)

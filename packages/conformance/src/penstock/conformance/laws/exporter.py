@@ -1,0 +1,198 @@
+# pyright: basic
+"""Laws of exporters: `Exporter`, from a model and its tokenizer to a folder that other software reads."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.conformance.law import NotApplicable, Subject, Violation, expect, law, laws_in
+from penstock.conformance.parts import TinyModel, random_state, write_tokenizer
+from penstock.hooks.problems import ProblemError
+
+CAPABILITIES: dict[str, str] = {}
+EXPORTER = "exporter"
+
+
+@law(EXPORTER)
+def files_are_returned(subject: Subject) -> None:
+    """An export returns its files: a list of paths to files that exist, and at least one.
+
+    Return what was written, and no folders.
+    """
+    files = _export(subject)
+    expect(isinstance(files, list) and files, f"the export returned {files!r}")
+    for file in files:
+        expect(isinstance(file, Path) and file.is_file(), f"{file!r} is no file")
+
+
+FILES = (files_are_returned,)
+
+
+@law(EXPORTER, needs=FILES)
+def every_file_is_in_the_folder(subject: Subject) -> None:
+    """Every file that is returned lies in the folder, and every file of the folder is returned.
+
+    Whoever uploads the export takes the list: return paths below the folder that was given.
+    """
+    target = subject.folder / "out"
+    returned = {file.resolve() for file in _export(subject, target)}
+    found = {file.resolve() for file in target.rglob("*") if file.is_file()}
+    outside, unnamed = returned - found, found - returned
+    expect(not outside, f"returned, and not in the folder: {_names(outside)}")
+    expect(not unnamed, f"in the folder, and not returned: {_names(unnamed)}")
+
+
+@law(EXPORTER, needs=FILES)
+def nothing_else_is_written(subject: Subject) -> None:
+    """Nothing stays beside the folder, and the tokenizer's file is as it was.
+
+    Remove temporary folders, also where an export fails.
+    """
+    target = subject.folder / "out"
+    tokenizer = write_tokenizer(subject.folder)
+    before = tokenizer.read_bytes()
+    subject.build().export(TinyModel(), tokenizer, target)
+    beside = {path for path in subject.folder.iterdir() if path not in (target, tokenizer)}
+    expect(not beside, f"left beside the folder: {_names(beside)}")
+    expect(tokenizer.read_bytes() == before, "the tokenizer's file is another one")
+
+
+@law(EXPORTER, needs=FILES)
+def documents_are_json(subject: Subject) -> None:
+    """Every `.json` file of the export is strict JSON: no NaN, no Infinity.
+
+    Write with `json.dumps(..., allow_nan=False)`.
+    """
+    documents = [file for file in _export(subject) if file.suffix == ".json"]
+    if not documents:
+        raise NotApplicable("the export has no JSON files")
+    for file in documents:
+        try:
+            json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        except ValueError as error:
+            raise Violation(f"{file.name} is no JSON: {error}") from error
+
+
+@law(EXPORTER, needs=(documents_are_json,))
+def the_config_is_that_of_the_model(subject: Subject) -> None:
+    """Where there is a `config.json`, it says all that the model's `export_config()` does.
+
+    Add to it what the format asks for, and change and drop nothing.
+    """
+    config = next((file for file in _export(subject) if file.name == "config.json"), None)
+    if config is None:
+        raise NotApplicable("the export has no config.json")
+    written = json.loads(config.read_text(encoding="utf-8"))
+    other = [name for name, value in TinyModel().export_config().items() if written.get(name) != value]
+    expect(not other, f"config.json lacks or changes {', '.join(other)}")
+
+
+@law(EXPORTER, needs=FILES)
+def weights_are_those_that_the_model_computes_with(subject: Subject) -> None:
+    """Safetensors files hold `export_state(materialize=True)`, every tensor once, to the precision that is stored.
+
+    Other software knows nothing of quantizers: store the materialised state, not the master weights.
+    """
+    weights = [file for file in _export(subject) if file.suffix == ".safetensors"]
+    if not weights:
+        raise NotApplicable("the export has no safetensors files")
+    if importlib.util.find_spec("safetensors") is None:
+        raise NotApplicable("safetensors is not installed")
+    load_file: Any = importlib.import_module("safetensors.torch").load_file
+    stored = [(name, tensor) for file in weights for name, tensor in load_file(file).items()]
+    found, expected = dict(stored), TinyModel().export_state(materialize=True)
+    expect(len(stored) == len(found), "a tensor stands in two files")
+    expect(found.keys() == expected.keys(), f"missing or unknown: {', '.join(sorted(found.keys() ^ expected.keys()))}")
+    for name, tensor in expected.items():
+        same = torch.equal(found[name], tensor.to(found[name].dtype))
+        expect(same, f"'{name}' holds other values")
+
+
+@law(EXPORTER, needs=FILES)
+def the_model_stays(subject: Subject) -> None:
+    """The model is what it was: parameters, their dtype and whether they are trained, training mode.
+
+    Cast and copy tensors one by one instead of the model.
+    """
+    model = TinyModel().train()
+    before = _description(model)
+    subject.build().export(model, write_tokenizer(subject.folder), subject.folder / "out")
+    expect(_description(model) == before, "the model is another one after the export")
+
+
+@law(EXPORTER, needs=FILES)
+def equal_models_give_equal_files(subject: Subject) -> None:
+    """Two exports of one model have the same files, byte for byte, and draw from no global generator.
+
+    Write no times, no paths and no sets in the order of their hashes.
+    """
+    before = random_state()
+    first, second = (_contents(_export(subject, subject.folder / name)) for name in ("one", "two"))
+    expect(random_state() == before, "a global random generator was drawn from")
+    other = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    expect(not other, f"two exports differ in {', '.join(other)}")
+
+
+@law(EXPORTER, needs=(equal_models_give_equal_files,))
+def an_export_over_an_earlier_one_is_the_same_or_refused(subject: Subject) -> None:
+    """A second export into the folder of the first gives the same files, or a `ProblemError`.
+
+    Replace what an export wrote, or refuse a folder that is not empty; never mix.
+    """
+    target = subject.folder / "out"
+    first = _contents(_export(subject, target))
+    try:
+        second = _contents(_export(subject, target))
+    except ProblemError:
+        return
+    other = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    expect(not other, f"the second export differs in {', '.join(other)}")
+
+
+@law(EXPORTER, needs=FILES)
+def files_of_others_are_kept(subject: Subject) -> None:
+    """A file that no export wrote is still there after an export into its folder, or the export is a `ProblemError`.
+
+    A wrong path must cost nobody their files: never empty a folder that you did not fill.
+    """
+    target = subject.folder / "out"
+    target.mkdir()
+    foreign = target / "thesis.txt"
+    foreign.write_text("years of work", encoding="utf-8")
+    with contextlib.suppress(ProblemError):
+        _export(subject, target)
+    kept = foreign.is_file() and foreign.read_text(encoding="utf-8") == "years of work"
+    expect(kept, "a file that was in the folder before is gone")
+
+
+def _export(subject: Subject, target: Path | None = None) -> list[Path]:
+    tokenizer = write_tokenizer(subject.folder)
+    return subject.build().export(TinyModel(), tokenizer, target or subject.folder / "out")
+
+
+def _contents(files: list[Path]) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in files}
+
+
+def _description(model: TinyModel) -> Any:
+    tensors = {name: (str(tensor.dtype), tensor.tolist()) for name, tensor in model.state_dict().items()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return tensors, trained, [module.training for module in model.modules()]
+
+
+def _names(paths: set[Path]) -> str:
+    return ", ".join(sorted(path.name for path in paths))
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+LAWS = laws_in(globals())

@@ -1,0 +1,250 @@
+"""Laws of filters: `DocumentFilter`, a stage that passes on, drops or rewrites documents, lazily and in order."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import Any, cast
+
+from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.conformance.process import told_by_another_process
+from penstock.conformance.randomness import leaves_the_random_state
+from penstock.hooks.contracts import Document
+from penstock.hooks.registry import Choice
+
+CAPABILITIES = {
+    "drops-only": "what passes is an unchanged document of the input",
+    "idempotent": "a second pass through another such filter changes nothing more",
+    "stateless": "one object filters a second stream as it did the first",
+}
+FILTER = "filter"
+PATIENCE = 4096
+_ADJECTIVES = (
+    "old",
+    "quiet",
+    "narrow",
+    "broken",
+    "bright",
+    "heavy",
+    "distant",
+    "patient",
+    "hollow",
+    "green",
+    "careful",
+)
+_NOUNS = ("gate", "mill", "river", "engineer", "turbine", "valley", "letter", "winter", "bridge", "market", "teacher")
+_VERBS = ("holds", "follows", "measures", "remembers", "crosses", "repairs", "leaves", "watches", "feeds", "carries")
+# What filters that rewrite are after: addresses, runs of spaces, characters that have another form, line ends.
+_SOILED = "Ask <a@example.org> , or see https://example.org/?q=1 \t ﬁrst  cafe\u0301\u00a0“x”\r\n\r\n\r\n<b>now</b>  "
+_ODD = [
+    "",
+    " \n\t",
+    "\x00",
+    "a",
+    "\ufeffbyte order mark",
+    "e\u0301 composed, \u202ewritten from the right, 日本語, 👩‍👩‍👧",
+    "no space " + "x" * 100_000,
+    "line\n" * 20_000,
+    "\r\n\u2028\u0085",
+]
+
+
+@law(FILTER)
+def it_yields_documents(subject: Subject) -> None:
+    """The filter of an iterator is an iterator of `Document`s.
+
+    Write `__call__` as a generator that yields the documents that pass.
+    """
+    found = subject.build()(iter(_sample()))
+    expect(isinstance(found, Iterator), f"it returns a {type(found).__name__}, not an iterator")
+    wrong = [each for each in cast("Iterator[Any]", found) if not isinstance(each, Document)]
+    expect(not wrong, f"not a document: {wrong[:1]!r:.100}")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def nothing_comes_of_nothing(subject: Subject) -> None:
+    """A stream without documents passes as one without documents.
+
+    Ask for the first document with a `for`, or with `next(documents, None)`.
+    """
+    expect(_through(subject, []) == [], "there are documents in what came of none")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def a_source_is_one_of_the_input(subject: Subject) -> None:
+    """Every document that passes has the source of one that went in.
+
+    A rewritten document keeps its source: `Document(changed, document.source)`.
+    """
+    known = {document.source for document in _sample()}
+    made_up = [document.source for document in _through(subject, _sample()) if document.source not in known]
+    expect(not made_up, f"no document came from {made_up[:1]}")
+
+
+@law(FILTER, needs=(a_source_is_one_of_the_input,))
+def the_order_stays(subject: Subject) -> None:
+    """Documents come out in the order in which they went in.
+
+    Pass each on before the next is asked for, or keep a queue.
+    """
+    place = {document.source: number for number, document in enumerate(_sample())}
+    places = [place[document.source] for document in _through(subject, _sample())]
+    expect(places == sorted(places), "a document overtakes another")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def a_document_passes_before_all_are_read(subject: Subject) -> None:
+    """An endless stream is filtered: documents come out while others still go in.
+
+    A corpus does not fit in memory: no `list(documents)`, no sorting.
+    """
+    if not _through(subject, _sample()):
+        raise NotApplicable("it drops all documents of the kit")
+
+    def endless() -> Iterator[Document]:
+        for number in itertools.count():
+            expect(number < PATIENCE, f"{PATIENCE} documents went in before 8 came out")
+            yield Document(_prose(Random(number), sentences=8), f"endless:{number}")
+
+    passed: Iterator[Document] = subject.build()(endless())
+    expect(len(list(itertools.islice(passed, 8))) == 8, "it ends before its input does")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def an_error_of_the_corpus_comes_through(subject: Subject) -> None:
+    """What the stream raises reaches whoever reads the filtered one.
+
+    Catch errors of your own work alone: half of a corpus must not pass for the whole.
+    """
+
+    class Damaged(Exception):
+        pass
+
+    def breaking() -> Iterator[Document]:
+        yield from _sample()
+        raise Damaged
+
+    try:
+        for _ in subject.build()(breaking()):
+            pass
+    except Damaged:
+        return
+    expect(False, "the stream broke, and the filtered one just ended")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def any_text_is_taken(subject: Subject) -> None:
+    """Empty, long and odd texts pass or are dropped, and raise nothing.
+
+    Mind the first character of an empty text, divisions by a length, and expressions that backtrack.
+    """
+    for number, text in enumerate(_ODD):
+        wanted = [Document(text, f"odd:{number}")]
+        wrong = [each for each in subject.build()(iter(wanted)) if not isinstance(each, Document)]
+        expect(not wrong, f"{text!r:.40} comes out as {wrong[:1]!r:.40}")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def objects_of_the_same_settings_agree(subject: Subject) -> None:
+    """Two objects of the same settings pass the same documents.
+
+    A corpus is prepared again when its shards are lost: keep no state in class or module, and seed by a setting.
+    """
+    choice = subject.choice()
+    first, second = (list(choice.build()(iter(_sample()))) for _ in range(2))
+    expect(first == second, f"the first passes {len(first)} documents, the second others ({len(second)})")
+
+
+@law(FILTER, needs=(objects_of_the_same_settings_agree,))
+def processes_agree(subject: Subject) -> None:
+    """Another process passes the same documents.
+
+    The built-in `hash` of a string is another one in every process: use `hashlib` or xxhash.
+    """
+    choice = subject.choice()
+    expect(told_by_another_process(digest, choice) == digest(choice), "another process passes other documents")
+
+
+@law(FILTER, needs=(it_yields_documents,))
+def filtering_draws_no_global_random_numbers(subject: Subject) -> None:
+    """Building and filtering leave the global random states as they were.
+
+    Draw from a `random.Random` or `numpy.random.Generator` of your own that is seeded by a setting.
+    """
+    leaves_the_random_state(lambda: _through(subject, _sample()))
+
+
+@law(FILTER, needs=(the_order_stays,), capability="drops-only")
+def what_passes_is_unchanged(subject: Subject) -> None:
+    """Every document that passes is one of the input, text and source, and passes once.
+
+    Yield the document itself. A filter that rewrites texts does not declare this.
+    """
+    rest = iter(_sample())
+    changed = [document.source for document in _through(subject, _sample()) if document not in rest]
+    expect(not changed, f"{changed[:1]} was changed, or came out twice")
+
+
+@law(FILTER, needs=(objects_of_the_same_settings_agree,), capability="idempotent")
+def twice_is_once(subject: Subject) -> None:
+    """What passed one filter passes another of the same settings unchanged.
+
+    A rule on each text alone, or on equal texts, does; one on what came before may not.
+    """
+    once = _through(subject, _sample())
+    expect(_through(subject, once) == once, "the second pass drops or changes more")
+
+
+@law(FILTER, needs=(objects_of_the_same_settings_agree,), capability="stateless")
+def a_second_stream_is_filtered_as_the_first(subject: Subject) -> None:
+    """One object passes the same documents when it gets the same stream again.
+
+    Keep what was seen in the generator, not in the object, where it shall not be remembered.
+    """
+    filter_ = subject.build()
+    first, second = (list(filter_(iter(_sample()))) for _ in range(2))
+    expect(first == second, f"of the same stream, {len(first)} documents pass first and {len(second)} then")
+
+
+def digest(choice: Choice) -> str:
+    """What passes, in one line."""
+    pairs = [(document.text, document.source) for document in choice.build()(iter(_sample()))]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def _through(subject: Subject, documents: Iterable[Document]) -> list[Document]:
+    return list(subject.build()(iter(documents)))
+
+
+def _sample() -> list[Document]:
+    """Prose of growing length; every third text stood before, every fifth is a few words alone or has what is often
+    cleaned up."""
+    texts: list[str] = []
+    for number in range(60):
+        prose = _prose(Random(-number - 1), sentences=number + 1)
+        if number % 3 == 2:
+            texts.append(texts[number // 2])
+        elif number % 5 == 4:
+            texts.append(f"No more than {number} words." if number % 2 else prose + _SOILED + prose)
+        else:
+            texts.append(prose)
+    return [Document(text, f"kit:{number}") for number, text in enumerate(texts)]
+
+
+def _prose(draw: Random, sentences: int) -> str:
+    """English sentences that share few runs of words with those of another draw."""
+
+    def thing() -> str:
+        return f"the {draw.choice(_ADJECTIVES)} {draw.choice(_NOUNS)}"
+
+    def does() -> str:
+        return f"{thing()} {draw.choice(_VERBS)} {thing()}"
+
+    lines = [f"{does()}, and {does()}." for _ in range(sentences)]
+    return "\n".join(line.capitalize() for line in lines)
+
+
+LAWS = laws_in(globals())

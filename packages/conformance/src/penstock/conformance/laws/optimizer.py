@@ -1,0 +1,378 @@
+# pyright: basic
+"""Laws of optimizers: parameters by role to a `torch.optim.Optimizer` whose groups' `lr` a schedule scales."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.conformance.parts import random_state
+from penstock.hooks.contracts import ParameterRole
+
+CAPABILITIES = {"bf16-parameters": "parameters in bf16 are stepped, and stay finite and bf16"}
+OPTIMIZER = "optimizer"
+SHAPES: dict[ParameterRole, dict[str, tuple[int, ...]]] = {
+    ParameterRole.MATRIX: {"wide": (8, 16), "tall": (16, 8), "square": (8, 8)},
+    ParameterRole.EXPERT: {"experts.up": (4, 16, 8), "experts.down": (4, 8, 16)},
+    ParameterRole.EMBEDDING: {"embedding": (32, 8)},
+    ParameterRole.HEAD: {"head": (32, 8)},
+    ParameterRole.ROUTER: {"gate": (4, 8)},
+    ParameterRole.NORM: {"norm": (8,)},
+    ParameterRole.BIAS: {"bias": (8,)},
+}
+
+Parameters = dict[ParameterRole, dict[str, nn.Parameter]]
+
+
+@law(OPTIMIZER)
+def it_is_an_optimizer_of_torch(subject: Subject) -> None:
+    """The object is a `torch.optim.Optimizer`.
+
+    Checkpoints and schedules rely on its `param_groups` and `state_dict`: subclass it.
+    """
+    optimizer = subject.build(parameters=_parameters())
+    expect(isinstance(optimizer, torch.optim.Optimizer), f"it is a {type(optimizer).__name__}")
+
+
+TORCH = (it_is_an_optimizer_of_torch,)
+
+
+@law(OPTIMIZER, needs=TORCH)
+def every_parameter_is_in_one_group(subject: Subject) -> None:
+    """Every parameter of every role is in exactly one group.
+
+    A role that the optimizer has no rule for needs a plain one: AdamW, for example.
+    """
+    parameters = _parameters()
+    held = _held(subject.build(parameters=parameters))
+    for name, parameter in _named(parameters).items():
+        count = sum(each is parameter for each in held)
+        expect(count == 1, f"'{name}' is in {count} groups")
+
+
+@law(OPTIMIZER, needs=(every_parameter_is_in_one_group,))
+def a_shared_parameter_is_stepped_once(subject: Subject) -> None:
+    """A tensor that stands under two roles is in one group once.
+
+    Tied embeddings are such a tensor: keep the identities that were seen.
+    """
+    parameters = _parameters()
+    shared = parameters[ParameterRole.EMBEDDING]["embedding"]
+    parameters[ParameterRole.HEAD]["head"] = shared
+    count = sum(each is shared for each in _held(subject.build(parameters=parameters)))
+    expect(count == 1, f"a tensor that is embedding and head is held {count} times")
+
+
+@law(OPTIMIZER, needs=TORCH)
+def roles_without_parameters_are_left_out(subject: Subject) -> None:
+    """Roles that have no parameters do no harm: a dense model has no experts.
+
+    Make no group of nothing, and ask no role for its first parameter.
+    """
+    parameters: Any = {role: {} for role in ParameterRole}
+    parameters[ParameterRole.MATRIX] = _parameters()[ParameterRole.MATRIX]
+    optimizer = subject.build(parameters=parameters)
+    _fill_gradients(parameters)
+    optimizer.step()
+
+
+@law(OPTIMIZER, needs=TORCH)
+def groups_carry_the_rate_they_start_from(subject: Subject) -> None:
+    """Every group has `lr` and `initial_lr`, and they are equal before the first step.
+
+    A schedule sets `lr = initial_lr * factor` in every step: put both into each group.
+    """
+    for group in subject.build(parameters=_parameters()).param_groups:
+        found = (group.get("lr"), group.get("initial_lr"))
+        expect(isinstance(found[0], float) and found[0] == found[1], f"lr and initial_lr of a group are {found}")
+
+
+RATES = (groups_carry_the_rate_they_start_from,)
+
+
+@law(OPTIMIZER, needs=(every_parameter_is_in_one_group,))
+def every_parameter_with_a_gradient_is_stepped(subject: Subject) -> None:
+    """One step changes every parameter that has a gradient, of every role and shape, and leaves it finite.
+
+    Stacked experts [E, out, in] and vectors are parameters too.
+    """
+    parameters = _parameters()
+    before = _values(parameters)
+    _step(subject.build(parameters=parameters), parameters)
+    for name, parameter in _named(parameters).items():
+        expect(parameter.isfinite().all(), f"'{name}' is not finite after a step")
+        expect(not torch.equal(parameter, before[name]), f"'{name}' was not stepped")
+
+
+STEPS = (every_parameter_with_a_gradient_is_stepped,)
+
+
+@law(OPTIMIZER, needs=STEPS)
+def a_parameter_without_gradient_stays(subject: Subject) -> None:
+    """A parameter whose gradient is None is left alone, decay included.
+
+    An expert that is frozen, or a head that a step does not use, has none: skip it.
+    """
+    parameters = _parameters()
+    before = _values(parameters)
+    optimizer = subject.build(parameters=parameters)
+    _fill_gradients(parameters)
+    idle = ["tall", "experts.down", "head", "bias"]
+    for name in idle:
+        _named(parameters)[name].grad = None
+    optimizer.step()
+    moved = [name for name in idle if not torch.equal(_named(parameters)[name], before[name])]
+    expect(not moved, f"without gradient, these moved: {', '.join(moved)}")
+
+
+@law(OPTIMIZER, needs=(*STEPS, *RATES))
+def a_smaller_rate_takes_a_smaller_step(subject: Subject) -> None:
+    """Half the `lr` of the groups takes half the first step.
+
+    Read `group["lr"]` in every step: the rate of the constructor is only where it starts.
+    """
+    whole, half = (_moves(subject, factor) for factor in (1.0, 0.5))
+    for name, move in whole.items():
+        ratio = (half[name].norm() / move.norm()).item()
+        expect(0.49 < ratio < 0.51, f"half the rate moves '{name}' {ratio:.3f} times as far")
+
+
+@law(OPTIMIZER, needs=(*STEPS, *RATES))
+def a_rate_of_zero_moves_nothing(subject: Subject) -> None:
+    """With `lr` 0 no parameter changes.
+
+    The first step of a warm-up has rate 0: scale decay and corrections by the rate, too.
+    """
+    moved = [name for name, move in _moves(subject, 0.0).items() if move.any()]
+    expect(not moved, f"at rate 0, these moved: {', '.join(moved)}")
+
+
+@law(OPTIMIZER, needs=STEPS)
+def equal_gradients_give_equal_steps(subject: Subject) -> None:
+    """Two runs with the same gradients end with the same bits, and no global generator is drawn from.
+
+    Noise belongs to a generator of the optimizer's own, seeded by a setting.
+    """
+    before = random_state()
+    runs = [_values(_run(subject, _parameters())) for _ in range(2)]
+    expect(random_state() == before, "a global random generator was drawn from")
+    other = [name for name in runs[0] if not torch.equal(runs[0][name], runs[1][name])]
+    expect(not other, f"two equal runs differ in {', '.join(other)}")
+
+
+@law(OPTIMIZER, needs=(equal_gradients_give_equal_steps, *RATES))
+def a_saved_state_continues_bit_for_bit(subject: Subject) -> None:
+    """A state that was written to a file, read and loaded goes on as if nothing had happened.
+
+    Keep all that a step depends on in `self.state` or the groups, as tensors and plain values: checkpoints are read
+    with `weights_only=True`.
+    """
+    kept, resumed = _parameters(), _parameters()
+    optimizer = subject.build(parameters=kept)
+    for seed in range(3):
+        _step(optimizer, kept, seed)
+    file = subject.folder / "optimizer.pt"
+    torch.save(optimizer.state_dict(), file)
+    with torch.no_grad():
+        for name, parameter in _named(resumed).items():
+            parameter.copy_(_named(kept)[name])
+    second = subject.build(parameters=resumed)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for seed in range(3, 6):
+        _step(optimizer, kept, seed)
+        _step(second, resumed, seed)
+    other = [name for name, value in _named(kept).items() if not torch.equal(value, _named(resumed)[name])]
+    expect(not other, f"resumed, these are others: {', '.join(other)}")
+
+
+@law(OPTIMIZER, needs=STEPS)
+def gradients_stay(subject: Subject) -> None:
+    """A step does not change gradients.
+
+    Observers read them after it: momentum and clipping need copies or buffers of their own.
+    """
+    parameters = _parameters()
+    optimizer = subject.build(parameters=parameters)
+    _fill_gradients(parameters)
+    before = {name: _gradient(parameter).clone() for name, parameter in _named(parameters).items()}
+    optimizer.step()
+    other = [name for name, value in _named(parameters).items() if not torch.equal(_gradient(value), before[name])]
+    expect(not other, f"the step changed the gradients of {', '.join(other)}")
+
+
+@law(OPTIMIZER, needs=STEPS)
+def gradients_of_zero_leave_finite_parameters(subject: Subject) -> None:
+    """Steps with gradients of zero leave every parameter finite.
+
+    An expert without tokens has them: put an epsilon where a norm is divided by.
+    """
+    parameters = _run(subject, _parameters(), scale=0.0)
+    wrong = [name for name, parameter in _named(parameters).items() if not parameter.isfinite().all()]
+    expect(not wrong, f"not finite after gradients of zero: {', '.join(wrong)}")
+
+
+@law(OPTIMIZER, needs=STEPS)
+def huge_gradients_leave_finite_parameters(subject: Subject) -> None:
+    """Steps with gradients of 1e15 leave every parameter finite.
+
+    Their squares still fit fp32: look for fourth powers and products of unscaled gradients.
+    """
+    parameters = _run(subject, _parameters(), scale=1e15)
+    wrong = [name for name, parameter in _named(parameters).items() if not parameter.isfinite().all()]
+    expect(not wrong, f"not finite after gradients of 1e15: {', '.join(wrong)}")
+
+
+@law(OPTIMIZER, needs=STEPS)
+def a_loss_goes_down(subject: Subject) -> None:
+    """Thirty steps bring parameters of every role closer to where their loss is least.
+
+    Look for the sign of the step, and for a default rate that is far too high.
+    """
+    parameters, goals = _parameters(), _values(_parameters(seed=1))
+    optimizer = subject.build(parameters=parameters)
+    before = {name: _distance(parameter, goals[name]).item() for name, parameter in _named(parameters).items()}
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.stack([_distance(value, goals[name]) for name, value in _named(parameters).items()]).sum().backward()
+        optimizer.step()
+    for name, parameter in _named(parameters).items():
+        after = _distance(parameter, goals[name]).item()
+        expect(after < before[name], f"the loss of '{name}' went from {before[name]:.4f} to {after:.4f}")
+
+
+@law(OPTIMIZER, needs=(equal_gradients_give_equal_steps,))
+def the_order_of_parameters_does_not_matter(subject: Subject) -> None:
+    """Parameters that are given in another order take the same steps.
+
+    Keep state by parameter, not by position.
+    """
+    parameters, turned = _parameters(), _parameters()
+    backwards = {role: dict(reversed(named.items())) for role, named in reversed(turned.items())}
+    _run(subject, parameters)
+    optimizer = subject.build(parameters=backwards)
+    for seed in range(3):
+        _step(optimizer, turned, seed)
+    for name, parameter in _named(parameters).items():
+        same = torch.allclose(parameter, _named(turned)[name], rtol=1e-4, atol=1e-6)
+        expect(same, f"given in another order, '{name}' takes other steps")
+
+
+@law(OPTIMIZER, needs=(gradients_of_zero_leave_finite_parameters,))
+def decay_spares_norms_and_biases(subject: Subject) -> None:
+    """With a weight decay of 0.5 and gradients of zero, norms and biases stay.
+
+    They have a scale of their own to keep: leave their roles out of the decay.
+    """
+    parameters = _decayed(subject)
+    before = _values(_parameters())
+    moved = [name for name in ("norm", "bias") if not torch.equal(_named(parameters)[name], before[name])]
+    expect(not moved, f"decay moved {', '.join(moved)}")
+
+
+@law(OPTIMIZER, needs=(gradients_of_zero_leave_finite_parameters,))
+def decay_shrinks_matrices(subject: Subject) -> None:
+    """With a weight decay of 0.5 and gradients of zero, matrices and experts shrink, and keep their direction.
+
+    Multiply by `1 - lr * weight_decay`, and mind that it reaches stacked experts.
+    """
+    parameters = _decayed(subject)
+    before = _values(_parameters())
+    for name in (*SHAPES[ParameterRole.MATRIX], *SHAPES[ParameterRole.EXPERT]):
+        ratio = _named(parameters)[name].detach() / before[name]
+        shrunk = ratio.min() > 0 and ratio.max() < 1
+        expect(shrunk, f"'{name}' is {ratio.min():.4f} to {ratio.max():.4f} times what it was")
+
+
+@law(OPTIMIZER, needs=STEPS, capability="bf16-parameters")
+def parameters_in_bf16_are_stepped(subject: Subject) -> None:
+    """Parameters in bf16 with gradients in bf16 are stepped, stay bf16 and finite.
+
+    Give buffers the dtype that the arithmetic needs, and cast the update.
+    """
+    parameters = _parameters(dtype=torch.bfloat16)
+    before = _values(parameters)
+    _run(subject, parameters)
+    for name, parameter in _named(parameters).items():
+        expect(parameter.dtype == torch.bfloat16, f"'{name}' is {parameter.dtype}")
+        expect(parameter.isfinite().all(), f"'{name}' is not finite")
+        expect(not torch.equal(parameter, before[name]), f"'{name}' was not stepped")
+
+
+def _parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> Parameters:
+    """Parameters of every role; the same seed gives the same."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        role: {
+            name: nn.Parameter((torch.randn(shape, generator=generator) * 0.1).to(dtype))
+            for name, shape in named.items()
+        }
+        for role, named in SHAPES.items()
+    }
+
+
+def _named(parameters: Mapping[ParameterRole, Mapping[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+    return {name: parameter for named in parameters.values() for name, parameter in named.items()}
+
+
+def _values(parameters: Parameters) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in _named(parameters).items()}
+
+
+def _held(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _fill_gradients(parameters: Parameters, seed: int = 0, scale: float = 1.0) -> None:
+    """Gradients that depend on the seed and on the name, in whatever order the parameters are."""
+    for name, parameter in _named(parameters).items():
+        generator = torch.Generator().manual_seed(random.Random(f"{seed} {name}").getrandbits(32))
+        parameter.grad = (torch.randn(parameter.shape, generator=generator) * scale).to(parameter.dtype)
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: Parameters, seed: int = 0, scale: float = 1.0) -> None:
+    _fill_gradients(parameters, seed, scale)
+    optimizer.step()
+
+
+def _run(subject: Subject, parameters: Parameters, scale: float = 1.0) -> Parameters:
+    """The parameters after three steps."""
+    optimizer = subject.build(parameters=parameters)
+    for seed in range(3):
+        _step(optimizer, parameters, seed, scale)
+    return parameters
+
+
+def _moves(subject: Subject, factor: float) -> dict[str, Tensor]:
+    """What the first step adds to each parameter at a share of the rate."""
+    parameters = _parameters()
+    before = _values(parameters)
+    optimizer = subject.build(parameters=parameters)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    _step(optimizer, parameters)
+    return {name: parameter.detach() - before[name] for name, parameter in _named(parameters).items()}
+
+
+def _decayed(subject: Subject) -> Parameters:
+    if not subject.has_field("weight_decay"):
+        raise NotApplicable("the optimizer has no setting 'weight_decay'")
+    parameters = _parameters()
+    _step(subject.build({"weight_decay": 0.5}, parameters=parameters), parameters, scale=0.0)
+    return parameters
+
+
+def _distance(parameter: Tensor, goal: Tensor) -> Tensor:
+    return (parameter - goal).square().mean()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+LAWS = laws_in(globals())
