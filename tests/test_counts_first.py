@@ -9,9 +9,9 @@ import torch
 from penstock_hf_models.build import hf_model
 from torch import Tensor
 
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.frozen_base import FrozenBase
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.frozen_base.model import FrozenBase
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 from penstock.routers.balancers import LossFree
 from penstock.routers.losses import GlobalLoss
 from penstock.routers.topk import SigmoidTopK

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from penstock.hooks import Registry
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.frozen_base import FrozenBase
-from penstock.moe_core.prefix import Prefix
+from penstock.moe_core.frozen_base.model import FrozenBase
+from penstock.moe_core.frozen_base.prefix_cache import Prefix
 from penstock.train.restore import restore
 
 DENSE = "{hidden_size: 32, num_layers: 3, num_heads: 2, attention_types: [[[global], 3]], max_position_embeddings: 64}"

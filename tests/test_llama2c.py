@@ -14,7 +14,7 @@ import torch
 
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.model import GlmMoe, glm_moe
+from penstock.moe_core.glm.model import GlmMoe, glm_moe
 
 CONTEXT = 512
 

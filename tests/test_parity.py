@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 from penstock.routers.topk import SigmoidTopK
 
 VOCABULARY, EXPERTS, BATCH, SEQUENCE = 64, 8, 3, 12

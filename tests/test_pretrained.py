@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from penstock.hooks import Registry
 from penstock.hooks.config import parse_config, validate
-from penstock.moe_core.config import GlmMoeConfig
+from penstock.moe_core.glm.config import GlmMoeConfig
 
 CONFIG = """\
 name: continued
@@ -67,7 +67,7 @@ def settings(pretrained: Path) -> GlmMoeConfig:
 
 
 def build(settings: GlmMoeConfig) -> Any:
-    from penstock.moe_core.model import glm_moe
+    from penstock.moe_core.glm.model import glm_moe
 
     router = settings.router
     assert router is not None

@@ -16,8 +16,8 @@ from transformers import Glm4MoeConfig
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeExperts
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core.backends import BACKENDS
-from penstock.moe_core.experts import Experts
+from penstock.moe_core.layers.expert_backends import BACKENDS
+from penstock.moe_core.layers.experts import Experts
 
 # Tokens, experts a token, experts, width, hidden width.
 SIZES = {"T1024 k8 E160 D256 H128": (1024, 8, 160, 256, 128), "T1024 k2 E8 D256 H512": (1024, 2, 8, 256, 512)}

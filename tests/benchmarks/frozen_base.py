@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core.frozen_base import FrozenBase
-from penstock.moe_core.products import rows_times_transposed
+from penstock.moe_core.frozen_base.model import FrozenBase
+from penstock.moe_core.layers.matmul import rows_times_transposed
 from penstock.routers.losses import SwitchLoss
 from penstock.routers.topk import SoftmaxTopK
 from penstock.train.memory import keep_freed_memory

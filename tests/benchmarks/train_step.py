@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.model import GlmMoe
-from penstock.moe_core.products import rows_times_transposed
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
+from penstock.moe_core.layers.matmul import rows_times_transposed
 from penstock.routers.topk import SigmoidTopK
 
 # Experts, experts a token, hidden width of an expert.

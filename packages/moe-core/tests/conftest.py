@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 
 
 class PlainRouter(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from penstock.hooks.contracts import Routing
-from penstock.moe_core.backends import BACKENDS, choose
-from penstock.moe_core.experts import Experts
+from penstock.moe_core.layers.expert_backends import BACKENDS, choose
+from penstock.moe_core.layers.experts import Experts
 
 
 def dumb_experts(layer: Experts, x_TD: torch.Tensor, routing: Routing) -> torch.Tensor:

@@ -16,10 +16,10 @@ from penstock.hooks.config import Schema, parse_config, validate
 from penstock.hooks.contracts import ParameterRole, Routing
 from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.frozen_base import FrozenBase
-from penstock.moe_core.frozen_config import FrozenBaseConfig
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.frozen_base.config import FrozenBaseConfig
+from penstock.moe_core.frozen_base.model import FrozenBase
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 
 VOCABULARY, WIDTH, LAYERS = 48, 16, 4
 SIZES: dict[str, Any] = {

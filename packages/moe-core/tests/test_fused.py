@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from penstock.moe_core import fused
+from penstock.moe_core.layers import mlp
+from penstock.moe_core.layers.dispatch import combine, dispatch
+from penstock.moe_core.layers.mlp import swiglu
+from penstock.moe_core.layers.norm import rms_norm
+from penstock.moe_core.layers.rope import rotated_heads
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -43,14 +47,12 @@ def seed():
 
 @pytest.mark.parametrize("shape", [(5, 8), (2, 3, 8), (2, 3, 4, 8)])
 def test_rms_norm(shape):
-    assert_same(
-        lambda x, w: fused.rms_norm(x, w, 1e-5), lambda x, w: plain_rms_norm(x, w, 1e-5), (random(*shape), random(8))
-    )
+    assert_same(lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: plain_rms_norm(x, w, 1e-5), (random(*shape), random(8)))
 
 
 def test_rms_norm_of_a_row_of_zeros_has_a_gradient():
     x = torch.zeros(1, 8, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda x: fused.rms_norm(x, torch.ones(8, dtype=torch.float64), 1e-2), (x,))
+    assert gradcheck(lambda x: rms_norm(x, torch.ones(8, dtype=torch.float64), 1e-2), (x,))
 
 
 @pytest.mark.parametrize("pairs", [2, 4])
@@ -60,7 +62,7 @@ def test_rotated_heads_that_are_a_slice_of_a_wider_tensor(pairs, normalised):
     weight = random(8) if normalised else None
 
     def ours(heads_BSLh, weight):
-        return fused.rotated_heads(heads_BSLh[:, :, 1:3], weight, 1e-5, cos_SR, sin_SR)
+        return rotated_heads(heads_BSLh[:, :, 1:3], weight, 1e-5, cos_SR, sin_SR)
 
     def oracle(heads_BSLh, weight):
         part = heads_BSLh[:, :, 1:3]
@@ -71,20 +73,20 @@ def test_rotated_heads_that_are_a_slice_of_a_wider_tensor(pairs, normalised):
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_swiglu_across_block_borders(monkeypatch, weighted):
-    monkeypatch.setattr(fused, "BLOCK_ELEMENTS", 24)  # three rows
-    assert_same(fused.swiglu, plain_swiglu, (random(7, 8), random(7) if weighted else None))
+    monkeypatch.setattr(mlp, "BLOCK_ELEMENTS", 24)  # three rows
+    assert_same(swiglu, plain_swiglu, (random(7, 8), random(7) if weighted else None))
 
 
 def test_swiglu_of_a_batch():
-    assert_same(fused.swiglu, plain_swiglu, (random(2, 3, 8),))
+    assert_same(swiglu, plain_swiglu, (random(2, 3, 8),))
 
 
 def test_dispatch_and_combine_are_indexing_and_its_adjoint():
     order_N = torch.randperm(12)
     token_N, position_TK = order_N // 3, order_N.argsort().view(4, 3)
     x_TD, y_ND = random(4, 5), random(12, 5)
-    assert_same(lambda x: fused.dispatch(x, token_N, position_TK), lambda x: x[token_N], (x_TD,))
-    assert_same(lambda y: fused.combine(y, token_N, position_TK), lambda y: y[position_TK].sum(1), (y_ND,))
+    assert_same(lambda x: dispatch(x, token_N, position_TK), lambda x: x[token_N], (x_TD,))
+    assert_same(lambda y: combine(y, token_N, position_TK), lambda y: y[position_TK].sum(1), (y_ND,))
 
 
 def test_dispatch_and_combine_of_tokens_that_differ_in_their_rows():
@@ -92,15 +94,13 @@ def test_dispatch_and_combine_of_tokens_that_differ_in_their_rows():
     position_N, start_T = token_N.argsort(stable=True), torch.tensor([0, 2, 3, 3])
     x_TD, y_ND = random(4, 5), random(5, 5)
     sums = torch.zeros(4, 5, dtype=torch.float64)
-    assert_same(lambda x: fused.dispatch(x, token_N, position_N, start_T), lambda x: x[token_N], (x_TD,))
-    assert_same(
-        lambda y: fused.combine(y, token_N, position_N, start_T), lambda y: sums.index_add(0, token_N, y), (y_ND,)
-    )
+    assert_same(lambda x: dispatch(x, token_N, position_N, start_T), lambda x: x[token_N], (x_TD,))
+    assert_same(lambda y: combine(y, token_N, position_N, start_T), lambda y: sums.index_add(0, token_N, y), (y_ND,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_statistics_of_narrow_types_are_wide(dtype):
     x, weight = torch.randn(64, 256).to(dtype), torch.rand(256)
     theirs = F.rms_norm(x.float(), (256,), None, 1e-5).to(dtype) * weight.to(dtype)
-    torch.testing.assert_close(fused.rms_norm(x, weight, 1e-5), theirs)
-    assert fused.rms_norm(x, weight, 1e-5).dtype == dtype
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5), theirs)
+    assert rms_norm(x, weight, 1e-5).dtype == dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penstock.moe_core.generation import sample
+from penstock.moe_core.layers.generation import sample
 
 
 @pytest.mark.parametrize(

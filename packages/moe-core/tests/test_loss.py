@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from penstock.moe_core import loss as loss_module
-from penstock.moe_core.loss import head_cross_entropy, linear_cross_entropy
+from penstock.moe_core.layers import loss as loss_module
+from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy
 
 
 @given(tokens=st.integers(1, 40), chunk=st.integers(1, 500), masked=st.booleans(), trained=st.booleans())

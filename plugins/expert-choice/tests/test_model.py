@@ -7,8 +7,8 @@ import torch
 from penstock_expert_choice.router import ExpertChoice
 
 from penstock.hooks.contracts import ParameterRole
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 from penstock.routers.load import expert_load, load_metrics
 
 EXPERTS = 4

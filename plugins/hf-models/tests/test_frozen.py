@@ -10,7 +10,7 @@ from families import SIZES, VOCABULARY, tokens
 from penstock_hf_models.build import hf_model
 from torch import nn
 
-from penstock.moe_core.frozen_base import FrozenBase
+from penstock.moe_core.frozen_base.model import FrozenBase
 from penstock.routers.topk import SoftmaxTopK
 
 FOUR_LAYERS = {**SIZES, "num_hidden_layers": 4}

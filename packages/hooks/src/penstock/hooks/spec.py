@@ -25,8 +25,8 @@ def architectures() -> list[Component]:
     `make_router(layer, hidden_size=..., experts=...)` returns the `Router` of one layer; `quantizer` is a `Quantizer`
     or None.
 
-    >>> Component(kind="architecture", name="glm-moe", target="penstock.moe_core.model:GlmMoe",
-    ...           config="penstock.moe_core.config:GlmMoeConfig", summary="GLM-4.x mixture of experts").kind
+    >>> Component(kind="architecture", name="glm-moe", target="penstock.moe_core.glm.model:GlmMoe",
+    ...           config="penstock.moe_core.glm.config:GlmMoeConfig", summary="GLM-4.x mixture of experts").kind
     'architecture'
     """
 

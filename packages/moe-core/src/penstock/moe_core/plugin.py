@@ -9,8 +9,8 @@ def architectures() -> list[Component]:
         Component(
             kind="architecture",
             name="glm-moe",
-            target="penstock.moe_core.model:glm_moe",
-            config="penstock.moe_core.config:GlmMoeConfig",
+            target="penstock.moe_core.glm.model:glm_moe",
+            config="penstock.moe_core.glm.config:GlmMoeConfig",
             summary="GLM-4.x mixture of experts: grouped-query attention, QK-norm, partial RoPE, shared experts",
             capabilities=frozenset(
                 {"cached", "causal", "empty-batches", "huggingface-layout", "mixed-precision", "noise-free"}
@@ -20,8 +20,8 @@ def architectures() -> list[Component]:
         Component(
             kind="architecture",
             name="frozen-base",
-            target="penstock.moe_core.frozen_base:frozen_base",
-            config="penstock.moe_core.frozen_config:FrozenBaseConfig",
+            target="penstock.moe_core.frozen_base.model:frozen_base",
+            config="penstock.moe_core.frozen_base.config:FrozenBaseConfig",
             summary="A model that stays as it is, and routed experts that learn beside or in place of its MLPs",
             capabilities=frozenset({"cached", "causal", "empty-batches", "mixed-precision", "noise-free"}),
             reference="Sparse upcycling, arXiv 2212.05055",

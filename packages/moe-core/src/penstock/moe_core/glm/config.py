@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from penstock.hooks.architecture import ArchitectureSettings
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.schema import PROBLEM
-from penstock.moe_core import hub_config
+from penstock.moe_core.glm import hub_config
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -273,6 +273,6 @@ def pretrained_settings(path: Path) -> dict[str, Any]:
     that a model can start from."""
     if path.is_dir():
         return hub_config.read_settings(path)
-    from penstock.moe_core import llama2c  # imports numpy, which commands that only check a config do without
+    from penstock.moe_core.glm import llama2c  # imports numpy, which commands that only check a config do without
 
     return llama2c.read_settings(path)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from penstock.moe_core.adapters import standing_in
+from penstock.moe_core.frozen_base.adapters import standing_in
 
 
 class Prefix:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.config import pretrained_settings
-from penstock.moe_core.model import GlmMoe, glm_moe
-from penstock.moe_core.pretrained import INDEX
+from penstock.moe_core.glm.config import pretrained_settings
+from penstock.moe_core.glm.model import GlmMoe, glm_moe
+from penstock.moe_core.glm.pretrained import INDEX
 
 BIAS = "e_score_correction_bias"
 

@@ -15,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Quantizer, Router, RouterFactory, Routing
-from penstock.moe_core import generation, hub_config, huggingface
-from penstock.moe_core.attention import Attention, KeyValueCache
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.experts import Experts
-from penstock.moe_core.layers import Linear, RMSNorm, SwiGLU, rotary_table
-from penstock.moe_core.loss import linear_cross_entropy
-from penstock.moe_core.pretrained import load_pretrained
+from penstock.moe_core.glm import hub_config, huggingface
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.pretrained import load_pretrained
+from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.attention import Attention, KeyValueCache
+from penstock.moe_core.layers.experts import Experts
+from penstock.moe_core.layers.linear import Linear
+from penstock.moe_core.layers.loss import linear_cross_entropy
+from penstock.moe_core.layers.mlp import SwiGLU
+from penstock.moe_core.layers.norm import RMSNorm
+from penstock.moe_core.layers.rope import rotary_table
 
 
 class MoE(nn.Module):
@@ -158,7 +162,7 @@ class GlmMoe(nn.Module):
         return KeyValueCache(self.config, batch, capacity, self.compute_dtype, self.embed_tokens.weight.device)
 
     def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens]; see `penstock.moe_core.generation.generate`."""
+        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
         return generation.generate(self, token_BS, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-from penstock.moe_core.products import rows_times_transposed
+from penstock.moe_core.layers.matmul import rows_times_transposed
 
 # Logits held at once: 2M values are 8 MB in fp32, which stays in the cache and is still a large product. 1M and 4M take
 # 1.02 and 1.05 times as long (T 2048, D 256, V 8192, two threads).

@@ -17,8 +17,8 @@ from torch.func import functional_call
 
 from penstock.hooks.contracts import Quantizer, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.moe_core import fused
-from penstock.moe_core.experts import Experts, sorted_rows
+from penstock.moe_core.layers.dispatch import combine, dispatch
+from penstock.moe_core.layers.experts import Experts, sorted_rows
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn")
 SWIGLU = ("gate_proj", "up_proj", "down_proj")
@@ -170,7 +170,7 @@ class Copies(nn.Module):
             return x_TD + next(self.parameters())[:0].sum()  # of no rows, and yet the weights have a gradient
         rows = sorted_rows(routing, self.experts)
         token_N = rows.slot_N // routing.expert_TK.shape[1]
-        x_ND = fused.dispatch(x_TD, token_N, rows.position, rows.start_T)
+        x_ND = dispatch(x_TD, token_N, rows.position, rows.start_T)
         weights = [
             dict(zip(self._names, each, strict=True))
             for each in zip(*(getattr(self, name).unbind(0) for name in self._names.values()), strict=True)
@@ -179,4 +179,4 @@ class Copies(nn.Module):
         outputs = [functional_call(self._code[0], expert, (part,)) for expert, part in parts if len(part)]
         weight_N1 = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype).unsqueeze(1)
         out_ND = torch.cat(outputs) * weight_N1 if outputs else x_ND
-        return fused.combine(out_ND, token_N, rows.position, rows.start_T)
+        return combine(out_ND, token_N, rows.position, rows.start_T)

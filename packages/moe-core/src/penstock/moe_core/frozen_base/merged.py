@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.moe_core.adapters import RoutedExperts
-from penstock.moe_core.experts import Experts
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.frozen_base.adapters import RoutedExperts
+from penstock.moe_core.glm.model import GlmMoe
+from penstock.moe_core.layers.experts import Experts
 
 
 def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> GlmMoe:

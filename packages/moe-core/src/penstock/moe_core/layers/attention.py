@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer
-from penstock.moe_core import fused
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.layers import Linear, RMSNorm, joined
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.layers.linear import Linear, joined
+from penstock.moe_core.layers.norm import RMSNorm
+from penstock.moe_core.layers.rope import rotated_heads
 
 
 class KeyValueCache:
@@ -83,4 +84,4 @@ class Attention(nn.Module):
 
     def _rotated(self, x_BSNh: Tensor, norm: RMSNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
         weight, epsilon = (None, 0.0) if norm is None else (norm.weight, norm.epsilon)
-        return fused.rotated_heads(x_BSNh, weight, epsilon, *rotary)
+        return rotated_heads(x_BSNh, weight, epsilon, *rotary)

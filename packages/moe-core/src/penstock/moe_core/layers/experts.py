@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer, Routing
-from penstock.moe_core import fused
-from penstock.moe_core.backends import BACKENDS, Backend, choose
+from penstock.moe_core.layers.dispatch import combine, dispatch
+from penstock.moe_core.layers.expert_backends import BACKENDS, Backend, choose
+from penstock.moe_core.layers.mlp import swiglu
 
 
 class SortedRows(NamedTuple):
     """The kept assignments, a row each, sorted by expert. `slot_N` is the place of each among the T*K slots, and
-    `counts_E` the rows of each expert. `position` and `start_T` say which rows are a token's, as `fused.dispatch`
+    `counts_E` the rows of each expert. `position` and `start_T` say which rows are a token's, as `dispatch`
     reads them."""
 
     slot_N: Tensor
@@ -30,7 +31,7 @@ class SortedRows(NamedTuple):
 class Experts(nn.Module):
     """E SwiGLU experts. `gate_up_proj` [E, 2H, D] holds the gate in its first H rows, `down_proj` [E, D, H].
 
-    `backend` names one of `penstock.moe_core.backends`; None chooses by what a kernel can take.
+    `backend` names one of `penstock.moe_core.layers.expert_backends`; None chooses by what a kernel can take.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class Experts(nn.Module):
         rows = sorted_rows(routing, len(down_EDH))
         token_N = rows.slot_N // k
 
-        x_ND = fused.dispatch(x_TD, token_N, rows.position, rows.start_T)
+        x_ND = dispatch(x_TD, token_N, rows.position, rows.start_T)
         multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiply
         # Weighted here, where rows are H wide, and not after the second product, where they are D wide.
         weight_N = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype)
-        hidden_NH = fused.swiglu(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N)
-        return fused.combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
+        hidden_NH = swiglu(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N)
+        return combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
 
     def _backend(self, x_ND: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
         if len(x_ND) == 0:

@@ -16,7 +16,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.hooks.schema import Schema
 from penstock.moe_core import plugin
-from penstock.moe_core.config import PRESETS, GlmMoeConfig
+from penstock.moe_core.glm.config import PRESETS, GlmMoeConfig
 
 
 def sizes(**changes):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from penstock.moe_core.model import GlmMoe
+    from penstock.moe_core.glm.model import GlmMoe
 
 
 @torch.no_grad()

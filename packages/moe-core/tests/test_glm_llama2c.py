@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from penstock.hooks.config import parse_config, validate
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
-from penstock.moe_core import llama2c
-from penstock.moe_core.config import GlmMoeConfig
-from penstock.moe_core.model import glm_moe
+from penstock.moe_core.glm import llama2c
+from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.model import glm_moe
 
 SIZES = {"dim": 24, "hidden": 40, "layers": 3, "heads": 6, "kv_heads": 2, "vocabulary": 30, "positions": 16}
 

@@ -37,14 +37,14 @@ from penstock.hooks.contracts import (
 )
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.moe_core import adapters
-from penstock.moe_core.adapters import RoutedExperts
-from penstock.moe_core.experts import Experts
-from penstock.moe_core.frozen_config import absent_layers
-from penstock.moe_core.huggingface import check_names
-from penstock.moe_core.loss import head_cross_entropy, linear_cross_entropy
-from penstock.moe_core.merged import merge
-from penstock.moe_core.prefix import Prefix
+from penstock.moe_core.frozen_base import adapters
+from penstock.moe_core.frozen_base.adapters import RoutedExperts
+from penstock.moe_core.frozen_base.config import absent_layers
+from penstock.moe_core.frozen_base.merged import merge
+from penstock.moe_core.frozen_base.prefix_cache import Prefix
+from penstock.moe_core.glm.huggingface import check_names
+from penstock.moe_core.layers.experts import Experts
+from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy
 
 BASE, ADAPTERS = "base.", "adapters."
 
@@ -216,7 +216,7 @@ class FrozenBase(nn.Module):
         return digest.hexdigest()
 
     def merged(self) -> LanguageModel:
-        """One model without a base that computes the same; see `penstock.moe_core.merged`."""
+        """One model without a base that computes the same; see `penstock.moe_core.frozen_base.merged`."""
         return merge(self.base, self._adapters(), beside=self.place == "beside")
 
     def trained_state(self) -> dict[str, Tensor]:

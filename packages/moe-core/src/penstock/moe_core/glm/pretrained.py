@@ -13,7 +13,7 @@ from torch import Tensor
 
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.moe_core import llama2c
+from penstock.moe_core.glm import llama2c
 
 INDEX = "model.safetensors.index.json"
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.moe_core import products
+from penstock.moe_core.layers import matmul as products
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 3, 24), (24,)])

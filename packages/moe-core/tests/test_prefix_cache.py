@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from penstock.moe_core.prefix import Prefix
+from penstock.moe_core.frozen_base.prefix_cache import Prefix
 
 WIDTH, FROZEN, LAYERS = 8, 3, 5
 

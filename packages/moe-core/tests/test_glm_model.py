@@ -11,8 +11,8 @@ from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
 from penstock.hooks.contracts import LanguageModel, ParameterRole
 from penstock.hooks.registry import Registry
-from penstock.moe_core.config import PRESETS, GlmMoeConfig
-from penstock.moe_core.model import GlmMoe
+from penstock.moe_core.glm.config import PRESETS, GlmMoeConfig
+from penstock.moe_core.glm.model import GlmMoe
 
 
 def transformers_twin(model: GlmMoe) -> Glm4MoeForCausalLM:

@@ -11,7 +11,7 @@ from penstock.hooks.contracts import Router
 from penstock.hooks.problems import Problem, ProblemError
 
 if TYPE_CHECKING:
-    from penstock.moe_core.config import GlmMoeConfig
+    from penstock.moe_core.glm.config import GlmMoeConfig
 
 _SAME_NAME = (
     "vocab_size",
