@@ -52,7 +52,16 @@ class Layer(nn.Module):
     def __init__(self, config: GlmMoeConfig, index: int, router: Router | None, quantizer: Quantizer | None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, index, quantizer)
+        self.self_attn = Attention(
+            layer=index,
+            hidden_size=config.hidden_size,
+            heads=config.num_attention_heads,
+            key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            bias=config.attention_bias,
+            qk_norm_epsilon=config.rms_norm_eps if config.use_qk_norm else None,
+            quantizer=quantizer,
+        )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = (
             SwiGLU(config.hidden_size, config.intermediate_size, quantizer)
@@ -159,7 +168,15 @@ class GlmMoe(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `capacity` positions."""
-        return KeyValueCache(self.config, batch, capacity, self.compute_dtype, self.embed_tokens.weight.device)
+        return KeyValueCache(
+            layers=self.config.num_hidden_layers,
+            batch=batch,
+            key_value_heads=self.config.num_key_value_heads,
+            capacity=capacity,
+            head_dim=self.config.head_dim,
+            dtype=self.compute_dtype,
+            device=self.embed_tokens.weight.device,
+        )
 
     def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Quantizer
-from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.layers.linear import Linear, joined
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.rope import rotated_heads
@@ -21,9 +20,17 @@ class KeyValueCache:
     """Keys and values of every layer for up to `capacity` positions, allocated once and filled in place."""
 
     def __init__(
-        self, config: GlmMoeConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self,
+        *,
+        layers: int,
+        batch: int,
+        key_value_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, config.head_dim)
+        shape = (layers, 2, batch, key_value_heads, capacity, head_dim)
         self._stored = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
 
@@ -43,19 +50,30 @@ class KeyValueCache:
 class Attention(nn.Module):
     """Causal self-attention of one layer."""
 
-    def __init__(self, config: GlmMoeConfig, layer: int, quantizer: Quantizer | None) -> None:
+    def __init__(
+        self,
+        *,
+        layer: int,
+        hidden_size: int,
+        heads: int,
+        key_value_heads: int,
+        head_dim: int,
+        bias: bool = False,
+        qk_norm_epsilon: float | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> None:
+        """`layer` is the index in the cache; `qk_norm_epsilon` None leaves queries and keys without a norm."""
         super().__init__()
         self.layer = layer
-        self.head_dim = config.head_dim
-        self.heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-        query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        bias = config.attention_bias
-        self.q_proj = Linear(config.hidden_size, query, bias=bias, quantizer=quantizer)
-        self.k_proj = Linear(config.hidden_size, key_value, bias=bias, quantizer=quantizer)
-        self.v_proj = Linear(config.hidden_size, key_value, bias=bias, quantizer=quantizer)
-        self.o_proj = Linear(query, config.hidden_size, quantizer=quantizer)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.use_qk_norm else None
+        self.head_dim = head_dim
+        self.heads = (heads, key_value_heads, key_value_heads)
+        query, key_value = heads * head_dim, key_value_heads * head_dim
+        self.q_proj = Linear(hidden_size, query, bias=bias, quantizer=quantizer)
+        self.k_proj = Linear(hidden_size, key_value, bias=bias, quantizer=quantizer)
+        self.v_proj = Linear(hidden_size, key_value, bias=bias, quantizer=quantizer)
+        self.o_proj = Linear(query, hidden_size, quantizer=quantizer)
+        self.q_norm = None if qk_norm_epsilon is None else RMSNorm(head_dim, qk_norm_epsilon)
+        self.k_norm = None if qk_norm_epsilon is None else RMSNorm(head_dim, qk_norm_epsilon)
 
     def forward(
         self,
