@@ -9,6 +9,7 @@ from __future__ import annotations
 from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
 from penstock.hooks.contracts.evaluation import Task, TaskResult
 from penstock.hooks.contracts.model import (
+    Inputs,
     LanguageModel,
     LossOutput,
     ModelOutput,
@@ -46,6 +47,7 @@ __all__ = [
     "DocumentFilter",
     "ExpertLoad",
     "Exporter",
+    "Inputs",
     "LanguageModel",
     "LossOutput",
     "ModelOutput",

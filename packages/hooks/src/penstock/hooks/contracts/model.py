@@ -28,6 +28,29 @@ class ParameterRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a language model reads: tokens, and what is known about each position. None: nothing is known.
+
+    `token_BS` int64. `real_BS` bool, False for padding, which no other position attends to, no router routes and no
+    loss counts. `document_BS` int64, the document of each position: attention stays inside one. `position_BS` int64,
+    the positions that rotary or learned embeddings use; None counts from 0. `type_BS` int64, token types. `encoder`,
+    what the encoder of an encoder-decoder model reads.
+    """
+
+    token_BS: Tensor
+    real_BS: Tensor | None = None
+    document_BS: Tensor | None = None
+    position_BS: Tensor | None = None
+    type_BS: Tensor | None = None
+    encoder: Inputs | None = None
+
+    @classmethod
+    def of(cls, given: Inputs | Tensor) -> Inputs:
+        """Tokens alone are inputs of which nothing else is known."""
+        return given if isinstance(given, Inputs) else cls(given)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOutput:
     """`hidden_BSD` after the final norm, and the routing of each mixture-of-experts layer by layer index."""
 
