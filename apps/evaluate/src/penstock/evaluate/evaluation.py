@@ -13,8 +13,8 @@ import torch
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
+from penstock.hooks.atomic import read_json
 from penstock.hooks.registry import Choice
-from penstock.run.directory import read_json
 from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.

@@ -15,10 +15,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
+from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.config import SimulateSettings
-from penstock.run.directory import RunDirectory, stage, write_json
+from penstock.run.directory import RunDirectory, stage
 
 if TYPE_CHECKING:
     from penstock.profile.subject import Subject

@@ -11,11 +11,12 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
+from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
 from penstock.run.config import SimulateSettings
-from penstock.run.directory import RunDirectory, write_json
+from penstock.run.directory import RunDirectory
 from penstock.simulate.cost import cost
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")

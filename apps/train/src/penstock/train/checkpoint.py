@@ -26,9 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
+from penstock.hooks.atomic import publish, read_json, write_json, write_text
 from penstock.hooks.contracts import LanguageModel, PartlyFrozen
 from penstock.hooks.problems import ProblemError
-from penstock.run.directory import read_json, sync, sync_files, write_json, write_text
 from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 
@@ -111,11 +111,9 @@ def write_checkpoint(
         write_json(temporary / LOCK, {"components": plugins})
         digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": digests})
-        sync_files(temporary)
         if path.exists():  # a damaged one, which a resumed run passed over
             _remove(path)
-        temporary.rename(path)
-        sync(root)
+        publish(temporary, path)
         _point_latest(root, path.name)
         for name in _obsolete(_names(root), path.name, keep):
             _remove(root / name)
@@ -201,4 +199,3 @@ def _remove(path: Path) -> None:
 
 def _point_latest(root: Path, name: str) -> None:
     write_text(root / "latest", name + "\n")
-    sync(root)
