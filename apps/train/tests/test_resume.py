@@ -86,11 +86,11 @@ def test_what_a_killed_process_began_to_create_is_no_run(make, find):
     assert find() == run.path
 
 
-def test_a_run_whose_config_cannot_be_read_is_passed_over_and_said(make, find, capsys):
+def test_a_run_whose_config_cannot_be_read_is_passed_over_and_said(make, find, caplog):
     first, second = make(), make()
     (second.path / "config.resolved.yaml").write_text("train: [")
     assert find() == first.path
-    assert f"{second.path} is passed over" in capsys.readouterr().err
+    assert f"{second.path} is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("override", FREE)

@@ -16,7 +16,7 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.atomic import write_json
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run.config import SimulateSettings
 from penstock.run.directory import RunDirectory, stage
@@ -352,4 +352,4 @@ def _writing(path: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"it cannot be written ({error.strerror})"
-        raise output.failed("cannot-write", what, str(path), "free space, or choose another place") from error
+        raise failed("cannot-write", what, str(path), "free space, or choose another place") from error

@@ -12,7 +12,7 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.atomic import write_json
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
 from penstock.run.config import SimulateSettings
@@ -232,5 +232,5 @@ def validate(as_json: bool) -> dict[str, Any]:
     missed = [group for group in result["bars"] if not group["met"]]
     if missed:
         names = ", ".join(group["name"] for group in missed)
-        raise output.failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
+        raise failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
     return result

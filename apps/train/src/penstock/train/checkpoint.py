@@ -25,10 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from penstock.cli.output import failed
 from penstock.hooks.atomic import publish, read_json, write_json, write_text
 from penstock.hooks.contracts import LanguageModel, PartlyFrozen
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import ProblemError, failed
 from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 

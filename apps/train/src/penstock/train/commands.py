@@ -14,6 +14,7 @@ import click
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument, runs_option
 from penstock.hooks.atomic import write_json
+from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
@@ -124,7 +125,7 @@ def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
         from penstock.train.checkpoint import last_good
 
         fix = f"{last_good(run.checkpoints)}; once this is mended, --resume {run.path} continues"
-        raise output.failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
+        raise failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
 
 
 def _train(

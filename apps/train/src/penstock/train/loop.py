@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.cli import output
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Observer, PartlyFrozen, StepRecord, Tracker
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
@@ -113,7 +113,7 @@ class Trainer:
         """Continues from the newest whole checkpoint; returns its step, 0 where there is none. Raises `ProblemError`
         where all are damaged, it does not fit, or other code of components wrote it, which may be allowed; nothing
         has been changed then. `plugin_drift` says what was allowed."""
-        checkpoint = newest_checkpoint(self.run.checkpoints, output.warn)
+        checkpoint = newest_checkpoint(self.run.checkpoints, messages.warn)
         if checkpoint is not None:
             self.plugin_drift = checkpoint.plugin_changes(self.plugins)
             if self.plugin_drift and not allow_plugin_drift:
@@ -134,7 +134,7 @@ class Trainer:
             names = [name for name in self._data if state["data"].get(name) != self._data[name]]
             what = f"the data is not what the run was trained on ({', '.join(names)})"
             fix = "bring that data back, or start a new run"
-            raise output.failed("other-data", what, str(self.dataset.folder), fix)
+            raise failed("other-data", what, str(self.dataset.folder), fix)
         try:
             checkpoint.load_model(self.model)
             self.engine.load_state(state["engine"])
@@ -321,7 +321,7 @@ class Trainer:
         )
 
     def _diverged(self, what: str, value: float) -> Exception:
-        return output.failed(
+        return failed(
             "diverged",
             f"the {what} became {value} at step {self.step + 1}",
             str(self.run.path),

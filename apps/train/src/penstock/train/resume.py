@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.cli import output
 from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.config import Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
+from penstock.run import messages
 from penstock.run.config import OnResume, RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
@@ -77,12 +77,12 @@ def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: b
         try:
             rules = {change.rule for change in changes(run, config)}
         except (OSError, ProblemError) as error:
-            output.warn(f"{run.path} is passed over: {error}")
+            messages.warn(f"{run.path} is passed over: {error}")
             continue
         fits = OnResume.FIXED not in rules if allow_config_drift else rules <= {OnResume.FREE}
         if fits and run.status().get("state") != "finished":
             return run
-    output.note("no unfinished run of this config; starting a new one")
+    messages.note("no unfinished run of this config; starting a new one")
     return None
 
 
@@ -120,15 +120,15 @@ class Resumption:
         free = [str(change) for change in self.changes if change.rule is OnResume.FREE]
         allowed = [str(change) for change in self.changes if change.rule is not OnResume.FREE]
         for line in free:
-            output.note(f"changed: {line}")
+            messages.note(f"changed: {line}")
         for line in [*allowed, *plugins]:
-            output.warn(f"continuing as allowed, although {line}")
+            messages.warn(f"continuing as allowed, although {line}")
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
-            output.warn(f"bits may differ from those of an unbroken run: {name}{what}")
+            messages.warn(f"bits may differ from those of an unbroken run: {name}{what}")
         losses = [choice.entry.component.name for choice in self.config.model.settings.balance if _sees_the_cut(choice)]
         if losses and any(change.path == "train.micro_batch_size" for change in self.changes):
-            output.note(
+            messages.note(
                 f"a balance loss sees one micro-batch at a time: with {', '.join(losses)} the run is from here on not "
                 "the one that it would have been, by more than rounding"
             )

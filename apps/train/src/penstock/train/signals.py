@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from penstock.cli import output
+from penstock.run import messages
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        output.note("\nstopping after this step and writing a checkpoint; once more to stop at once")
+        messages.note("\nstopping after this step and writing a checkpoint; once more to stop at once")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, previous[each])
 
