@@ -15,8 +15,8 @@ from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
-from penstock.run.config import SimulateSettings
 from penstock.run.directory import RunDirectory
+from penstock.simulate.config import SimulateSettings
 from penstock.simulate.cost import cost
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
@@ -91,9 +91,7 @@ def predict(
     from penstock.simulate.simulation import Case, draw_exchange, load_trace, simulate_trace, sweep_values
 
     run = RunDirectory.open(Path(trace)) if (Path(trace) / "config.resolved.yaml").is_file() else None
-    settings = (
-        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
-    )
+    settings = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
 
     def chosen(kind: str, option: Any, configured: Choice | None, usual: str) -> Choice:
         return configured if configured and option is None else choose(registry, kind, option or usual)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.hooks.atomic import read_json, write_json, write_text
-from penstock.hooks.config import Schema, dump_config, parse_config
+from penstock.hooks.config import OnResume, Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run import messages
-from penstock.run.config import OnResume, RunConfig
+from penstock.run.config import RESOLVED, RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
@@ -38,14 +38,24 @@ class Change:
 
 
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
-    """Every value in which `config` differs from the one that the run has."""
-    resolved = (run.path / "config.resolved.yaml").read_text(encoding="utf-8")
-    before, now = _leaves(parse_config(resolved).value), _leaves(config.resolved())
-    return [
-        Change(".".join(path), before.get(path), now.get(path), _rule(RunConfig, path))
+    """Every value in which `config` differs from the one that the run has. A section that `config` leaves out counts
+    where it marks a setting, which then has its default; a section of an app that is not installed does not."""
+    whole, held = config.model_dump(mode="json"), config.held()
+    ours = {name: value for name, value in resolved_of(run).items() if name in whole}
+    written = config.model_dump(mode="json", exclude_unset=True)
+    before = _leaves(ours)
+    now = _leaves({name: whole[name] if name in ours else written.get(name, whole[name]) for name in [*held, *ours]})
+    found = [
+        Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
         for path in sorted({*before, *now})
         if before.get(path) != now.get(path)
     ]
+    return [change for change in found if change.rule is not OnResume.FREE or change.path.split(".")[0] in held]
+
+
+def resolved_of(run: RunDirectory) -> dict[str, Any]:
+    """Every value of the config that the run has."""
+    return parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -55,7 +65,13 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
     return {key: leaf for name, item in items for key, leaf in _leaves(item, (*path, str(name))).items()}
 
 
-def _rule(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
+def _rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:
+    """What a resumed run may do to the value at `path`; to what an app's section does not mark, anything."""
+    mark = _mark(envelope, path)
+    return OnResume.FREE if mark is None and path[0] not in RunConfig.model_fields else mark
+
+
+def _mark(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
     """The mark of the field that `path` leads to or through."""
     field = schema.model_fields.get(path[0])
     if field is None:
@@ -64,7 +80,7 @@ def _rule(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
     if mark is OnResume.SAME_COMPONENT:
         return OnResume.FIXED if path[1:] == ("use",) else None
     if mark is None and isinstance(field.annotation, type) and issubclass(field.annotation, Schema):
-        return _rule(field.annotation, path[1:])
+        return _mark(field.annotation, path[1:])
     return mark
 
 
@@ -112,7 +128,8 @@ class Resumption:
         written = path.read_text(encoding="utf-8") if path.exists() else ""
         write_text(path, written + json.dumps(line) + "\n")
         if self.changes:
-            write_text(self.run.path / "config.resolved.yaml", dump_config(self.config.resolved()))
+            kept = {**resolved_of(self.run), **self.config.resolved()}  # with sections that this config leaves out
+            write_text(self.run.path / RESOLVED, dump_config(kept))
         if self.changes or plugins:
             write_json(self.run.path / LOCK, {"components": plugin_lock(self.config)})
 

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "engine": "engines",
     "tracker": "trackers",
     "observer": "observers",
+    "section": "sections",
     "command": "commands",
 }
 

@@ -23,16 +23,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from penstock.hooks.atomic import read_json, sync, sync_files, write_json
-from penstock.hooks.config import ConfigDocument, dump_config
+from penstock.hooks.config import ConfigDocument, Schema, dump_config, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RunConfig, digest, load_run_config
+from penstock.run.config import RESOLVED, RunConfig, digest, load_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
+
+Section = TypeVar("Section", bound=Schema)
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -59,7 +61,7 @@ class RunDirectory:
                 source.read_text(encoding="utf-8") if source.is_file() else dump_config(document.value),
                 encoding="utf-8",
             )
-            (temporary / "config.resolved.yaml").write_text(dump_config(resolved), encoding="utf-8")
+            (temporary / RESOLVED).write_text(dump_config(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
             write_json(temporary / "environment.json", environment(config, source, overrides, registry))
             write_json(temporary / LOCK, {"components": plugin_lock(config)})
@@ -82,7 +84,7 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run; raises `ProblemError` where `path` is none."""
-        if not (path / "config.resolved.yaml").is_file():
+        if not (path / RESOLVED).is_file():
             raise ProblemError(
                 Problem(
                     "not-a-run",
@@ -94,7 +96,14 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return load_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+        return load_run_config(self.path / RESOLVED, (), registry)[0]
+
+    def section(self, name: str, schema: type[Section], registry: Registry) -> Section:
+        """The run's settings of one section, its defaults where the run does not hold it. No other part of the config
+        is read, so that only this one's components need to be installed."""
+        path = self.path / RESOLVED
+        fields = read_config(path).value.get(name, {})
+        return validate(schema, ConfigDocument(fields, {(): f"{path}: {name}"}, str(path)), registry)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -34,6 +34,7 @@ CONFIG_LINES = {
     "engine": 'registry.build("engine", "NAME")',
     "tracker": "train: {trackers: [{use: NAME}]}",
     "observer": "train: {observers: [{use: NAME}]}",
+    "section": "NAME: {}",
     "command": "penstock NAME",
 }
 
