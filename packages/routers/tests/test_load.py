@@ -75,6 +75,26 @@ def test_where_slots_are_only_empty_nothing_is_dropped():
     assert result.dropped_LE is None
 
 
+def test_loads_of_two_passes_add_up_and_what_tokens_chose_is_kept_and_dropped():
+    plain = load.expert_load({0: routing(choices(6, 2, 5, 0), 5)})
+    dropped_TK = torch.tensor([[True, False]] * 4)
+    capped = load.expert_load({0: replace(routing(choices(4, 2, 5, 1), 5), kept_TK=~dropped_TK, dropped_TK=dropped_TK)})
+    assert capped.chosen_LE.sum() == 8
+    assert (plain + plain).dropped_LE is None
+    assert torch.equal((plain + plain).chosen_LE, 2 * plain.counts_LE)
+    for total in (plain + capped, capped + plain):
+        assert total.dropped_LE is not None
+        assert torch.equal(total.counts_LE, plain.counts_LE + capped.counts_LE)
+        assert torch.equal(total.dropped_LE, capped.dropped_LE)
+        assert torch.equal(total.chosen_LE, plain.chosen_LE + capped.chosen_LE)
+
+
+def test_loads_of_different_layers_have_no_sum():
+    one, other = (load.expert_load({layer: routing(choices(3, 2, 4, 0), 4)}) for layer in (1, 2))
+    with pytest.raises(ValueError, match=r"layers \(1,\) and \(2,\)"):
+        one + other
+
+
 def test_a_dense_model_has_an_empty_load():
     result = load.expert_load({})
     assert result.counts_LE.shape == (0, 0)
