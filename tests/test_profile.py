@@ -13,7 +13,7 @@ from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.reassignment import STRATEGIES, modified
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 from penstock.train.restore import restore
 
 

@@ -15,7 +15,7 @@ from penstock.evaluate.profiling import profile_figures, record_trace
 from penstock.evaluate.subject import Stream, Subject
 from penstock.hooks.contracts import ModelOutput, Routing
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 class TwoExperts(torch.nn.Module):

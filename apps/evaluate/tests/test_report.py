@@ -15,7 +15,7 @@ import pytest
 from penstock.evaluate.report.compare import differences
 from penstock.evaluate.report.page import render_report
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 CONFIG = """\
 name: {name}

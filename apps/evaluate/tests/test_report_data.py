@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.evaluate.report.data import ROWS, Metrics, binned, read_run
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 def metrics_of(path: Path, lines: list[str]) -> Metrics:

@@ -10,7 +10,7 @@ import torch
 
 from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 def make_trace(**header) -> RoutingTrace:

@@ -15,7 +15,7 @@ from penstock.evaluate import specialisation
 from penstock.evaluate.specialisation import coactivation
 from penstock.evaluate.trace_files import read_traces
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 def public(name: str) -> Path:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from penstock.hooks import ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.traces import from_counts, read_trace
+from penstock.traces.trace import RoutingTrace
 
 
 def token_log(path: Path, tokens: int = 1200) -> Path:

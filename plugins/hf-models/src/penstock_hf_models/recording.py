@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 from penstock_hf_models.routing import RouterSite, router_sites, unreadable, watching
 
 

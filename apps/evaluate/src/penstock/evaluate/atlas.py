@@ -15,8 +15,8 @@ import torch
 from penstock.evaluate import specialisation as figures
 from penstock.evaluate.report.formats import decimals
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.routers import load
+from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
 HEADINGS = (

@@ -22,9 +22,9 @@ from penstock.evaluate.report.view import Card
 from penstock.evaluate.subject import Subject
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.simulate import simulate
 from penstock.routers.load import max_violation
+from penstock.traces.trace import RoutingTrace
 
 COLUMNS = (
     "strategy",

@@ -11,8 +11,8 @@ import torch
 from penstock.evaluate.atlas import Tables, model_figures
 from penstock.evaluate.subject import Subject
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.routers.load import expert_load, max_violation
+from penstock.traces.trace import RoutingTrace
 
 
 @torch.inference_mode()

@@ -12,11 +12,11 @@ import numpy as np
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.fidelity import Fidelity
 from penstock.netsim.simulate import Picture, SimulationRow, picture, simulate
 from penstock.netsim.synthetic import synthetic_trace
 from penstock.netsim.traces import from_counts, read_trace
+from penstock.traces.trace import RoutingTrace
 
 SYNTHETIC = "synthetic:"
 

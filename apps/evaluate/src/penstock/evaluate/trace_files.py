@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 _SIZES: dict[str, dict[str, Any]] = {
     "olmoe": {"k": 8, "hidden_size": 2048, "layers": [0, 7, 15]},

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 TOKENS_PER_STEP = 512
 """Tokens that a step of a token log gets; its lines have no steps of their own."""

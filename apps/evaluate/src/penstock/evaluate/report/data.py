@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 ROWS = 20_000
 """Training rows parsed at most: a chart shows 500 bins, and the rows of a million steps are 0.6 GB of JSON."""
