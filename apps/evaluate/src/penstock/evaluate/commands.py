@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.evaluate.choices import choose
 from penstock.hooks.registry import Registry
+from penstock.run.directory import RunDirectory, write_json
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_config import SimulateSettings
-from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.evaluate.choices import choose
 from penstock.evaluate.commands import stage
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import SimulateSettings
+from penstock.run.directory import RunDirectory, write_json
 
 if TYPE_CHECKING:
     from penstock.evaluate.subject import Subject

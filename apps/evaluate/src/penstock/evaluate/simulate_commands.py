@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.cli.run_config import SimulateSettings
-from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.evaluate.choices import choose
 from penstock.evaluate.cost import cost
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
+from penstock.run.config import SimulateSettings
+from penstock.run.directory import RunDirectory, write_json
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
 MOST_DRAWN_GPUS = 128

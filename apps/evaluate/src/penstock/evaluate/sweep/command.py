@@ -36,10 +36,10 @@ def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_js
 
 
 def _run(loaded: Any, runs: Path, registry: Registry) -> dict[str, Any]:
-    from penstock.cli.run_directory import write_json
     from penstock.evaluate.sweep.compare import compare
     from penstock.evaluate.sweep.page import write_sweep_page
     from penstock.evaluate.sweep.runs import train_and_measure
+    from penstock.run.directory import write_json
 
     settings = loaded.settings
     folder = runs / settings.name

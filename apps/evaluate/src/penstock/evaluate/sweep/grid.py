@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.hooks.config import Schema, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, load_run_config
 
 Settings = dict[str, Any]
 """Dotted keys of a run config and the values that they take."""

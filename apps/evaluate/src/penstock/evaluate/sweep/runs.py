@@ -9,9 +9,6 @@ from typing import Any
 import torch
 
 from penstock.cli.main import call
-from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
-from penstock.cli.run_config import OnResume, RunConfig
-from penstock.cli.run_directory import RunDirectory, read_json, write_json
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.atlas import tables_of
 from penstock.evaluate.evaluation import heldout_figure
@@ -20,6 +17,9 @@ from penstock.evaluate.subject import subject_of_run
 from penstock.evaluate.sweep.grid import Cell, Sweep
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import OnResume, RunConfig
+from penstock.run.directory import RunDirectory, read_json, write_json
+from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.train.compose import compose_model, parameter_summary, pick_device, planned_vocabulary
 from penstock.train.restore import Restored, restore
 from penstock.train.resume import changes

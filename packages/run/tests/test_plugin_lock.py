@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.plugin_lock import content_hash, lock_changes, require_importable
 from penstock.hooks import Component, ExitCode, ProblemError
 from penstock.hooks.discovery import Origin
 from penstock.hooks.registry import Choice, Entry
+from penstock.run.plugin_lock import content_hash, lock_changes, require_importable
 
 
 @pytest.fixture

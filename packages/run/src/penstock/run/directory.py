@@ -28,11 +28,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from penstock.cli.plugin_lock import LOCK, plugin_lock
-from penstock.cli.run_config import RunConfig, digest, load_run_config
 from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, digest, load_run_config
+from penstock.run.plugin_lock import LOCK, plugin_lock
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 

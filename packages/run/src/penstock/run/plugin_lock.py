@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock.cli.run_config import RunConfig
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.single_file import find_spec
+from penstock.run.config import RunConfig
 
 LOCK = "plugins.lock.json"
 Locked = dict[str, Any]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli import run_directory
-from penstock.cli.run_config import RunConfig, digest, load_run_config
-from penstock.cli.run_directory import RunDirectory, read_json, write_json
 from penstock.hooks import Component, Registry
 from penstock.hooks.architecture import ArchitectureSettings
 from penstock.hooks.config import Schema, dump_config
 from penstock.hooks.discovery import Loaded, Origin
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.problems import ProblemError
+from penstock.run import directory as run_directory
+from penstock.run.config import RunConfig, digest, load_run_config
+from penstock.run.directory import RunDirectory, read_json, write_json
 
 
 class Sizes(ArchitectureSettings):
@@ -114,7 +114,7 @@ def test_names_sort_in_the_order_in_which_runs_began_whatever_the_clock_does(mak
 def test_runs_that_begin_together_have_folders_of_their_own(make, tmp_path):
     run, _ = make()
     code = (
-        "import sys; from pathlib import Path; from penstock.cli.run_directory import _appear\n"
+        "import sys; from pathlib import Path; from penstock.run.directory import _appear\n"
         "parent = Path(sys.argv[1]); own = parent / f'.{sys.argv[2]}'; own.mkdir(); (own / 'file').touch()\n"
         "print(_appear(own, parent, 'same').name)"
     )
@@ -139,7 +139,7 @@ def test_git_is_asked_where_the_source_is_and_not_where_the_user_stands(make, mo
 def test_a_second_process_is_kept_out_and_a_dead_one_holds_nothing(make):
     run, _ = make()
     code = (
-        "import sys, os; from pathlib import Path; from penstock.cli.run_directory import RunDirectory\n"
+        "import sys, os; from pathlib import Path; from penstock.run.directory import RunDirectory\n"
         "lock = RunDirectory(Path(sys.argv[1])).lock(); lock.__enter__(); print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
