@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from penstock.traces import chi_squared
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -104,7 +106,7 @@ def dependence_lift(count_EE: Counts) -> Floats:
 
 def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
     """Bounds of a binomial probability (Wilson 1927), elementwise; 0 to 1 where there are no trials."""
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     trials = np.asarray(trials, dtype=np.float64)
     n = np.maximum(trials, 1)
     share = successes / n
@@ -133,7 +135,7 @@ def independent_information(count_ME: Counts, confidence: float = CONFIDENCE) ->
     degrees = (np.count_nonzero(count_ME.sum(axis=1)) - 1) * (np.count_nonzero(count_ME.sum(axis=0)) - 1)
     if total == 0 or degrees < 1:
         return 0.0
-    return float(stats.chi2.ppf(confidence, degrees)) / (2 * total * math.log(2))
+    return chi_squared.quantile(confidence, int(degrees)) / (2 * total * math.log(2))
 
 
 @dataclass(frozen=True, slots=True)
