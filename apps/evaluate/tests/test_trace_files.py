@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from penstock.cli.main import run
-from penstock.evaluate import specialisation
-from penstock.evaluate.specialisation import coactivation
 from penstock.evaluate.trace_files import read_traces
 from penstock.hooks.problems import ProblemError
+from penstock.traces import specialisation
+from penstock.traces.specialisation import coactivation
 from penstock.traces.trace import RoutingTrace
 
 

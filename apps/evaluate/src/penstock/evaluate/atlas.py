@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.evaluate import specialisation as figures
 from penstock.evaluate.report.formats import decimals
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.routers import load
+from penstock.traces import specialisation as figures
 from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")

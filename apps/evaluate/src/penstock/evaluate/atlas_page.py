@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from penstock.evaluate import specialisation as figures
 from penstock.evaluate.atlas import (
     HEADINGS,
     PREFERENCES,
@@ -25,6 +24,7 @@ from penstock.evaluate.atlas import (
 )
 from penstock.evaluate.report import charts
 from penstock.evaluate.report.page import write_page
+from penstock.traces import specialisation as figures
 
 MOST_MAPS = 8
 """Layers whose preferences and pairs are drawn, evenly taken from all, so that a page of a deep model stays light."""

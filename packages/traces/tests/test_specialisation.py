@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from penstock.evaluate.specialisation import (
+from penstock.traces.specialisation import (
     NUMBERS_AT_ONCE,
     closest_pairs,
     coactivation,
