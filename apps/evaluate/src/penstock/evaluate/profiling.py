@@ -11,7 +11,8 @@ import torch
 from penstock.evaluate.atlas import Tables, model_figures
 from penstock.evaluate.subject import Subject
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.routers.load import expert_load, max_violation
+from penstock.routers.load import expert_load
+from penstock.traces.load import max_violation
 from penstock.traces.trace import RoutingTrace
 
 
@@ -57,5 +58,5 @@ def profile_figures(tables: Tables) -> dict[str, Any]:
         "split": trace.header["split"],
         "tokens": trace.header["tokens"],
         "max_violation_global": float(np.mean([layer["max_violation"] for layer in figures["layers"]])),
-        "max_violation_batch": max_violation(torch.from_numpy(trace.counts_SLE)).mean().item(),
+        "max_violation_batch": max_violation(trace.counts_SLE).mean().item(),
     }

@@ -1,4 +1,4 @@
-"""What experts are for: how uneven their load is, which domains they prefer, and which of them work together.
+"""What experts are for: which domains they prefer, and which of them work together.
 
 Even load alone says nothing about what experts have learned: experts that are all alike are even too. So load is told
 apart from specialisation, the dependence of the chosen expert on the domain of the token. Both come from counts, and
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.traces import chi_squared
+from penstock.traces.load import max_violation
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,20 +31,6 @@ TELLS_FROM_BITS = 0.01
 difference is significant. OLMoE's layers tell 0.16 to 0.43 bits, Mixtral's 0.003 to 0.009."""
 NUMBERS_AT_ONCE = 2**22
 """Of a row of E for each token: 32 MB a piece, however long the text and however many the experts."""
-
-
-def spread(count_E: Counts) -> dict[str, float | None]:
-    """`max_over_mean` and `max_over_min` of one layer's load (None: an expert has none), and the `variance` of the
-    shares, each relative to an even share, so that it does not grow with the tokens."""
-    mean = float(count_E.mean())
-    if mean == 0:
-        return {"max_over_mean": 0.0, "max_over_min": None, "variance": 0.0}
-    least = int(count_E.min())
-    return {
-        "max_over_mean": float(count_E.max()) / mean,
-        "max_over_min": float(count_E.max()) / least if least else None,
-        "variance": float(np.var(count_E / mean)),
-    }
 
 
 def coactivation(expert_NK: NDArray[np.integer[Any]], experts: int) -> Counts:
@@ -175,8 +162,7 @@ def specialisation(count_ME: Counts) -> dict[str, Any]:
     """One layer's `information_bits` with its null, and what even load hides, in words."""
     bits, null = mutual_information(count_ME), independent_information(count_ME)
     count_E = count_ME.sum(axis=0)
-    mean = float(count_E.mean())
-    even = mean > 0 and float(count_E.max()) / mean - 1 <= EVEN_BELOW
+    even = bool(count_E.any() and max_violation(count_E) <= EVEN_BELOW)
     if np.count_nonzero(count_ME.sum(axis=1)) < 2:
         told = "specialisation unknown (one domain)"
     else:
