@@ -86,6 +86,7 @@ def test_loads_of_two_passes_add_up_and_what_tokens_chose_is_kept_and_dropped():
     assert torch.equal((plain + plain).chosen_LE, 2 * plain.counts_LE)
     for total in (plain + capped, capped + plain):
         assert total.dropped_LE is not None
+        assert capped.dropped_LE is not None
         assert torch.equal(total.counts_LE, plain.counts_LE + capped.counts_LE)
         assert torch.equal(total.dropped_LE, capped.dropped_LE)
         assert torch.equal(total.chosen_LE, plain.chosen_LE + capped.chosen_LE)
@@ -94,7 +95,7 @@ def test_loads_of_two_passes_add_up_and_what_tokens_chose_is_kept_and_dropped():
 def test_loads_of_different_layers_have_no_sum():
     one, other = (load.expert_load({layer: routing(choices(3, 2, 4, 0), 4)}) for layer in (1, 2))
     with pytest.raises(ValueError, match=r"layers \(1,\) and \(2,\)"):
-        one + other
+        _ = one + other
 
 
 def test_a_dense_model_has_an_empty_load():

@@ -86,7 +86,8 @@ def test_domains_are_named_where_every_step_has_one(domains: list[str | None], k
 
 def test_a_step_of_another_model_is_refused() -> None:
     recorded = TraceAccumulator([0, 1], 3)
-    for step in ({"counts_LE": COUNTS[:1]}, {"chosen": [WIDE]}, {"chosen": [WIDE, WIDE + 1]}):
+    steps: list[dict[str, Any]] = [{"counts_LE": COUNTS[:1]}, {"chosen": [WIDE]}, {"chosen": [WIDE, WIDE + 1]}]
+    for step in steps:
         with pytest.raises(ValueError, match="2 layers of 3 experts"):
             recorded.add(**step)
     with pytest.raises(ValueError, match="experts of its tokens, or their counts"):

@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -63,7 +63,9 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self.archive, self.folder = archive, folder
         order = f"{folder}byteorder"
-        self.order = ">" if order in archive.namelist() and archive.read(order) == b"big" else "<"
+        self.order: Literal["<", ">"] = "<"
+        if order in archive.namelist() and archive.read(order) == b"big":
+            self.order = ">"
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if module_name == "torch" and global_name in STORAGES:
