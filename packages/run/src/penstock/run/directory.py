@@ -249,3 +249,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def stage(run: RunDirectory, name: str) -> Iterator[None]:
+    """Records in the run's status how long the stage took, once it is done."""
+    begun = time.perf_counter()
+    yield
+    run.record_stage(name, time.perf_counter() - begun)
