@@ -12,10 +12,12 @@ from penstock.cli.main import call
 from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.cli.run_config import OnResume, RunConfig
 from penstock.cli.run_directory import RunDirectory, read_json, write_json
+from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.atlas import tables_of
-from penstock.evaluate.evaluation import heldout_figure
+from penstock.evaluate.evaluation import task_context
 from penstock.evaluate.profiling import profile_figures, record_trace
+from penstock.evaluate.records import heldout_figure
 from penstock.evaluate.subject import subject_of_run
 from penstock.evaluate.sweep.grid import Cell, Sweep
 from penstock.hooks.problems import Problem, ProblemError
@@ -61,13 +63,7 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
 def measure(restored: Restored) -> dict[str, Any]:
     """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
     routing; seconds are those of training alone."""
-    heldout = restored.dataset.split("heldout")
-    scored = Heldout().run(
-        restored.model,
-        restored.dataset.tokenizer(),
-        heldout=heldout.slice(0, len(heldout)),
-        sequence_length=restored.config.data.sequence_length,
-    )
+    scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
     status = restored.run.status()
     active = parameter_summary(restored.composition)["active"]
     figures = {
