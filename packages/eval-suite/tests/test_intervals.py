@@ -33,9 +33,8 @@ def test_the_standard_error_of_a_ratio_is_that_of_the_ratio_estimator():
         return {"bits": float(scores["nll"].sum() / math.log(2) / scores["bytes"].sum())}
 
     interval = bootstrap(bits, {"nll": nll_N, "bytes": byte_N}, seed=0)["bits"]
-    assert interval.standard_error == pytest.approx(
-        bits_per_byte_standard_error(nll_N, byte_N, np.arange(300)), rel=0.1
-    )
+    expected = bits_per_byte_standard_error(nll_N, byte_N, np.arange(300))
+    assert interval.standard_error == pytest.approx(expected, rel=0.1)
 
 
 def test_a_share_is_covered_about_as_often_as_promised():

@@ -12,7 +12,12 @@ import pytest
 
 from penstock.eval_suite.baselines import bigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.likelihood import token_nll
-from penstock.eval_suite.metrics import bits_per_byte_standard_error
+from penstock.eval_suite.metrics import (
+    bits_per_byte,
+    bits_per_byte_standard_error,
+    token_perplexity,
+    word_perplexity,
+)
 from penstock.eval_suite.runner import prepare, run_task
 from penstock.eval_suite.tasks import Heldout, WikiText2, join_hub_rows
 from penstock.hooks import ProblemError, Registry
@@ -79,6 +84,24 @@ def test_tasks_score_as_token_nll_does(make_gru, tokenizer, text_file):
     nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=8, stride=3)
     figure = result.metrics["wikitext2.bits_per_byte@raw-sliding-8-stride-3"]
     assert figure == pytest.approx(nll.sum() / math.log(2) / (len(TEXT) - 1))
+
+
+def test_figures_are_those_of_the_whole_stream_at_once(make_gru, tokenizer, text_file):
+    """As they were found before there was a runner, to the last digits of a float."""
+    model, documents = make_gru(257), ["abc", "some longer text", "x y z"] * 30
+    heldout = np.array([token for document in documents for token in [*tokenizer.encode(document), 0]])
+    found = run(Heldout(), model, tokenizer, heldout=heldout, sequence_length=16)
+    nll = token_nll(model, heldout, sequence_length=16)
+    byte_N = tokenizer.byte_lengths()[heldout[1:]]
+    block = np.cumsum(heldout[1:] == 0) - (heldout[1:] == 0)
+    expected = [bits_per_byte(nll, int(byte_N.sum())), token_perplexity(nll)]
+    assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
+    expected_error = bits_per_byte_standard_error(nll, byte_N, block)
+    assert found.details["standard_error"] == pytest.approx(expected_error, rel=1e-12)
+    found = run(WikiText2(text_file), model, tokenizer, heldout=None, sequence_length=16)
+    nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=16)
+    expected = [bits_per_byte(nll, len(nll)), word_perplexity(nll, 11), token_perplexity(nll)]
+    assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
 
 
 def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
