@@ -22,7 +22,7 @@ WORKSPACE = nox.project.load_toml(ROOT / "pyproject.toml")
 OLDEST_PYTHON = WORKSPACE["project"]["requires-python"].removeprefix(">=").split(",")[0]
 
 # Members that promise to install without torch.
-LIGHT = {"hooks", "netsim", "data-prep", "cli"}
+LIGHT = {"hooks", "netsim", "data-prep", "run", "pages", "cli", "simulate", "report"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from penstock.evaluate.records import Evaluation
 from penstock.hooks.problems import ProblemError
+from penstock.run.records import Evaluation
 
 PASSAGES = ["import os and import sys", "return the value", "the path of the file", "class of its own"]
 
