@@ -25,7 +25,9 @@ SECTIONS = {"Guides": "apps", "Packages": "packages", "Plugins": "plugins"}
 PAGES = ["*.md", "*/*/README.md", "packages/*/docs/*.md", "docs/*.svg"]
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=\))")
 TITLE = re.compile(r"(?<=title=)[^\s\"]+$", re.M)
-FETCHED = re.compile(r"<(?:script|img|iframe)[^>]+src=[\"']?https?:|<link[^>]+href=[\"']?https?:|@import url\(.?https?:")
+FETCHED = re.compile(
+    r"<(?:script|img|iframe)[^>]+src=[\"']?https?:|<link[^>]+href=[\"']?https?:|@import url\(.?https?:"
+)
 
 
 @event_priority(100)  # before mkdocstrings reads its paths
