@@ -10,10 +10,10 @@ import torch
 
 from penstock.cli.main import run as run_command
 from penstock.eval_suite.tasks import Heldout
-from penstock.evaluate.reassignment import STRATEGIES, modified
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.hooks.trace import RoutingTrace
+from penstock.profile.reassignment import STRATEGIES, modified
 from penstock.train.restore import restore
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from penstock.cli import output
-from penstock.cli.run_directory import RunDirectory, write_json
-from penstock.evaluate.choices import choose
+from penstock.cli.choices import choose
 from penstock.hooks.registry import Registry
+from penstock.run.directory import RunDirectory, stage, write_json
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -60,31 +57,3 @@ def _evaluation_text(result: dict[str, Any]) -> str:
         f"--- {sample['prompt']!r}\n{sample['prompt']}{sample['text']}" for sample in result["samples"]
     )
     return f"{output.table((result['checkpoint'], 'value'), rows)}\n\n{samples}"
-
-
-@click.command()
-@click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise."
-)
-@output.json_option
-@click.pass_obj
-def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
-    """Write one self-contained HTML page about RUN, or a comparison of several."""
-    from penstock.evaluate.report.page import render_report
-
-    runs = [RunDirectory.open(path) for path in run_paths]
-    target = out or runs[0].path / "report.html"
-    with stage(runs[0], "report"):
-        render_report([run.path for run in runs], target)
-    result = {"report": str(target), "bytes": target.stat().st_size}
-    output.print_result(result, as_json, lambda: str(target))
-    return result
-
-
-@contextmanager
-def stage(run: RunDirectory, name: str) -> Iterator[None]:
-    """Records in the run's status how long the stage took, once it is done."""
-    begun = time.perf_counter()
-    yield
-    run.record_stage(name, time.perf_counter() - begun)

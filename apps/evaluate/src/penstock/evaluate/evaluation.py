@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.cli.run_directory import read_json
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
 from penstock.hooks.registry import Choice
+from penstock.run.directory import read_json
 from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.

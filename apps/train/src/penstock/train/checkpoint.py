@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
-from penstock.cli.plugin_lock import LOCK, Locked, lock_changes
-from penstock.cli.run_directory import read_json, sync, sync_files, write_json, write_text
 from penstock.hooks.contracts import LanguageModel, PartlyFrozen
 from penstock.hooks.problems import ProblemError
+from penstock.run.directory import read_json, sync, sync_files, write_json, write_text
+from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 
 MANIFEST = "manifest.json"

@@ -67,9 +67,9 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "prepare"): "penstock-train",
     ("command", "train"): "penstock-train",
     ("command", "evaluate"): "penstock-evaluate",
-    ("command", "profile"): "penstock-evaluate",
-    ("command", "simulate"): "penstock-evaluate",
-    ("command", "report"): "penstock-evaluate",
-    ("command", "sweep"): "penstock-evaluate",
+    ("command", "profile"): "penstock-profile",
+    ("command", "simulate"): "penstock-simulate",
+    ("command", "report"): "penstock-report",
+    ("command", "sweep"): "penstock-sweep",
     ("command", "export"): "penstock-deploy",
 }
