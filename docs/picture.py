@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 PICTURE = Path(__file__).with_name("quickstart.svg")
 INK, MUTED, FIRST, SECOND = "#24292f", "#6e7781", "#0f766e", "#b45309"  # on a white card, in either scheme of a reader
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: a tenth of the bytes
     "svg.hashsalt": "penstock",  # the same run gives the same file
     "font.family": "sans-serif",
@@ -52,7 +52,7 @@ def draw_learning(axes: Axes, run: Path) -> None:
             color=MUTED,
         )
     axes.set(title="Held-out bits per byte", xlabel="step")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(baselines.values()))
 
 
 def draw_load(axes: Axes, run: Path) -> None:
