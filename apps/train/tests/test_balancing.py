@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import side_by_side
 from torch import Tensor, nn
 from two_gates import (
     EXPERTS,
@@ -86,16 +85,9 @@ dist.destroy_process_group()
 
 
 def on_ranks(folder: Path, ranks: int, parts: int, padding: int) -> list[dict[str, list[float]]]:
-    arguments = [str(Path(__file__).parent), str(folder / "store")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, *arguments, *map(str, (rank, ranks, parts, padding))],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    return [json.loads(process.communicate(timeout=240)[0]) for process in processes]
+    shared = [str(Path(__file__).parent), str(folder / "store")]
+    calls = [[*shared, *map(str, (rank, ranks, parts, padding))] for rank in range(ranks)]
+    return [json.loads(answer) for answer in side_by_side(RANK, calls)]
 
 
 @pytest.mark.parametrize(
