@@ -12,10 +12,10 @@ import torch
 
 from penstock.hooks.contracts import ModelOutput, Routing
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.profile.atlas import tables_of
 from penstock.profile.profiling import profile_figures, record_trace
 from penstock.profile.subject import Stream, Subject
+from penstock.traces.trace import RoutingTrace
 
 
 class TwoExperts(torch.nn.Module):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.hooks.trace import RoutingTrace
 from penstock.report.data import ROWS, Metrics, binned, read_run
+from penstock.traces.trace import RoutingTrace
 
 
 def metrics_of(path: Path, lines: list[str]) -> Metrics:

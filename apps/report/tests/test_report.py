@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.report.compare import differences
 from penstock.report.page import render_report
+from penstock.traces.trace import RoutingTrace
 
 CONFIG = """\
 name: {name}

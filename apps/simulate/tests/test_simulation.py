@@ -6,11 +6,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 def make_trace(**header) -> RoutingTrace:
@@ -82,15 +81,6 @@ def test_a_dispatch_is_written_for_other_tools(tmp_path):
     result = run(["simulate", law, "--ep", "8", "--export", "nccl-tests", str(tmp_path / "matrix.txt")])
     assert result["exported"] == [str(tmp_path / "matrix.txt")]
     assert np.loadtxt(tmp_path / "matrix.txt").shape == (8, 8)
-
-
-def test_an_sglang_recording_is_read_with_its_k(tmp_path):
-    path = tmp_path / "expert_distribution.pt"
-    torch.save({"logical_count": torch.full((4, 2, 8), 10)}, path)
-    result = run(["simulate", f"{path},k=2", "--ep", "8", "--hidden-size", "64"])
-    assert result["k"] == 2
-    with pytest.raises(ProblemError, match="does not say k"):
-        run(["simulate", str(path), "--ep", "8", "--hidden-size", "64"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`penstock evaluate` and `report`."""
+"""`penstock evaluate`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.atomic import write_json
+from penstock.hooks.contracts import Interval
 from penstock.hooks.registry import Registry
 from penstock.run.directory import RunDirectory, stage
+from penstock.run.records import Evaluation
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -25,36 +27,64 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
     help="NAME of a task, or {use: NAME, ...}, in place of the config's; repeatable. Such as "
     "'{use: wikitext2, path: wiki.test.raw}'.",
 )
+@click.option(
+    "--shots", type=click.IntRange(min=0), help="Examples before each question; each task's own number otherwise."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Only the first so many items of each task; its metrics say so."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides what tasks draw.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of local data sets, such as lambada/lambada_test.jsonl and wikitext2/wiki.test.raw.",
+)
 @output.json_option
 @click.pass_obj
-def evaluate(registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool) -> dict[str, Any]:
-    """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed."""
-    from penstock.evaluate.evaluation import evaluate_run, with_earlier_tasks
+def evaluate(
+    registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool, **options: Any
+) -> dict[str, Any]:
+    """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed.
+
+    Problems of tasks and their data are said before the model is loaded. An evaluation that was killed goes on where it
+    was, and one that is repeated computes only what it has not kept in RUN/answers.
+    """
+    from penstock.evaluate.evaluation import evaluate_run, prepare_tasks, task_context, with_earlier_tasks
+    from penstock.train.compose import open_dataset
+    from penstock.train.progress import StageProgress
     from penstock.train.restore import restore
 
     run = RunDirectory.open(run_path)
     chosen = [choose(registry, "task", text) for text in tasks]
     with run.lock(), stage(run, "evaluate"):
+        config = run.config(registry)
+        context = task_context(config, open_dataset(run.runs, config, verify=False), **options)
+        prepared = prepare_tasks(chosen or config.evaluate.tasks, context)
         restored = restore(run_path, registry)
-        result = evaluate_run(restored, chosen or restored.config.evaluate.tasks)
+        with StageProgress() as progress:
+            result = evaluate_run(restored, prepared, progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
-        write_json(run.path / "evaluation.json", result)
-    output.print_result(result, as_json, lambda: _evaluation_text(result))
-    return result
+        write_json(run.path / "evaluation.json", result.to_json())
+    output.print_result(result.to_json(), as_json, lambda: _evaluation_text(result))
+    return result.to_json()
 
 
-def _evaluation_text(result: dict[str, Any]) -> str:
-    rows = [(name, f"{value:.4f}") for task in result["tasks"].values() for name, value in task["metrics"].items()]
-    rows += [
-        (f"held-out text by {name.removesuffix('_bits_per_byte')}", f"{value:.4f}")
-        for name, value in result["baselines"].items()
+def _evaluation_text(result: Evaluation) -> str:
+    rows = [
+        (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
+        for task in result.tasks.values()
+        for name, value in task.metrics.items()
+        if value is not None
     ]
-    speed = result["performance"]
-    rows += [
-        ("generation, tokens/s", f"{speed['tokens_per_second']:.1f}"),
-        ("first token, ms", f"{speed['prefill_ms']:.1f}"),
-    ]
-    samples = "\n\n".join(
-        f"--- {sample['prompt']!r}\n{sample['prompt']}{sample['text']}" for sample in result["samples"]
-    )
-    return f"{output.table((result['checkpoint'], 'value'), rows)}\n\n{samples}"
+    rows += [(f"held-out text by {name}", f"{value:.4f}", "") for name, value in result.baselines.named.items()]
+    if speed := result.performance:
+        rows += [
+            ("generation, tokens/s", f"{speed.tokens_per_second:.1f}", ""),
+            ("first token, ms", f"{speed.prefill_ms:.1f}", ""),
+        ]
+    samples = "\n\n".join(f"--- {sample.prompt!r}\n{sample.prompt}{sample.text}" for sample in result.samples)
+    return f"{output.table((result.checkpoint, 'value', '95 % interval'), rows)}\n\n{samples}"
+
+
+def _interval_text(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f} ({interval.samples} samples)"

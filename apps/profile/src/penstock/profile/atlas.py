@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.pages.formats import decimals
-from penstock.profile import specialisation as figures
-from penstock.routers import load
+from penstock.traces import load
+from penstock.traces import specialisation as figures
+from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
 HEADINGS = (
@@ -88,7 +87,7 @@ def _is_list(value: Any, kind: type, length: int) -> bool:
 def load_figures(tables: Tables) -> list[dict[str, Any]]:
     """For each layer what `profile.json` says of its load; with domains or choices also what these tell."""
     trace = tables.trace
-    counts_LE = torch.from_numpy(trace.counts_LE)
+    counts_LE = trace.counts_LE
     metrics = {
         "max_violation": load.max_violation(counts_LE),
         "gini": load.gini(counts_LE),
@@ -100,7 +99,7 @@ def load_figures(tables: Tables) -> list[dict[str, Any]]:
         {
             "layer": layer,
             **{name: value[row].item() for name, value in metrics.items()},
-            **figures.spread(counts_LE[row].numpy()),
+            **load.spread(counts_LE[row]),
             **_of_domains(tables, row),
             **_of_pairs(tables, row),
             "counts": counts_LE[row].tolist(),

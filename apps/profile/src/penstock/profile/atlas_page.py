@@ -14,7 +14,6 @@ import numpy as np
 
 from penstock.pages import charts
 from penstock.pages.page import write_page
-from penstock.profile import specialisation as figures
 from penstock.profile.atlas import (
     HEADINGS,
     PREFERENCES,
@@ -25,6 +24,7 @@ from penstock.profile.atlas import (
     preference_lines,
     verdicts,
 )
+from penstock.traces import specialisation as figures
 
 TEMPLATE = Path(__file__).with_name("atlas.html.j2")
 

@@ -24,7 +24,7 @@ from penstock.simulate.config import SimulateSettings
 if TYPE_CHECKING:
     from penstock.profile.subject import Subject
 
-_TRACE_SUFFIXES = (".npz", ".json", ".jsonl", ".xz")
+_TRACE_SUFFIXES = (".npz", ".json", ".jsonl", ".xz", ".pt")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -86,7 +86,7 @@ def profile(
 
     MODEL is a run, whose held-out text is read unless --corpus gives another; a mixture of experts of transformers, as
     a folder with config.json or a name on the hub, with its own tokenizer and the text of --corpus; or a trace: an
-    .npz, a table of counts .json or lines of vLLM .jsonl, also packed with xz.
+    .npz, a table of counts .json or a log of vLLM .jsonl, also packed with xz, or a recording of SGLang .pt.
 
     A run keeps trace/heldout.npz and profile.json, or with --corpus trace/corpus.npz and profile-corpus.json. With
     --modify, perplexity is measured against balance and predicted communication for other assignments than the
@@ -251,7 +251,7 @@ def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
     from penstock.profile.atlas import atlas, tables_of
     from penstock.profile.atlas_page import write_atlas
     from penstock.profile.text import model_text
-    from penstock.profile.trace_files import read_traces
+    from penstock.traces.reader import read_traces
 
     tables = {name: tables_of(trace) for name, trace in read_traces(path).items()}
     result = atlas(tables)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -17,14 +16,14 @@ from penstock.eval_suite.likelihood import token_nll
 from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.simulate import simulate
 from penstock.pages import charts
 from penstock.pages.card import Card
 from penstock.pages.page import write_page
 from penstock.profile.reassignment import STRATEGIES, modified
 from penstock.profile.subject import Subject
-from penstock.routers.load import max_violation
+from penstock.traces.load import max_violation
+from penstock.traces.trace import RoutingTrace
 
 TEMPLATE = Path(__file__).with_name("modified.html.j2")
 
@@ -133,8 +132,8 @@ def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperatu
         "changed": found.changed / found.total,
         "bits_per_byte": bits_per_byte(nll_N, subject.byte_count),
         "perplexity": token_perplexity(nll_N),
-        "max_violation": max_violation(torch.from_numpy(trace.counts_LE)).mean().item(),
-        "max_violation_batch": max_violation(torch.from_numpy(counts_SLE)).mean().item(),
+        "max_violation": max_violation(trace.counts_LE).mean().item(),
+        "max_violation_batch": max_violation(counts_SLE).mean().item(),
         "exchange_seconds": network.dispatch.mean + network.combine.mean,
         "slowdown": network.slowdown,
     }

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.profile.atlas import Tables, model_figures
 from penstock.profile.subject import Subject
-from penstock.routers.load import expert_load, max_violation
+from penstock.routers.load import expert_load
+from penstock.traces.accumulator import TraceAccumulator
+from penstock.traces.load import max_violation
+from penstock.traces.trace import RoutingTrace
 
 
 @torch.inference_mode()
@@ -21,30 +23,22 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
     where every token of every layer has the same number of experts, which those are. `progress` is called with the
     tokens that were read."""
     model, layers = subject.model, sorted(subject.model.routers)
-    width = np.uint8 if model.routers[layers[0]].experts <= 256 else np.uint16
-    counts, experts, domains = [], [], []
+    recorded = TraceAccumulator(layers, model.routers[layers[0]].experts)
     read = 0
     for domain, batch_BS in subject.batches():
         routings = model(batch_BS).routings
         if missing := [layer for layer in layers if layer not in routings]:
             what = "its router does not return which experts it chose"
             raise ProblemError(Problem("unreadable-router", what, f"{subject.name}, layer {missing[0]}"))
-        counts.append(expert_load(routings).counts_LE.cpu().numpy())
-        domains.append(domain)
         every_slot_kept = all(routing.kept_TK is None for routing in routings.values())
         if domain is not None and not every_slot_kept:
             what = "its routers do not give every token the same number of experts, which preferences are shares of"
             raise ProblemError(Problem("unsupported", what, "--domains", "profile it without"))
-        if isinstance(subject.header["k"], int) and every_slot_kept:  # other layers or tokens have no common array
-            chosen = [routings[layer].expert_TK.cpu().numpy().astype(width) for layer in layers]
-            experts.append(np.stack(chosen, axis=1))
+        chosen = [routings[layer].expert_TK.cpu().numpy() for layer in layers] if every_slot_kept else None
+        recorded.add(chosen, counts_LE=expert_load(routings).counts_LE.cpu().numpy(), domain=domain)
         read += batch_BS.numel()
         progress(read)
-    header = {**subject.header, "layers": layers, "tokens": subject.tokens}
-    if None not in domains:
-        header["domains"] = domains
-    expert_NLK = np.concatenate(experts) if len(experts) == len(counts) else None
-    return RoutingTrace(np.stack(counts), header, expert_NLK)
+    return recorded.trace(**subject.header, tokens=subject.tokens)
 
 
 def profile_figures(tables: Tables) -> dict[str, Any]:
@@ -57,5 +51,5 @@ def profile_figures(tables: Tables) -> dict[str, Any]:
         "split": trace.header["split"],
         "tokens": trace.header["tokens"],
         "max_violation_global": float(np.mean([layer["max_violation"] for layer in figures["layers"]])),
-        "max_violation_batch": max_violation(torch.from_numpy(trace.counts_SLE)).mean().item(),
+        "max_violation_batch": max_violation(trace.counts_SLE).mean().item(),
     }

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.pages.charts import Column
-from penstock.run.records import NetworkRow
+from penstock.run.records import Evaluation, NetworkRow
+from penstock.traces.trace import RoutingTrace
 
 ROWS = 20_000
 """Training rows parsed at most: a chart shows 500 bins, and the rows of a million steps are 0.6 GB of JSON."""
@@ -86,56 +86,6 @@ class Plugin:
 @dataclass(frozen=True, slots=True)
 class PluginLock:
     components: list[Plugin] = field(default_factory=lambda: list[Plugin]())
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
-
-
-@dataclass(frozen=True, slots=True)
-class Baselines:
-    """Bits per byte of models anyone can build, on the same held-out bytes."""
-
-    unigram_bits_per_byte: float | None = None
-    bigram_bits_per_byte: float | None = None
-    xz_bits_per_byte: float | None = None
-
-    @property
-    def named(self) -> dict[str, float]:
-        """Name to bits per byte, without those that were not measured."""
-        pairs = (
-            ("unigram", self.unigram_bits_per_byte),
-            ("bigram", self.bigram_bits_per_byte),
-            ("xz", self.xz_bits_per_byte),
-        )
-        return {name: value for name, value in pairs if value is not None and math.isfinite(value)}
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    prompt: str = ""
-    text: str = ""
-    temperature: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Performance:
-    prefill_ms: float | None = None
-    decode_ms_median: float | None = None
-    tokens_per_second: float | None = None
-    peak_memory_bytes: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    checkpoint: str = ""
-    tasks: dict[str, TaskResult] = field(default_factory=lambda: dict[str, TaskResult]())
-    baselines: Baselines = field(default_factory=Baselines)
-    heldout_bits_per_byte: float | None = None
-    samples: list[Sample] = field(default_factory=lambda: list[Sample]())
-    performance: Performance | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.fidelity import Fidelity
 from penstock.netsim.simulate import Picture, SimulationRow, picture, simulate
 from penstock.netsim.synthetic import synthetic_trace
-from penstock.netsim.traces import from_counts, read_trace
+from penstock.traces.reader import read_trace
+from penstock.traces.trace import RoutingTrace
 
 SYNTHETIC = "synthetic:"
 
@@ -42,17 +40,21 @@ def find_trace(path: Path) -> Path:
 
 
 def load_trace(text: str) -> RoutingTrace:
-    """`synthetic:LAW,key=value,...`, or the path of a trace, of ours or of a program that `netsim.traces` can read.
+    """`synthetic:LAW,key=value,...`, or the path of a trace of any format, with `,model=NAME` where it holds several.
 
-    An SGLang recording (.pt) is read with torch; it does not say k, so its name must be followed by `,k=N`.
+    An SGLang recording (.pt) does not say k, so its name must be followed by `,k=N`.
     """
     if text.startswith(SYNTHETIC):
         law, *settings = text.removeprefix(SYNTHETIC).split(",")
         return synthetic_trace(law, **_settings(settings, text))
     name, *settings = text.split(",")
-    if name.endswith(".pt"):
-        return _sglang_recording(Path(name), **_settings(settings, text))
-    return read_trace(find_trace(Path(name)), **_settings(settings, text))
+    found = _settings(settings, text)
+    trace = read_trace(find_trace(Path(name)), found.get("model"))
+    if not name.endswith(".pt"):
+        return trace
+    if "k" not in found:
+        raise ProblemError(Problem("missing-value", "the recording does not say k", name, f"write {name},k=8"))
+    return replace(trace, header={**trace.header, "k": found["k"]})
 
 
 def _settings(parts: Sequence[str], where: str) -> dict[str, Any]:
@@ -76,19 +78,6 @@ def _settings(parts: Sequence[str], where: str) -> dict[str, Any]:
         what = f"{', '.join(sorted(found.keys() - (wanted or {'model'})))} cannot be chosen for a recorded trace"
         raise ProblemError(Problem("bad-value", what, where, "only model=NAME, or k=N for an SGLang recording"))
     return found
-
-
-def _sglang_recording(path: Path, k: int | None = None) -> RoutingTrace:
-    import torch
-
-    if k is None:
-        raise ProblemError(Problem("missing-value", "the recording does not say k", str(path), f"write {path},k=8"))
-    try:
-        recorded = torch.load(path, weights_only=True, map_location="cpu")
-        counts = np.asarray(recorded["logical_count"])
-    except Exception as error:  # torch has no common base for what damaged files raise
-        raise ProblemError(Problem("bad-trace", f"no recording of expert counts ({error})", str(path))) from error
-    return from_counts(counts if counts.ndim == 3 else counts[None], k, model=path.stem)
 
 
 def simulate_trace(

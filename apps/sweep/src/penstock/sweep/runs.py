@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from penstock.cli.main import call
+from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
-from penstock.evaluate.evaluation import heldout_figure
+from penstock.evaluate.evaluation import task_context
 from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
@@ -21,6 +22,7 @@ from penstock.profile.subject import subject_of_run
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
+from penstock.run.records import heldout_figure
 from penstock.sweep.grid import Cell, Sweep
 from penstock.train.compose import compose_model, parameter_summary, pick_device, planned_vocabulary
 from penstock.train.restore import Restored, restore
@@ -63,13 +65,7 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
 def measure(restored: Restored) -> dict[str, Any]:
     """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
     routing; seconds are those of training alone."""
-    heldout = restored.dataset.split("heldout")
-    scored = Heldout().run(
-        restored.model,
-        restored.dataset.tokenizer(),
-        heldout=heldout.slice(0, len(heldout)),
-        sequence_length=restored.config.data.sequence_length,
-    )
+    scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
     status = restored.run.status()
     active = parameter_summary(restored.composition)["active"]
     figures = {

@@ -53,6 +53,10 @@ class Checkpoint:
         else:
             model.load_export_state(restored_state(stored, plan_of(model.export_state())))
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file, by name."""
+        return read_json(self.path / MANIFEST)["sha256"]
+
     def trainer_state(self) -> dict[str, Any]:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
 

@@ -42,6 +42,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("corpus", "hf"): "penstock-data-prep",
     ("filter", "exact-dedup"): "penstock-data-prep",
     ("task", "heldout"): "penstock-eval-suite",
+    ("task", "lambada"): "penstock-eval-suite",
     ("task", "wikitext2"): "penstock-eval-suite",
     ("topology", "two-level"): "penstock-netsim",
     ("topology", "single-node"): "penstock-netsim",

@@ -127,10 +127,11 @@ def filters() -> list[Component]:
 
 @hookspec
 def tasks() -> list[Component]:
-    """Evaluations of a language model. Called as `target(**schema)`, returns a `Task`.
+    """Evaluations of a language model: what to ask it, and what its answers are worth. Called as `target(**schema)`,
+    returns a `Task` where the component says `contract=2`, and a `TaskV1` where it says 1 or nothing.
 
     >>> Component(kind="task", name="wikitext2", target="penstock.eval_suite.tasks:WikiText2",
-    ...           summary="Bits per byte and perplexity on WikiText-2").kind
+    ...           summary="Bits per byte and perplexity on WikiText-2", contract=2).kind
     'task'
     """
 
@@ -198,8 +199,8 @@ def observers() -> list[Component]:
 
 @hookspec
 def sections() -> list[Component]:
-    """Sections of a run's config, under the component's name. `target` and `config` both name the section's `Schema`,
-    every field of which has a default; a command reads it as `config.NAME`.
+    """Sections of a run's config, under the component's name. `target` and `config` both name its schema, a
+    `penstock.hooks.config.Schema` of which every field has a default; a command reads it as `config.NAME`.
 
     >>> Component(kind="section", name="simulate", target="penstock.simulate.config:SimulateSettings",
     ...           config="penstock.simulate.config:SimulateSettings", summary="The network to predict").kind

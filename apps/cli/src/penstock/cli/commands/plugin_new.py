@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import CONTRACTS, KINDS
 from penstock.hooks.discovery import canonical
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -109,8 +109,8 @@ STARTERS: dict[str, Starter] = {
         ("drops-only", "idempotent", "stateless"),
     ),
     "task": Starter(
-        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH), ("every-token",)
-    ),
+        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)
+    ),  # torch for the laws
     "topology": Starter(
         "One switch that never blocks",
         "simulate: {topology: {use: NAME}}",
@@ -194,6 +194,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{settings}",\n' if settings else "",
         "capabilities_line": _capabilities_line(starter.capabilities),
+        "contract_line": _contract_line(CONTRACTS[kind].newest),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -233,6 +234,11 @@ def write(folder: Path, contents: Mapping[str, str]) -> list[Path]:
 def _template(path: str) -> Template | None:
     resource = files("penstock.cli").joinpath("templates", f"{path}.template")
     return Template(resource.read_text(encoding="utf-8")) if resource.is_file() else None
+
+
+def _contract_line(newest: int) -> str:
+    """A component that does not say which contract it keeps is of the first."""
+    return f"            contract={newest},\n" if newest > 1 else ""
 
 
 def _capabilities_line(capabilities: tuple[str, ...]) -> str:

@@ -7,7 +7,22 @@ this folder holds one subject. Nothing here imports torch.
 from __future__ import annotations
 
 from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
-from penstock.hooks.contracts.evaluation import Task, TaskResult
+from penstock.hooks.contracts.evaluation import (
+    Answer,
+    Generate,
+    GenerateAnswer,
+    Interval,
+    Item,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    Rolling,
+    RollingAnswer,
+    Task,
+    TaskContext,
+    TaskResult,
+    TaskV1,
+)
 from penstock.hooks.contracts.model import (
     Inputs,
     LanguageModel,
@@ -38,6 +53,7 @@ from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tracker
 
 __all__ = [
+    "Answer",
     "Array",
     "BalanceLoss",
     "Balancer",
@@ -47,8 +63,14 @@ __all__ = [
     "DocumentFilter",
     "ExpertLoad",
     "Exporter",
+    "Generate",
+    "GenerateAnswer",
     "Inputs",
+    "Interval",
+    "Item",
     "LanguageModel",
+    "Likelihood",
+    "LikelihoodAnswer",
     "LossOutput",
     "ModelOutput",
     "Observer",
@@ -60,6 +82,9 @@ __all__ = [
     "Quantizer",
     "Remembering",
     "ReplaceableRouter",
+    "Request",
+    "Rolling",
+    "RollingAnswer",
     "Router",
     "RouterFactory",
     "Routing",
@@ -68,7 +93,9 @@ __all__ = [
     "SharingStrategy",
     "StepRecord",
     "Task",
+    "TaskContext",
     "TaskResult",
+    "TaskV1",
     "Tensor",
     "Tokenizer",
     "Topology",

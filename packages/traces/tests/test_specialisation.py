@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from penstock.profile.specialisation import (
+from penstock.traces.specialisation import (
     NUMBERS_AT_ONCE,
     closest_pairs,
     coactivation,
@@ -22,7 +22,6 @@ from penstock.profile.specialisation import (
     mutual_information,
     preference,
     specialisation,
-    spread,
     wilson_interval,
 )
 
@@ -159,9 +158,3 @@ def test_a_difference_too_small_to_use_is_no_specialisation_however_significant(
     found = specialisation(np.array([[1_010_000, 990_000], [990_000, 1_010_000]]))
     assert found["significant"]
     assert found["verdict"] == "even load, no specialisation"
-
-
-def test_spread_is_relative_to_the_mean_and_says_where_an_expert_is_dead():
-    assert spread(np.array([1, 2, 3])) == {"max_over_mean": 1.5, "max_over_min": 3.0, "variance": pytest.approx(1 / 6)}
-    assert spread(np.array([0, 4]))["max_over_min"] is None
-    assert spread(np.array([0, 0])) == {"max_over_mean": 0.0, "max_over_min": None, "variance": 0.0}

@@ -1,4 +1,4 @@
-"""What experts are for: how uneven their load is, which domains they prefer, and which of them work together.
+"""What experts are for: which domains they prefer, and which of them work together.
 
 Even load alone says nothing about what experts have learned: experts that are all alike are even too. So load is told
 apart from specialisation, the dependence of the chosen expert on the domain of the token. Both come from counts, and
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from penstock.traces import chi_squared
+from penstock.traces.load import max_violation
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -28,20 +31,6 @@ TELLS_FROM_BITS = 0.01
 difference is significant. OLMoE's layers tell 0.16 to 0.43 bits, Mixtral's 0.003 to 0.009."""
 NUMBERS_AT_ONCE = 2**22
 """Of a row of E for each token: 32 MB a piece, however long the text and however many the experts."""
-
-
-def spread(count_E: Counts) -> dict[str, float | None]:
-    """`max_over_mean` and `max_over_min` of one layer's load (None: an expert has none), and the `variance` of the
-    shares, each relative to an even share, so that it does not grow with the tokens."""
-    mean = float(count_E.mean())
-    if mean == 0:
-        return {"max_over_mean": 0.0, "max_over_min": None, "variance": 0.0}
-    least = int(count_E.min())
-    return {
-        "max_over_mean": float(count_E.max()) / mean,
-        "max_over_min": float(count_E.max()) / least if least else None,
-        "variance": float(np.var(count_E / mean)),
-    }
 
 
 def coactivation(expert_NK: NDArray[np.integer[Any]], experts: int) -> Counts:
@@ -104,7 +93,7 @@ def dependence_lift(count_EE: Counts) -> Floats:
 
 def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
     """Bounds of a binomial probability (Wilson 1927), elementwise; 0 to 1 where there are no trials."""
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     trials = np.asarray(trials, dtype=np.float64)
     n = np.maximum(trials, 1)
     share = successes / n
@@ -133,7 +122,7 @@ def independent_information(count_ME: Counts, confidence: float = CONFIDENCE) ->
     degrees = (np.count_nonzero(count_ME.sum(axis=1)) - 1) * (np.count_nonzero(count_ME.sum(axis=0)) - 1)
     if total == 0 or degrees < 1:
         return 0.0
-    return float(stats.chi2.ppf(confidence, degrees)) / (2 * total * math.log(2))
+    return chi_squared.quantile(confidence, int(degrees)) / (2 * total * math.log(2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +162,7 @@ def specialisation(count_ME: Counts) -> dict[str, Any]:
     """One layer's `information_bits` with its null, and what even load hides, in words."""
     bits, null = mutual_information(count_ME), independent_information(count_ME)
     count_E = count_ME.sum(axis=0)
-    mean = float(count_E.mean())
-    even = mean > 0 and float(count_E.max()) / mean - 1 <= EVEN_BELOW
+    even = bool(count_E.any() and max_violation(count_E) <= EVEN_BELOW)
     if np.count_nonzero(count_ME.sum(axis=1)) < 2:
         told = "specialisation unknown (one domain)"
     else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 HEADERS = st.dictionaries(
     st.text().filter(lambda key: key not in ("format", "arrays")),
