@@ -40,7 +40,7 @@ def generate(
     generator = torch.Generator(device=token_BS.device).manual_seed(seed)
     was_training = model.training
     model.eval()
-    cache: Any = model.new_cache() if use_cache else None
+    cache: Any = model.new_cache(token_BS.shape[0], token_BS.shape[1] + tokens) if use_cache else None
     fresh_BS = token_BS
     try:
         for _ in range(tokens):

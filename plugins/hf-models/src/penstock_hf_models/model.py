@@ -164,7 +164,7 @@ class CausalModel(HfModel):
         output = self(token_BS, attention_mask_BS=attention_mask_BS)
         return self._token_loss(output, target_BS, mask_BS)
 
-    def new_cache(self) -> Any:
+    def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty key/value cache; None for families that keep another kind of state, which generate without."""
         takes = inspect.signature(body(self.network).forward).parameters
         return DynamicCache(config=self.network.config) if "past_key_values" in takes else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
 from penstock.hooks.contracts.evaluation import Task, TaskResult
 from penstock.hooks.contracts.model import (
+    Generative,
     Inputs,
     LanguageModel,
     LossOutput,
@@ -23,6 +24,7 @@ from penstock.hooks.contracts.model import (
 )
 from penstock.hooks.contracts.network import Placement, Topology
 from penstock.hooks.contracts.routing import (
+    AskingRouter,
     BalanceLoss,
     Balancer,
     BatchLoad,
@@ -39,6 +41,7 @@ from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tr
 
 __all__ = [
     "Array",
+    "AskingRouter",
     "BalanceLoss",
     "Balancer",
     "BatchLoad",
@@ -47,6 +50,7 @@ __all__ = [
     "DocumentFilter",
     "ExpertLoad",
     "Exporter",
+    "Generative",
     "Inputs",
     "LanguageModel",
     "LossOutput",
