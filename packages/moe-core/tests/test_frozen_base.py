@@ -226,7 +226,7 @@ def test_memory_is_that_of_one_hidden_state_a_token_and_is_freed() -> None:
 
 
 def test_nothing_is_remembered_where_more_than_tokens_decide_or_there_is_nothing_to_leave_out() -> None:
-    def computed(model: FrozenBase, **known: Tensor) -> int:
+    def computed(model: FrozenBase, **known: Any) -> int:
         calls = attention_calls(model)
         with torch.no_grad(), model.remembering():
             for _ in range(2):

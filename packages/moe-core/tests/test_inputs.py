@@ -15,7 +15,7 @@ from penstock.moe_core.frozen_base.model import FrozenBase
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.model import GlmMoe
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -84,7 +84,7 @@ def texts() -> list[Tensor]:
     return [torch.randint(0, 96, (length,), generator=generator) for length in LENGTHS]
 
 
-def padded(side: str) -> Inputs:
+def padded(side: str) -> Any:
     """The texts as rows of one batch."""
     token_BS = torch.full((len(LENGTHS), max(LENGTHS)), 95)
     real_BS = torch.zeros_like(token_BS, dtype=torch.bool)

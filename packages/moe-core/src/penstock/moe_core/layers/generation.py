@@ -42,7 +42,7 @@ def generate(
         raise ValueError(f"temperature {temperature} must be >= 0, top_k {top_k} >= 1, top_p {top_p} in (0, 1]")
     generator = torch.Generator(device=token_BS.device).manual_seed(seed)
     was_training = model.training
-    model.eval()
+    model.train(False)
     cache = model.new_cache(token_BS.shape[0], token_BS.shape[1] + tokens) if use_cache else None
     stopped_B = torch.zeros(token_BS.shape[0], dtype=torch.bool, device=token_BS.device)
     fresh = inputs
