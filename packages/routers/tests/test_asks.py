@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penstock.hooks.contracts import AskingRouter
 from penstock.routers.controls import TokenHash
 from penstock.routers.gates import TwoLayer
 from penstock.routers.load import expert_load, max_violation
@@ -31,7 +30,6 @@ def test_a_token_hash_goes_by_the_id_alone():
 def test_a_replayed_choice_has_the_weights_and_gradient_that_choosing_it_has(make):
     torch.manual_seed(0)
     router, hidden_TD = make(16, 6, k=2, scale=2.5), hidden(20)
-    assert isinstance(router, AskingRouter)
     chosen = router(hidden_TD)
     replayed = router(hidden_TD, expert_TK=chosen.expert_TK)
     assert torch.equal(replayed.weight_TK, chosen.weight_TK)

@@ -29,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from penstock.cli.plugin_lock import LOCK, plugin_lock
-from penstock.cli.run_config import RunConfig, digest, load_run_config
+from penstock.cli.run_config import RunConfig, digest, read_run_config
 from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -94,7 +94,7 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return load_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+        return read_run_config(self.path / "config.resolved.yaml", (), registry)[0]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -125,12 +125,7 @@ class LanguageModel(Generative, Protocol):
     """
 
     vocabulary_size: int
-
-    @property
-    def compute_dtype(self) -> Any: ...
-
-    @compute_dtype.setter
-    def compute_dtype(self, dtype: Any) -> None: ...
+    compute_dtype: Any
 
     @property
     def routers(self) -> Mapping[int, Router]: ...

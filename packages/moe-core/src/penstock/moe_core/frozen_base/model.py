@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+from penstock.hooks.architecture import architecture_settings, build_architecture, layer_routers
 from penstock.hooks.contracts import (
     Inputs,
     LanguageModel,
@@ -251,14 +251,14 @@ def frozen_base(
 ) -> FrozenBase:
     """The component's target: builds the base that the config chose, with the weights that it starts from, and puts
     experts into it. From Python, `FrozenBase` takes a model that is built."""
-    sizes = {name: value for name, value in base.arguments().items() if name not in ArchitectureSettings.model_fields}
-    if sizes.get("vocab_size") is None:
-        sizes["vocab_size"] = vocab_size
-    if sizes.get("eos_token_id") is None:
-        sizes["eos_token_id"] = eos_token_id
-    routers = layer_routers(base.settings, base.settings.expert_layers)
-    built = base.entry.imported(base.entry.component.target)(
-        **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=None
+    theirs = architecture_settings(base)
+    routers = layer_routers(theirs, theirs.expert_layers)
+    built = build_architecture(
+        base,
+        vocab_size=vocab_size if theirs.vocab_size is None else theirs.vocab_size,
+        eos_token_id=eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id,
+        make_router=lambda layer, **context: routers[layer].build(**context),
+        quantizer=None,
     )
     return FrozenBase(built, make_router=make_router, **settings)
 
