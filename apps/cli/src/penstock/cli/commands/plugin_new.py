@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import CONTRACTS, KINDS
 from penstock.hooks.discovery import canonical
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -43,7 +43,7 @@ STARTERS: dict[str, Starter] = {
         "A small mixture of experts with causal attention",
         "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
         (TORCH,),
-        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free"),
+        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free", "token-ids"),
     ),
     "router": Starter(
         "Top-k of the cosine between token and expert",
@@ -190,6 +190,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
         "capabilities_line": _capabilities_line(starter.capabilities),
+        "contract_line": _contract_line(kind),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -239,6 +240,12 @@ def _capabilities_line(capabilities: tuple[str, ...]) -> str:
         return line if quoted else ""
     items = "".join(f"                    {each},\n" for each in quoted)
     return f"            capabilities=frozenset(\n                {{\n{items}                }}\n            ),\n"
+
+
+def _contract_line(kind: str) -> str:
+    """The newest contract; the first is that of every component that says none."""
+    newest = CONTRACTS[kind].newest
+    return f"            contract={newest},\n" if newest > 1 else ""
 
 
 def _use(line: str) -> str:
