@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.hooks import Registry
+from penstock.run.config import RunConfig, load_run_config
 from penstock.train.compose import compose_model, compose_optimizer
 from penstock.train.engine import LocalEngine
 

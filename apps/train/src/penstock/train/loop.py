@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from penstock.cli import output
-from penstock.cli.plugin_lock import plugin_lock
-from penstock.cli.run_config import RunConfig
-from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.config import RunConfig
+from penstock.run.directory import RunDirectory
+from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from penstock.cli.plugin_lock import Locked
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.run.plugin_lock import Locked
 
 
 def require_same_plugins(plugins: Sequence[Locked]) -> None:

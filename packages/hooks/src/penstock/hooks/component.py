@@ -54,6 +54,7 @@ class Window:
 CONTRACTS: dict[str, Window] = {
     **dict.fromkeys(KINDS, Window(1, 1)),
     "architecture": Window(1, 2),  # 2: a model reads `Inputs`; one of 1 is called with tokens alone
+    "task": Window(1, 2),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, Tensor
 
@@ -30,7 +30,7 @@ class _ReadsTokens:
 
 def reading_tokens(model: Any) -> Any:
     """The same object, called as contract 2 calls models: `Inputs` of tokens alone are passed on as their tensor."""
-    own: Any = type(model)
+    own = cast(Any, type(model))
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     model.__class__ = type(own.__name__, (_ReadsTokens, own), names)
     return model

@@ -7,7 +7,22 @@ this folder holds one subject. Nothing here imports torch.
 from __future__ import annotations
 
 from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
-from penstock.hooks.contracts.evaluation import Task, TaskResult
+from penstock.hooks.contracts.evaluation import (
+    Answer,
+    Generate,
+    GenerateAnswer,
+    Interval,
+    Item,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    Rolling,
+    RollingAnswer,
+    Task,
+    TaskContext,
+    TaskResult,
+    TaskV1,
+)
 from penstock.hooks.contracts.model import (
     Generative,
     Inputs,
@@ -40,6 +55,7 @@ from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tracker
 
 __all__ = [
+    "Answer",
     "Array",
     "AskingRouter",
     "BalanceLoss",
@@ -50,9 +66,15 @@ __all__ = [
     "DocumentFilter",
     "ExpertLoad",
     "Exporter",
+    "Generate",
+    "GenerateAnswer",
     "Generative",
     "Inputs",
+    "Interval",
+    "Item",
     "LanguageModel",
+    "Likelihood",
+    "LikelihoodAnswer",
     "LossOutput",
     "ModelOutput",
     "Observer",
@@ -64,6 +86,9 @@ __all__ = [
     "Quantizer",
     "Remembering",
     "ReplaceableRouter",
+    "Request",
+    "Rolling",
+    "RollingAnswer",
     "Router",
     "RouterFactory",
     "Routing",
@@ -72,7 +97,9 @@ __all__ = [
     "SharingStrategy",
     "StepRecord",
     "Task",
+    "TaskContext",
     "TaskResult",
+    "TaskV1",
     "Tensor",
     "Tokenizer",
     "Topology",
