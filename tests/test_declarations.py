@@ -25,8 +25,6 @@ MEMBERS: dict[str, dict[str, Any]] = {
 OURS = {member["tool"]["uv"]["build-backend"]["module-name"]: member["project"]["name"] for member in MEMBERS.values()}
 # Laws of the kit import what the component that they check stands on, which its own environment then has.
 KIT = "packages/conformance"
-# Imported where a recording of SGLang is read, and asked for there alone: a pickle of torch.
-WHERE_INSTALLED = {"apps/simulate": {"torch"}}
 # pydantic requires the very pydantic-core that it is released with, and refers to it for some names.
 PART_OF = {"pydantic-core": "pydantic"}
 INSTALLED = importlib.metadata.packages_distributions()
@@ -67,8 +65,7 @@ def declared(member: dict[str, Any], *, for_tests: bool) -> set[str]:
 
 
 def undeclared(member: dict[str, Any], folder: Path, *, for_tests: bool) -> set[tuple[str, str]]:
-    owner = folder.parent.relative_to(ROOT).as_posix()
-    may = declared(member, for_tests=for_tests) | WHERE_INSTALLED.get(owner, set())
+    may = declared(member, for_tests=for_tests)
     return {
         (path.relative_to(ROOT).as_posix(), module)
         for path in folder.rglob("*.py")
