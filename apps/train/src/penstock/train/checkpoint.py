@@ -124,7 +124,7 @@ def write_checkpoint(
         for name in _obsolete(_names(root), path.name, keep):
             _remove(root / name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        what = f"the checkpoint cannot be written ({getattr(error, 'strerror', None) or error})"
+        what = f"the checkpoint cannot be written ({_cause(error)})"
         raise failed("cannot-write", what, str(path), last_good(root)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -206,3 +206,11 @@ def _remove(path: Path) -> None:
 def _point_latest(root: Path, name: str) -> None:
     write_text(root / "latest", name + "\n")
     sync(root)
+
+
+def _cause(error: BaseException) -> str:
+    """Why the system refused: torch, ending its archive after a failed write, has an error of its own over that one."""
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__context__
+    return str(error if first is None else first.strerror or first)

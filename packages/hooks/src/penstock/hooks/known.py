@@ -13,6 +13,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("router", "two-layer"): "penstock-routers",
     ("router", "sinkhorn"): "penstock-routers",
     ("router", "cluster"): "penstock-routers",
+    ("router", "token-hash"): "penstock-routers",
     ("router", "hash"): "penstock-routers",
     ("router", "random"): "penstock-routers",
     ("router", "frozen"): "penstock-routers",

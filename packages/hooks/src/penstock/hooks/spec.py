@@ -23,7 +23,8 @@ def architectures() -> list[Component]:
     """Language models. Called as `target(**schema, make_router=..., quantizer=...)`, returns a `LanguageModel`.
 
     `make_router(layer, hidden_size=..., experts=...)` returns the `Router` of one layer; `quantizer` is a `Quantizer`
-    or None.
+    or None. The schema extends `penstock.hooks.architecture.ArchitectureSettings`, of whose fields `vocab_size` and
+    `eos_token_id` are among the arguments. The model of contract 2 reads `Inputs`, that of contract 1 a Tensor.
 
     >>> Component(kind="architecture", name="glm-moe", target="penstock.moe_core.glm.model:GlmMoe",
     ...           config="penstock.moe_core.glm.config:GlmMoeConfig", summary="GLM-4.x mixture of experts").kind
@@ -34,6 +35,8 @@ def architectures() -> list[Component]:
 @hookspec
 def routers() -> list[Component]:
     """Choosers of experts. Called as `target(**schema, hidden_size=D, experts=E)`, returns a `Router`.
+
+    A router with an attribute `asks` (see `AskingRouter`) is called with what it names beside hidden states.
 
     >>> Component(kind="router", name="my-router", target="my_package.router:MyRouter",
     ...           config="my_package.config:MyRouterConfig", summary="Top-k of a cosine score").kind

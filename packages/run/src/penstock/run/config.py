@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from penstock.hooks.architecture import architecture_settings, layer_routers, unanswered_asks
 from penstock.hooks.config import ConfigDocument, OfKind, Schema, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -174,6 +176,13 @@ def digest(value: Any) -> str:
 
 def load_run_config(path: Path, overrides: Sequence[str], registry: Registry) -> tuple[RunConfig, ConfigDocument]:
     """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it."""
+    config, document = read_run_config(path, overrides, registry)
+    check_positions(config, document)
+    return config, document
+
+
+def read_run_config(path: Path, overrides: Sequence[str], registry: Registry) -> tuple[RunConfig, ConfigDocument]:
+    """The same for the config of a run that exists, which may be from before the length of sequences was checked."""
     document = read_config(path, overrides)
     config = validate(RunConfig, document, registry)
     check_layers(config, document)
@@ -183,7 +192,7 @@ def load_run_config(path: Path, overrides: Sequence[str], registry: Registry) ->
 
 def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
     """Raises `ProblemError` where the tokenizer may make tokens that the model has no embedding for."""
-    embeddings = getattr(config.model.settings, "vocab_size", None)
+    embeddings = architecture_settings(config.model).vocab_size
     tokens = config.data.tokenizer.vocab_size
     if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
         what = f"the model has {embeddings} embeddings, and data.tokenizer.vocab_size is {tokens}"
@@ -191,23 +200,29 @@ def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
         raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or make it as large"))
 
 
-def check_layers(config: RunConfig, document: ConfigDocument) -> None:
-    """Per-layer composition: raises `ProblemError` with every conflict, each with the line that it is written on."""
-    from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+def check_positions(config: RunConfig, document: ConfigDocument) -> None:
+    """Raises `ProblemError` where sequences are longer than the architecture says that it can read."""
+    positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
+    if positions is not None and length > positions:
+        what = f"sequences have {length} tokens, and the model reads {positions} positions"
+        where = document.where(("data", "sequence_length"))
+        raise ProblemError(Problem("bad-value", what, where, "shorten them, or give the model more positions"))
 
-    settings = config.model.settings
-    if not isinstance(settings, ArchitectureSettings):
-        return
+
+def check_layers(config: RunConfig, document: ConfigDocument) -> None:
+    """Per-layer composition: raises `ProblemError` with every conflict and every router that the architecture cannot
+    serve, each with the line that it is written on."""
     try:
-        layer_routers(settings, getattr(settings, "expert_layers", ()))
+        settings = architecture_settings(config.model)
+        layer_routers(settings, settings.expert_layers)
+        if problems := unanswered_asks(config.model):
+            raise ProblemError(problems)
     except ProblemError as error:
         raise ProblemError(
-            [
-                Problem(problem.code, problem.what, document.where(_location(problem.where)), problem.fix)
-                for problem in error.problems
-            ]
+            [replace(problem, where=document.where(_location(problem.where))) for problem in error.problems],
+            error.exit_code,
         ) from None
 
 
 def _location(path: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
+    return tuple(int(part) if part.isdigit() else part for part in (path or "model").split("."))

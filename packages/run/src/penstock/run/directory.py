@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from penstock.hooks.config import ConfigDocument, dump_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RunConfig, digest, load_run_config
+from penstock.run.config import RunConfig, digest, read_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
 
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -94,7 +94,7 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return load_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+        return read_run_config(self.path / "config.resolved.yaml", (), registry)[0]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ STARTERS: dict[str, Starter] = {
         "A small mixture of experts with causal attention",
         "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
         (TORCH,),
-        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free"),
+        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free", "token-ids"),
     ),
     "router": Starter(
         "Top-k of the cosine between token and expert",

@@ -24,6 +24,7 @@ from penstock.hooks.contracts.evaluation import (
     TaskV1,
 )
 from penstock.hooks.contracts.model import (
+    Generative,
     Inputs,
     LanguageModel,
     LossOutput,
@@ -38,6 +39,7 @@ from penstock.hooks.contracts.model import (
 )
 from penstock.hooks.contracts.network import Placement, Topology
 from penstock.hooks.contracts.routing import (
+    AskingRouter,
     BalanceLoss,
     Balancer,
     BatchLoad,
@@ -55,6 +57,7 @@ from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tr
 __all__ = [
     "Answer",
     "Array",
+    "AskingRouter",
     "BalanceLoss",
     "Balancer",
     "BatchLoad",
@@ -65,6 +68,7 @@ __all__ = [
     "Exporter",
     "Generate",
     "GenerateAnswer",
+    "Generative",
     "Inputs",
     "Interval",
     "Item",
