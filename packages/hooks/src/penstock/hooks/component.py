@@ -23,7 +23,7 @@ KINDS: dict[str, str] = {
     "topology": "topologies",
     "placement": "placements",
     "exporter": "exporters",
-    "engine": "engines",
+    "server": "servers",
     "tracker": "trackers",
     "observer": "observers",
     "command": "commands",

@@ -166,12 +166,12 @@ def exporters() -> list[Component]:
 
 
 @hookspec
-def engines() -> list[Component]:
-    """Serving engines. Called as `target(**schema)`, returns an object with `command(model_folder, port)`: the argument
-    list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
+def servers() -> list[Component]:
+    """Servers of an exported model. Called as `target(**schema)`, returns an object with `command(model_folder, port)`:
+    the argument list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
 
-    >>> Component(kind="engine", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
-    'engine'
+    >>> Component(kind="server", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
+    'server'
     """
 
 

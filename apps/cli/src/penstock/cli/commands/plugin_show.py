@@ -31,7 +31,7 @@ CONFIG_LINES = {
     "topology": "simulate: {topology: {use: NAME}}",
     "placement": "simulate: {placement: {use: NAME}}",
     "exporter": "penstock export RUN --format NAME",
-    "engine": 'registry.build("engine", "NAME")',
+    "server": 'registry.build("server", "NAME")',
     "tracker": "train: {trackers: [{use: NAME}]}",
     "observer": "train: {observers: [{use: NAME}]}",
     "command": "penstock NAME",

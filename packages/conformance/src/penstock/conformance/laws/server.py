@@ -1,4 +1,4 @@
-"""Laws of engines: what `command(model_folder, port)` says about the process that serves a model. None is started."""
+"""Laws of servers: what `command(model_folder, port)` says about the process that serves a model. None is started."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.conformance.laws import general
 
 CAPABILITIES: dict[str, str] = {}
-ENGINE = "engine"
+SERVER = "server"
 PORT = 48_213
 
 
-@law(ENGINE, needs=(general.settings_are_arguments_of_the_target,))
+@law(SERVER, needs=(general.settings_are_arguments_of_the_target,))
 def the_command_is_a_list_of_arguments(subject: Subject) -> None:
     """`command(model_folder, port)` returns a list of strings, the program first.
 
@@ -26,7 +26,7 @@ def the_command_is_a_list_of_arguments(subject: Subject) -> None:
     expect(not wrong, f"not a string: {wrong[:1]!r}")
 
 
-@law(ENGINE, needs=(the_command_is_a_list_of_arguments,))
+@law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_names_the_model(subject: Subject) -> None:
     """An argument has the path of the model's folder.
 
@@ -36,7 +36,7 @@ def the_command_names_the_model(subject: Subject) -> None:
     expect(_naming(subject, folder, str(folder)), f"no argument has the folder {folder.name}")
 
 
-@law(ENGINE, needs=(the_command_is_a_list_of_arguments,))
+@law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_names_the_port(subject: Subject) -> None:
     """An argument has the port.
 
@@ -45,7 +45,7 @@ def the_command_names_the_port(subject: Subject) -> None:
     expect(_naming(subject, subject.folder / "model", str(PORT)), f"no argument has the port {PORT}")
 
 
-@law(ENGINE, needs=(the_command_names_the_model,))
+@law(SERVER, needs=(the_command_names_the_model,))
 def any_folder_is_one_argument(subject: Subject) -> None:
     """A folder with spaces, quotes and dollar signs stands in one argument, letter by letter.
 
@@ -55,17 +55,17 @@ def any_folder_is_one_argument(subject: Subject) -> None:
     expect(_naming(subject, folder, str(folder)), f"no argument has the folder {folder.name}")
 
 
-@law(ENGINE, needs=(the_command_is_a_list_of_arguments,))
+@law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_is_the_caller_s(subject: Subject) -> None:
     """Asking again gives the same list, whatever the caller has done with the first.
 
     Make a new list each time: callers add arguments of their own.
     """
-    engine = subject.build()
-    first: list[str] = engine.command(subject.folder, PORT)
+    server = subject.build()
+    first: list[str] = server.command(subject.folder, PORT)
     expected = list(first)
     first.append("--added-by-the-caller")
-    second: list[str] = engine.command(subject.folder, PORT)
+    second: list[str] = server.command(subject.folder, PORT)
     expect(second == expected, f"first {expected}, then {second}")
 
 

@@ -1,4 +1,4 @@
-"""Engines that break one law each."""
+"""Servers that break one law each."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Remembering(Good):
         return self.known.setdefault((model_folder, port), super().command(model_folder, port))
 
 
-of = described("engine", "An engine that breaks one law")
+of = described("server", "A server that breaks one law")
 GOOD = of(Good)
 BROKEN = {
-    "engine/the-command-is-a-list-of-arguments": of(Line),
-    "engine/the-command-names-the-model": of(Elsewhere),
-    "engine/the-command-names-the-port": of(OnePort),
-    "engine/any-folder-is-one-argument": of(Splitting),
-    "engine/the-command-is-the-caller-s": of(Remembering),
+    "server/the-command-is-a-list-of-arguments": of(Line),
+    "server/the-command-names-the-model": of(Elsewhere),
+    "server/the-command-names-the-port": of(OnePort),
+    "server/any-folder-is-one-argument": of(Splitting),
+    "server/the-command-is-the-caller-s": of(Remembering),
 }
