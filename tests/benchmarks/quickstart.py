@@ -14,7 +14,7 @@ from torch import Tensor
 from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.hooks import Registry
 from penstock.train.compose import compose_model, compose_optimizer
-from penstock.train.engine import LocalEngine
+from penstock.train.engines.local import LocalEngine
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

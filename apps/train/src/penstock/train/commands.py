@@ -147,7 +147,7 @@ def _train(
         pick_device,
         size_table,
     )
-    from penstock.train.engine import LocalEngine
+    from penstock.train.engines.local import LocalEngine
     from penstock.train.loop import Interrupted, Trainer
     from penstock.train.memory import keep_freed_memory
     from penstock.train.numerics import record_numerics

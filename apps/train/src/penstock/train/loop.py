@@ -29,7 +29,7 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
-from penstock.train.engine import LocalEngine
+from penstock.train.engines.local import LocalEngine
 from penstock.train.learnt import what_was_learnt
 from penstock.train.progress import Progress
 from penstock.train.resume import plugin_drift_refused

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from penstock.train.engine import LocalEngine
+from penstock.train.engines.local import LocalEngine
 
 
 def make(schedule=lambda progress: 1.0, clip=None):
