@@ -15,8 +15,9 @@ from penstock.hooks.discovery import Loaded
 
 FILES = sorted((Path(__file__).parent / "compat").glob("v*/*.py"))
 SELECTION = Selection(no_plugins=True, files=tuple(map(str, FILES)))
-# Not here: a model is too long to freeze, the others are not part of a run's result.
-LEFT_OUT = {"architecture", "server", "observer", "command"}
+# Not here: a model is too long to freeze; an engine of the first contract is a server now, and objectives came later;
+# the others are not part of a run's result.
+LEFT_OUT = {"architecture", "engine", "objective", "server", "observer", "command"}
 
 CONFIG = """\
 name: compat

@@ -17,6 +17,8 @@ KINDS: dict[str, str] = {
     "sharing": "sharing",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "objective": "objectives",
+    "engine": "engines",
     "corpus": "corpora",
     "filter": "filters",
     "task": "tasks",
@@ -51,7 +53,9 @@ class Window:
 # Kind -> the versions of its contract that this release supports. A component that asks for another one is reported as
 # incompatible and never built. Whoever raises `newest` keeps the plugins under tests/compat working, or raises
 # `oldest` and says so.
-CONTRACTS: dict[str, Window] = dict.fromkeys(KINDS, Window(1, 1))
+CONTRACTS: dict[str, Window] = dict.fromkeys(KINDS, Window(1, 1)) | {
+    "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.component import KINDS
+from penstock.hooks.component import CONTRACTS, KINDS
 from penstock.hooks.discovery import canonical
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -101,6 +101,10 @@ STARTERS: dict[str, Starter] = {
         ("bf16-parameters",),
     ),
     "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
+    "objective": Starter(
+        "Next token of the later part of each window", "train: {objective: {use: NAME}}", (NUMPY, TORCH)
+    ),
+    "engine": Starter("One process on one device", "train: {engine: {use: NAME}}", (TORCH,)),
     "corpus": Starter("One document for each line of a file", "data: {corpus: {use: NAME, file: text.txt}}"),
     "filter": Starter(
         "Drops documents that are short",
@@ -189,7 +193,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "summary": starter.summary,
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
-        "capabilities_line": _capabilities_line(starter.capabilities),
+        "capabilities_line": _capabilities_line(starter.capabilities) + _contract_line(kind),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -239,6 +243,12 @@ def _capabilities_line(capabilities: tuple[str, ...]) -> str:
         return line if quoted else ""
     items = "".join(f"                    {each},\n" for each in quoted)
     return f"            capabilities=frozenset(\n                {{\n{items}                }}\n            ),\n"
+
+
+def _contract_line(kind: str) -> str:
+    """A component that does not say was written against the first contract."""
+    newest = CONTRACTS[kind].newest
+    return "" if newest == 1 else f"            contract={newest},\n"
 
 
 def _use(line: str) -> str:

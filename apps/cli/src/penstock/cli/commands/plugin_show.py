@@ -25,6 +25,8 @@ CONFIG_LINES = {
     "sharing": "model: {sharing: [{use: NAME}]}",
     "optimizer": "train: {optimizer: {use: NAME}}",
     "schedule": "train: {schedule: {use: NAME}}",
+    "objective": "train: {objective: {use: NAME}}",
+    "engine": "train: {engine: {use: NAME}}",
     "corpus": "data: {corpus: {use: NAME}}",
     "filter": "data: {filters: [{use: NAME}]}",
     "task": "evaluate: {tasks: [{use: NAME}]}",

@@ -1,51 +1,69 @@
-"""The engine: who holds the parameters, computes gradients and takes steps. `LocalEngine` is one process.
+"""One process, one device. Every method of several ranks is that of one.
 
-The loop speaks to nothing else, so an engine that shards (DeepSpeed, FSDP) takes this one's place without a change to
-the loop: backward, step, and state in and out.
+Engines whose ranks hold the whole model each (`ddp`) are this one with the sums over ranks filled in.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from penstock.hooks.contracts import Schedule
+from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
+from penstock.train.ahead import routed_ahead
+from penstock.train.step_module import StepModule
+
+STATE = "engine.pt"
+T = TypeVar("T")
 
 
 class LocalEngine:
-    """One process, one device."""
+    """See `penstock.hooks.contracts.Engine`."""
 
     rank, ranks = 0, 1
 
-    def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, gradient_clip: float | None
-    ) -> None:
-        self.model, self.optimizer, self.schedule, self.gradient_clip = model, optimizer, schedule, gradient_clip
-        self.settings = [_without_parameters(group) for group in optimizer.param_groups]
+    def __init__(self, *, device: torch.device) -> None:
+        self.device = device
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a micro-batch's share of the objective: gradients are summed over ranks, too."""
+    def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
+        self.module: StepModule = module
+        self.schedule = schedule
+        self.optimizer = make_optimizer(module)
+        self.settings = [_without_parameters(group) for group in self.optimizer.param_groups]
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        return self.module(batch)
+
+    def routings(self, batches: Iterable[Batch]) -> Iterator[Mapping[int, Routing]]:
+        return routed_ahead(self.module, lambda batch: self.module(batch, routings_only=True), batches)
+
+    def evaluate(self, batch: Batch) -> ObjectiveOutput:
+        self.module.eval()
+        try:
+            with torch.inference_mode(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                return self.module(batch)
+        finally:
+            self.module.train()
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over ranks."""
-        return tensor
-
-    def clip(self) -> float:
-        """Clips the gradient; returns its norm before that."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    def clip(self, limit: float | None) -> float:
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         value = norm.item()
-        if self.gradient_clip is not None and value > self.gradient_clip:  # else a pass over all gradients for nothing
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip, norm)
+        if limit is not None and value > limit:  # else a pass over all gradients for nothing
+            parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return value
 
     def step(self, progress: float) -> dict[str, float]:
-        """Sets the learning rate for this point of the run, steps, and clears the gradients."""
         factor = self.schedule(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -56,8 +74,40 @@ class LocalEngine:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the weights. `settings` are the optimizer's as the config gave them."""
+    def total(self, tensor: Tensor) -> Tensor:
+        return tensor.clone()
+
+    def agree(self, flag: bool) -> bool:
+        return flag
+
+    def barrier(self) -> None:
+        """Nobody else has to come."""
+
+    def share(self, value: T) -> T:
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def save(self, folder: Path) -> dict[str, str]:
+        path = folder / STATE
+        with path.open("wb") as file:  # given a path, torch forgets why it cannot be written
+            torch.save(self._state(), file)
+        with path.open("rb") as file:
+            return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def load(self, folder: Path) -> None:
+        self._load_state(_saved_state(folder))
+
+    @contextmanager
+    def full_state(self) -> Iterator[Mapping[str, Tensor]]:
+        yield cast(Any, self.module.model).state_dict()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """There is nobody to leave."""
+
+    def _state(self) -> dict[str, Any]:
+        """`settings` are the optimizer's as the config gave them; the random state is of each rank."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
@@ -65,15 +115,25 @@ class LocalEngine:
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state; settings that the config gives otherwise now are taken from the config. The others
-        are the state's, because an optimizer may keep what it has learnt beside them."""
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        """Settings that the config gives otherwise now are taken from the config. The others are the state's, because
+        an optimizer may keep what it has learnt beside them."""
         self.optimizer.load_state_dict(state["optimizer"])
         for group, then, now in zip(self.optimizer.param_groups, state["settings"], self.settings, strict=True):
             group.update({name: value for name, value in now.items() if name not in then or then[name] != value})
+        self._load_random_state(state)
+
+    def _load_random_state(self, state: Mapping[str, Any]) -> None:
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
+
+
+def _saved_state(folder: Path) -> dict[str, Any]:
+    """Checkpoints of before there were files of engines have the state in `trainer.pt`."""
+    if (folder / STATE).exists():
+        return torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    return torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")["engine"]
 
 
 def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
+from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import Task, TaskResult
 from penstock.hooks.contracts.model import (
     Inputs,
@@ -35,22 +35,37 @@ from penstock.hooks.contracts.routing import (
 )
 from penstock.hooks.contracts.serving import Exporter
 from penstock.hooks.contracts.tensors import Array, Tensor
-from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tracker
+from penstock.hooks.contracts.training import (
+    Batch,
+    Engine,
+    Objective,
+    ObjectiveOutput,
+    Observer,
+    Schedule,
+    StepModule,
+    StepRecord,
+    Tracker,
+    TrainingData,
+)
 
 __all__ = [
     "Array",
     "BalanceLoss",
     "Balancer",
+    "Batch",
     "BatchLoad",
     "Corpus",
     "Document",
     "DocumentFilter",
+    "Engine",
     "ExpertLoad",
     "Exporter",
     "Inputs",
     "LanguageModel",
     "LossOutput",
     "ModelOutput",
+    "Objective",
+    "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
     "ParameterRole",
@@ -66,11 +81,14 @@ __all__ = [
     "Schedule",
     "SharingPlan",
     "SharingStrategy",
+    "StepModule",
     "StepRecord",
     "Task",
     "TaskResult",
     "Tensor",
+    "TokenSource",
     "Tokenizer",
     "Topology",
     "Tracker",
+    "TrainingData",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.hooks.contracts.tensors import Array
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -35,3 +37,11 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+class TokenSource(Protocol):
+    """Prepared tokens as one array of `tokens` ids; `slice` is int64 [stop - start]."""
+
+    tokens: int
+
+    def slice(self, start: int, stop: int) -> Array: ...
