@@ -1,28 +1,34 @@
-"""What a contributor runs: `uv run nox` for everything, `nox -l` for the list, `nox -s "tests(routers)"` for one.
+"""What a contributor runs: `uv run nox` for everything, `nox -l` for the list, `nox -s tests -- packages/routers` for
+the tests of one member, `nox -s light -- packages/netsim -k ring` for some of one without torch.
 
-Every session has an environment of its own that holds exactly what its subject declares. In a shared one a package
-could import what only its neighbour declares, and syncing one member into it would remove the others.
+Tests run on every core, in two environments: one has every member, the other only those that need no torch. That a
+member declares what it imports is proven from the source by `tests/test_declarations.py`, and by `wheels`, which
+installs each wheel alone.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
 WORKSPACE = nox.project.load_toml(ROOT / "pyproject.toml")
-OLDEST_PYTHON = WORKSPACE["project"]["requires-python"].removeprefix(">=").split(",")[0]
-
-# Members that promise to install without torch.
-LIGHT = {"hooks", "netsim", "data-prep", "cli"}
+OLDEST_PYTHON, NEWEST_PYTHON = "3.11", "3.13"
+# A worker a core with one thread each: more threads would fight over the cores, and small models run faster on one.
+# CI: that an example of hypothesis is slow on a busy machine is no defect.
+SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", "--durations", "20"]
+QUIET = {"OMP_NUM_THREADS": "1", "CI": "true"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +36,47 @@ class Member:
     """An installable of the workspace."""
 
     folder: Path
-    distribution: str
-    module: str
-
-    @classmethod
-    def read(cls, pyproject: Path) -> Member:
-        settings = nox.project.load_toml(pyproject)
-        module = settings["tool"]["uv"]["build-backend"]["module-name"]
-        return cls(pyproject.parent.relative_to(ROOT), settings["project"]["name"], module)
+    settings: dict[str, Any]
 
     @property
-    def light(self) -> bool:
-        return self.folder.name in LIGHT
+    def distribution(self) -> str:
+        return self.settings["project"]["name"]
+
+    def requires(self, extra: str = "", group: str = "") -> list[Requirement]:
+        """What it declares: what it always needs, or what an extra or a dependency group adds."""
+        project = self.settings["project"]
+        if group:
+            lines = self.settings["dependency-groups"][group]
+        elif extra:
+            lines = project["optional-dependencies"][extra]
+        else:
+            lines = project["dependencies"]
+        return [Requirement(line) for line in lines]
 
 
-MEMBERS = [
-    Member.read(pyproject)
+MEMBERS = {
+    member.distribution: member
     for pattern in WORKSPACE["tool"]["uv"]["workspace"]["members"]
     for pyproject in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
-]
+    for member in [Member(pyproject.parent.relative_to(ROOT), nox.project.load_toml(pyproject))]
+}
 
-each_member = nox.parametrize("member", [nox.param(member, id=member.folder.name) for member in MEMBERS])
+
+def needs_torch(requirements: list[Requirement]) -> bool:
+    """Whether one of them is torch, or a member that needs it."""
+    return any(
+        requirement.name == "torch" or (requirement.name in MEMBERS and needs_torch(of_member(requirement)))
+        for requirement in requirements
+    )
+
+
+def of_member(requirement: Requirement) -> list[Requirement]:
+    member = MEMBERS[requirement.name]
+    return [*member.requires(), *(each for extra in requirement.extras for each in member.requires(extra))]
+
+
+LIGHT = [each for each in MEMBERS.values() if not needs_torch([*each.requires(), *each.requires(group="dev")])]
+HEAVY = [each for each in MEMBERS.values() if each not in LIGHT]
 
 
 @nox.session
@@ -65,64 +91,51 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types, in an environment that has every member, extra and test library."""
     sync(session, "--all-packages", "--all-extras", "--all-groups")
-    session.run("pyright")
+    session.run("pyright", "--threads")
 
 
 @nox.session
 def imports(session: nox.Session) -> None:
     """Who may import whom: the contracts of `tool.importlinter`, read from the source without importing it."""
     sync(session, "--only-group", "imports")
-    sources = ":".join(str(ROOT / member.folder / "src") for member in MEMBERS)
+    sources = ":".join(str(ROOT / member.folder / "src") for member in MEMBERS.values())
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources})
 
 
 @nox.session
-@each_member
-def tests(session: nox.Session, member: Member) -> None:
-    """The tests of one member, beside nothing but what it declares."""
-    sync(session, "--package", member.distribution, "--group", "dev")
-    session.run("pytest", str(member.folder), *session.posargs)
+def docs(session: nox.Session) -> None:
+    """The documentation site, in `site/`: every page and link, and the reference from docstrings."""
+    sync(session, "--only-group", "docs")
+    calm = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's notice about a successor
+    session.run("mkdocs", "build", "--quiet", "--strict", *session.posargs, env=calm)
 
 
 @nox.session
-def end_to_end(session: nox.Session) -> None:
-    """What crosses members: the laws of the workspace, commands from start to end, resume, bad input."""
-    sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
-    session.run("pytest", "tests", "--ignore=tests/test_readmes.py", "-m", "not wheels", *session.posargs)
+@nox.parametrize("version", [nox.param(version, id=version) for version in (OLDEST_PYTHON, NEWEST_PYTHON)])
+def light(session: nox.Session, version: str) -> None:
+    """The tests of the members that need no torch, where there is none, on the oldest and the newest Python."""
+    python = interpreter(version)
+    if python is None:
+        session.skip(f"this machine has no Python {version}")
+    members = [part for member in LIGHT for part in ("--package", member.distribution)]
+    sync(session, "--python", python, *members, "--group", "dev")
+    run_tests(session, *(str(member.folder) for member in LIGHT))
 
 
 @nox.session
-def readme(session: nox.Session) -> None:
-    """The code of every README and of the docs, and the commands of the root's README."""
-    sync(session, "--all-packages", "--group", "test")  # plugins are not part of penstock[all]
-    session.run("pytest", "tests/test_readmes.py", *session.posargs)
+def tests(session: nox.Session) -> None:
+    """The tests of the other members, and what crosses members: the workspace's laws, commands from start to end,
+    resume, bad input, the code of every README and of the docs."""
+    sync(session, "--all-packages", "--group", "test", "--group", "dev")
+    run_tests(session, *(str(member.folder) for member in HEAVY), "tests", "-m", "not wheels")
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Every wheel alone: installs beside what it declares, and offers all its components there."""
-    # A folder of its own each time: uv keeps the wheels of a folder that it was pointed to (UV_FIND_LINKS) by name and
-    # version, and would install last week's 0.1.0 in the place of this one, `--refresh` or not (uv 0.13.9).
-    with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:
-        check_wheels(session, Path(folder))
-
-
-def check_wheels(session: nox.Session, folder: Path) -> None:
-    session.run("uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", str(folder), external=True)
-    links = ",".join(filter(None, [str(folder), os.environ.get("UV_FIND_LINKS")]))
-    for member in MEMBERS:
-        (wheel,) = folder.glob(f"{member.distribution.replace('-', '_')}-[0-9]*.whl")
-        alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--with", str(wheel), "python"]
-        check = ["tests/stands_alone.py", str(wheel), member.distribution, member.module]
-        session.run(*alone, *check, *(["--light"] if member.light else []), env={"UV_FIND_LINKS": links}, external=True)
-
-
-@nox.session
-def templates(session: nox.Session) -> None:
-    """What `plugins new` writes, of every kind: wheels in a bare environment, where they are found and pass; and the
-    tutorial, word for word, in another."""
+    """Every wheel alone, where it offers all its components beside what it declares; what `plugins new` writes, as
+    wheels in a bare environment; and the tutorial, word for word, in another."""
     sync(session, "--group", "test")
-    session.run("pytest", "tests/test_templates.py", "tests/test_tutorial.py", "-m", "wheels", *session.posargs)
+    run_tests(session, "tests", "-m", "wheels")
 
 
 @nox.session
@@ -131,7 +144,7 @@ def lock(session: nox.Session) -> None:
     sync(session, "--only-group", "lock")
     copy = Path(session.create_tmp()) / "workspace"
     shutil.rmtree(copy, ignore_errors=True)
-    for pyproject in ["pyproject.toml", *(member.folder / "pyproject.toml" for member in MEMBERS)]:
+    for pyproject in ["pyproject.toml", *(member.folder / "pyproject.toml" for member in MEMBERS.values())]:
         (copy / pyproject).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / pyproject, copy / pyproject)
     of_users = {"UV_FIND_LINKS": None}  # a local wheel would put its hash in the place of the index's
@@ -145,26 +158,42 @@ def lock(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST_PYTHON)
-@each_member
+@nox.parametrize("member", [nox.param(member, id=member.folder.name) for member in MEMBERS.values()])
 def minimums(session: nox.Session, member: Member) -> None:
     """The tests of one member at the lowest versions that it declares.
 
     Covers the members without torch. `nox -s minimums -- --all` covers the others too, and downloads the 5 GB CUDA
     build of the oldest torch for it: package indexes have no smaller one for Linux.
     """
-    if not member.light and "--all" not in session.posargs:
+    if member in HEAVY and "--all" not in session.posargs:
         session.skip("needs the oldest torch: `nox -s minimums -- --all`")
     # Only a folder's own floors are lowered, never those of a wheel. Without --no-config the workspace's constraint
     # would hold torch at the newest.
     until = WORKSPACE["tool"]["uv"]["exclude-newer"]
     floors = ["--quiet", "--exact", "--no-config", "--exclude-newer", until, "--resolution", "lowest-direct"]
-    session.env["CI"] = "true"
-    session.install(*floors, "--editable", str(member.folder), "--group", f"{member.folder}/pyproject.toml:dev")
-    session.run("pytest", str(member.folder))
+    declared = ["--editable", str(member.folder), "--group", f"{member.folder}/pyproject.toml:dev"]
+    session.install(*floors, *declared, "pytest-xdist>=3.6")
+    session.run("pytest", *SIDE_BY_SIDE, str(member.folder), env=QUIET)
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Runs pytest on every core, with what follows `--`: paths there take the place of those among the arguments."""
+    chosen = any((ROOT / argument.split("::")[0]).exists() for argument in session.posargs)
+    kept = [argument for argument in arguments if not (chosen and (ROOT / argument).exists())]
+    session.run("pytest", *SIDE_BY_SIDE, *kept, *session.posargs, env=QUIET)
 
 
 def sync(session: nox.Session, *subject: str) -> None:
     """Makes the session's environment hold the subject's locked dependencies and nothing else."""
-    session.env["CI"] = "true"  # hypothesis then has no deadlines: that a machine is busy is no defect
     into = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
     session.run_install("uv", "sync", "--quiet", "--no-default-groups", *subject, env=into, external=True)
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of this version: this one, one that uv finds, or one of pyenv's that is installed and not chosen."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
+    find = ["uv", "python", "find", "--no-project", "--no-python-downloads", version]
+    found = subprocess.run(find, capture_output=True, text=True).stdout.strip()
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    return found or next(map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"))), None)

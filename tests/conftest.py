@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from penstock.cli.main import run as run_command
 
@@ -75,10 +77,16 @@ def config_file(workplace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel of every member, built now."""
-    folder = tmp_path_factory.mktemp("wheelhouse")
-    build = ["uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", str(folder)]
-    subprocess.run(build, cwd=Path(__file__).parents[1], check=True)
+    """A folder with a wheel of every member, built now, once for all workers. Its name is new every time: uv keeps the
+    wheels of a folder by name and version, and would install last week's 0.1.0 in the place of this one."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"wheelhouse-{run}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            build = ["uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", f"{folder}.partial"]
+            subprocess.run(build, cwd=Path(__file__).parents[1], check=True)
+            Path(f"{folder}.partial").rename(folder)
     return folder
 
 

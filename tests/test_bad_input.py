@@ -139,7 +139,7 @@ def test_what_is_not_there_is_named(capsys, tmp_path, monkeypatch, arguments, ex
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(capsys, trained):
-    from penstock.cli.run_directory import RunDirectory
+    from penstock.run.directory import RunDirectory
 
     with RunDirectory.open(trained).lock():
         code, message = fails(capsys, "evaluate", trained)
@@ -148,10 +148,10 @@ def test_a_run_that_another_process_works_on_is_left_alone(capsys, trained):
 
 
 def test_a_component_of_a_package_that_is_not_installed_names_the_package(config_file):
-    from penstock.cli.run_config import load_run_config
     from penstock.hooks.discovery import discover
     from penstock.hooks.problems import ProblemError
     from penstock.hooks.registry import Registry
+    from penstock.run.config import load_run_config
 
     without = Registry(plugin for plugin in discover() if plugin.origin.distribution != "penstock-sharing")
     with pytest.raises(ProblemError, match="uv add penstock-sharing"):

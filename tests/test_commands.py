@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.hooks.problems import ExitCode, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,6 +12,7 @@ from penstock.cli.main import run
 from penstock.hooks import CONTRACTS, KINDS, Registry, Selection
 from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.discovery import Loaded
+from penstock.hooks.problems import ProblemError
 
 FILES = sorted((Path(__file__).parent / "compat").glob("v*/*.py"))
 SELECTION = Selection(no_plugins=True, files=tuple(map(str, FILES)))
@@ -138,6 +139,11 @@ def test_the_weights_are_those_of_the_old_router_balancer_and_sharing(trained):
 def test_the_run_is_measured_by_the_old_task(trained):
     figures = penstock("evaluate", trained)["tasks"]["accuracy"]["metrics"]
     assert 0 <= figures["accuracy"] <= 1
+
+
+def test_the_old_task_is_not_told_of_a_limit(trained):
+    with pytest.raises(ProblemError, match="task 'accuracy' was written against contract 1, which has no limit"):
+        penstock("evaluate", trained, "--limit", 3)
 
 
 def test_the_network_is_the_old_one_with_the_old_placement(trained):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.run_config import RunConfig
 from penstock.conformance import capabilities, laws_of
 from penstock.hooks import KINDS, Registry, contracts, spec
 from penstock.hooks.architecture import LayerOverride
 from penstock.hooks.config import Schema
 from penstock.hooks.registry import Entry
 from penstock.hooks.schema import schema_of
+from penstock.run.config import RunConfig
 
 WORKSPACE = Path(__file__).parents[1]
 DOCS = WORKSPACE / "packages" / "hooks" / "docs"

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from penstock.cli.main import run as run_command
+from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
-from penstock.evaluate.reassignment import STRATEGIES, modified
+from penstock.hooks.contracts import TaskContext
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
-from penstock.hooks.trace import RoutingTrace
+from penstock.profile.reassignment import STRATEGIES, modified
+from penstock.traces.trace import RoutingTrace
 from penstock.train.restore import restore
 
 
@@ -65,7 +67,8 @@ def test_modify_measures_each_strategy_and_fraction(command, trained, read_json)
 def test_the_routers_own_row_is_the_evaluation_of_the_same_tokens(command, trained, restored):
     (own,) = command("profile", trained, "--modify", "random", "--fraction", "0", "--max-tokens", 256)["rows"]
     heldout = restored.dataset.split("heldout").slice(0, 257)
-    expected = Heldout().run(restored.model, restored.dataset.tokenizer(), heldout=heldout, sequence_length=32).metrics
+    context = TaskContext(restored.dataset.tokenizer(), heldout, 32)
+    expected = run_task(Heldout(), restored.model, context).metrics
     assert own["bits_per_byte"] == pytest.approx(expected["heldout.bits_per_byte@disjoint-32"], rel=1e-6)
     assert own["perplexity"] == pytest.approx(expected["heldout.token_perplexity@disjoint-32"], rel=1e-6)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from penstock.cli.main import run
-from penstock.evaluate.sweep.compare import compare
 from penstock.hooks.problems import ProblemError
+from penstock.sweep.compare import compare
 
 SWEEP = """\
 name: small

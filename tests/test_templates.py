@@ -42,7 +42,7 @@ def test_a_package_of_every_kind_passes_its_tests(tmp_path):
 
 @pytest.mark.wheels
 def test_wheels_of_every_kind_install_in_a_bare_environment_and_are_found(tmp_path, wheelhouse):
-    """`nox -s templates` runs it: it builds and installs 30 wheels, torch among them."""
+    """`nox -s wheels` runs it: it builds and installs 30 wheels, torch among them."""
     packages, wheels = written(tmp_path / "packages"), tmp_path / "wheels"
     for package in packages:
         succeed("uv", "build", "--quiet", "--wheel", "--out-dir", wheels, package, at=tmp_path)

@@ -56,7 +56,7 @@ def test_a_reader_does_what_the_fences_say_in_their_order():
 
 @pytest.mark.wheels
 def test_the_tutorial_does_what_it_says(tmp_path, wheelhouse):
-    """`nox -s templates` runs it: it builds every wheel and trains less than a reader does."""
+    """`nox -s wheels` runs it: it builds every wheel and trains less than a reader does."""
     place, printed = tmp_path / "reader", tmp_path / "printed"
     place.mkdir()
     printed.mkdir()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from crash import MICRO_BATCHES, differences, kill_and_resume, outcome
 
-from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.run.directory import RunDirectory
 from penstock.train.checkpoint import verify_checkpoint
 
 STOP_AFTER_3 = [("_forward", 3 * MICRO_BATCHES, signal.SIGTERM)]

@@ -13,13 +13,13 @@ import click
 import numpy as np
 from measure import Bar, finish, json_option
 
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.fidelity import fluid_exchange
 from penstock.netsim.network import Flows
 from penstock.netsim.placement import Contiguous
 from penstock.netsim.simulate import SimulationRow, simulate
 from penstock.netsim.topologies import FatTree, RailOptimised
 from penstock.netsim.topology import TwoLevel
+from penstock.traces.trace import RoutingTrace
 
 GPUS, LAYERS, STEPS, EXPERTS, K = 8192, 61, 1000, 256, 8
 TOPOLOGIES = {

@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import json
-import lzma
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +31,7 @@ from penstock.netsim.layout_search import search
 from penstock.netsim.model_shape import shape_named
 from penstock.netsim.plan import HeldOut, Plan, held_out
 from penstock.netsim.step_cost import Machine
+from penstock.traces.reader import read_trace
 
 HISTORY = 8
 Case = tuple[str, np.ndarray, int, int, int]  # name, windows x experts, GPUs, redundant slots, history
@@ -58,16 +57,10 @@ def log_normal() -> Iterator[Case]:
 
 
 def choices_of(path: Path) -> np.ndarray:
-    """Experts of each token in order, [tokens, k], without the warm-up of the engine.
-
-    That is 2,048 tokens of the OLMoE trace, which go to all experts in turn, and 16,384 of the Qwen1.5-MoE one, which
-    all go to the same four.
-    """
-    with lzma.open(path, "rt") as lines:
-        routes = [row["topk_ids"] for row in map(json.loads, lines) if row["type"] == "route"]
-    if path.name.startswith("olmoe"):
-        return np.array(routes[2048:])
-    return np.array([chosen for chosen in routes if {*chosen} != {5, 7, 43, 58}])
+    """Experts of each token in order, [tokens, k], without the warm-up of the engine."""
+    expert_NLK = read_trace(path).expert_NLK
+    assert expert_NLK is not None
+    return expert_NLK[:, 0]
 
 
 def streams(data: Path, tokens: int, history: int) -> Iterator[Case]:
@@ -89,13 +82,8 @@ def streams(data: Path, tokens: int, history: int) -> Iterator[Case]:
 
 def domains(data: Path) -> Iterator[Case]:
     """Five domains are seen and the sixth is judged, for each of three layers."""
-    models = json.loads((data / "moe_traces" / "olmoe_mixtral_expert_counts.json").read_text())["models"]
-    counts = models["olmoe"]["expert_counts"]
-    layers = {name: value["counts"] if isinstance(value, dict) else value for name, value in counts.items()}
-    for layer in range(3):
-        load_DE = np.array(
-            [[each[layer].get(str(expert), 0) for expert in range(64)] for each in layers.values()], dtype=np.int64
-        )
+    counts_DLE = read_trace(data / "moe_traces" / "olmoe_mixtral_expert_counts.json", "olmoe").counts_SLE
+    for load_DE in counts_DLE.swapaxes(0, 1):
         for left_out in range(len(load_DE)):
             order = [*(domain for domain in range(len(load_DE)) if domain != left_out), left_out]
             for gpus in (8, 16):

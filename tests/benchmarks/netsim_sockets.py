@@ -34,7 +34,7 @@ from penstock.netsim.calibrate import fit
 from penstock.netsim.fidelity import exchange
 from penstock.netsim.network import Flows
 from penstock.netsim.topologies import Cable, Graph
-from penstock.netsim.traces import read_trace
+from penstock.traces.reader import read_trace
 
 Floats = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from penstock.cli.run_config import RunConfig, load_run_config
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, Inputs
+from penstock.run.config import RunConfig, load_run_config
 from penstock.train.compose import compose_model, compose_optimizer
 from penstock.train.engines.local import LocalEngine
 from penstock.train.objectives.next_token import NextToken

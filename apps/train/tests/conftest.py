@@ -1,4 +1,4 @@
-"""Makes `two_gates` importable, which tests and the processes that they start share."""
+"""Makes `two_gates` and `forked` importable, which tests and the processes that they start share."""
 
 import sys
 from pathlib import Path

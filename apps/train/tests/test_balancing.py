@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import side_by_side
 from torch import Tensor, nn
 from two_gates import (
     EXPERTS,
@@ -29,8 +28,9 @@ from two_gates import (
 from penstock.hooks.contracts import Balancer, Routing
 from penstock.routers.balancers import LossFree
 from penstock.routers.imbalance import gini_loss
+from penstock.routers.load import expert_load
 from penstock.routers.losses import GlobalLoss, SequenceLoss, SwitchLoss, switch_loss
-from penstock.train.balancing import Balancing, counts_of, gradient_error
+from penstock.train.balancing import Balancing, gradient_error
 
 SPLITS = [[12], [6, 6], [1, 11], [4, 4, 4], [5, 0, 7], [1] * 12]
 
@@ -85,16 +85,9 @@ dist.destroy_process_group()
 
 
 def on_ranks(folder: Path, ranks: int, parts: int, padding: int) -> list[dict[str, list[float]]]:
-    arguments = [str(Path(__file__).parent), str(folder / "store")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, *arguments, *map(str, (rank, ranks, parts, padding))],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    return [json.loads(process.communicate(timeout=240)[0]) for process in processes]
+    shared = [str(Path(__file__).parent), str(folder / "store")]
+    calls = [[*shared, *map(str, (rank, ranks, parts, padding))] for rank in range(ranks)]
+    return [json.loads(answer) for answer in side_by_side(RANK, calls)]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +117,7 @@ def test_an_approximate_scope_says_how_far_its_gradient_is_from_exact(name, scop
     model.zero_grad()
     before_LE = balancing.state()["counts"].sum(dim=0)
     _, metrics, _ = run_step(model, balancing, rows)
-    passes = [counts_of(model(each).routings).chosen_LE for each in rows]
+    passes = [expert_load(model(each).routings).chosen_LE for each in rows]
     exact_LE = summed(passes)
     used = [summed(passes[: part + 1]) if scope == "buffer" else before_LE for part in range(3)]
     measure = LOSSES[name](scope)
@@ -170,7 +163,7 @@ def test_lagged_counts_are_those_of_the_step_before_and_of_the_checkpoint():
     balancing = Balancing(model, {"global": GlobalLoss(1.0, "lagged")}, [])
     run_step(model, balancing, [first])
     assert not any(gradient.any() for gradient in gradients(model).values())  # there was no step before
-    counts_LE = counts_of(model(first).routings).chosen_LE
+    counts_LE = expert_load(model(first).routings).chosen_LE
     model.zero_grad()
     resumed = TwoGates()
     loaded = Balancing(resumed, {"global": GlobalLoss(1.0, "lagged")}, [])
@@ -276,7 +269,7 @@ def test_balancers_act_once_a_step_on_the_whole_batch_and_are_given_their_statis
     run_step(
         model, Balancing(model, {"switch": SwitchLoss()}, [witness, LossFree(0.01)], parts=3), list(batch().chunk(3))
     )
-    chosen_LE = summed(counts_of(each.routings).chosen_LE for each in map(TwoGates(capacity=9), batch().chunk(3)))
+    chosen_LE = summed(expert_load(each.routings).chosen_LE for each in map(TwoGates(capacity=9), batch().chunk(3)))
     tokens = SEQUENCES * LENGTH
     assert witness.seen == [(row, tokens, tokens) for row in chosen_LE.tolist()]
     moved = [gate.e_score_correction_bias.sign().tolist() for gate in model.routers.values()]

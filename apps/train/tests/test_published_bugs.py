@@ -27,8 +27,9 @@ from two_gates import (
 )
 
 from penstock.hooks.contracts import Routing
+from penstock.routers.load import expert_load
 from penstock.routers.losses import GlobalLoss, SequenceLoss, SwitchLoss, normalized, switch_loss
-from penstock.train.balancing import Balancing, counts_of
+from penstock.train.balancing import Balancing
 
 TOKENS, PARTS = SEQUENCES * LENGTH, 4
 
@@ -47,7 +48,7 @@ def micro_batches(model: TwoGates) -> list[tuple[int, Routing]]:
 
 
 def counted(routing: Routing) -> Tensor:
-    return counts_of({0: routing}).chosen_LE[0]
+    return expert_load({0: routing}).chosen_LE[0]
 
 
 def test_the_definition_itself_has_no_error():

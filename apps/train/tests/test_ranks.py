@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import side_by_side
 
 from penstock.hooks import ExitCode
 from penstock.train.ranks import require_same_plugins
@@ -55,15 +54,8 @@ def locked(name: str, version: str = "1.0") -> dict[str, Any]:
 
 def answers(folder: Path, *locks: list[dict[str, Any]]) -> list[tuple[int, str]]:
     """What each rank says of its lock."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder / "store"), str(rank), str(len(locks)), json.dumps(lock)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank, lock in enumerate(locks)
-    ]
-    return [tuple(json.loads(process.communicate(timeout=120)[0])) for process in processes]
+    calls = [[str(folder / "store"), str(rank), str(len(locks)), json.dumps(lock)] for rank, lock in enumerate(locks)]
+    return [tuple(json.loads(answer)) for answer in side_by_side(RANK, calls)]
 
 
 def test_ranks_with_the_same_code_begin(tmp_path):

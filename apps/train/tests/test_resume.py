@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.run_config import RunConfig, load_run_config
-from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, load_run_config
+from penstock.run.directory import RunDirectory
 from penstock.train.resume import check_resume, find_run
 
 TEXT = """\

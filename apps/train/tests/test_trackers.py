@@ -9,7 +9,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from penstock.hooks.contracts import StepRecord
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 from penstock.train.observers import LoadTraceObserver
 from penstock.train.trackers import JsonlTracker, TensorBoardTracker
 

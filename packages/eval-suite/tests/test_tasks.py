@@ -1,5 +1,6 @@
 """Tasks end to end with a byte tokenizer, for which the figures can be computed by hand."""
 
+import gzip
 import lzma
 import math
 import os
@@ -11,12 +12,23 @@ import pytest
 
 from penstock.eval_suite.baselines import bigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.likelihood import token_nll
-from penstock.eval_suite.metrics import bits_per_byte_standard_error
+from penstock.eval_suite.metrics import (
+    bits_per_byte,
+    bits_per_byte_standard_error,
+    token_perplexity,
+    word_perplexity,
+)
+from penstock.eval_suite.runner import prepare, run_task
 from penstock.eval_suite.tasks import Heldout, WikiText2, join_hub_rows
 from penstock.hooks import ProblemError, Registry
+from penstock.hooks.contracts import Task, TaskContext, TaskResult
 
 TEXT = " \n = Title = \n \n Some words , and more .\n"
 UNIFORM_BITS = math.log2(257)
+
+
+def run(task: Task, model: Any, tokenizer: Any, **context: Any) -> TaskResult:
+    return run_task(task, model, TaskContext(tokenizer, **context))
 
 
 @pytest.fixture
@@ -28,7 +40,7 @@ def text_file(tmp_path) -> Path:
 
 def test_a_uniform_model_needs_the_same_bits_for_every_byte(uniform_model, tokenizer):
     heldout = np.array(tokenizer.encode("some text, some more"))
-    result = Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+    result = run(Heldout(), uniform_model, tokenizer, heldout=heldout, sequence_length=8)
     assert result.metrics == {
         "heldout.bits_per_byte@disjoint-8": pytest.approx(UNIFORM_BITS),
         "heldout.token_perplexity@disjoint-8": pytest.approx(257),
@@ -39,24 +51,24 @@ def test_a_uniform_model_needs_the_same_bits_for_every_byte(uniform_model, token
 
 def test_end_of_text_costs_bits_and_has_no_bytes(uniform_model, tokenizer):
     heldout = np.array([*tokenizer.encode("abcd"), 0, *tokenizer.encode("efgh")])
-    result = Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+    result = run(Heldout(), uniform_model, tokenizer, heldout=heldout, sequence_length=8)
     assert result.metrics["heldout.bits_per_byte@disjoint-8"] == pytest.approx(UNIFORM_BITS * 8 / 7)
     assert result.details["standard_error_blocks"] == "documents"
 
 
 def test_the_name_says_what_was_left_out(uniform_model, tokenizer, text_file):
     heldout = np.array(tokenizer.encode("some text, some more"))
-    short = Heldout(max_tokens=10, stride=2).run(uniform_model, tokenizer, heldout=heldout, sequence_length=4)
+    short = run(Heldout(max_tokens=10, stride=2), uniform_model, tokenizer, heldout=heldout, sequence_length=4)
     assert "heldout.bits_per_byte@first-10-tokens-sliding-4-stride-2" in short.metrics
     assert short.details["tokens"] == 9
     task = WikiText2(text_file, max_bytes=20)
-    result = task.run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+    result = run(task, uniform_model, tokenizer, heldout=None, sequence_length=8)
     assert "wikitext2.bits_per_byte@raw-first-16-bytes-disjoint-8" in result.metrics
     assert result.details["bytes"] == 15
 
 
 def test_wikitext_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, text_file):
-    result = WikiText2(text_file).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+    result = run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8)
     scored = len(TEXT) - 1  # the first byte is context
     assert result.metrics == {
         "wikitext2.bits_per_byte@raw-disjoint-8": pytest.approx(UNIFORM_BITS),
@@ -68,16 +80,34 @@ def test_wikitext_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, t
 
 def test_tasks_score_as_token_nll_does(make_gru, tokenizer, text_file):
     model = make_gru(257)
-    result = WikiText2(text_file, stride=3).run(model, tokenizer, heldout=None, sequence_length=8)
+    result = run(WikiText2(text_file, stride=3), model, tokenizer, heldout=None, sequence_length=8)
     nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=8, stride=3)
     figure = result.metrics["wikitext2.bits_per_byte@raw-sliding-8-stride-3"]
     assert figure == pytest.approx(nll.sum() / math.log(2) / (len(TEXT) - 1))
 
 
+def test_figures_are_those_of_the_whole_stream_at_once(make_gru, tokenizer, text_file):
+    """As they were found before there was a runner, to the last digits of a float."""
+    model, documents = make_gru(257), ["abc", "some longer text", "x y z"] * 30
+    heldout = np.array([token for document in documents for token in [*tokenizer.encode(document), 0]])
+    found = run(Heldout(), model, tokenizer, heldout=heldout, sequence_length=16)
+    nll = token_nll(model, heldout, sequence_length=16)
+    byte_N = tokenizer.byte_lengths()[heldout[1:]]
+    block = np.cumsum(heldout[1:] == 0) - (heldout[1:] == 0)
+    expected = [bits_per_byte(nll, int(byte_N.sum())), token_perplexity(nll)]
+    assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
+    expected_error = bits_per_byte_standard_error(nll, byte_N, block)
+    assert found.details["standard_error"] == pytest.approx(expected_error, rel=1e-12)
+    found = run(WikiText2(text_file), model, tokenizer, heldout=None, sequence_length=16)
+    nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=16)
+    expected = [bits_per_byte(nll, len(nll)), word_perplexity(nll, 11), token_perplexity(nll)]
+    assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
+
+
 def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
     model, documents = make_gru(257), ["abc", "some longer text", "x y z"]
     heldout = np.array([token for document in documents for token in [*tokenizer.encode(document), 0]])
-    details = Heldout().run(model, tokenizer, heldout=heldout, sequence_length=8).details
+    details = run(Heldout(), model, tokenizer, heldout=heldout, sequence_length=8).details
     nll = token_nll(model, heldout, sequence_length=8)
     block = np.repeat([0, 1, 2], [len(document) + 1 for document in documents])[1:]
     expected = bits_per_byte_standard_error(nll, (heldout[1:] > 0).astype(int), block)
@@ -88,31 +118,41 @@ def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
 @pytest.mark.parametrize("heldout", [None, np.array([1])])
 def test_no_heldout_tokens_is_a_problem(uniform_model, tokenizer, heldout):
     with pytest.raises(ProblemError, match="no held-out tokens"):
-        Heldout().run(uniform_model, tokenizer, heldout=heldout, sequence_length=8)
+        run(Heldout(), uniform_model, tokenizer, heldout=heldout, sequence_length=8)
 
 
 def test_a_stride_longer_than_the_windows_is_a_problem(uniform_model, tokenizer):
     with pytest.raises(ProblemError, match="stride of 9"):
-        Heldout(stride=9).run(uniform_model, tokenizer, heldout=np.arange(20), sequence_length=8)
+        run(Heldout(stride=9), uniform_model, tokenizer, heldout=np.arange(20), sequence_length=8)
 
 
 def test_a_tokenizer_that_loses_bytes_is_a_problem(uniform_model, tokenizer, text_file):
     tokenizer.encode = lambda text: [byte + 1 for byte in text.encode() if byte != 32]
     with pytest.raises(ProblemError, match="byte-level"):
-        WikiText2(text_file).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+        run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8)
 
 
 def test_a_tokenizer_without_byte_lengths_is_a_problem(uniform_model):
     with pytest.raises(ProblemError, match="byte_lengths"):
-        Heldout().run(uniform_model, cast(Any, object()), heldout=np.arange(20), sequence_length=8)
+        run(Heldout(), uniform_model, cast(Any, object()), heldout=np.arange(20), sequence_length=8)
 
 
-def test_missing_and_compressed_files_are_problems(uniform_model, tokenizer, tmp_path):
-    compressed = tmp_path / "wiki.test.raw.xz"
-    compressed.write_bytes(lzma.compress(TEXT.encode()))
-    for path, message in ((tmp_path / "absent", "cannot be read"), (compressed, "decompress")):
+def test_compressed_text_is_read_where_its_name_says_so(uniform_model, tokenizer, text_file, tmp_path):
+    expected = run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8).metrics
+    for suffix, compress in ((".xz", lzma.compress), (".gz", gzip.compress)):
+        path = tmp_path / f"text{suffix}"
+        path.write_bytes(compress(TEXT.encode()))
+        assert run(WikiText2(path), uniform_model, tokenizer, heldout=None, sequence_length=8).metrics == expected
+
+
+def test_missing_damaged_and_misnamed_files_are_problems(tokenizer, tmp_path):
+    misnamed, damaged = tmp_path / "wiki.test.raw", tmp_path / "wiki.test.raw.xz"
+    misnamed.write_bytes(lzma.compress(TEXT.encode()))
+    damaged.write_bytes(lzma.compress(TEXT.encode())[:-9])
+    cases = {tmp_path / "absent": "cannot be read", misnamed: "decompress it first", damaged: "cannot be decompressed"}
+    for path, message in cases.items():
         with pytest.raises(ProblemError, match=message):
-            WikiText2(path).run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+            prepare(WikiText2(path), TaskContext(tokenizer, None, 8))
 
 
 def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_path, monkeypatch):
@@ -120,7 +160,7 @@ def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_pa
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(ProblemError) as caught:
-        WikiText2().run(uniform_model, tokenizer, heldout=None, sequence_length=8)
+        run(WikiText2(), uniform_model, tokenizer, heldout=None, sequence_length=8)
     [problem] = caught.value.problems
     assert (problem.code, problem.fix) == ("hub-unreachable", "set `path` to a local wiki.test.raw")
 
@@ -128,7 +168,7 @@ def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_pa
 def test_components_build_by_name(uniform_model, tokenizer, text_file):
     registry = Registry.discover()
     task = registry.build("task", {"use": "wikitext2", "path": str(text_file), "max_bytes": 1000})
-    assert task.run(uniform_model, tokenizer, heldout=None, sequence_length=8).details["bytes"] == len(TEXT) - 1
+    assert run(task, uniform_model, tokenizer, heldout=None, sequence_length=8).details["bytes"] == len(TEXT) - 1
     assert isinstance(registry.build("task", "heldout"), Heldout)
 
 
@@ -153,7 +193,7 @@ def test_wikitext2_itself(make_gru, tokenizer, tmp_path):
     path = tmp_path / "wiki.test.raw"
     path.write_bytes(text.encode())
     task = WikiText2(path, max_bytes=30_000)
-    result = task.run(make_gru(257), tokenizer, heldout=None, sequence_length=256)
+    result = run(task, make_gru(257), tokenizer, heldout=None, sequence_length=256)
     [bits] = [value for name, value in result.metrics.items() if "bits_per_byte" in name]
     assert bits == pytest.approx(UNIFORM_BITS, rel=0.05)  # untrained
     assert 29_000 < result.details["bytes"] < 30_000

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.hooks import ProblemError, Registry
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.balanced_swap import BalancedSwap
 from penstock.netsim.placement import Contiguous
 from penstock.netsim.simulate import SimulationRow, picture, simulate
 from penstock.netsim.synthetic import synthetic_trace
 from penstock.netsim.topologies import RailOptimised
 from penstock.netsim.topology import TwoLevel
+from penstock.traces.trace import RoutingTrace
 
 
 class MatrixOnly:

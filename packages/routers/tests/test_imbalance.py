@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.hooks.contracts import BatchLoad
 from penstock.routers import imbalance, load
-from penstock.routers.losses import GlobalLoss, counts_of, switch_loss
+from penstock.routers.losses import GlobalLoss, chosen_counts, switch_loss
 from penstock.routers.topk import SoftmaxTopK
 
 MAKERS = {
@@ -38,7 +38,7 @@ def routing_of(tokens: int, seed: int, experts: int = 5):
 def test_the_value_is_the_metric_of_the_load(name, tokens, seed):
     make, metric = MAKERS[name]
     routing = routing_of(tokens, seed)
-    assert make()(routing).item() == pytest.approx(metric(counts_of(routing)).item(), abs=1e-4)
+    assert make()(routing).item() == pytest.approx(metric(chosen_counts(routing)).item(), abs=1e-4)
 
 
 @EACH
@@ -46,7 +46,7 @@ def test_the_gradient_is_the_metric_s_derivative_at_the_load_times_that_of_the_m
     make, _ = MAKERS[name]
     routing, again = routing_of(40, 3), routing_of(40, 3)
     make()(routing).backward()
-    share_E = (counts_of(again).double() / 80).numpy()
+    share_E = (chosen_counts(again).double() / 80).numpy()
     measure = make().measure
     step = 1e-6
     slope_E = [
@@ -64,12 +64,12 @@ def test_following_the_gradient_evens_out_the_real_load(name):
     router = SoftmaxTopK(16, 8)
     hidden_TD = torch.randn(512, 16) + 0.5
     optimizer = torch.optim.Adam(router.parameters(), lr=0.003)
-    before = metric(counts_of(router(hidden_TD))).item()
+    before = metric(chosen_counts(router(hidden_TD))).item()
     for _ in range(150):
         optimizer.zero_grad()
         make()(router(hidden_TD)).backward()
         optimizer.step()
-    assert metric(counts_of(router(hidden_TD))).item() < 0.35 * before
+    assert metric(chosen_counts(router(hidden_TD))).item() < 0.35 * before
 
 
 @EACH
@@ -80,7 +80,7 @@ def test_value_and_gradient_are_the_same_for_any_split_and_padding(name, cuts, p
     whole, parted = routing_of(12, seed), routing_of(12, seed)
     expected = make()(whole)
     expected.backward()
-    batch = BatchLoad(counts_of(parted), 12)
+    batch = BatchLoad(chosen_counts(parted), 12)
     total = torch.zeros((), dtype=torch.float64)
     for start, end in pairwise([0, *sorted(cuts), 12]):
         index = torch.cat([torch.arange(start, end), torch.zeros(padding, dtype=torch.int64)])
@@ -120,6 +120,6 @@ def test_variance_pulls_exactly_as_the_global_loss_does_and_twice_as_hard():
 
 def test_the_global_loss_without_a_batch_is_the_switch_loss_of_the_pass():
     routing = routing_of(30, 1)
-    expected = switch_loss(score_TE=routing.score_TE, counts_E=counts_of(routing), tokens=30)
+    expected = switch_loss(score_TE=routing.score_TE, counts_E=chosen_counts(routing), tokens=30)
     assert torch.equal(GlobalLoss()(routing), expected)
     assert GlobalLoss(counts="lagged").scope == "lagged"

@@ -11,8 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from penstock.hooks.contracts import Routing
 from penstock.routers import load
+from penstock.traces import load as figures
 
 COUNTS = hnp.arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 7)), elements=st.integers(0, 1000))
+FIGURES = ("max_violation", "gini", "coefficient_of_variation", "entropy", "dead_experts")
 
 
 def routing(expert_TK: torch.Tensor, experts: int) -> Routing:
@@ -75,6 +77,27 @@ def test_where_slots_are_only_empty_nothing_is_dropped():
     assert result.dropped_LE is None
 
 
+def test_loads_of_two_passes_add_up_and_what_tokens_chose_is_kept_and_dropped():
+    plain = load.expert_load({0: routing(choices(6, 2, 5, 0), 5)})
+    dropped_TK = torch.tensor([[True, False]] * 4)
+    capped = load.expert_load({0: replace(routing(choices(4, 2, 5, 1), 5), kept_TK=~dropped_TK, dropped_TK=dropped_TK)})
+    assert capped.chosen_LE.sum() == 8
+    assert (plain + plain).dropped_LE is None
+    assert torch.equal((plain + plain).chosen_LE, 2 * plain.counts_LE)
+    for total in (plain + capped, capped + plain):
+        assert total.dropped_LE is not None
+        assert capped.dropped_LE is not None
+        assert torch.equal(total.counts_LE, plain.counts_LE + capped.counts_LE)
+        assert torch.equal(total.dropped_LE, capped.dropped_LE)
+        assert torch.equal(total.chosen_LE, plain.chosen_LE + capped.chosen_LE)
+
+
+def test_loads_of_different_layers_have_no_sum():
+    one, other = (load.expert_load({layer: routing(choices(3, 2, 4, 0), 4)}) for layer in (1, 2))
+    with pytest.raises(ValueError, match=r"layers \(1,\) and \(2,\)"):
+        _ = one + other
+
+
 def test_a_dense_model_has_an_empty_load():
     result = load.expert_load({})
     assert result.counts_LE.shape == (0, 0)
@@ -87,62 +110,14 @@ def test_layers_with_different_experts_are_refused_by_name():
         load.expert_load({1: routing(choices(3, 2, 4, 0), 4), 2: routing(choices(3, 2, 6, 0), 6)})
 
 
-def dumb_max_violation(row):
-    return (row.max() - row.mean()) / row.mean()
-
-
-def dumb_gini(row):
-    return np.abs(row[:, None] - row[None, :]).mean() / (2 * row.mean())
-
-
-def dumb_variation(row):
-    return row.std() / row.mean()
-
-
-def dumb_entropy(row):
-    if len(row) == 1:
-        return 1.0
-    return -sum(p * np.log(p) for p in row / row.sum() if p > 0) / np.log(len(row))
-
-
-def dumb_dead(row):
-    return float(sum(count == 0 for count in row))
-
-
-@pytest.mark.parametrize(
-    ("metric", "oracle"),
-    [
-        (load.max_violation, dumb_max_violation),
-        (load.gini, dumb_gini),
-        (load.coefficient_of_variation, dumb_variation),
-        (load.entropy, dumb_entropy),
-        (load.dead_experts, dumb_dead),
-    ],
-)
+@pytest.mark.parametrize("name", FIGURES)
 @given(counts_LE=COUNTS)
-def test_metric_equals_its_definition_and_is_zero_without_assignments(metric, oracle, counts_LE):
-    result = metric(torch.from_numpy(counts_LE))
-    expected = [oracle(row.astype(np.float64)) if row.sum() else 0.0 for row in counts_LE]
+def test_a_figure_of_a_tensor_is_that_of_the_array(name, counts_LE):
+    result = getattr(load, name)(torch.from_numpy(counts_LE))
     assert result.dtype == torch.float64
-    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(metric(torch.from_numpy(counts_LE)[None, :, :]).numpy(), result[None], atol=0)
+    np.testing.assert_allclose(result.numpy(), getattr(figures, name)(counts_LE), rtol=0, atol=1e-12)
 
 
-def test_even_load_and_collapse_are_the_ends_of_every_scale():
-    counts = torch.tensor([[5, 5, 5, 5], [20, 0, 0, 0]], dtype=torch.int32)
-    assert load.max_violation(counts).tolist() == [0, 3]
-    assert load.gini(counts).tolist() == [0, 0.75]
-    assert load.entropy(counts).tolist() == [1, 0]
-    assert load.dead_experts(counts).tolist() == [0, 3]
-
-
-def test_logged_metrics_are_the_mean_and_the_worst_layer():
-    counts = torch.tensor([[5, 5, 5, 5], [20, 0, 0, 0]])
-    assert load.load_metrics(counts) == {
-        "max_violation": 1.5,
-        "max_violation_worst": 3.0,
-        "gini": 0.375,
-        "cv": pytest.approx(np.sqrt(3) / 2),
-        "entropy": 0.5,
-        "dead_experts": 3.0,
-    }
+@given(counts_LE=COUNTS)
+def test_what_is_logged_of_a_tensor_is_what_is_logged_of_the_array(counts_LE):
+    assert load.load_metrics(torch.from_numpy(counts_LE)) == pytest.approx(figures.load_metrics(counts_LE), abs=1e-12)

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.cli.main import run as run_command
 from penstock.data_prep.tokenizer import train_tokenizer, write_tokenizer
-from penstock.evaluate.reassignment import STRATEGIES, modified
 from penstock.hooks import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.profile.reassignment import STRATEGIES, modified
+from penstock.traces.trace import RoutingTrace
 
 LETTERS = {"early": "abcdefg", "late": "tuvwxyz"}
 """What the words of each domain are made of."""

@@ -8,7 +8,7 @@ from penstock_hf_models.recording import record
 from penstock_hf_models.routing import router_sites
 
 from penstock.hooks import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 each_mixture = pytest.mark.parametrize("family", MIXTURES)
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 CONFIG = """\
 name: tiny

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_trackers import rows_of
+from stored_rows import rows_of
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError

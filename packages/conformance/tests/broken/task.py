@@ -1,70 +1,116 @@
-"""Tasks that break one law each."""
+"""Tasks that break one law each. What contract 1 alone can break, tasks of that contract break."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from broken import task_itself
 from broken.described import described
+from penstock.conformance.laws import task_itself as laws_of_contract_1
 from penstock.hooks import Problem, ProblemError
-from penstock.hooks.contracts import TaskResult
+from penstock.hooks.contracts import Item, Rolling, TaskContext, TaskResult
 
 
 class Good:
-    """Bits per byte of the held-out tokens, in disjoint windows."""
+    """Bits per byte of the held-out tokens, in disjoint windows, each of which is a sample."""
 
-    def run(self, model: Any, tokenizer: Any, *, heldout: Any, sequence_length: int) -> Any:
-        if heldout is None or len(heldout) < 2:
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        if self.refuses(context):
+            raise ProblemError(Problem("no-shots", "the task shows no examples"))
+        if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(Problem("no-heldout", "the run has no held-out tokens"))
-        self.check(tokenizer)
-        mode = model.training
-        self.set_mode(model, False)
-        try:
-            nll = self.total(model, self.tokens(heldout), sequence_length) / (len(heldout) - 1)
-        finally:
-            self.set_mode(model, mode)
-        return self.result({"broken.bits_per_byte": nll / math.log(2), "broken.token_perplexity": math.exp(nll)})
+        self.check(context.tokenizer)
+        windows = self.windows(self.tokens(context.heldout), context.sequence_length)
+        yield from (Item(identity, window) for identity, window in zip(self.ids(len(windows)), windows, strict=True))
 
-    def total(self, model: Any, tokens: torch.Tensor, sequence_length: int) -> float:
-        starts = range(0, len(tokens) - 1, sequence_length)
-        return sum(self.nll(model, tokens[start : start + sequence_length + 1]) for start in starts)
-
-    @torch.inference_mode()
-    def nll(self, model: Any, window: torch.Tensor) -> float:
-        return model.next_token_loss(window[None, :-1], window[None, 1:]).loss.item()
-
-    def tokens(self, heldout: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(heldout, dtype=np.int64))
-
-    def set_mode(self, model: Any, training: bool) -> None:
-        model.train(training)
+    def refuses(self, context: TaskContext) -> bool:
+        return bool(context.shots)
 
     def check(self, tokenizer: Any) -> None:
         if not hasattr(tokenizer, "byte_lengths"):
             raise ProblemError(Problem("no-byte-lengths", "the tokenizer does not know the bytes of its tokens"))
 
-    def result(self, metrics: dict[str, Any]) -> Any:
+    def tokens(self, heldout: Any) -> Any:
+        return np.array(heldout, dtype=np.int64)
+
+    def windows(self, token_N: Any, length: int) -> list[Any]:
+        return [token_N[start : start + length + 1] for start in range(0, len(token_N) - 1, length)]
+
+    def ids(self, count: int) -> Sequence[str]:
+        return list(map(str, range(count)))
+
+    def requests(self, item: Item, context: TaskContext) -> Sequence[Any]:
+        return [Rolling(item.document, context.sequence_length)]
+
+    def score(self, item: Item, answers: Sequence[Any], context: TaskContext) -> Sequence[Mapping[str, float]]:
+        return [{"nll": float(answers[0].nll_N.sum()), "tokens": float(len(answers[0].nll_N))}]
+
+    def total(self, scores: Mapping[str, Any], context: TaskContext) -> Any:
+        nll = self.nats(scores["nll"].sum() / scores["tokens"].sum())
+        return self.result(
+            {"broken.bits_per_byte@disjoint": nll / math.log(2), "broken.token_perplexity@disjoint": math.exp(nll)},
+            scores,
+        )
+
+    def nats(self, nll: float) -> float:
+        return float(nll)
+
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
         return TaskResult(metrics, {"windows": 1})
 
 
+class Nameless(Good):
+    def ids(self, count: int) -> Sequence[str]:
+        return ["window"] * count
+
+
+class Renumbering(Good):
+    """Gives an item another id each time."""
+
+    given = itertools.count()
+
+    def ids(self, count: int) -> Sequence[str]:
+        return [str(next(self.given)) for _ in range(count)]
+
+
+class Floating(Good):
+    def tokens(self, heldout: Any) -> Any:
+        return np.array(heldout, dtype=np.float64)
+
+
+class Uneven(Good):
+    def score(self, item: Item, answers: Sequence[Any], context: TaskContext) -> Sequence[Mapping[str, float]]:
+        first = {"first": 1.0} if item.id == "0" else {}
+        return [{**sample, **first} for sample in super().score(item, answers, context)]
+
+
 class Dictionary(Good):
-    def result(self, metrics: dict[str, Any]) -> Any:
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
         return metrics
 
 
 class Undefined(Good):
-    def result(self, metrics: dict[str, Any]) -> Any:
-        return super().result({**metrics, "broken.recall": math.nan})
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        return super().result({**metrics, "broken.recall@disjoint": math.nan}, scores)
 
 
 class Pathological(Good):
-    def result(self, metrics: dict[str, Any]) -> Any:
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
         return TaskResult(metrics, {"report": Path("report.html")})
+
+
+class Bare(Good):
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        return super().result({name.partition("@")[0]: value for name, value in metrics.items()}, scores)
 
 
 class Ranking(Good):
@@ -72,68 +118,64 @@ class Ranking(Good):
 
     runs = itertools.count()
 
-    def result(self, metrics: dict[str, Any]) -> Any:
-        return super().result({**metrics, "broken.number": float(next(self.runs))})
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        return super().result({**metrics, "broken.number@runs": float(next(self.runs))}, scores)
 
 
-class Rounding(Good):
-    def set_mode(self, model: Any, training: bool) -> None:
-        super().set_mode(model, training)
-        model.steps += 1
+class Leading(Good):
+    """Says whether the first window is the longest."""
+
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        longest = float(np.argmax(scores["tokens"]) == 0)
+        return super().result({**metrics, "broken.longest@first": longest}, scores)
 
 
-class Backward(Good):
-    def nll(self, model: Any, window: torch.Tensor) -> float:
-        loss = model.next_token_loss(window[None, :-1], window[None, 1:]).loss
-        loss.backward()
-        return loss.item()
+class Counting(Good):
+    """Names a metric by the number of different windows."""
+
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        return super().result({**metrics, f"broken.all@{len(np.unique(scores['nll']))}": 1.0}, scores)
 
 
-class LeftInEvaluation(Good):
-    def set_mode(self, model: Any, training: bool) -> None:
-        model.eval()
+class Unseeing(Good):
+    """Takes any number of shots and shows none."""
 
-
-class Dropping(Good):
-    """Leaves the model in the mode in which it came."""
-
-    def set_mode(self, model: Any, training: bool) -> None:
-        pass
+    def refuses(self, context: TaskContext) -> bool:
+        return False
 
 
 class Seeding(Good):
-    def tokens(self, heldout: Any) -> torch.Tensor:
-        torch.manual_seed(0)
-        torch.rand(1)
+    def tokens(self, heldout: Any) -> Any:
+        random.seed(0)
         return super().tokens(heldout)
 
 
 class GradientsOff(Good):
-    def tokens(self, heldout: Any) -> torch.Tensor:
+    def tokens(self, heldout: Any) -> Any:
         torch.set_grad_enabled(False)
         return super().tokens(heldout)
 
 
 class Direct(Good):
-    def tokens(self, heldout: Any) -> torch.Tensor:
+    def tokens(self, heldout: Any) -> Any:
         if heldout.dtype != np.int64:
             raise RuntimeError("indices must be int64")
         return super().tokens(heldout)
 
 
 class Masking(Good):
-    def tokens(self, heldout: Any) -> torch.Tensor:
-        tokens = super().tokens(heldout)
+    def tokens(self, heldout: Any) -> Any:
+        token_N = super().tokens(heldout)
         if heldout.flags.writeable:
             heldout[0] = 0
-        return tokens
+        return token_N
 
 
 class Needy(Good):
-    def run(self, model: Any, tokenizer: Any, *, heldout: Any, sequence_length: int) -> Any:
-        if heldout is None:
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        if context.heldout is None:
             raise TypeError("object of type 'NoneType' has no len()")
-        return super().run(model, tokenizer, heldout=heldout, sequence_length=sequence_length)
+        return super().items(context)
 
 
 class Particular(Good):
@@ -142,47 +184,49 @@ class Particular(Good):
 
 
 class Nats(Good):
-    def result(self, metrics: dict[str, Any]) -> Any:
-        name = "broken.bits_per_byte"
-        return super().result({**metrics, name: metrics[name] * math.log(2)})
+    def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
+        name = "broken.bits_per_byte@disjoint"
+        return super().result({**metrics, name: metrics[name] * math.log(2)}, scores)
 
 
-class Itself(Good):
-    """Asks for the token that the model has just read."""
+class UpsideDown(Good):
+    """Takes what is likely for unlikely."""
 
-    @torch.inference_mode()
-    def nll(self, model: Any, window: torch.Tensor) -> float:
-        return model.next_token_loss(window[None, 1:], window[None, :-1]).loss.item()
+    def nats(self, nll: float) -> float:
+        return 2 * math.log(256) - float(nll)
 
 
 class Gaps(Good):
     """Scores no token that begins a window."""
 
-    def total(self, model: Any, tokens: torch.Tensor, sequence_length: int) -> float:
-        starts = range(0, len(tokens) - 1, sequence_length)
-        windows = [tokens[start : start + sequence_length] for start in starts]
-        scored = sum(len(window) - 1 for window in windows)
-        return sum(self.nll(model, window) for window in windows) * (len(tokens) - 1) / scored
+    def windows(self, token_N: Any, length: int) -> list[Any]:
+        return [token_N[start : start + length] for start in range(0, len(token_N) - 1, length)]
 
 
-of = described("task", "A task that breaks one law", frozenset({"every-token"}))
+of = partial(described("task", "A task that breaks one law", frozenset({"every-token"})), contract=2)
 GOOD = of(Good)
+EARLIER = {1: task_itself}
 BROKEN = {
+    **{law.id: task_itself.BROKEN[law.id] for law in laws_of_contract_1.LAWS},
+    "task/items-have-ids-of-their-own": of(Nameless),
+    "task/the-same-is-asked-each-time": of(Renumbering),
+    "task/requests-are-of-tokens": of(Floating),
+    "task/samples-have-the-same-names": of(Uneven),
     "task/the-result-is-a-task-result": of(Dictionary),
     "task/metrics-are-finite-floats": of(Undefined),
     "task/details-can-be-written": of(Pathological),
     "task/the-same-model-has-the-same-metrics": of(Ranking),
-    "task/the-model-keeps-its-weights": of(Rounding),
-    "task/no-gradient-is-left": of(Backward),
-    "task/the-model-keeps-its-mode": of(LeftInEvaluation),
-    "task/dropout-is-off": of(Dropping),
     "task/no-global-random-numbers-are-drawn": of(Seeding),
     "task/torch-keeps-its-settings": of(GradientsOff),
-    "task/tokens-of-any-type-are-read": of(Direct),
     "task/heldout-tokens-are-left-alone": of(Masking),
+    "task/tokens-of-any-type-are-read": of(Direct),
     "task/nothing-held-out-is-answered-or-refused": of(Needy),
     "task/a-tokenizer-that-only-keeps-the-contract-is-taken-or-refused": of(Particular),
     "task/a-uniform-model-has-the-figures-of-its-vocabulary": of(Nats),
-    "task/a-model-that-knows-the-text-scores-better": of(Itself),
+    "task/a-model-that-knows-the-text-scores-better": of(UpsideDown),
     "task/the-sequence-length-moves-no-token": of(Gaps),
+    "task/metrics-name-their-convention": of(Bare),
+    "task/the-order-of-samples-does-not-matter": of(Leading),
+    "task/samples-drawn-anew-have-the-same-metrics": of(Counting),
+    "task/shots-are-shown-or-refused": of(Unseeing),
 }

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.accumulator import TraceAccumulator
+from penstock.traces.trace import RoutingTrace
 from penstock_hf_models.routing import RouterSite, router_sites, unreadable, watching
 
 
@@ -34,34 +35,28 @@ class Recording:
     def __init__(self, network: PreTrainedModel, sites: list[RouterSite]) -> None:
         self.sites = sites
         self.config = network.config
-        self._counts: list[Tensor] = []
-        self._experts: list[list[Tensor]] = []
+        self._recorded = TraceAccumulator([site.layer for site in sites], sites[0].experts)
         self._step: dict[str, Tensor] = {}
         self._mask_BS: Tensor | None = None
         self._depth = 0
 
     @property
     def steps(self) -> int:
-        return len(self._counts)
+        return self._recorded.steps
 
     @property
     def counts_SLE(self) -> NDArray[np.int64]:
-        if not self._counts:
-            return np.zeros((0, len(self.sites), self.sites[0].experts), dtype=np.int64)
-        return torch.stack(self._counts).numpy()
+        return self._recorded.counts_SLE
 
     @property
     def counts_LE(self) -> NDArray[np.int64]:
         """Assignments over all steps."""
-        return self.counts_SLE.sum(axis=0)
+        return self._recorded.counts_LE
 
     @property
     def expert_NLK(self) -> NDArray[np.integer[Any]] | None:
         """The experts of each counted token; None where routers differ in K, which no array can hold."""
-        if not self._experts or len({site.k for site in self.sites}) > 1:
-            return None
-        rows = [torch.stack(step, dim=1) for step in self._experts]
-        return torch.cat(rows).numpy().astype(np.uint8 if self.sites[0].experts <= 256 else np.uint16)
+        return self._recorded.expert_NLK
 
     def trace(self, **header: Any) -> RoutingTrace:
         """The trace of what was recorded; `header` adds to what the model says itself."""
@@ -69,11 +64,10 @@ class Recording:
         described = {
             "model": self.config.name_or_path or self.config.model_type,
             "k": ks[0] if len(set(ks)) == 1 else ks,
-            "layers": [site.layer for site in self.sites],
             "routers": [site.name for site in self.sites],
             "hidden_size": getattr(self.config.get_text_config(), "hidden_size", None),
         }
-        return RoutingTrace(self.counts_SLE, {**described, **header}, self.expert_NLK)
+        return self._recorded.trace(**{**described, **header})
 
     @torch.no_grad()
     def see(self, site: RouterSite, output: Any) -> None:
@@ -99,11 +93,7 @@ class Recording:
         self._depth -= 1
         if self._depth == 0 and len(self._step) == len(self.sites):
             # Copied only now, and counted where they arrive: a copy or a count within the pass would wait for a GPU.
-            experts = [self._step[site.name].to("cpu", torch.int32) for site in self.sites]
-            self._counts.append(
-                torch.stack([each.flatten().bincount(minlength=self.sites[0].experts) for each in experts])
-            )
-            self._experts.append(experts)
+            self._recorded.add([self._step[site.name].to("cpu", torch.int32).numpy() for site in self.sites])
 
 
 @contextmanager

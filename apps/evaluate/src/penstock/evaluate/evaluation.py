@@ -2,67 +2,130 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from penstock.cli.run_directory import read_json
+from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
+from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
+from penstock.eval_suite.runner import Prepared, prepare
+from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
+from penstock.run.config import RunConfig
+from penstock.run.directory import read_json
+from penstock.run.plugin_lock import plugin_lock
+from penstock.run.records import Baselines, Evaluation, Performance, Sample, TaskFigures, heldout_figure
 from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.
 BASELINE_TOKENS = 10_000_000
 
 
-def evaluate_run(restored: Restored, choices: Sequence[Choice]) -> dict[str, Any]:
-    """The contents of `evaluation.json`."""
+def evaluate_run(
+    restored: Restored, tasks: Mapping[str, PreparedTask], *, progress: Callable[[str, int, int], None] | None = None
+) -> Evaluation:
+    """What `evaluation.json` holds. What the same weights have answered before is not computed again. `progress` is
+    told the name of each task, and of its rows what is done and all there is."""
     begun = time.perf_counter()
-    heldout = _tokens(restored, "heldout")
-    tokenizer = restored.dataset.tokenizer()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
-    tasks: dict[str, Any] = {}
+    answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
+    found: dict[str, TaskFigures] = {}
+    for name, task in tasks.items():
+        if isinstance(task, EarlierTask):
+            result = task.run(restored.model)
+        else:
+            result = task.run(restored.model, answers, progress=partial(progress, name) if progress else None)
+        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals))
+    return Evaluation(
+        checkpoint=restored.checkpoint.path.name,
+        tasks=found,
+        heldout_bits_per_byte=_figure_of(found),
+        baselines=baselines(restored, _tokens(restored.dataset, "heldout")),
+        samples=samples(restored),
+        performance=speed,
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+
+
+def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, PreparedTask]:
+    """By name; raises `ProblemError` with everything that can be wrong with the tasks before a model is loaded."""
+    prepared: dict[str, PreparedTask] = {}
+    problems: list[Problem] = []
     for choice in choices:
-        result = choice.build().run(
-            restored.model, tokenizer, heldout=heldout, sequence_length=restored.config.data.sequence_length
-        )
-        tasks[choice.entry.component.name] = {"metrics": dict(result.metrics), "details": dict(result.details)}
-    return {
-        "checkpoint": restored.checkpoint.path.name,
-        "tasks": tasks,
-        "heldout_bits_per_byte": _figure_of(tasks),
-        "baselines": baselines(restored, heldout),
-        "samples": samples(restored),
-        "performance": speed,
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
+        component = choice.entry.component
+        try:
+            if component.contract == 1:
+                _refuse_options(component.name, context)
+                prepared[component.name] = EarlierTask(choice.build(), context)
+            else:
+                prepared[component.name] = prepare(choice.build(), context)
+        except ProblemError as error:
+            problems += error.problems
+    if problems:
+        raise ProblemError(problems)
+    return prepared
 
 
-def with_earlier_tasks(result: dict[str, Any], path: Path) -> dict[str, Any]:
+def task_context(config: RunConfig, dataset: TokenDataset, **options: Any) -> TaskContext:
+    """What a run tells its tasks; `options` are what the command line says."""
+    length = config.data.sequence_length
+    return TaskContext(dataset.tokenizer(), _tokens(dataset, "heldout"), length, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierTask:
+    """A task of contract 1, which asks the model itself."""
+
+    task: TaskV1
+    context: TaskContext
+
+    def run(self, model: LanguageModel) -> TaskResult:
+        context = self.context
+        return self.task.run(model, context.tokenizer, heldout=context.heldout, sequence_length=context.sequence_length)
+
+
+PreparedTask: TypeAlias = Prepared | EarlierTask
+
+
+def weights_of(restored: Restored) -> str:
+    """What a model's answers depend on: its weights, the code of its components and the type that it computes in."""
+    digests = restored.checkpoint.digests()
+    weights = {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
+    return json.dumps([weights, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True)
+
+
+def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
     """The result, with what an earlier evaluation of the same checkpoint found on other tasks."""
-    earlier = read_json(path) if path.exists() else {}
-    if earlier.get("checkpoint") != result["checkpoint"]:
+    if not path.exists():
         return result
-    tasks = {**earlier["tasks"], **result["tasks"]}
-    return {**result, "tasks": tasks, "heldout_bits_per_byte": _figure_of(tasks)}
+    earlier = Evaluation.from_json(read_json(path))
+    if earlier.checkpoint != result.checkpoint:
+        return result
+    tasks = {**earlier.tasks, **result.tasks}
+    return replace(result, tasks=tasks, heldout_bits_per_byte=_figure_of(tasks))
 
 
-def baselines(restored: Restored, heldout: np.ndarray) -> dict[str, float]:
+def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
     """Bits per byte of the held-out text by token frequencies, by token pairs, and by `xz -9`."""
     seen, tokenizer = tokens_seen(restored), restored.dataset.tokenizer()
     size, lengths = tokenizer.vocabulary_size, tokenizer.byte_lengths()
     text = "".join(tokenizer.decode(document) for document in _documents(heldout, tokenizer.end_of_text))
-    return {
-        "unigram_bits_per_byte": unigram_bits_per_byte(seen, heldout, size, lengths),
-        "bigram_bits_per_byte": bigram_bits_per_byte(seen, heldout, size, lengths),
-        "xz_bits_per_byte": xz_bits_per_byte(text.encode()),
-    }
+    return Baselines(
+        unigram_bits_per_byte=unigram_bits_per_byte(seen, heldout, size, lengths),
+        bigram_bits_per_byte=bigram_bits_per_byte(seen, heldout, size, lengths),
+        xz_bits_per_byte=xz_bits_per_byte(text.encode()),
+    )
 
 
 def tokens_seen(restored: Restored) -> np.ndarray:
@@ -80,7 +143,7 @@ def tokens_seen(restored: Restored) -> np.ndarray:
     return np.concatenate([order.batch(step).flatten() for step in range(steps)])
 
 
-def samples(restored: Restored) -> list[dict[str, Any]]:
+def samples(restored: Restored) -> list[Sample]:
     """What the model continues each prompt with, from a fixed seed."""
     settings, tokenizer = restored.config.evaluate, restored.dataset.tokenizer()
     shown = []
@@ -95,37 +158,40 @@ def samples(restored: Restored) -> list[dict[str, Any]]:
             stop_token=tokenizer.end_of_text,
         )
         new = [token for token in continued[0, len(start) :].tolist() if token != tokenizer.end_of_text]
-        shown.append({"prompt": prompt, "text": tokenizer.decode(new), "temperature": settings.temperature})
+        shown.append(Sample(prompt, tokenizer.decode(new), settings.temperature))
     return shown
 
 
-def performance(restored: Restored) -> dict[str, Any]:
+def performance(restored: Restored) -> Performance:
     """Generation of one sequence: time to the first token, time for each further one, memory."""
     prompt = min(128, restored.config.data.sequence_length)
     measured = measure_performance(restored.model, prompt_tokens=prompt, new_tokens=32, batch_sizes=(1,), repeats=2)
     one = measured["batches"][0]
-    return {
-        "prompt_tokens": prompt,
-        "prefill_ms": 1e3 * one["prefill_seconds"],
-        "decode_ms_median": 1e3 * one["decode_seconds_median"],
-        "decode_ms_p90": 1e3 * one["decode_seconds_p90"],
-        "tokens_per_second": one["decode_tokens_per_second"],
-        "peak_memory_bytes": one.get("peak_cuda_bytes", measured["peak_rss_bytes"]),
-    }
+    return Performance(
+        prompt_tokens=prompt,
+        prefill_ms=1e3 * one["prefill_seconds"],
+        decode_ms_median=1e3 * one["decode_seconds_median"],
+        decode_ms_p90=1e3 * one["decode_seconds_p90"],
+        tokens_per_second=one["decode_tokens_per_second"],
+        peak_memory_bytes=one.get("peak_cuda_bytes", measured["peak_rss_bytes"]),
+    )
 
 
-def heldout_figure(metrics: Mapping[str, float]) -> float | None:
-    """Bits per byte of all held-out text, which is what the baselines read too; None where only a part was scored."""
-    whole = (name for name in metrics if name.startswith("heldout.bits_per_byte@") and "@first-" not in name)
-    return next((metrics[name] for name in whole), None)
+def _refuse_options(task: str, context: TaskContext) -> None:
+    """A task of contract 1 is told nothing of what a command line asks for."""
+    asked = [name for name in ("shots", "limit") if getattr(context, name) is not None]
+    if asked:
+        what = f"task '{task}' was written against contract 1, which has no {' and no '.join(asked)}"
+        where, fix = ", ".join(f"--{name}" for name in asked), "leave it out, or take a newer version of the task"
+        raise ProblemError(Problem("bad-value", what, where, fix))
 
 
-def _figure_of(tasks: dict[str, Any]) -> float | None:
-    return heldout_figure(tasks.get("heldout", {}).get("metrics", {}))
+def _figure_of(tasks: Mapping[str, TaskFigures]) -> float | None:
+    return heldout_figure(tasks["heldout"].metrics) if "heldout" in tasks else None
 
 
-def _tokens(restored: Restored, split: str) -> np.ndarray:
-    tokens = restored.dataset.split(split)
+def _tokens(dataset: TokenDataset, split: str) -> np.ndarray:
+    tokens = dataset.split(split)
     return tokens.slice(0, len(tokens))
 
 

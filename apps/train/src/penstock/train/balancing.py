@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -45,30 +44,15 @@ from penstock.train.ahead import routed_ahead
 COUNTS_FIRST, BUFFER, LAGGED = WHOLE_BATCH = ("counts-first", "buffer", "lagged")
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Assignments of one or more forward passes, kept and dropped, int64 [2, L, E] of the layers named."""
-
-    kept_and_dropped: Tensor
-    layers: tuple[int, ...]
-
-    @property
-    def chosen_LE(self) -> Tensor:
-        """What tokens chose, before drops."""
-        return self.kept_and_dropped.sum(dim=0)
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.kept_and_dropped + other.kept_and_dropped, self.layers)
-
-    def over(self, total: Callable[[Tensor], Tensor]) -> Counts:
-        return Counts(total(self.kept_and_dropped), self.layers)
+def over_ranks(load: ExpertLoad, total: Callable[[Tensor], Tensor]) -> ExpertLoad:
+    """The load of all ranks. Kept and dropped assignments are summed as one tensor [2, L, E]."""
+    kept_LE, dropped_LE = total(_kept_and_dropped(load))
+    return ExpertLoad(kept_LE, load.layers, dropped_LE)
 
 
-def counts_of(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -> Counts:
-    """The counts of one forward pass; `mask_T` is True for tokens that count (None: all)."""
-    load = expert_load(routings, mask_T)
+def _kept_and_dropped(load: ExpertLoad) -> Tensor:
     dropped_LE = torch.zeros_like(load.counts_LE) if load.dropped_LE is None else load.dropped_LE
-    return Counts(torch.stack((load.counts_LE, dropped_LE)), load.layers)
+    return torch.stack((load.counts_LE, dropped_LE))
 
 
 class Routed(Protocol):
@@ -103,11 +87,11 @@ class Balancing:
         self.parts, self.ranks, self.total = parts, ranks, total
         self.routings = routings or self._routings_of_tokens
         self.scopes = {name: getattr(loss, "scope", None) for name, loss in self.losses.items()}
-        self._before: Counts | None = None  # of the step before
+        self._before: ExpertLoad | None = None  # of the step before
         self._tokens = 0
-        self._ahead: Counts | None = None  # of the whole batch, where it was counted first
-        self._own: list[Counts] = []  # of this rank's micro-batches
-        self._buffer: Counts | None = None
+        self._ahead: ExpertLoad | None = None  # of the whole batch, where it was counted first
+        self._own: list[ExpertLoad] = []  # of this rank's micro-batches
+        self._buffer: ExpertLoad | None = None
         self._used: dict[str, list[Tensor]] = {}  # the counts that each approximate scope was given
         self._statistics: dict[tuple[int, int], Tensor] = {}
         self._until_finish = ExitStack()
@@ -122,14 +106,14 @@ class Balancing:
             with ExitStack() as stack:
                 if isinstance(self.model, Remembering):
                     stack.enter_context(self.model.remembering())
-                self._ahead = self._counted_first(batches).over(self.total)
+                self._ahead = over_ranks(self._counted_first(batches), self.total)
                 self._until_finish = stack.pop_all()
 
     def abandon(self) -> None:
         """Lets go of what the model keeps for a step, which failed."""
         self._until_finish.close()
 
-    def _counted_first(self, batches: Iterable[tuple[Any, Tensor | None]]) -> Counts:
+    def _counted_first(self, batches: Iterable[tuple[Any, Tensor | None]]) -> ExpertLoad:
         masks: list[Tensor | None] = []
 
         def unmasked() -> Iterator[Any]:
@@ -137,8 +121,8 @@ class Balancing:
                 masks.append(None if mask_BS is None else mask_BS.flatten())
                 yield batch
 
-        counts = [counts_of(routings, masks[-1]) for routings in self.routings(unmasked())]
-        return sum(counts[1:], counts[0])
+        loads = [expert_load(routings, masks[-1]) for routings in self.routings(unmasked())]
+        return sum(loads[1:], loads[0])
 
     def _routings_of_tokens(self, batches: Iterable[Tensor]) -> Iterator[Mapping[int, Routing]]:
         return routed_ahead(cast(nn.Module, self.model), lambda token_BS: self.model(token_BS).routings, batches)
@@ -148,7 +132,7 @@ class Balancing:
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """What a micro-batch adds to the objective (None: nothing), and each loss alone, the mean over layers and its
         share of the step. The engine sums gradients over micro-batches and ranks, and so do these."""
-        own = counts_of(routings, mask_T)
+        own = expert_load(routings, mask_T)
         self._own.append(own)
         if not own.layers:
             return None, {}
@@ -171,19 +155,19 @@ class Balancing:
         self._gather_statistics(routings, mask_T)
         return objective, measured
 
-    def _batches(self, scope: str, own: Counts) -> list[BatchLoad]:
+    def _batches(self, scope: str, own: ExpertLoad) -> list[BatchLoad]:
         """The batch of each layer, as the scope has it at this micro-batch."""
         match scope:
             case "counts-first":
                 if self._ahead is None:
-                    self._ahead = own.over(self.total)
-                counts = self._ahead
+                    self._ahead = over_ranks(own, self.total)
+                load = self._ahead
             case "buffer":
-                now = own.over(self.total)
-                counts = self._buffer = now if self._buffer is None else self._buffer + now
+                now = over_ranks(own, self.total)
+                load = self._buffer = now if self._buffer is None else self._buffer + now
             case _:
-                counts = self._before or Counts(torch.zeros_like(own.kept_and_dropped), own.layers)
-        chosen_LE = counts.chosen_LE
+                load = self._before or ExpertLoad(torch.zeros_like(own.counts_LE), own.layers)
+        chosen_LE = load.chosen_LE
         self._used.setdefault(scope, []).append(chosen_LE)
         return [BatchLoad(chosen_E, self._tokens) for chosen_E in chosen_LE]
 
@@ -201,43 +185,44 @@ class Balancing:
     def finish(self, *, tokens_seen: int) -> tuple[ExpertLoad, dict[str, float]]:
         """Updates the routers from the step's load; returns that, over all ranks, and what to log."""
         self._until_finish.close()
-        counts = self._ahead or self._buffer or sum(self._own[1:], self._own[0]).over(self.total)
-        chosen_LE = counts.chosen_LE
+        load = self._ahead or self._buffer or over_ranks(sum(self._own[1:], self._own[0]), self.total)
+        chosen_LE = load.chosen_LE
         for number, balancer in enumerate(self.balancers):
-            for row, layer in enumerate(counts.layers):
+            for row, layer in enumerate(load.layers):
                 statistic = self._statistics.get((number, layer))
                 more = {} if statistic is None else {"statistic": self.total(statistic)}
                 balancer.update(self.model.routers[layer], chosen_LE[row], tokens_seen=tokens_seen, **more)
-        for layer in counts.layers:
+        for layer in load.layers:
             if isinstance(router := self.model.routers[layer], OnlineRouter):
                 router.end_step(self.total)
-        self._before = counts
-        kept_LE, dropped_LE = counts.kept_and_dropped
-        return ExpertLoad(kept_LE, counts.layers, dropped_LE), self._metrics(counts)
+        self._before = load
+        return load, self._metrics(load)
 
-    def _metrics(self, counts: Counts) -> dict[str, float]:
-        if not counts.layers:
+    def _metrics(self, load: ExpertLoad) -> dict[str, float]:
+        if not load.layers:
             return {}
-        kept_LE, dropped_LE = counts.kept_and_dropped
-        metrics = {f"load/{name}": value for name, value in load_metrics(kept_LE).items()}
-        if dropped := int(dropped_LE.sum()):
-            chosen_LE = counts.chosen_LE
+        metrics = {f"load/{name}": value for name, value in load_metrics(load.counts_LE).items()}
+        chosen_LE = load.chosen_LE
+        if dropped := int((chosen_LE - load.counts_LE).sum()):
             metrics["load/dropped"] = dropped / int(chosen_LE.sum())
             metrics["load/chosen_max_violation"] = load_metrics(chosen_LE)["max_violation"]
         for name, scope in self.scopes.items():
             if scope in self._used and scope != COUNTS_FIRST:
-                error = gradient_error(self.losses[name], self._used[scope], counts.chosen_LE)
+                error = gradient_error(self.losses[name], self._used[scope], chosen_LE)
                 metrics[f"balance/{name}/gradient_error"] = error
         return metrics
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs: the counts of the last step."""
         before = self._before
-        return {} if before is None else {"counts": before.kept_and_dropped.cpu(), "layers": list(before.layers)}
+        return {} if before is None else {"counts": _kept_and_dropped(before).cpu(), "layers": list(before.layers)}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Continues from `state()`; one of before there was any is empty, and so are its counts."""
-        self._before = Counts(state["counts"].to(device), tuple(state["layers"])) if state else None
+        self._before = None
+        if state:
+            kept_LE, dropped_LE = state["counts"].to(device)
+            self._before = ExpertLoad(kept_LE, tuple(state["layers"]), dropped_LE)
 
 
 def gradient_error(loss: Any, used: Sequence[Tensor], exact_LE: Tensor) -> float:

@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.cli.output import failed
-from penstock.cli.plugin_lock import LOCK, Locked, lock_changes
-from penstock.cli.run_directory import read_json, sync, sync_files, write_json, write_text
 from penstock.hooks.contracts import Engine, LanguageModel, PartlyFrozen
 from penstock.hooks.problems import ProblemError
+from penstock.run.directory import read_json, sync, sync_files, write_json, write_text
+from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 
 MANIFEST = "manifest.json"
@@ -54,6 +54,10 @@ class Checkpoint:
             model.load_trained_state(restored_state(stored, plan_of(model.trained_state())))
         else:
             model.load_export_state(restored_state(stored, plan_of(model.export_state())))
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file, by name."""
+        return read_json(self.path / MANIFEST)["sha256"]
 
     def trainer_state(self) -> dict[str, Any]:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")

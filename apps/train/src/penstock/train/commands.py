@@ -13,10 +13,10 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument, runs_option
-from penstock.cli.plugin_lock import plugin_lock, require_importable
-from penstock.cli.run_config import RunConfig, load_run_config
-from penstock.cli.run_directory import RunDirectory, write_json
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, load_run_config
+from penstock.run.directory import RunDirectory, write_json
+from penstock.run.plugin_lock import plugin_lock, require_importable
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 

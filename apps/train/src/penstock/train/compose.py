@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from penstock.cli.run_config import RunConfig, digest
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.prepare import Prepared, prepare
 from penstock.data_prep.tokenizer import BpeTokenizer
@@ -19,6 +18,7 @@ from penstock.hooks.architecture import ArchitectureSettings, layer_routers
 from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
+from penstock.run.config import RunConfig, digest
 from penstock.sharing.plan import combine, share
 
 

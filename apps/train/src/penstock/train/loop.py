@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from penstock.cli.output import failed
-from penstock.cli.plugin_lock import plugin_lock
-from penstock.cli.run_config import RunConfig
-from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.config import RunConfig
+from penstock.run.directory import RunDirectory
+from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters, training_data

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from penstock.cli.run_directory import RunDirectory, processor, read_json, write_json
+from penstock.run.directory import RunDirectory, processor, read_json, write_json
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

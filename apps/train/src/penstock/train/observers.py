@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.hooks.contracts import StepRecord
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 
 class LoadTraceObserver:

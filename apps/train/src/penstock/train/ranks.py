@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from penstock.cli.plugin_lock import Locked
-from penstock.cli.run_config import RunConfig, TrainSettings
 from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.run.config import RunConfig, TrainSettings
+from penstock.run.plugin_lock import Locked
 from penstock.train.compose import pick_device
 
 T = TypeVar("T")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.cli import output
-from penstock.cli.plugin_lock import plugin_lock
-from penstock.cli.run_config import RunConfig
-from penstock.cli.run_directory import RunDirectory
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig
+from penstock.run.directory import RunDirectory
+from penstock.run.plugin_lock import plugin_lock
 from penstock.train.checkpoint import Checkpoint, newest_checkpoint
 from penstock.train.compose import Composition, compose_model, open_dataset, pick_device
 

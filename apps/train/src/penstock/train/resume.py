@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli import output
-from penstock.cli.plugin_lock import LOCK, lock_changes, plugin_lock
-from penstock.cli.run_config import OnResume, RunConfig
-from penstock.cli.run_directory import RunDirectory, read_json, write_json, write_text
 from penstock.hooks.config import Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
+from penstock.run.config import OnResume, RunConfig
+from penstock.run.directory import RunDirectory, read_json, write_json, write_text
+from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock.cli.run_directory import write_text
+from penstock.run.directory import write_text
 
 
 class JsonlTracker:

@@ -25,7 +25,7 @@ class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
     path: Path | None = None
-    """A local `wiki.test.raw`; the Hugging Face hub's copy where empty."""
+    """A local `wiki.test.raw`, plain or as .xz or .gz; where empty, that of the folder of data, else the hub's."""
     stride: int | None = Field(default=None, gt=0)
     """Tokens by which windows move on; disjoint windows where empty."""
     max_bytes: int | None = Field(default=None, gt=1)
@@ -36,3 +36,20 @@ class WikiText2Config(Schema):
         lines = (f" The mill ground {number} sacks of corn in the year {1800 + number} . \n" for number in range(40))
         (folder / "wiki.test.raw").write_text("".join(lines), encoding="utf-8")
         return {"path": str(folder / "wiki.test.raw")}
+
+
+class LambadaConfig(Schema):
+    """`lambada`: OpenAI's variant of the test set."""
+
+    path: Path | None = None
+    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or as .xz or .gz; where
+    empty, that of the folder of data, else the Hugging Face hub's."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        passages = (f"Mill {number} ground corn all day long, and in the evening {word}" for number, word in _ENDS)
+        (folder / "lambada_test.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in passages))
+        return {"path": str(folder / "lambada_test.jsonl")}
+
+
+_ENDS = tuple(enumerate(("it stopped", "it rested", "we slept", "they ate", "the gate closed", "all was quiet")))

@@ -8,7 +8,8 @@ Shape suffixes: N tokens of the stream, B windows of a batch, S positions of a w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -86,44 +87,56 @@ def token_nll(
         raise ValueError(f"token_nll needs a stream of at least two tokens, not shape {token_N.shape}")
     if token_N.min() < 0 or token_N.max() >= model.vocabulary_size:
         raise ValueError(f"the stream has ids outside 0..{model.vocabulary_size - 1}: is this the model's tokenizer?")
-    module = cast(nn.Module, model)
-    device = next(module.parameters()).device
-    positions = len(token_N) - 1
+    positions, done = len(token_N) - 1, 0
     nll_N = np.full(positions, np.nan)
     plan = windows(positions, sequence_length, stride)
-    was_training, done = module.training, 0
-    module.eval()
-    try:
+    with evaluating(model):
         for first in range(0, len(plan), batch_size):
             batch = plan[first : first + batch_size]
-            _score(model, token_N, batch, nll_N, device)
+            rows = [token_N[window.start : window.end + 1] for window in batch]
+            scored = window_nll(model, rows, [window.scored - window.start for window in batch])
+            for window, nll_S in zip(batch, scored, strict=True):
+                nll_N[window.scored : window.end] = nll_S
             done += sum(window.end - window.scored for window in batch)
             if progress is not None:
                 progress(done, positions)
-    finally:
-        module.train(was_training)
     return nll_N
 
 
 @torch.inference_mode()
-def _score(
-    model: LanguageModel,
-    token_N: NDArray[np.integer],
-    batch: Sequence[Window],
-    nll_N: NDArray[np.float64],
-    device: torch.device,
-) -> None:
-    """Fills `nll_N` where the windows of one batch score."""
-    width = max(window.end - window.start for window in batch)
-    token_BS = np.zeros((len(batch), width), dtype=np.int64)
+def window_nll(
+    model: LanguageModel, token_rows: Sequence[NDArray[np.integer]], scored: Sequence[int]
+) -> list[NDArray[np.float64]]:
+    """One batch: of each row of tokens, the negative log-likelihood of `row[1 + scored:]` after all before them.
+
+    The model is in evaluation mode. Rows may be of unequal lengths: a short one is padded on the right, where a causal
+    model does not look.
+    """
+    lengths = [len(row) - 1 for row in token_rows]
+    token_BS = np.zeros((len(token_rows), max(lengths)), dtype=np.int64)
     target_BS = np.zeros_like(token_BS)
     mask_BS = np.zeros(token_BS.shape, dtype=bool)
-    for row, window in enumerate(batch):
-        length = window.end - window.start
-        token_BS[row, :length] = token_N[window.start : window.end]
-        target_BS[row, :length] = token_N[window.start + 1 : window.end + 1]
-        mask_BS[row, window.scored - window.start : length] = True
+    for number, (row, first, length) in enumerate(zip(token_rows, scored, lengths, strict=True)):
+        token_BS[number, :length] = row[:-1]
+        target_BS[number, :length] = row[1:]
+        mask_BS[number, first:length] = True
+    device = device_of(model)
     output = model.next_token_loss(*(torch.from_numpy(array).to(device) for array in (token_BS, target_BS, mask_BS)))
     nll_BS = output.nll_BS.double().cpu().numpy()
-    for row, window in enumerate(batch):
-        nll_N[window.scored : window.end] = nll_BS[row, window.scored - window.start : window.end - window.start]
+    return [nll_BS[number, first:length] for number, (first, length) in enumerate(zip(scored, lengths, strict=True))]
+
+
+def device_of(model: LanguageModel) -> torch.device:
+    return next(cast(nn.Module, model).parameters()).device
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """The model is in evaluation mode, and afterwards in the mode in which it came."""
+    module = cast(nn.Module, model)
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

@@ -32,7 +32,13 @@ def word_perplexity(nll_nats: Numbers, word_count: int) -> float:
     """exp of the sum over words. Depends on what counts as a word: see `count_words`."""
     if word_count < 1:
         raise ValueError(f"word perplexity needs at least one word, not {word_count}")
-    return _exp(float(np.sum(nll_nats, dtype=np.float64)) / word_count)
+    return perplexity(nll_nats, word_count)
+
+
+def perplexity(nll_nats: Numbers, count: float) -> float:
+    """exp of the sum over `count` units, whatever they are; infinite where there are none or the number is too large
+    for a float."""
+    return _exp(float(np.sum(nll_nats, dtype=np.float64)) / count) if count else math.inf
 
 
 def count_words(text: str) -> int:

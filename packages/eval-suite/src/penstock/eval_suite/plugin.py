@@ -15,6 +15,7 @@ def tasks() -> list[Component]:
             config="penstock.eval_suite.config:HeldoutConfig",
             summary="Bits per byte and perplexity on the run's held-out tokens.",
             capabilities=frozenset({"every-token"}),
+            contract=2,
         ),
         Component(
             kind="task",
@@ -23,6 +24,17 @@ def tasks() -> list[Component]:
             config="penstock.eval_suite.config:WikiText2Config",
             summary="Bits per byte and perplexity on WikiText-2.",
             capabilities=frozenset({"every-token"}),
+            contract=2,
             reference="https://arxiv.org/abs/1609.07843",
+        ),
+        Component(
+            kind="task",
+            name="lambada",
+            target="penstock.eval_suite.lambada:Lambada",
+            config="penstock.eval_suite.config:LambadaConfig",
+            summary="Accuracy and perplexity of the last word of LAMBADA, OpenAI's variant.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+            reference="https://arxiv.org/abs/1606.06031",
         ),
     ]

@@ -1,28 +1,42 @@
-"""Evaluations: a text, the model's likelihood of it, and figures whose names carry the convention.
+"""Evaluations of a stream of text: the likelihood of each token, and figures whose names carry the convention.
 
 `wikitext2.word_perplexity@raw-disjoint-256` is: the raw text as one stream, disjoint windows of 256 tokens, words
 counted as lm-evaluation-harness counts them. lm-evaluation-harness itself removes WikiText's token spacing first and
 scores article by article, so its figure is another one.
+
+Shape suffixes: N tokens of a stream, K samples, which are its documents or windows.
 """
 
 from __future__ import annotations
 
-import time
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.eval_suite.likelihood import token_nll, window_convention
+from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.metrics import (
     bits_per_byte,
     bits_per_byte_standard_error,
     count_words,
-    token_perplexity,
-    word_perplexity,
+    perplexity,
 )
-from penstock.hooks.contracts import Array, LanguageModel, TaskResult, Tokenizer
+from penstock.eval_suite.prompts import refuse_shots
+from penstock.eval_suite.sources import hub_rows, local_file, read_text
+from penstock.hooks.contracts import (
+    Answer,
+    Array,
+    Item,
+    Rolling,
+    RollingAnswer,
+    TaskContext,
+    TaskResult,
+    Tokenizer,
+)
 from penstock.hooks.problems import Problem, ProblemError
 
 WIKITEXT2_REPOSITORY = "Salesforce/wikitext"
@@ -35,24 +49,33 @@ class Heldout:
         self.stride = stride
         self.max_tokens = max_tokens
 
-    def run(
-        self, model: LanguageModel, tokenizer: Tokenizer, *, heldout: Array | None, sequence_length: int
-    ) -> TaskResult:
+    def items(self, context: TaskContext) -> Iterator[Item]:
         """Raises `ProblemError` where the run held nothing out."""
-        if heldout is None or len(heldout) < 2:
+        refuse_shots(context, "heldout")
+        _require_stride(self.stride, context)
+        if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(
                 Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "prepare its data with some")
             )
-        tokens = np.asarray(heldout)[: self.max_tokens]
-        cut = f"first-{len(tokens)}-tokens-" if len(tokens) < len(heldout) else ""
-        convention = cut + _convention(sequence_length, self.stride)
-        scored = _Scored.of(model, tokenizer, tokens, sequence_length, self.stride)
+        token_N = np.asarray(context.heldout)[: self.max_tokens]
+        yield Item("heldout", _Stream(token_N, _byte_lengths(context.tokenizer)[token_N[1:]]))
+
+    def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
+        return [Rolling(item.document.token_N, context.sequence_length, self.stride)]
+
+    def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
+        return item.document.samples(answers, context.sequence_length)
+
+    def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
+        held = 0 if context.heldout is None else len(context.heldout)
+        cut = f"first-{self.max_tokens}-tokens-" if self.max_tokens is not None and self.max_tokens < held else ""
+        convention = cut + window_convention(context.sequence_length, self.stride)
         return TaskResult(
             {
-                f"heldout.bits_per_byte@{convention}": scored.bits_per_byte(),
-                f"heldout.token_perplexity@{convention}": token_perplexity(scored.nll_N),
+                f"heldout.bits_per_byte@{convention}": _bits_per_byte(scores),
+                f"heldout.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
-            scored.details(),
+            _details(scores),
         )
 
 
@@ -64,69 +87,95 @@ class WikiText2:
         self.stride = stride
         self.max_bytes = max_bytes
 
-    def run(
-        self, model: LanguageModel, tokenizer: Tokenizer, *, heldout: Array | None, sequence_length: int
-    ) -> TaskResult:
-        """Raises `ProblemError` where the text cannot be had or the tokenizer does not keep every byte of it."""
-        whole = _from_hub() if self.path is None else _from_file(self.path)
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        """Raises `ProblemError` where there is no text or the tokenizer does not keep every byte of it."""
+        refuse_shots(context, "wikitext2")
+        _require_stride(self.stride, context)
+        path = local_file(self.path, context, "wikitext2/wiki.test.raw")
+        whole = _from_hub() if path is None else read_text(path)
         text = whole if self.max_bytes is None else _first_lines(whole, self.max_bytes)
-        cut = f"first-{len(text.encode())}-bytes-" if len(text) < len(whole) else ""
-        convention = f"raw-{cut}{_convention(sequence_length, self.stride)}"
-        tokens = np.asarray(tokenizer.encode(text), dtype=np.int64)
-        _check_lossless(tokenizer, tokens, text)
-        scored = _Scored.of(model, tokenizer, tokens, sequence_length, self.stride)
+        token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
+        _check_lossless(context.tokenizer, token_N, text)
+        cut_at = len(text.encode()) if len(text) < len(whole) else 0
+        stream = _Stream(token_N, _byte_lengths(context.tokenizer)[token_N[1:]], count_words(text), cut_at)
+        yield Item("wiki.test.raw", stream)
+
+    def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
+        return [Rolling(item.document.token_N, context.sequence_length, self.stride)]
+
+    def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
+        return item.document.samples(answers, context.sequence_length)
+
+    def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
+        cut_at = int(scores["cut_at"][0])
+        cut = f"first-{cut_at}-bytes-" if cut_at else ""
+        convention = f"raw-{cut}{window_convention(context.sequence_length, self.stride)}"
         return TaskResult(
             {
-                f"wikitext2.bits_per_byte@{convention}": scored.bits_per_byte(),
-                f"wikitext2.word_perplexity@{convention}": word_perplexity(scored.nll_N, count_words(text)),
-                f"wikitext2.token_perplexity@{convention}": token_perplexity(scored.nll_N),
+                f"wikitext2.bits_per_byte@{convention}": _bits_per_byte(scores),
+                f"wikitext2.word_perplexity@{convention}": _perplexity(scores, "words"),
+                f"wikitext2.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
-            {**scored.details(), "words": count_words(text)},
+            {**_details(scores), "words": round(float(scores["words"].sum()))},
         )
 
 
-class _Scored:
-    """A stream's likelihoods. The first token is context only: neither it nor its bytes count."""
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Tokens [N], and the bytes [N - 1] of each but the first, which is context only: neither it nor its bytes count.
 
-    def __init__(self, nll_N: NDArray[np.float64], bytes_N: NDArray[np.int64], seconds: float, window: int) -> None:
-        self.nll_N = nll_N
-        self.bytes_N = bytes_N
-        self.seconds = seconds
-        self.window = window
+    `words` are those of the whole text. `cut_at` is its number of bytes where it is the beginning of a longer one, and
+    0 otherwise.
+    """
 
-    @classmethod
-    def of(
-        cls, model: LanguageModel, tokenizer: Tokenizer, tokens: NDArray[Any], sequence_length: int, stride: int | None
-    ) -> _Scored:
-        bytes_N = _byte_lengths(tokenizer)[tokens[1:]]
-        started = time.perf_counter()
-        nll_N = token_nll(model, tokens, sequence_length=sequence_length, stride=stride)
-        return cls(nll_N, bytes_N, time.perf_counter() - started, sequence_length)
+    token_N: NDArray[Any]
+    byte_N: NDArray[np.int64]
+    words: int = 0
+    cut_at: int = 0
 
-    def bits_per_byte(self) -> float:
-        return bits_per_byte(self.nll_N, int(self.bytes_N.sum()))
-
-    def details(self) -> dict[str, Any]:
-        """`standard_error` is that of bits per byte over documents (between tokens without bytes, such as end of text),
-        or over windows where there is one document alone."""
-        ends_N = self.bytes_N == 0
+    def samples(self, answers: Sequence[Answer], window: int) -> Sequence[Mapping[str, float]]:
+        """What is independent, at least roughly: documents (which end with a token without bytes, such as end of
+        text), or windows where there is one document alone. Words are spread over them as bytes are, so that their sum
+        is the text's."""
+        (answer,) = cast("Sequence[RollingAnswer]", answers)
+        ends_N = self.byte_N == 0
         document_N = np.cumsum(ends_N) - ends_N  # a token that ends a document belongs to it
-        of_documents = bool(document_N[-1] != document_N[0])
-        block_N = document_N if of_documents else np.arange(len(self.nll_N)) // self.window
-        return {
-            "tokens": len(self.nll_N),
-            "bytes": int(self.bytes_N.sum()),
-            "seconds": self.seconds,
-            "standard_error": bits_per_byte_standard_error(self.nll_N, self.bytes_N, block_N),
-            "standard_error_blocks": "documents" if of_documents else "windows",
+        documents = bool(document_N[-1] != document_N[0])
+        _, block_N = np.unique(document_N if documents else np.arange(len(ends_N)) // window, return_inverse=True)
+        columns = {
+            "nll": np.bincount(block_N, weights=answer.nll_N),
+            "bytes": np.bincount(block_N, weights=self.byte_N),
+            "tokens": np.bincount(block_N).astype(np.float64),
         }
+        columns["words"] = columns["bytes"] * (self.words / max(1, int(self.byte_N.sum())))
+        same = {"documents": float(documents), "cut_at": float(self.cut_at)}
+        return [dict(zip(columns, values, strict=True)) | same for values in zip(*columns.values(), strict=True)]
 
 
-def _convention(sequence_length: int, stride: int | None) -> str:
-    if stride is not None and stride > sequence_length:
-        what = f"a stride of {stride} is longer than the sequence length {sequence_length}"
+def _bits_per_byte(scores: Mapping[str, Array]) -> float:
+    byte_count = int(scores["bytes"].sum())
+    return bits_per_byte(scores["nll"], byte_count) if byte_count else math.inf  # drawn anew, documents may be empty
+
+
+def _perplexity(scores: Mapping[str, Array], unit: str) -> float:
+    return perplexity(scores["nll"], float(scores[unit].sum()))
+
+
+def _details(scores: Mapping[str, Array]) -> dict[str, Any]:
+    """`standard_error` is that of bits per byte over the samples."""
+    nll_K, byte_K = scores["nll"], scores["bytes"]
+    return {
+        "tokens": int(scores["tokens"].sum()),
+        "bytes": int(byte_K.sum()),
+        "standard_error": bits_per_byte_standard_error(nll_K, byte_K, np.arange(len(nll_K))),
+        "standard_error_blocks": "documents" if scores["documents"][0] else "windows",
+    }
+
+
+def _require_stride(stride: int | None, context: TaskContext) -> None:
+    if stride is not None and stride > context.sequence_length:
+        what = f"a stride of {stride} is longer than the sequence length {context.sequence_length}"
         raise ProblemError(Problem("bad-value", what, "stride", "tokens between two windows would never be scored"))
-    return window_convention(sequence_length, stride)
 
 
 def _byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -144,35 +193,13 @@ def _check_lossless(tokenizer: Tokenizer, tokens: NDArray[np.int64], text: str) 
         raise ProblemError(Problem("lossy-tokenizer", what, "tokenizer", "use a byte-level one"))
 
 
-def _from_file(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")  # not read_text: it would rewrite line ends
-    except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-        raise ProblemError(Problem("missing-file", what, str(path), "`path` is a local wiki.test.raw")) from error
-    except UnicodeDecodeError as error:
-        raise ProblemError(Problem("unreadable-file", "is not UTF-8 text", str(path), "decompress it first")) from error
-
-
 def _from_hub() -> str:
-    """The hub's rows are the lines of wiki.test.raw, but for the blank ones, which it empties of their space."""
-    try:
-        import datasets
-
-        rows: Any = datasets.load_dataset(WIKITEXT2_REPOSITORY, "wikitext-2-raw-v1", split="test")
-    except ImportError as error:
-        fix = "`uv add 'penstock-eval-suite[hf]'`, or set `path` to a local wiki.test.raw"
-        raise ProblemError(Problem("missing-package", "the package 'datasets' is needed", "wikitext2", fix)) from error
-    except Exception as error:  # offline, the hub's client raises errors of four libraries
-        what = f"{WIKITEXT2_REPOSITORY} cannot be had from the hub ({type(error).__name__})"
-        raise ProblemError(
-            Problem("hub-unreachable", what, "wikitext2", "set `path` to a local wiki.test.raw")
-        ) from error
-    return join_hub_rows(rows["text"])
+    rows = hub_rows(WIKITEXT2_REPOSITORY, "wikitext-2-raw-v1", "test", "wiki.test.raw")
+    return join_hub_rows([row["text"] for row in rows])
 
 
 def join_hub_rows(rows: list[str]) -> str:
-    """`wiki.test.raw`, byte for byte."""
+    """`wiki.test.raw`, byte for byte: the hub's rows are its lines, but for the blank ones, which lost their space."""
     return "".join(row or " \n" for row in rows)
 
 

@@ -53,8 +53,10 @@ class Window:
 # Kind -> the versions of its contract that this release supports. A component that asks for another one is reported as
 # incompatible and never built. Whoever raises `newest` keeps the plugins under tests/compat working, or raises
 # `oldest` and says so.
-CONTRACTS: dict[str, Window] = dict.fromkeys(KINDS, Window(1, 1)) | {
+CONTRACTS: dict[str, Window] = {
+    **dict.fromkeys(KINDS, Window(1, 1)),
     "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
+    "task": Window(1, 2),
 }
 
 

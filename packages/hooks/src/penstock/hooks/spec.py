@@ -150,10 +150,11 @@ def filters() -> list[Component]:
 
 @hookspec
 def tasks() -> list[Component]:
-    """Evaluations of a language model. Called as `target(**schema)`, returns a `Task`.
+    """Evaluations of a language model: what to ask it, and what its answers are worth. Called as `target(**schema)`,
+    returns a `Task` where the component says `contract=2`, and a `TaskV1` where it says 1 or nothing.
 
     >>> Component(kind="task", name="wikitext2", target="penstock.eval_suite.tasks:WikiText2",
-    ...           summary="Bits per byte and perplexity on WikiText-2").kind
+    ...           summary="Bits per byte and perplexity on WikiText-2", contract=2).kind
     'task'
     """
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from penstock.hooks.contracts import Placement, Topology
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.trace import RoutingTrace
 from penstock.netsim.fidelity import Fidelity, exchange
 from penstock.netsim.network import Flows, Network
 from penstock.netsim.placement import replicate
 from penstock.netsim.plan import Planner
 from penstock.netsim.synthetic import draw_experts
 from penstock.netsim.traffic import Batch, bytes_between_gpus, deduplicated_bytes, gpu_shares, token_reach
+from penstock.traces.trace import RoutingTrace
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.hooks.trace import RoutingTrace
+from penstock.traces.trace import RoutingTrace
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import BatchLoad, Routing
-from penstock.routers.losses import Counts, at_least_one, batch_of, counted, mean_probability
+from penstock.routers.losses import CountsFrom, at_least_one, batch_of, counted, mean_probability
 
 # Dead experts have no logarithm. At a millionth of the load it is -13.8, and x log x still right to 1e-5.
 SMALLEST_SHARE = 1e-6
@@ -72,7 +72,7 @@ def imbalance_loss(
 class ImbalanceLoss:
     """`imbalance_loss` of one measure over the whole batch of an optimizer step, as `losses.GlobalLoss` is."""
 
-    def __init__(self, measure: Callable[[Tensor], Tensor], weight: float, counts: Counts) -> None:
+    def __init__(self, measure: Callable[[Tensor], Tensor], weight: float, counts: CountsFrom) -> None:
         self.measure = measure
         self.weight = weight
         self.scope = counts
@@ -88,21 +88,21 @@ class ImbalanceLoss:
         )
 
 
-def gini_loss(weight: float = 0.01, counts: Counts = "counts-first") -> ImbalanceLoss:
+def gini_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
     """The Gini coefficient: pulls by rank, however far an expert is off."""
     return ImbalanceLoss(gini, weight, counts)
 
 
-def variance_loss(weight: float = 0.01, counts: Counts = "counts-first") -> ImbalanceLoss:
+def variance_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
     """The squared coefficient of variation: its gradient is twice that of `GlobalLoss`, its value 0 when even."""
     return ImbalanceLoss(variance, weight, counts)
 
 
-def variation_loss(weight: float = 0.01, counts: Counts = "counts-first") -> ImbalanceLoss:
+def variation_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
     """The coefficient of variation: pulls as hard near balance as far from it."""
     return ImbalanceLoss(variation, weight, counts)
 
 
-def entropy_loss(weight: float = 0.01, counts: Counts = "counts-first") -> ImbalanceLoss:
+def entropy_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
     """The entropy that is missing: pulls hardest at experts that are nearly dead."""
     return ImbalanceLoss(entropy_gap, weight, counts)

@@ -1,23 +1,40 @@
-"""Expert load: how many assignments each expert computed, and how uneven that is.
+"""Expert load: how many assignments each expert computed, counted where the routing is.
 
 Counts are of real tokens only, and exact integers from one bincount over all layers. What capacity turned away is
-counted apart, because the load before drops and the load after are two numbers. Metrics take integer counts
-[..., E] of anything (a step, a domain, a whole run) and return fp64 [...]: `max_violation` of one step's counts is the
-MaxVio_batch of arXiv 2408.15664, of the summed counts of a set its MaxVio_global. A row without any assignment says
-nothing about its experts, and every metric of it is 0.
+counted apart, because the load before drops and the load after are two numbers. How uneven they are is defined in
+`penstock.traces.load`, whose figures of tensors are imported from here too.
 
 Shape suffixes: T tokens, K experts a token, E experts, L mixture-of-experts layers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import ExpertLoad, Routing
+from penstock.traces.load import (
+    coefficient_of_variation,
+    dead_experts,
+    entropy,
+    gini,
+    load_metrics,
+    max_violation,
+)
+
+__all__ = [
+    "chosen_slots",
+    "coefficient_of_variation",
+    "count_assignments",
+    "dead_experts",
+    "entropy",
+    "expert_load",
+    "gini",
+    "load_metrics",
+    "max_violation",
+]
 
 
 def count_assignments(
@@ -79,65 +96,3 @@ def chosen_slots(routing: Routing) -> Tensor | None:
     if routing.kept_TK is None or routing.dropped_TK is None:
         return routing.kept_TK
     return routing.kept_TK | routing.dropped_TK
-
-
-def max_violation(counts_E: Tensor) -> Tensor:
-    """MaxVio = (max - mean) / mean of the last dimension (arXiv 2408.15664 Eq. 4); 0 is even, E - 1 is collapse."""
-    load_E = counts_E.double()
-    mean = load_E.mean(dim=-1)
-    return _ratio(load_E.amax(dim=-1) - mean, mean)
-
-
-def gini(counts_E: Tensor) -> Tensor:
-    """Gini coefficient: mean absolute difference of two experts over twice the mean; in [0, 1 - 1/E]."""
-    sorted_E = counts_E.double().sort(dim=-1).values
-    experts = sorted_E.shape[-1]
-    rank_E = 2.0 * torch.arange(1, experts + 1, dtype=torch.float64, device=counts_E.device) - experts - 1
-    return _ratio((rank_E * sorted_E).sum(dim=-1), experts * sorted_E.sum(dim=-1))
-
-
-def coefficient_of_variation(counts_E: Tensor) -> Tensor:
-    """Population standard deviation over mean."""
-    load_E = counts_E.double()
-    return _ratio(load_E.std(dim=-1, correction=0), load_E.mean(dim=-1))
-
-
-def entropy(counts_E: Tensor) -> Tensor:
-    """Entropy of the load over log E, in [0, 1]; 1 is even. A single expert is always evenly loaded: 1."""
-    load_E = counts_E.double()
-    total = load_E.sum(dim=-1)
-    experts = load_E.shape[-1]
-    if experts == 1:
-        return (total > 0).double()
-    return torch.special.entr(_ratio(load_E, total.unsqueeze(-1))).sum(dim=-1) / math.log(experts)
-
-
-def dead_experts(counts_E: Tensor) -> Tensor:
-    """Experts without any assignment."""
-    dead = (counts_E == 0).sum(dim=-1).double()
-    return torch.where(counts_E.sum(dim=-1) > 0, dead, 0.0)
-
-
-def load_metrics(counts_LE: Tensor) -> dict[str, float]:
-    """What to log each step: means over layers, the worst layer's MaxVio, and the dead experts of all layers together.
-
-    Keys: `max_violation`, `max_violation_worst`, `gini`, `cv`, `entropy`, `dead_experts`. Empty for L = 0. The values
-    leave the device in one copy.
-    """
-    if counts_LE.shape[0] == 0:
-        return {}
-    violation_L = max_violation(counts_LE)
-    values = {
-        "max_violation": violation_L.mean(),
-        "max_violation_worst": violation_L.max(),
-        "gini": gini(counts_LE).mean(),
-        "cv": coefficient_of_variation(counts_LE).mean(),
-        "entropy": entropy(counts_LE).mean(),
-        "dead_experts": dead_experts(counts_LE).sum(),
-    }
-    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """0 where the denominator is 0: a row without assignments."""
-    return torch.where(denominator > 0, numerator / denominator, 0.0)

@@ -23,7 +23,7 @@ from penstock.hooks.contracts import BatchLoad, Routing
 from penstock.routers.load import chosen_slots, count_assignments
 
 # Where the counts of the whole batch come from; see `penstock.hooks.contracts.BalanceLoss`.
-Counts = Literal["counts-first", "buffer", "lagged"]
+CountsFrom = Literal["counts-first", "buffer", "lagged"]
 
 
 def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
@@ -81,7 +81,7 @@ def mean_probability(score_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | No
     return _masked_sum(normalized(score_TE), mask_T) / at_least_one(tokens)
 
 
-def counts_of(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
+def chosen_counts(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
     """int64 [E] of what counted tokens chose in one forward pass, before capacity drops any."""
     (counts_E,) = count_assignments(
         [routing.expert_TK], experts=routing.score_TE.shape[-1], mask_T=mask_T, slots_TK=[chosen_slots(routing)]
@@ -91,7 +91,7 @@ def counts_of(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
 
 def batch_of(routing: Routing, mask_T: Tensor | None = None) -> BatchLoad:
     """One forward pass as the whole batch."""
-    return BatchLoad(counts_of(routing, mask_T), counted(routing.score_TE, mask_T))
+    return BatchLoad(chosen_counts(routing, mask_T), counted(routing.score_TE, mask_T))
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class SwitchLoss:
 
     def __call__(self, routing: Routing, mask_T: Tensor | None = None) -> Tensor:
         score_TE = routing.score_TE
-        counts_E = counts_of(routing, mask_T)
+        counts_E = chosen_counts(routing, mask_T)
         return switch_loss(score_TE=score_TE, counts_E=counts_E, tokens=counted(score_TE, mask_T), mask_T=mask_T)
 
 
@@ -137,7 +137,7 @@ class GlobalLoss:
     step before. Called without `batch`, one forward pass is the whole batch.
     """
 
-    def __init__(self, weight: float = 0.01, counts: Counts = "counts-first") -> None:
+    def __init__(self, weight: float = 0.01, counts: CountsFrom = "counts-first") -> None:
         self.weight = weight
         self.scope = counts
 

@@ -10,11 +10,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument
-from penstock.cli.run_config import RunConfig, check_layers, load_run_config
 from penstock.hooks.architecture import layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, check_layers, load_run_config
 
 
 @click.group()

@@ -113,8 +113,8 @@ STARTERS: dict[str, Starter] = {
         ("drops-only", "idempotent", "stateless"),
     ),
     "task": Starter(
-        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH), ("every-token",)
-    ),
+        "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)
+    ),  # torch for the laws
     "topology": Starter(
         "One switch that never blocks",
         "simulate: {topology: {use: NAME}}",
@@ -193,7 +193,8 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "summary": starter.summary,
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
-        "capabilities_line": _capabilities_line(starter.capabilities) + _contract_line(kind),
+        "capabilities_line": _capabilities_line(starter.capabilities),
+        "contract_line": _contract_line(CONTRACTS[kind].newest),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -235,6 +236,11 @@ def _template(path: str) -> Template | None:
     return Template(resource.read_text(encoding="utf-8")) if resource.is_file() else None
 
 
+def _contract_line(newest: int) -> str:
+    """A component that does not say which contract it keeps is of the first."""
+    return f"            contract={newest},\n" if newest > 1 else ""
+
+
 def _capabilities_line(capabilities: tuple[str, ...]) -> str:
     """The argument as a formatter would leave it."""
     quoted = [f'"{each}"' for each in sorted(capabilities)]
@@ -243,12 +249,6 @@ def _capabilities_line(capabilities: tuple[str, ...]) -> str:
         return line if quoted else ""
     items = "".join(f"                    {each},\n" for each in quoted)
     return f"            capabilities=frozenset(\n                {{\n{items}                }}\n            ),\n"
-
-
-def _contract_line(kind: str) -> str:
-    """A component that does not say was written against the first contract."""
-    newest = CONTRACTS[kind].newest
-    return "" if newest == 1 else f"            contract={newest},\n"
 
 
 def _use(line: str) -> str:

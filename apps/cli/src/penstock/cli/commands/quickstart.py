@@ -13,10 +13,10 @@ import click
 from penstock.cli import output
 from penstock.cli.main import call
 from penstock.cli.options import overrides_argument, runs_option
-from penstock.cli.plugin_lock import require_importable
-from penstock.cli.run_config import load_run_config
-from penstock.cli.run_directory import RunDirectory
 from penstock.hooks.registry import Registry
+from penstock.run.config import load_run_config
+from penstock.run.directory import RunDirectory
+from penstock.run.plugin_lock import require_importable
 
 
 @click.command()

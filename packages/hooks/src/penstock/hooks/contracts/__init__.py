@@ -7,7 +7,22 @@ this folder holds one subject. Nothing here imports torch.
 from __future__ import annotations
 
 from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
-from penstock.hooks.contracts.evaluation import Task, TaskResult
+from penstock.hooks.contracts.evaluation import (
+    Answer,
+    Generate,
+    GenerateAnswer,
+    Interval,
+    Item,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    Rolling,
+    RollingAnswer,
+    Task,
+    TaskContext,
+    TaskResult,
+    TaskV1,
+)
 from penstock.hooks.contracts.model import (
     Inputs,
     LanguageModel,
@@ -49,6 +64,7 @@ from penstock.hooks.contracts.training import (
 )
 
 __all__ = [
+    "Answer",
     "Array",
     "BalanceLoss",
     "Balancer",
@@ -60,8 +76,14 @@ __all__ = [
     "Engine",
     "ExpertLoad",
     "Exporter",
+    "Generate",
+    "GenerateAnswer",
     "Inputs",
+    "Interval",
+    "Item",
     "LanguageModel",
+    "Likelihood",
+    "LikelihoodAnswer",
     "LossOutput",
     "ModelOutput",
     "Objective",
@@ -75,6 +97,9 @@ __all__ = [
     "Quantizer",
     "Remembering",
     "ReplaceableRouter",
+    "Request",
+    "Rolling",
+    "RollingAnswer",
     "Router",
     "RouterFactory",
     "Routing",
@@ -84,7 +109,9 @@ __all__ = [
     "StepModule",
     "StepRecord",
     "Task",
+    "TaskContext",
     "TaskResult",
+    "TaskV1",
     "Tensor",
     "TokenSource",
     "Tokenizer",

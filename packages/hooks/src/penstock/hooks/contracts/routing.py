@@ -46,6 +46,19 @@ class ExpertLoad:
     layers: tuple[int, ...]
     dropped_LE: Tensor | None = None
 
+    @property
+    def chosen_LE(self) -> Tensor:
+        """What tokens chose, before capacity drops any."""
+        return self.counts_LE if self.dropped_LE is None else self.counts_LE + self.dropped_LE
+
+    def __add__(self, other: ExpertLoad) -> ExpertLoad:
+        """The load of two forward passes of the same layers; raises ValueError where the layers differ."""
+        if self.layers != other.layers:
+            raise ValueError(f"loads of layers {self.layers} and {other.layers} have no sum")
+        dropped = [load.dropped_LE for load in (self, other) if load.dropped_LE is not None]
+        dropped_LE = sum(dropped[1:], dropped[0]) if dropped else None
+        return ExpertLoad(self.counts_LE + other.counts_LE, self.layers, dropped_LE)
+
 
 @runtime_checkable
 class Router(Protocol):

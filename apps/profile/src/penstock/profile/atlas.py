@@ -1,0 +1,278 @@
+"""The figures of any trace, and their text: load, the preferences of domains, and which experts work together.
+
+Shape suffixes: S steps, M domains, L layers, P pairs of neighbouring layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.pages.formats import decimals
+from penstock.traces import load
+from penstock.traces import specialisation as figures
+from penstock.traces.trace import RoutingTrace
+
+NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
+HEADINGS = (
+    "layer",
+    "MaxVio",
+    "max/mean",
+    "max/min",
+    "Gini",
+    "CV",
+    "variance",
+    "entropy",
+    "dead",
+    "bits of domain",
+    "closest pair",
+)
+MOST_COUNTS = 16
+"""Experts whose counts are printed; those of more are in the JSON and drawn."""
+MOST_PREFERRED = 3
+PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A trace and what is counted of it, once for its figures and its page.
+
+    `layers` are the numbers that the model gives its layers. `domains` are the names of the rows of `count_MLE`, none
+    where domains are not told apart. `both_LEE` are the tokens that chose both experts, None where the experts of each
+    token are not known; `pair_PEE` are the assignments of two neighbouring layers, of no pair where those are not.
+    """
+
+    trace: RoutingTrace
+    layers: Sequence[int]
+    domains: Sequence[str]
+    count_MLE: np.ndarray
+    both_LEE: np.ndarray | None
+    pair_PEE: np.ndarray
+
+
+def tables_of(trace: RoutingTrace) -> Tables:
+    """Raises `ProblemError` where the trace is empty or its header does not fit it."""
+    if not trace.counts_SLE.any():
+        name, fix = str(trace.header.get("model", "trace")), "profile or train for a step"
+        raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
+    _require_header(trace)
+    layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
+    domains = list(dict.fromkeys(trace.header.get("domains", [])))
+    return Tables(trace, layers, domains, _domain_counts(trace, domains), _meetings(trace), _pair_counts(trace))
+
+
+def _require_header(trace: RoutingTrace) -> None:
+    steps, rows, _ = trace.counts_SLE.shape
+    layers, domains = trace.header.get("layers", [0] * rows), trace.header.get("domains", [""] * steps)
+    dropped = trace.header.get("dropped_warm_up", 0)
+    problems = {
+        f"'layers' is not a list of {rows} integers, one a layer": not _is_list(layers, int, rows),
+        f"'domains' is not a list of {steps} names, one a step": not _is_list(domains, str, steps),
+        "'dropped_warm_up' is not a number of rows": type(dropped) is not int or dropped < 0,
+    }
+    found = [what for what, wrong in problems.items() if wrong]
+    if found:
+        raise ProblemError([Problem("bad-trace", f"the header's {what}", "trace", "mend it") for what in found])
+
+
+def _is_list(value: Any, kind: type, length: int) -> bool:
+    """JSON's true is no number."""
+    return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
+
+
+def load_figures(tables: Tables) -> list[dict[str, Any]]:
+    """For each layer what `profile.json` says of its load; with domains or choices also what these tell."""
+    trace = tables.trace
+    counts_LE = trace.counts_LE
+    metrics = {
+        "max_violation": load.max_violation(counts_LE),
+        "gini": load.gini(counts_LE),
+        "entropy": load.entropy(counts_LE),
+        "cv": load.coefficient_of_variation(counts_LE),
+        "dead_experts": load.dead_experts(counts_LE),
+    }
+    return [
+        {
+            "layer": layer,
+            **{name: value[row].item() for name, value in metrics.items()},
+            **load.spread(counts_LE[row]),
+            **_of_domains(tables, row),
+            **_of_pairs(tables, row),
+            "counts": counts_LE[row].tolist(),
+        }
+        for row, layer in enumerate(tables.layers)
+    ]
+
+
+def _of_domains(tables: Tables, row: int) -> dict[str, Any]:
+    if not tables.domains:
+        return {}
+    count_ME = tables.count_MLE[:, row]
+    found = figures.preference(count_ME, k_of(tables.trace, row))
+    return {
+        "specialisation": {
+            **figures.specialisation(count_ME),
+            "domains": {
+                name: {
+                    "prefers": np.flatnonzero(found.above_ME[index]).tolist(),
+                    "avoids": np.flatnonzero(found.below_ME[index]).tolist(),
+                    "share": found.share_ME[index].tolist(),
+                    "low": found.low_ME[index].tolist(),
+                    "high": found.high_ME[index].tolist(),
+                    "uniform": found.uniform,
+                }
+                for index, name in enumerate(tables.domains)
+            },
+        }
+    }
+
+
+def _of_pairs(tables: Tables, row: int) -> dict[str, Any]:
+    return {} if tables.both_LEE is None else {"coactivation": figures.closest_pairs(tables.both_LEE[row])}
+
+
+def _meetings(trace: RoutingTrace) -> np.ndarray | None:
+    if trace.expert_NLK is None:
+        return None
+    layers, experts = trace.counts_LE.shape
+    return np.stack([figures.coactivation(trace.expert_NLK[:, row], experts) for row in range(layers)])
+
+
+def _domain_counts(trace: RoutingTrace, names: Sequence[str]) -> np.ndarray:
+    """`count_MLE`, where the header's `domains` names one for each step."""
+    count_MLE = np.zeros((len(names), *trace.counts_SLE.shape[1:]), dtype=np.int64)
+    if not names:
+        return count_MLE
+    np.add.at(count_MLE, [names.index(label) for label in trace.header["domains"]], trace.counts_SLE)
+    for row in range(trace.counts_SLE.shape[1]):
+        if (count_MLE[:, row].max(axis=1) * k_of(trace, row) > count_MLE[:, row].sum(axis=1)).any():
+            what = f"in row {row} of its layers an expert is chosen more often than there are tokens of k experts"
+            raise ProblemError(Problem("bad-trace", what, "trace", "check the header's 'k'"))
+    return count_MLE
+
+
+def k_of(trace: RoutingTrace, row: int) -> int:
+    """Experts a token in this layer; raises `ProblemError` where the header does not say."""
+    k = trace.header.get("k")
+    k = k[row] if isinstance(k, list) and row < len(k) else k
+    if type(k) is not int or not 1 <= k <= trace.counts_SLE.shape[2]:
+        what = f"the header's 'k' (experts a token) is {k!r}"
+        raise ProblemError(Problem("bad-trace", what, "trace", "write it when making the trace"))
+    return k
+
+
+def atlas(tables: Mapping[str, Tables]) -> dict[str, Any]:
+    """What `penstock profile TRACE` prints."""
+    return {"models": [model_figures(name, each) for name, each in tables.items()]}
+
+
+def model_figures(name: str, tables: Tables) -> dict[str, Any]:
+    """All figures of one trace."""
+    trace = tables.trace
+    return {
+        "model": name,
+        "k": trace.header.get("k"),
+        "assignments": int(trace.counts_LE.sum()),
+        "domains": list(tables.domains),
+        "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
+        "layers": load_figures(tables),
+        "pairs": pair_figures(tables),
+    }
+
+
+def pair_figures(tables: Tables) -> list[dict[str, Any]]:
+    """For each pair of neighbouring layers that were traced, the bits that an expert of one tells about the other's;
+    empty where the header's `pairs` does not have the counts."""
+    return [
+        {
+            "layers": list(tables.layers[row : row + 2]),
+            "information_bits": figures.mutual_information(count_EE),
+            "information_bits_null": figures.independent_information(count_EE),
+        }
+        for row, count_EE in enumerate(tables.pair_PEE)
+    ]
+
+
+def _pair_counts(trace: RoutingTrace) -> np.ndarray:
+    """The header's `pairs`, int64 [P, E, E]; without any, [0, E, E]."""
+    layers, experts = trace.counts_LE.shape
+    if "pairs" not in trace.header:
+        return np.zeros((0, experts, experts), dtype=np.int64)
+    try:
+        count_PEE = np.array(trace.header["pairs"], dtype=np.int64)
+    except (ValueError, TypeError, OverflowError):  # ragged, no numbers, or too large ones
+        count_PEE = np.zeros(0, dtype=np.int64)
+    if count_PEE.shape != (layers - 1, experts, experts) or (count_PEE < 0).any():
+        what = f"the header's 'pairs' is no table of counts [{layers - 1}, {experts}, {experts}]"
+        raise ProblemError(Problem("bad-trace", what, "trace", "leave it out"))
+    return count_PEE
+
+
+def layer_line(layer: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of the table, as `HEADINGS` has it."""
+    told = layer.get("specialisation")
+    bits = "-" if told is None or len(told["domains"]) < 2 else f"{told['information_bits']:.3f}"
+    closest = next(iter(layer.get("coactivation", ())), None)
+    pair = "-" if closest is None else "{}+{} {:.2f}x".format(*closest["experts"], closest["lift"])
+    return (str(layer["layer"]), *(decimals(layer[name]) for name in NAMES), f"{layer['dead_experts']:.0f}", bits, pair)
+
+
+def preference_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each layer and domain, as `PREFERENCES` has it; none where domains are not known."""
+    return [
+        (
+            str(layer["layer"]),
+            name,
+            f"{len(domain['prefers'])} of {len(domain['share'])}",
+            str(len(domain["avoids"])),
+            ", ".join(_share_text(domain, expert) for expert in _most_preferred(domain)) or "-",
+        )
+        for layer in layers
+        for name, domain in layer.get("specialisation", {}).get("domains", {}).items()
+    ]
+
+
+def _most_preferred(domain: Mapping[str, Any]) -> list[int]:
+    return sorted(domain["prefers"], key=lambda expert: -domain["share"][expert])[:MOST_PREFERRED]
+
+
+def _share_text(domain: Mapping[str, Any], expert: int) -> str:
+    share, low, high = (100 * domain[name][expert] for name in ("share", "low", "high"))
+    return f"{expert}: {share:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def preference_caption(layers: Sequence[Mapping[str, Any]]) -> str:
+    """What `preference_lines` are to be compared with."""
+    first = next(iter(layers[0]["specialisation"]["domains"].values()))
+    return (
+        f"A domain prefers an expert whose 95 % interval is above, and avoids one whose interval is below, the uniform "
+        f"k / E, which is {100 * first['uniform']:.1f} % in layer {layers[0]['layer']}. "
+        "Tokens are taken for independent."
+    )
+
+
+def count_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The assignments of each layer's experts, where a terminal is wide enough for them."""
+    if len(layers[0]["counts"]) > MOST_COUNTS:
+        return []
+    return [(str(layer["layer"]), *(f"{count:,}" for count in layer["counts"])) for layer in layers]
+
+
+def verdicts(model: Mapping[str, Any]) -> list[str]:
+    """A sentence for each kind of layer that the domains tell apart, or why there is none; and what pairs tell."""
+    told = [
+        f"an expert of layer {pair['layers'][0]} tells {pair['information_bits']:.3f} bits about that of layer "
+        f"{pair['layers'][1]}"
+        for pair in model["pairs"]
+    ]
+    if not model["domains"]:
+        unknown = "without domains nothing is known of specialisation: even load may be that of experts that are alike"
+        return [unknown, *told]
+    layers_by_verdict: dict[str, list[str]] = {}
+    for layer in model["layers"]:
+        layers_by_verdict.setdefault(layer["specialisation"]["verdict"], []).append(str(layer["layer"]))
+    return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]

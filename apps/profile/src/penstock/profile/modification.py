@@ -1,0 +1,213 @@
+"""`penstock profile MODEL --modify`: what other assignments cost in quality, and save in balance and communication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from penstock.eval_suite.likelihood import token_nll
+from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
+from penstock.netsim.simulate import simulate
+from penstock.pages import charts
+from penstock.pages.card import Card
+from penstock.pages.page import write_page
+from penstock.profile.reassignment import STRATEGIES, modified
+from penstock.profile.subject import Subject
+from penstock.traces.load import max_violation
+from penstock.traces.trace import RoutingTrace
+
+TEMPLATE = Path(__file__).with_name("modified.html.j2")
+
+COLUMNS = (
+    "strategy",
+    "fraction",
+    "changed",
+    "bits/byte",
+    "perplexity",
+    "MaxVio",
+    "MaxVio of a batch",
+    "exchange, us",
+    "slowdown",
+    "Pareto",
+)
+HELP = (
+    "`changed` is the share of assignments that are not the router's. The exchange is dispatch and combine of a layer "
+    "with one expert a GPU, its slowdown against even experts. A row that no other beats in all of quality, MaxVio and "
+    "exchange is on the Pareto front."
+)
+_AIMS = ("bits_per_byte", "max_violation", "exchange_seconds")
+
+
+def strategies_of(text: str) -> list[str]:
+    """Strategies of a list with commas, or `all`; raises `ProblemError` for a name that is none."""
+    names = list(STRATEGIES) if text == "all" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        what, fix = f"there is no strategy '{unknown[0]}'", f"take all, or some of {', '.join(STRATEGIES)}"
+        raise ProblemError(Problem("bad-value", what, "--modify", fix))
+    return list(dict.fromkeys(names))
+
+
+def fractions_of(text: str) -> list[float]:
+    """Fractions of a list with commas, sorted; raises `ProblemError` for anything that is not from 0 to 1."""
+    try:
+        fractions = [float(part) for part in text.split(",")]
+    except ValueError:
+        fractions = [-1.0]
+    if not all(0 <= fraction <= 1 for fraction in fractions):
+        what, fix = f"'{text}' is not a list of numbers from 0 to 1", "write for example 0,0.25,0.5,1"
+        raise ProblemError(Problem("bad-value", what, "--fraction", fix))
+    return sorted(set(fractions))
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The network that communication is predicted on, and the width of a token on it."""
+
+    topology: Choice
+    placement: Choice
+    tokens_per_gpu: int
+    hidden_size: int
+
+
+def modification_result(
+    subject: Subject,
+    wire: Wire,
+    strategies: Sequence[str],
+    fractions: Sequence[float],
+    *,
+    temperature: float,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The contents of `modified.json`: the model's own routing first, then each strategy with each fraction above 0.
+    `progress` is called with rows, done and all."""
+    cases = [("router", 0.0), *((name, fraction) for name in strategies for fraction in fractions if fraction > 0)]
+    rows = []
+    for case in cases:
+        rows.append(_row(subject, wire, *case, temperature))
+        progress(len(rows), len(cases))
+    for row in rows:
+        row["pareto"] = not any(_beats(other, row) for other in rows)
+    return {
+        "model": subject.name,
+        "checkpoint": subject.header.get("checkpoint"),
+        "split": subject.header["split"],
+        "tokens": subject.tokens,
+        "temperature": temperature,
+        "topology": wire.topology.entry.component.name,
+        "gpus": next(iter(subject.model.routers.values())).experts,
+        "rows": rows,
+    }
+
+
+def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperature: float) -> dict[str, Any]:
+    layers = sorted(subject.model.routers)
+    with modified(subject.model, strategy, fraction, temperature=temperature) as found:
+        nll_N = np.concatenate([_nll(subject, stream.token_N) for stream in subject.streams])
+    if not all(found.counts.values()):
+        what = "the model does not call its routers as modules, so their choice cannot be changed"
+        raise ProblemError(Problem("unsupported", what, "--modify", "profile it without"))
+    counts_SLE = found.counts_SLE(layers)
+    trace = RoutingTrace(counts_SLE, {**subject.header, "layers": layers})
+    (network,) = simulate(
+        trace,
+        wire.topology.build(),
+        wire.placement.build(),
+        gpus=[counts_SLE.shape[2]],
+        hidden_size=wire.hidden_size,
+        tokens_per_gpu=wire.tokens_per_gpu,
+    )
+    return {
+        "strategy": strategy,
+        "fraction": fraction,
+        "changed": found.changed / found.total,
+        "bits_per_byte": bits_per_byte(nll_N, subject.byte_count),
+        "perplexity": token_perplexity(nll_N),
+        "max_violation": max_violation(trace.counts_LE).mean().item(),
+        "max_violation_batch": max_violation(counts_SLE).mean().item(),
+        "exchange_seconds": network.dispatch.mean + network.combine.mean,
+        "slowdown": network.slowdown,
+    }
+
+
+def _nll(subject: Subject, token_N: np.ndarray) -> np.ndarray:
+    return token_nll(subject.model, token_N, sequence_length=subject.sequence_length, batch_size=subject.batch_size)
+
+
+def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Nowhere worse and somewhere better."""
+    return all(one[aim] <= other[aim] for aim in _AIMS) and any(one[aim] < other[aim] for aim in _AIMS)
+
+
+def line(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of the table, as `COLUMNS` has it."""
+    return (
+        row["strategy"],
+        f"{row['fraction']:g}",
+        f"{row['changed']:.3f}",
+        f"{row['bits_per_byte']:.4f}",
+        f"{row['perplexity']:.2f}",
+        f"{row['max_violation']:.3f}",
+        f"{row['max_violation_batch']:.3f}",
+        f"{1e6 * row['exchange_seconds']:.1f}",
+        f"{row['slowdown']:.3f}",
+        "yes" if row["pareto"] else "no",
+    )
+
+
+def write_modification_page(title: str, result: Mapping[str, Any], out: Path) -> Path:
+    """Writes the page of `modification_result`, whole or not at all."""
+    rows = result["rows"]
+    text = "held-out text" if result["split"] == "heldout" else "the text that was given"
+    quality = "bits per byte, less is better"
+    caption = "From the router's own assignments a line for each strategy, a point a fraction. A ring: on the front."
+    cards = [
+        Card("Quality against balance", quality, _pareto_chart("balance", rows, "max_violation", "MaxVio"), caption),
+        Card(
+            "Quality against communication",
+            quality,
+            _pareto_chart("exchange", rows, "slowdown", "predicted exchange, times that of even experts"),
+            f"One expert a GPU, {result['gpus']} GPUs on {result['topology']}.",
+        ),
+    ]
+    return write_page(
+        TEMPLATE,
+        out,
+        name=title,
+        text=text,
+        summary=f"What other assignments do to {result['checkpoint'] or result['model']}, on {result['tokens']:,} "
+        f"tokens of {text}.",
+        cards=cards,
+        columns=COLUMNS,
+        rows=[line(row) for row in rows],
+        caption=HELP,
+    )
+
+
+def _pareto_chart(name: str, rows: Sequence[Mapping[str, Any]], aim: str, label: str) -> charts.Chart:
+    """Bits per byte over an aim: a line a strategy, from the router's own point on."""
+    own, *others = rows
+    lines = {strategy: [own, *group] for strategy, group in groupby(others, key=lambda row: row["strategy"])}
+
+    def plot(axes: Axes, size: charts.Size) -> None:
+        for index, points in enumerate(lines.values()):
+            x, y = [row[aim] for row in points], [row["bits_per_byte"] for row in points]
+            axes.plot(x, y, color=charts.SERIES[index], linewidth=1.6, marker="o", markersize=5)
+        front = [row for row in rows if row["pareto"]]
+        at = [row[aim] for row in front], [row["bits_per_byte"] for row in front]
+        axes.plot(*at, linestyle="", marker="o", markersize=10, fillstyle="none", color=charts.INK, zorder=6)
+        charts.frame(axes, size, label)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.margins(x=0.08, y=0.12)
+
+    keys = tuple(charts.Key(strategy, index) for index, strategy in enumerate(lines, 1))
+    return charts.draw(plot, f"pareto-{name}", keys, charts.HALF)

@@ -1,0 +1,55 @@
+"""What `penstock profile` records: the experts that a model chooses for text, and how even that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.profile.atlas import Tables, model_figures
+from penstock.profile.subject import Subject
+from penstock.routers.load import expert_load
+from penstock.traces.accumulator import TraceAccumulator
+from penstock.traces.load import max_violation
+from penstock.traces.trace import RoutingTrace
+
+
+@torch.inference_mode()
+def record_trace(subject: Subject, progress: Callable[[int], object] = lambda done: None) -> RoutingTrace:
+    """The trace of what the subject reads: one step a batch, with its domain where domains are told apart; counts and,
+    where every token of every layer has the same number of experts, which those are. `progress` is called with the
+    tokens that were read."""
+    model, layers = subject.model, sorted(subject.model.routers)
+    recorded = TraceAccumulator(layers, model.routers[layers[0]].experts)
+    read = 0
+    for domain, batch_BS in subject.batches():
+        routings = model(batch_BS).routings
+        if missing := [layer for layer in layers if layer not in routings]:
+            what = "its router does not return which experts it chose"
+            raise ProblemError(Problem("unreadable-router", what, f"{subject.name}, layer {missing[0]}"))
+        every_slot_kept = all(routing.kept_TK is None for routing in routings.values())
+        if domain is not None and not every_slot_kept:
+            what = "its routers do not give every token the same number of experts, which preferences are shares of"
+            raise ProblemError(Problem("unsupported", what, "--domains", "profile it without"))
+        chosen = [routings[layer].expert_TK.cpu().numpy() for layer in layers] if every_slot_kept else None
+        recorded.add(chosen, counts_LE=expert_load(routings).counts_LE.cpu().numpy(), domain=domain)
+        read += batch_BS.numel()
+        progress(read)
+    return recorded.trace(**subject.header, tokens=subject.tokens)
+
+
+def profile_figures(tables: Tables) -> dict[str, Any]:
+    """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
+    `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
+    trace = tables.trace
+    figures = model_figures(trace.header["model"], tables)
+    return {
+        **figures,
+        "split": trace.header["split"],
+        "tokens": trace.header["tokens"],
+        "max_violation_global": float(np.mean([layer["max_violation"] for layer in figures["layers"]])),
+        "max_violation_batch": max_violation(trace.counts_SLE).mean().item(),
+    }

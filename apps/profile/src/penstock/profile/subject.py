@@ -1,0 +1,246 @@
+"""What `penstock profile` looks at: a model, the tokens that it reads, and how many bytes each of them stands for.
+
+It is made from a run, whose held-out tokens are the text unless another is given, or from a model of transformers with
+its own tokenizer. The rest of `profile` does not ask which.
+
+Shape suffixes: N tokens, B windows of a batch, S positions of a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from penstock.cli.output import failed
+from penstock.data_prep.published import PublishedTokenizer
+from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.hooks.contracts import Document, LanguageModel
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+from penstock.profile.text_sources import Source
+from penstock.train.compose import build_architecture, pick_device, routing_header
+from penstock.train.restore import Restored
+
+Integers = NDArray[np.int64]
+Encode = Callable[[str], tuple[Integers, Integers]]
+"""From a text to its tokens [N] and the bytes [N] of each."""
+
+SEQUENCE_LENGTH = 512
+BATCH_SIZE = 8
+"""Windows of a model that has no run to say it: a step is 4,096 tokens, which `simulate` gives a GPU by default too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Whole windows of text, with the token after the last where they are scored: the tokens [N] and the bytes [N] of
+    each. `domain` says what the text is of, where domains are told apart."""
+
+    token_N: Integers
+    byte_N: Integers
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model with experts, in evaluation mode, and what it reads. `header` is what its traces say of both; `scored`
+    says that every token it reads has one after it, to be predicted."""
+
+    name: str
+    model: LanguageModel
+    streams: Sequence[Stream]
+    sequence_length: int
+    batch_size: int
+    header: Mapping[str, Any]
+    scored: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Those that the model reads."""
+        return sum(len(stream.token_N) - self.scored for stream in self.streams)
+
+    @property
+    def byte_count(self) -> int:
+        """Bytes of the tokens that are predicted: all but the first of each stream."""
+        return sum(int(stream.byte_N[1:].sum()) for stream in self.streams)
+
+    def batches(self) -> Iterator[tuple[str | None, Tensor]]:
+        """The domain and the tokens [B, S] of each batch, on the model's device; no batch has tokens of two domains."""
+        device = next(cast(nn.Module, self.model).parameters()).device
+        for stream in self.streams:
+            read_N = stream.token_N[: len(stream.token_N) - self.scored]
+            token_BS = torch.from_numpy(read_N).view(-1, self.sequence_length)
+            for batch_BS in token_BS.split(self.batch_size):
+                yield stream.domain, batch_BS.to(device)
+
+
+def subject_of_run(
+    restored: Restored,
+    sources: Sequence[Source] = (),
+    *,
+    max_tokens: int | None = None,
+    sequence_length: int | None = None,
+    scored: bool = False,
+) -> Subject:
+    """A run's newest checkpoint, and its held-out tokens or the `sources`: `max_tokens` of each at most, and one more
+    of each where they are `scored`. Raises `ProblemError` where the model has no experts or there is less text than a
+    window."""
+    config, model = restored.config, restored.model
+    length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
+    _require_experts(model, str(restored.run.path))
+    tokenizer = restored.dataset.tokenizer()
+    if sources:
+        encode = _encoder(tokenizer)
+        streams = [_read(source, encode, tokenizer.end_of_text, length, max_tokens, scored) for source in sources]
+    else:
+        split = restored.dataset.split("heldout")
+        upto = _whole_windows(len(split), length, max_tokens, scored, "the held-out split", "--sequence-length")
+        token_N = split.slice(0, upto)
+        streams = [Stream(token_N, np.asarray(tokenizer.byte_lengths())[token_N])]
+    header = {
+        **routing_header(config.name, model),
+        "split": "corpus" if sources else "heldout",
+        "data": _data_hash(streams) if sources else restored.dataset.hash,
+        "tokenizer": restored.dataset.manifest.tokenizer_sha256,
+        "checkpoint": restored.checkpoint.path.name,
+    }
+    return Subject(config.name, model, streams, length, config.train.batch_size, header, scored)
+
+
+def subject_of_model(
+    registry: Registry,
+    name: str,
+    sources: Sequence[Source],
+    *,
+    max_tokens: int | None = None,
+    sequence_length: int | None = None,
+    scored: bool = False,
+) -> Subject:
+    """A model of transformers, from a folder or the hub, with its own tokenizer, and the `sources`. Raises
+    `ProblemError` as `subject_of_run`, and where model or tokenizer cannot be had."""
+    with _said_of(name):
+        choice = registry.choose("architecture", {"use": "hf", "pretrained": name})
+        tokenizer = PublishedTokenizer.of_model(name)
+        model = build_architecture(choice, pick_device("auto"), make_router=None, quantizer=None)
+    cast(nn.Module, model).eval()
+    _require_experts(model, name)
+    config = model.export_config()
+    length = sequence_length or min(SEQUENCE_LENGTH, config.get("max_position_embeddings") or SEQUENCE_LENGTH)
+    length = _window_length(model, length, max_tokens)
+    ends = config.get("eos_token_id")
+    end_of_text: int | None = next(iter(ends), None) if isinstance(ends, list) else ends
+    streams = [_read(source, tokenizer.encode, end_of_text, length, max_tokens, scored) for source in sources]
+    _require_embeddings(model, streams, name)
+    title = Path(name).resolve().name if Path(name).is_dir() else name
+    header = {
+        **routing_header(title, model),
+        "split": "corpus",
+        "data": _data_hash(streams),
+        "tokenizer": tokenizer.hash,
+    }
+    return Subject(title, model, streams, length, BATCH_SIZE, header, scored)
+
+
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """What is wrong with a model is said of its name, and not of a config that nobody wrote."""
+    try:
+        yield
+    except ProblemError as error:
+        raise ProblemError([replace(problem, where=name) for problem in error.problems], error.exit_code) from error
+
+
+def _encoder(tokenizer: BpeTokenizer) -> Encode:
+    length_V = np.asarray(tokenizer.byte_lengths())
+
+    def encode(text: str) -> tuple[Integers, Integers]:
+        parts = [np.array(tokenizer.encode(part), dtype=np.int64) for part in tokenizer.parts(text)]
+        token_N = np.concatenate([*parts, np.empty(0, dtype=np.int64)])
+        return token_N, length_V[token_N]
+
+    return encode
+
+
+def _read(
+    source: Source, encode: Encode, end_of_text: int | None, length: int, max_tokens: int | None, scored: bool
+) -> Stream:
+    """The first windows of a source's documents, each of which ends with the end-of-text token where there is one."""
+    name = "the text" if source.domain is None else f"domain '{source.domain}'"
+    end_N = np.array([] if end_of_text is None else [end_of_text], dtype=np.int64)
+    token_parts, byte_parts, read = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
+    for document in _documents(source, name):
+        token_N, byte_N = encode(document.text)
+        token_parts += [token_N, end_N]
+        byte_parts += [byte_N, np.zeros_like(end_N)]
+        read += len(token_N) + len(end_N)
+        if max_tokens is not None and read >= max_tokens + scored:
+            break
+    upto = _whole_windows(read, length, max_tokens, scored, name, "--corpus")
+    return Stream(np.concatenate(token_parts)[:upto], np.concatenate(byte_parts)[:upto], source.domain)
+
+
+def _documents(source: Source, name: str) -> Iterator[Document]:
+    """Those with text in them: of others there would be nothing but the end-of-text token."""
+    empty = True
+    for corpus in source.corpora:
+        for document in corpus.documents():
+            if document.text.strip():
+                empty = False
+                yield document
+    if empty:
+        raise ProblemError(Problem("empty-corpus", f"{name} has no text", "--corpus", "give a file with text in it"))
+
+
+def _window_length(model: LanguageModel, length: int, max_tokens: int | None) -> int:
+    most = model.export_config().get("max_position_embeddings")
+    if isinstance(most, int) and length > most:
+        what = f"the model knows {most} positions, and a window has {length}"
+        raise ProblemError(Problem("bad-value", what, "--sequence-length", f"take {most} or less"))
+    if max_tokens is not None and max_tokens < length:
+        what = f"{max_tokens} tokens are less than one sequence of {length}"
+        raise failed("too-few-tokens", what, "--max-tokens", f"read at least {length}, or shorten --sequence-length")
+    return length
+
+
+def _whole_windows(tokens: int, length: int, max_tokens: int | None, scored: bool, name: str, where: str) -> int:
+    """The tokens of the text `name` that fill whole windows, as padding would count as load, and where they are scored
+    the one after them. Raises `ProblemError`, which names the option `where`, for less than a window."""
+    windows = min(tokens - scored, max_tokens or tokens) // length
+    if windows < 1:
+        what = f"{name} has {tokens} tokens, and a window of {length} needs {length + scored}"
+        raise failed("too-few-tokens", what, where, "give more text with --corpus, or shorten --sequence-length")
+    return windows * length + scored
+
+
+def _require_experts(model: LanguageModel, where: str) -> None:
+    if not model.routers:
+        what = "the model has no experts to profile, or none whose router says what it chose"
+        raise failed("no-experts", what, where, "profile a mixture of experts")
+    for layer, router in sorted(model.routers.items()):
+        if router.k > router.experts:
+            what = f"layer {layer} takes {router.k} experts a token, and has {router.experts}"
+            raise ProblemError(Problem("bad-value", what, where, "mend the model's config"))
+    sizes = sorted({router.experts for router in model.routers.values()})
+    if len(sizes) > 1:
+        what = f"its layers have {' or '.join(map(str, sizes))} experts, which no trace holds"
+        raise failed("unequal-layers", what, where, "profile a model whose layers have the same number")
+
+
+def _require_embeddings(model: LanguageModel, streams: Sequence[Stream], where: str) -> None:
+    largest = max(int(stream.token_N.max()) for stream in streams)
+    if largest >= model.vocabulary_size:
+        what = f"its tokenizer gives token {largest}, and the model has {model.vocabulary_size} embeddings"
+        fix = "give the tokenizer that belongs to the model"
+        raise ProblemError(Problem("vocabulary-mismatch", what, where, fix))
+
+
+def _data_hash(streams: Sequence[Stream]) -> str:
+    return hashlib.sha256(b"".join(stream.token_N.tobytes() for stream in streams)).hexdigest()

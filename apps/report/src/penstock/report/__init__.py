@@ -1,0 +1,1 @@
+"""`penstock report`: one self-contained HTML page about one run or several."""

@@ -1,0 +1,222 @@
+"""Sentences below the charts. Each is computed from the data that the chart shows, so none can claim what is not there.
+
+Shape suffixes: L layers, E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from penstock.pages.charts import SORTED_ABOVE, Column, frame_top
+from penstock.pages.formats import TIMES, count, duration, number, percent, size, times
+from penstock.report.data import FormatSize, LoadHistory, Parameters, Profile
+from penstock.report.headline import against
+
+Series = tuple[Column, Column]
+
+
+def finite(series: Series) -> Series:
+    """The points whose value is a number."""
+    keep = np.isfinite(series[1])
+    return series[0][keep], series[1][keep]
+
+
+def tenth(values: Column) -> int:
+    return max(1, len(values) // 10)
+
+
+def plural(amount: int, noun: str, many: str = "") -> str:
+    """
+    >>> plural(1, "step"), plural(12_000, "step")
+    ('1 step', '12,000 steps')
+    """
+    return f"{amount:,} {noun if amount == 1 else many or noun + 's'}"
+
+
+def loss(train: Series | None, heldout: Series | None) -> str:
+    """Where the loss starts and ends, and whether it still moves."""
+    if train is None:
+        return heldout_loss(heldout) if heldout else ""
+    steps, values = finite(train)
+    if len(values) == 1:
+        return f"One step was recorded, step {steps[0]:,.0f}, with a loss of {number(values[0])} nats per token."
+    last = tenth(values)
+    end = float(values[-last:].mean())
+    where = f"mean of the last {last:,} rows" if last > 1 else f"step {steps[-1]:,.0f}"
+    start = f"{number(values[0])} at step {steps[0]:,.0f}"
+    text = f"Loss {_moves(values[0], end)} from {start} to {number(end)} nats per token ({where})"
+    if last > 1:
+        text += _tail(values, last)
+    missing = len(train[1]) - len(values)
+    if missing:
+        first = train[0][~np.isfinite(train[1])][0]
+        text += f"; {plural(missing, 'row')} without a finite loss, the first at step {first:,.0f}"
+    if frame_top(values) < values.max():
+        text += f"; a spike to {number(values.max())} at step {steps[values.argmax()]:,.0f} leaves the frame"
+    return text + "."
+
+
+def heldout_loss(series: Series) -> str:
+    steps, values = finite(series)
+    return f"Held-out loss is {number(values[-1])} nats per token at step {steps[-1]:,.0f}."
+
+
+def _tail(values: Column, last: int) -> str:
+    """Whether the last tenth of a run still brings something: at least a hundredth of all that the run brought."""
+    if len(values) < 3 * last:
+        return ""
+    before, end = float(values[-2 * last : -last].mean()), float(values[-last:].mean())
+    if abs(before - end) < 0.01 * abs(values[0] - end):
+        return ", level over the last tenth"
+    return f", still {'falling' if end < before else 'rising'} by {number(abs(before - end))} over the last tenth"
+
+
+def _moves(first: float, last: float) -> str:
+    if math.isclose(first, last, rel_tol=0.005):
+        return "stays"
+    return "falls" if last < first else "rises"
+
+
+def bits_per_byte(series: Series, baselines: Mapping[str, float], *, whole: bool) -> str:
+    """`whole`: the last value is of all held-out text, the ones before it of a part, so they are not ranked."""
+    steps, values = finite(series)
+    text = f"Held-out text costs {number(values[-1])} bits per byte at step {steps[-1]:,.0f}"
+    if baselines:
+        text += ": " + ", ".join(
+            f"{against(float(values[-1]), value, name)} ({number(value)})" for name, value in baselines.items()
+        )
+    best = int(values.argmin())
+    if whole and len(values) > 1:
+        return text + ". The points before it are measured on a part of the text."
+    if best != len(values) - 1 and values[best] < values[-1] * 0.995:
+        text += f"; the lowest, {number(values[best])}, was at step {steps[best]:,.0f}"
+    return text + "."
+
+
+def learning_rate(series: Series) -> str:
+    steps, values = finite(series)
+    peak = int(values.argmax())
+    text = f"Peaks at {number(values[peak])} at step {steps[peak]:,.0f}"
+    if values[peak] > 0 and peak < len(values) - 1:
+        text += f" and ends at {number(values[-1])}, {percent(values[-1] / values[peak])} of the peak"
+    return text + "."
+
+
+def gradient_norm(series: Series) -> str:
+    steps, values = finite(series)
+    largest = int(values.argmax())
+    text = (
+        f"Median {number(np.median(values))}; the largest, {number(values[largest])}, is at step {steps[largest]:,.0f}"
+    )
+    missing = len(series[1]) - len(values)
+    return text + (f"; {plural(missing, 'row')} not finite." if missing else ".")
+
+
+def throughput(series: Series) -> str:
+    values = finite(series)[1]
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    return f"Median {count(middle)} tokens per second; nine steps in ten lie between {count(low)} and {count(high)}."
+
+
+def change(name: str, series: Series, meaning: str = "") -> str:
+    """First against last tenth of one balance figure."""
+    values = finite(series)[1]
+    first, last = float(values[: tenth(values)].mean()), float(values[-tenth(values) :].mean())
+    verb, note = _moves(first, last), f" ({meaning})" if meaning else ""
+    if verb == "stays":
+        return f"{name} stays at {number(last)}{note}."
+    return f"{name} {verb} from {number(first)} in the first tenth of the run to {number(last)} in the last{note}."
+
+
+def violation(mean: Series | None, worst: Series | None) -> str:
+    parts = []
+    if mean is not None:
+        parts.append(change("MaxVio of a batch, averaged over layers,", mean, "0 is even"))
+    if worst is not None:
+        values = finite(worst)[1]
+        parts.append(f"The worst layer ends at {number(values[-tenth(values) :].mean())}.")
+    return " ".join(parts)
+
+
+def load(history: LoadHistory) -> str:
+    """The busiest and the idle experts at the end of the run, over all layers."""
+    ratio = history.last_LE
+    if not np.isfinite(ratio).any():
+        return "No assignments were recorded."
+    layer, expert = np.unravel_index(int(np.nanargmax(ratio)), ratio.shape)
+    idle = int((ratio == 0).sum())
+    text = (
+        f"In the last tenth of the run the busiest expert, number {expert} of layer {history.layers[layer]}, takes "
+        f"{times(float(ratio[layer, expert]))} its fair share, and "
+        f"{f'{idle:,} of {ratio.size:,} experts are never chosen' if idle else 'every expert is chosen'}."
+    )
+    if len(history.shown) < len(history.layers):
+        text += f" {len(history.shown)} of {len(history.layers)} layers are shown, evenly spaced."
+    order = ", sorted by its load over the run" if ratio.shape[1] > SORTED_ABOVE else ""
+    return f"{text} Each line is an expert{order}; time runs to the right."
+
+
+def layers(profile: Profile) -> str:
+    known = [
+        (row.max_violation, row.layer)
+        for row in profile.layers
+        if row.max_violation is not None and math.isfinite(row.max_violation)
+    ]
+    if not known:
+        return ""
+    worst, best = max(known), min(known)
+    text = f"Layer {worst[1]} is the most uneven (MaxVio {number(worst[0])})"
+    text += f", layer {best[1]} the most even ({number(best[0])})" if len(known) > 1 else ""
+    dead = [row.dead_experts for row in profile.layers if row.dead_experts is not None]
+    if dead:
+        text += "; no expert is dead" if not sum(dead) else f"; {plural(round(sum(dead)), 'expert')} dead"
+    if profile.max_violation_batch is not None and profile.max_violation_global is not None:
+        text += (
+            f". Within a batch MaxVio is {number(profile.max_violation_batch)}, over the whole text "
+            f"{number(profile.max_violation_global)}"
+        )
+    return text + "."
+
+
+def largest(parts: Mapping[str, float], whole: str) -> str:
+    """The largest part of a stacked bar of seconds."""
+    total = sum(parts.values())
+    name, value = max(parts.items(), key=lambda part: part[1])
+    return f"{name.capitalize()} takes {percent(value / total)} of {whole} {duration(total)}."
+
+
+def parameters(held: Parameters) -> str:
+    name, value = max(held.by_role.items(), key=lambda part: part[1])
+    text = f"{percent(value / sum(held.by_role.values()))} of {count(held.total)} parameters are {name} weights"
+    if held.active is not None and held.total:
+        text += f"; a token uses {count(held.active)} of all, {percent(held.active / held.total)}"
+    return text + "."
+
+
+def sizes(rows: Sequence[FormatSize]) -> str:
+    big, small = max(rows, key=lambda row: row.bytes), min(rows, key=lambda row: row.bytes)
+    if small.bytes <= 0 or big is small:
+        return f"As {small.format} the weights take {size(small.bytes)}."
+    ratio = number(big.bytes / small.bytes)
+    return f"As {small.format} the weights take {size(small.bytes)}, {ratio} times less than as {big.format}."
+
+
+def best_run(names: Sequence[str], values: Sequence[float | None], what: str) -> str:
+    """Which run comes lowest, and by how much."""
+    known = sorted(
+        (value, name) for name, value in zip(names, values, strict=True) if value is not None and math.isfinite(value)
+    )
+    if len(known) < 2:
+        return ""
+    (value, name), (second, runner_up) = known[:2]
+    if value == second:
+        return f"{name} and {runner_up} share the lowest {what}, {number(value)}."
+    return f"{name} has the lowest {what}, {number(value)}, {number(second - value)} below {runner_up}."
+
+
+def heat_legend(limit: float) -> tuple[str, str, str]:
+    """Names of the two ends and the middle of the colour scale."""
+    return f"{number(1 / limit)}{TIMES} or less", "fair share", f"{limit:g}{TIMES} or more"

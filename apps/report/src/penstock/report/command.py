@@ -1,0 +1,32 @@
+"""`penstock report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.hooks.registry import Registry
+from penstock.run.directory import RunDirectory, stage
+
+
+@click.command()
+@click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise."
+)
+@output.json_option
+@click.pass_obj
+def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
+    """Write one self-contained HTML page about RUN, or a comparison of several."""
+    from penstock.report.page import render_report
+
+    runs = [RunDirectory.open(path) for path in run_paths]
+    target = out or runs[0].path / "report.html"
+    with stage(runs[0], "report"):
+        render_report([run.path for run in runs], target)
+    result = {"report": str(target), "bytes": target.stat().st_size}
+    output.print_result(result, as_json, lambda: str(target))
+    return result

@@ -1,0 +1,235 @@
+"""`penstock simulate`: predictions for a trace, and how they compare with measurements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.cli.choices import choose
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice, Registry
+from penstock.netsim.fidelity import FIDELITIES, Fidelity
+from penstock.run.config import SimulateSettings
+from penstock.run.directory import RunDirectory, write_json
+from penstock.simulate.cost import cost
+
+SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
+MOST_DRAWN_GPUS = 128
+"""16,000 messages are some seconds of the fluid model."""
+
+
+class _TraceFirst(click.Group):
+    """A group whose first word may be a trace in the place of a command: `predict` is then meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["predict", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_TraceFirst)
+def simulate() -> None:
+    """Predict all-to-all time of expert parallelism: `simulate TRACE`, short for `simulate predict TRACE`."""
+
+
+simulate.add_command(cost)
+
+
+@simulate.command()
+@click.argument("trace", metavar="TRACE")
+@click.option("--topology", help="NAME, or {use: NAME, ...}, such as '{use: fat-tree, oversubscription: 2}'.")
+@click.option("--placement", help="NAME, or {use: NAME, ...}.")
+@click.option("--ep", "--gpus", "gpus", help="Degrees of expert parallelism, such as 8,64,256.")
+@click.option("--fidelity", type=click.Choice(FIDELITIES), help="How exactly; alpha-beta unless given.")
+@click.option("--deduplicate", is_flag=True, help="Send a token to each node once, as hierarchical kernels do.")
+@click.option("--steps", type=click.IntRange(min=1), help="Simulate so many steps of the trace, evenly spaced.")
+@click.option("--tokens-per-gpu", type=click.IntRange(min=1), help="Tokens that each GPU dispatches in one step.")
+@click.option("--hidden-size", type=click.IntRange(min=1), help="Width of a token on the wire.")
+@click.option("--sweep", help=f"NAME=VALUE,VALUE,...: one table for each value; NAME of {', '.join(SWEPT)}.")
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value="network.html",
+    help="Write a page about it; to network.html unless a file is given.",
+)
+@click.option(
+    "--export",
+    "exported",
+    nargs=2,
+    metavar="FORMAT FILE",
+    help="Write one dispatch for other tools: nccl-tests, goal or chakra.",
+)
+@output.json_option
+@click.pass_obj
+def predict(
+    registry: Registry,
+    trace: str,
+    topology: str | None,
+    placement: str | None,
+    gpus: str | None,
+    fidelity: Fidelity | None,
+    deduplicate: bool,
+    steps: int | None,
+    tokens_per_gpu: int | None,
+    hidden_size: int | None,
+    sweep: str | None,
+    page: Path | None,
+    exported: tuple[str, str] | None,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Predict all-to-all time of expert parallelism from TRACE: a file, a run directory, whose config then gives the
+    defaults and which keeps the result, or synthetic:LAW,experts=64,k=8,skew=1 (uniform, zipf, log-normal, power-law,
+    incast)."""
+    from penstock.simulate.simulation import Case, draw_exchange, load_trace, simulate_trace, sweep_values
+
+    run = RunDirectory.open(Path(trace)) if (Path(trace) / "config.resolved.yaml").is_file() else None
+    settings = (
+        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
+    )
+
+    def chosen(kind: str, option: Any, configured: Choice | None, usual: str) -> Choice:
+        return configured if configured and option is None else choose(registry, kind, option or usual)
+
+    def case(**swept: Any) -> Case:
+        where = swept.get("topology", topology)
+        network = chosen("topology", where, settings.topology, "two-level")
+        if "hardware" in swept:
+            own = network.settings.model_dump(exclude_unset=True) if network.settings else {}
+            named = {"use": network.entry.component.name, **own, "hardware": swept["hardware"]}
+            network = registry.choose("topology", named, "--sweep")
+        return Case(
+            network,
+            chosen("placement", swept.get("placement", placement), settings.placement, "contiguous"),
+            swept.get("fidelity", fidelity or "alpha-beta"),
+            swept.get("deduplicate", deduplicate),
+            steps,
+            swept.get("tokens_per_gpu", tokens_per_gpu or settings.tokens_per_gpu),
+        )
+
+    begun = time.perf_counter()
+    recorded = load_trace(trace)
+    counts = _numbers(gpus) if gpus else settings.gpus
+    width = hidden_size or settings.hidden_size
+
+    def one(each: Case) -> dict[str, Any]:
+        return simulate_trace(recorded, trace, each, gpus=counts, hidden_size=width)
+
+    result = one(case())
+    if sweep:
+        name, values = sweep_values(sweep)
+        if name not in SWEPT:
+            what = f"'{name}' cannot be swept"
+            raise ProblemError(Problem("bad-value", what, "--sweep", f"choose of {', '.join(SWEPT)}"))
+        result["sweep"] = {"name": name, "cases": [{"value": value, **one(case(**{name: value}))} for value in values]}
+    if page or exported:
+        drawn = draw_exchange(recorded, trace, case(), gpus=_largest_drawn(counts), hidden_size=width)
+    if exported and drawn is not None:
+        from penstock.netsim.exports import write_exchange
+
+        result["exported"] = [str(path) for path in write_exchange(drawn.bytes_GG, exported[0], Path(exported[1]))]
+    if page:
+        from penstock.simulate.network_page import write_network_page
+
+        compared = _compared(registry.names("placement"), lambda name: one(case(placement=name)))
+        result["report"] = str(write_network_page(result, compared, drawn, page))
+    if run is not None:
+        with run.lock():
+            write_json(run.path / "simulation.json", result)
+            run.record_stage("simulate", time.perf_counter() - begun)
+    output.print_result(result, as_json, lambda: _simulation_text(result))
+    return result
+
+
+def _compared(placements: Sequence[str], simulated: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with every placement that fits the experts and GPUs and needs no settings; the others are named."""
+    found: list[dict[str, Any]] = []
+    for name in placements:
+        try:
+            found.append(simulated(name))
+        except ProblemError as error:
+            output.note(f"placement {name} is not compared: {error.problems[0].what}")
+    return found
+
+
+def _largest_drawn(gpus: Sequence[int]) -> int:
+    """The largest number of GPUs whose messages are few enough to be drawn one by one."""
+    return max((count for count in gpus if count <= MOST_DRAWN_GPUS), default=min(gpus))
+
+
+def _simulation_text(result: dict[str, Any]) -> str:
+    parts = [_table_text(result)]
+    if "sweep" in result:
+        name = result["sweep"]["name"]
+        parts = [f"{name} {case['value']}\n{_table_text(case)}" for case in result["sweep"]["cases"]]
+    parts += [f"written: {path}" for path in [*result.get("exported", []), *filter(None, [result.get("report")])]]
+    return "\n\n".join(parts)
+
+
+def _table_text(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["gpus"],
+            row["nodes"],
+            f"{1e6 * row['dispatch_seconds']:.1f}",
+            f"{1e6 * row['combine_seconds']:.1f}",
+            f"{1e6 * row['p99_seconds']:.1f}",
+            f"{1e6 * row['balanced_seconds']:.1f}",
+            f"{row['slowdown']:.2f}",
+            f"{1e3 * row['step_seconds']['p50']:.2f}",
+            f"{1e3 * row['step_seconds']['p99']:.2f}",
+            ", ".join(f"{each['gpu']} ({each['share']:.0%})" for each in row["stragglers"][:2]),
+        )
+        for row in result["rows"]
+    ]
+    where = " ".join(filter(None, [result["topology"], result["hardware"]]))
+    columns = (
+        "GPUs",
+        "nodes",
+        "dispatch",
+        "combine",
+        "p99 of both",
+        "balanced",
+        "slowdown",
+        "step p50",
+        "step p99",
+        "waits for GPU",
+    )
+    return (
+        f"{where}, {result['placement']} placement, {result['fidelity']}, {result['tokens_per_gpu']:,} tokens a GPU, "
+        f"width {result['hidden_size']}, top-{result['k']}; microseconds a layer, milliseconds a step\n\n"
+        + output.table(columns, rows)
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+        if min(numbers) < 1:
+            raise ValueError
+        return numbers
+    except ValueError:
+        raise ProblemError(
+            Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")
+        ) from None
+
+
+@simulate.command()
+@output.json_option
+def validate(as_json: bool) -> dict[str, Any]:
+    """Compare the models with published measurements, each row predicted from the others of its table."""
+    from penstock.simulate.validation import validation_result, validation_text
+
+    result = validation_result()
+    output.print_result(result, as_json, lambda: validation_text(result))
+    missed = [group for group in result["bars"] if not group["met"]]
+    if missed:
+        names = ", ".join(group["name"] for group in missed)
+        raise output.failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
+    return result

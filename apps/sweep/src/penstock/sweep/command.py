@@ -1,0 +1,112 @@
+"""`penstock sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli import output
+from penstock.cli.options import runs_option
+from penstock.hooks.registry import Registry
+
+
+@click.command()
+@click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Check every cell, count its parameters, price the sweep, and stop.")
+@runs_option
+@output.json_option
+@click.pass_obj
+def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_json: bool) -> dict[str, Any]:
+    """Train every cell of the grid in SWEEP with the same seeds, and compare them. Runs that are finished are not
+    trained again: the same command continues a sweep that was stopped."""
+    from penstock.sweep.grid import load_sweep
+    from penstock.sweep.runs import require_equal_flops
+
+    loaded = load_sweep(sweep_file, registry)
+    active = require_equal_flops(loaded)
+    if dry_run:
+        result = _price(loaded, active, runs)
+        output.print_result(result, as_json, lambda: _price_text(result))
+        return result
+    result = _run(loaded, runs, registry)
+    output.print_result(result, as_json, lambda: _text(result))
+    return result
+
+
+def _run(loaded: Any, runs: Path, registry: Registry) -> dict[str, Any]:
+    from penstock.run.directory import write_json
+    from penstock.sweep.compare import compare
+    from penstock.sweep.page import write_sweep_page
+    from penstock.sweep.runs import train_and_measure
+
+    settings = loaded.settings
+    folder = runs / settings.name
+    jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs first, so that they come early
+    rows: list[dict[str, Any]] = []
+    for number, (cell, seed) in enumerate(jobs, 1):
+        output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")
+        rows.append(train_and_measure(loaded, cell, seed, runs, registry))
+        cells = compare(rows, loaded.baseline)
+        write_json(folder / "sweep.json", {"baseline": loaded.baseline, "cells": cells, "runs": rows})
+        summary = f"{len(rows)} of {len(jobs)} runs; baseline: {loaded.baseline}"
+        report = write_sweep_page(settings.name, cells, summary, folder / "sweep.html")
+    return {
+        "name": settings.name,
+        "baseline": loaded.baseline,
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "cells": cells,
+        "runs": rows,
+        "report": str(report),
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    from penstock.sweep.compare import text
+
+    return f"{text(result['cells'])}\n\n{result['seconds']:,.0f} s of training\nreport: {result['report']}"
+
+
+def _price(loaded: Any, active: dict[str, int], runs: Path) -> dict[str, Any]:
+    from penstock.sweep.runs import finished, run_of, seconds_per_token
+
+    cells = []
+    for cell in loaded.cells:
+        config = next(iter(cell.configs.values()))
+        found = [run_of(runs, each) for each in cell.configs.values()]
+        done = sum(run is not None and finished(run) for run in found)
+        tokens = config.train.tokens
+        cells.append(
+            {
+                "cell": cell.name,
+                "active_parameters": active[cell.name],
+                "tokens": tokens,
+                "flops": 6 * active[cell.name] * tokens,
+                "runs": len(cell.configs),
+                "finished": done,
+                "seconds_per_run": seconds_per_token(config) * tokens,
+            }
+        )
+    left = sum(cell["seconds_per_run"] * (cell["runs"] - cell["finished"]) for cell in cells)
+    return {"name": loaded.settings.name, "baseline": loaded.baseline, "cells": cells, "seconds_left": left}
+
+
+def _price_text(plan: dict[str, Any]) -> str:
+    rows = [
+        (
+            cell["cell"],
+            f"{cell['active_parameters']:,}",
+            f"{cell['tokens']:,}",
+            f"{cell['flops']:.2e}",
+            f"{cell['finished']} of {cell['runs']}",
+            f"{cell['seconds_per_run']:.0f}",
+        )
+        for cell in plan["cells"]
+    ]
+    head = ("cell", "active parameters", "tokens a run", "FLOPs a run", "runs finished", "s a run")
+    return (
+        f"{output.table(head, rows)}\n\nabout {plan['seconds_left'] / 60:.0f} min of forward and backward passes are "
+        "left, by a few of them timed here; optimizer, data and evaluation come on top\n"
+        "nothing was written: this was a dry run"
+    )

@@ -1,0 +1,124 @@
+"""The runs of a sweep: found where they are finished, continued where they were stopped, and measured once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.cli.main import call
+from penstock.eval_suite.runner import run_task
+from penstock.eval_suite.tasks import Heldout
+from penstock.evaluate.evaluation import task_context
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+from penstock.profile.atlas import tables_of
+from penstock.profile.profiling import profile_figures, record_trace
+from penstock.profile.subject import subject_of_run
+from penstock.run.config import OnResume, RunConfig
+from penstock.run.directory import RunDirectory, read_json, write_json
+from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
+from penstock.run.records import heldout_figure
+from penstock.sweep.grid import Cell, Sweep
+from penstock.train.compose import compose_model, parameter_summary, pick_device, planned_vocabulary
+from penstock.train.restore import Restored, restore
+from penstock.train.resume import changes
+
+FIGURES = "sweep.json"
+"""In the run directory: what the sweep measured of it."""
+
+
+def run_of(runs: Path, config: RunConfig) -> RunDirectory | None:
+    """The run of exactly this config by exactly this code: a finished one where there is one, else the newest that was
+    stopped on its way; None where there is neither."""
+    lock = plugin_lock(config)
+    found: list[RunDirectory] = []
+    for path in sorted((runs / config.name).glob("[!.]*/config.resolved.yaml"), reverse=True):
+        run = RunDirectory(path.parent)
+        same_config = {change.rule for change in changes(run, config)} <= {OnResume.FREE}
+        if same_config and not lock_changes(read_json(run.path / LOCK)["components"], lock):
+            found.append(run)
+    return next((run for run in found if finished(run)), found[0] if found else None)
+
+
+def finished(run: RunDirectory) -> bool:
+    return run.status().get("state") == "finished"
+
+
+def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry: Registry) -> dict[str, Any]:
+    """The figures of one run, trained or continued first where that is still to be done."""
+    run = run_of(runs, cell.configs[seed])
+    if run is None or not finished(run):
+        arguments = [str(sweep.config_file), *cell.arguments(seed), "--runs", str(runs)]
+        trained = call(registry, "train", *arguments, *(["--resume", str(run.path)] if run else []))
+        run = RunDirectory(Path(trained["run_dir"]))
+    path = run.path / FIGURES
+    if not path.exists():
+        write_json(path, measure(restore(run.path, registry)))
+    return {"cell": cell.name, "seed": seed, "run": str(run.path), **read_json(path)}
+
+
+def measure(restored: Restored) -> dict[str, Any]:
+    """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
+    routing; seconds are those of training alone."""
+    scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
+    status = restored.run.status()
+    active = parameter_summary(restored.composition)["active"]
+    figures = {
+        "bits_per_byte": heldout_figure(scored.metrics),
+        "tokens": status["tokens_seen"],
+        "seconds": status["seconds"],
+        "active_parameters": active,
+        "flops": 6 * active * status["tokens_seen"],
+    }
+    if not restored.model.routers:
+        return figures
+    profile = profile_figures(tables_of(record_trace(subject_of_run(restored))))
+    return figures | {
+        "max_violation": profile["max_violation_global"],
+        "max_violation_worst": max(layer["max_violation"] for layer in profile["layers"]),
+        "dead_experts": sum(layer["dead_experts"] for layer in profile["layers"]),
+    }
+
+
+def require_equal_flops(sweep: Sweep) -> dict[str, int]:
+    """Active parameters of every cell, from models that hold no numbers; raises `ProblemError` where cells differ by
+    more than the sweep allows."""
+    active: dict[str, int] = {}
+    for cell in sweep.cells:
+        config = next(iter(cell.configs.values()))
+        active[cell.name] = parameter_summary(compose_model(config, planned_vocabulary(config), "meta"))["active"]
+    base, allowed = active[sweep.baseline], sweep.settings.flops_tolerance
+    problems = [
+        Problem(
+            "unequal-flops",
+            f"cell '{name}' has {count:,} active parameters a token, {count / base - 1:+.1%} against {base:,}",
+            "axes",
+            "make the cells equal, or say how unequal they may be with flops_tolerance",
+        )
+        for name, count in active.items()
+        if abs(count / base - 1) > allowed
+    ]
+    if problems:
+        raise ProblemError(problems)
+    return active
+
+
+def seconds_per_token(config: RunConfig, steps: int = 3) -> float:
+    """Of the fastest of a few forward and backward passes on random tokens, after one that warms up: what training
+    costs on this machine without its optimizer and data."""
+    device = pick_device(config.train.device)
+    composition = compose_model(config, planned_vocabulary(config), device)
+    size = (config.train.batch_size // config.train.micro_batches, config.data.sequence_length + 1)
+    window_BS = torch.randint(0, composition.model.vocabulary_size, size, generator=torch.Generator().manual_seed(0))
+    window_BS = window_BS.to(device)
+    seconds = []
+    for _ in range(steps + 1):
+        begun = time.perf_counter()
+        composition.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds[1:]) / (size[0] * (size[1] - 1))

@@ -1,0 +1,63 @@
+"""LAMBADA: the last word of a passage, which people guess from the whole passage and not from its last sentence.
+
+The test set is OpenAI's variant, which is cased and keeps punctuation: GPT-2 was measured on it, and it is the
+`lambada_openai` of lm-evaluation-harness, whose two figures these are. The word is what follows the last space; all of
+its tokens have to be the likeliest for it to be right, which is less than 46.67 % of GPT-2's last tokens being right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from penstock.eval_suite.prompts import continuation, refuse_shots
+from penstock.eval_suite.sources import hub_rows, json_rows, local_file, texts_of
+from penstock.hooks.contracts import Answer, Array, Item, Likelihood, LikelihoodAnswer, TaskContext, TaskResult
+from penstock.hooks.problems import Problem, ProblemError
+
+REPOSITORY = "EleutherAI/lambada_openai"
+FILE = "lambada_test.jsonl"
+
+
+class Lambada:
+    """Share of last words that are the model's first choice, and their perplexity."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._path = None if path is None else Path(path)
+
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        """Raises `ProblemError` for a file or column that is missing, and for a passage of one word."""
+        refuse_shots(context, "lambada")
+        for number, (where, text) in enumerate(self._passages(context)):
+            passage, space, word = text.rpartition(" ")
+            if not space or not word:
+                what = "the passage does not end with a space and a word, so there is nothing to guess"
+                raise ProblemError(Problem("invalid-field", what, where, "remove the row"))
+            yield Item(str(number), passage, word)
+
+    def requests(self, item: Item, context: TaskContext) -> Sequence[Likelihood]:
+        return [continuation(context.tokenizer, item.document, f" {item.gold}")]
+
+    def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
+        (answer,) = cast("Sequence[LikelihoodAnswer]", answers)
+        return [{"right": float(answer.likeliest), "nll": answer.nll}]
+
+    def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
+        nats = float(np.mean(scores["nll"]))
+        return TaskResult(
+            {
+                "lambada.accuracy@openai-last-word": float(np.mean(scores["right"])),
+                "lambada.perplexity@openai-last-word": math.exp(nats) if nats < 700 else math.inf,
+            }
+        )
+
+    def _passages(self, context: TaskContext) -> Iterator[tuple[str, str]]:
+        path = local_file(self._path, context, f"lambada/{FILE}")
+        if path is not None:
+            return texts_of(json_rows(path), "text")
+        rows = hub_rows(REPOSITORY, "default", "test", FILE)
+        return texts_of(((f"{REPOSITORY}:{number}", row) for number, row in enumerate(rows)), "text")

@@ -1,0 +1,80 @@
+"""What a model computes for one batch of rows of one kind.
+
+Shape suffixes: B rows, S positions, D model width, N scored positions of all rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.eval_suite.likelihood import device_of, window_nll
+from penstock.eval_suite.rows import Output, Row
+from penstock.hooks.contracts import Generate, LanguageModel, Likelihood, LikelihoodAnswer, Request, Rolling
+from penstock.hooks.problems import Problem, ProblemError
+
+HEAD_ROWS = 1024
+"""Positions whose logits are held at once: 0.2 GB in fp32 at 50,257 tokens."""
+
+
+def compute(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+    """What each of the rows gives; all are of one kind, prompts of one length too. The model is in evaluation mode.
+    Raises `ProblemError` where a token is not of the model's vocabulary."""
+    largest = max(int(row.token_S.max()) for row in rows)
+    smallest = min(int(row.token_S.min()) for row in rows)
+    if smallest < 0 or largest >= model.vocabulary_size:
+        what = f"token {smallest if smallest < 0 else largest} is none of the model's {model.vocabulary_size}"
+        raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
+    return _COMPUTE[rows[0].kind](model, rows, stop_token)
+
+
+def _windows(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+    return window_nll(model, [row.token_S for row in rows], [row.scored for row in rows])
+
+
+@torch.inference_mode()
+def _continuations(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+    """The head is computed where a continuation is predicted, and nowhere else."""
+    token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
+    for number, row in enumerate(rows):
+        token_BS[number, : len(row.token_S) - 1] = row.token_S[:-1]
+    device = device_of(model)
+    hidden_BSD = model(torch.from_numpy(token_BS).to(device)).hidden_BSD
+    hidden_ND = torch.cat([hidden_BSD[number, row.scored : len(row.token_S) - 1] for number, row in enumerate(rows)])
+    target_N = torch.from_numpy(np.concatenate([row.token_S[row.scored + 1 :] for row in rows]).astype(np.int64))
+    nll_N, likeliest_N = _head(model, hidden_ND, target_N.to(device))
+    ends = np.cumsum([len(row.token_S) - 1 - row.scored for row in rows])[:-1]
+    return [
+        LikelihoodAnswer(float(nll.sum()), bool(likeliest.all()))
+        for nll, likeliest in zip(np.split(nll_N, ends), np.split(likeliest_N, ends), strict=True)
+    ]
+
+
+def _head(model: LanguageModel, hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[Any, Any]:
+    """Nats of each target, float64, and whether it is the likeliest token."""
+    nll_parts, likeliest_parts = [], []
+    for part_ND, part_N in zip(hidden_ND.split(HEAD_ROWS), target_N.split(HEAD_ROWS), strict=True):
+        logits_NV = model.logits(part_ND)
+        nll_parts.append(torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none").double())
+        likeliest_parts.append(logits_NV.argmax(dim=-1) == part_N)
+    return torch.cat(nll_parts).cpu().numpy(), torch.cat(likeliest_parts).cpu().numpy()
+
+
+@torch.inference_mode()
+def _generations(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+    """Prompts of one length, so that no model needs to know of padding."""
+    token_BS = torch.from_numpy(np.stack([row.token_S for row in rows]).astype(np.int64)).to(device_of(model))
+    stop = {} if stop_token is None else {"stop_token": stop_token}
+    continued_BS = model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, **stop)
+    new_BS = continued_BS[:, token_BS.shape[1] :].tolist()
+    return [new[: new.index(stop_token)] if stop_token in new else new for new in new_BS]
+
+
+_COMPUTE: Mapping[type[Request], Callable[[LanguageModel, Sequence[Row], int | None], Sequence[Output]]] = {
+    Rolling: _windows,
+    Likelihood: _continuations,
+    Generate: _generations,
+}

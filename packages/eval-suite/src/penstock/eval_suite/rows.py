@@ -1,0 +1,131 @@
+"""From requests to the rows that a model computes, and from what it computed to answers.
+
+A row is what stands in one line of a batch: a window of a stream, a context with its continuation, a prompt. A request
+may need several, and rows of different requests are computed together. What a row gives depends on the model and the
+row alone, so it can be kept under the row's hash.
+
+Shape suffixes: S tokens of a row, N tokens of a stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.eval_suite.likelihood import windows
+from penstock.hooks.contracts import (
+    Answer,
+    Generate,
+    GenerateAnswer,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    Rolling,
+    RollingAnswer,
+    TaskContext,
+    Tokenizer,
+)
+from penstock.hooks.problems import Problem, ProblemError
+
+Output: TypeAlias = "NDArray[np.float64] | LikelihoodAnswer | list[int]"
+"""Of a window: nats of each scored token. Of a continuation: its answer. Of a prompt: the new tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`token_S` is all that the model reads, with the target of the last position for the two kinds that are scored;
+    `scored` is the first position whose target counts. `new_tokens` is what a prompt asks for."""
+
+    kind: type[Request]
+    token_S: NDArray[np.integer]
+    scored: int = 0
+    new_tokens: int = 0
+
+    def digest(self) -> str:
+        """SHA-256 of everything that what is computed depends on, but for the model."""
+        head = f"{self.kind.__name__} {self.scored} {self.new_tokens} "
+        return hashlib.sha256(head.encode() + self.token_S.astype("<i8").tobytes()).hexdigest()
+
+
+def rows_of(request: Request, context: TaskContext, where: str) -> list[Row]:
+    """The rows of a request; raises `ProblemError`, which names the item `where`, for one that no model can answer."""
+    match request:
+        case Rolling():
+            return _rolling_rows(request, context.sequence_length, where)
+        case Likelihood():
+            return [_likelihood_row(request, context.sequence_length, where)]
+        case Generate():
+            return [_generate_row(request, context.sequence_length, where)]
+
+
+def answer_of(request: Request, outputs: Sequence[Any], tokenizer: Tokenizer) -> Answer:
+    """What the rows of a request gave, put together."""
+    match request:
+        case Rolling():
+            return RollingAnswer(np.concatenate(outputs))
+        case Likelihood():
+            (answer,) = outputs
+            return answer
+        case Generate():
+            (tokens,) = outputs
+            return GenerateAnswer(_up_to(request.stop, tokenizer.decode(tokens)))
+
+
+def is_cut(request: Request, context: TaskContext) -> bool:
+    """Whether the request is longer than the model reads, so that its beginning is left out."""
+    match request:
+        case Rolling():
+            return False
+        case Likelihood():
+            return len(request.context) + len(request.continuation) > context.sequence_length + 1
+        case Generate():
+            return len(request.prompt) + request.tokens > context.sequence_length
+
+
+def _rolling_rows(request: Rolling, most: int, where: str) -> list[Row]:
+    token_N, length, stride = np.asarray(request.token_N), request.sequence_length, request.stride
+    if token_N.ndim != 1 or len(token_N) < 2:
+        raise _bad_request(f"a stream has shape {token_N.shape}", where, "give at least two tokens in one dimension")
+    if not 1 <= (length if stride is None else stride) <= length:
+        raise _bad_request(f"a stride of {stride} in windows of {length}", where, "take a stride of 1 to the window")
+    if length > most:
+        raise _bad_request(
+            f"windows of {length} tokens, and the model reads {most} at once", where, "take shorter ones"
+        )
+    plan = windows(len(token_N) - 1, length, stride)
+    return [Row(Rolling, token_N[each.start : each.end + 1], each.scored - each.start) for each in plan]
+
+
+def _likelihood_row(request: Likelihood, sequence_length: int, where: str) -> Row:
+    count = len(request.continuation)
+    if not len(request.context) or not count:
+        raise _bad_request("a context or a continuation is empty", where, "begin with the end-of-text token")
+    if count > sequence_length:
+        what = f"a continuation of {count} tokens is longer than the {sequence_length} that the model reads"
+        raise _bad_request(what, where, "ask for less")
+    token_S = np.asarray([*request.context, *request.continuation], dtype=np.int64)[-sequence_length - 1 :]
+    return Row(Likelihood, token_S, len(token_S) - 1 - count)
+
+
+def _generate_row(request: Generate, sequence_length: int, where: str) -> Row:
+    if not len(request.prompt):
+        raise _bad_request("a prompt is empty", where, "begin with the end-of-text token")
+    if not 1 <= request.tokens < sequence_length:
+        what = f"{request.tokens} new tokens after a prompt, and the model reads {sequence_length} at once"
+        raise _bad_request(what, where, f"ask for 1 to {sequence_length - 1}")
+    token_S = np.asarray(request.prompt, dtype=np.int64)[request.tokens - sequence_length :]
+    return Row(Generate, token_S, new_tokens=request.tokens)
+
+
+def _bad_request(what: str, where: str, fix: str) -> ProblemError:
+    return ProblemError(Problem("bad-request", what, where, fix))
+
+
+def _up_to(stops: Sequence[str], text: str) -> str:
+    """The text before the first of the stops."""
+    return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]

@@ -1,0 +1,144 @@
+"""Runs a task: what can be wrong without a model is found without one, then the model answers batch by batch.
+
+    prepared = prepare(task, context)                              # no model yet; raises what is wrong with the data
+    prepared.run(model, AnswerStore.in_folder(folder, weights))    # the same again computes nothing
+
+Rows are sorted by length, longest first, so that little is padding and too little memory shows at once. The batches
+depend on the task and its context alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.eval_suite.answers import AnswerStore
+from penstock.eval_suite.intervals import bootstrap
+from penstock.eval_suite.likelihood import Progress, evaluating
+from penstock.eval_suite.passes import compute
+from penstock.eval_suite.rows import Row, answer_of, is_cut, rows_of
+from penstock.hooks.contracts import Generate, Item, LanguageModel, Request, Task, TaskContext, TaskResult
+from penstock.hooks.problems import Problem, ProblemError
+
+BATCH_SIZE = 16
+"""Rows of a batch: what `token_nll` takes, so that the figures of a stream are the same bits by either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An item, and its requests with the rows of each."""
+
+    item: Item
+    requests: Sequence[tuple[Request, Sequence[Row]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A task with everything that it asks. `limited` says that the context's limit left items out."""
+
+    task: Task
+    context: TaskContext
+    asked: Sequence[Asked]
+    limited: bool
+
+    def run(
+        self,
+        model: LanguageModel,
+        answers: AnswerStore | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> TaskResult:
+        """The metrics of a model, with their intervals over samples.
+
+        What `answers` holds is not computed again, and what is computed is kept there. `progress(done, total)` is
+        called with numbers of rows, first with those that are kept. Batches do not change a figure beyond rounding.
+        """
+        begun = time.perf_counter()
+        answers = AnswerStore() if answers is None else answers
+        with evaluating(model):
+            self._compute(model, answers, batch_size, progress)
+        scores = self._scores(answers)
+        result = self.task.total(scores, self.context)
+        intervals = bootstrap(lambda drawn: self.task.total(drawn, self.context).metrics, scores, self.context.seed)
+        cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
+        measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
+        return TaskResult(
+            {self._named(name): value for name, value in result.metrics.items()},
+            {**result.details, **measured},
+            {self._named(name): interval for name, interval in intervals.items()},
+        )
+
+    def _compute(self, model: LanguageModel, answers: AnswerStore, batch_size: int, progress: Progress | None) -> None:
+        rows = {answers.key(row): row for each in self.asked for _, rows in each.requests for row in rows}
+        stop_token = getattr(self.context.tokenizer, "end_of_text", None)
+        done = sum(key in answers for key in rows)
+        _tell(progress, done, len(rows))
+        for batch in _batches(rows, batch_size):
+            missing = [key for key in batch if key not in answers]
+            if missing:
+                outputs = compute(model, [rows[key] for key in missing], stop_token)
+                answers.add(dict(zip(missing, outputs, strict=True)))
+                done += len(missing)
+                _tell(progress, done, len(rows))
+
+    def _scores(self, answers: AnswerStore) -> dict[str, NDArray[np.float64]]:
+        """One array for each name of the scores, one number a sample."""
+        samples: list[Mapping[str, float]] = []
+        for each in self.asked:
+            given = [
+                answer_of(request, [answers[answers.key(row)] for row in rows], self.context.tokenizer)
+                for request, rows in each.requests
+            ]
+            samples += self.task.score(each.item, given, self.context)
+        return {name: np.array([sample[name] for sample in samples], dtype=np.float64) for name in samples[0]}
+
+    def _named(self, metric: str) -> str:
+        """A metric of a part says which part."""
+        if not self.limited:
+            return metric
+        return f"{metric}{'-' if '@' in metric else '@'}first-{len(self.asked)}"
+
+
+def prepare(task: Task, context: TaskContext) -> Prepared:
+    """Everything that the task asks; raises `ProblemError` for what is wrong with it or its data, and for no items."""
+    read = iter(task.items(context))
+    items = list(itertools.islice(read, context.limit))
+    if not items:
+        raise ProblemError(Problem("no-items", "the task has nothing to ask", type(task).__name__, "check its data"))
+    limited = context.limit is not None and next(read, None) is not None
+    return Prepared(task, context, [_asked(task, item, context) for item in items], limited)
+
+
+def run_task(task: Task, model: LanguageModel, context: TaskContext, **options: Any) -> TaskResult:
+    """`prepare`, then `Prepared.run` with the same options."""
+    return prepare(task, context).run(model, **options)
+
+
+def _asked(task: Task, item: Item, context: TaskContext) -> Asked:
+    requests = task.requests(item, context)
+    return Asked(item, [(request, rows_of(request, context, f"item '{item.id}'")) for request in requests])
+
+
+def _batches(rows: Mapping[str, Row], batch_size: int) -> Iterator[Sequence[str]]:
+    """Keys of rows that are computed together: of one kind, and where they are prompts, of one length."""
+
+    def group(key: str) -> tuple[str, int, int]:
+        row = rows[key]
+        return (row.kind.__name__, row.new_tokens, len(row.token_S) if row.kind is Generate else 0)
+
+    ordered = sorted(rows, key=lambda key: (group(key), -len(rows[key].token_S)))
+    for _, members in itertools.groupby(ordered, key=group):
+        while batch := list(itertools.islice(members, batch_size)):
+            yield batch
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)

@@ -1,0 +1,17 @@
+"""A chart on a page, with what is written around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.pages.charts import Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A chart with its title, unit and caption."""
+
+    title: str
+    unit: str
+    chart: Chart
+    caption: str

@@ -1,0 +1,259 @@
+"""The run directory: written first and atomically, so that even a run that fails at once has left what it was.
+
+runs/<name>/<UTC time>-<hash8>/
+    config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
+    status.json metrics.jsonl checkpoints/ trace/ evaluation.json profile.json simulation.json report.html
+"""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from penstock.hooks.config import ConfigDocument, dump_config
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+from penstock.run.config import RunConfig, digest, load_run_config
+from penstock.run.plugin_lock import LOCK, plugin_lock
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A run on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls, root: Path, config: RunConfig, document: ConfigDocument, overrides: Sequence[str], registry: Registry
+    ) -> RunDirectory:
+        """Writes a new run directory under `root/<name>/`: whole or not at all."""
+        resolved = config.resolved()
+        parent = root / config.name
+        # Not named by the process id: in containers that is the same again and again, as are leftovers of killed ones.
+        temporary = parent / f".{digest(resolved)}.{secrets.token_hex(4)}"
+        source = Path(document.name)
+        try:
+            temporary.mkdir(parents=True)
+            (temporary / "config.input.yaml").write_text(
+                source.read_text(encoding="utf-8") if source.is_file() else dump_config(document.value),
+                encoding="utf-8",
+            )
+            (temporary / "config.resolved.yaml").write_text(dump_config(resolved), encoding="utf-8")
+            (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
+            write_json(temporary / "environment.json", environment(config, source, overrides, registry))
+            write_json(temporary / LOCK, {"components": plugin_lock(config)})
+            write_json(temporary / "status.json", {"state": "created"})
+            sync_files(temporary)
+            path = _appear(temporary, parent, digest(resolved))
+            sync(parent)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise ProblemError(
+                Problem(
+                    "cannot-write",
+                    f"the run directory cannot be written ({error.strerror})",
+                    str(parent),
+                    "choose another place with --runs",
+                )
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run; raises `ProblemError` where `path` is none."""
+        if not (path / "config.resolved.yaml").is_file():
+            raise ProblemError(
+                Problem(
+                    "not-a-run",
+                    "this is not a run directory",
+                    str(path),
+                    "a run is a folder such as runs/quickstart/20260101T000000Z-0123abcd",
+                )
+            )
+        return cls(path)
+
+    def config(self, registry: Registry) -> RunConfig:
+        return load_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by the one process that may write here; a killed process leaves no lock behind."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise ProblemError(
+                Problem(
+                    "run-in-use",
+                    "another process is working on this run",
+                    str(self.path),
+                    "wait for it, or start a run of your own",
+                )
+            ) from None
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs, which holds the prepared data too."""
+        return self.path.resolve().parent.parent
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def trace(self, split: str) -> Path:
+        return self.path / "trace" / f"{split}.npz"
+
+    def status(self) -> dict[str, Any]:
+        return read_json(self.path / "status.json") if (self.path / "status.json").exists() else {}
+
+    def write_status(self, **fields: Any) -> None:
+        write_json(self.path / "status.json", fields)
+
+    def record_stage(self, stage: str, seconds: float) -> None:
+        """Adds a stage's wall-clock time to `stages.json`."""
+        path = self.path / "stages.json"
+        write_json(path, {**(read_json(path) if path.exists() else {}), stage: round(seconds, 3)})
+
+
+def _appear(temporary: Path, parent: Path, digest: str) -> Path:
+    """Gives a finished folder its name. Names sort in the order in which runs began, whatever the clock does: a name
+    is at least a second later than every other one, so a clock that was set back does not hide the newest run."""
+    while True:
+        stamps = [path.name.split("-")[0] for path in parent.iterdir() if re.match(r"\d{8}T\d{6}Z-", path.name)]
+        newest = calendar.timegm(time.strptime(max(stamps), _STAMP)) if stamps else 0
+        path = parent / f"{time.strftime(_STAMP, time.gmtime(max(time.time(), newest + 1)))}-{digest}"
+        try:
+            return temporary.rename(path)
+        except OSError as error:  # another process took this very name just now
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+# ---------------------------------------------------------------------------------------------- what a run depends on
+
+
+def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> dict[str, Any]:
+    """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
+    found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed anew at every look
+    packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "host": platform.node(),
+        "packages": dict(packages),
+        "git": _git(Path(__file__), source),
+        "seed": config.seed,
+        "argv": sys.argv,
+        "command": _command(source, overrides, registry),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _command(source: Path, overrides: Sequence[str], registry: Registry) -> str:
+    """The command line to start the run again: this process's own, or that of `train` where it is not `penstock`."""
+    ours = Path(sys.argv[0]).name == "penstock" or sys.argv[0].endswith("penstock/cli/__main__.py")
+    train = [*registry.selection.arguments(), "train", str(source), *overrides]
+    return shlex.join(["penstock", *(sys.argv[1:] if ours else train)])
+
+
+def _git(*files: Path) -> dict[str, Any] | None:
+    """State of the repository of the first of these files that git tracks: penstock's source where it runs from a
+    clone, the config's otherwise; None where neither is tracked."""
+    return next(filter(None, map(_repository_of, files)), None)
+
+
+def _repository_of(file: Path) -> dict[str, Any] | None:
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(file.resolve().parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", file.name)
+        return {
+            "folder": ask("rev-parse", "--show-toplevel"),
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces the file atomically: a reader sees the old one or the new one."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file atomically, and after a power cut too it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sync_files(folder: Path) -> None:
+    """What a flat folder holds survives a power cut, once its name does."""
+    for path in folder.iterdir():
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Makes the content of a file, or the renames inside a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def stage(run: RunDirectory, name: str) -> Iterator[None]:
+    """Records in the run's status how long the stage took, once it is done."""
+    begun = time.perf_counter()
+    yield
+    run.record_stage(name, time.perf_counter() - begun)

@@ -1,0 +1,111 @@
+"""What commands write into a run directory, as frozen values: their producers make them, and pages read them.
+
+A file of an earlier version opens: what it does not have is None or empty, and what is unknown is passed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from penstock.hooks.contracts import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """Predicted expert-parallel exchange at one number of GPUs."""
+
+    gpus: int
+    mean_seconds: float
+    nodes: int | None = None
+    dispatch_seconds: float | None = None
+    combine_seconds: float | None = None
+    p99_seconds: float | None = None
+    max_seconds: float | None = None
+    balanced_seconds: float | None = None
+    slowdown: float | None = None
+    bytes_between_nodes: float | None = None
+    worst_layer: int | None = None
+    load: list[float] | None = None
+    step_quantiles: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """What one task found. `intervals` are by the name of the metric."""
+
+    metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
+    details: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
+    intervals: dict[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """Bits per byte of models anyone can build, on the same held-out bytes."""
+
+    unigram_bits_per_byte: float | None = None
+    bigram_bits_per_byte: float | None = None
+    xz_bits_per_byte: float | None = None
+
+    @property
+    def named(self) -> dict[str, float]:
+        """Name to bits per byte, without those that were not measured."""
+        pairs = (
+            ("unigram", self.unigram_bits_per_byte),
+            ("bigram", self.bigram_bits_per_byte),
+            ("xz", self.xz_bits_per_byte),
+        )
+        return {name: value for name, value in pairs if value is not None and math.isfinite(value)}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How the model continues a prompt."""
+
+    prompt: str = ""
+    text: str = ""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Generation of one sequence: time to the first token and for each further one, and memory."""
+
+    prompt_tokens: int | None = None
+    prefill_ms: float | None = None
+    decode_ms_median: float | None = None
+    decode_ms_p90: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `penstock evaluate` found of a checkpoint."""
+
+    checkpoint: str = ""
+    tasks: dict[str, TaskFigures] = field(default_factory=lambda: dict[str, TaskFigures]())
+    heldout_bits_per_byte: float | None = None
+    baselines: Baselines = field(default_factory=Baselines)
+    samples: list[Sample] = field(default_factory=lambda: list[Sample]())
+    performance: Performance | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
+        """Raises pydantic's `ValidationError` for values of other types."""
+        return TypeAdapter(cls).validate_python(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its inverse, to be written."""
+        return asdict(self)
+
+
+def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:
+    """Bits per byte of all held-out text, which is what the baselines read too; None where only a part was scored."""
+    whole = (name for name in metrics if name.startswith("heldout.bits_per_byte@") and "@first-" not in name)
+    return next((metrics[name] for name in whole), None)

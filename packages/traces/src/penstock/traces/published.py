@@ -1,0 +1,112 @@
+"""Tables of counts by model and text domain, as the authors of OLMoE published theirs and Mixtral's.
+
+- `expert_counts`: for each layer the assignments of each expert. A domain becomes a step of the trace, and the header's
+  `domains` names it.
+- `expert_counts_crosslayer`: for each two layers that follow each other in the table, how many assignments had one
+  expert in the first and one in the second. The trace holds the load of every layer, and the header's `pairs` the
+  counts of all domains, [L - 1, E, E].
+
+Shape suffixes: M domains, L layers, P pairs of layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.traces.trace import RoutingTrace
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "olmoe": {"k": 8, "hidden_size": 2048, "layers": [0, 7, 15]},
+    "mistral": {"k": 2, "hidden_size": 4096, "layers": [0, 15, 31]},
+}
+"""What the tables do not say, from the models' configs and the published figures, by the start of a model's name."""
+
+Layer = Mapping[str, int]
+
+
+def traces_of(text: str) -> dict[str, RoutingTrace]:
+    """The traces of a table by the name of their model; raises ValueError, KeyError or TypeError where it is none."""
+    models: Mapping[str, Mapping[str, Any]] = json.loads(text)["models"]
+    counts = {name: _of_counts(name, tables) for name, tables in models.items() if "expert_counts" in tables}
+    if counts:
+        return counts
+    pairs = {
+        name: _of_pairs(name, tables["expert_counts_crosslayer"])
+        for name, tables in models.items()
+        if "expert_counts_crosslayer" in tables
+    }
+    if not pairs:
+        raise ValueError("no model of it has `expert_counts` or `expert_counts_crosslayer`")
+    return pairs
+
+
+def _of_counts(model: str, tables: Mapping[str, Any]) -> RoutingTrace:
+    domains = {name: _layers(domain) for name, domain in tables["expert_counts"].items()}
+    _require_equal_lengths(model, domains, "layers")
+    experts = 1 + max(int(expert) for layers in domains.values() for counts in layers for expert in counts)
+    count_MLE = np.array([[_row(counts, experts) for counts in layers] for layers in domains.values()], dtype=np.int64)
+    said = next((domain["layers"] for domain in tables["expert_counts"].values() if isinstance(domain, Mapping)), None)
+    header = _header(model, count_MLE.shape[1], said, _k_of_first_choices(domains, tables))
+    return RoutingTrace(count_MLE, {**header, "domains": list(domains)})
+
+
+def _layers(domain: Any) -> Sequence[Layer]:
+    """A domain is a list of layers, or {"layers": [0, 7, 15] or null, "counts": that list}."""
+    return domain["counts"] if isinstance(domain, Mapping) else domain
+
+
+def _row(counts: Layer, experts: int) -> list[int]:
+    row = [0] * experts
+    for expert, count in counts.items():
+        if type(count) is not int or int(expert) < 0:
+            raise ValueError(f"{count!r} assignments of expert {expert} are no count")
+        row[int(expert)] = count
+    return row
+
+
+def _k_of_first_choices(domains: Mapping[str, Sequence[Layer]], tables: Mapping[str, Any]) -> int | None:
+    """Experts a token, where `expert_counts_top1` has the counts of tokens' first experts in one of the domains."""
+    for name, domain in tables.get("expert_counts_top1", {}).items():
+        if name in domains:
+            return round(sum(domains[name][0].values()) / sum(_layers(domain)[0].values()))
+    return None
+
+
+def _header(model: str, layers: int, said: Sequence[int] | None, k: int | None) -> dict[str, Any]:
+    known = KNOWN.get(model.split("-")[0])
+    if known is None and k is None:
+        raise ValueError(f"how many experts a token of {model} takes is not known; known are {', '.join(KNOWN)}")
+    header: dict[str, Any] = {"model": model, **(known or {"k": k, "layers": list(range(layers))})}
+    if said is not None:
+        header["layers"] = list(said)
+    if len(header["layers"]) != layers:
+        raise ValueError(f"{model} has counts of {layers} layers, which of the model's is not known")
+    return header
+
+
+def _of_pairs(model: str, domains: Mapping[str, Sequence[Sequence[tuple[int, int, int]]]]) -> RoutingTrace:
+    """A triple is an expert of a layer, one of the next layer that was traced, and the assignments that had both."""
+    _require_equal_lengths(model, domains, "pairs of layers")
+    rows = [np.array(pair) for pairs in domains.values() for pair in pairs]
+    if any(row.ndim != 2 or row.shape[1] != 3 or row.dtype.kind != "i" or row.min() < 0 for row in rows):
+        raise ValueError("pairs of layers must be triples of integers that are not negative")
+    experts = 1 + max(int(row[:, :2].max()) for row in rows)
+    pairs = len(next(iter(domains.values())))
+    count_MPEE = np.zeros((len(domains), pairs, experts, experts), dtype=np.int64)
+    for index, row in enumerate(rows):
+        np.add.at(count_MPEE[index // pairs, index % pairs], (row[:, 0], row[:, 1]), row[:, 2])
+    if (count_MPEE[:, :-1].sum(axis=2) != count_MPEE[:, 1:].sum(axis=3)).any():
+        raise ValueError("two pairs of layers disagree on the load of the layer between them")
+    count_MLE = np.concatenate([count_MPEE.sum(axis=3), count_MPEE[:, -1:].sum(axis=2)], axis=1)
+    header = {**_header(model, pairs + 1, None, None), "domains": list(domains)}
+    return RoutingTrace(count_MLE, header | {"pairs": count_MPEE.sum(axis=0).tolist()})
+
+
+def _require_equal_lengths(model: str, domains: Mapping[str, Sequence[Any]], what: str) -> None:
+    lengths = {name: len(rows) for name, rows in domains.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(f"domains of {model} differ in their number of {what}, or have none: {lengths}")

@@ -1,0 +1,72 @@
+"""The one reader of routing traces, whoever wrote them: `read_traces` and `read_trace`.
+
+| file | written by | a step is |
+|---|---|---|
+| `.npz` | Penstock: a training run or `penstock profile` | a batch |
+| `.jsonl` | a vLLM server that logs the experts of each token (`penstock.traces.vllm`) | a batch |
+| `.pt` | SGLang's recorder of expert counts (`penstock.traces.sglang`), read without torch | a forward pass |
+| `.json` | the authors of OLMoE: counts, or pairs of layers, by domain (`penstock.traces.published`) | a text domain |
+
+`.jsonl` and `.json` may be packed with xz.
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.traces import published, sglang, vllm
+from penstock.traces.trace import RoutingTrace
+
+Reader = Callable[[Path], Mapping[str, RoutingTrace]]
+
+
+def read_traces(path: Path) -> dict[str, RoutingTrace]:
+    """All traces of a file by the name of their model; raises `ProblemError` for a file that is missing, damaged or no
+    trace."""
+    try:
+        return dict(_reader_of(path)(path))
+    except ProblemError:
+        raise
+    except FileNotFoundError:
+        raise ProblemError(Problem("missing-file", "there is no such trace", str(path), "check the path")) from None
+    except Exception as error:  # json, lzma, zip, pickle and numpy each have their own ways to fail on damaged bytes
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        fix = "give a trace .npz, a log of vLLM .jsonl, a recording of SGLang .pt, or a table of counts .json"
+        problem = Problem("bad-trace", f"not a routing trace, or damaged ({said})", str(path), fix)
+        raise ProblemError(problem) from error
+
+
+def read_trace(path: Path, model: str | None = None) -> RoutingTrace:
+    """One trace of a file: that of `model`, or the first one. Raises `ProblemError` as `read_traces` does, and for a
+    model that the file does not have."""
+    traces = read_traces(path)
+    name = next(iter(traces)) if model is None else model
+    if name not in traces:
+        what, fix = f"it has no model '{name}'", f"choose one of {', '.join(traces)}"
+        raise ProblemError(Problem("bad-trace", what, str(path), fix))
+    return traces[name]
+
+
+def _reader_of(path: Path) -> Reader:
+    match path.name.removesuffix(".xz").rpartition(".")[2]:
+        case "jsonl":
+            return lambda path: vllm.traces_of(_open_text(path))
+        case "json":
+            return lambda path: published.traces_of(_open_text(path).read())
+        case "pt":
+            return sglang.traces_of
+        case _:
+            return _ours
+
+
+def _ours(path: Path) -> dict[str, RoutingTrace]:
+    trace = RoutingTrace.load(path)
+    return {str(trace.header.get("model", path.stem)): trace}
+
+
+def _open_text(path: Path) -> TextIO:
+    return lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")

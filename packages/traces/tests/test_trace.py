@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from penstock.hooks.problems import ProblemError
+from penstock.traces.trace import RoutingTrace
+
+HEADERS = st.dictionaries(
+    st.text().filter(lambda key: key not in ("format", "arrays")),
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)),
+    max_size=3,
+)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> RoutingTrace:
+    steps, layers, experts = draw(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 5)))
+    counts = draw(arrays.arrays(np.int64, (steps, layers, experts), elements=st.integers(0, 2**62)))
+    kind = draw(st.sampled_from([np.uint8, np.int16, np.int64]))
+    shape = (draw(st.integers(0, 4)), layers, draw(st.integers(1, 3)))
+    chosen = draw(st.none() | arrays.arrays(kind, shape, elements=st.integers(0, experts - 1)))
+    return RoutingTrace(counts, draw(HEADERS), chosen)
+
+
+def assert_same(left: RoutingTrace, right: RoutingTrace) -> None:
+    assert left.header == right.header
+    for one, other in ((left.counts_SLE, right.counts_SLE), (left.expert_NLK, right.expert_NLK)):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other, strict=True)
+
+
+def example() -> RoutingTrace:
+    return RoutingTrace(
+        np.arange(24, dtype=np.int64).reshape(2, 3, 4),
+        {"model": "x", "k": 2},
+        np.array([[[0, 1], [2, 3], [3, 0]]], dtype=np.int16),
+    )
+
+
+@in_one_folder
+@given(traces())
+def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path, trace: RoutingTrace) -> None:
+    trace.save(tmp_path / "trace.npz")
+    assert_same(RoutingTrace.load(tmp_path / "trace.npz"), trace)
+
+
+def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "trace" / "train.npz"
+    example().save(path)
+    assert [each.name for each in path.parent.iterdir()] == ["train.npz"]
+
+
+def test_a_failed_save_leaves_the_old_trace_whole(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        RoutingTrace(example().counts_SLE, {"model": object()}).save(path)
+    broken = RoutingTrace(example().counts_SLE)
+    object.__setattr__(broken, "counts_SLE", Unwritable())
+    with pytest.raises(OSError, match="no space"):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["trace.npz"]
+
+
+class Unwritable:
+    """An array that fails half-way through the writing, as a full disk does."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise OSError("no space left on device")
+
+
+def test_a_reader_of_the_old_trace_is_not_disturbed_by_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    with path.open("rb") as reader:
+        RoutingTrace(example().counts_SLE * 2).save(path)
+        (tmp_path / "old.npz").write_bytes(reader.read())
+    assert_same(RoutingTrace.load(tmp_path / "old.npz"), example())
+    assert_same(RoutingTrace.load(path), RoutingTrace(example().counts_SLE * 2))
+
+
+def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
+    trace = example()
+    assert trace.counts_LE.tolist() == [[sum(column) for column in zip(*rows, strict=True)]
+                                        for rows in zip(*trace.counts_SLE.tolist(), strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts_SLE": -np.ones((1, 1, 1), np.int64)}, "negative counts"),
+        ({"counts_SLE": np.ones((1, 1, 1))}, "must be int64"),
+        ({"counts_SLE": np.ones((1, 1), np.int64)}, "must be int64"),
+        ({"header": {"format": 2}}, "`format`"),
+        ({"header": {"arrays": 2}}, "`arrays`"),
+        ({"expert_NLK": np.zeros((1, 1), np.int64)}, "expert_NLK must be"),
+        ({"expert_NLK": np.zeros((1, 2, 1), np.int64)}, r"expert_NLK must be integers \[tokens, 3, k\]"),
+        ({"expert_NLK": np.zeros((1, 3, 1))}, "expert_NLK must be integers"),
+        ({"expert_NLK": np.full((1, 3, 1), 4)}, r"outside 0\.\.3"),
+        ({"expert_NLK": np.full((1, 3, 1), -1)}, r"outside 0\.\.3"),
+    ],
+)
+def test_a_trace_that_contradicts_itself_cannot_be_made(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RoutingTrace(**{"counts_SLE": example().counts_SLE, **changes})
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ProblemError) as caught:
+        RoutingTrace.load(path)
+    [problem] = caught.value.problems
+    assert problem.where == str(path)
+    return problem.code
+
+
+def test_a_missing_trace_says_how_to_get_one(tmp_path: Path) -> None:
+    assert refused(tmp_path / "trace.npz") == "missing-file"
+
+
+def test_a_truncated_trace_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        assert refused(path) == "bad-trace"
+
+
+def test_every_single_damaged_byte_is_refused_or_without_effect(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    whole = path.read_bytes()
+    codes: set[str] = set()
+    for position, mask in itertools.product(range(len(whole)), (1, 60, 255)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+        try:
+            assert_same(RoutingTrace.load(path), example())
+        except ProblemError as error:
+            codes |= {problem.code for problem in error.problems}
+    assert codes == {"bad-trace"}
+
+
+@in_one_folder
+@given(st.data())
+def test_several_damaged_bytes_are_refused_or_without_effect(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "trace.npz"
+    example().save(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(2, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    codes: list[str] = []
+    try:
+        loaded = RoutingTrace.load(path)
+    except ProblemError as error:
+        loaded, codes = example(), [problem.code for problem in error.problems]
+    assert codes in ([], ["bad-trace"])
+    assert_same(loaded, example())
+
+
+def archive(**members: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **members)
+    return file.getvalue()
+
+
+def as_header(text: bytes) -> Any:
+    return np.frombuffer(text, dtype=np.uint8)
+
+
+COUNTS = np.ones((1, 1, 2), np.int64)
+PLAIN = io.BytesIO()
+np.save(PLAIN, COUNTS)
+EMPTY_ZIP = io.BytesIO()
+zipfile.ZipFile(EMPTY_ZIP, "w").close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a zip",
+        PLAIN.getvalue(),
+        EMPTY_ZIP.getvalue(),
+        archive(weights=COUNTS),
+        archive(counts_SLE=COUNTS),
+        archive(counts_SLE=COUNTS, header=as_header(b"not json")),
+        archive(counts_SLE=COUNTS, header=as_header(b"[1]")),
+        archive(counts_SLE=COUNTS, header=as_header(b"{}")),
+        archive(counts_SLE=COUNTS, header=as_header(b'{"format": 99}')),
+        archive(counts_SLE=-COUNTS, header=as_header(b'{"format": 1}')),
+        archive(counts_SLE=COUNTS.astype(float), header=as_header(b'{"format": 1}')),
+        archive(counts_SLE=np.array([object()]), header=as_header(b'{"format": 1}')),
+    ],
+)
+def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "trace.npz"
+    path.write_bytes(content)
+    assert refused(path) == "bad-trace"
+
+
+def test_a_folder_is_no_trace(tmp_path: Path) -> None:
+    assert refused(tmp_path) == "bad-trace"

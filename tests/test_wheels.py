@@ -1,0 +1,42 @@
+"""Each wheel installs beside what it declares and nothing else, and offers all its components there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+WORKSPACE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MEMBERS: dict[str, dict[str, Any]] = {
+    member["project"]["name"]: member
+    for pattern in WORKSPACE["tool"]["uv"]["workspace"]["members"]
+    for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+    for member in [tomllib.loads(path.read_text())]
+}
+
+
+def declares_torch(distribution: str) -> bool:
+    """Whether it or a member that it requires names torch; what else it requires has to come without."""
+    names = {Requirement(line).name for line in MEMBERS[distribution]["project"]["dependencies"]}
+    return "torch" in names or any(declares_torch(name) for name in names & MEMBERS.keys())
+
+
+@pytest.mark.wheels
+@pytest.mark.parametrize("distribution", MEMBERS)
+def test_a_wheel_stands_alone(distribution: str, wheelhouse: Path) -> None:
+    (wheel,) = wheelhouse.glob(f"{distribution.replace('-', '_')}-[0-9]*.whl")
+    module = MEMBERS[distribution]["tool"]["uv"]["build-backend"]["module-name"]
+    alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", sys.executable, "--with", str(wheel)]
+    check = ["python", str(ROOT / "tests" / "stands_alone.py"), str(wheel), distribution, module]
+    light = [] if declares_torch(distribution) else ["--light"]
+    links = ",".join(filter(None, [str(wheelhouse), os.environ.get("UV_FIND_LINKS")]))
+    environment = {**os.environ, "UV_FIND_LINKS": links}
+    result = subprocess.run([*alone, *check, *light], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
