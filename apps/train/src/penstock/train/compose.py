@@ -16,7 +16,7 @@ from penstock.data_prep.prepare import Prepared, prepare
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
 from penstock.hooks.architecture import architecture_settings, layer_routers
-from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer
+from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig, digest
@@ -188,6 +188,22 @@ def size_table(composition: Composition) -> list[dict[str, Any]]:
         )
         rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
     return rows
+
+
+def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:
+    """What the config's objective makes its batches from."""
+    tokenizer = dataset.tokenizer()
+    return TrainingData(
+        train=dataset.split("train"),
+        heldout=dataset.split("heldout"),
+        tokenizer=tokenizer,
+        end_of_text=tokenizer.end_of_text,
+        byte_lengths_V=tokenizer.byte_lengths(),
+        sequence_length=config.data.sequence_length,
+        batch_size=config.train.batch_size,
+        heldout_tokens=config.train.evaluate_tokens,
+        seed=config.seed,
+    )
 
 
 def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset:

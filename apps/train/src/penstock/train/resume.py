@@ -36,10 +36,20 @@ class Change:
         return f"{self.path}: was {self.before}, is {self.now}"
 
 
+# What a run did whose config was written before there was such a field.
+BEFORE_THERE_WAS = {
+    ("train", "engine"): {("train", "engine", "use"): "penstock-train:local"},
+    ("train", "objective"): {("train", "objective", "use"): "penstock-train:next-token"},
+}
+
+
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     """Every value in which `config` differs from the one that the run has."""
     resolved = (run.path / "config.resolved.yaml").read_text(encoding="utf-8")
     before, now = _leaves(parse_config(resolved).value), _leaves(config.resolved())
+    for field, meant in BEFORE_THERE_WAS.items():
+        if not any(path[: len(field)] == field for path in before):
+            before |= meant
     return [
         Change(".".join(path), before.get(path), now.get(path), _rule(RunConfig, path))
         for path in sorted({*before, *now})

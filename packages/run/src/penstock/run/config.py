@@ -19,7 +19,9 @@ from penstock.hooks.registry import Choice, Registry
 
 ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 CorpusChoice: TypeAlias = Annotated[Choice, OfKind("corpus")]
+EngineChoice: TypeAlias = Annotated[Choice, OfKind("engine")]
 FilterChoice: TypeAlias = Annotated[Choice, OfKind("filter")]
+ObjectiveChoice: TypeAlias = Annotated[Choice, OfKind("objective")]
 ObserverChoice: TypeAlias = Annotated[Choice, OfKind("observer")]
 OptimizerChoice: TypeAlias = Annotated[Choice, OfKind("optimizer")]
 PlacementChoice: TypeAlias = Annotated[Choice, OfKind("placement")]
@@ -75,9 +77,13 @@ class TrainSettings(Schema):
     tokens: int = Field(gt=0)
     """Tokens to train on; rounded up to whole steps."""
     batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
-    """Sequences of an optimizer step, over all micro-batches."""
+    """Sequences of an optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)
-    """Sequences of one forward pass; null takes the whole batch at once."""
+    """Sequences of one forward pass; null takes a rank's share of the batch at once."""
+    objective: ObjectiveChoice = _use("next-token")
+    """What is minimised, and which batches it is measured on."""
+    engine: Annotated[EngineChoice, OnResume.FREE] = _use("local")
+    """Who holds the model and computes gradients: one process, or several as ranks that torchrun starts."""
     optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
     """What turns gradients into steps."""
     schedule: ScheduleChoice = _use("cosine")

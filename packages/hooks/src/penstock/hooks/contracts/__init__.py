@@ -6,7 +6,7 @@ this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
+from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import (
     Answer,
     Generate,
@@ -52,7 +52,18 @@ from penstock.hooks.contracts.routing import (
 )
 from penstock.hooks.contracts.serving import Exporter
 from penstock.hooks.contracts.tensors import Array, Tensor
-from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tracker
+from penstock.hooks.contracts.training import (
+    Batch,
+    Engine,
+    Objective,
+    ObjectiveOutput,
+    Observer,
+    Schedule,
+    StepModule,
+    StepRecord,
+    Tracker,
+    TrainingData,
+)
 
 __all__ = [
     "Answer",
@@ -60,10 +71,12 @@ __all__ = [
     "AskingRouter",
     "BalanceLoss",
     "Balancer",
+    "Batch",
     "BatchLoad",
     "Corpus",
     "Document",
     "DocumentFilter",
+    "Engine",
     "ExpertLoad",
     "Exporter",
     "Generate",
@@ -77,6 +90,8 @@ __all__ = [
     "LikelihoodAnswer",
     "LossOutput",
     "ModelOutput",
+    "Objective",
+    "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
     "ParameterRole",
@@ -95,13 +110,16 @@ __all__ = [
     "Schedule",
     "SharingPlan",
     "SharingStrategy",
+    "StepModule",
     "StepRecord",
     "Task",
     "TaskContext",
     "TaskResult",
     "TaskV1",
     "Tensor",
+    "TokenSource",
     "Tokenizer",
     "Topology",
     "Tracker",
+    "TrainingData",
 ]

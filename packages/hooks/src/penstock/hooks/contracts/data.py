@@ -45,3 +45,11 @@ class Tokenizer(Protocol):
     def byte_lengths(self) -> Array:
         """int64 [V]: the bytes of text that each token stands for; 0 for special tokens."""
         ...
+
+
+class TokenSource(Protocol):
+    """Prepared tokens as one array of `tokens` ids; `slice` is int64 [stop - start]."""
+
+    tokens: int
+
+    def slice(self, start: int, stop: int) -> Array: ...
