@@ -20,6 +20,10 @@ class Letters:
     """a is 1, b is 2 ..."""
 
     vocabulary_size = 27
+    end_of_text = END
+
+    def byte_lengths(self) -> Any:
+        return np.ones(27, dtype=np.int64)
 
     def encode(self, text: str) -> list[int]:
         return [ord(letter) - 96 for letter in text]

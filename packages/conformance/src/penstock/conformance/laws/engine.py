@@ -260,7 +260,8 @@ class RoutedModel(TinyModel):
     def routers(self) -> Mapping[int, Any]:
         return {0: self.gate}
 
-    def forward(self, token_BS: Tensor, *, cache: Any = None) -> ModelOutput:
+    def forward(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput:
+        token_BS = Inputs.of(inputs).token_BS
         if self.training:
             self.passes += 1
         hidden_BSD = F.dropout(F.embedding(token_BS, self.embedding), self.dropout, self.training)
