@@ -135,7 +135,8 @@ def wheels(session: nox.Session) -> None:
     """Every wheel alone, where it offers all its components beside what it declares; what `plugins new` writes, as
     wheels in a bare environment; and the tutorial, word for word, in another."""
     sync(session, "--group", "test")
-    run_tests(session, "tests", "-m", "wheels")
+    files = [f"tests/test_{subject}.py" for subject in ("wheels", "templates", "tutorial")]
+    run_tests(session, *files, "-m", "wheels")
 
 
 @nox.session

@@ -209,7 +209,7 @@ def outcome(run: Path) -> dict[str, Any]:
     return {
         "step": newest.name,
         "weights": load_file(newest / "model.safetensors"),
-        "engine": torch.load(newest / "trainer.pt")["engine"],
+        "engine": torch.load(newest / "engine.pt"),
         "metrics": [{name: value for name, value in row.items() if not name.startswith(CLOCK)} for row in rows],
         "trace": arrays,
     }

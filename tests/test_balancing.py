@@ -14,7 +14,7 @@ from crash import MICRO_BATCHES, STEPS, differences, kill_and_resume, outcome
 
 from penstock.hooks.known import FIRST_PARTY
 
-WITHOUT_BIAS = {"hash", "random", "round-robin"}
+WITHOUT_BIAS = {"hash", "random", "round-robin", "token-hash"}
 ROUTERS = sorted(name for kind, name in FIRST_PARTY if kind == "router")
 WHOLE_BATCH = ("counts-first", "buffer", "lagged")
 OURS = ("gini-loss", "variance-loss", "cv-loss", "entropy-loss", "sequence-loss", "z-loss")

@@ -47,8 +47,9 @@ def contract_of(hook: str) -> Iterator[str]:
         yield call + (f" -> {returned.group(1)}" if returned else "")
     protocol = getattr(contracts, returned.group(1), None) if returned else None
     if protocol is not None:
-        yield from (f"    {name}: {annotation}" for name, annotation in inspect.get_annotations(protocol).items())
-        yield from methods_of(protocol)
+        for each in (base for base in protocol.__mro__ if getattr(base, "_is_protocol", False)):
+            yield from (f"    {name}: {annotation}" for name, annotation in inspect.get_annotations(each).items())
+            yield from methods_of(each)
 
 
 def methods_of(protocol: type) -> Iterator[str]:

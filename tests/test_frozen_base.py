@@ -71,7 +71,7 @@ def test_a_checkpoint_holds_what_trains_and_the_hash_of_the_base(
     parameters = result["parameters"]
     buffers = sum(tensor.numel() for name, tensor in stored.items() if name.endswith("_bias"))
     assert sum(tensor.numel() for tensor in stored.values()) - buffers == parameters["trained"] < parameters["total"]
-    state = torch.load(checkpoint(result["run_dir"]) / "trainer.pt", weights_only=True)["engine"]["optimizer"]
+    state = torch.load(checkpoint(result["run_dir"]) / "engine.pt", weights_only=True)["optimizer"]
     assert len(state["state"]) == len(stored) - 2
     restored = restore(Path(result["run_dir"]), Registry.discover())
     model: Any = restored.model

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 
+from penstock.hooks.contracts import Inputs
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.model import GlmMoe
 from penstock.routers.topk import SigmoidTopK
@@ -96,11 +97,11 @@ def test_logits_and_gradients_equal_transformers(padding, size, routing, seed):
         real_BS[row, : 2 * row] = False
     real_BS = real_BS.flip(1) if padding == "right" else real_BS
 
-    logits = model.logits(model(token_BS, attention_mask_BS=real_BS).hidden_BSD)
+    logits = model.logits(model(Inputs(token_BS, real_BS)).hidden_BSD)
     expected = twin(input_ids=token_BS, attention_mask=real_BS.long()).logits
     torch.testing.assert_close(logits[real_BS], expected[real_BS], rtol=1e-5, atol=1e-5)
 
-    loss = model.next_token_loss(token_BS, target_BS, real_BS, attention_mask_BS=real_BS).loss
+    loss = model.next_token_loss(Inputs(token_BS, real_BS), target_BS, real_BS).loss
     loss.backward()
     F.cross_entropy(expected[real_BS], target_BS[real_BS], reduction="sum").backward()
     theirs = {name.removeprefix("model."): cast(Tensor, each.grad) for name, each in twin.named_parameters()}

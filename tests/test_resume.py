@@ -13,16 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from crash import MICRO_BATCHES, STEPS, Life, differences, kill_and_resume, kill_points, outcome
 
 from penstock.cli.main import run as run_command
-from penstock.hooks import Component, Registry
+from penstock.hooks import KINDS, Component, Registry
 from penstock.hooks.contracts import SharingPlan
 from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ExitCode, ProblemError
-from penstock.train.checkpoint import verify_checkpoint
+from penstock.train.checkpoint import sha256, verify_checkpoint
 
 KILLED = -signal.SIGKILL
+OLD_KINDS = KINDS.keys() - {"engine", "objective"}
 
 
 def assert_whole(run: Path) -> None:
@@ -100,7 +103,7 @@ def test_every_write_point_of_a_checkpoint_may_be_the_last(server, tiny, unkille
         assert_unkilled(life, unkilled)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "trainer.pt"])
+@pytest.mark.parametrize("file", ["model.safetensors", "engine.pt"])
 def test_a_process_that_dies_within_a_write_of_a_library_loses_nothing(server, tiny, unkilled, tmp_path, file):
     size = (unkilled.run / "checkpoints" / f"step-{STEPS:08d}" / file).stat().st_size
     life = kill_and_resume(server, tiny, tmp_path, file_size=size - 100, fatal=True)
@@ -174,7 +177,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("file", "damage"), [("model.safetensors", flip), ("trainer.pt", cut)])
+@pytest.mark.parametrize(("file", "damage"), [("model.safetensors", flip), ("trainer.pt", cut), ("engine.pt", cut)])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_continued(
     capsys, command, tiny, unkilled, copy, file, damage
 ):
@@ -185,6 +188,25 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_continued(
     assert "from step 4 of 6" in said
     assert differences(outcome(copy), outcome(unkilled.run)) == []
     assert_whole(copy)
+
+
+def test_a_run_of_before_there_were_engines_and_objectives_goes_on(command, tiny, unkilled, copy):
+    shutil.rmtree(copy / "checkpoints" / "step-00000006")
+    folder = copy / "checkpoints" / "step-00000004"
+    torch.save(torch.load(folder / "trainer.pt") | {"engine": torch.load(folder / "engine.pt")}, folder / "trainer.pt")
+    (folder / "engine.pt").unlink()
+    for lock in (copy / "plugins.lock.json", folder / "plugins.lock.json"):
+        components = [each for each in json.loads(lock.read_text())["components"] if each["kind"] in OLD_KINDS]
+        lock.write_text(json.dumps({"components": components}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"] = {name: sha256(folder / name) for name in manifest["sha256"] if name != "engine.pt"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    resolved = yaml.safe_load((copy / "config.resolved.yaml").read_text())
+    del resolved["train"]["engine"], resolved["train"]["objective"]
+    (copy / "config.resolved.yaml").write_text(yaml.safe_dump(resolved))
+    resume(command, tiny, copy)
+    assert recorded(copy)["config"] == {}
+    assert differences(outcome(copy), outcome(unkilled.run)) == []
 
 
 def test_where_all_checkpoints_are_damaged_nothing_is_begun_anew(command, tiny, copy):

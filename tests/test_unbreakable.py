@@ -92,7 +92,7 @@ def test_a_full_disk_is_an_error_and_with_more_space_the_run_goes_on(server, tin
     assert differences(outcome(only_run(folder)), outcome(unkilled.run)) == []
 
 
-@pytest.mark.parametrize(("file", "limit"), [("metrics.jsonl", 1500), ("status.json", 300), ("trainer.pt", 30_000)])
+@pytest.mark.parametrize(("file", "limit"), [("metrics.jsonl", 1500), ("status.json", 300), ("engine.pt", 30_000)])
 def test_a_file_that_cannot_grow_ends_the_run_with_its_last_good_checkpoint(
     server, tiny, unkilled, tmp_path, file, limit
 ):

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from penstock.hooks import Registry
+from penstock.hooks.contracts import Batch, Inputs
 from penstock.run.config import RunConfig, load_run_config
 from penstock.train.compose import compose_model, compose_optimizer
-from penstock.train.engine import LocalEngine
+from penstock.train.engines.local import LocalEngine
+from penstock.train.objectives.next_token import NextToken
+from penstock.train.step_module import StepModule
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
@@ -26,11 +29,11 @@ class Quickstart:
         self.config: RunConfig = load_run_config(CONFIG, (), Registry.discover())[0]
         vocabulary = self.config.data.tokenizer.vocab_size
         self.composition = compose_model(self.config, vocabulary)
-        self.engine = LocalEngine(
-            self.composition.module,
-            compose_optimizer(self.config, self.composition.model),
+        self.engine = LocalEngine(device=torch.device("cpu"))
+        self.engine.prepare(
+            StepModule(self.composition.model, NextToken()),
+            lambda module: compose_optimizer(self.config, module.model),
             self.config.train.schedule.build(),
-            self.config.train.gradient_clip,
         )
         length = self.config.data.sequence_length
         self.token_BS: Tensor = torch.randint(vocabulary, (self.config.train.batch_size, length + 1))
@@ -38,12 +41,12 @@ class Quickstart:
 
     def gradients(self) -> None:
         """Forward and backward."""
-        output = self.composition.model.next_token_loss(self.token_BS[:, :-1], self.token_BS[:, 1:])
-        self.engine.backward(output.loss / self.tokens_per_step)
+        batch = Batch(Inputs(self.token_BS[:, :-1]), self.token_BS[:, 1:], self.tokens_per_step)
+        self.engine.backward(self.engine.forward(batch).loss / self.tokens_per_step, last=True)
 
     def optimizer_step(self) -> None:
         """What a run's `seconds/optimizer` counts: clip, step, clear the gradients."""
-        self.engine.clip()
+        self.engine.clip(self.config.train.gradient_clip)
         self.engine.step(progress=0.1)
 
     def step(self) -> None:

@@ -17,6 +17,9 @@ from penstock.hooks import atomic
 from penstock.hooks.problems import ProblemError
 from penstock.train import checkpoint as module
 from penstock.train.checkpoint import Checkpoint, newest_checkpoint, tidy, verify_checkpoint, write_checkpoint
+from penstock.train.engines.local import LocalEngine
+from penstock.train.objectives.next_token import NextToken
+from penstock.train.step_module import StepModule
 
 
 class Toy(nn.Module):
@@ -41,6 +44,15 @@ def toy(value: float) -> Any:
     return Toy(value)
 
 
+def engine() -> LocalEngine:
+    """One that has nothing to step."""
+    made = LocalEngine(device=torch.device("cpu"))
+    made.prepare(
+        StepModule(toy(0.0), NextToken()), lambda module: torch.optim.SGD(module.parameters()), lambda progress: 1.0
+    )
+    return made
+
+
 def newest(root: Path, warn: Callable[[str], Any]) -> Checkpoint:
     found = newest_checkpoint(root, warn)
     assert found is not None
@@ -60,7 +72,9 @@ def tokenizer(tmp_path: Path) -> Path:
 def root(tmp_path: Path, tokenizer: Path) -> Path:
     """Checkpoints of steps 1 and 2, whose weights are their step."""
     for step in (1, 2):
-        write_checkpoint(tmp_path / "checkpoints", step, toy(step), {"step": step}, tokenizer, plugins=[], keep=5)
+        write_checkpoint(
+            tmp_path / "checkpoints", step, toy(step), {"step": step}, tokenizer, engine=engine(), plugins=[], keep=5
+        )
     return tmp_path / "checkpoints"
 
 
@@ -100,14 +114,14 @@ def test_where_none_was_written_there_is_none(tmp_path):
 
 
 def test_only_the_newest_are_kept(root, tokenizer):
-    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, plugins=[], keep=2)
+    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, engine=engine(), plugins=[], keep=2)
     assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
 
 def test_a_damaged_one_of_a_later_step_takes_no_place_of_a_whole_one(root, tokenizer):
-    write_checkpoint(root, 9, toy(9), {"step": 9}, tokenizer, plugins=[], keep=5)
+    write_checkpoint(root, 9, toy(9), {"step": 9}, tokenizer, engine=engine(), plugins=[], keep=5)
     (root / "step-00000009" / "trainer.pt").unlink()
-    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, plugins=[], keep=2)
+    write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, engine=engine(), plugins=[], keep=2)
     assert sorted(path.name for path in root.iterdir()) == ["latest", "step-00000002", "step-00000003"]
 
 
@@ -136,7 +150,7 @@ def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, m
     with monkeypatch.context() as patch:
         patch.setattr(place, point, full)
         with pytest.raises(ProblemError, match="No space left on device"):
-            write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, plugins=[], keep=5)
+            write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, engine=engine(), plugins=[], keep=5)
     assert verify_checkpoint(root / "step-00000002").step == 2
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
     found = newest(root, pytest.fail)
@@ -150,7 +164,7 @@ def test_errors_of_the_libraries_that_write_are_named_too(root, tokenizer, monke
 
     monkeypatch.setattr(module, "save_file", full)
     with pytest.raises(ProblemError, match=r"the last good checkpoint is .*step-00000002"):
-        write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, plugins=[], keep=5)
+        write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, engine=engine(), plugins=[], keep=5)
     assert not list(root.glob(".step-*"))
 
 

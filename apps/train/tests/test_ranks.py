@@ -22,8 +22,16 @@ from penstock.train.ranks import require_same_plugins
 
 store, rank, ranks, plugins = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+
+
+def gather(value):
+    values = [None] * ranks
+    dist.all_gather_object(values, value)
+    return values
+
+
 try:
-    require_same_plugins(plugins)
+    require_same_plugins(plugins, gather)
 except ProblemError as error:
     print(json.dumps([error.exit_code, str(error)]))
 else:
@@ -70,4 +78,4 @@ def test_ranks_that_differ_all_stop_and_name_the_rank_and_the_components(tmp_pat
 
 @pytest.mark.parametrize("plugins", [[], [locked("mine")]], ids=["none", "one"])
 def test_one_process_has_nobody_to_differ_from(plugins):
-    require_same_plugins(plugins)
+    require_same_plugins(plugins, lambda value: [value])

@@ -6,14 +6,14 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
-from broken import engine, general
+from broken import general, server
 
 from penstock.conformance import Report, Status, Waiver, check, parametrize_contract
 from penstock.conformance.contract import Case
 
-LAW = "engine/the-command-names-the-port"
+LAW = "server/the-command-names-the-port"
 DAY = date(2031, 5, 4)
-BROKEN = engine.BROKEN[LAW]
+BROKEN = server.BROKEN[LAW]
 
 
 def waived(on: date, *, until: date = DAY) -> Report:
@@ -64,16 +64,16 @@ def test_an_expired_waiver_fails_and_shows_violation_and_reason() -> None:
 
 
 def test_a_waiver_that_is_not_needed_fails() -> None:
-    report = check(engine.GOOD, waivers=[Waiver(LAW, "a reason", DAY)], today=DAY)
+    report = check(server.GOOD, waivers=[Waiver(LAW, "a reason", DAY)], today=DAY)
     assert [result.law for result in report.broken] == [LAW]
     assert "remove the waiver" in report.broken[0].seen
 
 
 def test_a_waiver_of_an_unknown_law_is_refused() -> None:
-    stray = Waiver("engine/no-such-law", "a reason", DAY)
-    with pytest.raises(ValueError, match="no law of kind 'engine' is called engine/no-such-law"):
+    stray = Waiver("server/no-such-law", "a reason", DAY)
+    with pytest.raises(ValueError, match="no law of kind 'server' is called server/no-such-law"):
         check(BROKEN, waivers=[stray])
-    with pytest.raises(ValueError, match="no law of kind 'engine' is called engine/no-such-law"):
+    with pytest.raises(ValueError, match="no law of kind 'server' is called server/no-such-law"):
         contract(stray)
 
 
@@ -89,7 +89,7 @@ def test_laws_that_need_a_waived_one_do_not_apply() -> None:
     report = check(general.BROKEN[law], waivers=[Waiver(law, "a reason", DAY)], today=DAY)
     assert report.passed
     reasons = {result.law: result.seen for result in report.results if result.status is Status.NOT_APPLICABLE}
-    assert reasons["engine/the-command-names-the-model"] == f"needs {law}, which is waived"
+    assert reasons["server/the-command-names-the-model"] == f"needs {law}, which is waived"
 
 
 def test_under_pytest_a_waived_law_is_an_expected_failure_until_its_date() -> None:

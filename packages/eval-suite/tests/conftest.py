@@ -57,7 +57,7 @@ class UniformModel(GruModel):
 class ByteTokenizer:
     """Token b + 1 is byte b; token 0 is end of text."""
 
-    vocabulary_size = 257
+    vocabulary_size, end_of_text = 257, 0
 
     def encode(self, text: str) -> list[int]:
         return [byte + 1 for byte in text.encode()]

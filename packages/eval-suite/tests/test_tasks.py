@@ -5,7 +5,7 @@ import lzma
 import math
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,11 +130,6 @@ def test_a_tokenizer_that_loses_bytes_is_a_problem(uniform_model, tokenizer, tex
     tokenizer.encode = lambda text: [byte + 1 for byte in text.encode() if byte != 32]
     with pytest.raises(ProblemError, match="byte-level"):
         run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8)
-
-
-def test_a_tokenizer_without_byte_lengths_is_a_problem(uniform_model):
-    with pytest.raises(ProblemError, match="byte_lengths"):
-        run(Heldout(), uniform_model, cast(Any, object()), heldout=np.arange(20), sequence_length=8)
 
 
 def test_compressed_text_is_read_where_its_name_says_so(uniform_model, tokenizer, text_file, tmp_path):

@@ -95,6 +95,18 @@ def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> Non
     assert plugin.cause == "router 'mine' asks for contract 99, and this release supports 1"
 
 
+def test_an_engine_that_serves_is_never_taken_for_one_that_trains(plugin_path: Path) -> None:
+    install(
+        plugin_path, "acme", WORKING.replace("def routers", "def engines").replace("kind='router'", "kind='engine'")
+    )
+    plugin = found("acme")
+    assert isinstance(plugin, Incompatible)
+    cause = "engine 'mine' asks for contract 1, and this release supports 2: what serves a model is a 'server' now"
+    assert plugin.cause == cause
+    with pytest.raises(ProblemError, match="mine"):
+        Registry([plugin]).get("engine", "mine")
+
+
 def test_a_contract_inside_the_window_is_supported(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTRACTS, "router", Window(2, 3))
     install(plugin_path, "acme-old", WORKING)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from penstock.hooks import Component, Registry
 from penstock.hooks.config import Schema, parse_config, validate
-from penstock.hooks.contracts import ParameterRole, Routing
+from penstock.hooks.contracts import Inputs, ParameterRole, Routing
 from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.frozen_base.config import FrozenBaseConfig
@@ -226,11 +226,11 @@ def test_memory_is_that_of_one_hidden_state_a_token_and_is_freed() -> None:
 
 
 def test_nothing_is_remembered_where_more_than_tokens_decide_or_there_is_nothing_to_leave_out() -> None:
-    def computed(model: FrozenBase, **options: Any) -> int:
+    def computed(model: FrozenBase, **known: Any) -> int:
         calls = attention_calls(model)
         with torch.no_grad(), model.remembering():
             for _ in range(2):
-                model(tokens(), **options)
+                model(Inputs(tokens(), **known))
         return len(calls)
 
     def cached(model: FrozenBase) -> int:
@@ -245,8 +245,8 @@ def test_nothing_is_remembered_where_more_than_tokens_decide_or_there_is_nothing
     )
     noisy = experts_of(dense())
     noisy.base.train()
-    assert computed(experts_of(dense()), attention_mask_BS=None) == 7
-    assert computed(experts_of(dense()), attention_mask_BS=torch.ones(2, 9, dtype=torch.bool)) == 8
+    assert computed(experts_of(dense())) == 7
+    assert computed(experts_of(dense()), real_BS=torch.ones(2, 9, dtype=torch.bool)) == 8
     assert cached(experts_of(dense())) == 8
     assert computed(experts_of(dense(), layers=[0, 3])) == 8
     assert computed(experts_of(mixture)) == 8

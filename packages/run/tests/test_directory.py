@@ -42,6 +42,8 @@ OURS = [
     ("filter", "exact-dedup"),
     ("optimizer", "muon"),
     ("schedule", "cosine"),
+    ("objective", "next-token"),
+    ("engine", "local"),
     ("tracker", "jsonl"),
     ("tracker", "tensorboard"),
     ("observer", "load-trace"),

@@ -22,6 +22,8 @@ OURS = [  # those that a config has by default
     ("filter", "exact-dedup"),
     ("optimizer", "muon"),
     ("schedule", "cosine"),
+    ("objective", "next-token"),
+    ("engine", "local"),
     ("tracker", "jsonl"),
     ("tracker", "tensorboard"),
     ("observer", "load-trace"),

@@ -13,7 +13,7 @@ from penstock_hf_models.build import hf_model
 from penstock_hf_models.config import HfConfig
 
 from penstock.hooks import ProblemError, Registry
-from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.architecture import BUILT
 from penstock.hooks.config import OfKind, Schema, parse_config, validate
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.registry import Choice
@@ -33,7 +33,7 @@ def test_the_component_is_known_and_its_fields_are_the_arguments_of_its_target()
     entry = REGISTRY.get("architecture", "hf")
     assert entry.origin.distribution == FIRST_PARTY["architecture", "hf"] == "penstock-hf-models"
     arguments = set(inspect.signature(entry.component.load_target()).parameters)
-    fields = set(entry.component.load_config().model_fields) - set(ArchitectureSettings.model_fields)
+    fields = set(entry.component.load_config().model_fields) - BUILT
     assert arguments == fields | {"make_router", "quantizer"}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from broken.described import described
-from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router, Routing
+from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 
 ALL = frozenset(
@@ -32,6 +32,8 @@ class Past:
 
 
 class Good(nn.Module):
+    reads: tuple[str, ...] = ()
+
     def __init__(self, *, vocab_size: int, make_router: Any, quantizer: Any = None, **settings: Any) -> None:
         super().__init__()
         self.vocabulary_size, self.quantizer, self.compute_dtype = vocab_size, quantizer, torch.float32
@@ -52,13 +54,21 @@ class Good(nn.Module):
         weight = getattr(self, name)
         return (weight if self.quantizer is None else self.quantizer.fake_quantize(weight)).to(self.compute_dtype)
 
-    def forward(self, token_BS: Tensor, *, cache: Past | None = None) -> ModelOutput:
-        x_BSD = F.embedding(token_BS, self.embedding).to(self.compute_dtype)
+    def forward(self, inputs: Inputs | Tensor, *, cache: Past | None = None) -> ModelOutput:
+        inputs = Inputs.of(inputs)
+        self.check(inputs)
+        x_BSD = self.known(F.embedding(inputs.token_BS, self.embedding).to(self.compute_dtype), inputs)
         x_BSD = x_BSD + self.past(torch.tanh(x_BSD @ self.weight("first").T), cache)
         x_BSD = x_BSD + torch.tanh(x_BSD @ self.weight("second").T + self.bias.to(x_BSD.dtype))
         routing = self.routing(x_BSD.flatten(0, 1))
         x_BSD = x_BSD + self.mixture(x_BSD.flatten(0, 1), routing).view_as(x_BSD)
         return ModelOutput(self.normalised(x_BSD), self.routings(routing))
+
+    def check(self, inputs: Inputs) -> None:
+        inputs.require_only("the good model", *self.reads)
+
+    def known(self, x_BSD: Tensor, inputs: Inputs) -> Tensor:
+        return x_BSD
 
     def past(self, x_BSD: Tensor, cache: Past | None) -> Tensor:
         total_BSD, length_S = x_BSD.cumsum(1), torch.arange(1, x_BSD.shape[1] + 1, device=x_BSD.device)
@@ -92,8 +102,8 @@ class Good(nn.Module):
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         return (hidden_BSD @ self.head.to(hidden_BSD.dtype).T).float()
 
-    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        output = self(token_BS)
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        output = self(inputs)
         logits_TV = self.logits(output.hidden_BSD).flatten(0, 1)
         nll_BS = F.cross_entropy(logits_TV, target_BS.flatten(), reduction="none").view_as(target_BS)
         return LossOutput(self.total(nll_BS, mask_BS), nll_BS.detach(), output.routings)
@@ -408,7 +418,34 @@ class OtherNames(Good):
         return f"body.{name}"
 
 
-of = described("architecture", "A model that breaks one law", ALL)
+class Cacheless(Good):
+    @property
+    def new_cache(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise AttributeError("new_cache")
+
+
+class Ignoring(Good):
+    def check(self, inputs: Inputs) -> None:
+        pass
+
+
+class SeeingPadding(Good):
+    """Marks real tokens, and sees padding all the same."""
+
+    reads = ("real_BS",)
+
+    def known(self, x_BSD: Tensor, inputs: Inputs) -> Tensor:
+        return x_BSD if inputs.real_BS is None else x_BSD * (1.1 * inputs.real_BS[..., None])
+
+
+class MixingDocuments(Good):
+    reads = ("document_BS",)
+
+    def known(self, x_BSD: Tensor, inputs: Inputs) -> Tensor:
+        return x_BSD if inputs.document_BS is None else x_BSD + inputs.document_BS[..., None]
+
+
+of = described("architecture", "A model that breaks one law", ALL, "broken.light:ModelSettings", contract=2)
 GOOD = of(Good)
 BROKEN = {
     "architecture/equal-seeds-build-equal-models": of(Unseeded),
@@ -432,6 +469,12 @@ BROKEN = {
     "architecture/generated-tokens-follow-the-prompt": of(Continuing),
     "architecture/generation-is-greedy-unless-asked-otherwise": of(Unlikely),
     "architecture/a-text-may-be-read-piece-by-piece": of(Forgetful),
+    "architecture/its-schema-is-one-of-architectures": of(Good, config="broken.light:OptimizerSettings"),
+    "architecture/it-has-the-members-of-the-contract": of(Cacheless, ALL - {"cached"}),
+    "architecture/what-a-model-cannot-read-is-refused-by-name": of(Ignoring),
+    "architecture/padding-changes-nothing": of(SeeingPadding, ALL | {"padding"}),
+    "architecture/documents-of-a-row-are-independent": of(MixingDocuments, ALL | {"documents"}),
+    "architecture/routers-are-given-the-ids-that-they-ask-for": of(Good, ALL | {"token-ids"}),
     "architecture/the-loss-is-the-cross-entropy-of-the-logits": of(Averaging),
     "architecture/masked-targets-count-for-nothing": of(Unmasked),
     "architecture/a-batch-without-counted-targets-has-no-loss": of(Dividing),

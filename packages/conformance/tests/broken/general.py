@@ -1,4 +1,4 @@
-"""Engines that break one law of every component each."""
+"""Servers that break one law of every component each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Unwritable(Schema):
         return size + 1
 
 
-class Engine:
+class Server:
     def __init__(self, size: int) -> None:
         self.size = size
 
@@ -40,13 +40,13 @@ class Deaf:
     """Takes no setting."""
 
 
-of = described("engine", "An engine that breaks one law", config="broken.general:Settings")
-GOOD = of(Engine)
+of = described("server", "A server that breaks one law", config="broken.general:Settings")
+GOOD = of(Server)
 BROKEN = {
-    "any/the-summary-is-one-line": of(Engine, summary="engine"),
-    "any/capabilities-are-known": of(Engine, frozenset({"omniscient"})),
-    "any/the-description-imports-no-torch": of(Engine, config="broken.heavy:Settings"),
-    "any/fields-are-documented": of(Engine, config="broken.general:Undocumented"),
+    "any/the-summary-is-one-line": of(Server, summary="server"),
+    "any/capabilities-are-known": of(Server, frozenset({"omniscient"})),
+    "any/the-description-imports-no-torch": of(Server, config="broken.heavy:Settings"),
+    "any/fields-are-documented": of(Server, config="broken.general:Undocumented"),
     "any/settings-are-arguments-of-the-target": of(Deaf),
-    "any/settings-survive-a-config-file": of(Engine, config="broken.general:Unwritable"),
+    "any/settings-survive-a-config-file": of(Server, config="broken.general:Unwritable"),
 }

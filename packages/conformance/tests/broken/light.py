@@ -22,3 +22,9 @@ class ArchitectureSettings(BaseSettings):
     @classmethod
     def presets(cls) -> dict[str, dict[str, int]]:
         return {"wide": {"width": 16}}
+
+
+class ModelSettings(BaseSettings):
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        return (0,)

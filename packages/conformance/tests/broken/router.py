@@ -18,8 +18,8 @@ from broken.described import described
 from penstock.conformance import capabilities
 from penstock.hooks.contracts import Routing
 
-# What a router without capacity promises.
-ALL = frozenset(capabilities("router")) - {"capacity-bounded"}
+# What a router without capacity promises, to whom ids mean nothing and which chooses itself.
+ALL = frozenset(capabilities("router")) - {"capacity-bounded", "replayable", "token-ids"}
 # What a router with a capacity that is filled in the order of tokens still promises.
 OF_CAPACITY = ALL - {"dropless", "batch-invariant", "permutation-equivariant"}
 
@@ -400,6 +400,24 @@ class Branching(Good):
         return super().choose(score_TE)
 
 
+class AskingForMore(Good):
+    asks = frozenset({"hidden_BSD"})
+
+
+class DeafToIds(Good):
+    asks = frozenset({"token_T"})
+
+    def forward(self, hidden_TD: Tensor, *, token_T: Tensor) -> Routing:
+        return super().forward(hidden_TD)
+
+
+class ChoosingAgain(Good):
+    asks = frozenset({"expert_TK"})
+
+    def forward(self, hidden_TD: Tensor, *, expert_TK: Tensor | None = None) -> Routing:
+        return super().forward(hidden_TD)
+
+
 of = described("router", "A router that breaks one law", ALL)
 WITH_K = "broken.settings:RouterSettings"
 GOOD = of(Good, config=WITH_K)
@@ -448,5 +466,8 @@ BROKEN = {
     "router/autocast-changes-nothing": of(Autocast),
     "router/no-value-is-read-from-the-device": of(Syncing),
     "router/it-compiles-as-one-graph": of(Branching),
+    "router/it-asks-for-what-a-model-can-give": of(AskingForMore),
+    "router/token-ids-have-a-say": of(DeafToIds, ALL | {"token-ids"}),
+    "router/a-given-choice-is-weighed": of(ChoosingAgain, ALL | {"replayable"}),
     "router/training-finds-the-experts-that-pay": of(ReversedGradient, ALL - {"exact-gradient"}),
 }

@@ -28,16 +28,11 @@ class Good:
             raise ProblemError(Problem("no-shots", "the task shows no examples"))
         if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(Problem("no-heldout", "the run has no held-out tokens"))
-        self.check(context.tokenizer)
         windows = self.windows(self.tokens(context.heldout), context.sequence_length)
         yield from (Item(identity, window) for identity, window in zip(self.ids(len(windows)), windows, strict=True))
 
     def refuses(self, context: TaskContext) -> bool:
         return bool(context.shots)
-
-    def check(self, tokenizer: Any) -> None:
-        if not hasattr(tokenizer, "byte_lengths"):
-            raise ProblemError(Problem("no-byte-lengths", "the tokenizer does not know the bytes of its tokens"))
 
     def tokens(self, heldout: Any) -> Any:
         return np.array(heldout, dtype=np.int64)
@@ -178,11 +173,6 @@ class Needy(Good):
         return super().items(context)
 
 
-class Particular(Good):
-    def check(self, tokenizer: Any) -> None:
-        tokenizer.byte_lengths()
-
-
 class Nats(Good):
     def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
         name = "broken.bits_per_byte@disjoint"
@@ -221,7 +211,6 @@ BROKEN = {
     "task/heldout-tokens-are-left-alone": of(Masking),
     "task/tokens-of-any-type-are-read": of(Direct),
     "task/nothing-held-out-is-answered-or-refused": of(Needy),
-    "task/a-tokenizer-that-only-keeps-the-contract-is-taken-or-refused": of(Particular),
     "task/a-uniform-model-has-the-figures-of-its-vocabulary": of(Nats),
     "task/a-model-that-knows-the-text-scores-better": of(UpsideDown),
     "task/the-sequence-length-moves-no-token": of(Gaps),

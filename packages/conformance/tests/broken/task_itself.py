@@ -22,7 +22,6 @@ class Good:
     def run(self, model: Any, tokenizer: Any, *, heldout: Any, sequence_length: int) -> Any:
         if heldout is None or len(heldout) < 2:
             raise ProblemError(Problem("no-heldout", "the run has no held-out tokens"))
-        self.check(tokenizer)
         mode = model.training
         self.set_mode(model, False)
         try:
@@ -44,10 +43,6 @@ class Good:
 
     def set_mode(self, model: Any, training: bool) -> None:
         model.train(training)
-
-    def check(self, tokenizer: Any) -> None:
-        if not hasattr(tokenizer, "byte_lengths"):
-            raise ProblemError(Problem("no-byte-lengths", "the tokenizer does not know the bytes of its tokens"))
 
     def result(self, metrics: dict[str, Any]) -> Any:
         return TaskResult(metrics, {"windows": 1})
@@ -137,11 +132,6 @@ class Needy(Good):
         return super().run(model, tokenizer, heldout=heldout, sequence_length=sequence_length)
 
 
-class Particular(Good):
-    def check(self, tokenizer: Any) -> None:
-        tokenizer.byte_lengths()
-
-
 class Nats(Good):
     def result(self, metrics: dict[str, Any]) -> Any:
         name = "broken.bits_per_byte"
@@ -182,7 +172,6 @@ BROKEN = {
     "task/tokens-of-any-type-are-read": of(Direct),
     "task/heldout-tokens-are-left-alone": of(Masking),
     "task/nothing-held-out-is-answered-or-refused": of(Needy),
-    "task/a-tokenizer-that-only-keeps-the-contract-is-taken-or-refused": of(Particular),
     "task/a-uniform-model-has-the-figures-of-its-vocabulary": of(Nats),
     "task/a-model-that-knows-the-text-scores-better": of(Itself),
     "task/the-sequence-length-moves-no-token": of(Gaps),

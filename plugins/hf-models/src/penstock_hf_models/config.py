@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,9 @@ Task = Literal["causal", "masked", "seq2seq"]
 
 # Fields of a transformers config that stand beside `settings`, because Penstock gives them where nobody writes them.
 BESIDE = ("vocab_size", "eos_token_id")
+
+# What types of models call the longest sequence that they read.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 class HfConfig(ArchitectureSettings):
@@ -34,13 +37,18 @@ class HfConfig(ArchitectureSettings):
     """Branch, tag or commit of a name on the hub."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding; null takes those of the file or pretrained model, else the tokenizer's."""
-    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
-    """The token or tokens that end a text; null takes the tokenizer's."""
 
     @property
     def expert_layers(self) -> tuple[int, ...]:
         """Layers whose router the config chooses: none, because a transformers model brings its own routers."""
         return ()
+
+    @property
+    def max_positions(self) -> int | None:
+        """Of `settings`, or of a config.json on this machine; types do not agree on the name."""
+        given = self.settings if self.pretrained is None else {}
+        known = {**_config(self.config_file or self.pretrained), **given}
+        return next((known[name] for name in POSITIONS if isinstance(known.get(name), int)), None)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,12 +93,17 @@ class HfConfig(ArchitectureSettings):
 
 
 def _vocabulary(origin: Any) -> int | None:
-    """`vocab_size` of a config.json on this machine; None where there is none to read, which the build reports."""
+    size = _config(origin).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _config(origin: Any) -> dict[str, Any]:
+    """A config.json on this machine; empty where there is none to read, which the build reports."""
     if not isinstance(origin, (str, Path)):
-        return None
+        return {}
     path = Path(origin).expanduser()
     try:
-        size = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))["vocab_size"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return size if isinstance(size, int) else None
+        config = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

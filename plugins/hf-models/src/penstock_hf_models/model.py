@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 import torch
@@ -19,15 +19,31 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils.generic import ModelOutput as TransformersOutput
 
-from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router
+from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
-from penstock_hf_models import generation, weights
+from penstock.moe_core.frozen_base.adapters import standing_in
+from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.positions import known_real, positions
+from penstock_hf_models import weights
 from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.roles import parameter_roles
 from penstock_hf_models.routing import collecting, one_a_layer, router_sites
 
 CHUNK_LOGITS = 2**24  # logits that a loss holds at once, 64 MiB in fp32; more are computed again in the backward
+
+# The argument of transformers that each field of `Inputs` becomes; a model whose forward does not take it refuses the
+# field. Documents have none: what keeps them apart differs from family to family.
+ARGUMENTS = {"real_BS": "attention_mask", "position_BS": "position_ids", "type_BS": "token_type_ids"}
+
+
+@dataclass(slots=True)
+class Cache:
+    """The keys and values of a family (`past`), how many positions they hold, and which of those are padding."""
+
+    past: Any
+    length: int = 0
+    real_BC: Tensor | None = None
 
 
 class HfModel(nn.Module):
@@ -59,8 +75,8 @@ class HfModel(nn.Module):
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """[..., V] fp32, by the model's own head: with its bias, its scale and its cap, where it has them."""
         hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
-        with self._precision(), _standing_in(body(self.network), _Hidden(last_hidden_state=hidden_BSD)):
-            output = self.network(input_ids=hidden_BSD.new_zeros(hidden_BSD.shape[:2], dtype=torch.long))
+        with self._precision(), _returning(body(self.network), hidden_BSD):
+            output = self.network(input_ids=_zeros(hidden_BSD))
         return output.logits.float().view(*shape[:-1], -1)
 
     @property
@@ -83,10 +99,45 @@ class HfModel(nn.Module):
         gap = float((found_TV - expected_TV).abs().max())
         return found_TV.shape == expected_TV.shape and gap <= 1e-5 * float(expected_TV.abs().max())
 
-    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+    def forward(self, inputs: Inputs | Tensor, *, cache: Cache | None = None) -> ModelOutput:
+        """Reads padding, positions and token types where the family does. `cache` comes from `new_cache`.
+
+        Routers of transformers see padding too. None of those that can be read drops tokens, so that changes nothing
+        for real ones; its rows are returned as unrouted, and are not counted.
+        """
+        inputs = Inputs.of(inputs)
+        given = self._arguments(inputs, cache)
+        with self._precision(), collecting(self._sites) as routings:
+            output = body(self.network)(input_ids=inputs.token_BS, **given)
+        if cache is not None:
+            cache.real_BC = known_real(inputs, cache)
+            cache.length += inputs.token_BS.shape[1]
+        return ModelOutput(output[0], _of_real_tokens(routings, inputs))
+
+    def _arguments(self, inputs: Inputs, cache: Cache | None) -> dict[str, Any]:
+        takes = inspect.signature(body(self.network).forward).parameters
+        reads = [field for field, argument in ARGUMENTS.items() if argument in takes]
+        inputs.require_only(f"a {self.network.config.model_type} model of transformers", *reads)
+        given: dict[str, Any] = {"use_cache": cache is not None} if "use_cache" in takes else {}
+        if cache is not None:
+            given["past_key_values"] = cache.past
+        real_BC = known_real(inputs, cache)
+        if real_BC is not None:
+            given["attention_mask"] = real_BC.long()
+        if "position_ids" in takes and (real_BC is not None or inputs.position_BS is not None):
+            given["position_ids"] = positions(inputs, cache).position
+        if inputs.type_BS is not None:
+            given["token_type_ids"] = inputs.type_BS
+        return given
+
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         self._refuse("next_token_loss")
 
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+    def new_cache(self, batch: int, capacity: int) -> Cache | None:
+        """None: the model keeps nothing from one pass to the next."""
+        return None
+
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         self._refuse("generate")
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
@@ -110,11 +161,6 @@ class HfModel(nn.Module):
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(self.parameters()).device.type
         return torch.autocast(device, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
-
-    def _body(self, token_BS: Tensor, attention_mask_BS: Tensor | None, **how: Any) -> ModelOutput:
-        with self._precision(), collecting(self._sites) as routings:
-            output = body(self.network)(input_ids=token_BS, attention_mask=attention_mask_BS, **how)
-        return ModelOutput(output[0], routings)
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
         """Sum of the nats that the mask counts. Logits exist a chunk of tokens at a time."""
@@ -147,91 +193,86 @@ class HfModel(nn.Module):
 class CausalModel(HfModel):
     """A `LanguageModel`: each token is predicted from those before it."""
 
-    def forward(self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: Any = None) -> ModelOutput:
-        """`attention_mask_BS` is False for padding; `cache` comes from `new_cache` and is filled in place."""
-        if cache is None:
-            return self._body(token_BS, attention_mask_BS, use_cache=False)
-        return self._body(token_BS, attention_mask_BS, use_cache=True, past_key_values=cache)
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        inputs = Inputs.of(inputs)
+        return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
 
-    def next_token_loss(
-        self,
-        token_BS: Tensor,
-        target_BS: Tensor,
-        mask_BS: Tensor | None = None,
-        *,
-        attention_mask_BS: Tensor | None = None,
-    ) -> LossOutput:
-        output = self(token_BS, attention_mask_BS=attention_mask_BS)
-        return self._token_loss(output, target_BS, mask_BS)
-
-    def new_cache(self) -> Any:
-        """An empty key/value cache; None for families that keep another kind of state, which generate without."""
+    def new_cache(self, batch: int, capacity: int) -> Cache | None:
+        """An empty key/value cache, which grows; None for families that keep another kind of state."""
         takes = inspect.signature(body(self.network).forward).parameters
-        return DynamicCache(config=self.network.config) if "past_key_values" in takes else None
+        return Cache(DynamicCache(config=self.network.config)) if "past_key_values" in takes else None
 
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens]; see `penstock_hf_models.generation.generate`."""
-        return generation.generate(self, token_BS, tokens=tokens, **sampling)
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
+        return generation.generate(self, inputs, tokens=tokens, **sampling)
 
 
 class MaskedModel(HfModel):
     """An encoder: tokens that were hidden are predicted from both sides. Trains by `masked_loss`."""
 
-    predicts, offers = "hidden tokens from both sides", "call masked_loss(token_BS, target_BS, mask_BS)"
+    predicts, offers = "hidden tokens from both sides", "call masked_loss(inputs, target_BS, mask_BS)"
 
-    def forward(self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> ModelOutput:
-        """`attention_mask_BS` is False for padding."""
-        return self._body(token_BS, attention_mask_BS)
-
-    def masked_loss(
-        self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor, *, attention_mask_BS: Tensor | None = None
-    ) -> LossOutput:
-        """Loss of `target_BS` at the positions where `mask_BS` is True, and `token_BS` hides them."""
-        return self._token_loss(self(token_BS, attention_mask_BS=attention_mask_BS), target_BS, mask_BS)
+    def masked_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
+        """Loss of `target_BS` at the positions where `mask_BS` is True, and `inputs` hides them."""
+        return self._token_loss(self(inputs), target_BS, mask_BS)
 
 
 class SequenceToSequenceModel(HfModel):
-    """An encoder-decoder: a text is predicted from another. Trains by `sequence_loss`."""
+    """An encoder-decoder: a text is predicted from another, which is `Inputs.encoder`. Trains by `sequence_loss`."""
 
-    predicts, offers = "one text from another", "call sequence_loss(source_BS, target_BS)"
+    predicts, offers = "one text from another", "give `Inputs.encoder`, or call sequence_loss(source, target_BS)"
 
-    def forward(self, source_BS: Tensor, decoder_BS: Tensor, *, attention_mask_BS: Tensor | None = None) -> Tensor:
-        """Logits [B, S, V] fp32 of what follows each of `decoder_BS`; the mask is False for padding of the source."""
-        with self._precision():
-            output = self.network(
-                input_ids=source_BS, attention_mask=attention_mask_BS, decoder_input_ids=decoder_BS, use_cache=False
+    def forward(self, inputs: Inputs | Tensor, *, cache: Cache | None = None) -> ModelOutput:
+        """The decoder's hidden states for what follows each of `inputs.token_BS`, given all of `inputs.encoder`."""
+        inputs = Inputs.of(inputs)
+        source = inputs.encoder
+        if source is None:
+            self._refuse("pass without `Inputs.encoder`")
+        reader = f"a {self.network.config.model_type} model of transformers"
+        inputs.require_only(reader, "encoder", "real_BS")
+        source.require_only(reader, "real_BS")
+        encoder: Any = self.network.get_encoder()
+        with self._precision(), collecting(self._sites) as routings:
+            read_BSD = encoder(input_ids=source.token_BS, attention_mask=_mask(source))[0]
+            output = body(self.network)(
+                input_ids=inputs.token_BS,
+                attention_mask=_mask(inputs),
+                encoder_hidden_states=read_BSD,
+                encoder_attention_mask=_mask(source),
+                use_cache=False,
             )
-        return output.logits.float()
+        return ModelOutput(output[0], routings)
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        self._refuse("logits of hidden states alone")
+        """[..., V] fp32."""
+        hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
+        encoder: Any = self.network.get_encoder()
+        with self._precision(), _returning(encoder, hidden_BSD), _returning(body(self.network), hidden_BSD):
+            output = self.network(input_ids=_zeros(hidden_BSD), decoder_input_ids=_zeros(hidden_BSD), use_cache=False)
+        return output.logits.float().view(*shape[:-1], -1)
 
-    def sequence_loss(
-        self,
-        source_BS: Tensor,
-        target_BS: Tensor,
-        mask_BS: Tensor | None = None,
-        *,
-        attention_mask_BS: Tensor | None = None,
-    ) -> LossOutput:
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        """Loss of `target_BS` given the decoder's earlier tokens and `inputs.encoder`."""
+        inputs = Inputs.of(inputs)
+        return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
+
+    def sequence_loss(self, source: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         """Loss of `target_BS` given the source and the target's earlier tokens, where `mask_BS` is True (None: all)."""
         start_B1 = target_BS.new_full((len(target_BS), 1), self._start_token())
-        with collecting(self._sites) as routings:
-            logits_BSV = self(
-                source_BS, torch.cat((start_B1, target_BS[:, :-1]), 1), attention_mask_BS=attention_mask_BS
-            )
-        nll_BS = F.cross_entropy(logits_BSV.transpose(1, 2), target_BS, reduction="none")
-        if mask_BS is not None:
-            nll_BS = torch.where(mask_BS, nll_BS, 0.0)
-        return LossOutput(nll_BS.sum(), nll_BS.detach(), routings)
+        decoder_BS = torch.cat((start_B1, target_BS[:, :-1]), dim=1)
+        return self.next_token_loss(Inputs(decoder_BS, encoder=Inputs.of(source)), target_BS, mask_BS)
 
     @torch.no_grad()
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """The decoder's tokens after its start token, at most `tokens` of them, by transformers' own `generate`."""
-        was_training = self.training
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """The decoder's tokens after its start token, at most `tokens` of them, given `inputs` as the source, by
+        transformers' own `generate`."""
+        source = Inputs.of(inputs)
+        source.require_only("generation", "real_BS")
+        was_training, network = self.training, cast(Any, self.network)
         self.eval()
         try:
-            return self.network.generate(input_ids=token_BS, max_new_tokens=tokens, **sampling)[:, 1:]  # pyright: ignore
+            mask_BS = _mask(source)
+            return network.generate(source.token_BS, attention_mask=mask_BS, max_new_tokens=tokens, **sampling)[:, 1:]
         finally:
             self.train(was_training)
 
@@ -262,14 +303,32 @@ def body(network: PreTrainedModel) -> PreTrainedModel:
     return next(each for each in below if isinstance(each, PreTrainedModel) and each is not network)
 
 
-@contextmanager
-def _standing_in(module: nn.Module, output: Any) -> Iterator[None]:
-    """Lets a module return `output` whatever it is called with, so that only what stands above it is computed."""
-    before = module.__dict__.get("forward")
-    module.forward = lambda *_args, **_kwargs: output
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+def _returning(module: nn.Module, hidden_BSD: Tensor) -> AbstractContextManager[None]:
+    """Lets a module return these hidden states whatever it is called with, so that only what is above it computes."""
+    return standing_in(module, lambda *_args, **_kwargs: _Hidden(last_hidden_state=hidden_BSD))
+
+
+def _zeros(hidden_BSD: Tensor) -> Tensor:
+    """As many tokens as there are hidden states."""
+    return hidden_BSD.new_zeros(hidden_BSD.shape[:2], dtype=torch.long)
+
+
+def _mask(inputs: Inputs) -> Tensor | None:
+    return None if inputs.real_BS is None else inputs.real_BS.long()
+
+
+def _of_real_tokens(routings: Mapping[int, Routing], inputs: Inputs) -> Mapping[int, Routing]:
+    """Routings whose rows of padding keep nothing."""
+    if inputs.real_BS is None:
+        return routings
+    real_T1 = inputs.real_BS.reshape(-1, 1)
+    return {
+        layer: replace(
+            routing,
+            weight_TK=routing.weight_TK.where(real_T1, 0.0),
+            logits_TE=routing.logits_TE.where(real_T1, 0.0),
+            score_TE=routing.score_TE.where(real_T1, 0.0),
+            kept_TK=real_T1.expand_as(routing.expert_TK),
+        )
+        for layer, routing in routings.items()
+    }

@@ -12,7 +12,8 @@ def architectures() -> list[Component]:
             target="penstock_hf_models.build:hf_model",
             config="penstock_hf_models.config:HfConfig",
             summary="Any causal, encoder or encoder-decoder model of transformers, from a config or pretrained",
-            capabilities=frozenset({"causal", "huggingface-layout"}),
+            capabilities=frozenset({"cached", "causal", "huggingface-layout", "padding"}),
+            contract=2,
             reference="https://huggingface.co/docs/transformers",
         )
     ]

@@ -56,8 +56,8 @@ class RouterSite:
 
     @contextmanager
     def replacing(self, change: Callable[[Routing], Routing]) -> Iterator[None]:
-        """While this lasts, the module returns `change(routing)` of what it chose, in its own form. Raises
-        `ProblemError` in the pass of a module that does not say what it chose."""
+        """While this lasts, the module returns `change(routing)` of what it chose, in its own form. Rows are all
+        positions, padding included. Raises `ProblemError` in the pass of a module that does not say what it chose."""
 
         def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             routing = self.read(output)

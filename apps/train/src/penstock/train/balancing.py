@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Protocol, cast
 
 import torch
@@ -39,6 +39,7 @@ from penstock.hooks.contracts import (
     Routing,
 )
 from penstock.routers.load import expert_load, load_metrics
+from penstock.train.ahead import routed_ahead
 
 COUNTS_FIRST, BUFFER, LAGGED = WHOLE_BATCH = ("counts-first", "buffer", "lagged")
 
@@ -60,13 +61,14 @@ class Routed(Protocol):
     @property
     def routers(self) -> Mapping[int, Router]: ...
 
-    def __call__(self, token_BS: Tensor) -> ModelOutput: ...
+    def __call__(self, inputs: Tensor) -> ModelOutput: ...
 
 
 class Balancing:
     """The losses and balancers of a run, and the counts that they need.
 
-    `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks. In each step: `begin`, then
+    `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks; `routings` is what an
+    `Engine` has under that name (None: micro-batches are tokens, and the model is called). In each step: `begin`, then
     `penalty` for every micro-batch, and `finish` after the optimizer; `abandon` where that is not reached.
     """
 
@@ -79,9 +81,11 @@ class Balancing:
         parts: int = 1,
         ranks: int = 1,
         total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        routings: Callable[[Iterable[Any]], Iterator[Mapping[int, Routing]]] | None = None,
     ) -> None:
         self.model, self.losses, self.balancers = model, dict(losses), list(balancers)
         self.parts, self.ranks, self.total = parts, ranks, total
+        self.routings = routings or self._routings_of_tokens
         self.scopes = {name: getattr(loss, "scope", None) for name, loss in self.losses.items()}
         self._before: ExpertLoad | None = None  # of the step before
         self._tokens = 0
@@ -92,9 +96,9 @@ class Balancing:
         self._statistics: dict[tuple[int, int], Tensor] = {}
         self._until_finish = ExitStack()
 
-    def begin(self, batches: Iterable[tuple[Tensor, Tensor | None]], *, tokens: int) -> None:
+    def begin(self, batches: Iterable[tuple[Any, Tensor | None]], *, tokens: int) -> None:
         """Begins a step whose global batch has so many counted tokens. `batches` are the micro-batches of this rank,
-        tokens [B, S] and mask [B, S] (None: all count); they are only read where they must be counted first."""
+        each with its mask [B, S] (None: all count); they are only read where they must be counted first."""
         self._tokens, self._ahead, self._buffer = tokens, None, None
         self._own, self._used, self._statistics = [], {}, {}
         self.abandon()
@@ -109,14 +113,19 @@ class Balancing:
         """Lets go of what the model keeps for a step, which failed."""
         self._until_finish.close()
 
-    @torch.no_grad()
-    def _counted_first(self, batches: Iterable[tuple[Tensor, Tensor | None]]) -> ExpertLoad:
-        with _without_a_trace(cast(nn.Module, self.model)):
-            loads = [
-                expert_load(self.model(token_BS).routings, None if mask_BS is None else mask_BS.flatten())
-                for token_BS, mask_BS in batches
-            ]
+    def _counted_first(self, batches: Iterable[tuple[Any, Tensor | None]]) -> ExpertLoad:
+        masks: list[Tensor | None] = []
+
+        def unmasked() -> Iterator[Any]:
+            for batch, mask_BS in batches:
+                masks.append(None if mask_BS is None else mask_BS.flatten())
+                yield batch
+
+        loads = [expert_load(routings, masks[-1]) for routings in self.routings(unmasked())]
         return sum(loads[1:], loads[0])
+
+    def _routings_of_tokens(self, batches: Iterable[Tensor]) -> Iterator[Mapping[int, Routing]]:
+        return routed_ahead(cast(nn.Module, self.model), lambda token_BS: self.model(token_BS).routings, batches)
 
     def penalty(
         self, routings: Mapping[int, Routing], *, sequences: int, mask_T: Tensor | None = None
@@ -250,14 +259,3 @@ def _call(
     if scope == "sequence":
         return loss(routing, mask_T, sequences=sequences)
     return loss(routing) if mask_T is None else loss(routing, mask_T)
-
-
-@contextmanager
-def _without_a_trace(model: nn.Module) -> Iterator[None]:
-    """What is drawn and kept in between is as if it had not been: the passes after it route as this one did."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {buffer.device for buffer, _ in buffers if buffer.device.type == "cuda"}
-    with torch.random.fork_rng(list(devices)):
-        yield
-    for buffer, value in buffers:
-        buffer.copy_(value)

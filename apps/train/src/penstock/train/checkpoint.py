@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there, and are checked before they are trusted.
 
-    checkpoints/step-00000100/{model.safetensors,config.json,...,trainer.pt,plugins.lock.json,manifest.json}
+    checkpoints/step-00000100/{model.safetensors,config.json,...,trainer.pt,engine.pt,plugins.lock.json,
+                              manifest.json}
     checkpoints/latest
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from penstock.hooks.atomic import publish, read_json, write_json, write_text
-from penstock.hooks.contracts import LanguageModel, PartlyFrozen
+from penstock.hooks.contracts import Engine, LanguageModel, PartlyFrozen
 from penstock.hooks.problems import ProblemError, failed
 from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
@@ -91,41 +92,65 @@ def write_checkpoint(
     trainer_state: dict[str, Any],
     tokenizer_folder: Path,
     *,
+    engine: Engine,
     plugins: Sequence[Locked],
     keep: int,
 ) -> Checkpoint:
-    """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`."""
+    """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`. Every rank calls it:
+    each writes what its engine keeps, and rank 0 the rest."""
     path = root / f"step-{step:08d}"
-    temporary = root / f".{path.name}.{os.getpid()}"
+    temporary: Path = engine.share(root / f".{path.name}.{os.getpid()}")
+    writes = engine.rank == 0
     try:
-        temporary.mkdir(parents=True)
-        if isinstance(model, PartlyFrozen):
-            state = model.trained_state()
-            write_json(temporary / BASE, {"sha256": model.base_hash()})
-        else:
-            state = model.export_state()
-        tensors = {name: tensor.detach().contiguous() for name, tensor in stored_state(state, plan_of(state)).items()}
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        (temporary / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(tokenizer_folder / name, temporary / name)
-        with (temporary / "trainer.pt").open("wb") as file:  # given a path, torch forgets why it cannot be written
-            torch.save(trainer_state, file)
-        write_json(temporary / LOCK, {"components": plugins})
-        digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
-        write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": digests})
-        if path.exists():  # a damaged one, which a resumed run passed over
-            _remove(path)
-        publish(temporary, path)
-        _point_latest(root, path.name)
-        for name in _obsolete(_names(root), path.name, keep):
-            _remove(root / name)
+        if writes:
+            temporary.mkdir(parents=True)
+        engine.barrier()
+        saved = {name: digest for digests in engine.gather(engine.save(temporary)) for name, digest in digests.items()}
+        with engine.full_state():
+            if writes:
+                _write_model(temporary, model)
+        if writes:
+            _write_rest(temporary, trainer_state, tokenizer_folder, plugins)
+            own = {file.name: sha256(file) for file in sorted(temporary.iterdir()) if file.name not in saved}
+            write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": {**own, **saved}})
+            _put_in_place(temporary, path, keep)
+        engine.barrier()
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        what = f"the checkpoint cannot be written ({getattr(error, 'strerror', None) or error})"
+        what = f"the checkpoint cannot be written ({_cause(error)})"
         raise failed("cannot-write", what, str(path), last_good(root)) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if writes:
+            shutil.rmtree(temporary, ignore_errors=True)
     return Checkpoint(path)
+
+
+def _write_model(folder: Path, model: LanguageModel) -> None:
+    if isinstance(model, PartlyFrozen):
+        state = model.trained_state()
+        write_json(folder / BASE, {"sha256": model.base_hash()})
+    else:
+        state = model.export_state()
+    tensors = {name: tensor.detach().contiguous() for name, tensor in stored_state(state, plan_of(state)).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")
+
+
+def _write_rest(folder: Path, trainer_state: dict[str, Any], tokenizer_folder: Path, plugins: Sequence[Locked]) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tokenizer_folder / name, folder / name)
+    with (folder / "trainer.pt").open("wb") as file:  # given a path, torch forgets why it cannot be written
+        torch.save(trainer_state, file)
+    write_json(folder / LOCK, {"components": plugins})
+
+
+def _put_in_place(temporary: Path, path: Path, keep: int) -> None:
+    root = path.parent
+    if path.exists():  # a damaged one, which a resumed run passed over
+        _remove(path)
+    publish(temporary, path)
+    _point_latest(root, path.name)
+    for name in _obsolete(_names(root), path.name, keep):
+        _remove(root / name)
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -202,3 +227,11 @@ def _remove(path: Path) -> None:
 
 def _point_latest(root: Path, name: str) -> None:
     write_text(root / "latest", name + "\n")
+
+
+def _cause(error: BaseException) -> str:
+    """Why the system refused: torch, ending its archive after a failed write, has an error of its own over that one."""
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__context__
+    return str(error if first is None else first.strerror or first)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,10 @@ from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock, require_importable
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from penstock.hooks.contracts import Engine
+    from penstock.train.loop import Trainer
 
 
 @click.command()
@@ -91,14 +95,21 @@ def train(
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
     _require_buildable(config)
-    found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
-    run = found or RunDirectory.create(runs, config, document, overrides, registry)
-    with terminate_as_interrupt(), _disk_errors_named(run), run.lock():
-        resumption = found and check_resume(
-            found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
-        )
-        result = _train(config, run, runs, resumption, registry, allow_plugin_drift=allow_plugin_drift)
-    output.print_result(result, as_json, lambda: _result_text(result))
+    from penstock.train.ranks import joined
+
+    with joined(config) as engine:
+        first = engine.rank == 0
+        found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
+        made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
+        run = engine.share(made)
+        assert run is not None  # rank 0's
+        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext():
+            resumption = found and check_resume(
+                found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
+            )
+            result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
+    if first:
+        output.print_result(result, as_json, lambda: _result_text(result))
     return result
 
 
@@ -132,47 +143,78 @@ def _train(
     config: RunConfig,
     run: RunDirectory,
     runs: Path,
+    engine: Engine,
     resumption: Resumption | None,
     registry: Registry,
     *,
     allow_plugin_drift: bool,
 ) -> dict[str, Any]:
-    prepared = _prepare(config, runs)
-    if not prepared["reused"]:
+    """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
+    first = engine.rank == 0
+    prepared = engine.share(_prepare(config, runs) if first else {})
+    if first and not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
 
-    from penstock.train.compose import (
-        compose_model,
-        compose_optimizer,
-        open_dataset,
-        parameter_summary,
-        pick_device,
-        size_table,
-    )
-    from penstock.train.engine import LocalEngine
-    from penstock.train.loop import Interrupted, Trainer
+    from penstock.train.loop import Interrupted
     from penstock.train.memory import keep_freed_memory
-    from penstock.train.numerics import record_numerics
-    from penstock.train.ranks import require_same_plugins
 
     begun = time.perf_counter()
     keep_freed_memory()
-    device = pick_device(config.train.device)
-    dataset = open_dataset(runs, config, verify=True)
-    composition = compose_model(
-        config, dataset.manifest.vocabulary_size, device, end_of_text=dataset.tokenizer().end_of_text
-    )
-    engine = LocalEngine(
-        composition.module,
-        compose_optimizer(config, composition.model),
-        config.train.schedule.build(),
-        config.train.gradient_clip,
-    )
-    trainer = Trainer(config, run, dataset, composition, engine, device)
-    require_same_plugins(trainer.plugins)
+    trainer = _trainer(config, run, runs, engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
-    machine = record_numerics(run, device)
+    if first:
+        _record_beginning(trainer, step, resumption)
+    try:
+        trainer.train()
+    except Interrupted:
+        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        again = ["penstock", *registry.selection.arguments(), *train]
+        if first:
+            output.note(f"continue with: {shlex.join(str(part) for part in again)}")
+        raise KeyboardInterrupt from None
+    finally:
+        if first:
+            run.record_stage("train", earlier + time.perf_counter() - begun)
+    return _trained(trainer)
+
+
+def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -> Trainer:
+    """Everything that trains, put together; raises `ProblemError` where ranks do not have the same of it."""
+    from penstock.train.compose import compose_model, compose_optimizer, open_dataset, training_data
+    from penstock.train.loop import Trainer
+    from penstock.train.ranks import require_same, require_same_plugins
+    from penstock.train.step_module import StepModule
+
+    first = engine.rank == 0
+    dataset = open_dataset(runs, config, verify=first)
+    composition = compose_model(
+        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
+    )
+    objective = config.train.objective.build()
+    objective.prepare(training_data(config, dataset))
+    engine.prepare(
+        StepModule(composition.model, objective),
+        lambda module: compose_optimizer(config, module.model),
+        config.train.schedule.build(),
+    )
+    say, warn = (output.note, output.warn) if first else (_silent, _silent)
+    trainer = Trainer(config, run, dataset, composition, objective, engine, say, warn)
+    require_same_plugins(trainer.plugins, engine.gather)
+    require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
+    return trainer
+
+
+def _silent(text: str) -> None:
+    """Rank 0 says it."""
+
+
+def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:
+    from penstock.train.compose import parameter_summary, size_table
+    from penstock.train.numerics import record_numerics
+
+    run, composition = trainer.run, trainer.composition
+    machine = record_numerics(run, trainer.engine.device)
     if resumption is not None:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
         resumption.record(step, machine, trainer.plugin_drift)
@@ -183,38 +225,39 @@ def _train(
         tokens_seen=trainer.tokens_seen,
         seconds=trainer.elapsed,
         parameters=parameter_summary(composition),
-        device=str(device),
+        device=str(trainer.engine.device),
+        ranks=trainer.engine.ranks,
     )
     write_json(run.path / "sizes.json", size_table(composition))
-    try:
-        trainer.train()
-    except Interrupted:
-        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
-        again = ["penstock", *registry.selection.arguments(), *train]
-        output.note(f"continue with: {shlex.join(str(part) for part in again)}")
-        raise KeyboardInterrupt from None
-    finally:
-        run.record_stage("train", earlier + time.perf_counter() - begun)
-    learnt = trainer.what_was_learnt()
+
+
+def _trained(trainer: Trainer) -> dict[str, Any]:
+    """The command's result."""
+    from penstock.train.compose import parameter_summary
+
+    first = trainer.engine.rank == 0
+    learnt = trainer.what_was_learnt() if first else {}
     if learnt:
-        write_json(run.path / "learnt.json", learnt)
+        write_json(trainer.run.path / "learnt.json", learnt)
     return {
-        "run_dir": str(run.path),
-        "expert_layers": len(composition.model.routers),
+        "run_dir": str(trainer.run.path),
+        "expert_layers": len(trainer.model.routers),
         "seconds": round(trainer.elapsed, 2),
         "train_tokens": trainer.tokens_seen,
         "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1),
         "steps": trainer.steps,
-        "parameters": parameter_summary(composition),
+        "parameters": parameter_summary(trainer.composition),
         **({"learnt": learnt} if learnt else {}),
     }
 
 
 def _require_buildable(config: RunConfig) -> None:
-    """Builds the model on the meta device: what only the built object can tell is told before any work."""
+    """Builds the model on the meta device, and the objective without data: what only the built object can tell is told
+    before any work."""
     from penstock.train.compose import compose_model, planned_vocabulary
 
     compose_model(config, planned_vocabulary(config), "meta")
+    config.train.objective.build()
 
 
 def _plan(config: RunConfig) -> dict[str, Any]:
@@ -232,6 +275,7 @@ def _plan(config: RunConfig) -> dict[str, Any]:
 
     composition = compose_model(config, planned_vocabulary(config), "meta")
     compose_optimizer(config, composition.model)
+    config.train.objective.build()
     per_step = config.train.batch_size * config.data.sequence_length
     return {
         "name": config.name,

@@ -14,8 +14,9 @@ from torch import nn
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.prepare import Prepared, prepare
 from penstock.data_prep.tokenizer import BpeTokenizer
-from penstock.hooks.architecture import ArchitectureSettings, layer_routers
-from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer
+from penstock.hooks import architecture
+from penstock.hooks.architecture import architecture_settings, layer_routers
+from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig, digest
@@ -69,20 +70,19 @@ def compose_model(
     config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu", *, end_of_text: int | None = None
 ) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
-    settings = config.model.settings
+    settings = architecture_settings(config.model)
     if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # of a file; one that is trained was checked before
         what = f"the tokenizer has {vocabulary_size} tokens, and the model {settings.vocab_size} embeddings"
         fix = "give the tokenizer that belongs to the model"
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = settings.quantizer.build() if settings.quantizer else None
-    own_end = getattr(settings, "eos_token_id", None)
     torch.manual_seed(config.seed)
     model: Any = build_architecture(
         config.model,
         device,
         vocab_size=settings.vocab_size or vocabulary_size,
-        eos_token_id=end_of_text if own_end is None else own_end,
+        eos_token_id=end_of_text if settings.eos_token_id is None else settings.eos_token_id,
         make_router=lambda layer, **context: routers[layer].build(**context),
         quantizer=quantizer,
     )
@@ -91,15 +91,21 @@ def compose_model(
     losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
-        model.compute_dtype = torch.bfloat16
+        _compute_in_bf16(model)
     return Composition(model, quantizer, losses, balancers)
 
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
-    """Calls an architecture's target with the settings that are its own, and the context, which stands above them."""
-    own = {name: value for name, value in choice.arguments().items() if name not in ArchitectureSettings.model_fields}
+    """The model on a device, from its own settings and the context, which overrides them."""
     with torch.device(device), _named_as_problems():
-        return choice.entry.imported(choice.entry.component.target)(**{**own, **context})
+        return architecture.build_architecture(choice, **context)
+
+
+def _compute_in_bf16(model: LanguageModel) -> None:
+    if not hasattr(model, "compute_dtype"):  # the first contract of architectures did not ask for it
+        what = f"{type(model).__name__} computes in fp32 alone"
+        raise ProblemError(Problem("unsupported", what, "train.dtype", "write fp32, or take another architecture"))
+    model.compute_dtype = torch.bfloat16
 
 
 @contextmanager
@@ -182,6 +188,22 @@ def size_table(composition: Composition) -> list[dict[str, Any]]:
         )
         rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
     return rows
+
+
+def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:
+    """What the config's objective makes its batches from."""
+    tokenizer = dataset.tokenizer()
+    return TrainingData(
+        train=dataset.split("train"),
+        heldout=dataset.split("heldout"),
+        tokenizer=tokenizer,
+        end_of_text=tokenizer.end_of_text,
+        byte_lengths_V=tokenizer.byte_lengths(),
+        sequence_length=config.data.sequence_length,
+        batch_size=config.train.batch_size,
+        heldout_tokens=config.train.evaluate_tokens,
+        seed=config.seed,
+    )
 
 
 def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset:

@@ -1,39 +1,44 @@
 """The training loop.
 
 One optimizer step is: count, where a loss must know first; its micro-batches forward and backward; then clip, step,
-balance. Batch number s is a pure
-function of the seed and s, so a run continues from any checkpoint with the bits that it would have had.
+balance. Batch number s is a pure function of the seed and s, so a run continues from any checkpoint with the bits that
+it would have had.
+
+The loop runs on every rank alike and speaks to the model through the engine alone. What it decides on (losses, the
+norm, a request to stop) is summed over ranks first, so all decide the same.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
-from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
-from penstock.hooks.contracts import Observer, PartlyFrozen, StepRecord, Tracker
+from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError, failed
-from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
-from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
-from penstock.train.engine import LocalEngine
+from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters, training_data
+from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
+from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
+from penstock.train.ranks import micro_batches
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
+
+Measured = dict[str, tuple[float, float]]
 
 
 class Interrupted(Exception):
@@ -53,8 +58,31 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
 
+@dataclass(slots=True)
+class Sums:
+    """What the micro-batches of a step measured, added up: values, and ratios of a sum and a weight."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, Tensor], ratios: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, value in values.items():
+            self.values[name] = self.values.get(name, 0) + value.detach()
+        for name, (value, weight) in ratios.items():
+            before = self.ratios.get(name, (0, 0))
+            self.ratios[name] = (before[0] + value.detach(), before[1] + weight.detach())
+
+    def over(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The same over ranks, in one vector: every rank sees the same numbers, and decides alike."""
+        parts = [*self.values.values(), *(part for ratio in self.ratios.values() for part in ratio)]
+        numbers = iter(total(torch.stack(parts)).tolist())
+        values = {name: next(numbers) for name in self.values}
+        return values | {name: _ratio(next(numbers), next(numbers)) for name in self.ratios}
+
+
 class Trainer:
-    """Trains one composition in one run directory."""
+    """Trains one composition in one run directory, which rank 0 alone writes to. `say` and `warn` are told what a
+    person should know."""
 
     def __init__(
         self,
@@ -62,38 +90,39 @@ class Trainer:
         run: RunDirectory,
         dataset: TokenDataset,
         composition: Composition,
-        engine: LocalEngine,
-        device: torch.device,
+        objective: Objective,
+        engine: Engine,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
-        self.config, self.run, self.dataset, self.engine, self.device = config, run, dataset, engine, device
-        self.composition, self.model = composition, composition.model
-        self.order = TokenOrder(
-            dataset.split("train"),
-            sequence_length=config.data.sequence_length,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-        )
+        self.config, self.run, self.dataset, self.composition = config, run, dataset, composition
+        self.model, self.objective, self.engine = composition.model, objective, engine
+        self.say, self.warn = say, warn
+        self.writes = engine.rank == 0
+        self.parts = micro_batches(config.train, engine.ranks)
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
         self.balancing = Balancing(
             composition.model,
             composition.losses,
             composition.balancers,
-            parts=config.train.micro_batches,
+            parts=self.parts,
             ranks=engine.ranks,
             total=engine.total,
+            routings=engine.routings,
         )
         self.step = 0
         self.elapsed = 0.0
         self.metrics: dict[str, float] = {}
-        self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in config.train.trackers]
+        trackers, observers = (config.train.trackers, config.train.observers) if self.writes else ((), ())
+        self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in trackers]
         self.observers: list[Observer] = [
-            choice.build(run_directory=run.path, header=self._trace_header()) for choice in config.train.observers
+            choice.build(run_directory=run.path, header=self._trace_header()) for choice in observers
         ]
         self.plugins = plugin_lock(config)  # now: what the files hold later is not what was imported
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
-        self._byte_lengths = dataset.tokenizer().byte_lengths()
+        self._data |= objective.fingerprint()
         self._last_checkpoint: Checkpoint | None = None
 
     @property
@@ -113,13 +142,14 @@ class Trainer:
         """Continues from the newest whole checkpoint; returns its step, 0 where there is none. Raises `ProblemError`
         where all are damaged, it does not fit, or other code of components wrote it, which may be allowed; nothing
         has been changed then. `plugin_drift` says what was allowed."""
-        checkpoint = newest_checkpoint(self.run.checkpoints, messages.warn)
+        checkpoint = self.engine.share(newest_checkpoint(self.run.checkpoints, self.warn) if self.writes else None)
         if checkpoint is not None:
             self.plugin_drift = checkpoint.plugin_changes(self.plugins)
             if self.plugin_drift and not allow_plugin_drift:
                 raise plugin_drift_refused(self.plugin_drift, checkpoint.path)
             self._load(checkpoint)
-        tidy(self.run.checkpoints, checkpoint)
+        if self.writes:
+            tidy(self.run.checkpoints, checkpoint)
         for tracker in self.trackers:
             tracker.resume(self.step)
         for observer in self.observers:
@@ -131,14 +161,17 @@ class Trainer:
         checkpoint.require_base(self.model)
         state = checkpoint.trainer_state()
         if state["data"] != self._data:
-            names = [name for name in self._data if state["data"].get(name) != self._data[name]]
+            names = sorted(
+                name for name in {*self._data, *state["data"]} if state["data"].get(name) != self._data.get(name)
+            )
             what = f"the data is not what the run was trained on ({', '.join(names)})"
             fix = "bring that data back, or start a new run"
             raise failed("other-data", what, str(self.dataset.folder), fix)
         try:
-            checkpoint.load_model(self.model)
-            self.engine.load_state(state["engine"])
-            self.balancing.load_state(state.get("balancing", {}), self.device)
+            with self.engine.full_state():
+                checkpoint.load_model(self.model)
+            self.engine.load(checkpoint.path)
+            self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
             fix = "undo the change of the config, or start a new run"
@@ -147,13 +180,13 @@ class Trainer:
         self._last_checkpoint = checkpoint
 
     def train(self) -> None:
-        """Runs to the end; raises `Interrupted` after SIGINT or SIGTERM, with a checkpoint written."""
+        """Runs to the end; raises `Interrupted` after SIGINT or SIGTERM of any rank, with a checkpoint written."""
         try:
-            with Progress(self.steps, self.step) as progress, stop_requests() as stop_requested:
+            with Progress(self.steps, self.step, shown=self.writes) as progress, stop_requests(self.say) as asked:
                 while self.step < self.steps:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_per_step)
-                    self._after_step(last=self.step == self.steps, stop=stop_requested())
+                    self._after_step(last=self.step == self.steps, stop=self.engine.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
             self._close()
             self._status("finished")
@@ -182,25 +215,22 @@ class Trainer:
 
     def _train_step(self) -> dict[str, float]:
         watch = Stopwatch()
-        parts = self.config.train.micro_batches
-        sums: dict[str, torch.Tensor] = {}
         begun = time.perf_counter()
         with watch("data"):
-            windows = [self._window(part, parts) for part in range(parts)]
+            batches, units, tokens = self._batches()
         with watch("balance"):
-            self.balancing.begin(((window_BS[:, :-1], None) for window_BS in windows), tokens=self.tokens_per_step)
-        for window_BS in windows:
+            self.balancing.begin(((batch, batch.inputs.real_BS) for batch in batches), tokens=tokens)
+        sums = Sums()
+        for batch in batches:
             with watch("forward"):
-                loss, measured = self._forward(window_BS)
+                loss = self._forward(batch, units, sums)
             with watch("backward"):
-                self.engine.backward(loss)
-            for name, value in measured.items():
-                sums[name] = sums.get(name, 0) + value
-        losses = {name: value.item() for name, value in sums.items()}
+                self.engine.backward(loss, last=batch is batches[-1])
+        losses = sums.over(self.engine.total)
         if not math.isfinite(losses["loss"]):
             raise self._diverged("loss", losses["loss"])
         with watch("optimizer"):
-            norm = self.engine.clip()
+            norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
                 raise self._diverged("gradient", norm)
             stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
@@ -219,61 +249,65 @@ class Trainer:
         }
         metrics.update(balance)
         self._log(metrics)
-        record = StepRecord(self.step, self.tokens_seen, metrics, load.counts_LE.cpu().numpy(), load.layers)
-        for observer in self.observers:
-            observer.on_step(record)
+        if self.observers:
+            record = StepRecord(self.step, self.tokens_seen, metrics, load.counts_LE.cpu().numpy(), load.layers)
+            for observer in self.observers:
+                observer.on_step(record)
         return metrics
 
-    def _window(self, part: int, parts: int) -> torch.Tensor:
-        rows = self.order.batch(self.step, rank=self.engine.rank, ranks=self.engine.ranks, part=part, parts=parts)
-        return torch.from_numpy(rows).to(self.device)
+    def _batches(self) -> tuple[list[Batch], int, int]:
+        """This rank's micro-batches on its device; the units and the tokens of the step, over all ranks."""
+        engine = self.engine
+        batches = self.objective.batches(self.step, rank=engine.rank, ranks=engine.ranks, parts=self.parts)
+        tokens = sum(_real_tokens(batch) for batch in batches)
+        sizes = torch.tensor([sum(batch.units for batch in batches), tokens], device=engine.device)
+        units, tokens = engine.total(sizes).tolist()
+        return [moved(batch, engine.device) for batch in batches], units, tokens
 
-    def _forward(self, window_BS: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """A micro-batch's share of the step's objective, and its parts by name."""
-        result = self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:])
-        loss = result.loss / self.tokens_per_step
-        penalty, measured = self.balancing.penalty(result.routings, sequences=len(window_BS))
-        return loss if penalty is None else loss + penalty, {"loss": loss.detach(), **measured}
+    def _forward(self, batch: Batch, units: int, sums: Sums) -> Tensor:
+        """A micro-batch's share of the step's objective."""
+        result = self.engine.forward(batch)
+        loss, real_BS = result.loss / units, batch.inputs.real_BS
+        penalty, measured = self.balancing.penalty(
+            result.routings,
+            sequences=len(batch.target_BS),
+            mask_T=None if real_BS is None else real_BS.flatten(),
+        )
+        sums.add({"loss": loss, **measured}, result.measured)
+        return loss if penalty is None else loss + penalty
 
     def _evaluate(self) -> dict[str, float]:
-        """Loss on windows spread evenly over the held-out text: an estimate; `penstock evaluate` reads all of it."""
-        window_WS = self._heldout_windows()
-        nats = sum(self._nats(part_BS) for part_BS in torch.from_numpy(window_WS).split(self.config.train.batch_size))
-        target_WS = window_WS[:, 1:]
-        scored_bytes = int(self._byte_lengths[target_WS].sum())
-        return {"heldout/loss": nats / target_WS.size, "heldout/bits_per_byte": bits_per_byte([nats], scored_bytes)}
+        """Loss on held-out batches: an estimate; `penstock evaluate` reads all of the text. Each is read by one rank,
+        and added up in one order."""
+        rank, ranks = self.engine.rank, self.engine.ranks
+        batches = list(self.objective.heldout())
+        own = {number: self._measure(batches[number]) for number in range(rank, len(batches), ranks)}
+        read = {number: result for results in self.engine.gather(own) for number, result in results.items()}
+        in_order = [read[number] for number in sorted(read)]
+        nats, units = sum(loss for loss, _ in in_order), sum(batch.units for batch in batches)
+        metrics = {"heldout/loss": nats / units, **_ratios([measured for _, measured in in_order])}
+        text_bytes = [batch.text_bytes for batch in batches if batch.text_bytes is not None]
+        if len(text_bytes) == len(batches):
+            metrics["heldout/bits_per_byte"] = bits_per_byte([nats], sum(text_bytes))
+        return metrics
 
-    def _heldout_windows(self) -> Any:
-        """int64 [W, S + 1]."""
-        split, length = self.dataset.split("heldout"), self.config.data.sequence_length
-        windows = (len(split) - 1) // length
-        wanted = min(windows, max(1, self.config.train.evaluate_tokens // length))
-        starts = [number * windows // wanted * length for number in range(wanted)]
-        return np.stack([split.slice(start, start + length + 1) for start in starts])
+    def _measure(self, batch: Batch) -> tuple[float, Measured]:
+        """Loss and other figures of a batch, without dropout; the random numbers of training do not notice."""
+        output = self.engine.evaluate(moved(batch, self.engine.device))
+        measured = {name: (value.item(), weight.item()) for name, (value, weight) in output.measured.items()}
+        return output.loss.item(), measured
 
     def what_was_learnt(self) -> dict[str, float]:
         """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other."""
         if not isinstance(self.model, PartlyFrozen):
             return {}
         parameters = parameter_summary(self.composition)
-        window_WS = torch.from_numpy(self._heldout_windows()).to(self.device)
+        window_WS = torch.from_numpy(heldout_windows(training_data(self.config, self.dataset))).to(self.engine.device)
         return {
             "trained_share": parameters["trained"] / parameters["total"],
             **what_was_learnt(self.model, window_WS, self.config.train.batch_size),
             **{name: value for name, value in self.metrics.items() if name.startswith("balance/")},
         }
-
-    @torch.inference_mode()
-    def _nats(self, window_BS: torch.Tensor) -> float:
-        """Loss of some windows, without dropout; the random numbers of training do not notice that it was measured."""
-        window_BS = window_BS.to(self.device)
-        module = self.composition.module
-        module.eval()
-        try:
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                return self.model.next_token_loss(window_BS[:, :-1], window_BS[:, 1:]).loss.item()
-        finally:
-            module.train()
 
     def _log(self, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:
@@ -282,32 +316,36 @@ class Trainer:
     def _save(self) -> None:
         if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
             return
-        trained = trained_parameters(self.composition.module).values()
-        if not all(bool(parameter.isfinite().all()) for parameter in trained):
-            raise self._diverged("weights", math.nan)
-        next_BS = self.order.batch(self.step, parts=self.config.train.micro_batches)
-        if not math.isfinite(loss := self._nats(torch.from_numpy(next_BS))):  # finite weights may be ruined too
-            raise self._diverged("loss", loss)
+        self._require_finite()
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "engine": self.engine.state(),
-            "balancing": self.balancing.state(),
-            "data": self._data,
-        }
+        state = {"step": self.step, "elapsed": self.elapsed, "balancing": self.balancing.state(), "data": self._data}
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,
             self.step,
             self.model,
             state,
             self.dataset.folder,
+            engine=self.engine,
             plugins=self.plugins,
             keep=self.config.train.keep_checkpoints,
         )
 
+    def _require_finite(self) -> None:
+        """A ruined model is never written. Its weights may be finite all the same, so the next batch is tried too."""
+        trained = trained_parameters(self.composition.module).values()
+        finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+        if self.engine.agree(not finite):
+            raise self._diverged("weights", math.nan)
+        rank, ranks = self.engine.rank, self.engine.ranks
+        loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
+        losses = self.engine.gather(loss)
+        if not all(map(math.isfinite, losses)):
+            raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
+
     def _status(self, state: str, **more: Any) -> None:
+        if not self.writes:
+            return
         self.run.write_status(
             **{
                 **self.run.status(),
@@ -328,3 +366,23 @@ class Trainer:
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or clip harder, and continue with "
             f"--resume {self.run.path} --allow-config-drift",
         )
+
+
+def _real_tokens(batch: Batch) -> int:
+    real_BS = batch.inputs.real_BS
+    return batch.target_BS.numel() if real_BS is None else int(real_BS.sum())
+
+
+def _ratios(measured: Sequence[Measured]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in measured for name in each)
+    return {
+        f"heldout/{name}": _ratio(
+            sum(each[name][0] for each in measured if name in each),
+            sum(each[name][1] for each in measured if name in each),
+        )
+        for name in names
+    }
+
+
+def _ratio(value: float, weight: float) -> float:
+    return value / weight if weight else 0.0

@@ -1,4 +1,4 @@
-"""What penstock-train offers: its commands, trackers and observers."""
+"""What penstock-train offers: its commands, engines, objectives, trackers and observers."""
 
 from penstock.hooks import Component, hookimpl
 
@@ -17,6 +17,47 @@ def commands() -> list[Component]:
             name="train",
             target="penstock.train.commands:train",
             summary="Train the model that a config describes",
+        ),
+    ]
+
+
+@hookimpl
+def objectives() -> list[Component]:
+    return [
+        Component(
+            kind="objective",
+            name="next-token",
+            target="penstock.train.objectives.next_token:NextToken",
+            summary="Every token of the prepared text from those before it",
+        ),
+        Component(
+            kind="objective",
+            name="masked-next-token",
+            target="penstock.train.objectives.masked:MaskedNextToken",
+            config="penstock.train.config:MaskedNextTokenConfig",
+            summary="The counted tokens of JSON lines: completions of prompts, or by a mask",
+        ),
+    ]
+
+
+@hookimpl
+def engines() -> list[Component]:
+    return [
+        Component(
+            kind="engine",
+            name="local",
+            target="penstock.train.engines.local:LocalEngine",
+            summary="One process, one device",
+            contract=2,
+        ),
+        Component(
+            kind="engine",
+            name="ddp",
+            target="penstock.train.engines.ddp:DataParallelEngine",
+            config="penstock.train.config:DataParallelConfig",
+            summary="Ranks that share the batch and hold the whole model each",
+            capabilities=frozenset({"several-ranks"}),
+            contract=2,
         ),
     ]
 

@@ -14,10 +14,10 @@ LINE_EVERY = 15.0  # seconds between lines where there is no terminal
 
 
 class Progress:
-    """Step, loss, tokens a second and time left."""
+    """Step, loss, tokens a second and time left; where it is not `shown`, nothing."""
 
-    def __init__(self, steps: int, done: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
+        self._steps, self._shown = steps, shown
         self._terminal = sys.stderr.isatty()
         self._bar = Bar(
             TextColumn("training"),
@@ -26,7 +26,7 @@ class Progress:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not self._terminal,
+            disable=not (self._terminal and shown),
         )
         self._task: TaskID = self._bar.add_task("", total=steps, completed=done)
         self._second = self._line = self._begun = time.monotonic()
@@ -44,7 +44,7 @@ class Progress:
         rate = (step - self._first) / max(now - self._begun, 1e-9)
         text = f"loss {metrics['loss']:.3f}  {rate * tokens:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, description=text)
-        if not self._terminal and (now - self._line >= LINE_EVERY or step == self._steps):
+        if self._shown and not self._terminal and (now - self._line >= LINE_EVERY or step == self._steps):
             self._line = now
             left = (self._steps - step) / rate
             print(f"step {step}/{self._steps}  {text}  {left:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201

@@ -4,46 +4,96 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-import torch.distributed as dist
-
+from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.run.config import RunConfig, TrainSettings
 from penstock.run.plugin_lock import Locked
+from penstock.train.compose import pick_device
+
+T = TypeVar("T")
+Gather = Callable[[Any], list[Any]]  # `Engine.gather`
 
 
-def require_same_plugins(plugins: Sequence[Locked]) -> None:
+@contextmanager
+def joined(config: RunConfig) -> Iterator[Engine]:
+    """The config's engine, with all ranks there, which have the same config; it is left at the end, and the other
+    ranks hear of an error."""
+    choice = config.train.engine
+    engine: Engine = choice.build(device=pick_device(config.train.device))
+    try:
+        _require_one_engine(engine, choice.entry.component.name)
+        micro_batches(config.train, engine.ranks)
+        require_same(_leaves(config.resolved()), engine.gather, "give all ranks the same config")
+        yield engine
+    except BaseException as error:
+        engine.close(error)
+        raise
+    engine.close()
+
+
+def micro_batches(train: TrainSettings, ranks: int) -> int:
+    """Forward passes of each rank in a step; raises `ProblemError` where the batch does not divide."""
+    size = train.micro_batch_size or train.batch_size // ranks
+    if size == 0 or train.batch_size % (ranks * size):
+        each = f" in micro-batches of {size}" if train.micro_batch_size else ""
+        what = f"a batch of {train.batch_size} sequences does not divide over {ranks} ranks{each}"
+        fix = f"use a multiple of {ranks * max(size, 1)}, or another number of processes"
+        raise ProblemError(Problem("indivisible-batch", what, "train.batch_size", fix))
+    return train.batch_size // (ranks * size)
+
+
+def require_same_plugins(plugins: Sequence[Locked], gather: Gather) -> None:
     """Raises `ProblemError` on every rank, with exit code 3, where some rank has other components, or other code of
-    them, than rank 0: their gradients would be averaged all the same. Without `torch.distributed` there is one rank.
+    them, than rank 0: their gradients would be summed all the same."""
+    told = {f"{each['kind']} {each['distribution']}:{each['name']}": _told(each) for each in plugins}
+    require_same(told, gather, "install the same packages on every machine", ExitCode.PLUGIN)
+
+
+def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
+    """Raises `ProblemError` on every rank with each value that some rank has otherwise than rank 0.
 
     Only digests are exchanged, unless they differ.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    digest = hashlib.sha256(json.dumps(mine, sort_keys=True, default=str).encode()).hexdigest()
+    if len(set(gather(digest))) == 1:
         return
-    if len(set(_gathered(hashlib.sha256(json.dumps(plugins, sort_keys=True).encode()).hexdigest()))) == 1:
-        return
-    first, *others = _gathered({f"{each['kind']} {each['distribution']}:{each['name']}": each for each in plugins})
-    fix = "install the same packages on every machine"
+    first, *others = gather(dict(mine))
     raise ProblemError(
         [
-            Problem("ranks-differ", f"{name}: {_told(theirs.get(name))}, rank 0 {_told(first.get(name))}", where, fix)
+            Problem("ranks-differ", f"{name}: {_has(theirs, name)}, rank 0 {_has(first, name)}", f"rank {rank}", fix)
             for rank, theirs in enumerate(others, 1)
-            for where in [f"rank {rank}"]
             for name in sorted({*first, *theirs})
             if theirs.get(name) != first.get(name)
         ],
-        ExitCode.PLUGIN,
+        exit_code,
     )
 
 
-def _told(component: Locked | None) -> str:
-    if component is None:
-        return "does not have it"
-    return f"has {component['version']}, contract {component['contract']}, hash {component['hash'][:12]}"
+def _require_one_engine(engine: Engine, name: str) -> None:
+    """Processes that torchrun started together, and that do not know of one another, would all train the same run."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != engine.ranks:
+        what = f"{started} processes were started, and the engine '{name}' is {engine.ranks}"
+        fix = "take an engine of several ranks, train.engine=ddp, or start one process"
+        raise ProblemError(Problem("wrong-ranks", what, "train.engine", fix))
 
 
-def _gathered(value: Any) -> list[Any]:
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+def _has(values: Mapping[str, Any], name: str) -> str:
+    return f"has {values[name]}" if name in values else "does not have it"
+
+
+def _told(component: Locked) -> str:
+    return f"{component['version']}, contract {component['contract']}, hash {component['hash'][:12]}"
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Every value of a config by its dotted path."""
+    if not isinstance(value, (dict, list)) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {key: leaf for name, item in items for key, leaf in _leaves(item, f"{path}.{name}".lstrip(".")).items()}

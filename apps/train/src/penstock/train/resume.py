@@ -37,6 +37,13 @@ class Change:
         return f"{self.path}: was {self.before}, is {self.now}"
 
 
+# What a run did whose config was written before there was such a field.
+BEFORE_THERE_WAS = {
+    ("train", "engine"): {("train", "engine", "use"): "penstock-train:local"},
+    ("train", "objective"): {("train", "objective", "use"): "penstock-train:next-token"},
+}
+
+
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     """Every value in which `config` differs from the one that the run has. A section that `config` leaves out counts
     where it marks a setting, which then has its default; a section of an app that is not installed does not."""
@@ -45,6 +52,9 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     written = config.model_dump(mode="json", exclude_unset=True)
     before = _leaves(ours)
     now = _leaves({name: whole[name] if name in ours else written.get(name, whole[name]) for name in [*held, *ours]})
+    for field, meant in BEFORE_THERE_WAS.items():
+        if not any(path[: len(field)] == field for path in before):
+            before |= meant
     found = [
         Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
         for path in sorted({*before, *now})

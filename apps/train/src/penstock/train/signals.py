@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from penstock.run import messages
-
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
@@ -21,13 +19,14 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one acts at once."""
+def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step, which `say` hears of; a second one acts
+    at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        messages.note("\nstopping after this step and writing a checkpoint; once more to stop at once")
+        say("\nstopping after this step and writing a checkpoint; once more to stop at once")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, previous[each])
 

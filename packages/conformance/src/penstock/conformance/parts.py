@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Router, Routing
+from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 
 VOCABULARY = 32
@@ -68,10 +68,12 @@ class HalvingQuantizer:
 class TinyModel(nn.Module):
     """A `LanguageModel` of an embedding, a matrix and a head, always the same one; its "quantizer" halves the matrix.
 
+    A position sees itself alone, so that padding changes nothing.
     Its config has the keys that readers of config.json look for, and names no architecture that exists.
     """
 
     vocabulary_size = VOCABULARY
+    compute_dtype = torch.float32
     embedding: nn.Parameter
     middle: nn.Parameter
     head: nn.Parameter
@@ -87,20 +89,28 @@ class TinyModel(nn.Module):
     def routers(self) -> Mapping[int, Router]:
         return {}
 
-    def forward(self, token_BS: Tensor, *, cache: Any = None) -> ModelOutput:
-        return ModelOutput(F.embedding(token_BS, self.embedding) @ (self.middle.T / 2), {})
+    def forward(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput:
+        inputs = Inputs.of(inputs)
+        inputs.require_only(type(self).__name__, "real_BS")
+        return ModelOutput(F.embedding(inputs.token_BS, self.embedding) @ (self.middle.T / 2), {})
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         return hidden_BSD @ self.head.T
 
-    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        logits_BSV = self.logits(self(token_BS).hidden_BSD)
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        output, counted_BS = self(inputs), Inputs.of(inputs).counted(mask_BS)
+        logits_BSV = self.logits(output.hidden_BSD)
         nll_BS = F.cross_entropy(logits_BSV.flatten(0, 1), target_BS.flatten(), reduction="none").view_as(target_BS)
-        counted_BS = nll_BS if mask_BS is None else nll_BS * mask_BS
-        return LossOutput(counted_BS.sum(), counted_BS.detach(), {})
+        if counted_BS is not None:
+            nll_BS = nll_BS.masked_fill(~counted_BS, 0)
+        return LossOutput(nll_BS.sum(), nll_BS.detach(), output.routings)
+
+    def new_cache(self, batch: int, capacity: int) -> None:
+        return None
 
     @torch.no_grad()
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        token_BS = Inputs.of(inputs).token_BS
         for _ in range(tokens):
             next_B1 = self.logits(self(token_BS).hidden_BSD[:, -1:]).argmax(-1)
             token_BS = torch.cat((token_BS, next_B1), dim=1)

@@ -10,24 +10,15 @@ Shape suffixes: B batch (the rows of one part), S sequence, N windows asked for,
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
+from penstock.hooks.contracts import TokenSource
 from penstock.hooks.problems import Problem, ProblemError
 
 # Four rounds are the minimum for a strong pseudo-random permutation (Luby and Rackoff, 1988); with halves of a few
 # bits more are needed to forget the key schedule, and eight still cost microseconds.
 _ROUNDS = 8
 _GOLDEN = 0x9E3779B97F4A7C15
-
-
-class TokenSource(Protocol):
-    """What an order reads from: `TokenSplit`, or anything else with a length and slices."""
-
-    tokens: int
-
-    def slice(self, start: int, stop: int) -> np.ndarray: ...
 
 
 class TokenOrder:

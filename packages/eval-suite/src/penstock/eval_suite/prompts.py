@@ -15,18 +15,9 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
     kept = context.rstrip()
     text = context[len(kept) :] + text
     if not kept:
-        return Likelihood([end_of_text(tokenizer)], tokenizer.encode(text))
+        return Likelihood([tokenizer.end_of_text], tokenizer.encode(text))
     before = tokenizer.encode(kept)
     return Likelihood(before, tokenizer.encode(kept + text)[len(before) :])
-
-
-def end_of_text(tokenizer: Tokenizer) -> int:
-    """The token that ends a document and begins one."""
-    token: int | None = getattr(tokenizer, "end_of_text", None)
-    if token is None:
-        what = f"{type(tokenizer).__name__} has no end-of-text token"
-        raise ProblemError(Problem("no-end-of-text", what, "tokenizer", "give it `end_of_text`, the token's number"))
-    return token
 
 
 def refuse_shots(context: TaskContext, task: str) -> None:

@@ -77,7 +77,7 @@ class Prepared:
 
     def _compute(self, model: LanguageModel, answers: AnswerStore, batch_size: int, progress: Progress | None) -> None:
         rows = {answers.key(row): row for each in self.asked for _, rows in each.requests for row in rows}
-        stop_token = getattr(self.context.tokenizer, "end_of_text", None)
+        stop_token = self.context.tokenizer.end_of_text
         done = sum(key in answers for key in rows)
         _tell(progress, done, len(rows))
         for batch in _batches(rows, batch_size):

@@ -58,7 +58,7 @@ class Heldout:
                 Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "prepare its data with some")
             )
         token_N = np.asarray(context.heldout)[: self.max_tokens]
-        yield Item("heldout", _Stream(token_N, _byte_lengths(context.tokenizer)[token_N[1:]]))
+        yield Item("heldout", _Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]]))
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
         return [Rolling(item.document.token_N, context.sequence_length, self.stride)]
@@ -97,7 +97,7 @@ class WikiText2:
         token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
         _check_lossless(context.tokenizer, token_N, text)
         cut_at = len(text.encode()) if len(text) < len(whole) else 0
-        stream = _Stream(token_N, _byte_lengths(context.tokenizer)[token_N[1:]], count_words(text), cut_at)
+        stream = _Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]], count_words(text), cut_at)
         yield Item("wiki.test.raw", stream)
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
@@ -178,16 +178,8 @@ def _require_stride(stride: int | None, context: TaskContext) -> None:
         raise ProblemError(Problem("bad-value", what, "stride", "tokens between two windows would never be scored"))
 
 
-def _byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Bytes of each token [V]; 0 for special tokens."""
-    if not hasattr(tokenizer, "byte_lengths"):
-        what = f"{type(tokenizer).__name__} does not know the bytes of its tokens"
-        raise ProblemError(Problem("no-byte-lengths", what, "tokenizer", "give it `byte_lengths()`, int64 [V]"))
-    return np.asarray(cast(Any, tokenizer).byte_lengths(), dtype=np.int64)
-
-
 def _check_lossless(tokenizer: Tokenizer, tokens: NDArray[np.int64], text: str) -> None:
-    kept, given = int(_byte_lengths(tokenizer)[tokens].sum()), len(text.encode())
+    kept, given = int(tokenizer.byte_lengths()[tokens].sum()), len(text.encode())
     if kept != given:
         what = f"the tokens hold {kept} bytes of a text of {given}, so bits per byte would be wrong"
         raise ProblemError(Problem("lossy-tokenizer", what, "tokenizer", "use a byte-level one"))

@@ -1,19 +1,23 @@
-"""What the config of every architecture has in common: which components stand inside the model.
+"""What the config of every architecture has in common: the components inside the model, its vocabulary, its limits.
 
 An architecture's schema extends `ArchitectureSettings`, so `model.router` and its kin read the same for all of them.
-The application builds these components and hands them over (`make_router`, `quantizer`); the fields that the schema
-adds are the keyword arguments of the architecture's target.
+The application builds these components and hands them over (`make_router`, `quantizer`); the other fields are the
+keyword arguments of the architecture's target, `vocab_size` and `eos_token_id` among them.
 Per-layer composition is collect, check, apply: two owners of one layer are an error that names both.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from typing import Annotated, TypeAlias
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, TypeAlias
 
-from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from pydantic import Field
+
+from penstock.hooks.first_contract import reading_tokens
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.registry import Choice, broken
 from penstock.hooks.schema import OfKind, Schema
 
 RouterChoice: TypeAlias = Annotated[Choice, OfKind("router")]
@@ -44,6 +48,72 @@ class ArchitectureSettings(Schema):
     """The low-precision weight format to train for; null trains plain weights."""
     overrides: list[LayerOverride] = []
     """Other components for some layers; a layer may be claimed once."""
+    vocab_size: int | None = Field(default=None, gt=0)
+    """Rows of the embedding; null takes the tokenizer's."""
+    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
+    """The token or tokens that end a text; null takes the tokenizer's."""
+
+    @property
+    def expert_layers(self) -> Sequence[int]:
+        """Indices of the layers for which a run makes routers; none by default."""
+        return ()
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model can read or is promised to; None: no limit is known."""
+        return None
+
+
+# The fields that the application builds; the others are arguments of the target.
+BUILT = frozenset({"router", "balance", "sharing", "quantizer", "overrides"})
+
+
+def architecture_settings(choice: Choice) -> ArchitectureSettings:
+    """The settings of a chosen architecture; raises `ProblemError` where its schema is not one of architectures."""
+    if isinstance(choice.settings, ArchitectureSettings):
+        return choice.settings
+    schema = "no schema" if choice.settings is None else f"the schema {type(choice.settings).__name__}"
+    error = TypeError(f"it has {schema}, which does not extend penstock.hooks.architecture.ArchitectureSettings")
+    raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN)
+
+
+def build_architecture(choice: Choice, **context: Any) -> Any:
+    """Calls an architecture's target with the settings that are its own, and the context, which overrides them.
+
+    A model of contract 1 is called with tokens alone (see `first_contract`). Raises `ProblemError` for a target that
+    does not take an argument.
+    """
+    own = {name: value for name, value in choice.arguments().items() if name not in BUILT}
+    target, arguments = choice.entry.imported(choice.entry.component.target), {**own, **context}
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN) from error
+    model = target(**arguments)
+    return model if choice.entry.component.contract > 1 else reading_tokens(model)
+
+
+def unanswered_asks(choice: Choice, path: str = "model") -> list[Problem]:
+    """A problem for each router that asks for token ids inside an architecture that has none to give it."""
+    settings = architecture_settings(choice)
+    inner = getattr(settings, "base", None)
+    problems = unanswered_asks(inner, f"{path}.base") if isinstance(inner, Choice) else []
+    if "token-ids" in choice.entry.component.capabilities:
+        return problems
+    routers = {f"{path}.overrides.{at}.router": override.router for at, override in enumerate(settings.overrides)}
+    if settings.router is not None:
+        routers[f"{path}.router"] = settings.router
+    name = choice.entry.component.name
+    return problems + [
+        Problem(
+            "unsupported",
+            f"the router '{router.entry.component.name}' asks for token ids, and {name} does not give routers any",
+            where,
+            "take another router, or an architecture with the capability token-ids, such as glm-moe",
+        )
+        for where, router in routers.items()
+        if "token-ids" in router.entry.component.capabilities
+    ]
 
 
 def layer_routers(settings: ArchitectureSettings, layers: Iterable[int]) -> dict[int, Choice]:

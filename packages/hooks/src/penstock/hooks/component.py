@@ -17,13 +17,15 @@ KINDS: dict[str, str] = {
     "sharing": "sharing",
     "optimizer": "optimizers",
     "schedule": "schedules",
+    "objective": "objectives",
+    "engine": "engines",
     "corpus": "corpora",
     "filter": "filters",
     "task": "tasks",
     "topology": "topologies",
     "placement": "placements",
     "exporter": "exporters",
-    "engine": "engines",
+    "server": "servers",
     "tracker": "trackers",
     "observer": "observers",
     "section": "sections",
@@ -52,7 +54,12 @@ class Window:
 # Kind -> the versions of its contract that this release supports. A component that asks for another one is reported as
 # incompatible and never built. Whoever raises `newest` keeps the plugins under tests/compat working, or raises
 # `oldest` and says so.
-CONTRACTS: dict[str, Window] = {**dict.fromkeys(KINDS, Window(1, 1)), "task": Window(1, 2)}
+CONTRACTS: dict[str, Window] = {
+    **dict.fromkeys(KINDS, Window(1, 1)),
+    "architecture": Window(1, 2),  # 2: a model reads `Inputs`; one of 1 is called with tokens alone
+    "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
+    "task": Window(1, 2),
+}
 
 
 @dataclass(frozen=True, slots=True)

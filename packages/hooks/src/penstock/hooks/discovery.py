@@ -74,7 +74,7 @@ class Incompatible:
     def cause(self) -> str:
         return "; ".join(
             f"{component.kind} '{component.name}' asks for contract {component.contract}, "
-            f"and this release supports {CONTRACTS[component.kind]}"
+            f"and this release supports {CONTRACTS[component.kind]}{_since(component)}"
             for component in self.components
             if not _supported(component)
         )
@@ -178,6 +178,12 @@ def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.Plu
     except BaseException as error:  # a plugin may raise anything, SystemExit included
         return Broken(origin, error)
     return Loaded(origin, components) if all(map(_supported, components)) else Incompatible(origin, components)
+
+
+def _since(component: Component) -> str:
+    """What became of the contract that a component was written against."""
+    servers = component.kind == "engine" and component.contract == 1
+    return ": what serves a model is a 'server' now" if servers else ""
 
 
 def _supported(component: Component) -> bool:

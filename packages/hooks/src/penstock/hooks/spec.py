@@ -23,7 +23,8 @@ def architectures() -> list[Component]:
     """Language models. Called as `target(**schema, make_router=..., quantizer=...)`, returns a `LanguageModel`.
 
     `make_router(layer, hidden_size=..., experts=...)` returns the `Router` of one layer; `quantizer` is a `Quantizer`
-    or None.
+    or None. The schema extends `penstock.hooks.architecture.ArchitectureSettings`, of whose fields `vocab_size` and
+    `eos_token_id` are among the arguments. The model of contract 2 reads `Inputs`, that of contract 1 a Tensor.
 
     >>> Component(kind="architecture", name="glm-moe", target="penstock.moe_core.glm.model:GlmMoe",
     ...           config="penstock.moe_core.glm.config:GlmMoeConfig", summary="GLM-4.x mixture of experts").kind
@@ -34,6 +35,8 @@ def architectures() -> list[Component]:
 @hookspec
 def routers() -> list[Component]:
     """Choosers of experts. Called as `target(**schema, hidden_size=D, experts=E)`, returns a `Router`.
+
+    A router with an attribute `asks` (see `AskingRouter`) is called with what it names beside hidden states.
 
     >>> Component(kind="router", name="my-router", target="my_package.router:MyRouter",
     ...           config="my_package.config:MyRouterConfig", summary="Top-k of a cosine score").kind
@@ -105,6 +108,29 @@ def schedules() -> list[Component]:
 
 
 @hookspec
+def objectives() -> list[Component]:
+    """What training minimises. Called as `target(**schema)`, returns an `Objective`, whose `prepare` gets the run's
+    `TrainingData`. What is wrong with files that the settings name is raised when it is built, before any work.
+
+    >>> Component(kind="objective", name="next-token", target="penstock.train.objectives.next_token:NextToken",
+    ...           summary="Every token from those before it").kind
+    'objective'
+    """
+
+
+@hookspec
+def engines() -> list[Component]:
+    """Holders of the model in training, alone or as ranks. Called as `target(**schema, device=torch.device)`, returns
+    an `Engine`. An engine of several ranks joins the others then, and raises a problem where it was not started as one
+    of them. Contract 2: in the first, this kind was what is `server` now.
+
+    >>> Component(kind="engine", name="local", target="penstock.train.engines.local:LocalEngine",
+    ...           summary="One process, one device", contract=2).kind
+    'engine'
+    """
+
+
+@hookspec
 def corpora() -> list[Component]:
     """Sources of text. Called as `target(**schema)`, returns a `Corpus`.
 
@@ -167,12 +193,12 @@ def exporters() -> list[Component]:
 
 
 @hookspec
-def engines() -> list[Component]:
-    """Serving engines. Called as `target(**schema)`, returns an object with `command(model_folder, port)`: the argument
-    list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
+def servers() -> list[Component]:
+    """Servers of an exported model. Called as `target(**schema)`, returns an object with `command(model_folder, port)`:
+    the argument list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
 
-    >>> Component(kind="engine", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
-    'engine'
+    >>> Component(kind="server", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
+    'server'
     """
 
 

@@ -13,8 +13,19 @@ def architectures() -> list[Component]:
             config="penstock.moe_core.glm.config:GlmMoeConfig",
             summary="GLM-4.x mixture of experts: grouped-query attention, QK-norm, partial RoPE, shared experts",
             capabilities=frozenset(
-                {"cached", "causal", "empty-batches", "huggingface-layout", "mixed-precision", "noise-free"}
+                {
+                    "cached",
+                    "causal",
+                    "documents",
+                    "empty-batches",
+                    "huggingface-layout",
+                    "mixed-precision",
+                    "noise-free",
+                    "padding",
+                    "token-ids",
+                }
             ),
+            contract=2,
             reference="GLM-4.5, arXiv 2508.06471",
         ),
         Component(
@@ -23,7 +34,19 @@ def architectures() -> list[Component]:
             target="penstock.moe_core.frozen_base.model:frozen_base",
             config="penstock.moe_core.frozen_base.config:FrozenBaseConfig",
             summary="A model that stays as it is, and routed experts that learn beside or in place of its MLPs",
-            capabilities=frozenset({"cached", "causal", "empty-batches", "mixed-precision", "noise-free"}),
+            capabilities=frozenset(
+                {
+                    "cached",
+                    "causal",
+                    "documents",
+                    "empty-batches",
+                    "mixed-precision",
+                    "noise-free",
+                    "padding",
+                    "token-ids",
+                }
+            ),
+            contract=2,
             reference="Sparse upcycling, arXiv 2212.05055",
         ),
     ]

@@ -17,8 +17,8 @@ from penstock.pages import formats
 
 
 def write_page(template: Path, out: Path, **values: Any) -> Path:
-    """Renders an app's own template to `out`, whole or not at all. The template extends `base.html.j2` and may import
-    `cards.html.j2`; both are in this folder."""
+    """Renders an app's own template to `out`, whole or not at all. The template extends `base.html.j2`, or
+    `comparison.html.j2` for cards above one table, and may import `cards.html.j2`; they are in this folder."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader([template.parent, here]),

@@ -96,6 +96,16 @@ class RandomConfig(UnlearnedConfig):
     """Another seed draws other experts."""
 
 
+class TokenHashConfig(UnlearnedConfig):
+    """Experts by the token's id."""
+
+    k: int = Field(default=1, ge=1)
+    """Experts a token; 1 is the published router's."""
+
+    seed: int = 0
+    """Another seed draws other experts for every id."""
+
+
 class HashConfig(UnlearnedConfig):
     """Experts by locality-sensitive hashing."""
 

@@ -1,8 +1,8 @@
 """Routers that learn nothing: what a learned router must beat.
 
-`Random` knows nothing of the token, `Hash` sends what is similar the same way, `RoundRobin` is perfectly even, and
-`FrozenTopK` is a learned router before its first step. The first three weigh all k experts alike, and have no bias to
-balance with.
+`Random` knows nothing of the token, `TokenHash` knows its id alone, `Hash` sends what is similar the same way,
+`RoundRobin` is perfectly even, and `FrozenTopK` is a learned router before its first step. All but the last weigh the k
+experts of a token alike, and have no bias to balance with.
 
 Shape suffixes: T tokens, K experts a token, E experts, D model width, P planes.
 """
@@ -20,8 +20,8 @@ from penstock.routers.keyed import keys_of_integers, keys_of_rows, uniform
 from penstock.routers.topk import SigmoidTopK, check_k, no_autocast
 
 
-class UnlearnedRouter(nn.Module, ABC):
-    """Chooses by a fixed rule; every expert has the score 1 / E, and every choice the weight `scale` / k."""
+class AlikeRouter(nn.Module):
+    """Every expert has the score 1 / E, and every choice the weight `scale` / k."""
 
     e_score_correction_bias = None
 
@@ -30,19 +30,42 @@ class UnlearnedRouter(nn.Module, ABC):
         check_k(k, experts)
         self.hidden_size, self.experts, self.k, self.scale = hidden_size, experts, k, scale
 
+    def routing_to(self, expert_TK: Tensor) -> Routing:
+        logits_TE = torch.zeros(len(expert_TK), self.experts, dtype=torch.float32, device=expert_TK.device)
+        weight_TK = torch.full_like(expert_TK, self.scale / self.k, dtype=torch.float32)
+        return Routing(expert_TK, weight_TK, logits_TE, torch.full_like(logits_TE, 1 / self.experts))
+
+    def extra_repr(self) -> str:
+        return f"{self.k} of {self.experts} experts"
+
+
+class UnlearnedRouter(AlikeRouter, ABC):
+    """Chooses by a fixed rule over hidden states."""
+
     @abstractmethod
     def experts_of(self, hidden_TD: Tensor) -> Tensor:
         """int64 [T, K] of fp32 hidden states."""
 
     def forward(self, hidden_TD: Tensor) -> Routing:
         with torch.no_grad(), no_autocast(hidden_TD.device.type):
-            expert_TK = self.experts_of(hidden_TD.float())
-        logits_TE = torch.zeros(len(hidden_TD), self.experts, dtype=torch.float32, device=hidden_TD.device)
-        weight_TK = torch.full_like(expert_TK, self.scale / self.k, dtype=torch.float32)
-        return Routing(expert_TK, weight_TK, logits_TE, torch.full_like(logits_TE, 1 / self.experts))
+            return self.routing_to(self.experts_of(hidden_TD.float()))
 
-    def extra_repr(self) -> str:
-        return f"{self.k} of {self.experts} experts"
+
+class TokenHash(AlikeRouter):
+    """Hash layers as published (arXiv 2106.04426): k experts that follow from a token's id and nothing else.
+
+    The published table draws an expert for each id at random; here the draw follows from the id and `seed`, so that
+    there is no table to size by the vocabulary or to save. Layers with other seeds draw other experts.
+    """
+
+    asks = frozenset({"token_T"})
+
+    def __init__(self, hidden_size: int, experts: int, *, k: int = 1, scale: float = 1.0, seed: int = 0) -> None:
+        super().__init__(hidden_size, experts, k=k, scale=scale)
+        self.seed = seed
+
+    def forward(self, hidden_TD: Tensor, *, token_T: Tensor) -> Routing:
+        return self.routing_to(uniform(keys_of_integers(token_T, self.seed), self.experts).topk(self.k, dim=-1).indices)
 
 
 class Random(UnlearnedRouter):
@@ -60,7 +83,7 @@ class Random(UnlearnedRouter):
 class Hash(UnlearnedRouter):
     """k experts by the side of `planes` random planes on which a hidden state lies.
 
-    Hash layers (arXiv 2106.04426) hash the token; a router here sees hidden states and hashes those, by random
+    Hash layers (arXiv 2106.04426) hash the token's id, as `TokenHash` does; this one hashes hidden states, by random
     hyperplanes, so that similar ones share their experts. 2^planes buckets are scattered over the experts: few planes
     are uneven, many are as good as random.
     """

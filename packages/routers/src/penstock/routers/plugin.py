@@ -13,7 +13,9 @@ ALWAYS = frozenset(
 # A token is routed by its own hidden state, and by nothing else.
 ALONE = ALWAYS | {"batch-invariant", "permutation-equivariant"}
 SAME_IN_TRAINING = frozenset({"same-in-training"})
-LEARNED = frozenset({"exact-gradient", "trainable"})
+# A given choice of experts is weighed as the router's own.
+REPLAYABLE = frozenset({"replayable"})
+LEARNED = frozenset({"exact-gradient", "trainable"}) | REPLAYABLE
 # Under default settings: a `capacity` takes away what ALONE adds and "dropless", `noise` takes "same-in-training".
 TOP_K = ALONE | SAME_IN_TRAINING | LEARNED
 
@@ -90,15 +92,22 @@ def routers() -> list[Component]:
             "cluster:Cluster",
             "ClusterConfig",
             "Nearest centroids of the hidden states, k-means updated online",
-            ALONE | SAME_IN_TRAINING | {"exact-gradient"},
+            ALONE | SAME_IN_TRAINING | REPLAYABLE | {"exact-gradient"},
+        ),
+        _router(
+            "token-hash",
+            "controls:TokenHash",
+            "TokenHashConfig",
+            "Baseline: experts by a hash of the token's id, as hash layers were published",
+            ALONE | SAME_IN_TRAINING | {"token-ids"},
+            "arXiv 2106.04426",
         ),
         _router(
             "hash",
             "controls:Hash",
             "HashConfig",
-            "Control: similar hidden states share experts that nobody chose",
+            "Baseline: experts by a locality-sensitive hash of the hidden state",
             ALONE | SAME_IN_TRAINING,
-            "arXiv 2106.04426",
         ),
         _router(
             "random",
@@ -112,7 +121,7 @@ def routers() -> list[Component]:
             "controls:FrozenTopK",
             "TopKConfig",
             "Control: sigmoid-topk with a gate that is never trained",
-            ALONE | SAME_IN_TRAINING | {"exact-gradient"},
+            ALONE | SAME_IN_TRAINING | REPLAYABLE | {"exact-gradient"},
         ),
         _router(
             "round-robin",

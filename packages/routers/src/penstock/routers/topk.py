@@ -9,7 +9,8 @@ rounding sends tokens elsewhere:
 - Groups that are not kept are filled with -inf. Filling with 0, as old releases did, picks experts of dropped groups
   wherever the kept ones have a negative biased score.
 
-What goes beyond it is off by default: temperature, exploration noise in training, and a capacity.
+What goes beyond it is off by default: temperature, exploration noise in training, a capacity, and experts that are
+given instead of chosen (replay).
 
 Shape suffixes: T tokens, D model width, E experts, K experts a token, G groups.
 """
@@ -51,6 +52,7 @@ class TopKRouter(nn.Module, ABC):
     """
 
     score_function: ClassVar[str]
+    asks = frozenset({"expert_TK"})
     weight: Tensor
     e_score_correction_bias: Tensor
 
@@ -112,19 +114,26 @@ class TopKRouter(nn.Module, ABC):
         noise_TE = gumbel(keys_of_rows(logits_TE, self.noise_seed), self.experts)
         return self.scores(logits_TE + self.noise * noise_TE)
 
-    def forward(self, hidden_TD: Tensor) -> Routing:
-        """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free."""
+    def forward(self, hidden_TD: Tensor, *, expert_TK: Tensor | None = None) -> Routing:
+        """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free.
+
+        Experts that are given are not chosen again; their weights are those of the scores now, with a gradient.
+        """
         with no_autocast(hidden_TD.device.type):
             logits_TE = self.gate(hidden_TD.float())
         warm_TE = logits_TE if self.temperature == 1 else logits_TE / self.temperature
         score_TE = self.scores(warm_TE)
-        choice_TE = self._within_kept_groups(self.choice_scores(warm_TE, score_TE) + self.e_score_correction_bias)
-        expert_TK = choice_TE.topk(self.k, dim=-1, sorted=False).indices
+        if expert_TK is None:
+            expert_TK = self._chosen(warm_TE, score_TE)
         weight_TK = score_TE.gather(-1, expert_TK)
         if self.normalize:
             weight_TK = weight_TK / (weight_TK.sum(dim=-1, keepdim=True) + 1e-20)
         routing = Routing(expert_TK, weight_TK * self.scale, logits_TE, score_TE)
         return routing if self.capacity is None else self._within_capacity(routing, self.capacity)
+
+    def _chosen(self, warm_TE: Tensor, score_TE: Tensor) -> Tensor:
+        choice_TE = self._within_kept_groups(self.choice_scores(warm_TE, score_TE) + self.e_score_correction_bias)
+        return choice_TE.topk(self.k, dim=-1, sorted=False).indices
 
     def _within_capacity(self, routing: Routing, factor: float) -> Routing:
         tokens = routing.expert_TK.shape[0]

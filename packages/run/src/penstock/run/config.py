@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from penstock.hooks.architecture import architecture_settings, layer_routers, unanswered_asks
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -21,7 +22,9 @@ RESOLVED = "config.resolved.yaml"
 
 ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 CorpusChoice: TypeAlias = Annotated[Choice, OfKind("corpus")]
+EngineChoice: TypeAlias = Annotated[Choice, OfKind("engine")]
 FilterChoice: TypeAlias = Annotated[Choice, OfKind("filter")]
+ObjectiveChoice: TypeAlias = Annotated[Choice, OfKind("objective")]
 ObserverChoice: TypeAlias = Annotated[Choice, OfKind("observer")]
 OptimizerChoice: TypeAlias = Annotated[Choice, OfKind("optimizer")]
 ScheduleChoice: TypeAlias = Annotated[Choice, OfKind("schedule")]
@@ -66,9 +69,13 @@ class TrainSettings(Schema):
     tokens: int = Field(gt=0)
     """Tokens to train on; rounded up to whole steps."""
     batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
-    """Sequences of an optimizer step, over all micro-batches."""
+    """Sequences of an optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)
-    """Sequences of one forward pass; null takes the whole batch at once."""
+    """Sequences of one forward pass; null takes a rank's share of the batch at once."""
+    objective: ObjectiveChoice = _use("next-token")
+    """What is minimised, and which batches it is measured on."""
+    engine: Annotated[EngineChoice, OnResume.FREE] = _use("local")
+    """Who holds the model and computes gradients: one process, or several as ranks that torchrun starts."""
     optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
     """What turns gradients into steps."""
     schedule: ScheduleChoice = _use("cosine")
@@ -154,6 +161,15 @@ def load_run_config(
     The config holds the sections that it writes and those that the running command `owns`. A section of an app that is
     not installed is a problem that names the package; in the config of a run it is kept as it is.
     """
+    config, document = read_run_config(path, overrides, registry, owns=owns)
+    check_positions(config, document)
+    return config, document
+
+
+def read_run_config(
+    path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
+) -> tuple[RunConfig, ConfigDocument]:
+    """The same for the config of a run that exists, which may be from before the length of sequences was checked."""
     envelope = envelope_of(registry)
     written = read_config(path)
     absent: dict[str, Any] = {}
@@ -197,7 +213,7 @@ def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Re
 
 def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
     """Raises `ProblemError` where the tokenizer may make tokens that the model has no embedding for."""
-    embeddings = getattr(config.model.settings, "vocab_size", None)
+    embeddings = architecture_settings(config.model).vocab_size
     tokens = config.data.tokenizer.vocab_size
     if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
         what = f"the model has {embeddings} embeddings, and data.tokenizer.vocab_size is {tokens}"
@@ -205,23 +221,29 @@ def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
         raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or make it as large"))
 
 
-def check_layers(config: RunConfig, document: ConfigDocument) -> None:
-    """Per-layer composition: raises `ProblemError` with every conflict, each with the line that it is written on."""
-    from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+def check_positions(config: RunConfig, document: ConfigDocument) -> None:
+    """Raises `ProblemError` where sequences are longer than the architecture says that it can read."""
+    positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
+    if positions is not None and length > positions:
+        what = f"sequences have {length} tokens, and the model reads {positions} positions"
+        where = document.where(("data", "sequence_length"))
+        raise ProblemError(Problem("bad-value", what, where, "shorten them, or give the model more positions"))
 
-    settings = config.model.settings
-    if not isinstance(settings, ArchitectureSettings):
-        return
+
+def check_layers(config: RunConfig, document: ConfigDocument) -> None:
+    """Per-layer composition: raises `ProblemError` with every conflict and every router that the architecture cannot
+    serve, each with the line that it is written on."""
     try:
-        layer_routers(settings, getattr(settings, "expert_layers", ()))
+        settings = architecture_settings(config.model)
+        layer_routers(settings, settings.expert_layers)
+        if problems := unanswered_asks(config.model):
+            raise ProblemError(problems)
     except ProblemError as error:
         raise ProblemError(
-            [
-                Problem(problem.code, problem.what, document.where(_location(problem.where)), problem.fix)
-                for problem in error.problems
-            ]
+            [replace(problem, where=document.where(_location(problem.where))) for problem in error.problems],
+            error.exit_code,
         ) from None
 
 
 def _location(path: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
+    return tuple(int(part) if part.isdigit() else part for part in (path or "model").split("."))

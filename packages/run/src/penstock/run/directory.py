@@ -31,7 +31,7 @@ from penstock.hooks.atomic import read_json, sync, sync_files, write_json
 from penstock.hooks.config import ConfigDocument, Schema, dump_config, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RESOLVED, RunConfig, digest, load_run_config
+from penstock.run.config import RESOLVED, RunConfig, digest, read_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
 
 Section = TypeVar("Section", bound=Schema)
@@ -96,7 +96,7 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return load_run_config(self.path / RESOLVED, (), registry)[0]
+        return read_run_config(self.path / RESOLVED, (), registry)[0]
 
     def section(self, name: str, schema: type[Section], registry: Registry) -> Section:
         """The run's settings of one section, its defaults where the run does not hold it. No other part of the config

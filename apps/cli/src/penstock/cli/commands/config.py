@@ -10,7 +10,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument
-from penstock.hooks.architecture import layer_routers
+from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -82,7 +82,7 @@ def explain_command(
 def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Registry, path: str) -> list[Setting]:
     """The router of one layer and which part of the config gave it to the layer."""
     check_layers(run_config, document)
-    settings = run_config.model.settings
+    settings = architecture_settings(run_config.model)
     by_name = {f"layers.{layer}.mlp": layer for layer in settings.expert_layers}
     name = ".".join(path.split(".")[:3])
     if name not in by_name:

@@ -43,7 +43,7 @@ STARTERS: dict[str, Starter] = {
         "A small mixture of experts with causal attention",
         "model: {use: NAME, router: {use: sigmoid-topk, k: 2}}",
         (TORCH,),
-        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free"),
+        ("causal", "compilable", "empty-batches", "mixed-precision", "noise-free", "token-ids"),
     ),
     "router": Starter(
         "Top-k of the cosine between token and expert",
@@ -101,6 +101,10 @@ STARTERS: dict[str, Starter] = {
         ("bf16-parameters",),
     ),
     "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
+    "objective": Starter(
+        "Next token of the later part of each window", "train: {objective: {use: NAME}}", (NUMPY, TORCH)
+    ),
+    "engine": Starter("One process on one device", "train: {engine: {use: NAME}}", (TORCH,)),
     "corpus": Starter("One document for each line of a file", "data: {corpus: {use: NAME, file: text.txt}}"),
     "filter": Starter(
         "Drops documents that are short",
@@ -124,7 +128,7 @@ STARTERS: dict[str, Starter] = {
         ("equal-slots", "load-aware"),
     ),
     "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
-    "engine": Starter("The server of vLLM as a process", 'registry.build("engine", "NAME")'),
+    "server": Starter("The server of vLLM as a process", 'registry.build("server", "NAME")'),
     "tracker": Starter(
         "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
     ),
@@ -256,7 +260,7 @@ def _use(line: str) -> str:
     if line.startswith("penstock "):
         return f"```sh\n{line}\n```"
     if line.startswith("registry."):
-        return f"```python\nfrom penstock.hooks import Registry\n\nengine = Registry.discover().{line[9:]}\n```"
+        return f"```python\nfrom penstock.hooks import Registry\n\nserver = Registry.discover().{line[9:]}\n```"
     return f"In a run's config:\n\n```yaml\n{line}\n```"
 
 

@@ -7,16 +7,19 @@ those that start at zero would hide what depends on them.
 
 from __future__ import annotations
 
-from penstock.conformance.laws.models import construction, passes, state, training
+from penstock.conformance.laws.models import construction, inputs, passes, state, training
 
 CAPABILITIES = {
     "cached": "`new_cache(batch, capacity)` makes a cache with which a text may be read piece by piece",
     "causal": "the logits of a position depend on no later token",
     "compilable": "torch.compile takes a pass whole",
+    "documents": "documents of one row are kept apart (`Inputs.document_BS`)",
     "empty-batches": "a batch without texts passes, forward and backward",
     "huggingface-layout": "config.json and the names of tensors are those of a class of transformers",
     "mixed-precision": "with `compute_dtype` bf16 the model computes in bf16, parameters and gradients staying fp32",
     "noise-free": "training computes the same logits as evaluation: there is no dropout and no jitter",
+    "padding": "texts of unequal length are padded on either side (`Inputs.real_BS`)",
+    "token-ids": "routers are given the token ids that they ask for",
 }
 
-LAWS = (*construction.LAWS, *passes.LAWS, *training.LAWS, *state.LAWS)
+LAWS = (*construction.LAWS, *passes.LAWS, *inputs.LAWS, *training.LAWS, *state.LAWS)

@@ -103,9 +103,9 @@ def _schema(subject: Subject) -> type[Schema]:
 
 def _added_by_the_kind(subject: Subject) -> set[str]:
     """Fields that the application uses up: it builds what they name."""
-    from penstock.hooks.architecture import ArchitectureSettings
+    from penstock.hooks.architecture import BUILT
 
-    return set(ArchitectureSettings.model_fields) if subject.component.kind == "architecture" else set()
+    return set(BUILT) if subject.component.kind == "architecture" else set()
 
 
 LAWS = laws_in(globals())

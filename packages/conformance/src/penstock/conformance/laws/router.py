@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from penstock.conformance.law import laws_in
 from penstock.conformance.laws import (
+    router_asks,
     router_batches,
     router_bias,
     router_gradients,
@@ -30,9 +31,20 @@ CAPABILITIES: dict[str, str] = {
     "no-host-sync": "a forward pass reads no value of a tensor, and so never waits for the device",
     "normalized": "the weights of a token sum to 1, or to the setting `scale`",
     "permutation-equivariant": "tokens in another order are routed as before",
+    "replayable": "experts that are given are weighed as if the router had chosen them",
     "same-in-training": "training mode routes as evaluation mode does",
+    "token-ids": "the router asks for the ids of its tokens",
     "trainable": "the gradient of the weights reaches a parameter",
 }
 # In an order in which no law needs a later one.
-_PARTS = (router_routing, router_slots, router_bias, router_batches, router_gradients, router_state, router_numerics)
+_PARTS = (
+    router_routing,
+    router_slots,
+    router_bias,
+    router_batches,
+    router_gradients,
+    router_asks,
+    router_state,
+    router_numerics,
+)
 LAWS = tuple(law for part in _PARTS for law in laws_in(vars(part)))

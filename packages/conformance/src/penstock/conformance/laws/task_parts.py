@@ -81,20 +81,17 @@ class TableModel(nn.Module):
             self.table_VV.copy_(state["table"])
 
 
-class PlainTokenizer:
-    """Token b is byte b: all that the contract asks of a tokenizer."""
+class ByteTokenizer:
+    """Token b is byte b."""
 
     vocabulary_size = BYTES
+    end_of_text = 0
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
     def decode(self, tokens: Any) -> str:
         return bytes(int(token) for token in tokens).decode(errors="replace")
-
-
-class ByteTokenizer(PlainTokenizer):
-    """Knows, as tokenizers of `data-prep` do, how many bytes a token has."""
 
     def byte_lengths(self) -> Any:
         return np.ones(BYTES, dtype=np.int64)

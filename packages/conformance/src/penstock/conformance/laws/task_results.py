@@ -17,7 +17,6 @@ from penstock.conformance.laws import task_questions
 from penstock.conformance.laws.task_parts import (
     BYTES,
     TASK,
-    PlainTokenizer,
     TableModel,
     a_context,
     evaluate,
@@ -152,19 +151,6 @@ def nothing_held_out_is_answered_or_refused(subject: Subject) -> None:
         except ProblemError:
             continue
         expect(isinstance(result, TaskResult), f"the result is a {type(result).__name__}")
-
-
-@law(TASK, needs=(the_result_is_a_task_result,))
-def a_tokenizer_that_only_keeps_the_contract_is_taken_or_refused(subject: Subject) -> None:
-    """A tokenizer with nothing but `encode`, `decode` and `vocabulary_size` gives a result, or a `ProblemError`.
-
-    Check for whatever more the task needs, and name it.
-    """
-    try:
-        result = result_of(subject, random_model(), tokenizer=PlainTokenizer())
-    except ProblemError:
-        return
-    expect(isinstance(result, TaskResult), f"the result is a {type(result).__name__}")
 
 
 @law(TASK, needs=(metrics_are_finite_floats,))

@@ -6,7 +6,7 @@ this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer
+from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import (
     Answer,
     Generate,
@@ -24,6 +24,7 @@ from penstock.hooks.contracts.evaluation import (
     TaskV1,
 )
 from penstock.hooks.contracts.model import (
+    Generative,
     Inputs,
     LanguageModel,
     LossOutput,
@@ -38,6 +39,7 @@ from penstock.hooks.contracts.model import (
 )
 from penstock.hooks.contracts.network import Placement, Topology
 from penstock.hooks.contracts.routing import (
+    AskingRouter,
     BalanceLoss,
     Balancer,
     BatchLoad,
@@ -50,21 +52,36 @@ from penstock.hooks.contracts.routing import (
 )
 from penstock.hooks.contracts.serving import Exporter
 from penstock.hooks.contracts.tensors import Array, Tensor
-from penstock.hooks.contracts.training import Observer, Schedule, StepRecord, Tracker
+from penstock.hooks.contracts.training import (
+    Batch,
+    Engine,
+    Objective,
+    ObjectiveOutput,
+    Observer,
+    Schedule,
+    StepModule,
+    StepRecord,
+    Tracker,
+    TrainingData,
+)
 
 __all__ = [
     "Answer",
     "Array",
+    "AskingRouter",
     "BalanceLoss",
     "Balancer",
+    "Batch",
     "BatchLoad",
     "Corpus",
     "Document",
     "DocumentFilter",
+    "Engine",
     "ExpertLoad",
     "Exporter",
     "Generate",
     "GenerateAnswer",
+    "Generative",
     "Inputs",
     "Interval",
     "Item",
@@ -73,6 +90,8 @@ __all__ = [
     "LikelihoodAnswer",
     "LossOutput",
     "ModelOutput",
+    "Objective",
+    "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
     "ParameterRole",
@@ -91,13 +110,16 @@ __all__ = [
     "Schedule",
     "SharingPlan",
     "SharingStrategy",
+    "StepModule",
     "StepRecord",
     "Task",
     "TaskContext",
     "TaskResult",
     "TaskV1",
     "Tensor",
+    "TokenSource",
     "Tokenizer",
     "Topology",
     "Tracker",
+    "TrainingData",
 ]

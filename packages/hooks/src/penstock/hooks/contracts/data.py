@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.hooks.contracts.tensors import Array
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -28,10 +30,26 @@ class DocumentFilter(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. Byte-level: `decode(encode(text)) == text`."""
+    """Text to token ids and back. Byte-level: `decode(encode(text)) == text`.
+
+    `end_of_text` is the id of the token that separates texts.
+    """
 
     vocabulary_size: int
+    end_of_text: int
 
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, tokens: Sequence[int]) -> str: ...
+
+    def byte_lengths(self) -> Array:
+        """int64 [V]: the bytes of text that each token stands for; 0 for special tokens."""
+        ...
+
+
+class TokenSource(Protocol):
+    """Prepared tokens as one array of `tokens` ids; `slice` is int64 [stop - start]."""
+
+    tokens: int
+
+    def slice(self, start: int, stop: int) -> Array: ...

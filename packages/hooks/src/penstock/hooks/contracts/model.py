@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from penstock.hooks.contracts.routing import Router, Routing
 from penstock.hooks.contracts.tensors import Tensor
+from penstock.hooks.problems import Problem, ProblemError
 
 
 class ParameterRole(StrEnum):
@@ -33,8 +34,11 @@ class Inputs:
 
     `token_BS` int64. `real_BS` bool, False for padding, which no other position attends to, no router routes and no
     loss counts. `document_BS` int64, the document of each position: attention stays inside one. `position_BS` int64,
-    the positions that rotary or learned embeddings use; None counts from 0. `type_BS` int64, token types. `encoder`,
+    the positions that rotary or learned embeddings use; None counts the real positions of each row from 0. `type_BS`
+    int64, token types. `expert_BSK` int64, by layer: the experts that a router takes instead of choosing. `encoder`,
     what the encoder of an encoder-decoder model reads.
+
+    A model raises `ProblemError` for a field that it cannot honour (`require_only`); it ignores none.
     """
 
     token_BS: Tensor
@@ -42,6 +46,7 @@ class Inputs:
     document_BS: Tensor | None = None
     position_BS: Tensor | None = None
     type_BS: Tensor | None = None
+    expert_BSK: Mapping[int, Tensor] | None = None
     encoder: Inputs | None = None
 
     @classmethod
@@ -49,10 +54,35 @@ class Inputs:
         """Tokens alone are inputs of which nothing else is known."""
         return given if isinstance(given, Inputs) else cls(given)
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The fields that are given, tokens apart."""
+        names = (each.name for each in fields(self) if each.name != "token_BS")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def counted(self, mask_BS: Tensor | None) -> Tensor | None:
+        """The positions that a loss counts: those of the mask (None: all) that are real."""
+        if self.real_BS is None or mask_BS is None:
+            return mask_BS if self.real_BS is None else self.real_BS
+        return mask_BS & self.real_BS
+
+    def require_only(self, reader: str, *honoured: str) -> None:
+        """Raises `ProblemError` that names every given field that `reader` does not honour."""
+        beyond = [name for name in self.known if name not in honoured]
+        if beyond:
+            fix = "leave them out, or take an architecture that reads them"
+            raise ProblemError(
+                [Problem("unsupported", f"{reader} cannot read `{name}`", "inputs", fix) for name in beyond]
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """`hidden_BSD` after the final norm, and the routing of each mixture-of-experts layer by layer index."""
+    """`hidden_BSD` after the final norm, and the routing of each mixture-of-experts layer by layer index.
+
+    A routing has a row for each of the B*S positions. Those of padding were never routed: no slot is kept or dropped,
+    and weights, logits and scores are 0.
+    """
 
     hidden_BSD: Tensor
     routings: Mapping[int, Routing]
@@ -68,29 +98,44 @@ class LossOutput:
     routings: Mapping[int, Routing]
 
 
-class LanguageModel(Protocol):
-    """A `torch.nn.Module` that predicts the next token.
+class Generative(Protocol):
+    """What generation needs of a model; a Tensor stands for `Inputs(token_BS)`."""
 
-    `vocabulary_size` rows of the embedding; `routers` by layer index, empty for a dense model.
-    """
+    training: bool
 
-    vocabulary_size: int
+    def train(self, mode: bool = True) -> Any: ...
 
-    @property
-    def routers(self) -> Mapping[int, Router]: ...
-
-    def __call__(self, token_BS: Tensor, *, cache: Any = None) -> ModelOutput: ...
+    def __call__(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput: ...
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """[..., V] fp32."""
         ...
 
-    def next_token_loss(self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        """Loss of `target_BS` given `token_BS`, over the positions where `mask_BS` is True (None: all)."""
+    def new_cache(self, batch: int, capacity: int) -> Any:
+        """What a pass over `batch` texts fills in place, for up to `capacity` positions, so that the next pass reads
+        the tokens after them alone; it remembers which positions are padding. None: the model keeps no such state."""
         ...
 
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens] int64."""
+
+class LanguageModel(Generative, Protocol):
+    """A `torch.nn.Module` that predicts the next token.
+
+    `vocabulary_size` rows of the embedding; `compute_dtype`, a `torch.dtype` that can be set, is what the layers
+    compute in; `routers` by layer index, empty for a dense model. A Tensor stands for `Inputs(token_BS)`.
+    """
+
+    vocabulary_size: int
+    compute_dtype: Any
+
+    @property
+    def routers(self) -> Mapping[int, Router]: ...
+
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all)."""
+        ...
+
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens] int64. Prompts of unequal length are padded on the left, as `Inputs.real_BS` says."""
         ...
 
     def parameter_roles(self) -> Mapping[str, ParameterRole]:

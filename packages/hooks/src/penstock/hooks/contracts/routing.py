@@ -72,7 +72,22 @@ class Router(Protocol):
     k: int
     e_score_correction_bias: Tensor | None
 
-    def __call__(self, hidden_TD: Tensor) -> Routing: ...
+    def __call__(self, hidden_TD: Tensor) -> Routing:
+        """The routing of T tokens, none of which is padding."""
+        ...
+
+
+@runtime_checkable
+class AskingRouter(Protocol):
+    """A router that is called with more than hidden states; `asks` names what.
+
+    "token_T": the token ids of the same rows, always. "expert_TK": the experts of each row where they are given, which
+    the router then weighs instead of choosing; None where it is to choose.
+    """
+
+    asks: frozenset[str]
+
+    def __call__(self, hidden_TD: Tensor, *, token_T: Tensor, expert_TK: Tensor | None = None) -> Routing: ...
 
 
 @runtime_checkable

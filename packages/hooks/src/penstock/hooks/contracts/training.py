@@ -1,15 +1,181 @@
-"""What a training run calls and tells: schedules, trackers, observers.
+"""What a training run calls and tells: objectives, engines, schedules, trackers, observers.
 
-Shape suffixes: L mixture-of-experts layers, E experts.
+Shape suffixes: B batch, S sequence, L mixture-of-experts layers, E experts, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from penstock.hooks.contracts.tensors import Array
+from penstock.hooks.contracts.data import Tokenizer, TokenSource
+from penstock.hooks.contracts.model import Inputs, LanguageModel
+from penstock.hooks.contracts.routing import Routing
+from penstock.hooks.contracts.tensors import Array, Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What an objective makes its batches from.
+
+    `batch_size` sequences of at most `sequence_length` tokens make an optimizer step, over all ranks and micro-batches.
+    `heldout_tokens` is how many tokens a held-out evaluation reads. `end_of_text` is the id of the token that ends a
+    document, `byte_lengths_V` int64, the bytes of each token.
+    """
+
+    train: TokenSource
+    heldout: TokenSource
+    tokenizer: Tokenizer
+    end_of_text: int
+    byte_lengths_V: Array
+    sequence_length: int
+    batch_size: int
+    heldout_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The sequences of one forward pass.
+
+    `target_BS` int64; `counted_BS` bool, True where the target counts (None: everywhere). The objective is a mean over
+    units (mostly counted tokens): `units` is how many this batch holds. `text_bytes` are the bytes of text behind the
+    counted targets where the loss is their nats, else None. `extra` is what else the objective's loss needs.
+    """
+
+    inputs: Inputs
+    target_BS: Tensor
+    units: int
+    counted_BS: Tensor | None = None
+    text_bytes: int | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveOutput:
+    """`loss` scalar with gradient: a sum over the batch's units, divided by nothing. `routings` of the forward pass.
+    `measured` holds (sum, weight) by name, scalars without gradient: the log has sum over weight, each added up over
+    micro-batches and ranks."""
+
+    loss: Tensor
+    routings: Mapping[int, Routing]
+    measured: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, tuple[Tensor, Tensor]])
+
+
+class Objective(Protocol):
+    """What training minimises: the batches of a step, and their loss.
+
+    `prepare` comes first. `fingerprint` is the SHA-256 of what it reads beside the run's data, by name: a run continues
+    with the same alone. `batches` are rank `rank`'s micro-batches of a step, on the CPU: a pure function of the seed
+    and the step, so a run has nothing to save and continues anywhere. The rows of all ranks and parts, in that order,
+    are those of one rank and one part. `heldout` yields the same batches each time.
+    """
+
+    def prepare(self, data: TrainingData) -> None: ...
+
+    def fingerprint(self) -> Mapping[str, str]: ...
+
+    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]: ...
+
+    def loss(self, model: LanguageModel, batch: Batch) -> ObjectiveOutput: ...
+
+    def heldout(self) -> Iterator[Batch]: ...
+
+
+class StepModule(Protocol):
+    """The `torch.nn.Module` that an engine holds, wraps and calls: a model and its objective. With `routings_only` it
+    computes no loss and returns the routings alone, by layer."""
+
+    model: LanguageModel
+
+    def __call__(self, batch: Batch, *, routings_only: bool = False) -> ObjectiveOutput | Mapping[int, Routing]: ...
+
+
+class Engine(Protocol):
+    """Holds the model, computes gradients and takes steps, alone or as one of several ranks.
+
+    A run calls `prepare` once, then for each step `forward` and `backward` of each micro-batch, `clip` and `step`. The
+    objective is a sum: gradients add up over micro-batches and ranks. A method that all ranks take part in (`backward`
+    with `last`, `total`, `agree`, `barrier`, `share`, `gather`, `save`) is called by all of them in the same order;
+    where another rank is gone it raises `ProblemError` instead of waiting.
+    """
+
+    rank: int
+    ranks: int
+    device: Any
+
+    def prepare(self, module: StepModule, make_optimizer: Callable[[StepModule], Any], schedule: Schedule) -> None:
+        """Takes the module, which is on `device` and the same on all ranks. Parameters are cut up or moved first;
+        `make_optimizer` then builds a `torch.optim.Optimizer` over what the module holds."""
+        ...
+
+    def forward(self, batch: Batch) -> ObjectiveOutput: ...
+
+    def routings(self, batches: Iterable[Batch]) -> Iterator[Mapping[int, Routing]]:
+        """Routings of a step's micro-batches before the step itself: without gradients or a trace in buffers, and at
+        the end random numbers are where they were, so the passes that follow route alike."""
+        ...
+
+    def evaluate(self, batch: Batch) -> ObjectiveOutput:
+        """In evaluation mode, without gradients and a trace in random numbers."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Adds the gradient of a micro-batch's share of the objective; `last` says that the step has no more of them.
+        After it every rank's gradients are those of the whole step."""
+        ...
+
+    def clip(self, limit: float | None) -> float:
+        """The norm of the whole gradient, the same on all ranks, before it is scaled down to `limit` (None: never)."""
+        ...
+
+    def step(self, progress: float) -> dict[str, float]:
+        """Sets every group's `lr` to `initial_lr` times the schedule's factor, steps, clears gradients; what to log."""
+        ...
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks, a new one, of the same dtype."""
+        ...
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        ...
+
+    def barrier(self) -> None:
+        """Returns when every rank has called it."""
+        ...
+
+    def share(self, value: T) -> T:
+        """Rank 0's value, which can be pickled."""
+        ...
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank, on all ranks."""
+        ...
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Writes what this rank has to keep beside the model's weights to files in `folder`, under names that no other
+        rank uses; returns the SHA-256 of each."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continues from what any number of ranks saved in `folder`. Settings of the optimizer that the config has
+        changed since are the config's."""
+        ...
+
+    def full_state(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """While it lasts, the model has its parameters and buffers whole, and they are yielded by name; what is written
+        to them stays."""
+        ...
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leaves the other ranks, which hear of the error that it is left with."""
+        ...
 
 
 class Schedule(Protocol):

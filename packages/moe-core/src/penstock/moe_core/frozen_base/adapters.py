@@ -19,6 +19,7 @@ from penstock.hooks.contracts import Quantizer, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.layers.dispatch import combine, dispatch
 from penstock.moe_core.layers.experts import Experts, sorted_rows
+from penstock.moe_core.layers.routed_rows import RoutedRows
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn")
 SWIGLU = ("gate_proj", "up_proj", "down_proj")
@@ -53,10 +54,8 @@ class RoutedExperts(nn.Module):
         self.gate = gate
         self.experts = experts
 
-    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing]:
-        x_TD = x_BSD.flatten(0, -2)
-        routing = self.gate(x_TD)
-        return self.experts(x_TD, routing).view_as(x_BSD), routing
+    def forward(self, x_BSD: Tensor, layer: int, rows: RoutedRows) -> tuple[Tensor, Routing]:
+        return rows.mixture(layer, self.gate, self.experts, x_BSD)
 
 
 @contextmanager
@@ -74,9 +73,14 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 @contextmanager
 def adapted(
-    mlps: Mapping[int, nn.Module], adapters: Mapping[int, RoutedExperts], *, beside: bool, dtype: torch.dtype
+    mlps: Mapping[int, nn.Module],
+    adapters: Mapping[int, RoutedExperts],
+    rows: RoutedRows,
+    *,
+    beside: bool,
+    dtype: torch.dtype,
 ) -> Iterator[dict[int, Routing]]:
-    """Within, each MLP computes with its experts; yields the routings by layer, which a pass fills.
+    """Within, each MLP computes with its experts in a pass over `rows`; yields the routings by layer, which it fills.
 
     Modules are as they were afterwards, and a base that is called outside computes what it always did.
     """
@@ -84,7 +88,7 @@ def adapted(
 
     def with_experts(layer: int, own: Callable[..., Any], experts: RoutedExperts) -> Callable[..., Any]:
         def forward(x_BSD: Tensor, *rest: Any, **more: Any) -> Any:
-            out_BSD, routings[layer] = experts(x_BSD.to(dtype))
+            out_BSD, routings[layer] = experts(x_BSD.to(dtype), layer, rows)
             return _sum(own(x_BSD, *rest, **more), out_BSD) if beside else out_BSD.to(x_BSD.dtype)
 
         return forward

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.architecture import ArchitectureSettings, architecture_settings
+from penstock.hooks.problems import Problem
 from penstock.hooks.registry import Choice
-from penstock.hooks.schema import OfKind
+from penstock.hooks.schema import PROBLEM, OfKind
 
 # What is built into a model by whoever builds it; here that is the model around the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")
@@ -34,8 +36,6 @@ class FrozenBaseConfig(ArchitectureSettings):
     place, experts are as wide as what they are copies of."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding; null takes the base's, else the tokenizer's."""
-    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
-    """The token or tokens that end a text; null takes the tokenizer's."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -55,6 +55,10 @@ class FrozenBaseConfig(ArchitectureSettings):
     def expert_layers(self) -> tuple[int, ...]:
         """Indices of the layers that get experts."""
         return tuple(sorted(self.layers))
+
+    @property
+    def max_positions(self) -> int | None:
+        return architecture_settings(self.base).max_positions
 
     @field_validator("base")
     @classmethod
@@ -78,13 +82,17 @@ class FrozenBaseConfig(ArchitectureSettings):
             raise ValueError(absent_layers(missing, count))
         return layers
 
-    @field_validator("vocab_size")
-    @classmethod
-    def _vocabulary_is_the_bases(cls, size: int | None, info: ValidationInfo) -> int | None:
-        own = getattr(getattr(info.data.get("base"), "settings", None), "vocab_size", None)
-        if size is not None and own is not None and size != own:
-            raise ValueError(f"is {size}, and the base has {own}: leave it out")
-        return own if size is None else size
+    @model_validator(mode="after")
+    def _vocabulary_is_the_bases(self) -> FrozenBaseConfig:
+        own = getattr(self.base.settings, "vocab_size", None)
+        if self.vocab_size is None:
+            object.__setattr__(self, "vocab_size", own)
+        if own is None or self.vocab_size == own:
+            return self
+        problem = Problem("bad-value", f"is {self.vocab_size}, and the base has {own}", fix="leave it out")
+        error = PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
+        details = InitErrorDetails(type=error, loc=("vocab_size",), input=self.vocab_size)
+        raise ValidationError.from_exception_data(type(self).__name__, [details])
 
     @model_validator(mode="after")
     def _copies_have_their_size(self) -> FrozenBaseConfig:

@@ -18,13 +18,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+from penstock.hooks.architecture import architecture_settings, build_architecture, layer_routers
 from penstock.hooks.contracts import (
+    Inputs,
     LanguageModel,
     LossOutput,
     ModelOutput,
@@ -43,8 +45,10 @@ from penstock.moe_core.frozen_base.config import absent_layers
 from penstock.moe_core.frozen_base.merged import merge
 from penstock.moe_core.frozen_base.prefix_cache import Prefix
 from penstock.moe_core.glm.huggingface import check_names
+from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy
+from penstock.moe_core.layers.routed_rows import RoutedRows
 
 BASE, ADAPTERS = "base.", "adapters."
 
@@ -98,7 +102,7 @@ class FrozenBase(nn.Module):
     @property
     def compute_dtype(self) -> torch.dtype:
         """What the layers compute in; parameters are fp32."""
-        return getattr(self.base, "compute_dtype", torch.float32)
+        return self.base.compute_dtype
 
     @compute_dtype.setter
     def compute_dtype(self, dtype: torch.dtype) -> None:
@@ -113,11 +117,13 @@ class FrozenBase(nn.Module):
         self.base.eval()
         return self
 
-    def forward(self, token_BS: Tensor, **options: Any) -> ModelOutput:
-        """`options` are those of the base: a cache, a mask of padding."""
-        prefix = self._prefix if all(each is None for each in options.values()) else None
-        with nullcontext() if prefix is None else prefix.over(token_BS), self._adapted() as routings:
-            hidden_BSD = self.base(token_BS, **options).hidden_BSD
+    def forward(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput:
+        """Reads what the base reads; given experts are those of its own routers."""
+        inputs = Inputs.of(inputs)
+        remembers = self._prefix is not None and cache is None and not inputs.known
+        prefix = self._prefix.over(inputs.token_BS) if self._prefix is not None and remembers else nullcontext()
+        with prefix, self._adapted(RoutedRows.of(inputs)) as routings:
+            hidden_BSD = self.base(_of_the_base(inputs), cache=cache).hidden_BSD
         return ModelOutput(hidden_BSD, routings)
 
     @contextmanager
@@ -126,8 +132,8 @@ class FrozenBase(nn.Module):
         pass over them begins behind, with the same bits, where the base's layers are a plain chain (see `Prefix`).
 
         It takes [B, S, D] in `compute_dtype` for each batch of tokens, until the end: with a step's four micro-batches
-        of 4 texts of 256 tokens and D = 64, 1 MiB. Nothing is kept for a pass with options, of a base with routers of
-        its own or one that was put in training mode.
+        of 4 texts of 256 tokens and D = 64, 1 MiB. Nothing is kept for a pass that knows more than tokens,
+        of a base with routers of its own or one that was put in training mode.
         """
         first = min(self.routers, default=0)
         if first > 0 and not self.base.routers and not self.base.training:
@@ -142,12 +148,11 @@ class FrozenBase(nn.Module):
         """[..., V] fp32."""
         return self.base.logits(hidden_BSD)
 
-    def next_token_loss(
-        self, token_BS: Tensor, target_BS: Tensor, mask_BS: Tensor | None = None, **options: Any
-    ) -> LossOutput:
-        output = self(token_BS, **options)
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        inputs = Inputs.of(inputs)
+        output, counted_BS = self(inputs), inputs.counted(mask_BS)
         hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
-        mask_T = None if mask_BS is None else mask_BS.flatten()
+        mask_T = None if counted_BS is None else counted_BS.flatten()
         base = self.base
         weight_VD = base.head_weight_VD if isinstance(base, PlainHead) else None
         if weight_VD is None:
@@ -156,14 +161,13 @@ class FrozenBase(nn.Module):
             loss, nll_T = linear_cross_entropy(hidden_TD, weight_VD, target_T, mask_T)
         return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
 
-    def new_cache(self, *sizes: int) -> Any:
+    def new_cache(self, batch: int, capacity: int) -> Any:
         """The base's cache: experts keep nothing."""
-        return self.base.new_cache(*sizes)
+        return self.base.new_cache(batch, capacity)
 
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens], sampled as the base does."""
-        with self._adapted():
-            return self.base.generate(token_BS, tokens=tokens, **sampling)
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
+        return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         base = self.base.parameter_roles()
@@ -229,11 +233,11 @@ class FrozenBase(nn.Module):
     def _adapters(self) -> dict[int, RoutedExperts]:
         return {int(layer): cast(RoutedExperts, adapter) for layer, adapter in self.adapters.items()}
 
-    def _adapted(self) -> AbstractContextManager[dict[int, Routing]]:
+    def _adapted(self, rows: RoutedRows) -> AbstractContextManager[dict[int, Routing]]:
         own = self._adapters()
         mlps = adapters.mlps_of_layers(self.base)
         return adapters.adapted(
-            {layer: mlps[layer] for layer in own}, own, beside=self.place == "beside", dtype=self.compute_dtype
+            {layer: mlps[layer] for layer in own}, own, rows, beside=self.place == "beside", dtype=self.compute_dtype
         )
 
 
@@ -247,16 +251,22 @@ def frozen_base(
 ) -> FrozenBase:
     """The component's target: builds the base that the config chose, with the weights that it starts from, and puts
     experts into it. From Python, `FrozenBase` takes a model that is built."""
-    sizes = {name: value for name, value in base.arguments().items() if name not in ArchitectureSettings.model_fields}
-    if sizes.get("vocab_size") is None:
-        sizes["vocab_size"] = vocab_size
-    if sizes.get("eos_token_id") is None:
-        sizes["eos_token_id"] = eos_token_id
-    routers = layer_routers(base.settings, base.settings.expert_layers)
-    built = base.entry.imported(base.entry.component.target)(
-        **sizes, make_router=lambda layer, **context: routers[layer].build(**context), quantizer=None
+    theirs = architecture_settings(base)
+    routers = layer_routers(theirs, theirs.expert_layers)
+    built = build_architecture(
+        base,
+        vocab_size=vocab_size if theirs.vocab_size is None else theirs.vocab_size,
+        eos_token_id=eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id,
+        make_router=lambda layer, **context: routers[layer].build(**context),
+        quantizer=None,
     )
     return FrozenBase(built, make_router=make_router, **settings)
+
+
+def _of_the_base(inputs: Inputs) -> Inputs | Tensor:
+    """What the base reads: not the experts that our routers take."""
+    theirs = replace(inputs, expert_BSK=None)
+    return theirs if theirs.known else theirs.token_BS
 
 
 def _width(base: nn.Module) -> int:

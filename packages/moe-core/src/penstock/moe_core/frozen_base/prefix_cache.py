@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.moe_core.frozen_base.adapters import standing_in
+from penstock.moe_core.layers.routed_rows import RoutedRows
 
 
 class Prefix:
@@ -126,4 +127,4 @@ def _in_form(output: Any, hidden_BSD: Tensor) -> Any:
 def _is_plain(argument: Any) -> bool:
     if isinstance(argument, tuple):
         return all(map(_is_plain, argument))
-    return argument is None or isinstance(argument, (Tensor, int, float, str))
+    return argument is None or isinstance(argument, (Tensor, int, float, str, RoutedRows))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -100,8 +100,6 @@ class GlmMoeConfig(ArchitectureSettings):
     mtp: Literal["drop", "keep"] = "drop"
     """Layers of a checkpoint that predict tokens further ahead (multi-token prediction): drop them, or keep them as
     they are, untrained, and write them again."""
-    vocab_size: int | None = Field(default=None, gt=0)
-    """Rows of the embedding; null takes the tokenizer's."""
     hidden_size: int = Field(gt=0)
     """Model width D."""
     num_hidden_layers: int = Field(gt=0)
@@ -123,7 +121,7 @@ class GlmMoeConfig(ArchitectureSettings):
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
     max_position_embeddings: int = Field(default=131_072, gt=0)
-    """Longest sequence that the exported config promises."""
+    """Longest sequence that the exported config promises; sequences of the data are not longer."""
     intermediate_size: int = Field(gt=0)
     """Hidden width of the dense MLP."""
     moe_intermediate_size: int = Field(default=0, ge=0)
@@ -140,8 +138,6 @@ class GlmMoeConfig(ArchitectureSettings):
     """How expert matrices are multiplied; null takes the fastest that dtype, device and sizes allow."""
     tie_word_embeddings: bool = False
     """Use the embedding as the head too."""
-    eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
-    """The token or tokens that end a text, for software that loads the export; null takes the tokenizer's."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
@@ -172,6 +168,10 @@ class GlmMoeConfig(ArchitectureSettings):
     def expert_layers(self) -> range:
         """Indices of the mixture-of-experts layers."""
         return range(self.first_k_dense_replace, self.num_hidden_layers)
+
+    @property
+    def max_positions(self) -> int:
+        return self.max_position_embeddings
 
     @property
     def rotary_dim(self) -> int:

@@ -14,7 +14,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import LossOutput, ModelOutput, ParameterRole, Quantizer, Router, RouterFactory, Routing
+from penstock.hooks.contracts import (
+    Inputs,
+    LossOutput,
+    ModelOutput,
+    ParameterRole,
+    Quantizer,
+    Router,
+    RouterFactory,
+    Routing,
+)
 from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.pretrained import load_pretrained
@@ -25,24 +34,28 @@ from penstock.moe_core.layers.linear import Linear
 from penstock.moe_core.layers.loss import linear_cross_entropy
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
+from penstock.moe_core.layers.positions import known_real, positions
 from penstock.moe_core.layers.rope import rotary_table
+from penstock.moe_core.layers.routed_rows import RoutedRows
+
+# The fields of `Inputs`, beside its tokens, that the model reads.
+READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
 
 
 class MoE(nn.Module):
     """Routed experts plus the shared expert, which sees every token unweighted."""
 
-    def __init__(self, config: GlmMoeConfig, router: Router, quantizer: Quantizer | None) -> None:
+    def __init__(self, config: GlmMoeConfig, index: int, router: Router, quantizer: Quantizer | None) -> None:
         super().__init__()
+        self.index = index
         self.gate = router
         sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
         self.experts = Experts(*sizes, quantizer, config.experts_backend)
         shared = config.n_shared_experts * config.moe_intermediate_size
         self.shared_experts = SwiGLU(config.hidden_size, shared, quantizer) if shared else None
 
-    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Routing]:
-        x_TD = x_BSD.flatten(0, -2)
-        routing = self.gate(x_TD)
-        out_BSD = self.experts(x_TD, routing).view_as(x_BSD)
+    def forward(self, x_BSD: Tensor, rows: RoutedRows) -> tuple[Tensor, Routing]:
+        out_BSD, routing = rows.mixture(self.index, self.gate, self.experts, x_BSD)
         return out_BSD if self.shared_experts is None else out_BSD + self.shared_experts(x_BSD), routing
 
 
@@ -66,16 +79,21 @@ class Layer(nn.Module):
         self.mlp = (
             SwiGLU(config.hidden_size, config.intermediate_size, quantizer)
             if router is None
-            else MoE(config, router, quantizer)
+            else MoE(config, index, router, quantizer)
         )
 
     def forward(
-        self, x_BSD: Tensor, rotary: tuple[Tensor, Tensor], visible: Tensor | None, cache: KeyValueCache | None
+        self,
+        x_BSD: Tensor,
+        rows: RoutedRows,
+        rotary: tuple[Tensor, Tensor],
+        visible: Tensor | None,
+        cache: KeyValueCache | None,
     ) -> tuple[Tensor, Routing | None]:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), rotary, visible, cache)
         normalised_BSD = self.post_attention_layernorm(x_BSD)
         if isinstance(self.mlp, MoE):
-            out_BSD, routing = self.mlp(normalised_BSD)
+            out_BSD, routing = self.mlp(normalised_BSD, rows)
             return x_BSD + out_BSD, routing
         return x_BSD + self.mlp(normalised_BSD), None
 
@@ -124,22 +142,21 @@ class GlmMoe(nn.Module):
     def routers(self) -> Mapping[int, Router]:
         return {index: layer.mlp.gate for index, layer in enumerate(self.layers) if isinstance(layer.mlp, MoE)}
 
-    def forward(
-        self, token_BS: Tensor, *, attention_mask_BS: Tensor | None = None, cache: KeyValueCache | None = None
-    ) -> ModelOutput:
-        """`attention_mask_BS` is False for padding, which no other position sees, on either side of a text."""
-        start = 0 if cache is None else cache.length
-        positions_S = torch.arange(start, start + token_BS.shape[1], device=token_BS.device)
-        visible = _visible(positions_S, attention_mask_BS, start)
-        rotary = rotary_table(positions_S, self.config.rotary_dim, self.config.rope_theta)
-        x_BSD = self.embed_tokens(token_BS).to(self.compute_dtype)
+    def forward(self, inputs: Inputs | Tensor, *, cache: KeyValueCache | None = None) -> ModelOutput:
+        """Reads padding on either side, documents, positions and given experts; `document_BS` without a cache alone."""
+        inputs = Inputs.of(inputs)
+        inputs.require_only(type(self).__name__, *READS)
+        position, visible = positions(inputs, cache)
+        rows = RoutedRows.of(inputs)
+        rotary = rotary_table(position, self.config.rotary_dim, self.config.rope_theta)
+        x_BSD = self.embed_tokens(inputs.token_BS).to(self.compute_dtype)
         routings: dict[int, Routing] = {}
         for index, layer in enumerate(self.layers):
-            x_BSD, routing = layer(x_BSD, rotary, visible, cache)
+            x_BSD, routing = layer(x_BSD, rows, rotary, visible, cache)
             if routing is not None:
                 routings[index] = routing
         if cache is not None:
-            cache.advance(token_BS.shape[1])
+            cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), routings)
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
@@ -151,16 +168,10 @@ class GlmMoe(nn.Module):
         """The head, which is this matrix alone."""
         return self.lm_head.weight
 
-    def next_token_loss(
-        self,
-        token_BS: Tensor,
-        target_BS: Tensor,
-        mask_BS: Tensor | None = None,
-        *,
-        attention_mask_BS: Tensor | None = None,
-    ) -> LossOutput:
-        output = self(token_BS, attention_mask_BS=attention_mask_BS)
-        mask_T = None if mask_BS is None else mask_BS.flatten()
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        inputs = Inputs.of(inputs)
+        output, counted_BS = self(inputs), inputs.counted(mask_BS)
+        mask_T = None if counted_BS is None else counted_BS.flatten()
         loss, nll_T = linear_cross_entropy(
             output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T
         )
@@ -178,9 +189,9 @@ class GlmMoe(nn.Module):
             device=self.embed_tokens.weight.device,
         )
 
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        return generation.generate(self, token_BS, tokens=tokens, **sampling)
+        return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         return {name: _role(name) for name, _ in self.named_parameters()}
@@ -238,19 +249,6 @@ def glm_moe(*, make_router: RouterFactory, quantizer: Quantizer | None = None, *
     if model.config.pretrained is not None and not model.embed_tokens.weight.is_meta:
         load_pretrained(model, model.config.pretrained)
     return model
-
-
-def _visible(position_S: Tensor, attention_mask_BS: Tensor | None, cached: int) -> Tensor | None:
-    """Which positions each new one sees, [S, C] or [B, 1, S, S]; None where causal attention alone says it."""
-    if attention_mask_BS is not None:
-        if cached:
-            raise ValueError("attention_mask_BS with a filled cache: pad no prompts, or generate without the cache")
-        causal_SS = position_S[:, None] >= position_S
-        itself_SS = position_S[:, None] == position_S  # a row that sees nothing has no softmax
-        return (causal_SS & attention_mask_BS.bool()[:, None, None, :]) | itself_SS
-    if cached and len(position_S) > 1:
-        return position_S[:, None] >= torch.arange(cached + len(position_S), device=position_S.device)
-    return None
 
 
 def _role(name: str) -> ParameterRole:

@@ -17,7 +17,10 @@ from penstock.moe_core.layers.rope import rotated_heads
 
 
 class KeyValueCache:
-    """Keys and values of every layer for up to `capacity` positions, allocated once and filled in place."""
+    """Keys and values of every layer for up to `capacity` positions, allocated once and filled in place.
+
+    `length` positions are filled; `real_BC` is False for padding among them, None where all are real.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class KeyValueCache:
         shape = (layers, 2, batch, key_value_heads, capacity, head_dim)
         self._stored = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
+        self.real_BC: Tensor | None = None
 
     def extend(self, layer: int, key_BMSh: Tensor, value_BMSh: Tensor) -> tuple[Tensor, Tensor]:
         """Appends one layer's new keys and values; returns all of them. `length` moves once a pass, by `advance`."""
@@ -43,8 +47,10 @@ class KeyValueCache:
         self._stored[layer, 1, :, :, self.length : end] = value_BMSh
         return self._stored[layer, 0, :, :, :end], self._stored[layer, 1, :, :, :end]
 
-    def advance(self, positions: int) -> None:
+    def advance(self, positions: int, real_BC: Tensor | None) -> None:
+        """Ends a pass over so many positions, with what is known of padding up to its end."""
         self.length += positions
+        self.real_BC = real_BC
 
 
 class Attention(nn.Module):

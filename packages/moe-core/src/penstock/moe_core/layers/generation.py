@@ -1,23 +1,20 @@
-"""Sampling from a model, with a key/value cache or without; both give the same tokens.
+"""Sampling from a model, with a cache or without; both give the same tokens.
 
 Shape suffixes: B batch, S sequence, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from penstock.moe_core.glm.model import GlmMoe
+from penstock.hooks.contracts import Generative, Inputs
 
 
 @torch.no_grad()
 def generate(
-    model: GlmMoe,
-    token_BS: Tensor,
+    model: Generative,
+    inputs: Inputs | Tensor,
     *,
     tokens: int,
     temperature: float = 0.0,
@@ -27,36 +24,49 @@ def generate(
     stop_token: int | None = None,
     use_cache: bool = True,
 ) -> Tensor:
-    """Continues each row of `token_BS` by at most `tokens` tokens: [B, S + tokens] int64.
+    """Continues each row of `inputs` by at most `tokens` tokens: [B, S + tokens] int64.
 
-    `temperature` 0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row
-    repeats it, and generation ends when every row has stopped. Draws come from a generator seeded with `seed`; the
-    global one is not touched. The model's training mode is restored.
+    Prompts of unequal length are padded on the left, as `real_BS` says; each continues as it does alone. `temperature`
+    0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row repeats it,
+    and generation ends when every row has stopped; a prompt's own tokens stop nothing. Draws come from a generator
+    seeded with `seed`; the global one is not touched. The model's training mode is restored.
     """
+    inputs = Inputs.of(inputs)
+    inputs.require_only("generation", "real_BS")
+    token_BS, real_BS = inputs.token_BS, inputs.real_BS
     if token_BS.shape[1] == 0:
         raise ValueError("generation needs at least one token to start from, for example the end-of-text token")
+    if real_BS is not None and not real_BS[:, -1].all():
+        raise ValueError("prompts end with their last token: put padding on the left")
     if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
         raise ValueError(f"temperature {temperature} must be >= 0, top_k {top_k} >= 1, top_p {top_p} in (0, 1]")
     generator = torch.Generator(device=token_BS.device).manual_seed(seed)
     was_training = model.training
-    model.eval()
+    model.train(False)
     cache = model.new_cache(token_BS.shape[0], token_BS.shape[1] + tokens) if use_cache else None
     stopped_B = torch.zeros(token_BS.shape[0], dtype=torch.bool, device=token_BS.device)
-    fresh_BS = token_BS
+    fresh = inputs
     try:
         for _ in range(tokens):
-            hidden_BSD = model(fresh_BS if use_cache else token_BS, cache=cache).hidden_BSD
+            hidden_BSD = model(fresh, cache=cache).hidden_BSD
             next_B = sample(model.logits(hidden_BSD[:, -1]), temperature, top_k, top_p, generator)
             if stop_token is not None:
                 next_B = torch.where(stopped_B, stop_token, next_B)
                 stopped_B |= next_B == stop_token
-            fresh_BS = next_B[:, None]
-            token_BS = torch.cat((token_BS, fresh_BS), dim=1)
+            token_BS = torch.cat((token_BS, next_B[:, None]), dim=1)
+            fresh = Inputs(next_B[:, None]) if cache is not None else Inputs(token_BS, _continued(real_BS, token_BS))
             if stop_token is not None and stopped_B.all():
                 break
     finally:
         model.train(was_training)
     return token_BS
+
+
+def _continued(real_BS: Tensor | None, token_BS: Tensor) -> Tensor | None:
+    """`real_BS` for a text that grew on the right, where every token is real."""
+    if real_BS is None:
+        return None
+    return torch.nn.functional.pad(real_BS, (0, token_BS.shape[1] - real_BS.shape[1]), value=True)
 
 
 def sample(

@@ -20,16 +20,16 @@ from penstock.moe_core.layers.norm import normalised, normalised_backward
 # pyright: reportIncompatibleMethodOverride=false
 
 
-def rotary_table(positions_S: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, R/2] fp32 of each pair's angle at the given positions."""
-    exponent = torch.arange(0, rotary_dim, 2, device=positions_S.device, dtype=torch.float32) / rotary_dim
-    angle_SR = positions_S.float()[:, None] * (theta**-exponent)[None, :]
+def rotary_table(position_S: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [..., S, R/2] fp32 of each pair's angle at the positions [..., S]."""
+    exponent = torch.arange(0, rotary_dim, 2, device=position_S.device, dtype=torch.float32) / rotary_dim
+    angle_SR = position_S.float()[..., None] * theta**-exponent
     return angle_SR.cos(), angle_SR.sin()
 
 
 def rotated_heads(x_BSNh: Tensor, norm_h: Tensor | None, epsilon: float, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
     """Each head normalised as by `rms_norm` where there is a weight, then its first 2R entries rotated by the angles of
-    its position: entry i turns with entry i + R (NeoX order), and the rest passes on."""
+    its position, [S, R] or [B, S, R]: entry i turns with entry i + R (NeoX order), and the rest passes on."""
     return _RotatedHeads.apply(x_BSNh, norm_h, epsilon, cos_SR, sin_SR)  # pyright: ignore[reportReturnType]
 
 
@@ -57,9 +57,9 @@ class _RotatedHeads(torch.autograd.Function):
 
 
 def _rotate_(x_BSNh: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
-    cos, sin = (table_SR.to(x_BSNh.dtype).unsqueeze(1) for table_SR in (cos_SR, sin_SR))
+    cos, sin = (table_SR.to(x_BSNh.dtype).unsqueeze(-2) for table_SR in (cos_SR, sin_SR))
     if x_BSNh.device.type == "cpu":  # broadcasting over heads takes 2.4 times as long as one table a head
-        cos, sin = (table.expand(-1, x_BSNh.shape[2], -1).contiguous() for table in (cos, sin))
+        cos, sin = (table.expand(*table.shape[:-2], x_BSNh.shape[2], -1).contiguous() for table in (cos, sin))
     pairs = cos_SR.shape[-1]
     first, second = x_BSNh[..., :pairs], x_BSNh[..., pairs : 2 * pairs]
     turned = first * sin

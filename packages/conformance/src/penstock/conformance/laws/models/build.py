@@ -6,7 +6,6 @@ Shape suffixes: B batch, S sequence, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ from torch.nn import functional as F
 
 from penstock.conformance.law import Subject, expect
 from penstock.conformance.parts import make_router
-from penstock.hooks.architecture import ArchitectureSettings
-from penstock.hooks.contracts import RouterFactory
+from penstock.hooks.architecture import build_architecture
+from penstock.hooks.contracts import Inputs, RouterFactory
 
 ARCHITECTURE = "architecture"
 VOCABULARY = 48
@@ -33,12 +32,9 @@ def model_of(
 ) -> Any:
     """The model as a run builds it, after a seed of torch; torch's global generator is restored."""
     choice = subject.choice(**changes)
-    settings = {n: value for n, value in choice.arguments().items() if n not in ArchitectureSettings.model_fields}
-    settings["vocab_size"] = VOCABULARY
-    target: Callable[..., Any] = choice.entry.component.load_target()
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        return target(**settings, make_router=make_router, quantizer=quantizer)
+        return build_architecture(choice, vocab_size=VOCABULARY, make_router=make_router, quantizer=quantizer)
 
 
 def redrawn(subject: Subject, **options: Any) -> Any:
@@ -57,8 +53,8 @@ def random_tokens(batch: int, length: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(model: Any, token_BS: Tensor, **options: Any) -> Tensor:
-    return model.logits(model(token_BS, **options).hidden_BSD)
+def logits_of(model: Any, inputs: Inputs | Tensor, **options: Any) -> Tensor:
+    return model.logits(model(inputs, **options).hidden_BSD)
 
 
 def nats_of(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:

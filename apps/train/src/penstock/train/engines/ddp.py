@@ -1,0 +1,171 @@
+"""Ranks that hold the whole model each and train on a share of the batch: gradients are summed over ranks.
+
+The sum is taken once a step, after the last micro-batch, of the gradients themselves: with two ranks it is a + b for
+each number, as one process adds the gradients of two micro-batches, so both have the same bits. (torch's
+DistributedDataParallel averages, which is exact for powers of two alone, and by default writes rank 0's buffers over
+those of the others, which routers that learn outside the gradient do not survive.)
+
+torchrun starts the ranks and says which is which: `torchrun --nproc-per-node 2 -m penstock.cli train RUN.yaml
+train.engine=ddp`. All of them see the same run directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from penstock.hooks.contracts import Schedule
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.train.engines.local import LocalEngine
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
+BUCKET = 2**24  # numbers that are summed at once: 64 MB of fp32, which is what the sum needs beside the gradients
+T = TypeVar("T")
+
+
+class DataParallelEngine(LocalEngine):
+    """See `penstock.hooks.contracts.Engine`. `timeout` are the minutes that a rank waits for the others."""
+
+    def __init__(self, *, device: torch.device, timeout: float = 60) -> None:
+        _require_torchrun()
+        super().__init__(device=_of_this_rank(device))
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        wait = timedelta(minutes=timeout)
+        self.store, self.rank, self.ranks = next(iter(rendezvous("env://", timeout=wait)))
+        dist.init_process_group(
+            backend, store=self.store, rank=self.rank, world_size=self.ranks, timeout=wait, device_id=None
+        )
+
+    def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
+        """All ranks begin with the weights of rank 0; their random numbers are their own from here on."""
+        with self._together():
+            for tensor in chain(module.parameters(), module.buffers()):
+                dist.broadcast(tensor.detach(), src=0)
+        if self.rank:
+            torch.manual_seed(torch.initial_seed() + self.rank)
+        super().prepare(module, make_optimizer, schedule)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        super().backward(loss, last=last)
+        if last:
+            self._sum_gradients()
+
+    def total(self, tensor: Tensor) -> Tensor:
+        return self._summed(tensor.detach().clone())
+
+    def agree(self, flag: bool) -> bool:
+        return bool(self.total(torch.tensor([flag], dtype=torch.int64, device=self.device)).item())
+
+    def barrier(self) -> None:
+        self.agree(False)
+
+    def share(self, value: T) -> T:
+        values = [value]
+        with self._together():
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.ranks
+        with self._together():
+            dist.all_gather_object(values, value)
+        return values
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Rank 0 writes what all ranks have alike, and the random state of each."""
+        self._random_states = self.gather(torch.get_rng_state())
+        return super().save(folder) if self.rank == 0 else {}
+
+    def close(self, error: BaseException | None = None) -> None:
+        if error is not None and not _is_echo(error):
+            with suppress(RuntimeError):  # whoever held the store may be gone
+                self.store.set("error", f"rank {self.rank}: {type(error).__name__}: {error}")
+        dist.destroy_process_group()
+
+    def _state(self) -> dict[str, Any]:
+        return {**super()._state(), "torch_rng_of_ranks": self._random_states}
+
+    def _load_random_state(self, state: Mapping[str, Any]) -> None:
+        """A rank that the run did not have before goes on with random numbers of its own."""
+        states: Sequence[Tensor] = state.get("torch_rng_of_ranks", [state["torch_rng"]])
+        if self.rank < len(states):
+            super()._load_random_state({**state, "torch_rng": states[self.rank]})
+
+    def _sum_gradients(self) -> None:
+        """Leaves the same gradients on all ranks. One that some ranks have not is 0 there; one that no rank has stays
+        away, as in one process: an optimizer passes such a parameter over."""
+        parameters = [parameter for parameter in cast(nn.Module, self.module).parameters() if parameter.requires_grad]
+        there = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device)
+        anywhere = self.total(there.long()).tolist()
+        held = [parameter for parameter, ranks in zip(parameters, anywhere, strict=True) if ranks]
+        for parameter in held:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([cast(Tensor, parameter.grad) for parameter in held]):
+            summed = self._summed(torch.cat([gradient.flatten() for gradient in bucket]))
+            for gradient, part in zip(bucket, summed.split([each.numel() for each in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def _summed(self, tensor: Tensor) -> Tensor:
+        with self._together():
+            dist.all_reduce(tensor)
+        return tensor
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """A call that waits for all ranks; raises `ProblemError` that says why where one does not come."""
+        try:
+            yield
+        except RuntimeError as error:
+            why = ""
+            with suppress(RuntimeError):
+                if self.store.check(["error"]):
+                    why = f" ({self.store.get('error').decode(errors='replace')})"
+            what = f"another rank has ended{why}"
+            fix = "mend what ended it; --resume continues from the last checkpoint"
+            raise ProblemError(Problem("rank-lost", what, f"rank {self.rank}", fix), ExitCode.FAILED) from error
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Whether the error says no more than that another rank had one."""
+    return isinstance(error, ProblemError) and any(problem.code == "rank-lost" for problem in error.problems)
+
+
+def _require_torchrun() -> None:
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        what = f"the engine 'ddp' needs the variables that torchrun sets, and {', '.join(missing)} is missing"
+        fix = "start it by `torchrun --nproc-per-node 2 -m penstock.cli train ...`, or take the engine local"
+        raise ProblemError(Problem("no-ranks", what, "train.engine", fix))
+
+
+def _of_this_rank(device: torch.device) -> torch.device:
+    """The GPU of this rank, which becomes the current one; any other device as it is."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(own)
+    return own
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one dtype in a row, up to `BUCKET` numbers at once; a larger one is alone."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        full = bucket and sum(each.numel() for each in bucket) + gradient.numel() > BUCKET
+        if full or (bucket and bucket[0].dtype != gradient.dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

@@ -1,0 +1,109 @@
+"""JSON lines that say which of their tokens count, in three forms:
+
+{"text": "..."}                          every token
+{"prompt": "...", "completion": "..."}   the completion and the end of the text, which a model must learn to write
+{"tokens": [5, 9, ...], "mask": [0, 1, ...]}   those whose mask is 1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.data_prep.files import open_input
+from penstock.hooks.contracts import Tokenizer
+from penstock.hooks.problems import Problem, ProblemError
+
+FORMS = (("text",), ("prompt", "completion"), ("tokens", "mask"))
+SHOWN = 20  # problems of lines that one error names
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens, and which of them count as targets."""
+
+    tokens: list[int]
+    counted: list[bool]
+
+    def cut(self, length: int) -> Row:
+        return Row(self.tokens[:length], self.counted[:length])
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A line that was read: its fields, and where it is (file:line)."""
+
+    fields: dict[str, Any]
+    where: str
+
+    def row(self, tokenizer: Tokenizer, end_of_text: int) -> Row:
+        fields = self.fields
+        if "tokens" in fields:
+            return Row(fields["tokens"], [bool(each) for each in fields["mask"]])
+        prompt = tokenizer.encode(fields.get("prompt", ""))
+        counted = [*tokenizer.encode(fields["completion"] if "completion" in fields else fields["text"]), end_of_text]
+        return Row([*prompt, *counted], [False] * len(prompt) + [True] * len(counted))
+
+
+def read_examples(files: Sequence[Path]) -> list[Example]:
+    """Every line of some files, blank ones aside; raises `ProblemError` that names the lines that are none of the
+    forms."""
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for file in files:
+        before = len(examples)
+        with open_input(file) as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                read = _example(line, f"{file}:{number}")
+                if isinstance(read, Problem):
+                    problems.append(read)
+                else:
+                    examples.append(read)
+        if len(examples) == before and not problems:
+            problems.append(Problem("empty-corpus", "the file has no examples", str(file), "leave it out"))
+    if problems:
+        raise ProblemError(problems[:SHOWN])
+    return examples
+
+
+def _example(line: bytes, where: str) -> Example | Problem:
+    try:
+        fields = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return Problem("invalid-json", f"not a line of JSON ({error})", where)
+    if not isinstance(fields, dict):
+        return Problem("invalid-json", f"not a JSON object but a {type(fields).__name__}", where)
+    form = next((form for form in FORMS if all(name in fields for name in form)), None)
+    if form is None:
+        has = ", ".join(f"'{name}'" for name in fields) or "nothing"
+        fix = "write text, prompt and completion, or tokens and mask"
+        return Problem("bad-example", f"not an example: it has {has}", where, fix)
+    wrong = _wrong_tokens(fields) if "tokens" in form else _wrong_text(fields, form)
+    return Example(fields, where) if wrong is None else Problem("bad-example", wrong, where)
+
+
+def _wrong_text(fields: dict[str, Any], form: Sequence[str]) -> str | None:
+    for name in form:
+        if not isinstance(fields[name], str):
+            return f"'{name}' is not a string but {fields[name]!r}"
+        try:
+            fields[name].encode()
+        except UnicodeEncodeError as error:  # JSON's escapes can spell it, and UTF-8 cannot
+            return f"'{name}' has half a character at {error.start}"
+    return None if fields[form[-1]] else f"'{form[-1]}' is empty"
+
+
+def _wrong_tokens(fields: dict[str, Any]) -> str | None:
+    tokens, mask = fields["tokens"], fields["mask"]
+    if not (isinstance(tokens, list) and all(type(each) is int and each >= 0 for each in tokens)):
+        return "'tokens' is not a list of ids, which are integers from 0 on"
+    if not (isinstance(mask, list) and all(type(each) in (int, bool) and each in (0, 1) for each in mask)):
+        return "'mask' is not a list of 0 and 1"
+    if len(tokens) != len(mask):
+        return f"there are {len(tokens)} tokens, and {len(mask)} in the mask"
+    return None if len(tokens) > 1 else "fewer than two tokens: the first is nobody's target"

@@ -1,0 +1,111 @@
+"""Every counted token from those before it, in rows of JSON lines that say which tokens count.
+
+The loss of a step is the mean over the counted tokens of the whole step, however they fall on ranks and micro-batches:
+a mean of means would weigh a token by how many its neighbours are.
+
+Shape suffixes: B rows of a batch, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from penstock.data_prep.files import find_files
+from penstock.data_prep.order import keys, permute
+from penstock.hooks.contracts import Batch, Inputs, LanguageModel, ObjectiveOutput, TrainingData
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.train.checkpoint import sha256
+from penstock.train.objectives.examples import SHOWN, Example, Row, read_examples
+from penstock.train.objectives.next_token import token_loss
+
+
+class MaskedNextToken:
+    """See `penstock.hooks.contracts.Objective`. A row is one line, cut at the sequence length and never joined with
+    another; the rows of a forward pass are padded behind to the longest of them.
+
+    Raises `ProblemError` with file and line for every line that is not an example: here, and in `prepare` for what
+    only the tokenizer can tell.
+    """
+
+    def __init__(self, *, paths: Sequence[str], heldout: Sequence[str]) -> None:
+        self.files = {"train": find_files(paths, "**/*.jsonl*"), "heldout": find_files(heldout, "**/*.jsonl*")}
+        self.examples = {split: read_examples(files) for split, files in self.files.items()}
+
+    def prepare(self, data: TrainingData) -> None:
+        self.data = data
+        self.rows = {split: _rows(examples, data) for split, examples in self.examples.items()}
+
+    def fingerprint(self) -> dict[str, str]:
+        return {f"{split}/{file}": sha256(Path(file)) for split, files in self.files.items() for file in files}
+
+    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]:
+        size, rest = divmod(self.data.batch_size, ranks * parts)
+        if rest:
+            what = f"a batch of {self.data.batch_size} does not divide into {ranks} ranks of {parts} parts"
+            raise ProblemError(
+                Problem("indivisible-batch", what, "train.batch_size", f"take a multiple of {ranks * parts}")
+            )
+        first = step * self.data.batch_size + rank * parts * size
+        return [
+            self._batch(self._drawn(range(start, start + size))) for start in range(first, first + parts * size, size)
+        ]
+
+    def loss(self, model: LanguageModel, batch: Batch) -> ObjectiveOutput:
+        return token_loss(model, batch)
+
+    def heldout(self) -> Iterator[Batch]:
+        """The first rows of the held-out files, as many as an evaluation reads, and at least one."""
+        rows, tokens = self.rows["heldout"], 0
+        for first in range(0, len(rows), self.data.batch_size):
+            read = rows[first : first + self.data.batch_size]
+            yield self._batch(read)
+            tokens += sum(len(row.tokens) - 1 for row in read)
+            if tokens >= self.data.heldout_tokens:
+                return
+
+    def _drawn(self, numbers: Iterable[int]) -> list[Row]:
+        """Each epoch has every row once, in an order of its own."""
+        rows = self.rows["train"]
+        epoch_B, position_B = np.divmod(np.array(list(numbers), dtype=np.int64), len(rows))
+        return [rows[index] for index in permute(position_B, len(rows), keys(self.data.seed, epoch_B)).tolist()]
+
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        longest = max(len(row.tokens) for row in rows)
+        token_BS = np.full((len(rows), longest), self.data.end_of_text, dtype=np.int64)
+        real_BS, counted_BS = np.zeros((2, len(rows), longest), dtype=np.bool_)
+        for number, row in enumerate(rows):
+            token_BS[number, : len(row.tokens)] = row.tokens
+            counted_BS[number, : len(row.tokens)] = row.counted
+            real_BS[number, : len(row.tokens) - 1] = True  # the last token is read by no position
+        target_BS, counted_BS = token_BS[:, 1:], counted_BS[:, 1:]
+        tokens = torch.from_numpy(token_BS)
+        return Batch(
+            Inputs(tokens[:, :-1], real_BS=torch.from_numpy(real_BS[:, :-1])),
+            tokens[:, 1:],
+            units=int(counted_BS.sum()),
+            counted_BS=torch.from_numpy(counted_BS),
+            text_bytes=int(self.data.byte_lengths_V[target_BS[counted_BS]].sum()),
+        )
+
+
+def _rows(examples: Sequence[Example], data: TrainingData) -> list[Row]:
+    """The examples in tokens, cut at the sequence length; raises `ProblemError` for those in which nothing counts."""
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for example in examples:
+        row = example.row(data.tokenizer, data.end_of_text).cut(data.sequence_length + 1)
+        rows.append(row)
+        if max(row.tokens) >= data.tokenizer.vocabulary_size:
+            what = f"token {max(row.tokens)} is not in the vocabulary of {data.tokenizer.vocabulary_size}"
+            problems.append(Problem("bad-example", what, example.where, "use the tokenizer of these tokens"))
+        elif not any(row.counted[1:]):
+            what = f"none of the first {data.sequence_length + 1} tokens counts"
+            fix = "make data.sequence_length larger, or leave the line out"
+            problems.append(Problem("bad-example", what, example.where, fix))
+    if problems:
+        raise ProblemError(problems[:SHOWN])
+    return rows

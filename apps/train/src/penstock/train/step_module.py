@@ -1,0 +1,28 @@
+"""The one module that an engine wraps and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from penstock.hooks.contracts import Batch, LanguageModel, Objective, ObjectiveOutput, Routing
+from penstock.train.inputs import what_is_read
+
+
+class StepModule(nn.Module):
+    """A model and its objective (see `penstock.hooks.contracts.StepModule`).
+
+    An engine that shards a module, or hooks into its forward, sees only the calls of what it was given: a loss that
+    was computed by a method of the model beside it would train each rank for itself, without an error.
+    """
+
+    def __init__(self, model: LanguageModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = model  # a module, as every `LanguageModel` is
+        self.objective = objective
+
+    def forward(self, batch: Batch, *, routings_only: bool = False) -> ObjectiveOutput | Mapping[int, Routing]:
+        if routings_only:
+            return self.model(what_is_read(batch.inputs)).routings
+        return self.objective.loss(self.model, batch)

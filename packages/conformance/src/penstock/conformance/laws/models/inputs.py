@@ -1,0 +1,159 @@
+# pyright: basic
+"""What holds of `Inputs`: padding, documents, token ids for routers, and fields that a model cannot read.
+
+Shape suffixes: B batch, S sequence, T tokens, K experts a token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penstock.conformance.law import Subject, expect, law, laws_in
+from penstock.conformance.laws.models.build import (
+    ARCHITECTURE,
+    expect_close,
+    logits_of,
+    model_of,
+    random_tokens,
+    redrawn,
+)
+from penstock.conformance.laws.models.passes import LOGITS
+from penstock.conformance.parts import TopKRouter
+from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.contracts import Inputs, Router, Routing
+from penstock.hooks.problems import ProblemError
+
+LENGTHS = (7, 3, 5)
+MEMBERS = ("vocabulary_size", "compute_dtype", "routers", "logits", "next_token_loss", "new_cache", "generate")
+
+
+@law(ARCHITECTURE)
+def its_schema_is_one_of_architectures(subject: Subject) -> None:
+    """The component's schema extends `penstock.hooks.architecture.ArchitectureSettings`.
+
+    A run reads from it the router, balance, sharing and quantizer, the vocabulary and the limits of the model.
+    """
+    settings = subject.choice().settings
+    expect(isinstance(settings, ArchitectureSettings), f"its settings are a {type(settings).__name__}")
+
+
+@law(ARCHITECTURE)
+def it_has_the_members_of_the_contract(subject: Subject) -> None:
+    """A model has every member of `LanguageModel` that runs use: `compute_dtype` and `new_cache` too.
+
+    `new_cache` returns None where the model keeps nothing from one pass to the next.
+    """
+    model = model_of(subject)
+    needed = MEMBERS if subject.component.contract > 1 else tuple(set(MEMBERS) - {"compute_dtype", "new_cache"})
+    missing = [name for name in needed if not hasattr(model, name)]
+    expect(not missing, f"it lacks {', '.join(missing)}")
+
+
+@law(ARCHITECTURE, needs=LOGITS)
+def what_a_model_cannot_read_is_refused_by_name(subject: Subject) -> None:
+    """Each field of `Inputs` changes the logits, or is refused by a `ProblemError` that names it.
+
+    `Inputs.of(inputs).require_only("MyModel", ...)` names what is read: padding that is ignored gives wrong numbers.
+    """
+    model, token_BS = redrawn(subject), random_tokens(2, 9)
+    plain = logits_of(model, token_BS)
+    for name, value in _every_field(model, token_BS).items():
+        try:
+            found = logits_of(model, Inputs(token_BS, **{name: value}))
+        except ProblemError as error:
+            expect(name in str(error), f"`{name}` is refused without its name: {error}")
+            continue
+        expect(not torch.equal(found, plain), f"`{name}` is ignored")
+
+
+@law(ARCHITECTURE, needs=LOGITS, capability="padding")
+def padding_changes_nothing(subject: Subject) -> None:
+    """Texts padded on either side have the logits that each has alone, and no routing keeps a slot of padding.
+
+    Prompts padded on the left continue as each does alone. Hide padding from attention and from routers
+    (`Inputs.real_BS`), and count positions from the first real token.
+    """
+    model, texts = redrawn(subject), [random_tokens(1, length, seed=length)[0] for length in LENGTHS]
+    for side in ("left", "right"):
+        inputs = _padded(texts, side)
+        together, real_BS = logits_of(model, inputs), inputs.real_BS
+        for row, text in enumerate(texts):
+            expect_close(together[row][real_BS[row]], logits_of(model, text[None])[0], f"padded on the {side}")
+        for layer, routing in model(inputs).routings.items():
+            kept = routing.kept_TK is not None and not routing.kept_TK[~real_BS.flatten()].any()
+            expect(kept, f"layer {layer} keeps slots of padding")
+    text_BS = model.generate(_padded(texts, "left"), tokens=4)
+    for row, text in enumerate(texts):
+        alone_S = model.generate(text[None], tokens=4)[0]
+        expect(torch.equal(text_BS[row, -len(alone_S) :], alone_S), "a padded prompt continues otherwise")
+
+
+@law(ARCHITECTURE, needs=LOGITS, capability="documents")
+def documents_of_a_row_are_independent(subject: Subject) -> None:
+    """With `Inputs.document_BS` the documents of a row have the logits that each has alone.
+
+    Attention stays inside one document; positions may count on.
+    """
+    model, texts = redrawn(subject), [random_tokens(1, length, seed=length)[0] for length in LENGTHS]
+    document_BS = torch.cat([torch.full((length,), number) for number, length in enumerate(LENGTHS)])[None]
+    packed = logits_of(model, Inputs(torch.cat(texts)[None], document_BS=document_BS))[0]
+    for found, text in zip(packed.split(LENGTHS), texts, strict=True):
+        expect_close(found, logits_of(model, text[None])[0], "of a document")
+
+
+@law(ARCHITECTURE, needs=LOGITS, capability="token-ids")
+def routers_are_given_the_ids_that_they_ask_for(subject: Subject) -> None:
+    """A router whose `asks` has "token_T" is called with the ids of its rows, in their order.
+
+    `router(hidden_TD, token_T=token_BS.flatten())`, of real tokens alone.
+    """
+    model, token_BS = redrawn(subject, make_router=_asking_router), random_tokens(2, 9)
+    model(token_BS)
+    expect(model.routers, "no layer takes a router from the config")
+    for router in model.routers.values():
+        expect(torch.equal(router.seen_T, token_BS.flatten()), "a router was given other ids")
+
+
+class _Asking(TopKRouter):
+    """Remembers the ids that it was given."""
+
+    asks = frozenset({"token_T"})
+    seen_T: Tensor
+
+    def forward(self, hidden_TD: Tensor, *, token_T: Tensor) -> Routing:
+        self.seen_T = token_T
+        return super().forward(hidden_TD)
+
+
+def _asking_router(layer: int, *, hidden_size: int, experts: int) -> Router:
+    router: Any = _Asking(hidden_size, experts, min(2, experts))
+    return router
+
+
+def _padded(texts: list[Tensor], side: str) -> Any:
+    length = max(map(len, texts))
+    token_BS = torch.zeros(len(texts), length, dtype=torch.int64)
+    real_BS = torch.zeros_like(token_BS, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        columns = slice(0, len(text)) if side == "right" else slice(length - len(text), None)
+        token_BS[row, columns], real_BS[row, columns] = text, True
+    return Inputs(token_BS, real_BS)
+
+
+def _every_field(model: Any, token_BS: Tensor) -> dict[str, Any]:
+    position_BS = torch.arange(token_BS.shape[1]).expand_as(token_BS)
+    fields = {
+        "real_BS": position_BS > 0,
+        "document_BS": position_BS // 5,
+        "position_BS": position_BS.flip(1),
+        "type_BS": torch.ones_like(token_BS),
+        "encoder": Inputs(token_BS),
+    }
+    experts = {layer: torch.arange(router.k).expand(*token_BS.shape, -1) for layer, router in model.routers.items()}
+    return fields | ({"expert_BSK": experts} if experts else {})
+
+
+LAWS = laws_in(globals())

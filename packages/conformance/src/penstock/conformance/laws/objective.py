@@ -1,0 +1,246 @@
+# pyright: basic
+"""Laws of objectives: `Objective`, the batches of a step and their loss.
+
+They are held with random tokens, a tokenizer of few words and a small model.
+
+Shape suffixes: B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.conformance.parts import VOCABULARY, TinyModel, random_state
+from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput, TrainingData
+
+CAPABILITIES: dict[str, str] = {}
+OBJECTIVE = "objective"
+BATCH, LENGTH = 4, 8
+
+
+class Tokens:
+    """A `TokenSource` of random ids."""
+
+    def __init__(self, tokens: int, seed: int) -> None:
+        self.tokens = tokens
+        self._ids = np.random.default_rng(seed).integers(1, VOCABULARY, tokens)
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        return self._ids[start:stop].copy()
+
+
+class Words:
+    """A `Tokenizer` that has an id for each character, and few of them."""
+
+    vocabulary_size = VOCABULARY
+    end_of_text = 0
+
+    def byte_lengths(self) -> Any:
+        return np.ones(VOCABULARY, dtype=np.int64)
+
+    def encode(self, text: str) -> list[int]:
+        return [1 + ord(character) % (VOCABULARY - 1) for character in text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(chr(96 + token) for token in tokens)
+
+
+@law(OBJECTIVE)
+def a_step_has_batches_of_every_rank_and_part(subject: Subject) -> None:
+    """`batches(step, rank=, ranks=, parts=)` returns `parts` batches, each of its share of the batch's rows and at
+    least one unit, with tokens and targets of one shape.
+
+    Cut `batch_size` rows by rank, then by part.
+    """
+    objective = _prepared(subject)
+    for ranks, parts in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        for rank in range(ranks):
+            batches = objective.batches(3, rank=rank, ranks=ranks, parts=parts)
+            cut = f"{ranks} ranks of {parts} parts"
+            expect(len(batches) == parts, f"with {cut} rank {rank} has {len(batches)}")
+            for batch in batches:
+                shapes = (tuple(batch.inputs.token_BS.shape), tuple(batch.target_BS.shape))
+                rows = BATCH // ranks // parts
+                expect(shapes[0] == shapes[1] and shapes[0][0] == rows, f"with {cut} tokens and targets are {shapes}")
+                expect(isinstance(batch.units, int) and batch.units > 0, f"a batch has {batch.units!r} units")
+
+
+BATCHES = (a_step_has_batches_of_every_rank_and_part,)
+
+
+@law(OBJECTIVE, needs=BATCHES)
+def the_cut_changes_no_row(subject: Subject) -> None:
+    """The rows and the units of all ranks and parts, in that order, are those of one rank and one part.
+
+    Draw the rows of a step from the step alone, and give each rank and part its place among them.
+    """
+    objective = _prepared(subject)
+    (whole,) = objective.batches(2)
+    for ranks, parts in ((2, 1), (1, 4), (2, 2)):
+        cut = [batch for rank in range(ranks) for batch in objective.batches(2, rank=rank, ranks=ranks, parts=parts)]
+        expect(_rows(cut) == _rows([whole]), f"{ranks} ranks of {parts} parts have other rows than one")
+        units = sum(batch.units for batch in cut)
+        expect(units == whole.units, f"{ranks} ranks of {parts} parts have {units} units, and one has {whole.units}")
+
+
+@law(OBJECTIVE, needs=BATCHES)
+def a_step_is_a_function_of_its_number(subject: Subject) -> None:
+    """`batches(step)` is the same whatever was asked before, of another object too; other steps have other rows.
+
+    A run that is resumed asks for a step in the middle: count nothing, and seed by (seed, step).
+    """
+    objective = _prepared(subject)
+    steps = [_rows(objective.batches(step)) for step in range(4)]
+    expect(_rows(objective.batches(1)) == steps[1], "step 1 is another after step 3")
+    expect(_rows(_prepared(subject).batches(3)) == steps[3], "step 3 is another where it is the first that is asked")
+    expect(any(first != second for first, second in itertools.pairwise(steps)), "all steps have the same rows")
+
+
+@law(OBJECTIVE, needs=BATCHES)
+def no_global_random_numbers_are_drawn(subject: Subject) -> None:
+    """Making batches leaves the global generators where they were.
+
+    Draw from a generator of your own: those of torch are part of a checkpoint.
+    """
+    objective = _prepared(subject)
+    before = random_state(), np.random.get_state()[1].tolist()  # pyright: ignore
+    objective.batches(0)
+    list(objective.heldout())
+    expect((random_state(), np.random.get_state()[1].tolist()) == before, "a global state has changed")  # pyright: ignore
+
+
+@law(OBJECTIVE, needs=BATCHES)
+def the_loss_is_finite_and_has_a_gradient(subject: Subject) -> None:
+    """`loss(model, batch)` returns an `ObjectiveOutput` whose loss is a finite scalar, with a gradient in the model.
+
+    Call the model, and return the loss undetached.
+    """
+    output, gradients = _loss(_prepared(subject), _prepared(subject).batches(0)[0])
+    expect(isinstance(output, ObjectiveOutput), f"loss returns a {type(output).__name__}")
+    expect(output.loss.ndim == 0 and bool(output.loss.isfinite()), f"the loss is {output.loss}")
+    expect(any(gradient.any() for gradient in gradients.values()), "no parameter has a gradient")
+
+
+LOSS = (the_loss_is_finite_and_has_a_gradient,)
+
+
+@law(OBJECTIVE, needs=LOSS)
+def the_loss_is_a_sum(subject: Subject) -> None:
+    """The losses of the parts of a step add up to that of the whole, and so do gradients and what is measured.
+
+    Sum, and divide by nothing: the loop divides by the units of the whole step.
+    """
+    objective = _prepared(subject)
+    expected, gradients = _loss(objective, objective.batches(1)[0])
+    parts = [_loss(objective, batch) for batch in objective.batches(1, parts=BATCH)]
+    found = sum(output.loss.item() for output, _ in parts)
+    expect(_close(found, expected.loss.item()), f"the parts have {found}, the whole {expected.loss.item()}")
+    for name, gradient in gradients.items():
+        added = torch.stack([part[name] for _, part in parts]).sum(0)
+        expect(torch.allclose(added, gradient, atol=1e-4), f"the gradients of {name} do not add up")
+    for name, (value, weight) in expected.measured.items():
+        pairs = [output.measured[name] for output, _ in parts]
+        added = [sum(float(pair[column]) for pair in pairs) for column in (0, 1)]
+        whole = [float(value), float(weight)]
+        expect(all(map(_close, added, whole)), f"sum and weight of {name} are {whole}, those of the parts {added}")
+
+
+@law(OBJECTIVE, needs=LOSS)
+def a_target_that_does_not_count_changes_nothing(subject: Subject) -> None:
+    """Another target where `counted_BS` is False has the same loss.
+
+    Hand the mask to the model's loss.
+    """
+    objective = _prepared(subject)
+    batch = objective.batches(0)[0]
+    if batch.counted_BS is None or bool(batch.counted_BS.all()):
+        raise NotApplicable("every target counts")
+    other_BS = torch.where(batch.counted_BS, batch.target_BS, (batch.target_BS + 1) % VOCABULARY)
+    losses = [_loss(objective, each)[0].loss.item() for each in (batch, replace(batch, target_BS=other_BS))]
+    expect(_close(*losses), f"the loss is {losses[0]}, and with other targets {losses[1]}")
+
+
+@law(OBJECTIVE, needs=LOSS)
+def the_model_stays_as_it_is(subject: Subject) -> None:
+    """`loss` changes no parameter and no mode of the model.
+
+    Keep references and teachers of your own.
+    """
+    objective, model = _prepared(subject), TinyModel()
+    before = copy.deepcopy(model.state_dict())
+    objective.loss(model, objective.batches(0)[0])
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    expect(not changed and model.training, f"changed: {', '.join(changed) or 'the mode'}")
+
+
+@law(OBJECTIVE, needs=LOSS)
+def heldout_batches_are_the_same_each_time(subject: Subject) -> None:
+    """`heldout()` ends, has at least one unit, and yields the same batches each time.
+
+    Return a new iterator, in a fixed order.
+    """
+    objective = _prepared(subject)
+    first, second = (list(itertools.islice(objective.heldout(), 10_000)) for _ in range(2))
+    expect(0 < len(first) < 10_000, f"there are {len(first)} or more")
+    expect(sum(batch.units for batch in first) > 0, "they have no units")
+    expect(_rows(first) == _rows(second), "they are others the second time")
+    for batch in first:
+        loss = objective.loss(TinyModel(), batch).loss
+        expect(bool(loss.isfinite()), f"the loss of one is {loss}")
+
+
+def _prepared(subject: Subject) -> Any:
+    objective = subject.build()
+    objective.prepare(
+        TrainingData(
+            train=Tokens(600, seed=1),
+            heldout=Tokens(200, seed=2),
+            tokenizer=Words(),
+            end_of_text=0,
+            byte_lengths_V=np.ones(VOCABULARY, dtype=np.int64),
+            sequence_length=LENGTH,
+            batch_size=BATCH,
+            heldout_tokens=64,
+            seed=7,
+        )
+    )
+    return objective
+
+
+def _rows(batches: Sequence[Batch]) -> list[tuple[Any, ...]]:
+    """What each row has, without the padding behind it."""
+    return [row for batch in batches for row in _rows_of(batch)]
+
+
+def _rows_of(batch: Batch) -> Iterator[tuple[Any, ...]]:
+    inputs: Inputs = batch.inputs
+    for row in range(len(batch.target_BS)):
+        every_S = torch.ones_like(batch.target_BS[row], dtype=torch.bool)
+        real_S = every_S if inputs.real_BS is None else inputs.real_BS[row]
+        counted_S = real_S if batch.counted_BS is None else batch.counted_BS[row]
+        columns: list[Tensor] = [inputs.token_BS[row], batch.target_BS[row], counted_S]
+        yield tuple(tuple(column[real_S].tolist()) for column in columns)
+
+
+def _loss(objective: Any, batch: Batch) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
+    model = TinyModel()
+    output: ObjectiveOutput = objective.loss(model, batch)
+    if output.loss.requires_grad:
+        output.loss.backward()
+    return output, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+
+
+def _close(first: float, second: float) -> bool:
+    return abs(first - second) <= 1e-4 * max(1.0, abs(second))
+
+
+LAWS = laws_in(globals())

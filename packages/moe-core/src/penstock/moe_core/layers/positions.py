@@ -1,0 +1,73 @@
+"""Where the tokens of a pass stand, and what each of them sees: causality, padding, documents, and what a cache holds.
+
+Shape suffixes: B batch, S new positions, C cached and new positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from penstock.hooks.contracts import Inputs
+
+
+class Cached(Protocol):
+    """A cache of the `length` positions before this pass. `real_BC` is False for padding among them; None: all real."""
+
+    length: int
+    real_BC: Tensor | None
+
+
+class Positions(NamedTuple):
+    """Of a pass: `position`, [S] or [B, S], is what embeddings of positions use. `visible`, broadcast to [B, N, S, C],
+    is True where a new position sees another; None: all up to itself."""
+
+    position: Tensor
+    visible: Tensor | None
+
+
+def positions(inputs: Inputs, cache: Cached | None = None) -> Positions:
+    """The positions of the tokens that follow those of the cache. Raises ValueError for documents with a cache."""
+    cached = 0 if cache is None else cache.length
+    if cached and inputs.document_BS is not None:
+        raise ValueError("`document_BS` with a filled cache: read the documents in one pass, without the cache")
+    real_BC = known_real(inputs, cache)
+    return Positions(_position(inputs, cached, real_BC), _visible(inputs, cached, real_BC))
+
+
+def known_real(inputs: Inputs, cache: Cached | None) -> Tensor | None:
+    """False for padding among the cached and the new positions [B, C]; None where all are real."""
+    before_BC = None if cache is None else cache.real_BC
+    if cache is None or not cache.length or (before_BC is None and inputs.real_BS is None):
+        return inputs.real_BS
+    new_BS = torch.ones_like(inputs.token_BS, dtype=torch.bool) if inputs.real_BS is None else inputs.real_BS
+    if before_BC is None:
+        before_BC = new_BS.new_ones(len(new_BS), cache.length)
+    return torch.cat((before_BC, new_BS), dim=1)
+
+
+def _position(inputs: Inputs, cached: int, real_BC: Tensor | None) -> Tensor:
+    if inputs.position_BS is not None:
+        return inputs.position_BS
+    if real_BC is None:
+        return torch.arange(cached, cached + inputs.token_BS.shape[1], device=inputs.token_BS.device)
+    return (real_BC.cumsum(dim=1) - 1).clamp(min=0)[:, cached:]
+
+
+def _visible(inputs: Inputs, cached: int, real_BC: Tensor | None) -> Tensor | None:
+    length, device = inputs.token_BS.shape[1], inputs.token_BS.device
+    unhidden = real_BC is None and inputs.document_BS is None
+    if unhidden and not (cached and length > 1):
+        return None  # causal attention alone says it
+    row_S1 = torch.arange(cached, cached + length, device=device)[:, None]
+    column_C = torch.arange(cached + length, device=device)
+    visible = row_S1 >= column_C
+    if unhidden:
+        return visible
+    if real_BC is not None:
+        visible = visible & real_BC.bool()[:, None, None, :]
+    if inputs.document_BS is not None:
+        visible = visible & (inputs.document_BS[:, None, :, None] == inputs.document_BS[:, None, None, :])
+    return visible | (row_S1 == column_C)  # a row that sees nothing has no softmax

@@ -1,0 +1,83 @@
+"""Which rows a mixture layer routes: those of real tokens, each with what its router asks for.
+
+Padding is taken out before the router and put back behind the experts, so it holds no expert's place, whatever the
+router does with the tokens that it sees.
+
+Shape suffixes: B batch, S sequence, T = B*S positions, R positions that are real, K experts a token, E experts, D model
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penstock.hooks.contracts import AskingRouter, Inputs, Router, Routing
+from penstock.hooks.problems import Problem, ProblemError
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedRows:
+    """The positions of one pass as its routers see them. `real_R` are the indices of real ones; None: all of T."""
+
+    token_T: Tensor
+    real_R: Tensor | None
+    expert_BSK: Mapping[int, Tensor]
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> RoutedRows:
+        real_R = None if inputs.real_BS is None else inputs.real_BS.flatten().nonzero().squeeze(1)
+        return cls(inputs.token_BS.flatten(), real_R, inputs.expert_BSK or {})
+
+    def mixture(
+        self, layer: int, router: Router, experts: Callable[[Tensor, Routing], Tensor], x_BSD: Tensor
+    ) -> tuple[Tensor, Routing]:
+        """What the experts of one layer make of its real tokens, 0 elsewhere, and the routing of all positions."""
+        x_TD = x_BSD.flatten(0, -2)
+        asked = self._asked(layer, router, len(x_TD))
+        if self.real_R is None:
+            routing = router(x_TD, **asked)
+            return experts(x_TD, routing).view_as(x_BSD), routing
+        self._require_a_row_each(len(x_TD))
+        x_RD = x_TD.index_select(0, self.real_R)
+        routing = router(x_RD, **asked)
+        out_TD = torch.zeros_like(x_TD).index_copy(0, self.real_R, experts(x_RD, routing))
+        return out_TD.view_as(x_BSD), self._over_all_positions(routing)
+
+    def _asked(self, layer: int, router: Router, rows: int) -> dict[str, Any]:
+        asks = router.asks if isinstance(router, AskingRouter) else frozenset[str]()
+        given_BSK = self.expert_BSK.get(layer)
+        if given_BSK is not None and "expert_TK" not in asks:
+            what = f"the router of layer {layer} ({type(router).__name__}) takes no given choice of experts"
+            raise ProblemError(Problem("unsupported", what, "inputs.expert_BSK", "leave the layer out"))
+        asked = {"token_T": self._real(self.token_T)} if "token_T" in asks else {}
+        if asked:
+            self._require_a_row_each(rows)
+        return asked if given_BSK is None else {**asked, "expert_TK": self._real(given_BSK.flatten(0, -2))}
+
+    def _real(self, each_T: Tensor) -> Tensor:
+        return each_T if self.real_R is None else each_T.index_select(0, self.real_R)
+
+    def _require_a_row_each(self, rows: int) -> None:
+        if rows != len(self.token_T):
+            raise ValueError(f"a layer sees {rows} rows for {len(self.token_T)} positions: which of them are real?")
+
+    def _over_all_positions(self, routing: Routing) -> Routing:
+        """Rows of padding keep and drop nothing."""
+        kept_RK = routing.kept_TK
+        return Routing(
+            expert_TK=self._spread(routing.expert_TK),
+            weight_TK=self._spread(routing.weight_TK),
+            logits_TE=self._spread(routing.logits_TE),
+            score_TE=self._spread(routing.score_TE),
+            kept_TK=self._spread(torch.ones_like(routing.expert_TK, dtype=torch.bool) if kept_RK is None else kept_RK),
+            dropped_TK=None if routing.dropped_TK is None else self._spread(routing.dropped_TK),
+        )
+
+    def _spread(self, each_R: Tensor) -> Tensor:
+        assert self.real_R is not None
+        return each_R.new_zeros(len(self.token_T), *each_R.shape[1:]).index_copy(0, self.real_R, each_R)
