@@ -45,7 +45,7 @@ def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
         (
             "use: sigmoid-topk",
             "use: sigmod-topk",
-            ["changed.yaml:17:", "there is no router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"],
+            ["changed.yaml:17:", "unknown router 'sigmod-topk'", "did you mean 'sigmoid-topk'?"],
         ),
         (
             "hidden_size: 32",
@@ -66,11 +66,11 @@ def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
             ["every", "or equal to 1"],
         ),
         ("batch_size: 4", "batch_size: 5", ["batch_size (5) is not a multiple of micro_batch_size (2)"]),
-        ("preset: quickstart", "preset: quikstart", ["there is no preset 'quikstart'", "did you mean 'quickstart'?"]),
+        ("preset: quickstart", "preset: quikstart", ["unknown preset 'quikstart'", "did you mean 'quickstart'?"]),
         (
             "  batch_size: 4",
             "  batch_size: 4\n  batch_size: 8",
-            ["changed.yaml:25:3: the key 'batch_size' stands twice"],
+            ["changed.yaml:25:3: duplicate key 'batch_size'"],
         ),
         ("tokens: 1536", "tokens: [", ["changed.yaml:2", "not valid YAML"]),
     ],
@@ -125,7 +125,7 @@ def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("train", "nowhere.yaml"), "there is no such config file"),
+        (("train", "nowhere.yaml"), "config file not found"),
         (("evaluate", "nowhere"), "this is not a run directory"),
         (("simulate", "nowhere.npz", "--hidden-size", "8"), "there is no such trace"),
         (("trian", "x.yaml"), "did you mean 'train'?"),

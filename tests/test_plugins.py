@@ -95,7 +95,7 @@ def test_an_interrupted_run_says_how_to_continue_it_with_its_plugins(place, serv
     [
         ("raise ImportError('no tears')", "ImportError: no tears"),
         (ROUTER.replace("penstock.routers.topk", "no_such_package"), "No module named 'no_such_package'"),
-        (ROUTER.replace('summary="Mine"', 'summary="Mine", contract=7'), "asks for contract 7"),
+        (ROUTER.replace('summary="Mine"', 'summary="Mine", contract=7'), "needs contract 7"),
         (ROUTER.replace("my_router:MyRouter", "no_such_router:MyRouter"), "No module named 'no_such_router'"),
     ],
     ids=["broken", "needs what is not there", "incompatible", "target cannot be imported"],

@@ -281,5 +281,5 @@ def test_a_checkpoint_is_no_model_of_its_own(command, trained, texts):
 def test_without_the_plugin_the_package_that_has_it_is_named(config_file, texts, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     others = [each for each in Registry.discover().plugins if each.origin.distribution != "penstock-hf-models"]
-    with pytest.raises(ProblemError, match=r"there is no architecture 'hf', `uv add penstock-hf-models` provides it"):
+    with pytest.raises(ProblemError, match=r"unknown architecture 'hf', `uv add penstock-hf-models` provides it"):
         run_command(["profile", str(tmp_path), "--corpus", str(texts)], Registry(others))

@@ -87,10 +87,10 @@ def test_json_has_every_result(capsys):
     ("arguments", "said"),
     [
         (("check", "flta"), "did you mean 'flat'?"),
-        (("check", "flat", "--kind", "corpus"), "there is no corpus 'flat'"),
+        (("check", "flat", "--kind", "corpus"), "unknown corpus 'flat'"),
         (("check", "flat", "--set", "peek=2"), "did you mean 'peak'?"),
         (("check", "flat", "--set", "peak"), "is not key.sub=value"),
-        (("check", "flat", "--waive", "schedule/none", TOMORROW, "why"), "there is no law 'schedule/none'"),
+        (("check", "flat", "--waive", "schedule/none", TOMORROW, "why"), "unknown law 'schedule/none'"),
         (("check", "flat", "--waive", PEAK, "soon", "why"), "Invalid isoformat"),
         (("check", "flat", "--waive", PEAK, TOMORROW, " "), "needs a reason"),
     ],

@@ -75,9 +75,7 @@ def penstock(installed: Path):
 
 
 BAD = "warning: plugin acme-bad 1.0 is not usable: ImportError: no tears in this world"
-NEXT = (
-    "warning: plugin acme-next 1.0 is not usable: command 'tomorrow' asks for contract 9, and this release supports 1"
-)
+NEXT = "warning: plugin acme-next 1.0 is not usable: command 'tomorrow' needs contract 9, but this release supports 1"
 
 
 def commands_of(help_text: str) -> set[str]:
@@ -118,9 +116,9 @@ def test_the_list_shows_every_state_with_its_owner_and_cause(penstock):
 def test_a_third_party_s_component_of_the_name_of_ours_is_marked_and_reached_by_its_id(penstock):
     result = penstock("plugins", "list")
     assert "`plugins` is penstock:plugins, and `acme-rival:plugins` another one" in result.stdout
-    shadow = "command 'plugins' is that of penstock"
+    shadow = "command 'plugins' comes from penstock"
     [warning] = [line for line in result.stderr.splitlines() if shadow in line]
-    assert warning.endswith("there is another of acme-rival 1.0, written `acme-rival:plugins`")
+    assert warning.endswith("another one comes from acme-rival 1.0, written `acme-rival:plugins`")
     by_id = penstock("acme-rival:plugins")
     assert by_id.stdout == "hello\n"
     assert shadow not in by_id.stderr
@@ -140,7 +138,7 @@ def test_to_ask_for_what_a_broken_plugin_has_ends_with_3_and_the_cause(penstock,
     assert result.returncode == ExitCode.PLUGIN
     error = result.stderr.splitlines()[-1]
     assert error.startswith("error: command ")
-    assert ("no tears in this world" if "bad" in name else "asks for contract 9") in error
+    assert ("no tears in this world" if "bad" in name else "needs contract 9") in error
 
 
 def test_without_plugins_only_our_own_are_loaded_and_said(penstock):
@@ -182,5 +180,5 @@ def test_a_plugin_file_that_is_not_there_is_a_mistake_of_usage(penstock):
 def test_code_that_calls_run_chooses_plugins_alike(installed):
     file = str(installed / "work" / "my_commands.py")
     assert run(["--no-plugins", "--plugin", file, "mine"]) == "hello"
-    with pytest.raises(ProblemError, match=f"--plugin {file}: plugins cannot be chosen for a registry"):
+    with pytest.raises(ProblemError, match=f"--plugin {file}: plugins cannot be selected for an existing registry"):
         run(["--plugin", file, "mine"], Registry([]))

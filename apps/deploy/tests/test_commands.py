@@ -11,7 +11,7 @@ from penstock.hooks.problems import ProblemError
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "hff"], "there is no exporter 'hff', did you mean 'hf'"),
+        (["--format", "hff"], "unknown exporter 'hff', did you mean 'hf'"),
         (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
         ([], "this is not a run directory"),
     ],

@@ -76,7 +76,7 @@ def test_a_corpus_may_be_longer_than_the_name_of_a_file(registry):
         (["=texts", "other"], "'=texts' is not NAME=PATH"),
         (["plays= ", "other"], "'plays= ' is not NAME=PATH"),
         (["x" * 300], "there is no such file or folder"),
-        (["{use: txt}", "other"], "there is no corpus 'txt'"),
+        (["{use: txt}", "other"], "unknown corpus 'txt'"),
         (["{use: text}", "other"], "paths"),
     ],
 )

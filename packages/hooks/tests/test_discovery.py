@@ -62,14 +62,14 @@ def test_a_working_plugin_is_loaded_with_its_origin(plugin_path: Path) -> None:
         ("raise SystemExit(3)", "SystemExit: 3"),
         (WORKING.replace("routers", "ruoters"), "unknown hook 'ruoters', did you mean 'routers'?"),
         (WORKING.replace("routers()", "routers(config)"), "hook argument 'config'|Argument"),
-        (WORKING.replace("@hookimpl\n", ""), "function routers has the name of a hook, and no @hookimpl"),
+        (WORKING.replace("@hookimpl\n", ""), "function routers has the name of a hook but no @hookimpl"),
         (WORKING.replace("return", "1 +"), "TypeError"),
         (WORKING.replace(f"return [{COMPONENT}]", "pass"), "must return a list of Component, not NoneType"),
         (WORKING.replace(f"[{COMPONENT}]", COMPONENT), "must return a list of Component, not Component"),
         (WORKING.replace("return", "yield"), "must return a list of Component, not generator"),
-        (WORKING.replace(COMPONENT, "'mine'"), "must return a list of Component, and has 'mine'"),
+        (WORKING.replace(COMPONENT, "'mine'"), "must return a list of Component, but it contains 'mine'"),
         (WORKING.replace(COMPONENT, f"{COMPONENT}, {COMPONENT}"), "has two components 'mine'"),
-        (WORKING.replace("def routers", "def balancers"), "yields kind 'balancer', and has 'mine' of kind 'router'"),
+        (WORKING.replace("def routers", "def balancers"), "yields kind 'balancer', but 'mine' is of kind 'router'"),
         (WORKING.replace("kind='router'", "kind='ruoter'"), "unknown kind 'ruoter'"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_plugin_for_another_contract_is_incompatible(plugin_path: Path) -> Non
     install(plugin_path, "acme", WORKING.replace("summary=''", "summary='', contract=99"))
     plugin = found("acme")
     assert isinstance(plugin, Incompatible)
-    assert plugin.cause == "router 'mine' asks for contract 99, and this release supports 1"
+    assert plugin.cause == "router 'mine' needs contract 99, but this release supports 1"
 
 
 def test_an_engine_that_serves_is_never_taken_for_one_that_trains(plugin_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_engine_that_serves_is_never_taken_for_one_that_trains(plugin_path: P
     )
     plugin = found("acme")
     assert isinstance(plugin, Incompatible)
-    cause = "engine 'mine' asks for contract 1, and this release supports 2: what serves a model is a 'server' now"
+    cause = "engine 'mine' needs contract 1, but this release supports 2: what serves a model is a 'server' now"
     assert plugin.cause == cause
     with pytest.raises(ProblemError, match="mine"):
         Registry([plugin]).get("engine", "mine")
@@ -113,7 +113,7 @@ def test_a_contract_inside_the_window_is_supported(plugin_path: Path, monkeypatc
     install(plugin_path, "acme-new", WORKING.replace("summary=''", "summary='', contract=2"))
     old = found("acme-old")
     assert isinstance(old, Incompatible)
-    assert old.cause == "router 'mine' asks for contract 1, and this release supports 2 to 3"
+    assert old.cause == "router 'mine' needs contract 1, but this release supports 2 to 3"
     assert isinstance(found("acme-new"), Loaded)
 
 
@@ -122,7 +122,7 @@ def test_a_cause_is_one_line_whatever_the_error_says(plugin_path: Path) -> None:
     install(plugin_path, "acme-long", "raise ImportError('one\\ntwo\\n\\nthree')")
     install(plugin_path, "acme-mute", mute)
     causes = [plugin.cause for plugin in map(found, ("acme-long", "acme-mute")) if isinstance(plugin, Broken)]
-    assert causes == ["ImportError: one two three", "Mute: its text cannot be had (ZeroDivisionError)"]
+    assert causes == ["ImportError: one two three", "Mute: its message cannot be read (ZeroDivisionError)"]
 
 
 @pytest.mark.parametrize("spelling", ["acme-bad", "Acme_Bad", "acme.bad"])
@@ -217,7 +217,9 @@ def test_names_mean_the_same_under_every_hash_seed(plugin_path: Path) -> None:
     ]
     assert len(set(answers)) == 1
     warning, answer = answers[0].splitlines()
-    assert warning.endswith("of acme 1.0, written `acme:sigmoid-topk` and zenith 1.0, written `zenith:sigmoid-topk`")
+    assert warning.endswith(
+        "comes from acme 1.0, written `acme:sigmoid-topk` and zenith 1.0, written `zenith:sigmoid-topk`"
+    )
     origins, _, chosen, names = json.loads(answer)
     assert origins == sorted(origins)
     assert {"acme 1.0", "mid 1.0", "zenith 1.0"} <= set(origins)

@@ -148,8 +148,8 @@ def test_keys_are_text_as_it_was_written() -> None:
 
 def test_every_duplicate_key_is_reported_with_the_first() -> None:
     assert problems("a: 1\nb: {c: 1, c: 2}\na: 3\n") == [
-        "run.yaml:2:11: the key 'c' stands twice, the first is at run.yaml:2:5",
-        "run.yaml:3:1: the key 'a' stands twice, the first is at run.yaml:1:1",
+        "run.yaml:2:11: duplicate key 'c', the first is at run.yaml:2:5",
+        "run.yaml:3:1: duplicate key 'a', the first is at run.yaml:1:1",
     ]
 
 
@@ -166,7 +166,7 @@ def test_every_duplicate_key_is_reported_with_the_first() -> None:
         ("? [a]\n: 1", "run.yaml:1:3: a key must be plain text"),
         ("a: !!python/object:os.system {}", "run.yaml:1:1: unknown tag 'tag:yaml.org,2002:python/object:os.system'"),
         ("a: !secret b", "run.yaml:1:1: unknown tag '!secret'"),
-        ("a: !!int b", "run.yaml:1:1: 'b' is no int"),
+        ("a: !!int b", "run.yaml:1:1: 'b' is not of type int"),
         (f"a: {'9' * 5000}", "run.yaml:1:1: Exceeds the limit"),
     ],
 )
@@ -182,7 +182,7 @@ def test_an_alias_inside_its_own_value_is_a_problem(text: str) -> None:
         assert problem.startswith("run.yaml:2:")
     else:
         [problem] = problems(text)
-    assert "an alias stands inside the value that it repeats" in problem
+    assert "an alias refers to a value that contains it" in problem
 
 
 def test_an_alias_repeats_a_value_without_sharing_it() -> None:

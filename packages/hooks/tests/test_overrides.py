@@ -108,7 +108,7 @@ def test_every_override_that_cannot_be_applied_is_reported() -> None:
         ("model.balance.0.rate.x=1", "'model.balance.0.rate' is a plain value and has nothing below it"),
         ("name=[1", "not valid YAML"),
         ("name=1\nother: 2", "not valid YAML"),
-        ("name={a: 1, a: 2}", "the key 'a' stands twice"),
+        ("name={a: 1, a: 2}", "duplicate key 'a'"),
     ],
 )
 def test_an_override_that_cannot_be_applied_says_why(override: str, message: str) -> None:
@@ -138,7 +138,7 @@ def test_a_file_is_read_with_its_overrides(tmp_path: Any) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Any) -> None:
-    with pytest.raises(ProblemError, match="there is no such config file"):
+    with pytest.raises(ProblemError, match="config file not found"):
         read_config(tmp_path / "missing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProblemError, match="cannot be read as text"):

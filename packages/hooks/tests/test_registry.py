@@ -37,7 +37,7 @@ def test_the_distribution_in_an_id_may_be_spelt_as_indexes_allow() -> None:
 def test_a_misspelt_name_gets_a_hint() -> None:
     found, code = problem(Registry([loaded("acme", "sigmoid", "softmax")]), "sigmiod")
     assert (found.code, code) == ("unknown-component", ExitCode.USAGE)
-    assert str(found) == "run.yaml:7:3: there is no router 'sigmiod', did you mean 'sigmoid'?"
+    assert str(found) == "run.yaml:7:3: unknown router 'sigmiod', did you mean 'sigmoid'?"
 
 
 def test_a_missing_component_of_ours_names_its_package() -> None:
@@ -66,7 +66,7 @@ def test_an_unknown_distribution_is_never_recommended_for_installation() -> None
         (Blocked(Origin("penstock-routers", "0.1.0", "r")), "blocked by the user"),
         (
             Incompatible(Origin("penstock-routers", "0.1.0", "r"), (component("sigmoid-topk", contract=9),)),
-            "router 'sigmoid-topk' asks for contract 9, and this release supports 1",
+            "router 'sigmoid-topk' needs contract 9, but this release supports 1",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_an_incompatible_third_party_is_known_by_what_it_offers() -> None:
 def test_a_broken_plugin_of_unknown_content_is_mentioned() -> None:
     plugins = [Broken(Origin("acme", "1.0", "main"), ImportError("x")), loaded("zenith", "other")]
     found, code = problem(Registry(plugins), "mine")
-    told = "acme 1.0 may have it and did not load (ImportError: x)"
+    told = "acme 1.0 may provide it, but did not load (ImportError: x)"
     assert (found.fix, code) == (f"known: other, {told}", ExitCode.PLUGIN)
     assert problem(Registry(plugins[:1]), "mine")[0].fix == told
     found, code = problem(Registry(plugins), "ohter")
@@ -110,8 +110,8 @@ def test_the_short_name_of_one_of_ours_stays_its_own_and_the_use_of_it_is_not_si
     ours, theirs = registry.get("router", "sigmoid-topk"), registry.get("router", "acme:sigmoid-topk")
     assert (ours.id, theirs.id) == ("penstock-routers:sigmoid-topk", "acme:sigmoid-topk")
     assert said == [
-        "router 'sigmoid-topk' is that of penstock-routers 1.0; "
-        "there is another of acme 2.0, written `acme:sigmoid-topk`"
+        "router 'sigmoid-topk' comes from penstock-routers 1.0; "
+        "another one comes from acme 2.0, written `acme:sigmoid-topk`"
     ]
     assert [registry.name_of(entry) for entry in (ours, theirs)] == ["sigmoid-topk", "acme:sigmoid-topk"]
     assert [registry.owner_of(entry) for entry in (ours, theirs)] == [None, ours]
@@ -127,7 +127,7 @@ def test_the_short_name_of_one_of_ours_is_nobody_s_where_ours_is_not_there() -> 
 
 def test_python_s_own_warnings_hear_of_a_shadow_where_nobody_else_is_told_to() -> None:
     registry = Registry([loaded("acme", "sigmoid-topk"), loaded("penstock-routers", "sigmoid-topk")])
-    with pytest.warns(UserWarning, match="there is another of acme"):
+    with pytest.warns(UserWarning, match="another one comes from acme"):
         registry.get("router", "sigmoid-topk")
 
 
@@ -148,12 +148,12 @@ def test_a_distribution_that_offers_a_name_twice_is_told_so() -> None:
 
 def test_a_name_may_be_looked_up_in_several_kinds(registry: Registry) -> None:
     assert registry.find(["balance-loss", "balancer"], "nudge").component.kind == "balancer"
-    with pytest.raises(ProblemError, match=r"no balance-loss or balancer 'nugde', did you mean 'nudge'\?"):
+    with pytest.raises(ProblemError, match=r"unknown balance-loss or balancer 'nugde', did you mean 'nudge'\?"):
         registry.find(["balance-loss", "balancer"], "nugde")
 
 
 def test_an_unknown_kind_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="there is no kind 'ruoter', did you mean 'router'"):
+    with pytest.raises(ValueError, match="unknown kind 'ruoter', did you mean 'router'"):
         Registry([]).get("ruoter", "x")
 
 

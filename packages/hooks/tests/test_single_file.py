@@ -97,13 +97,13 @@ def test_a_file_that_raises_is_a_broken_plugin_and_leaves_no_module(file: Path) 
 def test_a_file_cannot_have_the_name_of_an_installed_module(file: Path, name: str) -> None:
     file.with_name(name).write_text(SOURCE)
     stem = name.removesuffix(".py")
-    assert refused(name).startswith(f"{name}: '{stem}' is the name of an installed module (")
+    assert refused(name).startswith(f"{name}: the name '{stem}' is taken by an installed module (")
     assert Path(getattr(sys.modules.get("json"), "__file__", None) or "").name == "__init__.py"
 
 
 def test_a_file_cannot_have_the_name_of_an_installed_distribution(file: Path) -> None:
     file.with_name("penstock_hooks.py").write_text(SOURCE)
-    assert "is the name of an installed distribution (penstock-hooks " in refused("penstock_hooks.py")
+    assert "is taken by an installed distribution (penstock-hooks " in refused("penstock_hooks.py")
 
 
 def test_a_file_that_is_found_on_the_path_does_not_clash_with_itself(
@@ -124,8 +124,8 @@ def test_two_files_cannot_be_one_module(file: Path) -> None:
     ("name", "said"),
     [
         ("missing.py", r"missing.py: the plugin file cannot be read (No such file or directory)"),
-        ("my-router.py", "name it such as my_router.py"),
-        ("notes.txt", "name it such as my_router.py"),
+        ("my-router.py", "rename it, for example to my_router.py"),
+        ("notes.txt", "rename it, for example to my_router.py"),
     ],
 )
 def test_a_file_that_cannot_be_a_plugin_is_named(file: Path, name: str, said: str) -> None:

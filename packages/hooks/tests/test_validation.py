@@ -75,9 +75,9 @@ model:
         "run.yaml:3:3: train.tokns: unknown field, did you mean 'tokens'?",
         "run.yaml:4:3: train.lr: must be above 0",
         "run.yaml:5:22: router.kk: unknown field, did you mean 'k'?",
-        "run.yaml:7:5: balance.0: there is no balance-loss or balancer 'nugde', did you mean 'nudge'?",
+        "run.yaml:7:5: balance.0: unknown balance-loss or balancer 'nugde', did you mean 'nudge'?",
         "run.yaml:8:18: balance.1.rte: unknown field, did you mean 'rate'?",
-        "run.yaml:10:3: model.preset: there is no preset 'smal', did you mean 'small'?",
+        "run.yaml:10:3: model.preset: unknown preset 'smal', did you mean 'small'?",
         "run.yaml:12:24: model.router.k: input should be a valid integer, "
         "unable to parse string as an integer, not 'two'",
         "command line, override 1: router.scale: input should be a valid number, unable to parse string as a number, "
@@ -98,8 +98,8 @@ model:
         ("router: {use: 3}", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a mapping"),
         ("router: ''", "run.yaml:2:1: router: must be the name of a component of kind 'router', or a mapping"),
         ("balance: [3]", "run.yaml:2:11: balance.0: must be the name of a component of kind 'balance-loss' or"),
-        ("router: {use: tpo-k}", "run.yaml:2:10: router.use: there is no router 'tpo-k', did you mean 'top-k'?"),
-        ("router: sigmoid-topk", "run.yaml:2:1: router: there is no router 'sigmoid-topk', `uv add penstock-routers`"),
+        ("router: {use: tpo-k}", "run.yaml:2:10: router.use: unknown router 'tpo-k', did you mean 'top-k'?"),
+        ("router: sigmoid-topk", "run.yaml:2:1: router: unknown router 'sigmoid-topk', `uv add penstock-routers`"),
         ("router: {use: bare, k: 3}", "run.yaml:2:21: router.k: unknown field"),
         ("router: needy", "run.yaml:2:1: router.k: this field is required"),
         ("router: {use: nested, inner: {depht: 2}}", "run.yaml:2:31: router.inner.depht: unknown field, did you"),
@@ -135,7 +135,7 @@ def test_the_hint_of_a_component_is_separate_from_what_is_wrong(registry: Regist
     with pytest.raises(ProblemError) as caught:
         validate(Run, parse_config("{name: x, router: tpo-k}"), registry)
     [found] = caught.value.problems
-    assert (found.code, found.what) == ("unknown-component", "there is no router 'tpo-k'")
+    assert (found.code, found.what) == ("unknown-component", "unknown router 'tpo-k'")
     assert found.fix == "did you mean 'top-k'?"
 
 

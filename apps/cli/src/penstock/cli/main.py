@@ -1,4 +1,4 @@
-"""The root command. Listing, help and completion import no command; a broken command breaks itself alone."""
+"""The root command. Listing, help and completion import no command; a broken command does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock.hooks.registry import Entry, Registry
 
 
 class LazyCommand(click.Command):
-    """Stands for a command until it runs: knows its name and summary, and where to find it."""
+    """A placeholder for a command until it runs: knows the name, the summary and where to import it from."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry.component.name, help=entry.component.summary, add_help_option=False)
@@ -49,7 +49,7 @@ class Root(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-"):
-            _registry(ctx).get("command", args[0])  # says which package has it, what was meant, or who has it too
+            _registry(ctx).get("command", args[0])  # raises with a hint, or warns about a second provider
         return super().resolve_command(ctx, args)
 
 
@@ -60,21 +60,21 @@ def _registry(ctx: click.Context) -> Registry:
         files=ctx.params.get("plugin_files", ()),
     )
     if not isinstance(ctx.obj, Registry):
-        ctx.obj = Registry.discover(selection, cache(output.warn))  # cached, so that it says each thing once
+        ctx.obj = Registry.discover(selection, cache(output.warn))  # cached, so that each warning is printed once
         for plugin in ctx.obj.plugins:
             if isinstance(plugin, (Broken, Incompatible)):
                 output.warn(f"plugin {plugin.origin} is not usable: {plugin.cause}")
     elif selection not in (Selection(), ctx.obj.selection):
-        what = "plugins cannot be chosen for a registry that is there already"
-        raise ProblemError(Problem("bad-value", what, " ".join(selection.arguments()), "leave the registry out"))
+        what = "plugins cannot be selected for an existing registry"
+        raise ProblemError(Problem("bad-value", what, " ".join(selection.arguments()), "call it without a registry"))
     return ctx.obj
 
 
-# Eager, so that `--help` after them shows the commands of what they choose.
+# Eager, so that `--help` after them lists the commands of the selected plugins.
 @click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--no-plugins", is_flag=True, is_eager=True, help="Load no plugin but Penstock's own.")
+@click.option("--no-plugins", is_flag=True, is_eager=True, help="Load only Penstock's own plugins.")
 @click.option(
-    "--only", multiple=True, metavar="NAME", is_eager=True, help="Of other plugins only this one; repeatable."
+    "--only", multiple=True, metavar="NAME", is_eager=True, help="Load only this third-party plugin (repeatable)."
 )
 @click.option(
     "--plugin",
@@ -82,33 +82,33 @@ def _registry(ctx: click.Context) -> Registry:
     multiple=True,
     metavar="FILE.py",
     is_eager=True,
-    help="Load this file as a plugin too; repeatable.",
+    help="Also load this file as a plugin (repeatable).",
 )
 @click.version_option(package_name="penstock")
 def root(no_plugins: bool, only: tuple[str, ...], plugin_files: tuple[str, ...]) -> None:
-    """Choose a router, a balancing rule, an optimizer, a quantizer; train, measure, simulate and export exactly that
-    sparse language model.
+    """Choose a router, a balancing rule, an optimizer and a quantizer; train, measure, simulate and export that sparse
+    language model.
 
     Start with: penstock quickstart
     """
 
 
 def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
-    """Runs one command line in this process and returns what the command returned; errors are raised. A `registry`
-    stands in the place of what is installed."""
+    """Runs one command line in this process and returns the command's result; errors are raised. `registry` replaces
+    the installed plugins."""
     return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
 
 
 def call(registry: Registry, *arguments: str) -> dict[str, Any]:
-    """Runs one command as a part of another; what it prints goes to stderr, because the calling command's result is
-    the only result."""
+    """Runs one command as part of another. Its output goes to stderr, because only the calling command prints a result
+    to stdout."""
     output.note(f"$ penstock {shlex.join(arguments)}")
     with contextlib.redirect_stdout(sys.stderr):
         return run(list(arguments), registry)
 
 
 def main(args: list[str] | None = None) -> None:
-    """The console script: runs the command line and ends the process with a code of `ExitCode`."""
+    """The console script: runs the command line and exits with an `ExitCode`."""
     sys.exit(_exit_code(args))
 
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, each under one name and with one meaning."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 

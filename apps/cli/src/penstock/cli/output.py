@@ -1,4 +1,4 @@
-"""One sink for everything a command says: results to stdout; hints, warnings and errors to stderr."""
+"""All output of commands: results to stdout; notes, warnings and errors to stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def print_result(value: Any, as_json: bool, human: Callable[[], str]) -> None:
 
 
 def note(text: str) -> None:
-    """Something good to know; never part of the result."""
+    """Prints extra information to stderr; never part of the result."""
     click.secho(text, err=True, dim=True)
 
 
@@ -35,7 +35,7 @@ def print_problems(error: ProblemError) -> ExitCode:
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Plain aligned columns; numbers to the right."""
+    """Plain aligned columns; numbers are right-aligned."""
     texts = [[str(cell) for cell in row] for row in rows]
     head = [str(column) for column in columns]
     widths = [max(len(line[i]) for line in [head, *texts]) for i in range(len(head))]

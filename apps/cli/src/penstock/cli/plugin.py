@@ -1,4 +1,4 @@
-"""What the penstock distribution offers: the commands that need no other application."""
+"""Components of the penstock distribution: the commands that need no other application."""
 
 from penstock.hooks import Component, hookimpl
 

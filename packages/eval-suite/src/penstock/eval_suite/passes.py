@@ -13,14 +13,22 @@ import torch
 
 from penstock.eval_suite.likelihood import device_of, window_nll
 from penstock.eval_suite.rows import Output, Row
-from penstock.hooks.contracts import Generate, LanguageModel, Likelihood, LikelihoodAnswer, Request, Rolling
+from penstock.hooks.contracts import (
+    Generate,
+    LanguageModel,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    Rolling,
+    Tokenizer,
+)
 from penstock.hooks.problems import Problem, ProblemError
 
 HEAD_ROWS = 1024
 """Positions whose logits are held at once: 0.2 GB in fp32 at 50,257 tokens."""
 
 
-def compute(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+def compute(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     """What each of the rows gives; all are of one kind, prompts of one length too. The model is in evaluation mode.
     Raises `ProblemError` where a token is not of the model's vocabulary."""
     largest = max(int(row.token_S.max()) for row in rows)
@@ -28,15 +36,15 @@ def compute(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -
     if smallest < 0 or largest >= model.vocabulary_size:
         what = f"token {smallest if smallest < 0 else largest} is none of the model's {model.vocabulary_size}"
         raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
-    return _COMPUTE[rows[0].kind](model, rows, stop_token)
+    return _COMPUTE[rows[0].kind](model, rows, tokenizer)
 
 
-def _windows(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+def _windows(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     return window_nll(model, [row.token_S for row in rows], [row.scored for row in rows])
 
 
 @torch.inference_mode()
-def _continuations(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+def _continuations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     """The head is computed where a continuation is predicted, and nowhere else."""
     token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
     for number, row in enumerate(rows):
@@ -64,16 +72,16 @@ def _head(model: LanguageModel, hidden_ND: torch.Tensor, target_N: torch.Tensor)
 
 
 @torch.inference_mode()
-def _generations(model: LanguageModel, rows: Sequence[Row], stop_token: int | None) -> Sequence[Output]:
+def _generations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     """Prompts of one length, so that no model needs to know of padding."""
     token_BS = torch.from_numpy(np.stack([row.token_S for row in rows]).astype(np.int64)).to(device_of(model))
-    stop = {} if stop_token is None else {"stop_token": stop_token}
-    continued_BS = model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, **stop)
+    stop_token = tokenizer.end_of_text
+    continued_BS = model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, stop_token=stop_token)
     new_BS = continued_BS[:, token_BS.shape[1] :].tolist()
     return [new[: new.index(stop_token)] if stop_token in new else new for new in new_BS]
 
 
-_COMPUTE: Mapping[type[Request], Callable[[LanguageModel, Sequence[Row], int | None], Sequence[Output]]] = {
+_COMPUTE: Mapping[type[Request], Callable[[LanguageModel, Sequence[Row], Tokenizer], Sequence[Output]]] = {
     Rolling: _windows,
     Likelihood: _continuations,
     Generate: _generations,

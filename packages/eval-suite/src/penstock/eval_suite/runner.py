@@ -77,13 +77,12 @@ class Prepared:
 
     def _compute(self, model: LanguageModel, answers: AnswerStore, batch_size: int, progress: Progress | None) -> None:
         rows = {answers.key(row): row for each in self.asked for _, rows in each.requests for row in rows}
-        stop_token = self.context.tokenizer.end_of_text
         done = sum(key in answers for key in rows)
         _tell(progress, done, len(rows))
         for batch in _batches(rows, batch_size):
             missing = [key for key in batch if key not in answers]
             if missing:
-                outputs = compute(model, [rows[key] for key in missing], stop_token)
+                outputs = compute(model, [rows[key] for key in missing], self.context.tokenizer)
                 answers.add(dict(zip(missing, outputs, strict=True)))
                 done += len(missing)
                 _tell(progress, done, len(rows))

@@ -1,4 +1,4 @@
-"""The ground floor: what plugins say, what columns exchange, and how a config becomes components.
+"""The foundation: how plugins describe components, the types that packages exchange, and how configs are read.
 
 A plugin module needs two names:
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-# Kind -> the pluggy hook that yields components of that kind. One hook a kind, listed in `spec.py`.
+# Kind -> the pluggy hook that yields components of that kind. One hook per kind, listed in `spec.py`.
 KINDS: dict[str, str] = {
     "architecture": "architectures",
     "router": "routers",
@@ -70,8 +70,8 @@ class Component:
     (a `Schema`) whose fields are the keyword arguments of `target`: `Registry.build` calls
     `target(**fields, **context)`, so a component is used from plain Python exactly as it is used from a config.
 
-    `contract` is the version of its kind's contract that it was written against. One that does not say was written
-    against the first: a default that grew with hooks would promise in the name of an author who never saw it.
+    `contract` is the version of its kind's contract that it was written against. The default is the first version: a
+    default that grew with hooks would make a promise on behalf of an author who never saw the new contract.
 
     >>> Component(kind="router", name="mine", target="my_package:MyRouter", summary="Routes my way.").target
     'my_package:MyRouter'
@@ -88,16 +88,16 @@ class Component:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"component '{self.name}': unknown kind '{self.kind}'; kinds: {', '.join(KINDS)}")
+            raise ValueError(f"component '{self.name}': unknown kind '{self.kind}'; known kinds: {', '.join(KINDS)}")
         if not self.name or any(sign in self.name for sign in ": \t\n"):
-            raise ValueError(f"component '{self.name}': a name is not empty and has no colon and no space")
+            raise ValueError(f"component '{self.name}': a name must not be empty or contain a colon or whitespace")
         for label, value in (("target", self.target), ("config", self.config)):
             if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
                 raise ValueError(f"component '{self.name}': {label} must be 'module:attribute', not '{value}'")
         self._check_types()
 
     def _check_types(self) -> None:
-        """What lists and help show is what they can show: a plugin without types must not stop them."""
+        """Checks the types of what lists and help print: an untyped plugin must not break them."""
         needed: dict[str, type] = {"summary": str, "reference": str, "capabilities": frozenset, "contract": int}
         for label, kind in needed.items():
             value: object = getattr(self, label)
@@ -105,15 +105,15 @@ class Component:
                 raise TypeError(f"component '{self.name}': {label} must be a {kind.__name__}, not {value!r}")
 
     def load_target(self) -> Any:
-        """Imports and returns what the component builds with."""
+        """Imports and returns the class or function that builds the component."""
         return load_attribute(self.target)
 
     def load_config(self) -> Any:
-        """Imports and returns the component's schema, or None where it takes no settings."""
+        """Imports and returns the component's schema, or None if it takes no settings."""
         return None if self.config is None else load_attribute(self.config)
 
 
 def load_attribute(path: str) -> Any:
-    """The object behind "module:attribute"; raises ImportError or AttributeError as the import does."""
+    """The object behind "module:attribute"; raises ImportError or AttributeError if the import fails."""
     module, attribute = path.split(":")
     return getattr(importlib.import_module(module), attribute)

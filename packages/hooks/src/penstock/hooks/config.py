@@ -1,6 +1,6 @@
 """Configuration: YAML with source positions, `key.sub=value` overrides, validation in two phases.
 
-This is the door to the modules beside it. All problems are found at once, and each says where it was written:
+This module re-exports the public names of its neighbours. All problems are found at once, each with its position:
 
     run.yaml:7:3: model.router.kk: unknown field, did you mean 'k'?
 """
@@ -40,12 +40,12 @@ __all__ = [
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigDocument:
-    """Reads a YAML file and applies `key.sub=value` overrides; raises `ProblemError` where the file is missing, not
-    text, or not a config, and with every override that cannot be applied."""
+    """Reads a YAML file and applies `key.sub=value` overrides; raises `ProblemError` if the file is missing, not
+    text, or not a config, or with every override that cannot be applied."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ProblemError(Problem("missing-file", "there is no such config file", str(path))) from None
+        raise ProblemError(Problem("missing-file", "config file not found", str(path))) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(Problem("unreadable-file", f"cannot be read as text ({error})", str(path))) from error
     return apply_overrides(parse_config(text, str(path)), overrides)

@@ -1,8 +1,8 @@
-"""Finds plugins. Whatever goes wrong with one is a value with an owner, never an exception that stops the others.
+"""Finds plugins. A failure in one is a value with an owner, never an exception that stops the others.
 
-Each entry point of the group `penstock` names an import-light module that implements hooks of `spec.py`. Every plugin
-is alone in pluggy's manager while it is asked: an exception in one cannot reach another, and what it returned is
-attributed to the distribution that it came from.
+Each entry point of the group `penstock` names an import-light module that implements hooks of `spec.py`. Only one
+plugin at a time is registered in pluggy's manager: an exception in one cannot reach another, and what it returns is
+attributed to its own distribution.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class Broken:
 
     @property
     def cause(self) -> str:
-        """In one line, whatever the error's text is."""
+        """The error on one line."""
         try:
             text = str(self.error)
         except Exception as error:  # a plugin may bring its own exceptions, broken ones included
-            text = f"its text cannot be had ({type(error).__name__})"
+            text = f"its message cannot be read ({type(error).__name__})"
         return " ".join(f"{type(self.error).__name__}: {text}".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Incompatible:
-    """A plugin whose components ask for a contract that this release of hooks does not define."""
+    """A plugin whose components need a contract version that this release of hooks does not support."""
 
     origin: Origin
     components: tuple[Component, ...]
@@ -73,8 +73,8 @@ class Incompatible:
     @property
     def cause(self) -> str:
         return "; ".join(
-            f"{component.kind} '{component.name}' asks for contract {component.contract}, "
-            f"and this release supports {CONTRACTS[component.kind]}{_since(component)}"
+            f"{component.kind} '{component.name}' needs contract {component.contract}, "
+            f"but this release supports {CONTRACTS[component.kind]}{_since(component)}"
             for component in self.components
             if not _supported(component)
         )
@@ -93,10 +93,10 @@ Discovered: TypeAlias = Loaded | Broken | Incompatible | Blocked
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which plugins the user wants beside our own, and which files are plugins too.
+    """Which third-party plugins to load in addition to our own, and which files to load as plugins.
 
-    `no_plugins` leaves our own (those of `known.py`) and the files. `only` names the third-party distributions that are
-    wanted; empty, all are. `blocked` names distributions that are not, ours included.
+    `no_plugins` loads only our own plugins (those of `known.py`) and the files. `only` names the third-party
+    distributions to load; if empty, all are loaded. `blocked` names distributions not to load, ours included.
     """
 
     no_plugins: bool = False
@@ -105,12 +105,12 @@ class Selection:
     blocked: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
-        """The options of `penstock` that say the same."""
+        """The equivalent options of `penstock`."""
         named = [("--only", name) for name in self.only] + [("--plugin", file) for file in self.files]
         return ["--no-plugins"] * self.no_plugins + [word for pair in named for word in pair]
 
     def cause_against(self, distribution: str) -> str | None:
-        """Why an installed distribution's plugins stay off; None where they do not."""
+        """Why an installed distribution's plugins are not loaded, or None if they are."""
         if distribution in map(canonical, self.blocked):
             return "blocked by the user"
         if distribution in FIRST_PARTY.values():
@@ -123,8 +123,8 @@ class Selection:
 
 
 def discover(selection: Selection | None = None) -> tuple[Discovered, ...]:
-    """Every plugin in a fixed order (distribution, then entry point). Raises `ProblemError` where the selection names
-    what there is not: a file that cannot be read or has a taken name, a distribution without plugins."""
+    """Every plugin in a fixed order (distribution, then entry point). Raises `ProblemError` if the selection names
+    a file that cannot be read or whose name is taken, or a distribution without plugins."""
     wanted = selection or Selection()
     points = [(_origin(point), point.load) for point in importlib.metadata.entry_points(group=GROUP)]
     _require_installed(wanted.only, {origin.distribution for origin, _ in points})
@@ -140,7 +140,7 @@ def discover(selection: Selection | None = None) -> tuple[Discovered, ...]:
 
 
 def components_of(module: object) -> tuple[Component, ...]:
-    """What a plugin module offers; raises whatever is wrong with it."""
+    """The components that a plugin module offers; raises if anything is wrong with it."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(spec)
     return _ask(module, manager)
@@ -170,7 +170,7 @@ def _require_installed(names: Iterable[str], installed: set[str]) -> None:
 
 
 def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:
-    """Imports one plugin by calling `load()`, asks all its hooks, and says how it went."""
+    """Imports one plugin by calling `load()`, calls all its hooks, and returns the outcome."""
     try:
         components = _ask(load(), manager)
     except KeyboardInterrupt:
@@ -205,8 +205,8 @@ def _origin(point: importlib.metadata.EntryPoint) -> Origin:
 
 
 def _headers(distribution: importlib.metadata.Distribution) -> dict[str, str]:
-    """Name and version, from the first lines of the metadata: to parse all of it, README included, takes ten times as
-    long, and would be most of the time that discovery takes."""
+    """Name and version, from the first lines of the metadata. Parsing all of it, README included, takes ten times as
+    long and would dominate discovery."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -229,8 +229,8 @@ def _ask(module: object, manager: pluggy.PluginManager) -> tuple[Component, ...]
 
 
 def _check_hooks_exist(module: object, manager: pluggy.PluginManager) -> None:
-    """A misspelt hook would otherwise be ignored without a word. What pluggy's `check_pending` does, of this plugin
-    alone, and with a hint."""
+    """Like pluggy's `check_pending`, but for this plugin only and with a hint: a misspelt hook would otherwise be
+    silently ignored."""
     for caller in manager.get_hookcallers(module) or ():
         if not caller.has_spec() and not all(implementation.optionalhook for implementation in caller.get_hookimpls()):
             raise TypeError(f"unknown hook '{caller.name}', {did_you_mean(caller.name, KINDS.values())}")
@@ -239,7 +239,7 @@ def _check_hooks_exist(module: object, manager: pluggy.PluginManager) -> None:
 def _offered(module: object, manager: pluggy.PluginManager, kind: str, hook: str) -> Iterable[Component]:
     implementations: list[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
     if not implementations and inspect.isfunction(getattr(module, hook, None)):
-        raise TypeError(f"function {hook} has the name of a hook, and no @hookimpl")
+        raise TypeError(f"function {hook} has the name of a hook but no @hookimpl")
     for implementation in implementations:  # not called through pluggy, which drops an answer of None
         yield from _checked(implementation.function(), kind, hook)
 
@@ -250,9 +250,9 @@ def _checked(answer: object, kind: str, hook: str) -> Iterable[Component]:
     seen: set[str] = set()
     for component in cast("Iterable[object]", answer):
         if not isinstance(component, Component):
-            raise TypeError(f"hook {hook} must return a list of Component, and has {component!r}")
+            raise TypeError(f"hook {hook} must return a list of Component, but it contains {component!r}")
         if component.kind != kind:
-            raise ValueError(f"hook {hook} yields kind '{kind}', and has '{component.name}' of kind '{component.kind}'")
+            raise ValueError(f"hook {hook} yields kind '{kind}', but '{component.name}' is of kind '{component.kind}'")
         if component.name in seen:
             raise ValueError(f"hook {hook} has two components '{component.name}'")
         seen.add(component.name)

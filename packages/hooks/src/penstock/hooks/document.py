@@ -1,7 +1,7 @@
-"""YAML with the place of every value: the text of a config becomes a `ConfigDocument`, and a value becomes text again.
+"""YAML with the source position of every value: text to `ConfigDocument`, and a value back to text.
 
 Scalars follow the core schema of YAML 1.2, because PyYAML's own (1.1) reads `1e-3` as text and `no` as False. Two
-deviations: digits may be grouped (`2_000_000`), and a key may stand only once, where PyYAML keeps the last in silence.
+deviations: digits may be grouped (`2_000_000`), and a duplicate key is an error, while PyYAML silently keeps the last.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ConfigDocument:
         return next((location[:length] for length in lengths if location[:length] in self.sources), ())
 
     def at(self, location: Location) -> Any:
-        """The value at `location`, None where there is none."""
+        """The value at `location`, or None if nothing is there."""
         value: Value = self.value
         for part in location:
             value = below(value, part)
@@ -55,7 +55,7 @@ def dotted(location: Location) -> str:
 
 
 def below(value: Value, part: str | int) -> Value:
-    """The item `part` of a mapping or list, None where there is none."""
+    """The item `part` of a mapping or list, or None if it has no such item."""
     if isinstance(value, dict):
         return value.get(str(part))
     if isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
@@ -118,7 +118,7 @@ class _Reading:
     def value(self, node: yaml.Node, at: Location) -> Value:
         where = self.sources.setdefault(at, _place(self.name, node.start_mark))
         if any(node is outer for outer in self.around):
-            return self._bad("an alias stands inside the value that it repeats", where)
+            return self._bad("an alias refers to a value that contains it", where)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, where)
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
@@ -139,7 +139,7 @@ class _Reading:
                 return scalar.read(node.value)
         except ValueError as error:  # more digits than Python converts
             return self._bad(str(error), where)
-        return self._bad(f"'{node.value}' is no {node.tag.removeprefix(_TAG)}", where)
+        return self._bad(f"'{node.value}' is not of type {node.tag.removeprefix(_TAG)}", where)
 
     def _sequence(self, node: yaml.Node, at: Location) -> Value:
         return [self.value(item, (*at, position)) for position, item in enumerate(node.value)]
@@ -155,7 +155,7 @@ class _Reading:
             if key in result:
                 first = self.sources[(*at, key)]
                 self.problems.append(
-                    Problem("duplicate-key", f"the key '{key}' stands twice", where, f"the first is at {first}")
+                    Problem("duplicate-key", f"duplicate key '{key}'", where, f"the first is at {first}")
                 )
                 continue
             self.sources[(*at, key)] = where
@@ -208,7 +208,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
     def ignore_aliases(self, data: object) -> bool:
-        return True  # equal values are written out, so that each has a line of its own
+        return True  # equal values are written out, so that each has its own line
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # other styles fold these line breaks of Unicode into spaces

@@ -1,4 +1,4 @@
-"""Who set each value of a config: a line, an override, a preset, or the default."""
+"""What set each value of a config: a line, an override, a preset, or the default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.hooks.schema import Schema, schema_at
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One resolved value and who set it."""
+    """One resolved value and what set it."""
 
     path: str
     value: Any
@@ -22,7 +22,7 @@ class Setting:
 
 def explain(config: Schema, document: ConfigDocument, registry: Registry, prefix: str = "") -> list[Setting]:
     """Every resolved value at or below `prefix`, with the line, override, preset or default that set it; raises
-    `ProblemError` where nothing has that path."""
+    `ProblemError` if no value has that path."""
     leaves = _leaves(config.model_dump(mode="json"), ())
     below = [leaf for leaf in leaves if not prefix or f"{dotted(leaf[0])}.".startswith(f"{prefix}.")]
     if not below:

@@ -15,11 +15,11 @@ from penstock.hooks.schema import KIND_MARK, Schema, schema_of, written_out
 def json_schema(schema: type[Schema], registry: Registry) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a config; raises `ProblemError` where a component's schema cannot be imported.
 
-    `$defs` has one entry a kind: what may stand where a component of that kind is named.
+    `$defs` has one entry per kind: the values allowed where a component of that kind is named.
     """
     owners = {entry: schema_of(entry) for entry in registry.entries()}
     models = list(dict.fromkeys([schema, *owners.values()]))
-    # one generator for all, because two plugins may well give their models the same name
+    # one generator for all, because two plugins may give their models the same name
     references, generated = models_json_schema([(model, "validation") for model in models], schema_generator=_Generator)
     definitions: dict[str, Any] = generated["$defs"]
     own = {model: definitions[references[model, "validation"]["$ref"].rpartition("/")[2]] for model in models}
@@ -31,7 +31,7 @@ def json_schema(schema: type[Schema], registry: Registry) -> dict[str, Any]:
 
 
 def _options(entry: Entry, entries: Sequence[Entry], own: JsonSchemaValue) -> list[JsonSchemaValue]:
-    """A component as a mapping, and as its bare name where it needs no settings."""
+    """A component as a mapping, and as its bare name if it needs no settings."""
     alone = sum(other.component.name == entry.component.name for other in entries) == 1
     names = [entry.component.name, entry.id] if alone else [entry.id]
     required: list[str] = own.get("required", [])
@@ -48,7 +48,7 @@ def _options(entry: Entry, entries: Sequence[Entry], own: JsonSchemaValue) -> li
 
 
 class _Generator(GenerateJsonSchema):
-    """Shows what JSON can say and leaves out the rest: a plugin's unusual type is no reason to warn or to fail."""
+    """Describes what JSON Schema can express and omits the rest: a plugin's unusual type neither warns nor fails."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
 

@@ -1,4 +1,4 @@
-"""`key.sub=value` on the command line: changes a config before it is validated, and says so in the sources."""
+"""`key.sub=value` on the command line: changes a config before validation and records itself as the source."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from penstock.hooks.problems import Problem, ProblemError
 def apply_overrides(document: ConfigDocument, overrides: Sequence[str]) -> ConfigDocument:
     """Applies `key.sub=value` in order; raises `ProblemError` with every override that cannot be applied.
 
-    Values are YAML. `key.0.sub` reaches into lists. A component written as its bare name becomes `{use: name}` when a
-    setting below it is given.
+    Values are YAML. `key.0.sub` reaches into lists. A component written as its bare name becomes `{use: name}` when an
+    override sets one of its settings.
     """
     value: Value = document.value
     sources = dict(document.sources)
@@ -44,7 +44,7 @@ def _applied(value: Value, sources: dict[Location, str], override: str, where: s
 
 @dataclass(frozen=True, slots=True)
 class _Replacement:
-    """One override on the way to its place."""
+    """One override and the sources that it updates."""
 
     new: Value
     inside: dict[Location, str]
@@ -53,7 +53,7 @@ class _Replacement:
     where: str
 
     def within(self, value: Value, parts: Sequence[str], at: Location) -> Value:
-        """`value`, which stands at `at`, with the item behind `parts` replaced; `value` itself stays as it is."""
+        """A copy of `value`, which is at `at`, with the item at `parts` replaced; `value` itself is not changed."""
         if not parts:
             self._note(at)
             return self.new
@@ -74,7 +74,7 @@ class _Replacement:
         return {**value, part: self.within(value.get(part), rest, (*at, part))}
 
     def _note(self, at: Location) -> None:
-        """What the override replaces is no longer written where it was."""
+        """Makes the override the source of everything at and below `at`."""
         for location in [location for location in self.sources if location[: len(at)] == at]:
             del self.sources[location]
         self.sources.update({(*at, *location): self.where for location in self.inside})

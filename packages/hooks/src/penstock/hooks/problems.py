@@ -59,14 +59,14 @@ def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint such as "did you mean 'k'?", or the known names where nothing is close; empty where nothing is known.
+    """A hint such as "did you mean 'k'?", or the known names if none is close; empty if no names are known.
 
     >>> did_you_mean("sigmod-topk", ["sigmoid-topk", "softmax-topk"])
     "did you mean 'sigmoid-topk'?"
     >>> did_you_mean("zzz", ["b", "a"])
     'known: a, b'
     """
-    import difflib  # an error alone needs it, and every command would wait for it
+    import difflib  # imported here because only errors need it, and it would slow down every command
 
     names = sorted(set(known))
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6) or [

@@ -1,8 +1,8 @@
 """Names to components: `registry.build("router", {"use": "sigmoid-topk", "k": 2}, hidden_size=64, experts=8)`.
 
-A component's canonical id is `distribution:name`; the short name is enough while one distribution alone offers it. The
-short name of one of our own components (`known.py`) stays its own: who offers another one of that name is reached by
-the id, and `warn` is told that there are two. A `Registry` is a value: it is passed on, and nothing is global.
+A component's canonical id is `distribution:name`; the short name is enough if only one distribution offers it. The
+short name of a first-party component (`known.py`) always means that component: a third-party component with the same
+name is reached by its id, and `warn` reports the clash. A `Registry` is a value that is passed on; nothing is global.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Entry:
         return f"{self.origin.distribution}:{self.component.name}"
 
     def imported(self, path: str) -> Any:
-        """What the component's "module:attribute" stands for; raises `ProblemError` where it cannot be imported."""
+        """The object behind the component's "module:attribute"; raises `ProblemError` if it cannot be imported."""
         try:
             return load_attribute(path)
         except Exception as error:  # importing a plugin runs its code, which may raise anything
@@ -49,8 +49,7 @@ class Choice:
         return {} if self.settings is None else dict(self.settings)
 
     def build(self, **context: Any) -> Any:
-        """Imports the target and calls it with settings and context; raises `ProblemError` where it cannot be
-        imported."""
+        """Imports the target and calls it with settings and context; raises `ProblemError` if the import fails."""
         return self.entry.imported(self.entry.component.target)(**self.arguments(), **context)
 
 
@@ -74,7 +73,8 @@ class Registry:
 
     @classmethod
     def discover(cls, selection: Selection | None = None, warn: Callable[[str], object] = warnings.warn) -> Registry:
-        """The registry of what is installed and selected. `warn` hears where a short name could mean two."""
+        """The registry of what is installed and selected. `warn` is called when a short name could mean two
+        components."""
         return cls(discover(selection), selection, warn)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
@@ -87,12 +87,12 @@ class Registry:
         return sorted(self._of(kind))
 
     def get(self, kind: str, name: str, where: str = "") -> Entry:
-        """The component behind a short name or `distribution:name`; raises `ProblemError` that says
-        what is known, which package would provide it, or which two distributions claim the name."""
+        """The component behind a short name or `distribution:name`; raises `ProblemError` that names
+        the known components, the package that would provide it, or the two distributions that claim the name."""
         return self.find([kind], name, where)
 
     def find(self, kinds: Sequence[str], name: str, where: str = "") -> Entry:
-        """`get` where a component of any of some kinds may stand."""
+        """Like `get`, for a place that accepts components of several kinds."""
         candidates = self._candidates(kinds, name)
         if len(candidates) == 1:
             self._say_who_else(candidates[0], name)
@@ -102,25 +102,25 @@ class Registry:
         raise ProblemError(replace(problem, where=where), exit_code)
 
     def lookup(self, kind: str, name: str) -> Entry | None:
-        """The component that a name stands for, None where it stands for none or several. Nothing is said of it."""
+        """The component that a name stands for, or None if it stands for none or several. Never warns or raises."""
         candidates = self._candidates([kind], name)
         return candidates[0] if len(candidates) == 1 else None
 
     def name_of(self, entry: Entry) -> str:
-        """What to write for a component: its short name where that stands for it, its id otherwise."""
+        """What to write for a component: its short name if that is unambiguous, its id otherwise."""
         short = entry.component.name
         return short if self.lookup(entry.component.kind, short) == entry else entry.id
 
     def owner_of(self, entry: Entry) -> Entry | None:
-        """Our own component that has the short name of a third party's; None where there is none."""
+        """The first-party component with the same short name as a third-party one, or None."""
         owner = FIRST_PARTY.get((entry.component.kind, entry.component.name))
         if owner is None or owner == entry.origin.distribution:
             return None
         return self.lookup(entry.component.kind, entry.component.name)
 
     def _candidates(self, kinds: Sequence[str], name: str) -> list[Entry]:
-        """Who may be meant. By short name, a kind that has a component of ours offers that one or none: what a config
-        means does not depend on what else is installed."""
+        """The components that `name` may mean. A short name of a first-party component means only that component, so
+        that the meaning of a config does not depend on what else is installed."""
         distribution, _, short = name.rpartition(":")
         owners = {kind: canonical(distribution) if distribution else FIRST_PARTY.get((kind, short)) for kind in kinds}
         return [
@@ -134,7 +134,7 @@ class Registry:
         others = [] if ":" in name else [e for e in self._of(entry.component.kind)[name] if e != entry]
         if others:
             theirs = " and ".join(f"{other.origin}, written `{other.id}`" for other in others)
-            self._warn(f"{entry.component.kind} '{name}' is that of {entry.origin}; there is another of {theirs}")
+            self._warn(f"{entry.component.kind} '{name}' comes from {entry.origin}; another one comes from {theirs}")
 
     def choose(self, kind: str, settings: str | Mapping[str, Any], where: str = "") -> Choice:
         """Validates `"name"` or `{"use": "name", **settings}` against the component's own schema."""
@@ -154,7 +154,7 @@ class Registry:
 
     def _of(self, kind: str) -> dict[str, list[Entry]]:
         if kind not in KINDS:
-            raise ValueError(f"there is no kind '{kind}', {did_you_mean(kind, KINDS)}")
+            raise ValueError(f"unknown kind '{kind}', {did_you_mean(kind, KINDS)}")
         return self._entries[kind]
 
     def _missing(self, kinds: Sequence[str], name: str) -> Problem:
@@ -169,18 +169,18 @@ class Registry:
             if plugin.origin.distribution == package or (offers and package is None):
                 what = f"{sort} '{name}' is not usable"
                 return Problem("broken-plugin", what, fix=f"{plugin.origin}: {plugin.cause}")
-        what, hints = f"there is no {sort} '{name}'", self._hints(kinds, name, package, ours)
+        what, hints = f"unknown {sort} '{name}'", self._hints(kinds, name, package, ours)
         unknown = [] if package else [plugin for plugin in unusable if not isinstance(plugin, Incompatible)]
         if not unknown:
             return Problem("unknown-component", what, fix=", ".join(hints))
-        # Nobody can say what a plugin offers that does not load. A name that is nearly another one is misspelt; one
-        # that is near nothing is more likely to be of such a plugin.
+        # A plugin that does not load cannot say what it offers. A name close to a known one is probably misspelt; any
+        # other name more likely belongs to such a plugin.
         misspelt = any(hint.startswith("did you mean") for hint in hints)
-        hints += [f"{plugin.origin} may have it and did not load ({plugin.cause})" for plugin in unknown]
+        hints += [f"{plugin.origin} may provide it, but did not load ({plugin.cause})" for plugin in unknown]
         return Problem("unknown-component" if misspelt else "broken-plugin", what, fix=", ".join(hints))
 
     def _hints(self, kinds: Sequence[str], name: str, package: str | None, ours: str | None) -> list[str]:
-        """Which package would provide a missing component, or which name was meant."""
+        """Which package would provide a missing component, or which name was probably meant."""
         distribution, _, short = name.rpartition(":")
         installed = {plugin.origin.distribution for plugin in self.plugins}
         entries = [entry for kind in kinds for entry in self.entries(kind)]
@@ -193,7 +193,7 @@ class Registry:
 
 
 def broken(entry: Entry, error: Exception) -> Problem:
-    """The problem that a component has whose code cannot be imported."""
+    """The problem of a component whose code cannot be imported."""
     component, plugin = entry.component, Broken(entry.origin, error)
     what = f"{component.kind} '{component.name}' is not usable"
     return Problem("broken-plugin", what, fix=f"{plugin.origin}: {plugin.cause}")
@@ -206,5 +206,5 @@ def _ambiguous(name: str, entries: Sequence[Entry]) -> Problem:
     if len(ids) == len(entries):
         fix = "write " + " or ".join(f"`use: {each}`" for each in ids)
     else:
-        fix = "one distribution offers the name twice, which only its authors can mend"
+        fix = "one distribution offers the name twice, which only its authors can fix"
     return Problem("ambiguous-component", f"{kinds} '{name}' is provided by {owners}", fix=fix)

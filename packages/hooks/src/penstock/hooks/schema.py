@@ -1,4 +1,4 @@
-"""What a config may say: `Schema` is the base of every config model, `choice_of(kind)` a field that names a component.
+"""Config schemas: `Schema` is the base of every config model, `choice_of(kind)` a field that names a component.
 
 A schema is validated in two phases. The envelope is a `Schema` of the application; wherever it has a field made by
 `choice_of(kind)`, the value `{use: NAME, **settings}` is validated in the second phase against the schema of the
@@ -32,14 +32,14 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mea
 from penstock.hooks.registry import Choice, Entry, Registry, broken
 
 PROBLEM = "penstock_problem"  # the type of pydantic errors that carry a `Problem`
-KIND_MARK = "x-penstock-kinds"  # stands in a JSON schema where `json_schema` puts the references to the kinds
+KIND_MARK = "x-penstock-kinds"  # a marker in JSON schemas that `json_schema` replaces by references to the kinds
 
 
 class Schema(BaseModel):
     """Base of every config schema: unknown fields are errors, values cannot be changed, defaults are validated.
 
-    A schema with a field `preset` overrides `presets()`: what the user wrote stands above the named values, field by
-    field (a nested mapping replaces the preset's as a whole).
+    A schema with a field `preset` overrides `presets()`: fields that the user wrote override the preset's (a nested
+    mapping replaces the preset's as a whole).
     """
 
     model_config = ConfigDict(
@@ -59,13 +59,13 @@ class Schema(BaseModel):
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        """Settings that work in `folder`, an empty one to which files that they need may be written: what the
-        conformance kit builds with. The defaults do for a component without required fields."""
+        """Working settings, with which the conformance kit builds the component. Files that they need may be written
+        to `folder`, which is empty. A component without required fields can keep this default."""
         return {}
 
     @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
-        """Who gives the field `name` that `fields`, as written, leave out; None where its default does."""
+        """Where the value of an unwritten field `name` comes from (a preset), or None for its default."""
         preset = fields.get("preset")
         return f"preset '{preset}'" if isinstance(preset, str) and name in cls.presets().get(preset, {}) else None
 
@@ -79,7 +79,7 @@ class Schema(BaseModel):
         if not isinstance(name, str):
             return fields
         presets = cls.presets()
-        # any preset stands in for an unknown one, lest every field that it would have given be reported as missing
+        # any preset replaces an unknown one, so that the fields it would have set are not reported as missing
         values = presets[name] if name in presets else next(iter(presets.values()), dict[str, Any]())
         return {**values, **fields}
 
@@ -87,14 +87,14 @@ class Schema(BaseModel):
     @classmethod
     def _preset_exists(cls, name: object) -> object:
         if isinstance(name, str) and name not in cls.presets():
-            raise _carrier(Problem("bad-value", f"there is no preset '{name}'", fix=did_you_mean(name, cls.presets())))
+            raise _carrier(Problem("bad-value", f"unknown preset '{name}'", fix=did_you_mean(name, cls.presets())))
         return name
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler, /
     ) -> JsonSchemaValue:
-        """Names the presets, and requires no field that one of them gives."""
+        """Lists the presets, and does not require fields that one of them sets."""
         reference = handler(core_schema)
         presets = cls.presets()
         if presets:
@@ -124,7 +124,7 @@ class OfKind:
     def __init__(self, *kinds: str) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
-            raise ValueError(f"name at least one kind, and of these only: {', '.join(KINDS)} (not {unknown})")
+            raise ValueError(f"name at least one kind, each one of {', '.join(KINDS)} (not {unknown})")
         self.kinds = kinds
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -142,14 +142,14 @@ class OfKind:
         if isinstance(value, Choice):
             if value.entry.component.kind in self.kinds:
                 return value
-            raise ValueError(f"must be a component of kind {self}, and '{value.entry.id}' is none")
+            raise ValueError(f"must be a component of kind {self}, but '{value.entry.id}' is not")
         name = component_name(value)
         if name is None:
             what = f"must be the name of a component of kind {self}, or a mapping with `use: NAME`"
             raise _carrier(Problem("bad-value", what))
         context = cast("Mapping[str, Any]", info.context or {})
         if "registry" not in context:
-            raise ValueError("a component's name means nothing without a registry; use penstock.hooks.config.validate")
+            raise ValueError("component names need a registry; use penstock.hooks.config.validate")
         registry: Registry = context["registry"]
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
         try:
@@ -168,19 +168,19 @@ class OfKind:
 def choice_of(*kinds: str) -> Any:
     """The annotation of a field that names a component: `router: choice_of("router")`. Its value is a `Choice`.
 
-    Type checkers want the same spelled out: `Annotated[Choice, OfKind("router")]`.
+    Type checkers need the long form: `Annotated[Choice, OfKind("router")]`.
     """
     return Annotated[Choice, OfKind(*kinds)]
 
 
 def component_name(value: object) -> str | None:
-    """The NAME in `NAME` or `{use: NAME, **settings}`, None where there is none."""
+    """The NAME in `NAME` or `{use: NAME, **settings}`, or None if there is no name."""
     name = cast("dict[str, object]", value).get("use") if isinstance(value, dict) else value
     return name if isinstance(name, str) and name else None
 
 
 def schema_of(entry: Entry) -> type[Schema]:
-    """The schema of a component, `NoSettings` where it takes none; raises `ProblemError` where it cannot be had."""
+    """The schema of a component, `NoSettings` if it takes none; raises `ProblemError` if it cannot be imported."""
     path = entry.component.config
     if path is None:
         return NoSettings
@@ -191,8 +191,8 @@ def schema_of(entry: Entry) -> type[Schema]:
 
 
 def schema_at(root: type[Schema], value: Any, location: Location, registry: Registry) -> type[Schema] | None:
-    """The schema that owns the fields at `location` of `value`, following components to their own schemas; None where
-    nothing there has fields."""
+    """The schema that owns the fields at `location` of `value`, following components to their own schemas; None if the
+    value there has no fields."""
     annotation: object = root
     here: Value = value
     for part in location:
@@ -233,7 +233,7 @@ def _annotation_below(annotation: object, value: Value, part: str | int, registr
 
 
 def _alternatives(annotation: object) -> Iterator[object]:
-    """The members of unions and the parts of `Annotated`, opened down to what stands for itself."""
+    """The members of unions and the parts of `Annotated`, unwrapped recursively."""
     if isinstance(annotation, tuple):
         parts = cast("tuple[object, ...]", annotation)
     elif get_origin(annotation) in (Annotated, Union, types.UnionType):
@@ -246,18 +246,18 @@ def _alternatives(annotation: object) -> Iterator[object]:
 
 
 def written_out(choice: Choice) -> dict[str, Any]:
-    """A choice as it stands in a config, with its canonical id and every setting."""
+    """A choice as written in a config, with its canonical id and every setting."""
     settings: Schema | None = choice.settings
     return {"use": choice.entry.id, **(settings.model_dump(mode="json") if settings else {})}
 
 
 def _carrier(problem: Problem) -> PydanticCustomError:
-    """A problem in the form in which validators of pydantic may raise it."""
+    """A problem as an error that pydantic validators can raise."""
     return PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
 
 
 def _rejected(problem: Problem, value: object, *at: str) -> ValidationError:
-    """The same at a place below the value that is being validated."""
+    """A problem at a path below the value that is being validated, as a pydantic error."""
     return ValidationError.from_exception_data(
         "problem", [InitErrorDetails(type=_carrier(problem), loc=at, input=value)]
     )

@@ -1,8 +1,8 @@
 """Plugins that are one file: the same hooks and descriptions as in a package, without the package.
 
-The file is loaded as the module that its stem names, so that its components' targets are "stem:attribute", as they are
-once the file has become a package. Its distribution is the stem, its version begins the SHA-256 of its bytes: whatever
-is said of an installed plugin can be said of it.
+The file is loaded as a module named after its stem, so its components' targets are "stem:attribute", and stay the same
+if the file becomes a package. Its distribution is the stem, and its version is the first digits of the SHA-256 of its
+bytes, so it can be listed and locked like an installed plugin.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from penstock.hooks.problems import Problem, ProblemError
 
 @dataclass(frozen=True, slots=True)
 class PluginFile:
-    """A plugin file as it was read. What is run is what was hashed, whatever becomes of the file."""
+    """A plugin file as it was read. The bytes that were hashed are the bytes that run, even if the file changes."""
 
     path: Path
     source: bytes
 
     @classmethod
     def read(cls, name: str) -> PluginFile:
-        """Reads the file; raises `ProblemError` where there is none, or its stem cannot be the name of its module."""
+        """Reads the file; raises `ProblemError` if it is missing, or its stem cannot be a module name."""
         path = Path(name)
         if path.suffix != ".py" or not path.stem.isidentifier():
-            what = "a plugin file is named like the module that it is loaded as"
-            raise ProblemError(Problem("bad-plugin-file", what, name, "name it such as my_router.py"))
+            what = "the name of a plugin file must be a Python module name and end in .py"
+            raise ProblemError(Problem("bad-plugin-file", what, name, "rename it, for example to my_router.py"))
         try:
             found = cls(path.resolve(), path.read_bytes())
         except OSError as error:
@@ -41,7 +41,7 @@ class PluginFile:
         owner = _other_owner(path.stem, found.path)
         if owner:
             fix = "give the file another name"
-            raise ProblemError(Problem("plugin-file-clash", f"'{path.stem}' is the name of {owner}", name, fix))
+            raise ProblemError(Problem("plugin-file-clash", f"the name '{path.stem}' is taken by {owner}", name, fix))
         return found
 
     @property
@@ -54,7 +54,7 @@ class PluginFile:
         return hashlib.sha256(self.source).hexdigest()[:12]
 
     def load(self) -> ModuleType:
-        """Runs the file as a module of its stem's name; raises whatever it raises, and has then left no module."""
+        """Runs the file as a module named after its stem. If it raises, the error propagates and no module is left."""
         spec = importlib.util.spec_from_file_location(self.module, self.path)
         assert spec is not None  # it ends in .py
         module = importlib.util.module_from_spec(spec)
@@ -69,7 +69,7 @@ class PluginFile:
 
 
 def _other_owner(stem: str, path: Path) -> str | None:
-    """What is installed under the name already; None where nothing is, or the file itself is found on `sys.path`."""
+    """What is already installed under the name; None if nothing is, or if it is this file itself on `sys.path`."""
     spec = find_spec(stem)
     if spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path):
         return f"an installed module ({spec.origin or ', '.join(spec.submodule_search_locations or ())})"
@@ -81,8 +81,8 @@ def _other_owner(stem: str, path: Path) -> str | None:
 
 
 def find_spec(name: str, path: list[str] | None = None) -> ModuleSpec | None:
-    """Where the import system would find a module, whatever it has loaded before; imports nothing, no parents either.
-    `path` is where the parent's modules lie."""
+    """Where the import system would find a module, ignoring modules already loaded; imports nothing, not even parents.
+    `path` is the search path of the parent package."""
     for finder in sys.meta_path:
         search = getattr(finder, "find_spec", None)
         spec: ModuleSpec | None = search(name, path) if search else None

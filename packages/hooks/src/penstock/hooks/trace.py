@@ -1,3 +1,3 @@
-"""Routing traces moved to a distribution of their own."""
+"""Routing traces moved to their own distribution."""
 
 raise ImportError("penstock.hooks.trace is now penstock.traces.trace: `uv add penstock-traces`")

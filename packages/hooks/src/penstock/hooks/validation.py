@@ -1,4 +1,4 @@
-"""A document and a schema become a validated config, or every problem at once with the line it was written on."""
+"""Validates a document against a schema: returns the config, or raises every problem at once with its line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def validate(schema: type[Envelope], document: ConfigDocument, registry: Registr
 
 
 def validate_settings(entry: Entry, fields: Mapping[str, Any], registry: Registry, where: str = "") -> Any:
-    """One component's settings from plain values, outside any document; None where it takes no settings."""
+    """One component's settings from plain values, outside any document; None if it takes no settings."""
     schema = schema_of(entry)
     name = where or f"{entry.component.kind} '{entry.component.name}'"
     settings = validate(schema, ConfigDocument(dict(fields), {(): name}, name), registry)
@@ -56,8 +56,8 @@ def _located(
 
 
 def _without_tags(root: type[Schema], document: ConfigDocument, registry: Registry, location: Location) -> Location:
-    """pydantic's location without the names that it puts in for members of unions: what is left is a key or item of
-    the document, or a field that the document could have there."""
+    """pydantic's location without the names that it inserts for members of unions: each remaining part is a key or
+    item of the document, or a field that the document could have there."""
     kept: Location = ()
     here: Value = document.value
     for part in location:

@@ -1,4 +1,4 @@
-"""`penstock config`: what a config means before anything runs. Imports no torch."""
+"""`penstock config`: checks and explains a config before anything runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def schema(registry: Registry) -> dict[str, Any]:
 @output.json_option
 @click.pass_obj
 def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], as_json: bool) -> dict[str, Any]:
-    """Find everything that is wrong with a config, without importing torch. Exit code 2 where something is."""
+    """Find every problem of a config without importing torch. Exits with code 2 if there are any."""
     try:
         load_run_config(config_file, overrides, registry)
         problems = []
@@ -57,7 +57,7 @@ def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], 
 @config.command("explain")
 @config_argument
 @click.argument("path", required=False, default="")
-@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="An override, as on `penstock train`.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override a value before explaining.")
 @output.json_option
 @click.pass_obj
 def explain_command(

@@ -1,4 +1,4 @@
-"""`penstock plugins check`: every law of a component's kind, held against it."""
+"""`penstock plugins check`: checks a component against every law of its kind."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from penstock.hooks.schema import schema_of
 WIDTH = max(len(status) for status in Status)
 COLORS = {Status.PASSED: "green", Status.FAILED: "red", Status.WAIVED: "yellow", Status.NOT_REACHED: "red"}
 
-kind_option = click.option("--kind", type=click.Choice(sorted(KINDS)), help="The kind of NAME, where several have it.")
+kind_option = click.option(
+    "--kind", type=click.Choice(sorted(KINDS)), help="Component kind, if several kinds have NAME."
+)
 
 
 @click.command("check")
 @click.argument("name")
 @kind_option
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting to check with; repeatable.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Check with this setting (repeatable).")
 @click.option(
     "--waive",
     "waived",
     nargs=3,
     multiple=True,
     metavar="LAW UNTIL REASON",
-    help="Excuse the component from a law until a date (2027-01-31), for a reason; repeatable.",
+    help="Excuse the component from a law until a date (2027-01-31), with a reason (repeatable).",
 )
 @output.json_option
 @click.pass_obj
@@ -46,9 +48,9 @@ def check_plugin(
     waived: tuple[tuple[str, str, str], ...],
     as_json: bool,
 ) -> list[dict[str, Any]]:
-    """Hold a component to every law of its kind. Exit code 1 where one is broken.
+    """Check a component against every law of its kind. Exits with code 1 if one is broken.
 
-    NAME is a component's name, `distribution:name` or `kind/name`; a name that several kinds have means all of them.
+    NAME is a component's name, `distribution:name` or `kind/name`. If several kinds have NAME, all are checked.
     """
     entries = entries_named(registry, name, kind)
     waivers = [_waiver(entries, *each) for each in waived]
@@ -61,8 +63,8 @@ def check_plugin(
 
 
 def entries_named(registry: Registry, name: str, kind: str | None = None) -> list[Entry]:
-    """The components behind a name, one a kind at most; raises `ProblemError` where there is none, or where a short
-    name of one kind is offered by several distributions."""
+    """The components behind a name, at most one per kind; raises `ProblemError` if no component has the name, or if
+    several distributions offer the short name for one kind."""
     before, slash, after = name.partition("/")
     if slash and before in KINDS:
         return [registry.get(before, after)]
@@ -75,7 +77,7 @@ def entries_named(registry: Registry, name: str, kind: str | None = None) -> lis
     for each in having:
         try:
             entries.append(registry.get(each, name))
-        except ProblemError as error:  # a distribution may have the name in one kind and not in another
+        except ProblemError as error:  # a distribution may offer the name for one kind but not for another
             if ":" not in name:
                 raise
             missing = error
@@ -87,7 +89,7 @@ def entries_named(registry: Registry, name: str, kind: str | None = None) -> lis
 def run_check(
     entry: Entry, registry: Registry, overrides: Sequence[str] = (), waivers: Sequence[Waiver] = ()
 ) -> Report:
-    """The kit's report; how it went is said on stderr when it begins, because some kinds take a while."""
+    """The kit's report. A note on stderr announces the check, because some kinds take a while."""
     output.note(f"{entry.component.kind} {entry.id}: {len(laws_of(entry.component.kind))} laws")
     known = {law.id for law in laws_of(entry.component.kind)}
     own = [waiver for waiver in waivers if waiver.law in known]
@@ -97,7 +99,7 @@ def run_check(
 
 
 def as_text(report: Report) -> str:
-    """Every law with its status; what was seen where there is something to say, and the remedy of what is broken."""
+    """Every law with its status, the observation if there is one, and the remedy if the law is broken."""
     lines = [f"{report.kind} {report.component}, contract {report.contract}"]
     for result in report.results:
         lines.append(f"  {_colored(result.status)}  {result.law}: {result.statement}")
@@ -113,8 +115,8 @@ def _colored(status: Status) -> str:
 
 
 def _settings(entry: Entry, registry: Registry, overrides: Sequence[str], folder: Path) -> Mapping[str, Any] | None:
-    """The example of the component's schema with the overrides on it; None, which is the example, without any. Raises
-    `ProblemError` for settings that no run could have."""
+    """The example of the component's schema with the overrides applied; None, meaning the example, if there are no
+    overrides. Raises `ProblemError` for invalid settings."""
     if not overrides:
         return None
     example = dict(schema_of(entry).example(folder))
@@ -126,7 +128,7 @@ def _settings(entry: Entry, registry: Registry, overrides: Sequence[str], folder
 def _waiver(entries: Sequence[Entry], law: str, until: str, reason: str) -> Waiver:
     known = {each.id for entry in entries for each in laws_of(entry.component.kind)}
     if law not in known:
-        what = f"there is no law '{law}' for {', '.join(entry.component.kind for entry in entries)}"
+        what = f"unknown law '{law}' for {', '.join(entry.component.kind for entry in entries)}"
         raise ProblemError(Problem("unknown-law", what, "--waive", f"known: {', '.join(sorted(known))}"))
     try:
         return Waiver(law, reason, date.fromisoformat(until))
@@ -136,11 +138,11 @@ def _waiver(entries: Sequence[Entry], law: str, until: str, reason: str) -> Waiv
 
 
 def _unknown(registry: Registry, name: str) -> ProblemError:
-    """What the registry says of a name that no kind has: which package has it, or what was meant."""
+    """The registry's problem for a name that no kind has: which package provides it, or which name was meant."""
     try:
         registry.find(list(KINDS), name)
     except ProblemError as error:
         problem = error.problems[0]
-        what = f"there is no component '{name}'" if problem.code == "unknown-component" else problem.what
+        what = f"unknown component '{name}'" if problem.code == "unknown-component" else problem.what
         return ProblemError(Problem(problem.code, what, problem.where, problem.fix), error.exit_code)
     raise AssertionError("a name that no kind has was found")

@@ -1,7 +1,7 @@
-"""`penstock plugins new`: a package of one component that works, written to be edited.
+"""`penstock plugins new`: writes a package with one working component, as a starting point.
 
-The files are templates of the standard library's `string.Template`, in the wheel under `templates/`: `package/` has
-what every plugin has, `kinds/KIND/` the component, its settings and its test.
+The files are `string.Template` templates, in the wheel under `templates/`: `package/` has the files of every plugin,
+`kinds/KIND/` the component, its settings and its test.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ NUMPY, TORCH, CLICK = "numpy>=2.0", "torch>=2.11", "click>=8.2"
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """What the component that a kind starts with is, how it is used once it is installed, what it
-    imports, and the capabilities that it keeps."""
+    """The template component of a kind: its summary, how a config uses it, its dependencies and its capabilities."""
 
     summary: str
     use: str
@@ -88,7 +87,7 @@ STARTERS: dict[str, Starter] = {
         ("expert-symmetric", "scale-free"),
     ),
     "quantizer": Starter(
-        "Integers with one scale a row",
+        "Integers with one scale per row",
         "model: {quantizer: {use: NAME, bits: 4}}",
         (TORCH,),
         ("compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"),
@@ -143,22 +142,22 @@ STARTERS: dict[str, Starter] = {
 @click.command("new")
 @click.argument("kind", type=click.Choice(sorted(KINDS)), metavar="KIND")
 @click.argument("name")
-@click.option("--into", type=click.Path(path_type=Path), default=Path(), help="Folder in which the package is made.")
-@click.option("--distribution", help="Name of the package; NAME where it is left out.")
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), help="Parent folder of the new package.")
+@click.option("--distribution", help="Name of the package (default: NAME).")
 @output.json_option
 @click.pass_obj
 def new_plugin(
     registry: Registry, kind: str, name: str, into: Path, distribution: str | None, as_json: bool
 ) -> dict[str, Any]:
-    """Write a package with a component of KIND called NAME, which works and is there to be edited.
+    """Write a package with a working component of KIND called NAME, ready to be edited.
 
-    KIND is one of the kinds of `penstock plugins list`, such as router or corpus.
+    KIND is a component kind such as router or corpus; `penstock plugins list` shows all kinds.
     """
     folder, contents = render(kind, name, distribution or name)
     written = write(into / folder, contents)
     taken = [entry.id for entry in registry.entries(kind) if entry.component.name == name]
     if taken:
-        output.note(f"{kind} '{name}' is a name of {', '.join(taken)} too: write `{folder}:{name}` where one is chosen")
+        output.note(f"{kind} '{name}' is also provided by {', '.join(taken)}: write `{folder}:{name}` to choose yours")
     result = {
         "folder": str(into / folder),
         "files": [str(path) for path in written],
@@ -173,7 +172,7 @@ def new_plugin(
 
 
 def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]]:
-    """The folder of a new package, and its files by path; raises `ProblemError` with every name that will not do."""
+    """The folder of a new package, and its files by path; raises `ProblemError` with every invalid name."""
     module, import_name = name.replace("-", "_"), canonical(distribution).replace("-", "_")
     problems = [*_name_problems(name, module), *_distribution_problems(distribution, import_name)]
     if problems:

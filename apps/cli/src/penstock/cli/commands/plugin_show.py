@@ -44,13 +44,13 @@ CONFIG_LINES = {
 @click.command("show")
 @click.argument("name")
 @kind_option
-@click.option("--no-check", is_flag=True, help="Leave out the verdict of the conformance kit, which imports the code.")
+@click.option("--no-check", is_flag=True, help="Skip the conformance check, which imports the code.")
 @output.json_option
 @click.pass_obj
 def show_plugin(registry: Registry, name: str, kind: str | None, no_check: bool, as_json: bool) -> list[dict[str, Any]]:
-    """Show what a component is, who provides it, its settings and how it does against the laws of its kind.
+    """Show a component's summary, provider, settings and results against the laws of its kind.
 
-    NAME is a component's name, `distribution:name` or `kind/name`; a name that several kinds have means all of them.
+    NAME is a component's name, `distribution:name` or `kind/name`. If several kinds have NAME, all are shown.
     """
     result = [describe(entry, registry, run=not no_check) for entry in entries_named(registry, name, kind)]
     output.print_result(result, as_json, lambda: "\n\n".join(map(_text, result)))
@@ -82,14 +82,14 @@ def describe(entry: Entry, registry: Registry, *, run: bool) -> dict[str, Any]:
 
 
 def config_line(entry: Entry, registry: Registry) -> str:
-    """What to write to use the component: its short name while no other distribution has it too."""
+    """What to write to use the component: its short name, or its id if another distribution has the name too."""
     kind, short = entry.component.kind, entry.component.name
     alone = sum(other.component.name == short for other in registry.entries(kind)) == 1
     return CONFIG_LINES[kind].replace("NAME", short if alone else entry.id)
 
 
 def settings_table(entry: Entry) -> list[dict[str, Any]]:
-    """The component's settings, one a row."""
+    """The component's settings, one per row."""
     return [
         {
             "field": name,
@@ -149,7 +149,7 @@ def _text(shown: dict[str, Any]) -> str:
             output.table(columns, [(s["field"], s["type"], _default(s), s["description"]) for s in shown["settings"]])
         )
     else:
-        parts.append("It takes no settings.")
+        parts.append("No settings.")
     return "\n\n".join(parts)
 
 

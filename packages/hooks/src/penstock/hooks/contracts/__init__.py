@@ -1,7 +1,7 @@
-"""The types that cross columns. A plugin meets the rest of the house through these and nothing else.
+"""The types that packages exchange: the only interface between a plugin and the rest of Penstock.
 
-Protocols say what is called; frozen dataclasses say what is passed. Every name can be imported from here; a module of
-this folder holds one subject. Nothing here imports torch.
+Protocols define what is called; frozen dataclasses define what is passed. Every name can be imported from here; each
+module of this folder holds one subject. Nothing here imports torch.
 """
 
 from __future__ import annotations

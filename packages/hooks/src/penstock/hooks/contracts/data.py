@@ -1,4 +1,4 @@
-"""Text on its way to tokens."""
+"""Documents, corpora, filters and tokenizers."""
 
 from __future__ import annotations
 

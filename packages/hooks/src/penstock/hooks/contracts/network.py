@@ -1,4 +1,4 @@
-"""Networks, and where experts live on them.
+"""Networks, and the placement of experts on them.
 
 Shape suffixes: G GPUs, E experts.
 """
@@ -17,7 +17,7 @@ class Placement(Protocol):
 
 
 class Topology(Protocol):
-    """A network. `bytes_GG[i, j]` is what GPU i sends to GPU j; the result is seconds until the last byte arrived."""
+    """A network. GPU i sends `bytes_GG[i, j]` bytes to GPU j; the result is the seconds until the last byte arrives."""
 
     gpus_per_node: int
 

@@ -1,4 +1,4 @@
-"""A model on its way to other software."""
+"""Exporting a model to other software."""
 
 from __future__ import annotations
 
