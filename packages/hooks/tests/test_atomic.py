@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
     write_text(path, "new \N{GREEK SMALL LETTER ALPHA}\n")
     assert path.read_bytes() == b"new \xce\xb1\n"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path):
+    if os.fork() == 0:  # the child is killed while it writes
+        with replacing(tmp_path / "file") as file:
+            file.write(b"half of what was to come")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    assert len(os.listdir(tmp_path)) == 1
+    write_text(tmp_path / "file", "whole")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 def test_json_is_read_back_as_it_was_written(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Files and folders that are whole or absent, whatever stops their writer: an error, a full disk, a kill, a power cut.
 
 A file is written to a hidden neighbour, flushed to disk, renamed, and the rename is flushed: a reader sees the old file
-or the new one, and so does whoever looks after a power cut.
+or the new one, and so does whoever looks after a power cut. A path has one writer at a time; what a killed writer left
+of the neighbour is overwritten by the next.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import IO, Any
 @contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
     """A file to write to, which becomes `path` at the end. After an error `path` is what it was before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("wb") as file:
             yield file
