@@ -18,7 +18,7 @@ from penstock.hooks.architecture import LayerOverride
 from penstock.hooks.config import Schema
 from penstock.hooks.registry import Entry
 from penstock.hooks.schema import schema_of
-from penstock.run.config import RunConfig
+from penstock.run.config import envelope_of
 
 WORKSPACE = Path(__file__).parents[1]
 DOCS = WORKSPACE / "packages" / "hooks" / "docs"
@@ -130,8 +130,13 @@ def test_every_setting_of_a_component_says_what_it_is(entry: Entry) -> None:
 
 
 def test_every_field_of_a_config_says_what_it_is() -> None:
-    assert undescribed(RunConfig) == []
-    assert {each.__name__ for each in schemas_within(RunConfig)} >= {"TokenizerSettings", "TrainSettings"}
+    config = envelope_of(Registry.discover())
+    assert undescribed(config) == []
+    assert {each.__name__ for each in schemas_within(config)} >= {
+        "TokenizerSettings",
+        "TrainSettings",
+        "EvaluateSettings",
+    }
 
 
 def test_a_setting_without_a_word_is_found_however_deep() -> None:

@@ -56,7 +56,9 @@ def test_wheels_of_every_kind_install_in_a_bare_environment_and_are_found(tmp_pa
     succeed(python, "-m", "pytest", "-q", "--import-mode=importlib", *packages, at=tmp_path, OMP_NUM_THREADS="1")
     penstock = python.parent / "penstock"
     listed = json.loads(succeed(penstock, "plugins", "list", "--json", at=tmp_path))
-    assert {each["id"] for each in listed["components"]} >= {f"acme-{kind}:my-{kind}" for kind in STARTERS}
+    assert {each["id"] for each in listed["components"]} >= {
+        f"acme-{kind}:my_section" if kind == "section" else f"acme-{kind}:my-{kind}" for kind in STARTERS
+    }
     assert json.loads(succeed(penstock, "my-command", "--json", at=tmp_path))["router"] == 1
 
 

@@ -48,7 +48,8 @@ def test_a_package_describes_one_component_of_its_kind(kind, tmp_path):
     import_name = f"acme_{kind}".replace("-", "_")
     assert project["project"]["entry-points"]["penstock"] == {import_name: f"{import_name}.plugin"}
     (component,) = components_of(module_of(folder / "src" / import_name / "plugin.py"))
-    assert (component.kind, component.name) == (kind, f"first-{kind}")
+    name = "first_section" if kind == "section" else f"first-{kind}"  # a section is an attribute of the config
+    assert (component.kind, component.name) == (kind, name)
     assert (folder / "src" / import_name / "py.typed").read_text() == ""
     assert ("torch" in str(project["project"]["dependencies"])) == any(
         "torch" in d for d in STARTERS[kind].dependencies

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from penstock.hooks import atomic
 from penstock.hooks.problems import ProblemError
 from penstock.train import checkpoint as module
 from penstock.train.checkpoint import Checkpoint, newest_checkpoint, tidy, verify_checkpoint, write_checkpoint
@@ -131,13 +132,23 @@ def test_a_checkpoint_is_tied_to_its_tokenizer(root):
         found.require_tokenizer("0" * 64)
 
 
-@pytest.mark.parametrize("point", ["save_file", "write_json", "sync_files", "sync", "_point_latest"])
-def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, monkeypatch, point):
+@pytest.mark.parametrize(
+    ("place", "point"),
+    [
+        (module, "save_file"),
+        (module, "write_json"),
+        (module, "publish"),
+        (atomic, "sync_files"),
+        (atomic, "sync"),
+        (module, "_point_latest"),
+    ],
+)
+def test_a_full_disk_at_any_point_keeps_the_checkpoint_before(root, tokenizer, monkeypatch, place, point):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, point, full)
+        patch.setattr(place, point, full)
         with pytest.raises(ProblemError, match="No space left on device"):
             write_checkpoint(root, 3, toy(3), {"step": 3}, tokenizer, engine=engine(), plugins=[], keep=5)
     assert verify_checkpoint(root / "step-00000002").step == 2

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+from penstock.hooks import Component, Registry
+from penstock.hooks.config import OnResume, Schema
+from penstock.hooks.discovery import Loaded, Origin
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.train.resume import check_resume, find_run
@@ -19,6 +22,17 @@ data: {corpus: {use: text, paths: [nowhere]}}
 model: {use: glm-moe, preset: quickstart, router: {use: sigmoid-topk, k: 2}}
 train: {tokens: 100}
 """
+
+
+class Wheel(Schema):
+    """A section of an app that training knows nothing of."""
+
+    speed: float = 1.0
+    """Turns a second."""
+    blades: Annotated[int, OnResume.FIXED] = 3
+    """What the run is of."""
+
+
 FREE = [
     "train.micro_batch_size=4",
     "train.checkpoint_every=7",
@@ -28,16 +42,23 @@ FREE = [
     "train.device=cpu",
     "train.trackers=[]",
     "train.observers=[]",
-    "evaluate.temperature=0.1",
-    "simulate.gpus=[8]",
+    "wheel.speed=2",
 ]
-FIXED = ["name=other", "seed=1", "train.batch_size=8", "data.heldout_share=0.2", "train.optimizer={use: adamw}"]
+FIXED = [
+    "name=other",
+    "seed=1",
+    "train.batch_size=8",
+    "data.heldout_share=0.2",
+    "train.optimizer={use: adamw}",
+    "wheel.blades=4",
+]
 DRIFT = ["train.tokens=200", "train.gradient_clip=2", "train.optimizer={use: muon, lr: 0.1}", "model.router.k=3"]
 
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return Registry.discover()
+    wheel = Component("section", "wheel", f"{__name__}:Wheel", "A wheel", config=f"{__name__}:Wheel")
+    return Registry([*Registry.discover().plugins, Loaded(Origin("acme", "1", "acme"), (wheel,))])
 
 
 @pytest.fixture
@@ -86,11 +107,11 @@ def test_what_a_killed_process_began_to_create_is_no_run(make, find):
     assert find() == run.path
 
 
-def test_a_run_whose_config_cannot_be_read_is_passed_over_and_said(make, find, capsys):
+def test_a_run_whose_config_cannot_be_read_is_passed_over_and_said(make, find, caplog):
     first, second = make(), make()
     (second.path / "config.resolved.yaml").write_text("train: [")
     assert find() == first.path
-    assert f"{second.path} is passed over" in capsys.readouterr().err
+    assert f"{second.path} is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("override", FREE)
@@ -98,6 +119,23 @@ def test_a_free_setting_changes_as_it_likes(make, load, override):
     changed = check(make(), load(override)[0]).changes
     assert changed
     assert all(change.path.startswith(override.split("=")[0]) for change in changed)
+
+
+def test_a_section_that_the_config_leaves_out_is_kept_and_counts_where_it_marks_a_setting(make, load, registry):
+    run, config = make("wheel.speed=2"), load()[0]
+    assert check(run, config).changes == []
+    check(run, load("train.device=cpu")[0]).record(0, {}, [])
+    assert run.config(registry).wheel.speed == 2
+    with pytest.raises(ProblemError, match=r"wheel\.blades: was 4, is 3"):
+        check(make("wheel.blades=4"), config)
+
+
+def test_a_section_of_an_app_that_is_gone_does_not_keep_a_run_from_being_continued(make, load, registry):
+    run = make("wheel.blades=4")
+    without = Registry.discover()
+    config = load_run_config(run.path / "config.resolved.yaml", ["train.device=cpu"], without)[0]
+    check(run, config).record(0, {}, [])
+    assert run.config(registry).wheel.blades == 4
 
 
 @pytest.mark.parametrize("override", DRIFT)

@@ -12,13 +12,14 @@ import pytest
 
 from penstock.hooks import Component, Registry
 from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.config import Schema, dump_config
 from penstock.hooks.discovery import Loaded, Origin
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.problems import ProblemError
 from penstock.run import directory as run_directory
 from penstock.run.config import RunConfig, digest, load_run_config
-from penstock.run.directory import RunDirectory, read_json, write_json
+from penstock.run.directory import RunDirectory
 
 
 class Sizes(ArchitectureSettings):

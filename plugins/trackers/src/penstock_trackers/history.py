@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from penstock.hooks.atomic import write_text
+
 Row = tuple[int, dict[str, float]]
 
 CLOSED = '"closed"\n'
@@ -38,9 +40,7 @@ class History:
             return None
         rows = [json.loads(line) for line in lines if line.endswith("\n") and line != CLOSED]
         kept = [(number, metrics) for number, metrics in rows if number <= step]
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         return None if lines[-1] == CLOSED and len(kept) == len(rows) else kept
 
     def _write(self, line: str) -> None:

@@ -29,10 +29,11 @@ class LazyCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        return self.load().make_context(info_name, args, parent, **extra)
+        context = self.load().make_context(info_name, args, parent, **extra)
+        from penstock.run import messages  # imports logging, for which lists and help need not wait
 
-    def invoke(self, ctx: click.Context) -> Any:
-        return ctx.command.invoke(ctx)
+        context.with_resource(messages.shown(output.note, output.warn))
+        return context
 
 
 class Root(click.Group):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.problems import ExitCode, ProblemError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
@@ -32,11 +32,6 @@ def print_problems(error: ProblemError) -> ExitCode:
     for problem in error.problems:
         click.echo(click.style("error: ", fg="red", bold=True) + str(problem), err=True)
     return error.exit_code
-
-
-def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError:
-    """A problem of a run in progress (exit code 1), as opposed to one of usage or config."""
-    return ProblemError(Problem(code, what, where, fix), ExitCode.FAILED)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

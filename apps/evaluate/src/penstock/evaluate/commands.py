@@ -9,9 +9,10 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
+from penstock.hooks.atomic import write_json
 from penstock.hooks.contracts import Interval
 from penstock.hooks.registry import Registry
-from penstock.run.directory import RunDirectory, stage, write_json
+from penstock.run.directory import RunDirectory, stage
 from penstock.run.records import Evaluation
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))

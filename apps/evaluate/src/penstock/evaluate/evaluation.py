@@ -19,11 +19,11 @@ from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
 from penstock.eval_suite.runner import Prepared, prepare
+from penstock.hooks.atomic import read_json
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig
-from penstock.run.directory import read_json
 from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records import Baselines, Evaluation, Performance, Sample, TaskFigures, heldout_figure
 from penstock.train.restore import Restored

@@ -15,10 +15,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.atomic import write_json
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
-from penstock.run.config import SimulateSettings
-from penstock.run.directory import RunDirectory, stage, write_json
+from penstock.run.directory import RunDirectory, stage
+from penstock.simulate.config import SimulateSettings
 
 if TYPE_CHECKING:
     from penstock.profile.subject import Subject
@@ -299,9 +300,7 @@ def _modified(
     from penstock.profile import modification
     from penstock.train.progress import StageProgress
 
-    network = (
-        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
-    )
+    network = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
     hidden_size = network.hidden_size or subject.header["hidden_size"]
     if hidden_size is None:
         what = "the model's config does not say how wide a token is, so that its exchange cannot be predicted"
@@ -351,4 +350,4 @@ def _writing(path: Path | None) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"it cannot be written ({error.strerror})"
-        raise output.failed("cannot-write", what, str(path), "free space, or choose another place") from error
+        raise failed("cannot-write", what, str(path), "free space, or choose another place") from error

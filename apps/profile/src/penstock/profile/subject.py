@@ -20,11 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from penstock.cli.output import failed
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks.contracts import Document, LanguageModel
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.profile.text_sources import Source
 from penstock.train.compose import build_architecture, pick_device, routing_header

@@ -11,11 +11,12 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.atomic import write_json
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
-from penstock.run.config import SimulateSettings
-from penstock.run.directory import RunDirectory, write_json
+from penstock.run.directory import RunDirectory
+from penstock.simulate.config import SimulateSettings
 from penstock.simulate.cost import cost
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
@@ -90,9 +91,7 @@ def predict(
     from penstock.simulate.simulation import Case, draw_exchange, load_trace, simulate_trace, sweep_values
 
     run = RunDirectory.open(Path(trace)) if (Path(trace) / "config.resolved.yaml").is_file() else None
-    settings = (
-        run.config(registry).simulate if run else SimulateSettings.model_validate({}, context={"registry": registry})
-    )
+    settings = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
 
     def chosen(kind: str, option: Any, configured: Choice | None, usual: str) -> Choice:
         return configured if configured and option is None else choose(registry, kind, option or usual)
@@ -231,5 +230,5 @@ def validate(as_json: bool) -> dict[str, Any]:
     missed = [group for group in result["bars"] if not group["met"]]
     if missed:
         names = ", ".join(group["name"] for group in missed)
-        raise output.failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
+        raise failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
     return result

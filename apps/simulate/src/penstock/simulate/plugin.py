@@ -1,4 +1,4 @@
-"""What penstock-simulate offers: its command."""
+"""What penstock-simulate offers: its command and its section of a run's config."""
 
 from penstock.hooks import Component, hookimpl
 
@@ -11,5 +11,18 @@ def commands() -> list[Component]:
             name="simulate",
             target="penstock.simulate.commands:simulate",
             summary="Predict all-to-all time from a routing trace, and check the prediction",
+        ),
+    ]
+
+
+@hookimpl
+def sections() -> list[Component]:
+    return [
+        Component(
+            kind="section",
+            name="simulate",
+            target="penstock.simulate.config:SimulateSettings",
+            config="penstock.simulate.config:SimulateSettings",
+            summary="The network that expert parallelism is predicted on",
         ),
     ]

@@ -36,7 +36,7 @@ def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_js
 
 
 def _run(loaded: Any, runs: Path, registry: Registry) -> dict[str, Any]:
-    from penstock.run.directory import write_json
+    from penstock.hooks.atomic import write_json
     from penstock.sweep.compare import compare
     from penstock.sweep.page import write_sweep_page
     from penstock.sweep.runs import train_and_measure

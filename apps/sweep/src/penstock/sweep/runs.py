@@ -12,13 +12,15 @@ from penstock.cli.main import call
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.evaluation import task_context
+from penstock.hooks.atomic import read_json, write_json
+from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.profile.atlas import tables_of
 from penstock.profile.profiling import profile_figures, record_trace
 from penstock.profile.subject import subject_of_run
-from penstock.run.config import OnResume, RunConfig
-from penstock.run.directory import RunDirectory, read_json, write_json
+from penstock.run.config import RunConfig
+from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.run.records import heldout_figure
 from penstock.sweep.grid import Cell, Sweep

@@ -26,10 +26,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from penstock.cli.output import failed
+from penstock.hooks.atomic import publish, read_json, write_json, write_text
 from penstock.hooks.contracts import Engine, LanguageModel, PartlyFrozen
-from penstock.hooks.problems import ProblemError
-from penstock.run.directory import read_json, sync, sync_files, write_json, write_text
+from penstock.hooks.problems import ProblemError, failed
 from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
 
@@ -146,11 +145,9 @@ def _write_rest(folder: Path, trainer_state: dict[str, Any], tokenizer_folder: P
 
 def _put_in_place(temporary: Path, path: Path, keep: int) -> None:
     root = path.parent
-    sync_files(temporary)
     if path.exists():  # a damaged one, which a resumed run passed over
         _remove(path)
-    temporary.rename(path)
-    sync(root)
+    publish(temporary, path)
     _point_latest(root, path.name)
     for name in _obsolete(_names(root), path.name, keep):
         _remove(root / name)
@@ -230,7 +227,6 @@ def _remove(path: Path) -> None:
 
 def _point_latest(root: Path, name: str) -> None:
     write_text(root / "latest", name + "\n")
-    sync(root)
 
 
 def _cause(error: BaseException) -> str:

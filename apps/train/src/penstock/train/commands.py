@@ -13,9 +13,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument, runs_option
+from penstock.hooks.atomic import write_json
+from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
-from penstock.run.directory import RunDirectory, write_json
+from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock, require_importable
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
@@ -134,7 +136,7 @@ def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
         from penstock.train.checkpoint import last_good
 
         fix = f"{last_good(run.checkpoints)}; once this is mended, --resume {run.path} continues"
-        raise output.failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
+        raise failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
 
 
 def _train(

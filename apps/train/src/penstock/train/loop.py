@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penstock.cli.output import failed
 from penstock.data_prep.dataset import TokenDataset
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock

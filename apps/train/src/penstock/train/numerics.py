@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from penstock.run.directory import RunDirectory, processor, read_json, write_json
+from penstock.hooks.atomic import read_json, write_json
+from penstock.run.directory import RunDirectory, processor
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.cli import output
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
+from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
@@ -36,13 +37,11 @@ def restore(path: Path, registry: Registry) -> Restored:
     which components have other code than it was trained with: what is measured then is not what was trained."""
     run = RunDirectory.open(path)
     config = run.config(registry)
-    checkpoint = newest_checkpoint(run.checkpoints, output.warn)
+    checkpoint = newest_checkpoint(run.checkpoints, messages.warn)
     if checkpoint is None:
-        raise output.failed(
-            "no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it"
-        )
+        raise failed("no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it")
     for line in checkpoint.plugin_changes(plugin_lock(config)):
-        output.warn(line)
+        messages.warn(line)
     dataset = open_dataset(run.runs, config, verify=False)
     checkpoint.require_tokenizer(dataset.manifest.tokenizer_sha256)
     composition = compose_model(

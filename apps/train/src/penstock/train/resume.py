@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.cli import output
-from penstock.hooks.config import Schema, dump_config, parse_config
+from penstock.hooks.atomic import read_json, write_json, write_text
+from penstock.hooks.config import OnResume, Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.run.config import OnResume, RunConfig
-from penstock.run.directory import RunDirectory, read_json, write_json, write_text
+from penstock.run import messages
+from penstock.run.config import RESOLVED, RunConfig
+from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
 
@@ -44,17 +45,27 @@ BEFORE_THERE_WAS = {
 
 
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
-    """Every value in which `config` differs from the one that the run has."""
-    resolved = (run.path / "config.resolved.yaml").read_text(encoding="utf-8")
-    before, now = _leaves(parse_config(resolved).value), _leaves(config.resolved())
+    """Every value in which `config` differs from the one that the run has. A section that `config` leaves out counts
+    where it marks a setting, which then has its default; a section of an app that is not installed does not."""
+    whole, held = config.model_dump(mode="json"), config.held()
+    ours = {name: value for name, value in resolved_of(run).items() if name in whole}
+    written = config.model_dump(mode="json", exclude_unset=True)
+    before = _leaves(ours)
+    now = _leaves({name: whole[name] if name in ours else written.get(name, whole[name]) for name in [*held, *ours]})
     for field, meant in BEFORE_THERE_WAS.items():
         if not any(path[: len(field)] == field for path in before):
             before |= meant
-    return [
-        Change(".".join(path), before.get(path), now.get(path), _rule(RunConfig, path))
+    found = [
+        Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
         for path in sorted({*before, *now})
         if before.get(path) != now.get(path)
     ]
+    return [change for change in found if change.rule is not OnResume.FREE or change.path.split(".")[0] in held]
+
+
+def resolved_of(run: RunDirectory) -> dict[str, Any]:
+    """Every value of the config that the run has."""
+    return parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -64,7 +75,13 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
     return {key: leaf for name, item in items for key, leaf in _leaves(item, (*path, str(name))).items()}
 
 
-def _rule(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
+def _rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:
+    """What a resumed run may do to the value at `path`; to what an app's section does not mark, anything."""
+    mark = _mark(envelope, path)
+    return OnResume.FREE if mark is None and path[0] not in RunConfig.model_fields else mark
+
+
+def _mark(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
     """The mark of the field that `path` leads to or through."""
     field = schema.model_fields.get(path[0])
     if field is None:
@@ -73,7 +90,7 @@ def _rule(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
     if mark is OnResume.SAME_COMPONENT:
         return OnResume.FIXED if path[1:] == ("use",) else None
     if mark is None and isinstance(field.annotation, type) and issubclass(field.annotation, Schema):
-        return _rule(field.annotation, path[1:])
+        return _mark(field.annotation, path[1:])
     return mark
 
 
@@ -86,12 +103,12 @@ def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: b
         try:
             rules = {change.rule for change in changes(run, config)}
         except (OSError, ProblemError) as error:
-            output.warn(f"{run.path} is passed over: {error}")
+            messages.warn(f"{run.path} is passed over: {error}")
             continue
         fits = OnResume.FIXED not in rules if allow_config_drift else rules <= {OnResume.FREE}
         if fits and run.status().get("state") != "finished":
             return run
-    output.note("no unfinished run of this config; starting a new one")
+    messages.note("no unfinished run of this config; starting a new one")
     return None
 
 
@@ -121,7 +138,8 @@ class Resumption:
         written = path.read_text(encoding="utf-8") if path.exists() else ""
         write_text(path, written + json.dumps(line) + "\n")
         if self.changes:
-            write_text(self.run.path / "config.resolved.yaml", dump_config(self.config.resolved()))
+            kept = {**resolved_of(self.run), **self.config.resolved()}  # with sections that this config leaves out
+            write_text(self.run.path / RESOLVED, dump_config(kept))
         if self.changes or plugins:
             write_json(self.run.path / LOCK, {"components": plugin_lock(self.config)})
 
@@ -129,15 +147,15 @@ class Resumption:
         free = [str(change) for change in self.changes if change.rule is OnResume.FREE]
         allowed = [str(change) for change in self.changes if change.rule is not OnResume.FREE]
         for line in free:
-            output.note(f"changed: {line}")
+            messages.note(f"changed: {line}")
         for line in [*allowed, *plugins]:
-            output.warn(f"continuing as allowed, although {line}")
+            messages.warn(f"continuing as allowed, although {line}")
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
-            output.warn(f"bits may differ from those of an unbroken run: {name}{what}")
+            messages.warn(f"bits may differ from those of an unbroken run: {name}{what}")
         losses = [choice.entry.component.name for choice in self.config.model.settings.balance if _sees_the_cut(choice)]
         if losses and any(change.path == "train.micro_batch_size" for change in self.changes):
-            output.note(
+            messages.note(
                 f"a balance loss sees one micro-batch at a time: with {', '.join(losses)} the run is from here on not "
                 "the one that it would have been, by more than rounding"
             )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock.run.directory import write_text
+from penstock.hooks.atomic import write_text
 
 
 class JsonlTracker:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from penstock.hooks.atomic import publish
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
@@ -43,16 +45,6 @@ def building(folder: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        _sync_folder(partial)
-        partial.rename(folder)
-        _sync_folder(folder.parent)
+        publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "server": "servers",
     "tracker": "trackers",
     "observer": "observers",
+    "section": "sections",
     "command": "commands",
 }
 

@@ -15,13 +15,14 @@ from penstock.hooks.explanation import Setting, explain
 from penstock.hooks.json_schema import json_schema
 from penstock.hooks.overrides import apply_overrides
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.schema import OfKind, Schema, choice_of, schema_at
+from penstock.hooks.schema import OfKind, OnResume, Schema, choice_of, schema_at
 from penstock.hooks.validation import validate, validate_settings
 
 __all__ = [
     "ConfigDocument",
     "Location",
     "OfKind",
+    "OnResume",
     "Schema",
     "Setting",
     "apply_overrides",

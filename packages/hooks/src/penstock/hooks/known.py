@@ -67,6 +67,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("tracker", "wandb"): "penstock-trackers",
     ("tracker", "mlflow"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
+    ("section", "evaluate"): "penstock-evaluate",
+    ("section", "simulate"): "penstock-simulate",
     ("command", "plugins"): "penstock",
     ("command", "config"): "penstock",
     ("command", "quickstart"): "penstock",

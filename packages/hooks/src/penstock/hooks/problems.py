@@ -53,6 +53,11 @@ class ProblemError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError:
+    """A problem of work in progress (exit code 1), as opposed to one of usage or config."""
+    return ProblemError(Problem(code, what, where, fix), ExitCode.FAILED)
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A hint such as "did you mean 'k'?", or the known names if none is close; empty if no names are known.
 

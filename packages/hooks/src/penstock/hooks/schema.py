@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
@@ -103,6 +104,14 @@ class Schema(BaseModel):
             if "preset" in shown.get("properties", {}):
                 shown["properties"]["preset"]["enum"] = [*presets, None]
         return reference
+
+
+class OnResume(Enum):
+    """What a resumed run may do to a field; a field without a mark changes only where the user says so."""
+
+    FREE = "the result is the same, rounding aside"
+    FIXED = "with another value it is another run: other data, or another meaning of a step"
+    SAME_COMPONENT = "as without a mark, but the checkpoint holds the state of this component and no other"
 
 
 class NoSettings(Schema):

@@ -224,6 +224,17 @@ def observers() -> list[Component]:
 
 
 @hookspec
+def sections() -> list[Component]:
+    """Sections of a run's config, under the component's name. `target` and `config` both name its schema, a
+    `penstock.hooks.config.Schema` of which every field has a default; a command reads it as `config.NAME`.
+
+    >>> Component(kind="section", name="simulate", target="penstock.simulate.config:SimulateSettings",
+    ...           config="penstock.simulate.config:SimulateSettings", summary="The network to predict").kind
+    'section'
+    """
+
+
+@hookspec
 def commands() -> list[Component]:
     """Subcommands of `penstock`. `target` is a `click.Command`; `summary` is shown by `penstock --help` without
     importing it.

@@ -6,13 +6,13 @@ could still load and run nothing.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from penstock.hooks.atomic import write_bytes
 from penstock.pages import formats
 
 
@@ -38,20 +38,12 @@ def write_page(template: Path, out: Path, **values: Any) -> Path:
         "times": formats.times,
     }
     style = (here / "page.css").read_text(encoding="utf-8")
-    _write(out, environment.get_template(template.name).render(style=style, **values))
+    html = environment.get_template(template.name).render(style=style, **values)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, html.encode("utf-8", errors="replace"))
     return out
 
 
 def _readable(value: Any) -> Any:
     """Applied to whatever the template prints: text from the run is cleaned here, and escaped by jinja after."""
     return formats.readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _write(out: Path, html: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(html.encode("utf-8", errors="replace"))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from penstock.hooks.architecture import architecture_settings, layer_routers, unanswered_asks
-from penstock.hooks.config import ConfigDocument, OfKind, Schema, read_config, validate
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run.sections import installed_sections, missing_section, with_sections
+
+RESOLVED = "config.resolved.yaml"
+"""In a run directory: every value of the run's config."""
 
 ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 CorpusChoice: TypeAlias = Annotated[Choice, OfKind("corpus")]
@@ -24,19 +27,8 @@ FilterChoice: TypeAlias = Annotated[Choice, OfKind("filter")]
 ObjectiveChoice: TypeAlias = Annotated[Choice, OfKind("objective")]
 ObserverChoice: TypeAlias = Annotated[Choice, OfKind("observer")]
 OptimizerChoice: TypeAlias = Annotated[Choice, OfKind("optimizer")]
-PlacementChoice: TypeAlias = Annotated[Choice, OfKind("placement")]
 ScheduleChoice: TypeAlias = Annotated[Choice, OfKind("schedule")]
-TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
-TopologyChoice: TypeAlias = Annotated[Choice, OfKind("topology")]
 TrackerChoice: TypeAlias = Annotated[Choice, OfKind("tracker")]
-
-
-class OnResume(Enum):
-    """What a resumed run may do to a field; a field without a mark changes only where the user says so."""
-
-    FREE = "the result is the same, rounding aside"
-    FIXED = "with another value it is another run: other data, or another meaning of a step"
-    SAME_COMPONENT = "as without a mark, but the checkpoint holds the state of this component and no other"
 
 
 def _use(name: str) -> Any:
@@ -120,36 +112,9 @@ class TrainSettings(Schema):
         return self.batch_size // (self.micro_batch_size or self.batch_size)
 
 
-class EvaluateSettings(Schema):
-    """What is measured after training."""
-
-    tasks: list[TaskChoice] = [_use("heldout")]
-    """Tasks to run."""
-    prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
-    """Starts of the samples that are shown."""
-    sample_tokens: int = Field(default=96, gt=0)
-    """Tokens of each sample."""
-    temperature: float = Field(default=0.7, ge=0)
-    """Sampling temperature; 0 is greedy."""
-
-
-class SimulateSettings(Schema):
-    """The network that expert parallelism is predicted on."""
-
-    topology: TopologyChoice | None = None
-    """The network; null is `two-level`, where penstock-netsim is installed."""
-    placement: PlacementChoice | None = None
-    """Which GPU holds which expert; null is `contiguous`."""
-    gpus: list[int] = [8, 16, 32, 64, 128, 256]
-    """Degrees of expert parallelism."""
-    tokens_per_gpu: int = Field(default=4096, gt=0)
-    """Tokens that each GPU dispatches in one step."""
-    hidden_size: int | None = Field(default=None, gt=0)
-    """Width of a token on the wire; null takes the model's own."""
-
-
 class RunConfig(Schema):
-    """One experiment."""
+    """One experiment. What other apps do with it are sections of the config that the apps themselves offer, as
+    components of kind `section`; `load_run_config` adds a field for each."""
 
     name: Annotated[str, OnResume.FIXED] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Names the folder of its runs."""
@@ -161,14 +126,22 @@ class RunConfig(Schema):
     """The language model and the components inside it."""
     train: TrainSettings
     """Training."""
-    evaluate: Annotated[EvaluateSettings, OnResume.FREE] = Field(default={}, validate_default=True)
-    """Evaluation after training."""
-    simulate: Annotated[SimulateSettings, OnResume.FREE] = Field(default={}, validate_default=True)
-    """Network prediction."""
+    _absent: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A section of an app."""
+
+    def held(self) -> list[str]:
+        """What the config holds: the fields of every config, and of the apps' sections those that it writes."""
+        always = RunConfig.model_fields
+        return [name for name in type(self).model_fields if name in always or name in self.model_fields_set]
 
     def resolved(self) -> dict[str, Any]:
-        """Every value, defaults included, with canonical component ids."""
-        return self.model_dump(mode="json")
+        """Every value that the config holds, defaults included, with canonical component ids; sections of apps that
+        are not installed as the run has them."""
+        return {**self.model_dump(mode="json", include=set(self.held())), **self._absent}
 
     def data_settings(self) -> dict[str, Any]:
         """What prepared data depends on, and nothing else."""
@@ -180,20 +153,62 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def load_run_config(path: Path, overrides: Sequence[str], registry: Registry) -> tuple[RunConfig, ConfigDocument]:
-    """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it."""
-    config, document = read_run_config(path, overrides, registry)
+def load_run_config(
+    path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
+) -> tuple[RunConfig, ConfigDocument]:
+    """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it.
+
+    The config holds the sections that it writes and those that the running command `owns`. A section of an app that is
+    not installed is a problem that names the package; in the config of a run it is kept as it is.
+    """
+    config, document = read_run_config(path, overrides, registry, owns=owns)
     check_positions(config, document)
     return config, document
 
 
-def read_run_config(path: Path, overrides: Sequence[str], registry: Registry) -> tuple[RunConfig, ConfigDocument]:
+def read_run_config(
+    path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
+) -> tuple[RunConfig, ConfigDocument]:
     """The same for the config of a run that exists, which may be from before the length of sequences was checked."""
-    document = read_config(path, overrides)
-    config = validate(RunConfig, document, registry)
+    envelope = envelope_of(registry)
+    written = read_config(path)
+    absent: dict[str, Any] = {}
+    if path.name == RESOLVED:
+        absent = {name: value for name, value in written.value.items() if name not in envelope.model_fields}
+    kept = {name: value for name, value in written.value.items() if name not in absent}
+    document = apply_overrides(replace(written, value=kept), overrides)
+    document = replace(document, value={**document.value, **{name: {} for name in owns if name not in document.value}})
+    config = _validated(envelope, document, registry)
+    config._absent = absent
     check_layers(config, document)
     check_vocabulary(config, document)
     return config, document
+
+
+def envelope_of(registry: Registry) -> type[RunConfig]:
+    """The schema of a run config, with a field for the section of each installed app."""
+    return with_sections(RunConfig, tuple(installed_sections(registry, RunConfig).items()))
+
+
+def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Registry) -> RunConfig:
+    """Validates what the installed apps know, and says which package has the sections of the others."""
+    missing = {
+        name: problem
+        for name in document.value
+        if name not in envelope.model_fields
+        and (problem := missing_section(name, document.where((name,)), envelope, registry))
+    }
+    known = {name: value for name, value in document.value.items() if name not in missing}
+    problems = list(missing.values())
+    broken = any(problem.code == "broken-plugin" for problem in problems)
+    exit_code = ExitCode.PLUGIN if broken else ExitCode.USAGE
+    try:
+        config = validate(envelope, replace(document, value=known), registry)
+    except ProblemError as error:
+        raise ProblemError([*problems, *error.problems], max(exit_code, error.exit_code)) from None
+    if problems:
+        raise ProblemError(problems, exit_code)
+    return config
 
 
 def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:

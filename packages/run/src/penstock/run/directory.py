@@ -10,7 +10,6 @@ from __future__ import annotations
 import calendar
 import errno
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -24,15 +23,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from penstock.hooks.config import ConfigDocument, dump_config
+from penstock.hooks.atomic import read_json, sync, sync_files, write_json
+from penstock.hooks.config import ConfigDocument, Schema, dump_config, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RunConfig, digest, read_run_config
+from penstock.run.config import RESOLVED, RunConfig, digest, read_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
+
+Section = TypeVar("Section", bound=Schema)
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -59,7 +61,7 @@ class RunDirectory:
                 source.read_text(encoding="utf-8") if source.is_file() else dump_config(document.value),
                 encoding="utf-8",
             )
-            (temporary / "config.resolved.yaml").write_text(dump_config(resolved), encoding="utf-8")
+            (temporary / RESOLVED).write_text(dump_config(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
             write_json(temporary / "environment.json", environment(config, source, overrides, registry))
             write_json(temporary / LOCK, {"components": plugin_lock(config)})
@@ -82,7 +84,7 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run; raises `ProblemError` where `path` is none."""
-        if not (path / "config.resolved.yaml").is_file():
+        if not (path / RESOLVED).is_file():
             raise ProblemError(
                 Problem(
                     "not-a-run",
@@ -94,7 +96,14 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return read_run_config(self.path / "config.resolved.yaml", (), registry)[0]
+        return read_run_config(self.path / RESOLVED, (), registry)[0]
+
+    def section(self, name: str, schema: type[Section], registry: Registry) -> Section:
+        """The run's settings of one section, its defaults where the run does not hold it. No other part of the config
+        is read, so that only this one's components need to be installed."""
+        path = self.path / RESOLVED
+        fields = read_config(path).value.get(name, {})
+        return validate(schema, ConfigDocument(fields, {(): f"{path}: {name}"}, str(path)), registry)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -207,48 +216,6 @@ def processor() -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replaces the file atomically: a reader sees the old one or the new one."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file atomically, and after a power cut too it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def sync_files(folder: Path) -> None:
-    """What a flat folder holds survives a power cut, once its name does."""
-    for path in folder.iterdir():
-        sync(path)
-    sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Makes the content of a file, or the renames inside a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

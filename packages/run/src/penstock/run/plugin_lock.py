@@ -24,7 +24,7 @@ Locked = dict[str, Any]
 def plugin_lock(config: RunConfig) -> list[Locked]:
     """One entry for every component that the config makes run, sorted."""
     locked: dict[str, Locked] = {}
-    for choice in choices(config):
+    for choice in choices([getattr(config, name) for name in config.held()]):
         component, origin = choice.entry.component, choice.entry.origin
         locked[f"{component.kind}/{choice.entry.id}"] = {
             "kind": component.kind,

@@ -8,13 +8,13 @@ work and nothing else: a note or a fine-tuned adapter that somebody put beside t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from penstock.hooks.atomic import sync, sync_files
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 
 LISTING = "penstock_export.json"
@@ -36,9 +36,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _list_files(temporary)
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+        sync_files(temporary)
         _refuse_foreign(folder)
         _move(temporary, folder)
     except OSError as error:
@@ -85,13 +83,5 @@ def _move(temporary: Path, folder: Path) -> None:
         if replacing:
             retired.rename(folder)
         raise
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

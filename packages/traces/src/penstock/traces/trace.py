@@ -6,7 +6,6 @@ Shape suffixes: S steps, L mixture-of-experts layers, E experts, N tokens, K exp
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.hooks.atomic import replacing
 from penstock.hooks.problems import Problem, ProblemError
 
 FORMAT = 1
@@ -66,15 +66,8 @@ class RoutingTrace:
             arrays["expert_NLK"] = self.expert_NLK
         header = json.dumps({**self.header, "format": FORMAT, "arrays": sorted(arrays)})
         arrays["header"] = np.frombuffer(header.encode(), dtype=np.uint8)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> RoutingTrace:

@@ -14,7 +14,7 @@ from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RunConfig, check_layers, load_run_config
+from penstock.run.config import RunConfig, check_layers, envelope_of, load_run_config
 
 
 @click.group()
@@ -25,8 +25,8 @@ def config() -> None:
 @config.command()
 @click.pass_obj
 def schema(registry: Registry) -> dict[str, Any]:
-    """JSON Schema of a run config, with every installed component merged in; for editors."""
-    merged = json_schema(RunConfig, registry)
+    """JSON Schema of a run config, with every installed component and section merged in; for editors."""
+    merged = json_schema(envelope_of(registry), registry)
     click.echo(json.dumps(merged, indent=2))
     return merged
 

@@ -134,6 +134,7 @@ STARTERS: dict[str, Starter] = {
     "observer": Starter(
         "Share of the busiest expert of each layer", "train: {observers: [{use: NAME}]}", (NUMPY,), ("exact-resume",)
     ),
+    "section": Starter("A larger model to learn from", "NAME: {weight: 0.25}"),
     "command": Starter("Counts the installed components by kind", "penstock NAME", (CLICK,)),
 }
 
@@ -180,6 +181,9 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
     class_name = "".join(part.capitalize() for part in name.split("-"))
     target = module if kind == "command" else class_name
     has_config = _template(f"kinds/{kind}/config.py") is not None
+    settings = f"{import_name}.config:{class_name}Config" if has_config else None
+    if kind == "section":  # is nothing but settings, and a command reads it as an attribute
+        name, settings = module, f"{import_name}.{module}:{target}"
     values = {
         "kind": kind,
         "hook": KINDS[kind],
@@ -191,7 +195,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "import_name": import_name,
         "summary": starter.summary,
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
-        "config_line": f'            config="{import_name}.config:{class_name}Config",\n' if has_config else "",
+        "config_line": f'            config="{settings}",\n' if settings else "",
         "capabilities_line": _capabilities_line(starter.capabilities),
         "contract_line": _contract_line(CONTRACTS[kind].newest),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"

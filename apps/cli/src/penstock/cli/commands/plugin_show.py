@@ -36,6 +36,7 @@ CONFIG_LINES = {
     "server": 'registry.build("server", "NAME")',
     "tracker": "train: {trackers: [{use: NAME}]}",
     "observer": "train: {observers: [{use: NAME}]}",
+    "section": "NAME: {}",
     "command": "penstock NAME",
 }
 

@@ -1,0 +1,34 @@
+"""The section `evaluate` of a run's config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field
+
+from penstock.hooks.config import OfKind, Schema
+from penstock.hooks.registry import Choice
+
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
+
+HELDOUT: Any = {"use": "heldout"}
+"""A component as a default: validated as if it had been written, so the value of the field is a `Choice`."""
+
+
+class EvaluateSettings(Schema):
+    """What is measured after training."""
+
+    tasks: list[TaskChoice] = [HELDOUT]
+    """Tasks to run."""
+    prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
+    """Starts of the samples that are shown."""
+    sample_tokens: int = Field(default=96, gt=0)
+    """Tokens of each sample."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature; 0 is greedy."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        return {"tasks": []}  # the kit knows no component of another distribution

@@ -1,0 +1,50 @@
+"""What work in progress has to say beside its result: notes and warnings, which a command shows and a library logs.
+
+Code below the commands calls `note` and `warn`. Both go to the standard logger `penstock`, so that a notebook or a
+service hears them as it hears any library; a command line shows them with `shown`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LOGGER = "penstock"
+
+
+def note(text: str) -> None:
+    """Something good to know."""
+    logging.getLogger(LOGGER).info(text)
+
+
+def warn(text: str) -> None:
+    """Something that may make the result other than the user expects."""
+    logging.getLogger(LOGGER).warning(text)
+
+
+class _Shown(logging.Handler):
+    def __init__(self, note: Callable[[str], None], warn: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._note, self._warn = note, warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self._warn if record.levelno >= logging.WARNING else self._note)(record.getMessage())
+
+
+@contextmanager
+def shown(note: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
+    """Hands every note and warning to these two, for as long as the context lasts. Where a command calls another, the
+    outer one shows what both say."""
+    logger = logging.getLogger(LOGGER)
+    if any(isinstance(handler, _Shown) for handler in logger.handlers):
+        yield
+        return
+    handler, level = _Shown(note, warn), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

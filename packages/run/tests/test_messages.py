@@ -1,0 +1,42 @@
+"""Notes and warnings reach whoever listens, once."""
+
+from __future__ import annotations
+
+import logging
+
+from penstock.run import messages
+
+
+def test_a_command_shows_notes_and_warnings_apart():
+    notes: list[str] = []
+    warnings: list[str] = []
+    with messages.shown(notes.append, warnings.append):
+        messages.note("100 % done")
+        messages.warn("take care")
+    messages.note("nobody listens any more")
+    assert (notes, warnings) == (["100 % done"], ["take care"])
+
+
+def test_what_a_command_inside_another_says_is_shown_once_by_the_outer_one():
+    outer: list[str] = []
+    inner: list[str] = []
+    with messages.shown(outer.append, outer.append):
+        with messages.shown(inner.append, inner.append):
+            messages.note("inside")
+        messages.note("outside")
+    assert (outer, inner) == (["inside", "outside"], [])
+
+
+def test_the_logger_is_left_as_it_was_found():
+    logger = logging.getLogger(messages.LOGGER)
+    before = (list(logger.handlers), logger.level)
+    with messages.shown(print, print):
+        pass
+    assert (list(logger.handlers), logger.level) == before
+
+
+def test_a_library_user_hears_warnings_through_logging(caplog):
+    messages.warn("take care")
+    assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
+        ("penstock", "WARNING", "take care")
+    ]
