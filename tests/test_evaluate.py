@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.hooks.problems import ProblemError
-from penstock.run.records import Evaluation
+from penstock.run.records.evaluation import Evaluation
 
 PASSAGES = ["import os and import sys", "return the value", "the path of the file", "class of its own"]
 

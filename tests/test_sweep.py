@@ -11,6 +11,7 @@ import pytest
 
 from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
+from penstock.run.records.sweep import SweptRun
 from penstock.sweep.compare import compare
 
 SWEEP = """\
@@ -105,32 +106,30 @@ def test_what_is_wrong_with_a_sweep_is_said_before_any_work(sweep_file, change, 
     assert not (sweep_file.parent / "runs").exists()
 
 
-def row(cell: str, seed: int, bits: float) -> dict[str, Any]:
-    return {
-        "cell": cell,
-        "seed": seed,
-        "bits_per_byte": bits,
-        "seconds": 2.0,
-        "tokens": 1000,
-        "flops": 10**9,
-        "active_parameters": 7,
-    }
+def row(cell: str, seed: int, bits: float) -> SweptRun:
+    return SweptRun(bits, tokens=1000, seconds=2.0, active_parameters=7, flops=10**9, cell=cell, seed=seed)
 
 
 def test_differences_are_paired_by_seed_and_not_of_means():
     # Seeds differ by far more than the cells do; only pairing shows that `b` is better by 0.01 every time.
     rows = [row("a", seed, 1.0 + seed) for seed in range(3)] + [row("b", seed, 0.99 + seed) for seed in range(3)]
-    difference = compare(rows, "a")[1]["difference"]
-    assert difference["mean"] == pytest.approx(-0.01)
-    assert difference["half_width"] == pytest.approx(0, abs=1e-12)
+    difference = compare(rows, "a")[1].difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.01)
+    assert difference.half_width == pytest.approx(0, abs=1e-12)
 
 
 def test_a_seed_that_the_baseline_has_not_run_yet_is_left_out():
     rows = [row("a", 0, 1.0), row("b", 0, 1.1), row("b", 1, 5.0)]
-    assert compare(rows, "a")[1]["difference"] == {"mean": pytest.approx(0.1), "half_width": None}
+    difference = compare(rows, "a")[1].difference
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.half_width is None
 
 
 def test_the_interval_is_students():
     # differences 0.1, 0.2, 0.3: sd 0.1, t(0.975, 2) = 4.302653 (NIST table)
     rows = [row("a", seed, 1.0) for seed in range(3)] + [row("b", seed, 1.1 + seed / 10) for seed in range(3)]
-    assert compare(rows, "a")[1]["difference"]["half_width"] == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+    difference = compare(rows, "a")[1].difference
+    assert difference is not None
+    assert difference.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)

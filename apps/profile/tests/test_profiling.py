@@ -64,10 +64,11 @@ def test_a_step_has_tokens_of_one_domain_and_the_header_says_which():
     trace = profiled(TwoExperts(capped=False), [stream(0, 3, "low"), stream(100, 2, "high")])
     assert trace.header["domains"] == ["low", "low", "high"]
     assert trace.counts_SLE.tolist() == [[[10, 10, 0]], [[5, 5, 0]], [[10, 0, 10]]]
-    (layer,) = profile_figures(tables_of(trace))["layers"]
-    assert layer["specialisation"]["verdict"] == "uneven load, specialised"
-    assert layer["specialisation"]["domains"]["low"]["share"] == [1, 1, 0]
-    assert layer["specialisation"]["domains"]["high"]["prefers"] == [0, 2]
+    (layer,) = profile_figures(tables_of(trace)).layers
+    assert layer.specialisation is not None
+    assert layer.specialisation.verdict == "uneven load, specialised"
+    assert layer.specialisation.domains["low"].share == [1, 1, 0]
+    assert layer.specialisation.domains["high"].prefers == [0, 2]
 
 
 def test_without_domains_the_header_names_none():
@@ -90,6 +91,6 @@ def test_profile_figures_of_known_counts():
     counts = np.array([[[4, 0], [2, 2]], [[0, 4], [2, 2]]], dtype=np.int64)
     trace = RoutingTrace(counts, {"model": "known", "split": "heldout", "tokens": 4, "k": 2, "layers": [1, 2]})
     figures = profile_figures(tables_of(trace))
-    assert [layer["max_violation"] for layer in figures["layers"]] == [0, 0]
-    assert figures["max_violation_global"] == 0
-    assert figures["max_violation_batch"] == pytest.approx(0.5)  # layer 1 is all or nothing in each batch
+    assert [layer.max_violation for layer in figures.layers] == [0, 0]
+    assert figures.max_violation_global == 0
+    assert figures.max_violation_batch == pytest.approx(0.5)  # layer 1 is all or nothing in each batch

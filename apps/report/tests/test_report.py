@@ -231,7 +231,6 @@ def make_run(
         {
             "hardware": "h800",
             "topology": "two-level",
-            "source": "DeepEP README, table 1",
             "hidden_size": 512,
             "tokens_per_gpu": 4096,
             "rows": [
@@ -586,6 +585,15 @@ def test_a_damaged_file_is_named_on_the_page(tmp_path: Path) -> None:
     problems = page.html[page.html.index('class="problems"') :].split("</ul>")[0]
     for file in ("profile.json: layers.0.layer", "train.npz", "status.json"):
         assert file in problems
+
+
+def test_a_network_without_a_named_hardware_is_shown(tmp_path: Path) -> None:
+    rows = [{"gpus": 8, "mean_seconds": 1e-4}, {"gpus": 16, "mean_seconds": 2e-4}]
+    page = rendered(
+        tmp_path, bare_run(tmp_path / "run", simulation={"topology": "graph", "hardware": None, "rows": rows})
+    )
+    assert 'class="problems"' not in page.html
+    assert "Exchange between experts" in page.text
 
 
 def test_a_directory_that_is_no_run_is_a_problem(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.run.records import NetworkRow
+from penstock.run.records.simulation import NetworkRow
 from penstock.simulate.network_charts import network_chart
 
 

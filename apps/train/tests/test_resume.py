@@ -14,6 +14,7 @@ from penstock.hooks.discovery import Loaded, Origin
 from penstock.hooks.problems import ProblemError
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
+from penstock.run.records.training import Status
 from penstock.train.resume import check_resume, find_run
 
 TEXT = """\
@@ -95,7 +96,7 @@ def test_auto_is_the_newest_unfinished_run_that_the_config_may_continue(make, fi
     drifted = make(*DRIFT)
     assert find() == find(*FREE) == second.path
     assert find(drift=True) == drifted.path
-    second.write_status(state="finished")
+    second.write_status(Status("finished"))
     assert find() == first.path
     assert find("seed=2") is None
 

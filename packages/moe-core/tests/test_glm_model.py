@@ -64,22 +64,18 @@ def test_logits_and_gradients_equal_transformers(make_model, variant):
         assert gap < 1e-5, f"{name}: relative gradient difference {gap:.2e}"
 
 
-@pytest.mark.parametrize(
-    ("preset", "parameters", "active"),
-    [("glm-4.6", 352_797_814_784, 33.63e9), ("glm-4.5-air", 106_852_245_504, 13.42e9)],
-)
-def test_presets_have_the_published_parameter_counts(make_model, preset, parameters, active):
+@pytest.mark.parametrize(("preset", "parameters"), [("glm-4.6", 352_797_814_784), ("glm-4.5-air", 106_852_245_504)])
+def test_presets_have_the_published_parameter_counts(make_model, preset, parameters):
     sizes = {key: value for key, value in PRESETS[preset].items() if key != "router"}
     with torch.device("meta"):
         config = GlmMoeConfig.model_validate({"preset": preset, "router": None}, context={"registry": Registry([])})
         router = make_model().routers[1].__class__
         model = GlmMoe(config, make_router=lambda layer, **context: router(k=8, **context))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    assert model.active_parameters() == pytest.approx(active, rel=1e-3)
     assert config.hidden_size == sizes["hidden_size"]
 
 
-def test_the_15b_preset_is_15b_total_and_3b_active(make_model):
+def test_the_15b_preset_has_15b_parameters(make_model):
     router = make_model().routers[1].__class__
     with torch.device("meta"):
         config = GlmMoeConfig.model_validate(
@@ -87,7 +83,6 @@ def test_the_15b_preset_is_15b_total_and_3b_active(make_model):
         )
         model = GlmMoe(config, make_router=lambda layer, **context: router(k=8, **context))
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(15e9, rel=0.05)
-    assert model.active_parameters() == pytest.approx(3e9, rel=0.1)
 
 
 def test_every_parameter_has_a_role(make_model):

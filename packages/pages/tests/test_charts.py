@@ -13,15 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from penstock.pages.charts import (
-    POINTS,
-    decimated,
-    heat_image,
-    heat_limit,
-    heat_map,
-    loss_chart,
-    smoothed,
-)
+from penstock.pages.charts import single_chart
+from penstock.pages.drawing import FULL
+from penstock.pages.heat_maps import heat_image, heat_limit, heat_map
+from penstock.pages.lines import POINTS, decimated, smoothed
 
 values = st.lists(st.one_of(st.floats(-1e3, 1e3), st.just(math.nan)), min_size=1, max_size=200).map(np.array)
 
@@ -85,7 +80,7 @@ def test_many_experts_are_sorted_by_load() -> None:
 def test_charts_follow_the_colours_of_the_page_and_leave_matplotlib_as_it_was() -> None:
     before = dict(matplotlib.rcParams)
     x = np.arange(1.0, 50.0)
-    chart = loss_chart((x, 1 / x), (x[::10], 1 / x[::10]))
+    chart = single_chart("loss", (x, 1 / x), smooth=True, wide=FULL)
     assert dict(matplotlib.rcParams) == before
     assert chart.wide != chart.narrow
     for svg in (chart.wide, chart.narrow):

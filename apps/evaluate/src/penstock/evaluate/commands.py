@@ -9,11 +9,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.atomic import write_json
 from penstock.hooks.contracts import Interval
 from penstock.hooks.registry import Registry
 from penstock.run.directory import RunDirectory, stage
-from penstock.run.records import Evaluation
+from penstock.run.records.evaluation import Evaluation
+from penstock.run.records.record import write_record
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -64,8 +64,8 @@ def evaluate(
         with StageProgress() as progress:
             result = evaluate_run(restored, prepared, progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
-        write_json(run.path / "evaluation.json", result.to_json())
-    output.print_result(result.to_json(), as_json, lambda: _evaluation_text(result))
+        write_record(run.path / "evaluation.json", result)
+    output.print_result(result, as_json, lambda: _evaluation_text(result))
     return result.to_json()
 
 

@@ -19,13 +19,20 @@ from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
 from penstock.eval_suite.runner import Prepared, prepare
-from penstock.hooks.atomic import read_json
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import plugin_lock
-from penstock.run.records import Baselines, Evaluation, Performance, Sample, TaskFigures, heldout_figure
+from penstock.run.records.evaluation import (
+    Baselines,
+    Evaluation,
+    Performance,
+    Sample,
+    TaskFigures,
+    heldout_figure,
+)
+from penstock.run.records.record import read_record
 from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.
@@ -107,10 +114,8 @@ def weights_of(restored: Restored) -> str:
 
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
     """The result, with what an earlier evaluation of the same checkpoint found on other tasks."""
-    if not path.exists():
-        return result
-    earlier = Evaluation.from_json(read_json(path))
-    if earlier.checkpoint != result.checkpoint:
+    earlier = read_record(Evaluation, path)
+    if earlier is None or earlier.checkpoint != result.checkpoint:
         return result
     tasks = {**earlier.tasks, **result.tasks}
     return replace(result, tasks=tasks, heldout_bits_per_byte=_figure_of(tasks))

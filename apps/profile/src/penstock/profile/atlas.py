@@ -13,6 +13,15 @@ import numpy as np
 
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.pages.formats import decimals
+from penstock.run.records.profile import (
+    Atlas,
+    DomainPreference,
+    ExpertPair,
+    LayerPair,
+    LayerProfile,
+    LayerSpecialisation,
+    Profile,
+)
 from penstock.traces import load
 from penstock.traces import specialisation as figures
 from penstock.traces.trace import RoutingTrace
@@ -84,8 +93,8 @@ def _is_list(value: Any, kind: type, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
 
 
-def load_figures(tables: Tables) -> list[dict[str, Any]]:
-    """For each layer what `profile.json` says of its load; with domains or choices also what these tell."""
+def load_figures(tables: Tables) -> list[LayerProfile]:
+    """For each layer its load; with domains or choices also what these tell."""
     trace = tables.trace
     counts_LE = trace.counts_LE
     metrics = {
@@ -96,43 +105,41 @@ def load_figures(tables: Tables) -> list[dict[str, Any]]:
         "dead_experts": load.dead_experts(counts_LE),
     }
     return [
-        {
-            "layer": layer,
+        LayerProfile(
+            layer=layer,
             **{name: value[row].item() for name, value in metrics.items()},
             **load.spread(counts_LE[row]),
-            **_of_domains(tables, row),
-            **_of_pairs(tables, row),
-            "counts": counts_LE[row].tolist(),
-        }
+            specialisation=_specialisation(tables, row),
+            coactivation=_coactivation(tables, row),
+            counts=counts_LE[row].tolist(),
+        )
         for row, layer in enumerate(tables.layers)
     ]
 
 
-def _of_domains(tables: Tables, row: int) -> dict[str, Any]:
+def _specialisation(tables: Tables, row: int) -> LayerSpecialisation | None:
     if not tables.domains:
-        return {}
+        return None
     count_ME = tables.count_MLE[:, row]
     found = figures.preference(count_ME, k_of(tables.trace, row))
-    return {
-        "specialisation": {
-            **figures.specialisation(count_ME),
-            "domains": {
-                name: {
-                    "prefers": np.flatnonzero(found.above_ME[index]).tolist(),
-                    "avoids": np.flatnonzero(found.below_ME[index]).tolist(),
-                    "share": found.share_ME[index].tolist(),
-                    "low": found.low_ME[index].tolist(),
-                    "high": found.high_ME[index].tolist(),
-                    "uniform": found.uniform,
-                }
-                for index, name in enumerate(tables.domains)
-            },
-        }
+    domains = {
+        name: DomainPreference(
+            prefers=np.flatnonzero(found.above_ME[index]).tolist(),
+            avoids=np.flatnonzero(found.below_ME[index]).tolist(),
+            share=found.share_ME[index].tolist(),
+            low=found.low_ME[index].tolist(),
+            high=found.high_ME[index].tolist(),
+            uniform=found.uniform,
+        )
+        for index, name in enumerate(tables.domains)
     }
+    return LayerSpecialisation(**figures.specialisation(count_ME), domains=domains)
 
 
-def _of_pairs(tables: Tables, row: int) -> dict[str, Any]:
-    return {} if tables.both_LEE is None else {"coactivation": figures.closest_pairs(tables.both_LEE[row])}
+def _coactivation(tables: Tables, row: int) -> list[ExpertPair] | None:
+    if tables.both_LEE is None:
+        return None
+    return [ExpertPair(**pair) for pair in figures.closest_pairs(tables.both_LEE[row])]
 
 
 def _meetings(trace: RoutingTrace) -> np.ndarray | None:
@@ -165,34 +172,34 @@ def k_of(trace: RoutingTrace, row: int) -> int:
     return k
 
 
-def atlas(tables: Mapping[str, Tables]) -> dict[str, Any]:
+def atlas(tables: Mapping[str, Tables]) -> Atlas:
     """What `penstock profile TRACE` prints."""
-    return {"models": [model_figures(name, each) for name, each in tables.items()]}
+    return Atlas([model_figures(name, each) for name, each in tables.items()])
 
 
-def model_figures(name: str, tables: Tables) -> dict[str, Any]:
+def model_figures(name: str, tables: Tables) -> Profile:
     """All figures of one trace."""
     trace = tables.trace
-    return {
-        "model": name,
-        "k": trace.header.get("k"),
-        "assignments": int(trace.counts_LE.sum()),
-        "domains": list(tables.domains),
-        "dropped_warm_up": trace.header.get("dropped_warm_up", 0),
-        "layers": load_figures(tables),
-        "pairs": pair_figures(tables),
-    }
+    return Profile(
+        model=name,
+        k=trace.header.get("k"),
+        assignments=int(trace.counts_LE.sum()),
+        domains=list(tables.domains),
+        dropped_warm_up=trace.header.get("dropped_warm_up", 0),
+        layers=load_figures(tables),
+        pairs=pair_figures(tables),
+    )
 
 
-def pair_figures(tables: Tables) -> list[dict[str, Any]]:
+def pair_figures(tables: Tables) -> list[LayerPair]:
     """For each pair of neighbouring layers that were traced, the bits that an expert of one tells about the other's;
     empty where the header's `pairs` does not have the counts."""
     return [
-        {
-            "layers": list(tables.layers[row : row + 2]),
-            "information_bits": figures.mutual_information(count_EE),
-            "information_bits_null": figures.independent_information(count_EE),
-        }
+        LayerPair(
+            layers=list(tables.layers[row : row + 2]),
+            information_bits=figures.mutual_information(count_EE),
+            information_bits_null=figures.independent_information(count_EE),
+        )
         for row, count_EE in enumerate(tables.pair_PEE)
     ]
 
@@ -212,67 +219,73 @@ def _pair_counts(trace: RoutingTrace) -> np.ndarray:
     return count_PEE
 
 
-def layer_line(layer: Mapping[str, Any]) -> tuple[str, ...]:
+def layer_line(layer: LayerProfile) -> tuple[str, ...]:
     """One line of the table, as `HEADINGS` has it."""
-    told = layer.get("specialisation")
-    bits = "-" if told is None or len(told["domains"]) < 2 else f"{told['information_bits']:.3f}"
-    closest = next(iter(layer.get("coactivation", ())), None)
-    pair = "-" if closest is None else "{}+{} {:.2f}x".format(*closest["experts"], closest["lift"])
-    return (str(layer["layer"]), *(decimals(layer[name]) for name in NAMES), f"{layer['dead_experts']:.0f}", bits, pair)
+    told = layer.specialisation
+    bits = "-" if told is None or len(told.domains) < 2 else f"{told.information_bits:.3f}"
+    closest = next(iter(layer.coactivation or ()), None)
+    pair = "-" if closest is None else "{}+{} {:.2f}x".format(*closest.experts, closest.lift)
+    loads = [decimals(getattr(layer, name)) for name in NAMES]
+    return (str(layer.layer), *loads, f"{layer.dead_experts:.0f}", bits, pair)
 
 
-def preference_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def preference_lines(layers: Sequence[LayerProfile]) -> list[tuple[str, ...]]:
     """A line for each layer and domain, as `PREFERENCES` has it; none where domains are not known."""
     return [
         (
-            str(layer["layer"]),
+            str(layer.layer),
             name,
-            f"{len(domain['prefers'])} of {len(domain['share'])}",
-            str(len(domain["avoids"])),
+            f"{len(domain.prefers)} of {len(domain.share)}",
+            str(len(domain.avoids)),
             ", ".join(_share_text(domain, expert) for expert in _most_preferred(domain)) or "-",
         )
         for layer in layers
-        for name, domain in layer.get("specialisation", {}).get("domains", {}).items()
+        if layer.specialisation is not None
+        for name, domain in layer.specialisation.domains.items()
     ]
 
 
-def _most_preferred(domain: Mapping[str, Any]) -> list[int]:
-    return sorted(domain["prefers"], key=lambda expert: -domain["share"][expert])[:MOST_PREFERRED]
+def _most_preferred(domain: DomainPreference) -> list[int]:
+    return sorted(domain.prefers, key=lambda expert: -domain.share[expert])[:MOST_PREFERRED]
 
 
-def _share_text(domain: Mapping[str, Any], expert: int) -> str:
-    share, low, high = (100 * domain[name][expert] for name in ("share", "low", "high"))
+def _share_text(domain: DomainPreference, expert: int) -> str:
+    share, low, high = (100 * column[expert] for column in (domain.share, domain.low, domain.high))
     return f"{expert}: {share:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def preference_caption(layers: Sequence[Mapping[str, Any]]) -> str:
-    """What `preference_lines` are to be compared with."""
-    first = next(iter(layers[0]["specialisation"]["domains"].values()))
+def preference_caption(layers: Sequence[LayerProfile]) -> str:
+    """What `preference_lines` are to be compared with; empty without any."""
+    told = layers[0].specialisation
+    if told is None:
+        return ""
+    first = next(iter(told.domains.values()))
     return (
         f"A domain prefers an expert whose 95 % interval is above, and avoids one whose interval is below, the uniform "
-        f"k / E, which is {100 * first['uniform']:.1f} % in layer {layers[0]['layer']}. "
+        f"k / E, which is {100 * first.uniform:.1f} % in layer {layers[0].layer}. "
         "Tokens are taken for independent."
     )
 
 
-def count_lines(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def count_lines(layers: Sequence[LayerProfile]) -> list[tuple[str, ...]]:
     """The assignments of each layer's experts, where a terminal is wide enough for them."""
-    if len(layers[0]["counts"]) > MOST_COUNTS:
+    if len(layers[0].counts or ()) > MOST_COUNTS:
         return []
-    return [(str(layer["layer"]), *(f"{count:,}" for count in layer["counts"])) for layer in layers]
+    return [(str(layer.layer), *(f"{count:,}" for count in layer.counts or ())) for layer in layers]
 
 
-def verdicts(model: Mapping[str, Any]) -> list[str]:
+def verdicts(model: Profile) -> list[str]:
     """A sentence for each kind of layer that the domains tell apart, or why there is none; and what pairs tell."""
     told = [
-        f"an expert of layer {pair['layers'][0]} tells {pair['information_bits']:.3f} bits about that of layer "
-        f"{pair['layers'][1]}"
-        for pair in model["pairs"]
+        f"an expert of layer {pair.layers[0]} tells {pair.information_bits:.3f} bits about that of layer "
+        f"{pair.layers[1]}"
+        for pair in model.pairs
     ]
-    if not model["domains"]:
+    if not model.domains:
         unknown = "without domains nothing is known of specialisation: even load may be that of experts that are alike"
         return [unknown, *told]
     layers_by_verdict: dict[str, list[str]] = {}
-    for layer in model["layers"]:
-        layers_by_verdict.setdefault(layer["specialisation"]["verdict"], []).append(str(layer["layer"]))
+    for layer in model.layers:
+        if layer.specialisation is not None:
+            layers_by_verdict.setdefault(layer.specialisation.verdict, []).append(str(layer.layer))
     return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from penstock.pages import charts
+from penstock.pages import heat_maps
 from penstock.pages.page import write_page
 from penstock.profile.atlas import (
     HEADINGS,
@@ -24,6 +23,7 @@ from penstock.profile.atlas import (
     preference_lines,
     verdicts,
 )
+from penstock.run.records.profile import Atlas
 from penstock.traces import specialisation as figures
 
 TEMPLATE = Path(__file__).with_name("atlas.html.j2")
@@ -68,21 +68,21 @@ class ModelView:
     preference_caption: str
 
 
-def write_atlas(title: str, tables: Mapping[str, Tables], result: Mapping[str, Any], out: Path) -> Path:
+def write_atlas(title: str, tables: Mapping[str, Tables], result: Atlas, out: Path) -> Path:
     """Writes the page of `atlas(tables)`, whole or not at all."""
     views = [
         ModelView(
-            model["model"],
-            f"{model['assignments']:,} assignments, {each.trace.counts_SLE.shape[2]} experts in "
+            model.model,
+            f"{model.assignments:,} assignments, {each.trace.counts_SLE.shape[2]} experts in "
             f"{each.trace.counts_SLE.shape[1]} layers"
-            + (f", domains {', '.join(model['domains'])}" if model["domains"] else ""),
+            + (f", domains {', '.join(model.domains)}" if model.domains else ""),
             cards_of(each),
-            [layer_line(layer) for layer in model["layers"]],
+            [layer_line(layer) for layer in model.layers],
             verdicts(model),
-            preference_lines(model["layers"]),
-            preference_caption(model["layers"]) if model["domains"] else "",
+            preference_lines(model.layers),
+            preference_caption(model.layers),
         )
-        for model, each in zip(result["models"], tables.values(), strict=True)
+        for model, each in zip(result.models, tables.values(), strict=True)
     ]
     return write_page(TEMPLATE, out, title=title, views=views, columns=HEADINGS, of_domains=PREFERENCES)
 
@@ -130,6 +130,6 @@ def cards_of(tables: Tables) -> list[MapCard]:
 
 
 def _card(title: str, unit: str, maps: Sequence[tuple[Texts, np.ndarray]], caption: str) -> MapCard:
-    limit = charts.heat_limit(np.concatenate([ratio.ravel() for _, ratio in maps]))
-    drawn = [Map(*texts, charts.heat_image(ratio, limit, rows=240, columns=480)) for texts, ratio in maps]
+    limit = heat_maps.heat_limit(np.concatenate([ratio.ravel() for _, ratio in maps]))
+    drawn = [Map(*texts, heat_maps.heat_image(ratio, limit, rows=240, columns=480)) for texts, ratio in maps]
     return MapCard(title, unit, f"{limit:g}", drawn, caption)

@@ -15,10 +15,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run.directory import RunDirectory, stage
+from penstock.run.records.profile import Atlas
+from penstock.run.records.record import Record, write_record
 from penstock.simulate.config import SimulateSettings
 
 if TYPE_CHECKING:
@@ -257,8 +258,8 @@ def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
     result = atlas(tables)
     with _writing(report):
         page = [f"page: {write_atlas(path.name, tables, result, report)}"] if report else []
-    output.print_result(result, as_json, lambda: "\n\n".join([*map(model_text, result["models"]), *page]))
-    return result
+    output.print_result(result, as_json, lambda: "\n\n".join([*map(model_text, result.models), *page]))
+    return result.to_json()
 
 
 def _profiled(
@@ -276,17 +277,17 @@ def _profiled(
     result = profile_figures(tables)
     if report is not None:
         with _writing(report):
-            write_atlas(subject.name, {subject.name: tables}, {"models": [result]}, report)
-    kept = [] if run is None else [run.trace(result["split"])]
+            write_atlas(subject.name, {subject.name: tables}, Atlas([result]), report)
+    kept = [] if run is None else [run.trace(trace.header["split"])]
     places = [*([] if trace_file is None else [trace_file]), *kept]
     for place in places:
         with _writing(place):
             trace.save(place)
     if run is not None:
-        _keep(run, "profile", result)
+        _keep(run, "profile", trace.header["split"], result)
     written = [f"trace: {place}" for place in places] + ([] if report is None else [f"page: {report}"])
     output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
-    return result
+    return result.to_json()
 
 
 def _modified(
@@ -321,21 +322,21 @@ def _modified(
             progress=lambda done, total: progress("assignments", done, total),
         )
     if run is not None:
-        report = report or run.path / _file_name("modified", result["split"], "html")
+        report = report or run.path / _file_name("modified", result.split, "html")
     with _writing(report):
         page = [f"page: {modification.write_modification_page(subject.name, result, report)}"] if report else []
     if run is not None:
-        _keep(run, "modified", result)
-    table = output.table(modification.COLUMNS, map(modification.line, result["rows"]))
+        _keep(run, "modified", result.split, result)
+    table = output.table(modification.COLUMNS, map(modification.line, result.rows))
     output.print_result(result, as_json, lambda: "\n".join([table, "", modification.HELP, *page]))
-    return result
+    return result.to_json()
 
 
-def _keep(run: RunDirectory, name: str, result: Mapping[str, Any]) -> None:
-    """Last of all that is written, so that the run says nothing new where a page or trace had no place."""
-    path = run.path / _file_name(name, result["split"], "json")
+def _keep(run: RunDirectory, name: str, split: str, result: Record) -> None:
+    """Written last: if the page or trace cannot be written, the run directory says nothing new."""
+    path = run.path / _file_name(name, split, "json")
     with _writing(path):
-        write_json(path, result)
+        write_record(path, result)
 
 
 def _file_name(name: str, split: str, kind: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +16,12 @@ from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.netsim.simulate import simulate
-from penstock.pages import charts
+from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.page import write_page
 from penstock.profile.reassignment import STRATEGIES, modified
 from penstock.profile.subject import Subject
+from penstock.run.records.modification import ModificationRow, ModifiedRouting
 from penstock.traces.load import max_violation
 from penstock.traces.trace import RoutingTrace
 
@@ -44,7 +44,6 @@ HELP = (
     "with one expert a GPU, its slowdown against even experts. A row that no other beats in all of quality, MaxVio and "
     "exchange is on the Pareto front."
 )
-_AIMS = ("bits_per_byte", "max_violation", "exchange_seconds")
 
 
 def strategies_of(text: str) -> list[str]:
@@ -87,29 +86,27 @@ def modification_result(
     *,
     temperature: float,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> dict[str, Any]:
-    """The contents of `modified.json`: the model's own routing first, then each strategy with each fraction above 0.
+) -> ModifiedRouting:
+    """What `modified.json` holds: the model's own routing first, then each strategy with each fraction above 0.
     `progress` is called with rows, done and all."""
     cases = [("router", 0.0), *((name, fraction) for name in strategies for fraction in fractions if fraction > 0)]
-    rows = []
+    rows: list[ModificationRow] = []
     for case in cases:
         rows.append(_row(subject, wire, *case, temperature))
         progress(len(rows), len(cases))
-    for row in rows:
-        row["pareto"] = not any(_beats(other, row) for other in rows)
-    return {
-        "model": subject.name,
-        "checkpoint": subject.header.get("checkpoint"),
-        "split": subject.header["split"],
-        "tokens": subject.tokens,
-        "temperature": temperature,
-        "topology": wire.topology.entry.component.name,
-        "gpus": next(iter(subject.model.routers.values())).experts,
-        "rows": rows,
-    }
+    return ModifiedRouting(
+        model=subject.name,
+        checkpoint=subject.header.get("checkpoint"),
+        split=subject.header["split"],
+        tokens=subject.tokens,
+        temperature=temperature,
+        topology=wire.topology.entry.component.name,
+        gpus=next(iter(subject.model.routers.values())).experts,
+        rows=[replace(row, pareto=not any(_beats(other, row) for other in rows)) for row in rows],
+    )
 
 
-def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperature: float) -> dict[str, Any]:
+def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperature: float) -> ModificationRow:
     layers = sorted(subject.model.routers)
     with modified(subject.model, strategy, fraction, temperature=temperature) as found:
         nll_N = np.concatenate([_nll(subject, stream.token_N) for stream in subject.streams])
@@ -126,57 +123,66 @@ def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperatu
         hidden_size=wire.hidden_size,
         tokens_per_gpu=wire.tokens_per_gpu,
     )
-    return {
-        "strategy": strategy,
-        "fraction": fraction,
-        "changed": found.changed / found.total,
-        "bits_per_byte": bits_per_byte(nll_N, subject.byte_count),
-        "perplexity": token_perplexity(nll_N),
-        "max_violation": max_violation(trace.counts_LE).mean().item(),
-        "max_violation_batch": max_violation(counts_SLE).mean().item(),
-        "exchange_seconds": network.dispatch.mean + network.combine.mean,
-        "slowdown": network.slowdown,
-    }
+    return ModificationRow(
+        strategy=strategy,
+        fraction=fraction,
+        changed=found.changed / found.total,
+        bits_per_byte=bits_per_byte(nll_N, subject.byte_count),
+        perplexity=token_perplexity(nll_N),
+        max_violation=max_violation(trace.counts_LE).mean().item(),
+        max_violation_batch=max_violation(counts_SLE).mean().item(),
+        exchange_seconds=network.dispatch.mean + network.combine.mean,
+        slowdown=network.slowdown,
+    )
 
 
 def _nll(subject: Subject, token_N: np.ndarray) -> np.ndarray:
     return token_nll(subject.model, token_N, sequence_length=subject.sequence_length, batch_size=subject.batch_size)
 
 
-def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _aims(row: ModificationRow) -> tuple[float, ...]:
+    """What is to be small, all at once."""
+    return (row.bits_per_byte, row.max_violation, row.exchange_seconds)
+
+
+def _beats(one: ModificationRow, other: ModificationRow) -> bool:
     """Nowhere worse and somewhere better."""
-    return all(one[aim] <= other[aim] for aim in _AIMS) and any(one[aim] < other[aim] for aim in _AIMS)
+    pairs = list(zip(_aims(one), _aims(other), strict=True))
+    return all(mine <= theirs for mine, theirs in pairs) and any(mine < theirs for mine, theirs in pairs)
 
 
-def line(row: Mapping[str, Any]) -> tuple[str, ...]:
+def line(row: ModificationRow) -> tuple[str, ...]:
     """One line of the table, as `COLUMNS` has it."""
     return (
-        row["strategy"],
-        f"{row['fraction']:g}",
-        f"{row['changed']:.3f}",
-        f"{row['bits_per_byte']:.4f}",
-        f"{row['perplexity']:.2f}",
-        f"{row['max_violation']:.3f}",
-        f"{row['max_violation_batch']:.3f}",
-        f"{1e6 * row['exchange_seconds']:.1f}",
-        f"{row['slowdown']:.3f}",
-        "yes" if row["pareto"] else "no",
+        row.strategy,
+        f"{row.fraction:g}",
+        f"{row.changed:.3f}",
+        f"{row.bits_per_byte:.4f}",
+        f"{row.perplexity:.2f}",
+        f"{row.max_violation:.3f}",
+        f"{row.max_violation_batch:.3f}",
+        f"{1e6 * row.exchange_seconds:.1f}",
+        f"{row.slowdown:.3f}",
+        "yes" if row.pareto else "no",
     )
 
 
-def write_modification_page(title: str, result: Mapping[str, Any], out: Path) -> Path:
+def write_modification_page(title: str, result: ModifiedRouting, out: Path) -> Path:
     """Writes the page of `modification_result`, whole or not at all."""
-    rows = result["rows"]
-    text = "held-out text" if result["split"] == "heldout" else "the text that was given"
+    rows = result.rows
+    text = "held-out text" if result.split == "heldout" else "the text that was given"
     quality = "bits per byte, less is better"
+    balance = _pareto_chart("balance", rows, lambda row: row.max_violation, "MaxVio")
+    times = "predicted exchange, times that of even experts"
+    exchange = _pareto_chart("exchange", rows, lambda row: row.slowdown, times)
     caption = "From the router's own assignments a line for each strategy, a point a fraction. A ring: on the front."
     cards = [
-        Card("Quality against balance", quality, _pareto_chart("balance", rows, "max_violation", "MaxVio"), caption),
+        Card("Quality against balance", quality, balance, caption),
         Card(
             "Quality against communication",
             quality,
-            _pareto_chart("exchange", rows, "slowdown", "predicted exchange, times that of even experts"),
-            f"One expert a GPU, {result['gpus']} GPUs on {result['topology']}.",
+            exchange,
+            f"One expert a GPU, {result.gpus} GPUs on {result.topology}.",
         ),
     ]
     return write_page(
@@ -184,7 +190,7 @@ def write_modification_page(title: str, result: Mapping[str, Any], out: Path) ->
         out,
         name=title,
         text=text,
-        summary=f"What other assignments do to {result['checkpoint'] or result['model']}, on {result['tokens']:,} "
+        summary=f"What other assignments do to {result.checkpoint or result.model}, on {result.tokens:,} "
         f"tokens of {text}.",
         cards=cards,
         columns=COLUMNS,
@@ -193,21 +199,23 @@ def write_modification_page(title: str, result: Mapping[str, Any], out: Path) ->
     )
 
 
-def _pareto_chart(name: str, rows: Sequence[Mapping[str, Any]], aim: str, label: str) -> charts.Chart:
+def _pareto_chart(
+    name: str, rows: Sequence[ModificationRow], aim: Callable[[ModificationRow], float], label: str
+) -> drawing.Chart:
     """Bits per byte over an aim: a line a strategy, from the router's own point on."""
     own, *others = rows
-    lines = {strategy: [own, *group] for strategy, group in groupby(others, key=lambda row: row["strategy"])}
+    lines = {strategy: [own, *group] for strategy, group in groupby(others, key=lambda row: row.strategy)}
 
-    def plot(axes: Axes, size: charts.Size) -> None:
+    def plot(axes: Axes, size: drawing.Size) -> None:
         for index, points in enumerate(lines.values()):
-            x, y = [row[aim] for row in points], [row["bits_per_byte"] for row in points]
-            axes.plot(x, y, color=charts.SERIES[index], linewidth=1.6, marker="o", markersize=5)
-        front = [row for row in rows if row["pareto"]]
-        at = [row[aim] for row in front], [row["bits_per_byte"] for row in front]
-        axes.plot(*at, linestyle="", marker="o", markersize=10, fillstyle="none", color=charts.INK, zorder=6)
-        charts.frame(axes, size, label)
+            x, y = [aim(row) for row in points], [row.bits_per_byte for row in points]
+            axes.plot(x, y, color=drawing.SERIES[index], linewidth=1.6, marker="o", markersize=5)
+        front = [row for row in rows if row.pareto]
+        at = [aim(row) for row in front], [row.bits_per_byte for row in front]
+        axes.plot(*at, linestyle="", marker="o", markersize=10, fillstyle="none", color=drawing.INK, zorder=6)
+        drawing.frame(axes, size, label)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.08, y=0.12)
 
-    keys = tuple(charts.Key(strategy, index) for index, strategy in enumerate(lines, 1))
-    return charts.draw(plot, f"pareto-{name}", keys, charts.HALF)
+    keys = tuple(drawing.Key(strategy, index) for index, strategy in enumerate(lines, 1))
+    return drawing.draw(plot, f"pareto-{name}", keys, drawing.HALF)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.profile.atlas import Tables, model_figures
 from penstock.profile.subject import Subject
 from penstock.routers.load import expert_load
+from penstock.run.records.profile import Profile
 from penstock.traces.accumulator import TraceAccumulator
 from penstock.traces.load import max_violation
 from penstock.traces.trace import RoutingTrace
@@ -41,15 +41,13 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
     return recorded.trace(**subject.header, tokens=subject.tokens)
 
 
-def profile_figures(tables: Tables) -> dict[str, Any]:
-    """The contents of `profile.json`. `max_violation_global` is the mean over layers of MaxVio of all tokens together,
-    `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1)."""
+def profile_figures(tables: Tables) -> Profile:
+    """What `profile.json` holds."""
     trace = tables.trace
-    figures = model_figures(trace.header["model"], tables)
-    return {
-        **figures,
-        "split": trace.header["split"],
-        "tokens": trace.header["tokens"],
-        "max_violation_global": float(np.mean([layer["max_violation"] for layer in figures["layers"]])),
-        "max_violation_batch": max_violation(trace.counts_SLE).mean().item(),
-    }
+    return replace(
+        model_figures(trace.header["model"], tables),
+        split=trace.header["split"],
+        tokens=trace.header["tokens"],
+        max_violation_global=max_violation(trace.counts_LE).mean().item(),
+        max_violation_batch=max_violation(trace.counts_SLE).mean().item(),
+    )

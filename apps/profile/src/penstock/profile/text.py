@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from penstock.cli import output
 from penstock.profile.atlas import (
     HEADINGS,
@@ -15,25 +12,26 @@ from penstock.profile.atlas import (
     preference_lines,
     verdicts,
 )
+from penstock.run.records.profile import Profile
 
 
-def model_text(model: Mapping[str, Any]) -> str:
+def model_text(model: Profile) -> str:
     """Load of the layers, counts of the experts, preferences of the domains, and what they say."""
-    dropped = model["dropped_warm_up"]
-    head = f"{model['model']}: {model['assignments']:,} assignments"
+    dropped = model.dropped_warm_up
+    head = f"{model.model}: {model.assignments:,} assignments"
     head += f", after {dropped:,} warm-up rows that were dropped" if dropped else ""
-    layers = model["layers"]
+    layers = model.layers
     parts = [head, output.table(HEADINGS, map(layer_line, layers))]
     if counts := count_lines(layers):
         parts.append(output.table(("layer", *(f"expert {each}" for each in range(len(counts[0]) - 1))), counts))
     else:
-        parts.append(f"Counts of all {len(layers[0]['counts'])} experts are in --json, and drawn by --report.")
+        parts.append(f"Counts of all {len(layers[0].counts or ())} experts are in --json, and drawn by --report.")
     if preferences := preference_lines(layers):
         parts += [output.table(PREFERENCES, preferences), preference_caption(layers)]
     said = list(verdicts(model))
-    if "max_violation_global" in model:
+    if model.max_violation_global is not None:
         said.append(
-            f"MaxVio over all {model['tokens']:,} tokens {model['max_violation_global']:.3f}, "
-            f"in a batch {model['max_violation_batch']:.3f}"
+            f"MaxVio over all {model.tokens:,} tokens {model.max_violation_global:.3f}, "
+            f"in a batch {model.max_violation_batch:.3f}"
         )
     return "\n\n".join([*parts, "\n".join(said)])

@@ -10,10 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from penstock.pages.charts import SORTED_ABOVE, Column, frame_top
+from penstock.pages.drawing import Column
 from penstock.pages.formats import TIMES, count, duration, number, percent, size, times
-from penstock.report.data import FormatSize, LoadHistory, Parameters, Profile
+from penstock.pages.heat_maps import SORTED_ABOVE
+from penstock.pages.lines import frame_top
+from penstock.report.data import LoadHistory
 from penstock.report.headline import against
+from penstock.run.records.profile import Profile
+from penstock.run.records.training import FormatSize, ParameterCounts
 
 Series = tuple[Column, Column]
 
@@ -188,7 +192,7 @@ def largest(parts: Mapping[str, float], whole: str) -> str:
     return f"{name.capitalize()} takes {percent(value / total)} of {whole} {duration(total)}."
 
 
-def parameters(held: Parameters) -> str:
+def parameters(held: ParameterCounts) -> str:
     name, value = max(held.by_role.items(), key=lambda part: part[1])
     text = f"{percent(value / sum(held.by_role.values()))} of {count(held.total)} parameters are {name} weights"
     if held.active is not None and held.total:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.pages import charts, formats
+from penstock.pages import charts, drawing, formats, lines
 from penstock.pages.card import Card
 from penstock.report import captions
 from penstock.report.data import Run
@@ -74,7 +74,7 @@ def comparison_cards(views: Sequence[RunView]) -> list[Card]:
     cards = []
     if train:
         top = without_start(train.values())
-        chart = charts.lines_chart("compared-loss", train, label, top=top, wide=charts.HALF if bits else charts.FULL)
+        chart = charts.lines_chart("compared-loss", train, label, top=top, wide=drawing.HALF if bits else drawing.FULL)
         ends = [
             float(series[1][np.isfinite(series[1])][-captions.tenth(series[1]) :].mean()) for series in train.values()
         ]
@@ -84,7 +84,7 @@ def comparison_cards(views: Sequence[RunView]) -> list[Card]:
         )
     if bits:
         chart = charts.lines_chart(
-            "compared-bits", bits, label, marked=True, wide=charts.HALF if train else charts.FULL
+            "compared-bits", bits, label, marked=True, wide=drawing.HALF if train else drawing.FULL
         )
         text = captions.best_run(
             list(bits),
@@ -95,14 +95,14 @@ def comparison_cards(views: Sequence[RunView]) -> list[Card]:
     return cards
 
 
-def without_start(series: Iterable[charts.Series]) -> float | None:
+def without_start(series: Iterable[drawing.Series]) -> float | None:
     """An upper edge that leaves out the first twentieth of each curve, whose fall would flatten what differs later."""
-    curves = [charts.smoothed(values[np.isfinite(values)]) for _, values in series]
+    curves = [lines.smoothed(values[np.isfinite(values)]) for _, values in series]
     later = max(float(curve[len(curve) // 20]) for curve in curves)
     return later if later < 0.9 * max(float(curve.max()) for curve in curves) else None
 
 
-def _over(run: Run, name: str, tokens: bool) -> charts.Series | None:
+def _over(run: Run, name: str, tokens: bool) -> drawing.Series | None:
     series = run.metrics.series(name) if run.metrics else None
     seen = run.metrics.series("tokens") if run.metrics and tokens else None
     if series is None or seen is None:

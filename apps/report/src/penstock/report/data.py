@@ -11,18 +11,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.pages.charts import Column
-from penstock.run.records import Evaluation, NetworkRow
+from penstock.pages.drawing import Column
+from penstock.run.records.evaluation import Evaluation
+from penstock.run.records.origin import Environment, PluginLock
+from penstock.run.records.profile import Profile
+from penstock.run.records.record import read_record
+from penstock.run.records.simulation import Simulation
+from penstock.run.records.training import FormatSize, Status
 from penstock.traces.trace import RoutingTrace
 
 ROWS = 20_000
@@ -33,97 +37,6 @@ SHOWN_LAYERS = 8
 """Heat maps drawn at most."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """Counts of parameters: all, those that one token uses, and all by role."""
-
-    total: int
-    active: int | None = None
-    by_role: dict[str, int] = field(default_factory=lambda: dict[str, int]())
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How far the run came."""
-
-    state: str = "unknown"
-    step: int | None = None
-    steps: int | None = None
-    tokens_seen: int | None = None
-    seconds: float | None = None
-    parameters: Parameters | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """Where and how the run was started."""
-
-    python: str = ""
-    platform: str = ""
-    packages: dict[str, str | None] = field(default_factory=lambda: dict[str, str | None]())
-    git: dict[str, Any] | None = None
-    argv: list[str] = field(default_factory=lambda: list[str]())
-    seed: int | None = None
-    host: str = ""
-    threads: int | None = None
-    command: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plugin:
-    """A component that took part, as locked when the run began."""
-
-    kind: str
-    name: str
-    distribution: str = ""
-    version: str | None = None
-    hash: str | None = None
-    contract: int | str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PluginLock:
-    components: list[Plugin] = field(default_factory=lambda: list[Plugin]())
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProfile:
-    """Balance of one layer over the whole profiled text; MaxVio is max/mean - 1 (arXiv 2408.15664, Eq. 4)."""
-
-    layer: int
-    max_violation: float | None = None
-    gini: float | None = None
-    cv: float | None = None
-    entropy: float | None = None
-    dead_experts: float | None = None
-    counts: list[int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    split: str = "heldout"
-    tokens: int | None = None
-    layers: list[LayerProfile] = field(default_factory=lambda: list[LayerProfile]())
-    max_violation_global: float | None = None
-    max_violation_batch: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    hardware: str = ""
-    topology: str = ""
-    source: str = ""
-    hidden_size: int | None = None
-    tokens_per_gpu: int | None = None
-    rows: list[NetworkRow] = field(default_factory=lambda: list[NetworkRow]())
-
-
-@dataclass(frozen=True, slots=True)
-class FormatSize:
-    format: str
-    bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,23 +124,23 @@ def read_run(path: Path) -> Run:
         )
     problems: list[Problem] = []
     config_text, config = _read_config(path / "config.resolved.yaml", problems)
-    profile = _read_json(path / "profile.json", Profile, problems)
+    profile = _read(path / "profile.json", Profile, problems)
     return Run(
         path=path,
         name=str(config.get("name") or path.resolve().name),
         config=config,
         config_text=config_text,
         overrides=_read_text(path / "overrides.txt", problems).strip(),
-        status=_read_json(path / "status.json", Status, problems),
-        environment=_read_json(path / "environment.json", Environment, problems),
-        plugins=_read_json(path / "plugins.lock.json", PluginLock, problems),
+        status=_read(path / "status.json", Status, problems),
+        environment=_read(path / "environment.json", Environment, problems),
+        plugins=_read(path / "plugins.lock.json", PluginLock, problems),
         metrics=_read_metrics(path / "metrics.jsonl", problems),
         load=_read_load(path / "trace" / "train.npz", problems),
-        evaluation=_read_json(path / "evaluation.json", Evaluation, problems),
+        evaluation=_read(path / "evaluation.json", Evaluation, problems),
         profile=_with_counts(profile, path / "trace" / "heldout.npz", problems),
-        simulation=_read_json(path / "simulation.json", Simulation, problems),
-        sizes=_read_json(path / "sizes.json", list[FormatSize], problems),
-        stages=_read_json(path / "stages.json", dict[str, float], problems),
+        simulation=_read(path / "simulation.json", Simulation, problems),
+        sizes=_read(path / "sizes.json", list[FormatSize], problems),
+        stages=_read(path / "stages.json", dict[str, float], problems),
         problems=tuple(problems),
     )
 
@@ -251,18 +164,12 @@ def _read_config(path: Path, problems: list[Problem]) -> tuple[str, dict[str, An
         return text, {}
 
 
-def _read_json(path: Path, kind: type[T], problems: list[Problem]) -> T | None:
+def _read(path: Path, kind: type[T], problems: list[Problem]) -> T | None:
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except FileNotFoundError:
+        return read_record(kind, path)
+    except ProblemError as error:
+        problems.extend(error.problems)
         return None
-    except OSError as error:
-        problems.append(Problem("unreadable-file", f"cannot be read ({error})", str(path)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problems.append(Problem("damaged-file", first["msg"], f"{path}: {where}" if where else str(path)))
-    return None
 
 
 def _read_metrics(path: Path, problems: list[Problem]) -> Metrics | None:
@@ -389,16 +296,5 @@ def _with_counts(profile: Profile | None, path: Path, problems: list[Problem]) -
     if trace is None:
         return profile
     counts = dict(zip(layer_names(trace, trace.counts_SLE.shape[1]), trace.counts_LE.tolist(), strict=True))
-    layers = [
-        LayerProfile(
-            layer.layer,
-            layer.max_violation,
-            layer.gini,
-            layer.cv,
-            layer.entropy,
-            layer.dead_experts,
-            layer.counts or counts.get(layer.layer),
-        )
-        for layer in profile.layers
-    ]
-    return Profile(profile.split, profile.tokens, layers, profile.max_violation_global, profile.max_violation_batch)
+    layers = [replace(layer, counts=layer.counts or counts.get(layer.layer)) for layer in profile.layers]
+    return replace(profile, layers=layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
 from penstock.run.directory import RunDirectory
+from penstock.run.records.record import write_record
+from penstock.run.records.simulation import NetworkRow, NetworkSweep, Simulation
 from penstock.simulate.config import SimulateSettings
 from penstock.simulate.cost import cost
 
@@ -117,7 +119,7 @@ def predict(
     counts = _numbers(gpus) if gpus else settings.gpus
     width = hidden_size or settings.hidden_size
 
-    def one(each: Case) -> dict[str, Any]:
+    def one(each: Case) -> Simulation:
         return simulate_trace(recorded, trace, each, gpus=counts, hidden_size=width)
 
     result = one(case())
@@ -126,29 +128,31 @@ def predict(
         if name not in SWEPT:
             what = f"'{name}' cannot be swept"
             raise ProblemError(Problem("bad-value", what, "--sweep", f"choose of {', '.join(SWEPT)}"))
-        result["sweep"] = {"name": name, "cases": [{"value": value, **one(case(**{name: value}))} for value in values]}
+        cases = [replace(one(case(**{name: value})), value=value) for value in values]
+        result = replace(result, sweep=NetworkSweep(name, cases))
     if page or exported:
         drawn = draw_exchange(recorded, trace, case(), gpus=_largest_drawn(counts), hidden_size=width)
     if exported and drawn is not None:
         from penstock.netsim.exports import write_exchange
 
-        result["exported"] = [str(path) for path in write_exchange(drawn.bytes_GG, exported[0], Path(exported[1]))]
+        files = write_exchange(drawn.bytes_GG, exported[0], Path(exported[1]))
+        result = replace(result, exported=[str(path) for path in files])
     if page:
         from penstock.simulate.network_page import write_network_page
 
         compared = _compared(registry.names("placement"), lambda name: one(case(placement=name)))
-        result["report"] = str(write_network_page(result, compared, drawn, page))
+        result = replace(result, report=str(write_network_page(result, compared, drawn, page)))
     if run is not None:
         with run.lock():
-            write_json(run.path / "simulation.json", result)
+            write_record(run.path / "simulation.json", result)
             run.record_stage("simulate", time.perf_counter() - begun)
     output.print_result(result, as_json, lambda: _simulation_text(result))
-    return result
+    return result.to_json()
 
 
-def _compared(placements: Sequence[str], simulated: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+def _compared(placements: Sequence[str], simulated: Callable[[str], Simulation]) -> list[Simulation]:
     """The same with every placement that fits the experts and GPUs and needs no settings; the others are named."""
-    found: list[dict[str, Any]] = []
+    found: list[Simulation] = []
     for name in placements:
         try:
             found.append(simulated(name))
@@ -162,32 +166,16 @@ def _largest_drawn(gpus: Sequence[int]) -> int:
     return max((count for count in gpus if count <= MOST_DRAWN_GPUS), default=min(gpus))
 
 
-def _simulation_text(result: dict[str, Any]) -> str:
+def _simulation_text(result: Simulation) -> str:
     parts = [_table_text(result)]
-    if "sweep" in result:
-        name = result["sweep"]["name"]
-        parts = [f"{name} {case['value']}\n{_table_text(case)}" for case in result["sweep"]["cases"]]
-    parts += [f"written: {path}" for path in [*result.get("exported", []), *filter(None, [result.get("report")])]]
+    if result.sweep is not None:
+        parts = [f"{result.sweep.name} {case.value}\n{_table_text(case)}" for case in result.sweep.cases]
+    parts += [f"written: {path}" for path in [*(result.exported or []), *filter(None, [result.report])]]
     return "\n\n".join(parts)
 
 
-def _table_text(result: dict[str, Any]) -> str:
-    rows = [
-        (
-            row["gpus"],
-            row["nodes"],
-            f"{1e6 * row['dispatch_seconds']:.1f}",
-            f"{1e6 * row['combine_seconds']:.1f}",
-            f"{1e6 * row['p99_seconds']:.1f}",
-            f"{1e6 * row['balanced_seconds']:.1f}",
-            f"{row['slowdown']:.2f}",
-            f"{1e3 * row['step_seconds']['p50']:.2f}",
-            f"{1e3 * row['step_seconds']['p99']:.2f}",
-            ", ".join(f"{each['gpu']} ({each['share']:.0%})" for each in row["stragglers"][:2]),
-        )
-        for row in result["rows"]
-    ]
-    where = " ".join(filter(None, [result["topology"], result["hardware"]]))
+def _table_text(result: Simulation) -> str:
+    where = " ".join(filter(None, [result.topology, result.hardware]))
     columns = (
         "GPUs",
         "nodes",
@@ -201,10 +189,30 @@ def _table_text(result: dict[str, Any]) -> str:
         "waits for GPU",
     )
     return (
-        f"{where}, {result['placement']} placement, {result['fidelity']}, {result['tokens_per_gpu']:,} tokens a GPU, "
-        f"width {result['hidden_size']}, top-{result['k']}; microseconds a layer, milliseconds a step\n\n"
-        + output.table(columns, rows)
+        f"{where}, {result.placement} placement, {result.fidelity}, {result.tokens_per_gpu:,} tokens a GPU, "
+        f"width {result.hidden_size}, top-{result.k}; microseconds a layer, milliseconds a step\n\n"
+        + output.table(columns, map(_cells, result.rows))
     )
+
+
+def _cells(row: NetworkRow) -> tuple[Any, ...]:
+    step = row.step_seconds
+    return (
+        row.gpus,
+        row.nodes,
+        _scaled(row.dispatch_seconds, 1e6, 1),
+        _scaled(row.combine_seconds, 1e6, 1),
+        _scaled(row.p99_seconds, 1e6, 1),
+        _scaled(row.balanced_seconds, 1e6, 1),
+        _scaled(row.slowdown, 1, 2),
+        _scaled(step and step.p50, 1e3, 2),
+        _scaled(step and step.p99, 1e3, 2),
+        ", ".join(f"{each.gpu} ({each.share:.0%})" for each in row.stragglers[:2]),
+    )
+
+
+def _scaled(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{scale * value:.{digits}f}"
 
 
 def _numbers(text: str) -> list[int]:
@@ -223,12 +231,11 @@ def _numbers(text: str) -> list[int]:
 @output.json_option
 def validate(as_json: bool) -> dict[str, Any]:
     """Compare the models with published measurements, each row predicted from the others of its table."""
-    from penstock.simulate.validation import validation_result, validation_text
+    from penstock.simulate.validation import comparison, comparison_text
 
-    result = validation_result()
-    output.print_result(result, as_json, lambda: validation_text(result))
-    missed = [group for group in result["bars"] if not group["met"]]
-    if missed:
-        names = ", ".join(group["name"] for group in missed)
-        raise failed("bar-missed", f"the error is above what is promised: {names}", "simulate validate")
-    return result
+    result = comparison()
+    output.print_result(result, as_json, lambda: comparison_text(result))
+    if result.missed:
+        what = f"the error is above what is promised: {', '.join(result.missed)}"
+        raise failed("bar-missed", what, "simulate validate")
+    return result.to_json()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,12 +10,72 @@ import click
 from penstock.cli import output
 from penstock.hooks.config import parse_config
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+from penstock.run.records.record import ABSENT, Record
 
 if TYPE_CHECKING:
+    from penstock.netsim.accelerators import Accelerator
     from penstock.netsim.layout import Job, Layout
-    from penstock.netsim.step_cost import Cost
+    from penstock.netsim.step_cost import Cost, Parts
 
 GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutCost(Record):
+    """What a layout takes: seconds of a step by part, bytes of the fullest GPU by part, and what follows for a run."""
+
+    layout: Layout
+    micro_batches: int
+    step_seconds: float
+    seconds: Parts
+    memory: dict[str, float]
+    tokens_per_second: float
+    mfu: float
+    days: float
+    gpu_hours: float
+    dollars: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedFigure(Record):
+    """A figure of the machine that costs were computed with, and where it comes from."""
+
+    figure: str
+    value: float
+    source: str
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFigure(Record):
+    """A figure of a published plan beside ours."""
+
+    what: str
+    unit: str
+    published: float
+    ours: float
+    where: str
+    reason: str
+    tolerance: float
+    modelled: bool
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class CostEstimate(Record):
+    """The layouts of a training step, the fastest first."""
+
+    model: str
+    parameters: int
+    active_parameters: int
+    hardware: str
+    memory_bytes: float
+    gpus: int
+    job: Job
+    dollars_per_gpu_hour: float | None
+    layouts: list[LayoutCost]
+    assumed: list[AssumedFigure]
+    reference_plan: list[PlannedFigure] | None = field(default=None, metadata=ABSENT)
 
 
 @click.command()
@@ -79,22 +139,21 @@ def cost(
         costs = (cost_of(shape, _layout(layout, gpus), job, machine),)
     usual = machine.accelerator.price
     per_hour = price if price is not None else usual.value if usual else None
-    result = {
-        "model": shape.name,
-        "parameters": shape.parameters,
-        "active_parameters": shape.active_parameters,
-        "hardware": hardware,
-        "memory_bytes": machine.accelerator.memory.value,
-        "gpus": gpus,
-        "job": asdict(job),
-        "dollars_per_gpu_hour": per_hour,
-        "layouts": [_row(each, per_hour) for each in costs],
-        "assumed": _assumed(machine.accelerator),
-    }
-    if reference:
-        result["reference_plan"] = _reference()
-    output.print_result(result, as_json, lambda: _text(result, job))
-    return result
+    result = CostEstimate(
+        model=shape.name,
+        parameters=shape.parameters,
+        active_parameters=shape.active_parameters,
+        hardware=hardware,
+        memory_bytes=machine.accelerator.memory.value,
+        gpus=gpus,
+        job=job,
+        dollars_per_gpu_hour=per_hour,
+        layouts=[_layout_cost(each, per_hour) for each in costs],
+        assumed=_assumed(machine.accelerator),
+        reference_plan=_reference() if reference else None,
+    )
+    output.print_result(result, as_json, lambda: _text(result))
+    return result.to_json()
 
 
 def _layout(text: str, gpus: int) -> Layout:
@@ -129,54 +188,55 @@ def _layout(text: str, gpus: int) -> Layout:
     return layout
 
 
-def _row(each: Cost, per_hour: float | None) -> dict[str, Any]:
-    return {
-        "layout": asdict(each.layout),
-        "micro_batches": each.micro_batches,
-        "step_seconds": each.parts.total,
-        "seconds": asdict(each.parts),
-        "memory": {**asdict(each.memory), "total": each.memory.total},
-        "tokens_per_second": each.tokens_per_second,
-        "mfu": each.mfu,
-        "days": each.days,
-        "gpu_hours": each.gpu_hours,
-        "dollars": None if per_hour is None else each.money(per_hour),
-    }
+def _layout_cost(each: Cost, per_hour: float | None) -> LayoutCost:
+    return LayoutCost(
+        layout=each.layout,
+        micro_batches=each.micro_batches,
+        step_seconds=each.parts.total,
+        seconds=each.parts,
+        memory={**asdict(each.memory), "total": each.memory.total},
+        tokens_per_second=each.tokens_per_second,
+        mfu=each.mfu,
+        days=each.days,
+        gpu_hours=each.gpu_hours,
+        dollars=None if per_hour is None else each.money(per_hour),
+    )
 
 
-def _assumed(accelerator: Any) -> list[dict[str, Any]]:
+def _assumed(accelerator: Accelerator) -> list[AssumedFigure]:
     """The machine's figures, those first that nobody measured."""
-    figures = {field.name: getattr(accelerator, field.name) for field in fields(accelerator) if field.name != "name"}
-    rows = [{"figure": name, **asdict(figure)} for name, figure in figures.items() if figure is not None]
-    return sorted(rows, key=lambda row: row["measured"])
+    figures = {each.name: getattr(accelerator, each.name) for each in fields(accelerator) if each.name != "name"}
+    rows = [AssumedFigure(name, **asdict(figure)) for name, figure in figures.items() if figure is not None]
+    return sorted(rows, key=lambda row: row.measured)
 
 
-def _reference() -> list[dict[str, Any]]:
+def _reference() -> list[PlannedFigure]:
     from penstock.netsim.reference_plan import plan_figures
 
-    return [{**asdict(figure), "verdict": figure.verdict} for figure in plan_figures()]
+    return [PlannedFigure(**asdict(figure), verdict=figure.verdict) for figure in plan_figures()]
 
 
-def _text(result: dict[str, Any], job: Job) -> str:
+def _text(result: CostEstimate) -> str:
+    job = result.job
     head = (
-        f"{result['model']}: {result['parameters'] / 1e9:.1f}B parameters, {result['active_parameters'] / 1e9:.1f}B of "
-        f"them for a token; {result['gpus']:,} {result['hardware']}, {job.batch_tokens / 1e6:.1f}M tokens a step, "
+        f"{result.model}: {result.parameters / 1e9:.1f}B parameters, {result.active_parameters / 1e9:.1f}B of "
+        f"them for a token; {result.gpus:,} {result.hardware}, {job.batch_tokens / 1e6:.1f}M tokens a step, "
         f"{job.tokens / 1e12:g}T in all"
     )
-    text = f"{head}\n\n{output.table(_COLUMNS, [_cells(row) for row in result['layouts']])}"
-    first = result["layouts"][0]
+    text = f"{head}\n\n{output.table(_COLUMNS, map(_cells, result.layouts))}"
+    first = result.layouts[0]
     parts = [
-        (name, f"{seconds:.3f}", f"{100 * seconds / first['step_seconds']:.1f}%")
-        for name, seconds in first["seconds"].items()
+        (name, f"{seconds:.3f}", f"{100 * seconds / first.step_seconds:.1f}%")
+        for name, seconds in asdict(first.seconds).items()
     ]
-    held = [(name, f"{size / GIB:.1f}") for name, size in first["memory"].items()]
+    held = [(name, f"{size / GIB:.1f}") for name, size in first.memory.items()]
     text += f"\n\n{output.table(('first: part', 'seconds', 'share'), parts)}"
     text += f"\n\n{output.table(('first: memory', 'GiB'), held)}"
     text += "\n\nTimes are a bound: published runs take 1.2 to 2.5 times as long (see the README of penstock-netsim)."
-    if first["memory"]["total"] > result["memory_bytes"]:
-        text += f"\nmore than the {result['memory_bytes'] / GIB:.0f} GiB of a GPU"
-    if "reference_plan" in result:
-        text += f"\n\n{_reference_text(result['reference_plan'])}"
+    if first.memory["total"] > result.memory_bytes:
+        text += f"\nmore than the {result.memory_bytes / GIB:.0f} GiB of a GPU"
+    if result.reference_plan is not None:
+        text += f"\n\n{_reference_text(result.reference_plan)}"
     return text
 
 
@@ -200,40 +260,32 @@ _COLUMNS = (
 )
 
 
-def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
-    layout = row["layout"]
-    chunks = f" x{layout['chunks']}" if layout["chunks"] > 1 else ""
-    experts = f"{layout['expert']}x{layout['expert_tensor']}" if layout["expert_tensor"] > 1 else layout["expert"]
+def _cells(row: LayoutCost) -> tuple[Any, ...]:
+    layout = row.layout
+    chunks = f" x{layout.chunks}" if layout.chunks > 1 else ""
+    experts = f"{layout.expert}x{layout.expert_tensor}" if layout.expert_tensor > 1 else layout.expert
     return (
-        layout["tensor"],
-        layout["pipeline"],
-        layout["data"],
+        layout.tensor,
+        layout.pipeline,
+        layout.data,
         experts,
-        f"{layout['schedule']}{chunks}",
-        layout["micro_batch"],
-        layout["zero"],
-        layout["recompute"],
-        "yes" if layout["offload"] else "no",
-        f"{row['step_seconds']:.2f}",
-        f"{100 * row['seconds']['bubble'] / row['step_seconds']:.0f}%",
-        f"{row['memory']['total'] / GIB:.1f}",
-        f"{100 * row['mfu']:.1f}%",
-        f"{row['tokens_per_second'] / 1e6:.2f}",
-        f"{row['days']:.1f}",
-        "" if row["dollars"] is None else f"{row['dollars'] / 1e6:.1f}",
+        f"{layout.schedule}{chunks}",
+        layout.micro_batch,
+        layout.zero,
+        layout.recompute,
+        "yes" if layout.offload else "no",
+        f"{row.step_seconds:.2f}",
+        f"{100 * row.seconds.bubble / row.step_seconds:.0f}%",
+        f"{row.memory['total'] / GIB:.1f}",
+        f"{100 * row.mfu:.1f}%",
+        f"{row.tokens_per_second / 1e6:.2f}",
+        f"{row.days:.1f}",
+        "" if row.dollars is None else f"{row.dollars / 1e6:.1f}",
     )
 
 
-def _reference_text(figures: list[dict[str, Any]]) -> str:
+def _reference_text(figures: list[PlannedFigure]) -> str:
     rows = [
-        (
-            row["what"],
-            f"{row['published']:,.4g}",
-            f"{row['ours']:,.4g}",
-            row["unit"],
-            row["verdict"],
-            row["reason"],
-        )
-        for row in figures
+        (row.what, f"{row.published:,.4g}", f"{row.ours:,.4g}", row.unit, row.verdict, row.reason) for row in figures
     ]
     return output.table(("the published plan", "published", "ours", "unit", "", "why"), rows)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from penstock.netsim.simulate import Picture
 from penstock.pages.card import Card
 from penstock.pages.formats import duration, times
 from penstock.pages.page import write_page
-from penstock.run.records import NetworkRow
+from penstock.run.records.simulation import NetworkRow, Simulation
 from penstock.simulate import network_charts
 
-Result = Mapping[str, Any]
 TEMPLATE = Path(__file__).with_name("network.html.j2")
 
-_FIELDS = ("gpus", "mean_seconds", "nodes", "p99_seconds", "balanced_seconds", "slowdown")
 
-
-def write_network_page(result: Result, placements: Sequence[Result], drawn: Picture | None, out: Path) -> Path:
+def write_network_page(result: Simulation, placements: Sequence[Simulation], drawn: Picture | None, out: Path) -> Path:
     """Writes the page about `result` to `out`, whole or not at all, and returns `out`."""
-    rows = [NetworkRow(**{name: row[name] for name in _FIELDS}) for row in result["rows"]]
-    last = max(result["rows"], key=lambda row: row["gpus"])
+    rows = result.rows
+    last = max(rows, key=lambda row: row.gpus)
     cards = [
         Card(
             "Exchange between experts",
@@ -32,14 +29,14 @@ def write_network_page(result: Result, placements: Sequence[Result], drawn: Pict
         ),
         Card(
             "Load of the GPUs",
-            f"{last['gpus']:,} GPUs, 1 is the mean",
-            network_charts.load_chart(last["load"]),
+            f"{last.gpus:,} GPUs, 1 is the mean",
+            network_charts.load_chart(last.load),
             _load_caption(last),
         ),
         Card(
             "Tail of the steps",
             "share of steps that take longer",
-            network_charts.tail_chart(result["rows"]),
+            network_charts.tail_chart(rows),
             _tail_caption(last),
         ),
     ]
@@ -53,26 +50,28 @@ def write_network_page(result: Result, placements: Sequence[Result], drawn: Pict
         cards.append(
             Card("Placements", "slowdown over balanced", network_charts.placement_chart(placements), _best(placements))
         )
-    where = " ".join(filter(None, [result["topology"], result["hardware"]]))
+    where = " ".join(filter(None, [result.topology, result.hardware]))
     summary = (
-        f"{result['trace']} on {where}: {result['fidelity']}, {result['placement']} placement, "
-        f"{result['tokens_per_gpu']:,} tokens a GPU of width {result['hidden_size']:,}, top-{result['k']}."
+        f"{result.trace} on {where}: {result.fidelity}, {result.placement} placement, "
+        f"{result.tokens_per_gpu:,} tokens a GPU of width {result.hidden_size:,}, top-{result.k}."
     )
     return write_page(TEMPLATE, out, name="Network prediction", summary=summary, cards=cards, rows=rows)
 
 
-def _load_caption(row: Mapping[str, Any]) -> str:
-    waits = [f"GPU {each['gpu']} in {each['share']:.0%}" for each in row["stragglers"][:3]]
+def _load_caption(row: NetworkRow) -> str:
+    waits = [f"GPU {each.gpu} in {each.share:.0%}" for each in row.stragglers[:3]]
     return (
         f"Bytes that each GPU gets, over all layers and steps. The others wait for {', '.join(waits)} of the exchanges."
     )
 
 
-def _tail_caption(row: Mapping[str, Any]) -> str:
-    step = row["step_seconds"]
+def _tail_caption(row: NetworkRow) -> str:
+    step = row.step_seconds
+    if step is None:
+        return ""
     return (
-        f"At {row['gpus']:,} GPUs a step's exchanges take {duration(step['p50'])}, one in a hundred steps "
-        f"{duration(step['p99'])} or more, the longest {duration(step['max'])}."
+        f"At {row.gpus:,} GPUs a step's exchanges take {duration(step.p50)}, one in a hundred steps "
+        f"{duration(step.p99)} or more, the longest {duration(step.max)}."
     )
 
 
@@ -84,7 +83,7 @@ def _use_caption(drawn: Picture) -> str:
     )
 
 
-def _best(placements: Sequence[Result]) -> str:
-    ends = {str(result["placement"]): result["rows"][-1]["slowdown"] for result in placements}
-    name = min(ends, key=lambda each: ends[each])
-    return f"At {placements[0]['rows'][-1]['gpus']:,} GPUs {name} comes closest to even, {times(ends[name])} balanced."
+def _best(placements: Sequence[Simulation]) -> str:
+    best = min(placements, key=lambda each: each.rows[-1].slowdown or math.inf)
+    row = best.rows[-1]
+    return f"At {row.gpus:,} GPUs {best.placement} comes closest to even, {times(row.slowdown)} balanced."

@@ -13,6 +13,7 @@ from penstock.hooks.registry import Choice
 from penstock.netsim.fidelity import Fidelity
 from penstock.netsim.simulate import Picture, SimulationRow, picture, simulate
 from penstock.netsim.synthetic import synthetic_trace
+from penstock.run.records.simulation import NetworkRow, Simulation, StepSeconds, StragglingGpu
 from penstock.traces.reader import read_trace
 from penstock.traces.trace import RoutingTrace
 
@@ -82,8 +83,8 @@ def _settings(parts: Sequence[str], where: str) -> dict[str, Any]:
 
 def simulate_trace(
     trace: RoutingTrace, where: str, case: Case, *, gpus: Sequence[int], hidden_size: int | None
-) -> dict[str, Any]:
-    """The contents of `simulation.json`."""
+) -> Simulation:
+    """What `simulation.json` holds."""
     width = width_of(trace, hidden_size, where)
     topology = case.topology.build()
     rows = simulate(
@@ -97,18 +98,18 @@ def simulate_trace(
         deduplicate=case.deduplicate,
         steps=case.steps,
     )
-    return {
-        "topology": case.topology.entry.component.name,
-        "hardware": getattr(case.topology.settings, "hardware", None),
-        "placement": case.placement.entry.component.name,
-        "fidelity": case.fidelity,
-        "deduplicate": case.deduplicate,
-        "trace": where,
-        "hidden_size": width,
-        "tokens_per_gpu": case.tokens_per_gpu,
-        "k": trace.header["k"],
-        "rows": [_row(row) for row in rows],
-    }
+    return Simulation(
+        topology=case.topology.entry.component.name,
+        hardware=getattr(case.topology.settings, "hardware", None),
+        placement=case.placement.entry.component.name,
+        fidelity=case.fidelity,
+        deduplicate=case.deduplicate,
+        trace=where,
+        hidden_size=width,
+        tokens_per_gpu=case.tokens_per_gpu,
+        k=trace.header["k"],
+        rows=[_row(row) for row in rows],
+    )
 
 
 def draw_exchange(trace: RoutingTrace, where: str, case: Case, *, gpus: int, hidden_size: int | None) -> Picture | None:
@@ -134,26 +135,26 @@ def width_of(trace: RoutingTrace, hidden_size: int | None, where: str) -> int:
     return int(width)
 
 
-def _row(row: SimulationRow) -> dict[str, Any]:
-    return {
-        "gpus": row.gpus,
-        "nodes": row.nodes,
-        "dispatch_seconds": row.dispatch.mean,
-        "combine_seconds": row.combine.mean,
-        "mean_seconds": row.dispatch.mean + row.combine.mean,
-        "p50_seconds": row.dispatch.p50 + row.combine.p50,
-        "p99_seconds": row.dispatch.p99 + row.combine.p99,
-        "max_seconds": row.dispatch.max + row.combine.max,
-        "step_seconds": {"mean": row.step.mean, "p50": row.step.p50, "p99": row.step.p99, "max": row.step.max},
-        "step_quantiles": list(row.step_quantiles),
-        "balanced_seconds": row.balanced_seconds,
-        "slowdown": row.slowdown,
-        "bytes_between_nodes": row.bytes_between_nodes,
-        "worst_layer": row.worst_layer,
-        "worst_layer_slowdown": row.worst_layer_slowdown,
-        "load": list(row.load_G),
-        "stragglers": [{"gpu": each.gpu, "share": each.share, "load": each.load} for each in row.stragglers],
-    }
+def _row(row: SimulationRow) -> NetworkRow:
+    return NetworkRow(
+        gpus=row.gpus,
+        nodes=row.nodes,
+        dispatch_seconds=row.dispatch.mean,
+        combine_seconds=row.combine.mean,
+        mean_seconds=row.dispatch.mean + row.combine.mean,
+        p50_seconds=row.dispatch.p50 + row.combine.p50,
+        p99_seconds=row.dispatch.p99 + row.combine.p99,
+        max_seconds=row.dispatch.max + row.combine.max,
+        step_seconds=StepSeconds(row.step.mean, row.step.p50, row.step.p99, row.step.max),
+        step_quantiles=list(row.step_quantiles),
+        balanced_seconds=row.balanced_seconds,
+        slowdown=row.slowdown,
+        bytes_between_nodes=row.bytes_between_nodes,
+        worst_layer=row.worst_layer,
+        worst_layer_slowdown=row.worst_layer_slowdown,
+        load=list(row.load_G),
+        stragglers=[StragglingGpu(each.gpu, each.share, each.load) for each in row.stragglers],
+    )
 
 
 def sweep_values(text: str) -> tuple[str, list[Any]]:

@@ -3,107 +3,156 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from penstock.cli import output
 from penstock.netsim.validation import Group, PredictedRow, Validation, nvlink_summary, validate
+from penstock.run.records.record import Record
 
 
-def validation_result() -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ErrorBar(Record):
+    """Errors of some rows, relative to what was measured, against those of the floor; `bar` is the largest promised."""
+
+    name: str
+    rows: int
+    mean_absolute_error: float
+    largest_absolute_error: float
+    floor_mean_absolute_error: float | None
+    bar: float | None
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRow(Record):
+    """One measurement and what was predicted without it, in seconds."""
+
+    label: str
+    group: str
+    measured_seconds: float
+    predicted_seconds: float
+    error: float
+    floor_seconds: float | None
+    floor_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedTable(Record):
+    """A published table, and the figures that were fitted to all of its rows."""
+
+    name: str
+    table: str
+    source: str
+    commit: str
+    machine: str
+    figures: dict[str, float]
+    rows: list[ComparedRow]
+    groups: list[ErrorBar]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Record):
+    """What `penstock simulate validate` finds."""
+
+    validations: list[ComparedTable]
+    bars: list[ErrorBar]
+
+    @property
+    def missed(self) -> list[str]:
+        """Names of the bars that the errors are above."""
+        return [bar.name for bar in self.bars if not bar.met]
+
+
+def comparison() -> Comparison:
     """Every table with its rows, in seconds, and the bars of all of them."""
     validations = validate()
     bars = [
-        {"name": f"{validation.name}, {group.name}", **_group(group)}
+        _bar(group, f"{validation.name}, {group.name}")
         for validation in validations
         for group in validation.groups
         if group.bar is not None
     ]
     summary = nvlink_summary(validations)
-    bars.append({"name": summary.name, **_group(summary)})
-    return {"validations": [_validation(validation) for validation in validations], "bars": bars}
+    bars.append(_bar(summary, summary.name))
+    return Comparison([_table(validation) for validation in validations], bars)
 
 
-def _validation(validation: Validation) -> dict[str, Any]:
+def _table(validation: Validation) -> ComparedTable:
     table = validation.table
-    return {
-        "name": validation.name,
-        "table": table.name,
-        "source": table.source,
-        "commit": table.commit,
-        "machine": table.machine,
-        "figures": dict(validation.figures),
-        "rows": [_row(row) for row in validation.rows],
-        "groups": [{"name": group.name, **_group(group)} for group in validation.groups],
-    }
+    return ComparedTable(
+        name=validation.name,
+        table=table.name,
+        source=table.source,
+        commit=table.commit,
+        machine=table.machine,
+        figures=dict(validation.figures),
+        rows=[_row(row) for row in validation.rows],
+        groups=[_bar(group, group.name) for group in validation.groups],
+    )
 
 
-def _row(row: PredictedRow) -> dict[str, Any]:
-    return {
-        "label": row.label,
-        "group": row.group,
-        "measured_seconds": row.measured,
-        "predicted_seconds": row.predicted,
-        "error": row.error,
-        "floor_seconds": row.floor,
-        "floor_error": None if row.floor is None else row.floor / row.measured - 1,
-    }
+def _row(row: PredictedRow) -> ComparedRow:
+    return ComparedRow(
+        label=row.label,
+        group=row.group,
+        measured_seconds=row.measured,
+        predicted_seconds=row.predicted,
+        error=row.error,
+        floor_seconds=row.floor,
+        floor_error=None if row.floor is None else row.floor / row.measured - 1,
+    )
 
 
-def _group(group: Group) -> dict[str, Any]:
-    return {
-        "rows": group.rows,
-        "mean_absolute_error": group.mean_error,
-        "largest_absolute_error": group.largest_error,
-        "floor_mean_absolute_error": group.floor_error,
-        "bar": group.bar,
-        "met": group.met,
-    }
+def _bar(group: Group, name: str) -> ErrorBar:
+    return ErrorBar(
+        name=name,
+        rows=group.rows,
+        mean_absolute_error=group.mean_error,
+        largest_absolute_error=group.largest_error,
+        floor_mean_absolute_error=group.floor_error,
+        bar=group.bar,
+        met=group.met,
+    )
 
 
-def validation_text(result: dict[str, Any]) -> str:
+def comparison_text(result: Comparison) -> str:
     """Each row is predicted by a model that did not see it; so is the floor, which knows a latency and a bandwidth."""
-    parts = [_table_text(validation) for validation in result["validations"]]
     rows = [
         (
-            bar["name"],
-            _percent(bar["mean_absolute_error"]),
-            _percent(bar["floor_mean_absolute_error"]),
-            _percent(bar["bar"]),
-            "met" if bar["met"] else "MISSED",
+            bar.name,
+            _percent(bar.mean_absolute_error),
+            _percent(bar.floor_mean_absolute_error),
+            _percent(bar.bar),
+            "met" if bar.met else "MISSED",
         )
-        for bar in result["bars"]
+        for bar in result.bars
     ]
     columns = ("mean absolute error, leave one out", "ours", "floor", "bar", "")
-    return "\n\n".join([*parts, output.table(columns, rows)])
+    return "\n\n".join([*map(_table_text, result.validations), output.table(columns, rows)])
 
 
-def _table_text(validation: dict[str, Any]) -> str:
+def _table_text(table: ComparedTable) -> str:
     rows = [
         (
-            row["label"],
-            f"{1e6 * row['measured_seconds']:.1f}",
-            f"{1e6 * row['predicted_seconds']:.1f}",
-            _signed(row["error"]),
-            "" if row["floor_seconds"] is None else f"{1e6 * row['floor_seconds']:.1f}",
-            _signed(row["floor_error"]),
+            row.label,
+            f"{1e6 * row.measured_seconds:.1f}",
+            f"{1e6 * row.predicted_seconds:.1f}",
+            _signed(row.error),
+            "" if row.floor_seconds is None else f"{1e6 * row.floor_seconds:.1f}",
+            _signed(row.floor_error),
         )
-        for row in validation["rows"]
+        for row in table.rows
     ]
-    figures = ", ".join(f"{name} {_figure(name, value)}" for name, value in validation["figures"].items())
-    head = [
-        validation["name"],
-        f"{validation['source']}; {validation['commit']}",
-        f"fitted to all rows: {figures}",
-        "",
-    ]
+    figures = ", ".join(f"{name} {_figure(name, value)}" for name, value in table.figures.items())
+    head = [table.name, f"{table.source}; {table.commit}", f"fitted to all rows: {figures}", ""]
     columns = ("row", "measured us", "predicted us", "error", "floor us", "floor error")
-    return "\n".join([*head, output.table(columns, rows), _groups_text(validation["groups"])])
+    return "\n".join([*head, output.table(columns, rows), _groups_text(table.groups)])
 
 
-def _groups_text(groups: Sequence[dict[str, Any]]) -> str:
+def _groups_text(groups: Sequence[ErrorBar]) -> str:
     return "\n".join(
-        f"{group['name']}: mean absolute error {_percent(group['mean_absolute_error'])}, "
-        f"floor {_percent(group['floor_mean_absolute_error'])}"
+        f"{group.name}: mean absolute error {_percent(group.mean_absolute_error)}, "
+        f"floor {_percent(group.floor_mean_absolute_error)}"
         for group in groups
     )
 

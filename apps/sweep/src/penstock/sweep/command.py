@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli import output
 from penstock.cli.options import runs_option
 from penstock.hooks.registry import Registry
+from penstock.run.records.record import Record
+from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
+
+if TYPE_CHECKING:
+    from penstock.sweep.grid import Sweep
 
 
 @click.command()
@@ -27,16 +33,51 @@ def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_js
     loaded = load_sweep(sweep_file, registry)
     active = require_equal_flops(loaded)
     if dry_run:
-        result = _price(loaded, active, runs)
-        output.print_result(result, as_json, lambda: _price_text(result))
-        return result
+        price = _price(loaded, active, runs)
+        output.print_result(price, as_json, lambda: _price_text(price))
+        return price.to_json()
     result = _run(loaded, runs, registry)
     output.print_result(result, as_json, lambda: _text(result))
-    return result
+    return result.to_json()
 
 
-def _run(loaded: Any, runs: Path, registry: Registry) -> dict[str, Any]:
-    from penstock.hooks.atomic import write_json
+@dataclass(frozen=True, slots=True)
+class SweepResult(Record):
+    """A finished sweep, its page, and the seconds of training of all its runs."""
+
+    name: str
+    baseline: str
+    seconds: float
+    cells: list[CellFigures]
+    runs: list[SweptRun]
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellPrice(Record):
+    """What the runs of one cell take."""
+
+    cell: str
+    active_parameters: int
+    tokens: int
+    flops: int
+    runs: int
+    finished: int
+    seconds_per_run: float
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPrice(Record):
+    """What is left of a sweep, before any of it is trained."""
+
+    name: str
+    baseline: str
+    cells: list[CellPrice]
+    seconds_left: float
+
+
+def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
+    from penstock.run.records.record import write_record
     from penstock.sweep.compare import compare
     from penstock.sweep.page import write_sweep_page
     from penstock.sweep.runs import train_and_measure
@@ -44,31 +85,31 @@ def _run(loaded: Any, runs: Path, registry: Registry) -> dict[str, Any]:
     settings = loaded.settings
     folder = runs / settings.name
     jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs first, so that they come early
-    rows: list[dict[str, Any]] = []
+    rows: list[SweptRun] = []
     for number, (cell, seed) in enumerate(jobs, 1):
         output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")
         rows.append(train_and_measure(loaded, cell, seed, runs, registry))
         cells = compare(rows, loaded.baseline)
-        write_json(folder / "sweep.json", {"baseline": loaded.baseline, "cells": cells, "runs": rows})
+        write_record(folder / "sweep.json", SweepFigures(loaded.baseline, cells, rows))
         summary = f"{len(rows)} of {len(jobs)} runs; baseline: {loaded.baseline}"
         report = write_sweep_page(settings.name, cells, summary, folder / "sweep.html")
-    return {
-        "name": settings.name,
-        "baseline": loaded.baseline,
-        "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "cells": cells,
-        "runs": rows,
-        "report": str(report),
-    }
+    return SweepResult(
+        name=settings.name,
+        baseline=loaded.baseline,
+        seconds=round(sum(row.seconds for row in rows), 1),
+        cells=cells,
+        runs=rows,
+        report=str(report),
+    )
 
 
-def _text(result: dict[str, Any]) -> str:
+def _text(result: SweepResult) -> str:
     from penstock.sweep.compare import text
 
-    return f"{text(result['cells'])}\n\n{result['seconds']:,.0f} s of training\nreport: {result['report']}"
+    return f"{text(result.cells)}\n\n{result.seconds:,.0f} s of training\nreport: {result.report}"
 
 
-def _price(loaded: Any, active: dict[str, int], runs: Path) -> dict[str, Any]:
+def _price(loaded: Sweep, active: dict[str, int], runs: Path) -> SweepPrice:
     from penstock.sweep.runs import finished, run_of, seconds_per_token
 
     cells = []
@@ -78,35 +119,35 @@ def _price(loaded: Any, active: dict[str, int], runs: Path) -> dict[str, Any]:
         done = sum(run is not None and finished(run) for run in found)
         tokens = config.train.tokens
         cells.append(
-            {
-                "cell": cell.name,
-                "active_parameters": active[cell.name],
-                "tokens": tokens,
-                "flops": 6 * active[cell.name] * tokens,
-                "runs": len(cell.configs),
-                "finished": done,
-                "seconds_per_run": seconds_per_token(config) * tokens,
-            }
+            CellPrice(
+                cell=cell.name,
+                active_parameters=active[cell.name],
+                tokens=tokens,
+                flops=6 * active[cell.name] * tokens,
+                runs=len(cell.configs),
+                finished=done,
+                seconds_per_run=seconds_per_token(config) * tokens,
+            )
         )
-    left = sum(cell["seconds_per_run"] * (cell["runs"] - cell["finished"]) for cell in cells)
-    return {"name": loaded.settings.name, "baseline": loaded.baseline, "cells": cells, "seconds_left": left}
+    left = sum(cell.seconds_per_run * (cell.runs - cell.finished) for cell in cells)
+    return SweepPrice(loaded.settings.name, loaded.baseline, cells, left)
 
 
-def _price_text(plan: dict[str, Any]) -> str:
+def _price_text(price: SweepPrice) -> str:
     rows = [
         (
-            cell["cell"],
-            f"{cell['active_parameters']:,}",
-            f"{cell['tokens']:,}",
-            f"{cell['flops']:.2e}",
-            f"{cell['finished']} of {cell['runs']}",
-            f"{cell['seconds_per_run']:.0f}",
+            cell.cell,
+            f"{cell.active_parameters:,}",
+            f"{cell.tokens:,}",
+            f"{cell.flops:.2e}",
+            f"{cell.finished} of {cell.runs}",
+            f"{cell.seconds_per_run:.0f}",
         )
-        for cell in plan["cells"]
+        for cell in price.cells
     ]
     head = ("cell", "active parameters", "tokens a run", "FLOPs a run", "runs finished", "s a run")
     return (
-        f"{output.table(head, rows)}\n\nabout {plan['seconds_left'] / 60:.0f} min of forward and backward passes are "
+        f"{output.table(head, rows)}\n\nabout {price.seconds_left / 60:.0f} min of forward and backward passes are "
         "left, by a few of them timed here; optimizer, data and evaluation come on top\n"
         "nothing was written: this was a dry run"
     )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from penstock.pages import charts
+from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.page import write_page
+from penstock.run.records.sweep import CellFigures, Difference
 from penstock.sweep.compare import COLUMNS, CONFIDENCE, HELP, line
 
-Cells = Sequence[Mapping[str, Any]]
-
-
+Cells = Sequence[CellFigures]
 TEMPLATE = Path(__file__).with_name("sweep.html.j2")
 
 
@@ -31,26 +29,24 @@ def write_sweep_page(name: str, cells: Cells, summary: str, out: Path) -> Path:
             "difference.",
         )
     ]
-    if any(cell["max_violation"] is not None for cell in cells):
+    if any(cell.max_violation is not None for cell in cells):
         caption = "Each point a cell, numbered as in the table: to the left is more even, below is better."
         cards.append(Card("Quality against balance", "bits per byte over MaxVio", balance_chart(cells), caption))
     rows = [(f"{number}. {first}", *rest) for number, (first, *rest) in enumerate(map(line, cells), 1)]
     return write_page(TEMPLATE, out, name=name, summary=summary, cards=cards, columns=COLUMNS, rows=rows, caption=HELP)
 
 
-def difference_chart(cells: Cells) -> charts.Chart:
+def difference_chart(cells: Cells) -> drawing.Chart:
     """A forest plot: a row a cell, the baseline at 0."""
 
-    def plot(axes: Axes, size: charts.Size) -> None:
-        axes.axvline(0, color=charts.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    def plot(axes: Axes, size: drawing.Size) -> None:
+        axes.axvline(0, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         for row, cell in enumerate(cells):
-            difference = cell["difference"] or {"mean": 0.0, "half_width": None}
-            color = charts.SERIES[0] if cell["difference"] else charts.MUTED
-            half = difference["half_width"] or 0.0
-            axes.errorbar(
-                difference["mean"], row, xerr=half, color=color, marker="o", markersize=6, capsize=4, zorder=5
-            )
-        charts.frame(axes, size, "bits per byte")
+            difference = cell.difference or Difference(0.0, None)
+            color = drawing.SERIES[0] if cell.difference else drawing.MUTED
+            half = difference.half_width or 0.0
+            axes.errorbar(difference.mean, row, xerr=half, color=color, marker="o", markersize=6, capsize=4, zorder=5)
+        drawing.frame(axes, size, "bits per byte")
         axes.xaxis.set_major_locator(MaxNLocator(4 if size[0] < 400 else 6))
         axes.yaxis.set_major_locator(FixedLocator(range(len(cells))))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + 1:.0f}"))
@@ -58,21 +54,21 @@ def difference_chart(cells: Cells) -> charts.Chart:
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.1)
 
-    return charts.draw(plot, "sweep-differences", (), charts.HALF)
+    return drawing.draw(plot, "sweep-differences", (), drawing.HALF)
 
 
-def balance_chart(cells: Cells) -> charts.Chart:
+def balance_chart(cells: Cells) -> drawing.Chart:
     """Bits per byte over MaxVio, a numbered point a cell."""
 
-    def plot(axes: Axes, size: charts.Size) -> None:
+    def plot(axes: Axes, size: drawing.Size) -> None:
         for number, cell in enumerate(cells, 1):
-            if cell["max_violation"] is None:
+            if cell.max_violation is None:
                 continue
-            at = (cell["max_violation"], cell["bits_per_byte"])
-            axes.plot(*at, color=charts.SERIES[0], marker="o", markersize=6, zorder=5)
-            axes.annotate(str(number), at, (7, 4), textcoords="offset points", color=charts.INK, fontweight="bold")
-        charts.frame(axes, size, "MaxVio of all held-out tokens")
+            at = (cell.max_violation, cell.bits_per_byte)
+            axes.plot(*at, color=drawing.SERIES[0], marker="o", markersize=6, zorder=5)
+            axes.annotate(str(number), at, (7, 4), textcoords="offset points", color=drawing.INK, fontweight="bold")
+        drawing.frame(axes, size, "MaxVio of all held-out tokens")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.12, y=0.15)
 
-    return charts.draw(plot, "sweep-balance", (), charts.HALF)
+    return drawing.draw(plot, "sweep-balance", (), drawing.HALF)

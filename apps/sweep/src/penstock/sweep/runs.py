@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from penstock.cli.main import call
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.evaluation import task_context
-from penstock.hooks.atomic import read_json, write_json
+from penstock.hooks.atomic import read_json
 from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
@@ -22,9 +23,11 @@ from penstock.profile.subject import subject_of_run
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
-from penstock.run.records import heldout_figure
+from penstock.run.records.evaluation import heldout_figure
+from penstock.run.records.record import read_record, write_record
+from penstock.run.records.sweep import RunFigures, SweptRun
 from penstock.sweep.grid import Cell, Sweep
-from penstock.train.compose import compose_model, parameter_summary, pick_device, planned_vocabulary
+from penstock.train.compose import active_parameters, compose_model, pick_device, planned_vocabulary
 from penstock.train.restore import Restored, restore
 from penstock.train.resume import changes
 
@@ -46,10 +49,10 @@ def run_of(runs: Path, config: RunConfig) -> RunDirectory | None:
 
 
 def finished(run: RunDirectory) -> bool:
-    return run.status().get("state") == "finished"
+    return run.status().state == "finished"
 
 
-def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry: Registry) -> dict[str, Any]:
+def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry: Registry) -> SweptRun:
     """The figures of one run, trained or continued first where that is still to be done."""
     run = run_of(runs, cell.configs[seed])
     if run is None or not finished(run):
@@ -57,32 +60,37 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
         trained = call(registry, "train", *arguments, *(["--resume", str(run.path)] if run else []))
         run = RunDirectory(Path(trained["run_dir"]))
     path = run.path / FIGURES
-    if not path.exists():
-        write_json(path, measure(restore(run.path, registry)))
-    return {"cell": cell.name, "seed": seed, "run": str(run.path), **read_json(path)}
+    figures = read_record(RunFigures, path)
+    if figures is None:
+        figures = measure(restore(run.path, registry))
+        write_record(path, figures)
+    return SweptRun(**figures.to_json(), cell=cell.name, seed=seed, run=str(run.path))
 
 
-def measure(restored: Restored) -> dict[str, Any]:
+def measure(restored: Restored) -> RunFigures:
     """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
     routing; seconds are those of training alone."""
     scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
     status = restored.run.status()
-    active = parameter_summary(restored.composition)["active"]
-    figures = {
-        "bits_per_byte": heldout_figure(scored.metrics),
-        "tokens": status["tokens_seen"],
-        "seconds": status["seconds"],
-        "active_parameters": active,
-        "flops": 6 * active * status["tokens_seen"],
-    }
+    assert status.tokens_seen is not None  # the run is finished
+    assert status.seconds is not None
+    active = active_parameters(restored.composition)
+    figures = RunFigures(
+        bits_per_byte=heldout_figure(scored.metrics) or math.nan,
+        tokens=status.tokens_seen,
+        seconds=status.seconds,
+        active_parameters=active,
+        flops=6 * active * status.tokens_seen,
+    )
     if not restored.model.routers:
         return figures
     profile = profile_figures(tables_of(record_trace(subject_of_run(restored))))
-    return figures | {
-        "max_violation": profile["max_violation_global"],
-        "max_violation_worst": max(layer["max_violation"] for layer in profile["layers"]),
-        "dead_experts": sum(layer["dead_experts"] for layer in profile["layers"]),
-    }
+    return replace(
+        figures,
+        max_violation=profile.max_violation_global,
+        max_violation_worst=max(layer.max_violation or 0.0 for layer in profile.layers),
+        dead_experts=sum(layer.dead_experts or 0.0 for layer in profile.layers),
+    )
 
 
 def require_equal_flops(sweep: Sweep) -> dict[str, int]:
@@ -91,7 +99,7 @@ def require_equal_flops(sweep: Sweep) -> dict[str, int]:
     active: dict[str, int] = {}
     for cell in sweep.cells:
         config = next(iter(cell.configs.values()))
-        active[cell.name] = parameter_summary(compose_model(config, planned_vocabulary(config), "meta"))["active"]
+        active[cell.name] = active_parameters(compose_model(config, planned_vocabulary(config), "meta"))
     base, allowed = active[sweep.baseline], sweep.settings.flops_tolerance
     problems = [
         Problem(

@@ -19,6 +19,8 @@ from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock, require_importable
+from penstock.run.records.record import as_json, write_record
+from penstock.run.records.training import Status
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 
@@ -218,7 +220,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     if resumption is not None:
         output.note(f"resuming {run.path} from step {step} of {trainer.steps}")
         resumption.record(step, machine, trainer.plugin_drift)
-    run.write_status(
+    status = Status(
         state="running",
         step=step,
         steps=trainer.steps,
@@ -228,7 +230,8 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
         device=str(trainer.engine.device),
         ranks=trainer.engine.ranks,
     )
-    write_json(run.path / "sizes.json", size_table(composition))
+    run.write_status(status)
+    write_record(run.path / "sizes.json", size_table(composition))
 
 
 def _trained(trainer: Trainer) -> dict[str, Any]:
@@ -246,7 +249,7 @@ def _trained(trainer: Trainer) -> dict[str, Any]:
         "train_tokens": trainer.tokens_seen,
         "tokens_per_second": round(trainer.tokens_seen / trainer.elapsed, 1),
         "steps": trainer.steps,
-        "parameters": parameter_summary(trainer.composition),
+        "parameters": parameter_summary(trainer.composition).to_json(),
         **({"learnt": learnt} if learnt else {}),
     }
 
@@ -282,8 +285,8 @@ def _plan(config: RunConfig) -> dict[str, Any]:
         "device": str(pick_device(config.train.device)),
         "steps": math.ceil(config.train.tokens / per_step),
         "tokens_per_step": per_step,
-        "parameters": parameter_summary(composition),
-        "sizes": size_table(composition),
+        "parameters": parameter_summary(composition).to_json(),
+        "sizes": as_json(size_table(composition)),
         "components": plugin_lock(config),
     }
 

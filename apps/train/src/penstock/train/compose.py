@@ -20,6 +20,7 @@ from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, Param
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig, digest
+from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.plan import combine, share
 
 
@@ -148,19 +149,25 @@ def pick_device(name: str) -> torch.device:
         ) from error
 
 
-def parameter_summary(composition: Composition) -> dict[str, Any]:
+def parameter_summary(composition: Composition) -> ParameterCounts:
     """Counts of parameters: total, trained, active for one token, and by role."""
     model = composition.model
     roles = model.parameter_roles()
     by_role: dict[str, int] = {}
     for name, parameter in composition.module.named_parameters():
         by_role[roles[name]] = by_role.get(roles[name], 0) + parameter.numel()
-    total = sum(by_role.values())
-    routed = by_role.get(ParameterRole.EXPERT, 0)
-    shares = [router.k / router.experts for router in model.routers.values()]
-    idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
     trained = sum(parameter.numel() for parameter in trained_parameters(composition.module).values())
-    return {"total": total, "trained": trained, "active": round(total - idle), "by_role": by_role}
+    return ParameterCounts(sum(by_role.values()), trained, active_parameters(composition), by_role)
+
+
+def active_parameters(composition: Composition) -> int:
+    """Those that one token uses: of the routed experts k of E, and of the embedding all."""
+    roles = composition.model.parameter_roles()
+    sizes = {name: parameter.numel() for name, parameter in composition.module.named_parameters()}
+    routed = sum(size for name, size in sizes.items() if roles[name] == ParameterRole.EXPERT)
+    shares = [router.k / router.experts for router in composition.model.routers.values()]
+    idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
+    return round(sum(sizes.values()) - idle)
 
 
 def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
@@ -174,11 +181,11 @@ def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
     }
 
 
-def size_table(composition: Composition) -> list[dict[str, Any]]:
+def size_table(composition: Composition) -> list[FormatSize]:
     """Bytes of the stored parameters in each format; shared parameters count once, frozen ones are not stored."""
     stored = trained_parameters(composition.module)
     total = sum(parameter.numel() for parameter in stored.values())
-    rows = [{"format": "fp32", "bytes": 4 * total}, {"format": "bf16", "bytes": 2 * total}]
+    rows = [FormatSize("fp32", 4 * total), FormatSize("bf16", 2 * total)]
     quantizer = composition.quantizer
     if quantizer is not None:
         roles = composition.model.parameter_roles()
@@ -186,7 +193,7 @@ def size_table(composition: Composition) -> list[dict[str, Any]]:
             quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles else 2 * parameter.numel()
             for name, parameter in stored.items()
         )
-        rows.append({"format": f"{type(quantizer).__name__}, rest bf16", "bytes": packed})
+        rows.append(FormatSize(f"{type(quantizer).__name__}, rest bf16", packed))
     return rows
 
 

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -304,7 +304,7 @@ class Trainer:
         parameters = parameter_summary(self.composition)
         window_WS = torch.from_numpy(heldout_windows(training_data(self.config, self.dataset))).to(self.engine.device)
         return {
-            "trained_share": parameters["trained"] / parameters["total"],
+            "trained_share": (parameters.trained or 0) / parameters.total,
             **what_was_learnt(self.model, window_WS, self.config.train.batch_size),
             **{name: value for name, value in self.metrics.items() if name.startswith("balance/")},
         }
@@ -343,20 +343,19 @@ class Trainer:
         if not all(map(math.isfinite, losses)):
             raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
 
-    def _status(self, state: str, **more: Any) -> None:
+    def _status(self, state: str, message: str | None = None) -> None:
         if not self.writes:
             return
-        self.run.write_status(
-            **{
-                **self.run.status(),
-                "state": state,
-                "step": self.step,
-                "steps": self.steps,
-                "tokens_seen": self.tokens_seen,
-                "seconds": round(self.elapsed, 3),
-                **more,
-            }
+        status = replace(
+            self.run.status(),
+            state=state,
+            step=self.step,
+            steps=self.steps,
+            tokens_seen=self.tokens_seen,
+            seconds=round(self.elapsed, 3),
+            message=message,
         )
+        self.run.write_status(status)
 
     def _diverged(self, what: str, value: float) -> Exception:
         return failed(

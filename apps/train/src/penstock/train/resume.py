@@ -106,7 +106,7 @@ def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: b
             messages.warn(f"{run.path} is passed over: {error}")
             continue
         fits = OnResume.FIXED not in rules if allow_config_drift else rules <= {OnResume.FREE}
-        if fits and run.status().get("state") != "finished":
+        if fits and run.status().state != "finished":
             return run
     messages.note("no unfinished run of this config; starting a new one")
     return None

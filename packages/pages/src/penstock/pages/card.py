@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.pages.charts import Chart
+from penstock.pages.drawing import Chart
 
 
 @dataclass(frozen=True, slots=True)

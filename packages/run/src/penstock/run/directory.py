@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +33,9 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.config import RESOLVED, RunConfig, digest, read_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
+from penstock.run.records.origin import Environment, GitState
+from penstock.run.records.record import read_record, write_record
+from penstock.run.records.training import Status
 
 Section = TypeVar("Section", bound=Schema)
 
@@ -63,9 +66,9 @@ class RunDirectory:
             )
             (temporary / RESOLVED).write_text(dump_config(resolved), encoding="utf-8")
             (temporary / "overrides.txt").write_text("".join(f"{item}\n" for item in overrides), encoding="utf-8")
-            write_json(temporary / "environment.json", environment(config, source, overrides, registry))
+            write_record(temporary / "environment.json", environment(config, source, overrides, registry))
             write_json(temporary / LOCK, {"components": plugin_lock(config)})
-            write_json(temporary / "status.json", {"state": "created"})
+            write_record(temporary / "status.json", Status("created"))
             sync_files(temporary)
             path = _appear(temporary, parent, digest(resolved))
             sync(parent)
@@ -133,11 +136,12 @@ class RunDirectory:
     def trace(self, split: str) -> Path:
         return self.path / "trace" / f"{split}.npz"
 
-    def status(self) -> dict[str, Any]:
-        return read_json(self.path / "status.json") if (self.path / "status.json").exists() else {}
+    def status(self) -> Status:
+        """How far the run came; raises `ProblemError` where its file is damaged."""
+        return read_record(Status, self.path / "status.json") or Status()
 
-    def write_status(self, **fields: Any) -> None:
-        write_json(self.path / "status.json", fields)
+    def write_status(self, status: Status) -> None:
+        write_record(self.path / "status.json", status)
 
     def record_stage(self, stage: str, seconds: float) -> None:
         """Adds a stage's wall-clock time to `stages.json`."""
@@ -162,23 +166,23 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
 # ---------------------------------------------------------------------------------------------- what a run depends on
 
 
-def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> dict[str, Any]:
+def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> Environment:
     """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
     found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed anew at every look
     packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "host": platform.node(),
-        "packages": dict(packages),
-        "git": _git(Path(__file__), source),
-        "seed": config.seed,
-        "argv": sys.argv,
-        "command": _command(source, overrides, registry),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        host=platform.node(),
+        packages=dict(packages),
+        git=_git(Path(__file__), source),
+        seed=config.seed,
+        argv=list(sys.argv),
+        command=_command(source, overrides, registry),
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
 
 
 def _command(source: Path, overrides: Sequence[str], registry: Registry) -> str:
@@ -188,24 +192,24 @@ def _command(source: Path, overrides: Sequence[str], registry: Registry) -> str:
     return shlex.join(["penstock", *(sys.argv[1:] if ours else train)])
 
 
-def _git(*files: Path) -> dict[str, Any] | None:
+def _git(*files: Path) -> GitState | None:
     """State of the repository of the first of these files that git tracks: penstock's source where it runs from a
     clone, the config's otherwise; None where neither is tracked."""
     return next(filter(None, map(_repository_of, files)), None)
 
 
-def _repository_of(file: Path) -> dict[str, Any] | None:
+def _repository_of(file: Path) -> GitState | None:
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(file.resolve().parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         ask("ls-files", "--error-unmatch", file.name)
-        return {
-            "folder": ask("rev-parse", "--show-toplevel"),
-            "commit": ask("rev-parse", "HEAD"),
-            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        }
+        return GitState(
+            folder=ask("rev-parse", "--show-toplevel"),
+            commit=ask("rev-parse", "HEAD"),
+            dirty=bool(ask("status", "--porcelain", "--untracked-files=no")),
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -16,6 +16,7 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.single_file import find_spec
 from penstock.run.config import RunConfig
+from penstock.run.records.origin import LockedComponent
 
 LOCK = "plugins.lock.json"
 Locked = dict[str, Any]
@@ -26,14 +27,14 @@ def plugin_lock(config: RunConfig) -> list[Locked]:
     locked: dict[str, Locked] = {}
     for choice in choices([getattr(config, name) for name in config.held()]):
         component, origin = choice.entry.component, choice.entry.origin
-        locked[f"{component.kind}/{choice.entry.id}"] = {
-            "kind": component.kind,
-            "name": component.name,
-            "distribution": origin.distribution,
-            "version": origin.version,
-            "contract": component.contract,
-            "hash": content_hash(component.target),
-        }
+        locked[f"{component.kind}/{choice.entry.id}"] = LockedComponent(
+            kind=component.kind,
+            name=component.name,
+            distribution=origin.distribution,
+            version=origin.version,
+            contract=component.contract,
+            hash=content_hash(component.target),
+        ).to_json()
     return [locked[key] for key in sorted(locked)]
 
 

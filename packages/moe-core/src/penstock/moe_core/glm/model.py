@@ -203,15 +203,6 @@ class GlmMoe(nn.Module):
             groups.setdefault(_role(name), {})[name] = parameter
         return groups
 
-    def active_parameters(self) -> int:
-        """Parameters that one token's forward pass uses: of the routed experts, k of E."""
-        total = sum(parameter.numel() for parameter in self.parameters())
-        for layer in self.layers:
-            if isinstance(layer.mlp, MoE):
-                routed = sum(parameter.numel() for parameter in layer.mlp.experts.parameters())
-                total -= routed - routed * layer.mlp.gate.k // layer.mlp.gate.experts
-        return total
-
     def export_config(self) -> dict[str, Any]:
         tied = self.lm_head.weight is self.embed_tokens.weight
         prediction_layers = huggingface.count_layers(self.kept_tensors)

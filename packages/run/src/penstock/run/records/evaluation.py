@@ -1,41 +1,18 @@
-"""What commands write into a run directory, as frozen values: their producers make them, and pages read them.
-
-A file of an earlier version opens: what it does not have is None or empty, and what is unknown is passed over.
-"""
+"""What an evaluation found: `evaluation.json`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from penstock.hooks.contracts import Interval
+from penstock.run.records.record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkRow:
-    """Predicted expert-parallel exchange at one number of GPUs."""
-
-    gpus: int
-    mean_seconds: float
-    nodes: int | None = None
-    dispatch_seconds: float | None = None
-    combine_seconds: float | None = None
-    p99_seconds: float | None = None
-    max_seconds: float | None = None
-    balanced_seconds: float | None = None
-    slowdown: float | None = None
-    bytes_between_nodes: float | None = None
-    worst_layer: int | None = None
-    load: list[float] | None = None
-    step_quantiles: list[float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFigures:
+class TaskFigures(Record):
     """What one task found. `intervals` are by the name of the metric."""
 
     metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
@@ -44,7 +21,7 @@ class TaskFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Baselines:
+class Baselines(Record):
     """Bits per byte of models anyone can build, on the same held-out bytes."""
 
     unigram_bits_per_byte: float | None = None
@@ -63,7 +40,7 @@ class Baselines:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Record):
     """How the model continues a prompt."""
 
     prompt: str = ""
@@ -72,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
+class Performance(Record):
     """Generation of one sequence: time to the first token and for each further one, and memory."""
 
     prompt_tokens: int | None = None
@@ -84,7 +61,7 @@ class Performance:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Record):
     """What `penstock evaluate` found of a checkpoint."""
 
     checkpoint: str = ""
@@ -95,17 +72,8 @@ class Evaluation:
     performance: Performance | None = None
     seconds: float | None = None
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
-        """Raises pydantic's `ValidationError` for values of other types."""
-        return TypeAdapter(cls).validate_python(value)
-
-    def to_json(self) -> dict[str, Any]:
-        """Its inverse, to be written."""
-        return asdict(self)
-
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:
-    """Bits per byte of all held-out text, which is what the baselines read too; None where only a part was scored."""
+    """Bits per byte of all held-out text, which is what the baselines read too; None if only a part was scored."""
     whole = (name for name in metrics if name.startswith("heldout.bits_per_byte@") and "@first-" not in name)
     return next((metrics[name] for name in whole), None)

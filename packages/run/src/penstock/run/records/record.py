@@ -1,0 +1,78 @@
+"""How a value becomes JSON and is read again: one way for all files of a run.
+
+Reading is strict about types, because a figure of the wrong type would be shown as a wrong figure. It is tolerant about
+keys, so that the runs of older and newer versions open: an unknown key is ignored, and a missing one gives its default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from penstock.hooks.atomic import write_json
+from penstock.hooks.problems import Problem, ProblemError
+
+T = TypeVar("T")
+
+ABSENT: Mapping[str, bool] = MappingProxyType({"absent": True})
+"""Metadata of a field whose key is left out of the JSON while the value is None. Other fields write null."""
+
+
+class Record:
+    """The base of every value that a command writes or prints as JSON."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return as_json(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "") -> Self:
+        """The inverse of `to_json`. Raises `ProblemError` with `where` and the field if a type is wrong."""
+        return _parsed(cls, json.dumps(value).encode(), where)
+
+
+def as_json(value: Any) -> Any:
+    """Dataclasses as objects, at any depth; what JSON knows stays what it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        values = ((each, getattr(value, each.name)) for each in fields(value))
+        return {each.name: as_json(own) for each, own in values if own is not None or "absent" not in each.metadata}
+    if isinstance(value, Mapping):
+        return {key: as_json(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    return value
+
+
+def write_record(path: Path, value: Any) -> None:
+    """Replaces the file with a record, or a container of records, as JSON; whole or not at all."""
+    write_json(path, as_json(value))
+
+
+def read_record(kind: type[T], path: Path) -> T | None:
+    """The value in a file, of a record or of a container of records; None if there is no such file.
+
+    Raises `ProblemError` with the file, and the field where the type is wrong.
+    """
+    try:
+        return _parsed(kind, path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error})", str(path))) from error
+
+
+def _parsed(kind: type[T], text: bytes, where: str) -> T:
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        place = ": ".join(filter(None, [where, name]))
+        raise ProblemError(Problem("damaged-file", first["msg"], place)) from error

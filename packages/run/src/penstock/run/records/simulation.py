@@ -1,0 +1,86 @@
+"""What a network is predicted to do: `simulation.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.run.records.record import ABSENT, Record
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeconds(Record):
+    """Seconds of all exchanges of a step, over the steps."""
+
+    mean: float
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class StragglingGpu(Record):
+    """A GPU, the share of exchanges in which it gets the most bytes, and how many times the mean it gets then."""
+
+    gpu: int
+    share: float
+    load: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow(Record):
+    """Predicted expert-parallel exchange at one number of GPUs.
+
+    `balanced_seconds` is the exchange of even experts, and `slowdown` the mean over it. `load` is what each GPU gets, 1
+    being the mean. `step_quantiles` are seconds of a step at 0, 1, .. 100 %.
+    """
+
+    gpus: int
+    mean_seconds: float
+    nodes: int | None = None
+    dispatch_seconds: float | None = None
+    combine_seconds: float | None = None
+    p50_seconds: float | None = None
+    p99_seconds: float | None = None
+    max_seconds: float | None = None
+    step_seconds: StepSeconds | None = None
+    step_quantiles: list[float] = field(default_factory=lambda: list[float]())
+    balanced_seconds: float | None = None
+    slowdown: float | None = None
+    bytes_between_nodes: float | None = None
+    worst_layer: int | None = None
+    worst_layer_slowdown: float | None = None
+    load: list[float] = field(default_factory=lambda: list[float]())
+    stragglers: list[StragglingGpu] = field(default_factory=lambda: list[StragglingGpu]())
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation(Record):
+    """What `penstock simulate` predicts for one network, placement of experts and fidelity, at several numbers of GPUs.
+
+    `exported` and `report` are the files that it wrote. `sweep` holds the same with several values of one setting, each
+    with its `value`, as the command line gave it.
+    """
+
+    topology: str = ""
+    hardware: str | None = None
+    placement: str = ""
+    fidelity: str = ""
+    deduplicate: bool = False
+    trace: str = ""
+    hidden_size: int | None = None
+    tokens_per_gpu: int | None = None
+    k: int | None = None
+    rows: list[NetworkRow] = field(default_factory=lambda: list[NetworkRow]())
+    value: Any = field(default=None, metadata=ABSENT)
+    sweep: NetworkSweep | None = field(default=None, metadata=ABSENT)
+    exported: list[str] | None = field(default=None, metadata=ABSENT)
+    report: str | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSweep(Record):
+    """The setting that was swept, and a simulation for each of its values."""
+
+    name: str
+    cases: list[Simulation]

@@ -1,0 +1,63 @@
+"""What a sweep measures of each run, and finds of each cell: `sweep.json`, of a run and of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from penstock.run.records.record import ABSENT, Record
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures(Record):
+    """What a sweep compares of a run; a dense model has no figures of balance."""
+
+    bits_per_byte: float
+    tokens: int
+    seconds: float
+    active_parameters: int
+    flops: int
+    max_violation: float | None = field(default=None, metadata=ABSENT)
+    max_violation_worst: float | None = field(default=None, metadata=ABSENT)
+    dead_experts: float | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class SweptRun(RunFigures):
+    """The figures of one run, with its cell, seed and directory."""
+
+    cell: str = ""
+    seed: int = 0
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference(Record):
+    """Mean of paired differences to the baseline, and the half width of its interval, which takes two pairs."""
+
+    mean: float
+    half_width: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellFigures(Record):
+    """One cell of the grid: means over its seeds; `difference` in bits per byte, None for the baseline."""
+
+    cell: str
+    seeds: int
+    bits_per_byte: float
+    max_violation: float | None
+    max_violation_worst: float | None
+    dead_experts: float | None
+    nanoseconds_per_token: float
+    picoseconds_per_flop: float
+    active_parameters: int
+    difference: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFigures(Record):
+    """A sweep as far as it has come."""
+
+    baseline: str
+    cells: list[CellFigures]
+    runs: list[SweptRun]

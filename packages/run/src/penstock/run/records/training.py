@@ -1,0 +1,40 @@
+"""How training went: `status.json`, `sizes.json` and the parameters that both are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from penstock.run.records.record import ABSENT, Record
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts(Record):
+    """Counts of parameters: all, those that train, those that one token uses, and all by role."""
+
+    total: int
+    trained: int | None = field(default=None, metadata=ABSENT)
+    active: int | None = None
+    by_role: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Record):
+    """How far the run came. `message` says why it failed."""
+
+    state: str = "unknown"
+    step: int | None = field(default=None, metadata=ABSENT)
+    steps: int | None = field(default=None, metadata=ABSENT)
+    tokens_seen: int | None = field(default=None, metadata=ABSENT)
+    seconds: float | None = field(default=None, metadata=ABSENT)
+    parameters: ParameterCounts | None = field(default=None, metadata=ABSENT)
+    device: str | None = field(default=None, metadata=ABSENT)
+    ranks: int | None = field(default=None, metadata=ABSENT)
+    message: str | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSize(Record):
+    """Bytes of the stored parameters in one format."""
+
+    format: str
+    bytes: float
