@@ -64,7 +64,9 @@ def test_a_dense_quickstart_has_no_experts_to_measure(workplace, tmp_path):
 def test_the_packaged_quickstart_is_the_one_in_configs_and_is_valid():
     from importlib.resources import files
 
-    assert (ROOT / "configs" / "quickstart.yaml").read_text() == (files("penstock.cli") / "quickstart.yaml").read_text()
+    assert (ROOT / "configs" / "quickstart.yaml").read_text() == (
+        files("penstock.quickstart") / "quickstart.yaml"
+    ).read_text()
     assert penstock("config", "validate", "configs/quickstart.yaml", cwd=ROOT).stdout.endswith("valid\n")
 
 

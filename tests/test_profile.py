@@ -205,7 +205,7 @@ def test_a_page_that_has_no_place_leaves_everything_as_it_was(command, trained, 
     Path("file").write_text("no folder")
     command("profile", trained)
     before = files_of(trained, tmp_path)
-    with pytest.raises(ProblemError, match="it cannot be written"):
+    with pytest.raises(ProblemError, match="the file cannot be written"):
         command("profile", trained, "--max-tokens", 64, *asked, "--report", page)
     assert files_of(trained, tmp_path) == before
 

@@ -144,7 +144,7 @@ def test_to_ask_for_what_a_broken_plugin_has_ends_with_3_and_the_cause(penstock,
 def test_without_plugins_only_our_own_are_loaded_and_said(penstock):
     result = penstock("--no-plugins", "--help")
     assert result.stderr == ""
-    assert {"plugins", "config", "quickstart"} <= commands_of(result.stdout)
+    assert {"plugins", "config"} <= commands_of(result.stdout)
     assert not {"hello", "acme-rival:plugins"} & commands_of(result.stdout)
     listed = json.loads(penstock("--no-plugins", "plugins", "list", "--json").stdout)["plugins"]
     assert {p["cause"] for p in listed if p["state"] == "blocked"} == {"switched off by --no-plugins"}

@@ -282,8 +282,8 @@ def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) 
         (["--corpus", "TEXTS", "--trace", "t.zip"], r"'t\.zip' is no \.npz"),
         (["--corpus", "TEXTS", "--trace", "TEXTS"], "is a folder"),
         (["--corpus", "TEXTS", "--report", "TEXTS"], "is a folder"),
-        (["--corpus", "TEXTS", "--report", "short/page.html"], r"page\.html: it cannot be written"),
-        (["--corpus", "TEXTS", "--trace", "short/t.npz"], r"t\.npz: it cannot be written"),
+        (["--corpus", "TEXTS", "--report", "short/page.html"], r"page\.html: the file cannot be written"),
+        (["--corpus", "TEXTS", "--trace", "short/t.npz"], r"t\.npz: the file cannot be written"),
     ],
 )
 def test_bad_input_is_said_and_nothing_is_written(command, models, texts, tmp_path, arguments, message):

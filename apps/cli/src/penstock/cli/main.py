@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 import sys
 from functools import cache
 from typing import Any
@@ -97,14 +95,6 @@ def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
     """Runs one command line in this process and returns the command's result; errors are raised. `registry` replaces
     the installed plugins."""
     return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
-
-
-def call(registry: Registry, *arguments: str) -> dict[str, Any]:
-    """Runs one command as part of another. Its output goes to stderr, because only the calling command prints a result
-    to stdout."""
-    output.note(f"$ penstock {shlex.join(arguments)}")
-    with contextlib.redirect_stdout(sys.stderr):
-        return run(list(arguments), registry)
 
 
 def main(args: list[str] | None = None) -> None:

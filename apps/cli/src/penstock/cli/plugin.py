@@ -8,12 +8,6 @@ def commands() -> list[Component]:
     return [
         Component(
             kind="command",
-            name="quickstart",
-            target="penstock.cli.commands.quickstart:quickstart",
-            summary="Train, measure and explain a small sparse model",
-        ),
-        Component(
-            kind="command",
             name="plugins",
             target="penstock.cli.commands.plugins:plugins",
             summary="List installed plugins and the components they offer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.contracts import Interval
-from penstock.hooks.registry import Registry
+from penstock.hooks.registry import Choice, Registry
 from penstock.run.directory import RunDirectory, stage
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
@@ -49,27 +50,33 @@ def evaluate(
     Problems of tasks and their data are said before the model is loaded. An evaluation that was killed goes on where it
     was, and one that is repeated computes only what it has not kept in RUN/answers.
     """
-    from penstock.evaluate.evaluation import evaluate_run, prepare_tasks, task_context, with_earlier_tasks
+    chosen = [choose(registry, "task", text) for text in tasks]
+    result = evaluate_run(RunDirectory.open(run_path), registry, chosen, **options)
+    output.print_result(result, as_json, lambda: evaluation_text(result))
+    return result.to_json()
+
+
+def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
+    """Evaluates the newest checkpoint on `tasks`, or on the config's if there are none, and keeps the result in the run
+    directory. `options` are those of `task_context`."""
+    from penstock.evaluate.evaluation import evaluate_restored, prepare_tasks, task_context, with_earlier_tasks
     from penstock.train.compose import open_dataset
     from penstock.train.progress import StageProgress
     from penstock.train.restore import restore
 
-    run = RunDirectory.open(run_path)
-    chosen = [choose(registry, "task", text) for text in tasks]
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
         context = task_context(config, open_dataset(run.runs, config, verify=False), **options)
-        prepared = prepare_tasks(chosen or config.evaluate.tasks, context)
-        restored = restore(run_path, registry)
+        prepared = prepare_tasks(tasks or config.evaluate.tasks, context)
+        restored = restore(run.path, registry)
         with StageProgress() as progress:
-            result = evaluate_run(restored, prepared, progress=progress)
+            result = evaluate_restored(restored, prepared, progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_record(run.path / "evaluation.json", result)
-    output.print_result(result, as_json, lambda: _evaluation_text(result))
-    return result.to_json()
+    return result
 
 
-def _evaluation_text(result: Evaluation) -> str:
+def evaluation_text(result: Evaluation) -> str:
     rows = [
         (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
         for task in result.tasks.values()

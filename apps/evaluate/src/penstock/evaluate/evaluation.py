@@ -39,7 +39,7 @@ from penstock.train.restore import Restored
 BASELINE_TOKENS = 10_000_000
 
 
-def evaluate_run(
+def evaluate_restored(
     restored: Restored, tasks: Mapping[str, PreparedTask], *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluation:
     """What `evaluation.json` holds. What the same weights have answered before is not computed again. `progress` is

@@ -18,7 +18,7 @@ from penstock.cli.choices import choose
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run.directory import RunDirectory, stage
-from penstock.run.records.profile import Atlas
+from penstock.run.records.profile import Atlas, Profile
 from penstock.run.records.record import Record, write_record
 from penstock.simulate.config import SimulateSettings
 
@@ -107,8 +107,12 @@ def profile(
         modification = Modification.parse(modify, fraction, temperature)
         with _opened(path, text, "modify") as (subject, run):
             return _modified(registry, subject, run, modification, report, as_json)
+    from penstock.profile.text import model_text
+
     with _opened(path, text, "profile") as (subject, run):
-        return _profiled(subject, run, report, trace_file, as_json)
+        result, written = _profiled(subject, run, report, trace_file)
+    output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
+    return result.to_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +266,20 @@ def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
     return result.to_json()
 
 
+def profile_run(run: RunDirectory, registry: Registry) -> Profile:
+    """Profiles the newest checkpoint on the run's held-out text; the run directory keeps trace and figures."""
+    text = Text(registry, (), domains=False, max_tokens=None, sequence_length=None, scored=True)
+    with _opened(run.path, text, "profile") as (subject, _):
+        return _profiled(subject, run, None, None)[0]
+
+
 def _profiled(
-    subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None, as_json: bool
-) -> dict[str, Any]:
+    subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None
+) -> tuple[Profile, list[str]]:
+    """The figures, and lines that say what was written."""
     from penstock.profile.atlas import tables_of
     from penstock.profile.atlas_page import write_atlas
     from penstock.profile.profiling import profile_figures, record_trace
-    from penstock.profile.text import model_text
     from penstock.train.progress import StageProgress
 
     with StageProgress() as progress:
@@ -285,9 +296,7 @@ def _profiled(
             trace.save(place)
     if run is not None:
         _keep(run, "profile", trace.header["split"], result)
-    written = [f"trace: {place}" for place in places] + ([] if report is None else [f"page: {report}"])
-    output.print_result(result, as_json, lambda: "\n".join([model_text(result), *written]))
-    return result.to_json()
+    return result, [f"trace: {place}" for place in places] + ([] if report is None else [f"page: {report}"])
 
 
 def _modified(
@@ -350,5 +359,7 @@ def _writing(path: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"it cannot be written ({error.strerror})"
+        if error.errno is None:  # raised by a library that names its own errors OSError, such as a missing template
+            raise
+        what = f"the file cannot be written ({error.strerror})"
         raise failed("cannot-write", what, str(path), "free space, or choose another place") from error

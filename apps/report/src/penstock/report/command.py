@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from penstock.run.directory import RunDirectory, stage
 @click.pass_obj
 def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
     """Write one self-contained HTML page about RUN, or a comparison of several."""
-    from penstock.report.page import render_report
-
-    runs = [RunDirectory.open(path) for path in run_paths]
-    target = out or runs[0].path / "report.html"
-    with stage(runs[0], "report"):
-        render_report([run.path for run in runs], target)
+    target = write_report([RunDirectory.open(path) for path in run_paths], out)
     result = {"report": str(target), "bytes": target.stat().st_size}
     output.print_result(result, as_json, lambda: str(target))
     return result
+
+
+def write_report(runs: Sequence[RunDirectory], out: Path | None = None) -> Path:
+    """Writes the page about one run or several to `out`, or to report.html in the first, and returns where it is."""
+    from penstock.report.page import render_report
+
+    target = out or runs[0].path / "report.html"
+    with stage(runs[0], "report"):
+        render_report([run.path for run in runs], target)
+    return target

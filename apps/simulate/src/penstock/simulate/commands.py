@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,11 +15,15 @@ from penstock.cli.choices import choose
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
+from penstock.run.config import RESOLVED
 from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
 from penstock.run.records.simulation import NetworkRow, NetworkSweep, Simulation
 from penstock.simulate.config import SimulateSettings
 from penstock.simulate.cost import cost
+
+if TYPE_CHECKING:
+    from penstock.netsim.simulate import Picture
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
 MOST_DRAWN_GPUS = 128
@@ -71,35 +75,46 @@ simulate.add_command(cost)
 )
 @output.json_option
 @click.pass_obj
-def predict(
-    registry: Registry,
-    trace: str,
-    topology: str | None,
-    placement: str | None,
-    gpus: str | None,
-    fidelity: Fidelity | None,
-    deduplicate: bool,
-    steps: int | None,
-    tokens_per_gpu: int | None,
-    hidden_size: int | None,
-    sweep: str | None,
-    page: Path | None,
-    exported: tuple[str, str] | None,
-    as_json: bool,
-) -> dict[str, Any]:
+def predict(registry: Registry, trace: str, as_json: bool, **options: Any) -> dict[str, Any]:
     """Predict all-to-all time of expert parallelism from TRACE: a file, a run directory, whose config then gives the
     defaults and which keeps the result, or synthetic:LAW,experts=64,k=8,skew=1 (uniform, zipf, log-normal, power-law,
     incast)."""
+    result = predicted(registry, Prediction(trace, **options))
+    output.print_result(result, as_json, lambda: simulation_text(result))
+    return result.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is to be predicted: a trace, and what the command line's options say of the network."""
+
+    trace: str
+    topology: str | None = None
+    placement: str | None = None
+    gpus: str | None = None
+    fidelity: Fidelity | None = None
+    deduplicate: bool = False
+    steps: int | None = None
+    tokens_per_gpu: int | None = None
+    hidden_size: int | None = None
+    sweep: str | None = None
+    page: Path | None = None
+    exported: tuple[str, str] | None = None
+
+
+def predicted(registry: Registry, asked: Prediction) -> Simulation:
+    """Predicts, writes the page and the exported dispatch if asked, and keeps the result in the run directory if the
+    trace is one."""
     from penstock.simulate.simulation import Case, draw_exchange, load_trace, simulate_trace, sweep_values
 
-    run = RunDirectory.open(Path(trace)) if (Path(trace) / "config.resolved.yaml").is_file() else None
+    run = RunDirectory.open(Path(asked.trace)) if (Path(asked.trace) / RESOLVED).is_file() else None
     settings = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
 
     def chosen(kind: str, option: Any, configured: Choice | None, usual: str) -> Choice:
         return configured if configured and option is None else choose(registry, kind, option or usual)
 
     def case(**swept: Any) -> Case:
-        where = swept.get("topology", topology)
+        where = swept.get("topology", asked.topology)
         network = chosen("topology", where, settings.topology, "two-level")
         if "hardware" in swept:
             own = network.settings.model_dump(exclude_unset=True) if network.settings else {}
@@ -107,47 +122,58 @@ def predict(
             network = registry.choose("topology", named, "--sweep")
         return Case(
             network,
-            chosen("placement", swept.get("placement", placement), settings.placement, "contiguous"),
-            swept.get("fidelity", fidelity or "alpha-beta"),
-            swept.get("deduplicate", deduplicate),
-            steps,
-            swept.get("tokens_per_gpu", tokens_per_gpu or settings.tokens_per_gpu),
+            chosen("placement", swept.get("placement", asked.placement), settings.placement, "contiguous"),
+            swept.get("fidelity", asked.fidelity or "alpha-beta"),
+            swept.get("deduplicate", asked.deduplicate),
+            asked.steps,
+            swept.get("tokens_per_gpu", asked.tokens_per_gpu or settings.tokens_per_gpu),
         )
 
     begun = time.perf_counter()
-    recorded = load_trace(trace)
-    counts = _numbers(gpus) if gpus else settings.gpus
-    width = hidden_size or settings.hidden_size
+    recorded = load_trace(asked.trace)
+    counts = _numbers(asked.gpus) if asked.gpus else settings.gpus
+    width = asked.hidden_size or settings.hidden_size
 
     def one(each: Case) -> Simulation:
-        return simulate_trace(recorded, trace, each, gpus=counts, hidden_size=width)
+        return simulate_trace(recorded, asked.trace, each, gpus=counts, hidden_size=width)
 
     result = one(case())
-    if sweep:
-        name, values = sweep_values(sweep)
+    if asked.sweep:
+        name, values = sweep_values(asked.sweep)
         if name not in SWEPT:
             what = f"'{name}' cannot be swept"
-            raise ProblemError(Problem("bad-value", what, "--sweep", f"choose of {', '.join(SWEPT)}"))
+            raise ProblemError(Problem("bad-value", what, "--sweep", f"choose from {', '.join(SWEPT)}"))
         cases = [replace(one(case(**{name: value})), value=value) for value in values]
         result = replace(result, sweep=NetworkSweep(name, cases))
-    if page or exported:
-        drawn = draw_exchange(recorded, trace, case(), gpus=_largest_drawn(counts), hidden_size=width)
-    if exported and drawn is not None:
-        from penstock.netsim.exports import write_exchange
-
-        files = write_exchange(drawn.bytes_GG, exported[0], Path(exported[1]))
-        result = replace(result, exported=[str(path) for path in files])
-    if page:
-        from penstock.simulate.network_page import write_network_page
-
-        compared = _compared(registry.names("placement"), lambda name: one(case(placement=name)))
-        result = replace(result, report=str(write_network_page(result, compared, drawn, page)))
+    if asked.page or asked.exported:
+        drawn = draw_exchange(recorded, asked.trace, case(), gpus=_largest_drawn(counts), hidden_size=width)
+        result = _written(registry, asked, result, drawn, lambda name: one(case(placement=name)))
     if run is not None:
         with run.lock():
             write_record(run.path / "simulation.json", result)
             run.record_stage("simulate", time.perf_counter() - begun)
-    output.print_result(result, as_json, lambda: _simulation_text(result))
-    return result.to_json()
+    return result
+
+
+def _written(
+    registry: Registry,
+    asked: Prediction,
+    result: Simulation,
+    drawn: Picture | None,
+    placed: Callable[[str], Simulation],
+) -> Simulation:
+    """The result with the names of the files that the caller asked for, which are written."""
+    if asked.exported and drawn is not None:
+        from penstock.netsim.exports import write_exchange
+
+        files = write_exchange(drawn.bytes_GG, asked.exported[0], Path(asked.exported[1]))
+        result = replace(result, exported=[str(path) for path in files])
+    if asked.page:
+        from penstock.simulate.network_page import write_network_page
+
+        compared = _compared(registry.names("placement"), placed)
+        result = replace(result, report=str(write_network_page(result, compared, drawn, asked.page)))
+    return result
 
 
 def _compared(placements: Sequence[str], simulated: Callable[[str], Simulation]) -> list[Simulation]:
@@ -166,7 +192,7 @@ def _largest_drawn(gpus: Sequence[int]) -> int:
     return max((count for count in gpus if count <= MOST_DRAWN_GPUS), default=min(gpus))
 
 
-def _simulation_text(result: Simulation) -> str:
+def simulation_text(result: Simulation) -> str:
     parts = [_table_text(result)]
     if result.sweep is not None:
         parts = [f"{result.sweep.name} {case.value}\n{_table_text(case)}" for case in result.sweep.cases]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from penstock.cli.main import call
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.evaluation import task_context
@@ -20,7 +19,7 @@ from penstock.hooks.registry import Registry
 from penstock.profile.atlas import tables_of
 from penstock.profile.profiling import profile_figures, record_trace
 from penstock.profile.subject import subject_of_run
-from penstock.run.config import RunConfig
+from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.run.records.evaluation import heldout_figure
@@ -30,6 +29,7 @@ from penstock.sweep.grid import Cell, Sweep
 from penstock.train.compose import active_parameters, compose_model, pick_device, planned_vocabulary
 from penstock.train.restore import Restored, restore
 from penstock.train.resume import changes
+from penstock.train.training import train_run
 
 FIGURES = "sweep.json"
 """In the run directory: what the sweep measured of it."""
@@ -56,9 +56,12 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
     """The figures of one run, trained or continued first where that is still to be done."""
     run = run_of(runs, cell.configs[seed])
     if run is None or not finished(run):
-        arguments = [str(sweep.config_file), *cell.arguments(seed), "--runs", str(runs)]
-        trained = call(registry, "train", *arguments, *(["--resume", str(run.path)] if run else []))
-        run = RunDirectory(Path(trained["run_dir"]))
+        overrides = cell.arguments(seed)
+        config, document = load_run_config(sweep.config_file, overrides, registry)
+        resume = str(run.path) if run else None
+        trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
+        assert trained is not None  # a sweep has one process
+        run = RunDirectory(Path(trained.run_dir))
     path = run.path / FIGURES
     figures = read_record(RunFigures, path)
     if figures is None:

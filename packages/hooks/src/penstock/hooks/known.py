@@ -71,7 +71,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("section", "simulate"): "penstock-simulate",
     ("command", "plugins"): "penstock",
     ("command", "config"): "penstock",
-    ("command", "quickstart"): "penstock",
+    ("command", "quickstart"): "penstock-quickstart",
     ("command", "prepare"): "penstock-train",
     ("command", "train"): "penstock-train",
     ("command", "evaluate"): "penstock-evaluate",

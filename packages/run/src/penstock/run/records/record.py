@@ -51,7 +51,7 @@ def as_json(value: Any) -> Any:
 
 
 def write_record(path: Path, value: Any) -> None:
-    """Replaces the file with a record, or a container of records, as JSON; whole or not at all."""
+    """Replaces the file's content with the JSON of a record or of a container of records, whole or not at all."""
     write_json(path, as_json(value))
 
 

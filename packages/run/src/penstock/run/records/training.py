@@ -1,4 +1,4 @@
-"""How training went: `status.json`, `sizes.json` and the parameters that both are about."""
+"""How training went: what `train` prints, `status.json`, `sizes.json` and the parameters that these are about."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ class Status(Record):
     device: str | None = field(default=None, metadata=ABSENT)
     ranks: int | None = field(default=None, metadata=ABSENT)
     message: str | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained(Record):
+    """What `train` prints. `seconds` are those of training steps, `learnt` what the architecture says of itself."""
+
+    run_dir: str
+    expert_layers: int
+    seconds: float
+    train_tokens: int
+    tokens_per_second: float
+    steps: int
+    parameters: ParameterCounts
+    learnt: dict[str, float] | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,212 @@
+"""What `prepare` and `train` do, as functions that other commands call too."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from penstock.hooks.config import ConfigDocument
+from penstock.hooks.contracts import Engine
+from penstock.hooks.problems import failed
+from penstock.hooks.registry import Registry
+from penstock.run import messages
+from penstock.run.config import RunConfig
+from penstock.run.directory import RunDirectory
+from penstock.run.plugin_lock import require_importable
+from penstock.run.records.record import write_record
+from penstock.run.records.training import Status, Trained
+from penstock.train.checkpoint import last_good
+from penstock.train.compose import (
+    compose_model,
+    compose_optimizer,
+    open_dataset,
+    parameter_summary,
+    planned_vocabulary,
+    prepare_data,
+    size_table,
+    training_data,
+)
+from penstock.train.loop import Interrupted, Trainer
+from penstock.train.memory import keep_freed_memory
+from penstock.train.numerics import record_numerics
+from penstock.train.progress import StageProgress
+from penstock.train.ranks import joined, require_same, require_same_plugins
+from penstock.train.resume import Resumption, check_resume, find_run
+from penstock.train.signals import terminate_as_interrupt
+from penstock.train.step_module import StepModule
+
+
+def prepare_run(config: RunConfig, runs: Path) -> dict[str, Any]:
+    """Turns the config's corpus into a tokenizer and token shards under `runs`, or finds them there. Returns where they
+    are, the seconds that it took and the sizes of the splits."""
+    begun = time.perf_counter()
+    with terminate_as_interrupt(), StageProgress() as progress:
+        prepared = prepare_data(runs, config, progress)
+    manifest = prepared.manifest
+    return {
+        "data": str(prepared.folder),
+        "reused": prepared.reused,
+        "seconds": round(time.perf_counter() - begun, 2),
+        "vocabulary_size": manifest.vocabulary_size,
+        **{
+            f"{name}_{unit}": getattr(split, unit)
+            for name, split in manifest.splits.items()
+            for unit in ("documents", "tokens", "text_bytes")
+        },
+    }
+
+
+def train_run(
+    config: RunConfig,
+    document: ConfigDocument,
+    runs: Path,
+    registry: Registry,
+    *,
+    overrides: Sequence[str] = (),
+    resume: str | None = None,
+    allow_config_drift: bool = False,
+    allow_plugin_drift: bool = False,
+) -> Trained | None:
+    """Trains the config's model in a new run under `runs`, or in the one that `resume` names ("auto": the newest
+    unfinished run of this config). Every rank calls it; None on all but rank 0.
+
+    Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
+    `KeyboardInterrupt` once an interrupted run has its checkpoint.
+    """
+    require_importable(config.data, config.model, config.train)
+    _require_buildable(config)
+    with joined(config) as engine:
+        first = engine.rank == 0
+        found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
+        made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
+        run = engine.share(made)
+        assert run is not None  # rank 0's
+        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext():
+            resumption = found and check_resume(
+                found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
+            )
+            result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
+    return result if first else None
+
+
+@contextmanager
+def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
+    """A disk that is full, read-only or gone ends the run as a `Problem` that says what is not lost."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads what the command prints; that is not the disk's doing
+        raise
+    except OSError as error:
+        fix = f"{last_good(run.checkpoints)}; once this is mended, --resume {run.path} continues"
+        raise failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
+
+
+def _train(
+    config: RunConfig,
+    run: RunDirectory,
+    runs: Path,
+    engine: Engine,
+    resumption: Resumption | None,
+    registry: Registry,
+    *,
+    allow_plugin_drift: bool,
+) -> Trained:
+    """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
+    first = engine.rank == 0
+    prepared = engine.share(prepare_run(config, runs) if first else {})
+    if first and not prepared["reused"]:
+        run.record_stage("prepare", prepared["seconds"])
+
+    begun = time.perf_counter()
+    keep_freed_memory()
+    trainer = _trainer(config, run, runs, engine)
+    step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
+    earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
+    if first:
+        _record_beginning(trainer, step, resumption)
+    try:
+        trainer.train()
+    except Interrupted:
+        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+        again = ["penstock", *registry.selection.arguments(), *train]
+        if first:
+            messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
+        raise KeyboardInterrupt from None
+    finally:
+        if first:
+            run.record_stage("train", earlier + time.perf_counter() - begun)
+    return _trained(trainer)
+
+
+def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -> Trainer:
+    """Everything that trains, put together; raises `ProblemError` where ranks do not have the same of it."""
+    first = engine.rank == 0
+    dataset = open_dataset(runs, config, verify=first)
+    composition = compose_model(
+        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
+    )
+    objective = config.train.objective.build()
+    objective.prepare(training_data(config, dataset))
+    engine.prepare(
+        StepModule(composition.model, objective),
+        lambda module: compose_optimizer(config, module.model),
+        config.train.schedule.build(),
+    )
+    say, warn = (messages.note, messages.warn) if first else (_silent, _silent)
+    trainer = Trainer(config, run, dataset, composition, objective, engine, say, warn)
+    require_same_plugins(trainer.plugins, engine.gather)
+    require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
+    return trainer
+
+
+def _silent(text: str) -> None:
+    """Rank 0 says it."""
+
+
+def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:
+    run, composition = trainer.run, trainer.composition
+    machine = record_numerics(run, trainer.engine.device)
+    if resumption is not None:
+        messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
+        resumption.record(step, machine, trainer.plugin_drift)
+    status = Status(
+        state="running",
+        step=step,
+        steps=trainer.steps,
+        tokens_seen=trainer.tokens_seen,
+        seconds=trainer.elapsed,
+        parameters=parameter_summary(composition),
+        device=str(trainer.engine.device),
+        ranks=trainer.engine.ranks,
+    )
+    run.write_status(status)
+    write_record(run.path / "sizes.json", size_table(composition))
+
+
+def _trained(trainer: Trainer) -> Trained:
+    """What the run came to."""
+    first = trainer.engine.rank == 0
+    learnt = trainer.what_was_learnt() if first else {}
+    if learnt:
+        write_record(trainer.run.path / "learnt.json", learnt)
+    return Trained(
+        run_dir=str(trainer.run.path),
+        expert_layers=len(trainer.model.routers),
+        seconds=round(trainer.elapsed, 2),
+        train_tokens=trainer.tokens_seen,
+        tokens_per_second=round(trainer.tokens_seen / trainer.elapsed, 1),
+        steps=trainer.steps,
+        parameters=parameter_summary(trainer.composition),
+        learnt=learnt or None,
+    )
+
+
+def _require_buildable(config: RunConfig) -> None:
+    """Builds the model on the meta device, and the objective without data: what only the built object can tell is told
+    before any work."""
+    compose_model(config, planned_vocabulary(config), "meta")
+    config.train.objective.build()
