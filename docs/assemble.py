@@ -1,7 +1,7 @@
-"""Makes the documentation site of what lies in the repository: mkdocs calls these functions while it builds.
+"""Builds the documentation site from the repository: mkdocs calls these functions during the build.
 
-A page keeps the path that it has here, so a link that works in the repository works on the site. Members are found, not
-listed: an app is a guide, a package is a page and its modules are the reference, a plugin is a page.
+A page keeps its path in the repository, so a link that works in the repository also works on the site. Members are
+found, not listed: an app is a guide, a package is a page and its modules are the reference, a plugin is a page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The repository's pages at their own paths, a page of reference a module, and what the theme brings."""
+    """The repository's pages at their own paths, one reference page per module, and the files of the theme."""
     found = [file for file in files if Path(file.src_dir or "") != Path(config.docs_dir)]
     for path in sorted({path for pattern in PAGES for path in ROOT.glob(pattern)}):
         found.append(File.generated(config, relative(path), abs_src_path=str(path)))
@@ -57,7 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link to a folder leads to its README, as it does where the repository is browsed; fences keep their titles."""
+    """A link to a folder leads to its README, as when browsing the repository; code fences keep their titles."""
     folder = posixpath.dirname(page.file.src_uri)
 
     def readme(link: re.Match[str]) -> str:
@@ -67,9 +67,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """A page fetches nothing from elsewhere."""
+    """Raises `PluginError` if a page would load anything from the network."""
     if fetched := FETCHED.search(output):
-        raise PluginError(f"{page.file.src_uri} would fetch from the network: {fetched[0]}")
+        raise PluginError(f"{page.file.src_uri} would load from the network: {fetched[0]}")
     return output
 
 
@@ -78,7 +78,7 @@ def relative(path: Path) -> str:
 
 
 def reference() -> dict[str, dict[str, str]]:
-    """For each package the modules that say something, and the page of each."""
+    """For each package, its documented modules and their pages."""
     return {
         settings["project"]["name"]: dict(modules_of(pyproject.parent / "src"))
         for pyproject in sorted(ROOT.glob("packages/*/pyproject.toml"))
@@ -96,7 +96,7 @@ def modules_of(source: Path) -> Iterator[tuple[str, str]]:
 
 
 def menu(modules: dict[str, str]) -> list[Any]:
-    """The pages of a package as mkdocs' nested menu: a section a folder of modules."""
+    """The pages of a package as mkdocs' nested menu: one section per folder of modules."""
     entries: list[Any] = []
     sections: dict[str, list[Any]] = {}
     for module, page in sorted(modules.items(), key=lambda item: posixpath.dirname(item[1])):

@@ -1,7 +1,7 @@
 """Draws the README's picture of a run: `python docs/picture.py runs/quickstart/<time>` writes `docs/quickstart.svg`.
 
-Left, what the model learned beside what needs no model; in the middle, how evenly its experts work; right, what their
-load costs on a network. All of it is in the run's report too.
+Left: held-out bits per byte with baselines that need no model. Middle: how evenly the experts are used. Right: the cost
+of their load on a network. The run's report has all of this too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PICTURE = Path(__file__).with_name("quickstart.svg")
-INK, MUTED, FIRST, SECOND = "#24292f", "#6e7781", "#0f766e", "#b45309"  # on a white card, in either scheme of a reader
+INK, MUTED, FIRST, SECOND = "#24292f", "#6e7781", "#0f766e", "#b45309"  # on a white card, in light and dark mode
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: a tenth of the bytes
     "svg.hashsalt": "penstock",  # the same run gives the same file

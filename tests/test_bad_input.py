@@ -127,7 +127,7 @@ def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_
     [
         (("train", "nowhere.yaml"), "config file not found"),
         (("evaluate", "nowhere"), "this is not a run directory"),
-        (("simulate", "nowhere.npz", "--hidden-size", "8"), "there is no such trace"),
+        (("simulate", "nowhere.npz", "--hidden-size", "8"), "trace not found"),
         (("trian", "x.yaml"), "did you mean 'train'?"),
     ],
 )

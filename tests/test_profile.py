@@ -250,9 +250,9 @@ def test_a_slip_in_a_path_is_not_looked_up_on_the_hub(command, trained, texts, n
     ("arguments", "message"),
     [
         (["--domains"], "the run's data does not say where each document came from, give the text of each domain"),
-        (["--corpus", "nowhere"], "nowhere: there is no such file or folder"),
+        (["--corpus", "nowhere"], "nowhere: file or folder not found"),
         (["--corpus", ""], "--corpus: the text is empty"),
-        (["--corpus", "x" * 300], "there is no such file or folder"),
+        (["--corpus", "x" * 300], "file or folder not found"),
         (["--sequence-length", "99999999"], "the model knows"),
     ],
 )

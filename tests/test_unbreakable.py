@@ -142,7 +142,7 @@ def test_a_damaged_shard_stops_the_resume_and_harms_nothing(command, tiny, unkil
     shard.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     run = only_run(copy)
     before = contents(run)
-    with pytest.raises(ProblemError, match=r"train-00000\.bin: its SHA-256 is not the manifest's"):
+    with pytest.raises(ProblemError, match=r"train-00000\.bin: its SHA-256 differs from the manifest's"):
         command("train", tiny, "--runs", copy / "runs", "--resume", run)
     assert contents(run) == before
     shard.write_bytes(whole)

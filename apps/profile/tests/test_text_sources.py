@@ -68,14 +68,14 @@ def test_a_corpus_may_be_longer_than_the_name_of_a_file(registry):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["nowhere"], "nowhere: there is no such file or folder"),
-        (["plays=nowhere", "texts"], "nowhere: there is no such file or folder"),
+        (["nowhere"], "nowhere: file or folder not found"),
+        (["plays=nowhere", "texts"], "nowhere: file or folder not found"),
         (["texts/plays/a.txt"], "'a' is one domain, and preferences compare several"),
         (["all=texts"], "'all' is one domain"),
         (["texts/plays", "other/plays.txt"], r"two domains are called 'plays', name them, as in --corpus NAME=PATH"),
         (["=texts", "other"], "'=texts' is not NAME=PATH"),
         (["plays= ", "other"], "'plays= ' is not NAME=PATH"),
-        (["x" * 300], "there is no such file or folder"),
+        (["x" * 300], "file or folder not found"),
         (["{use: txt}", "other"], "unknown corpus 'txt'"),
         (["{use: text}", "other"], "paths"),
     ],
@@ -98,7 +98,7 @@ def test_an_empty_text_is_not_the_folder_that_one_is_in(registry, text):
 
 def test_an_empty_folder_is_said(registry):
     Path("empty").mkdir()
-    with pytest.raises(ProblemError, match="the folder has no file"):
+    with pytest.raises(ProblemError, match="no file in the folder"):
         text_sources(registry, ["empty"], domains=False)
     with pytest.raises(ProblemError, match="the folder is empty, and preferences compare several"):
         text_sources(registry, ["empty"], domains=True)

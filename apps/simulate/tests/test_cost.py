@@ -62,12 +62,12 @@ def test_the_published_plan_stands_beside_ours(capsys):
         (["glm-46", "--gpus", "8"], r"did you mean 'glm-4\.6'"),
         (["glm-4.6", "--gpus", "8", "--hardware", "h801"], "did you mean 'h800'"),
         (["glm-4.6", "--gpus", "0"], "use 1 to 8192"),
-        (["glm-4.6", "--gpus", "8"], "the smallest takes"),
+        (["glm-4.6", "--gpus", "8"], "the smallest needs"),
         (["glm-4.6", "--gpus", "8", "--layout", "{tensr: 8}"], "did you mean 'tensor'"),
         (["glm-4.6", "--gpus", "8", "--layout", "tensor"], "is no layout"),
         (["glm-4.6", "--gpus", "8", "--layout", "{tensor: many}"], "tensor: input should be a valid integer"),
         (["glm-4.6", "--gpus", "8", "--layout", "{tensor: 4}"], "tensor x pipeline x data is 4, there are 8 GPUs"),
-        (["glm-4.6", "--gpus", "8", "--layout", "{data: 8, expert: 3}"], "160 experts do not divide"),
+        (["glm-4.6", "--gpus", "8", "--layout", "{data: 8, expert: 3}"], "160 experts are not divisible"),
     ],
 )
 def test_bad_input_is_named_and_is_the_users(arguments, message):

@@ -54,7 +54,9 @@ def test_placements_that_do_not_fit_are_left_out_of_the_page_by_name(tmp_path, c
     page = tmp_path / "page.html"
     run(["simulate", law, "--ep", "5", "--placement", "{use: eplb, redundant: 3}", "--report", str(page)])
     assert page.stat().st_size > 1000
-    assert "placement contiguous is not compared: 12 experts do not divide over 5 GPUs" in capsys.readouterr().err
+    assert (
+        "placement contiguous is not compared: 12 experts do not divide evenly over 5 GPUs" in capsys.readouterr().err
+    )
 
 
 def test_a_sweep_has_a_table_for_each_value(capsys):
@@ -98,7 +100,7 @@ def test_a_dispatch_is_written_for_other_tools(tmp_path):
         (["synthetic:zipf", "--sweep", "colour=red"], "cannot be swept"),
         (["synthetic:zipf", "--sweep", "placement"], "no sweep"),
         (["synthetic:zipf", "--ep", "8", "--export", "gaol", "x"], "did you mean 'goal'"),
-        (["nowhere.jsonl"], "no such trace"),
+        (["nowhere.jsonl"], "trace not found"),
         (["nowhere.npz,k=3"], "cannot be chosen"),
     ],
 )

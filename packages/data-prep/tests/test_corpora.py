@@ -189,12 +189,12 @@ def test_json_lines_yields_the_field_and_says_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
-        ('{"text": ', "invalid-json", "not a line of JSON"),
+        ('{"text": ', "invalid-json", "not valid JSON"),
         ("[1]", "invalid-json", "list"),
-        ('{"txt": "a"}', "unknown-field", "there is no field 'text'"),
+        ('{"txt": "a"}', "unknown-field", "unknown field 'text'"),
         ('{"text": 3}', "invalid-field", "field 'text' is int"),
         ('{"text": null}', "invalid-field", "field 'text' is NoneType"),
-        (r'{"text": "a \ud800 b"}', "invalid-field", r"field 'text' has half a character, '\ud800', at 2"),
+        (r'{"text": "a \ud800 b"}', "invalid-field", r"field 'text' has a lone surrogate, '\ud800', at character 2"),
     ],
 )
 def test_bad_line_is_named_with_its_number_and_field(tmp_path: Path, line: str, code: str, said: str) -> None:

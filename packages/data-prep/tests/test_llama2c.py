@@ -88,13 +88,13 @@ def test_the_separator_of_texts_is_the_token_that_begins_one(small: BpeTokenizer
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (write(SMALL)[:-1], "ends within a piece"),
+        (write(SMALL)[:-1], "ends in the middle of a piece"),
         (write(SMALL)[:-7], "unpack_from requires"),
         (write(SMALL[:200]), "not the bytes"),
         (b"", "not the bytes"),
         (write([*SMALL, ("ab", -7.0)]), "occurs twice"),
         (write(SMALL).replace(b"abc", b"ab\xff"), "invalid start byte"),
-        (b"\0\0\0\0" + struct.pack("<fi", 0.0, -5), "ends within a piece"),
+        (b"\0\0\0\0" + struct.pack("<fi", 0.0, -5), "ends in the middle of a piece"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, data: bytes, why: str) -> None:

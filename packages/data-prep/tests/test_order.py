@@ -136,7 +136,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         make(10, batch_size=8).batch(0, ranks=3, parts=2)
     with pytest.raises(ValueError, match="below its count"):
         make(10).batch(0, rank=2, ranks=2)
-    with pytest.raises(ProblemError, match="256 tokens hold no sequence of 256"):
+    with pytest.raises(ProblemError, match="256 tokens are too few for one sequence of 256"):
         TokenOrder(Counting(256), sequence_length=256, batch_size=8, seed=0)
     assert TokenOrder(Counting(257), sequence_length=256, batch_size=1, seed=0).batch(5).tolist() == [[*range(257)]]
 

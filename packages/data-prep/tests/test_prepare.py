@@ -145,8 +145,8 @@ def test_folder_with_other_settings_is_refused_and_says_which(tmp_path: Path) ->
     with pytest.raises(ProblemError) as caught:
         run(tmp_path / "data", describe={"corpus": {"use": "b"}}, seed=3)
     what = caught.value.problems[0].what
-    assert 'describe.corpus.use was "a" and is "b"' in what
-    assert "seed was 0 and is 3" in what
+    assert 'describe.corpus.use was "a" and is now "b"' in what
+    assert "seed was 0 and is now 3" in what
     assert contents(tmp_path / "data") == before
 
 
@@ -277,11 +277,11 @@ def test_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "changes", "code", "said"),
     [
-        ([], {}, "empty-corpus", "the corpus yields no documents"),
+        ([], {}, "empty-corpus", "the corpus has no documents"),
         (["", ""], {}, "empty-corpus", "no document with text is left (documents after Listed 2, ExactDedup 1)"),
         (["short"], {"heldout_share": 0}, "too-few-tokens", "has 6 tokens in 1 of 1 documents"),
         (STORIES[:1], {"seed": 1}, "too-few-tokens", "split 'heldout' has 0 tokens in 0 of 1 documents"),
-        (["a\ud800"], {}, "not-text", "character 1 is half of a surrogate pair"),
+        (["a\ud800"], {}, "not-text", "character 1 is a lone surrogate"),
         (STORIES, {"heldout_share": 1.0}, "invalid-value", "is 1.0"),
         (STORIES, {"vocabulary_size": 100}, "invalid-value", "a vocabulary of 100 is smaller"),
         (STORIES, {"shard_tokens": 0}, "invalid-value", "is 0"),

@@ -71,12 +71,12 @@ def test_the_folder_of_data_has_it_plain_or_compressed(tokenizer, tmp_path, name
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a b"}, {"passage": "c d"}], "jsonl:2: there is no column 'text', the row has passage"),
+        ([{"text": "a b"}, {"passage": "c d"}], "jsonl:2: unknown column 'text', the row has passage"),
         ([{"text": 7}], "jsonl:1: column 'text' is int"),
         ([{"text": "word"}], "jsonl:1: the passage does not end with a space and a word"),
         ([{"text": "a word "}], "jsonl:1: the passage does not end"),
-        ([["a b"]], "jsonl:1: not a JSON object but a list"),
-        ([], "nothing to ask"),
+        ([["a b"]], "jsonl:1: expected a JSON object, got list"),
+        ([], "has no items"),
     ],
 )
 def test_what_is_wrong_with_the_data_is_said_before_there_is_a_model(tokenizer, tmp_path, rows, message):
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_data_is_said_before_there_is_a_model(tokenizer, 
 
 def test_a_line_that_is_no_json_is_named(tokenizer, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a b"}\n{"text": \n')
-    with pytest.raises(ProblemError, match="jsonl:2: not a line of JSON"):
+    with pytest.raises(ProblemError, match="jsonl:2: not valid JSON"):
         prepare(Lambada(tmp_path / "rows.jsonl"), context(tokenizer))
 
 
@@ -98,7 +98,7 @@ def test_missing_files_are_named(tokenizer, tmp_path):
 
 
 def test_shots_are_refused(tokenizer, file):
-    with pytest.raises(ProblemError, match="shows no examples, and is asked for 5"):
+    with pytest.raises(ProblemError, match="has no few-shot examples, but 5 were requested"):
         prepare(Lambada(file), context(tokenizer, shots=5))
     assert len(prepare(Lambada(file), context(tokenizer, shots=0)).asked) == 3
 

@@ -248,7 +248,7 @@ def test_a_damaged_line_costs_what_follows_it_and_nothing_more(make_gru, tmp_pat
 
 def test_answers_that_cannot_be_kept_are_a_problem(make_gru, tmp_path):
     (tmp_path / "answers").write_text("a file, where a folder is needed")
-    with pytest.raises(ProblemError, match="cannot be kept"):
+    with pytest.raises(ProblemError, match="cannot be stored"):
         asked(make_gru(), *likelihoods(), answers=AnswerStore.in_folder(tmp_path / "answers", "w"))
     with pytest.raises(ProblemError, match="cannot be read"):
         AnswerStore("w", tmp_path)
@@ -314,11 +314,11 @@ def test_what_no_model_can_answer_is_a_problem_before_there_is_a_model(request_,
 
 
 def test_a_task_without_items_is_a_problem():
-    with pytest.raises(ProblemError, match="nothing to ask"):
+    with pytest.raises(ProblemError, match="has no items"):
         prepare(Asking(), a_context())
 
 
 @pytest.mark.parametrize("token", [VOCABULARY, -1])
 def test_a_token_that_the_model_does_not_know_is_a_problem(make_gru, token):
-    with pytest.raises(ProblemError, match=f"token {token} is none of the model's 11"):
+    with pytest.raises(ProblemError, match=f"token {token} is outside the model's vocabulary of 11"):
         asked(make_gru(), Likelihood([1, token], [2]))

@@ -151,7 +151,7 @@ def test_the_next_window_is_balanced_better_than_by_eplb():
         (lambda: BalancedSwap().place(np.ones(12), 5), "use 1, 2, 3, 4, 6, 12 GPUs"),
         (lambda: BalancedSwap().plan(np.ones(12), 0), "use at least one"),
         (lambda: BalancedSwap().plan(np.ones(12), 4, previous=Plan(np.arange(8), 8, 4)), "8 experts on 4 GPUs"),
-        (lambda: BalancedSwap().plan(np.full(12, np.nan), 4), "no finite counts"),
+        (lambda: BalancedSwap().plan(np.full(12, np.nan), 4), "not finite counts"),
     ],
 )
 def test_bad_input_is_named(make, message):

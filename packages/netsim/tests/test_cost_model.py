@@ -191,20 +191,20 @@ def test_no_published_training_run_is_faster_than_the_model(shape, hardware, lay
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"expert": 48}, "160 experts do not divide by expert parallelism 48, use a divisor of 160"),
-        ({"tensor": 5, "data": 32}, "96 heads do not divide by tensor parallelism 5"),
+        ({"expert": 48}, "160 experts are not divisible by expert parallelism 48, use a divisor of 160"),
+        ({"tensor": 5, "data": 32}, "96 heads are not divisible by tensor parallelism 5"),
         ({"expert": 160, "data": 64}, "groups of 160 GPUs"),
         ({"pipeline": 100}, "100 stages of 1 chunks are more than 92 layers"),
-        ({"chunks": 2}, "2 chunks a stage do not fit the schedule 1f1b"),
-        ({"schedule": "interleaved"}, "1 chunks a stage do not fit the schedule interleaved"),
-        ({"data": 24}, "a step of 4096 sequences does not divide by 24 replicas"),
+        ({"chunks": 2}, "2 chunks per stage do not fit the schedule 1f1b"),
+        ({"schedule": "interleaved"}, "1 chunks per stage do not fit the schedule interleaved"),
+        ({"data": 24}, "a step of 4096 sequences is not divisible by 24 replicas"),
         (
             {"schedule": "interleaved", "chunks": 2, "data": 512, "pipeline": 16},
-            "8 micro-batches are no multiple of 16",
+            "8 micro-batches are not a multiple of 16",
         ),
         ({"schedule": "zb-h2", "data": 256, "pipeline": 16}, "16 micro-batches are too few for zb-h2 on 16 stages"),
-        ({"expert_tensor": 7, "data": 7}, "experts of width 1536 do not divide by 7"),
-        ({"zero": 4}, "no ZeRO stage 4"),
+        ({"expert_tensor": 7, "data": 7}, "the expert width 1536 is not divisible by expert tensor parallelism 7"),
+        ({"zero": 4}, "unknown ZeRO stage 4"),
         ({"micro_batch": 0}, "below 1"),
     ],
 )
@@ -235,9 +235,9 @@ def test_every_figure_of_a_machine_names_its_source():
 def test_the_published_plan_is_contradicted_where_it_contradicts_itself():
     figures = {figure.what: figure for figure in plan_figures()}
     verdicts = {what: figure.verdict for what, figure in figures.items()}
-    assert verdicts["weights a GPU"] == verdicts["parameters"] == "agrees"
-    assert verdicts["tokens a second"] == verdicts["activations a GPU"] == "differs"
-    for what in ("operations in all", "model FLOPs utilisation", "data parallelism", "layers of all stages"):
+    assert verdicts["weights per GPU"] == verdicts["parameters"] == "agrees"
+    assert verdicts["tokens per second"] == verdicts["activations per GPU"] == "differs"
+    for what in ("total operations", "model FLOPs utilisation", "data parallelism", "layers of all stages"):
         assert verdicts[what] == "cannot be"
     assert figures["days for 23T tokens"].ours == pytest.approx(23e12 / 2.8e6 / 86_400)
     assert figures["GPU hours of 92 days"].ours == pytest.approx(24 * figures["GPU hours of 92 days"].published)

@@ -73,9 +73,9 @@ def test_thousands_of_gpus_are_laid_out_and_all_of_them_used():
 @pytest.mark.parametrize(
     ("gpus", "message"),
     [
-        (0, "0 GPUs cannot be searched"),
+        (0, "cannot search layouts of 0 GPUs"),
         (8193, "use 1 to 8192"),
-        (16, r"no layout of glm-4\.6 fits: on 16 GPUs the smallest takes \d+ GiB of 80"),
+        (16, r"no layout of glm-4\.6 fits: on 16 GPUs the smallest needs \d+ GiB of 80"),
         (8191, "cannot be laid out over 8191 GPUs"),
     ],
 )

@@ -66,9 +66,9 @@ def test_the_same_seed_gives_the_same_trace():
     ("wrong", "message"),
     [
         ({"law": "zip"}, "did you mean 'zipf'"),
-        ({"experts": 4, "k": 5}, "cannot take 5 of 4"),
+        ({"experts": 4, "k": 5}, "cannot choose 5 of 4"),
         ({"groups": 3}, "64 experts in 3 groups"),
-        ({"groups": 8, "group_limit": 1, "k": 9}, "cannot take 9 of 8"),
+        ({"groups": 8, "group_limit": 1, "k": 9}, "cannot choose 9 of 8"),
         ({"steps": 0}, "at least 1"),
     ],
 )

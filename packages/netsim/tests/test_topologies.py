@@ -141,7 +141,7 @@ def test_numbers_of_gpus_that_do_not_fit_are_problems(topology, gpus, message):
 
 
 def test_half_a_pcie_host_is_a_problem():
-    with pytest.raises(ProblemError, match="belong together"):
+    with pytest.raises(ProblemError, match="must be set together"):
         SingleNode(gpus_per_switch=2)
 
 

@@ -211,7 +211,7 @@ def test_router_meets_the_contract(kind):
         (4, {"k": 0}, ["k=0"]),
         (6, {"groups": 4}, ["groups=4", "experts=6"]),
         (6, {"groups": 0}, ["groups=0"]),
-        (6, {"groups": 6, "groups_kept": 3}, ["groups=6", "experts=6", "1 a group"]),
+        (6, {"groups": 6, "groups_kept": 3}, ["groups=6", "experts=6", "1 per group"]),
         (6, {"k": 3, "groups": 3, "groups_kept": 1}, ["k=3", "2 experts", "groups_kept=1"]),
         (6, {"groups": 2, "groups_kept": 3}, ["groups_kept=3", "groups=2"]),
         (6, {"groups": 2, "groups_kept": 0}, ["groups_kept=0", "groups=2"]),

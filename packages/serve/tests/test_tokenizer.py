@@ -41,7 +41,7 @@ def test_the_longest_text_is_the_model_s(file: Path):
 
 def test_ids_without_a_row_are_refused(file: Path):
     tokenizer_config(file, {}, 5)
-    with pytest.raises(ProblemError, match="ids up to 4, the model's embedding has 4 rows"):
+    with pytest.raises(ProblemError, match="ids up to 4, but the model's embedding has 4 rows"):
         tokenizer_config(file, {}, 4)
 
 
@@ -57,7 +57,7 @@ def test_all_that_does_not_fit_is_said_at_once(file: Path):
 
 
 def test_a_missing_file_and_a_file_that_is_no_tokenizer_are_problems(tmp_path: Path):
-    with pytest.raises(ProblemError, match="no such tokenizer file"):
+    with pytest.raises(ProblemError, match="tokenizer file not found"):
         tokenizer_config(tmp_path / "tokenizer.json", {}, ROWS)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ProblemError, match=r"not a tokenizer\.json"):

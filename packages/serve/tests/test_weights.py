@@ -122,7 +122,7 @@ def swap_the_index(folder: Path) -> None:
     ("damage", "said"),
     [
         (truncate, "cannot be read"),
-        (remove_a_shard, "tensor 'b' is in no file"),
+        (remove_a_shard, "tensor 'b' is missing"),
         (change_a_dtype, "is torch.float64 .* instead of torch.float32"),
         (change_a_shape, r"\(1, 3\) instead of torch.float32 \(2, 3\)"),
         (add_a_tensor, "tensor 'more' is unexpected"),

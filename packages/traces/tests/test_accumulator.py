@@ -90,6 +90,6 @@ def test_a_step_of_another_model_is_refused() -> None:
     for step in steps:
         with pytest.raises(ValueError, match="2 layers of 3 experts"):
             recorded.add(**step)
-    with pytest.raises(ValueError, match="experts of its tokens, or their counts"):
+    with pytest.raises(ValueError, match="experts of its tokens or their counts"):
         recorded.add()
     assert recorded.steps == 0

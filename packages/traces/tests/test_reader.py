@@ -123,7 +123,7 @@ def test_one_trace_of_several_is_chosen_by_its_model(tmp_path: Path) -> None:
     path = written(tmp_path / "a.json", table_text(olmoe=domains, mistral=domains))
     assert read_trace(path).header["model"] == "olmoe"
     assert read_trace(path, "mistral").header["model"] == "mistral"
-    with pytest.raises(ProblemError, match=r"no model 'gpt'.*choose one of olmoe, mistral"):
+    with pytest.raises(ProblemError, match=r"unknown model 'gpt'.*choose one of olmoe, mistral"):
         read_trace(path, "gpt")
 
 
@@ -144,12 +144,12 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
     [
         ("a.json", "{", "line 1 column 2"),
         ("a.json", "[]", "not a routing trace"),
-        ("a.json", table_text(x={}), "no model of it has `expert_counts`"),
-        ("a.json", table_text(), "no model of it has `expert_counts`"),
+        ("a.json", table_text(x={}), "no model in it has `expert_counts`"),
+        ("a.json", table_text(), "no model in it has `expert_counts`"),
         ("a.json", counts_text({}), "have none"),
         ("a.json", counts_text({"a": [{"0": 1}] * 3, "b": [{"0": 1}] * 2}), "differ in their number of layers"),
         ("a.json", counts_text({"a": [{"0": 1}] * 2}), "counts of 2 layers"),
-        ("a.json", counts_text({"a": [{"0": 1}] * 3}, "unheard"), "how many experts a token of unheard takes"),
+        ("a.json", counts_text({"a": [{"0": 1}] * 3}, "unheard"), "unknown number of experts per token of unheard"),
         ("a.json", counts_text({"a": [{"0": -1}] * 3}), "negative counts"),
         ("a.json", counts_text({"a": [{"0": 1, "-1": 1}] * 3}), "assignments of expert -1"),
         ("a.json", counts_text({"a": [{"0": 1.5}] * 3}), "1.5 assignments of expert 0"),
@@ -157,17 +157,21 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
         ("a.json", pairs_text([[0, 1, -5]], [[1, 1, -5]]), "not negative"),
         ("a.json", pairs_text([[0, -1, 5]], [[1, 1, 5]]), "not negative"),
         ("a.json", pairs_text([[0, 1]], [[1, 1]]), "triples of integers"),
-        ("a.json", pairs_text([[0, 1, 5]], [[1, 1, 5]], model="unheard"), "how many experts a token of unheard takes"),
+        (
+            "a.json",
+            pairs_text([[0, 1, 5]], [[1, 1, 5]], model="unheard"),
+            "unknown number of experts per token of unheard",
+        ),
         ("a.jsonl", log_text().replace("topk_ids", "ids"), "line 2 has no 'topk_ids'"),
         ("a.jsonl", log_text() + "\n{", "line 10: "),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1.5, 2]', 1), "line 3: .* integers"),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1]', 1), "different numbers of experts"),
-        ("a.jsonl", log_text(experts=2), "experts 0 to 3, and has 2"),
-        ("a.jsonl", "\n".join(log_text(2000).splitlines()[:2001]), "all of its tokens are of one choice"),
-        ("a.jsonl", log_text().splitlines()[0], "no routed token"),
+        ("a.jsonl", log_text(experts=2), "experts 0 to 3, but only 2 experts"),
+        ("a.jsonl", "\n".join(log_text(2000).splitlines()[:2001]), "all of its tokens chose the same experts"),
+        ("a.jsonl", log_text().splitlines()[0], "no routed tokens"),
         ("a.jsonl", '{"type": "meta"}', "line 1 has no 'model_id'"),
-        ("a.jsonl", CUT, "layers 3 and 7 are not of the same tokens; the log may be cut off"),
-        ("a.jsonl", "", "no routed token"),
+        ("a.jsonl", CUT, "layers 3 and 7 have different tokens; the log may be truncated"),
+        ("a.jsonl", "", "no routed tokens"),
         ("a.npz", "not zip", "not a routing trace"),
         ("a.pt", "not zip", "BadZipFile"),
         ("a.txt", "text", "not a routing trace"),
@@ -180,7 +184,7 @@ def test_what_is_no_trace_is_refused_with_where_and_what(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("name", ["a.npz", "a.json", "a.json.xz", "a.jsonl", "a.jsonl.xz", "a.pt"])
 def test_a_missing_file_is_named_whatever_its_format(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ProblemError, match="no such trace") as caught:
+    with pytest.raises(ProblemError, match="trace not found") as caught:
         read_traces(tmp_path / name)
     assert [problem.where for problem in caught.value.problems] == [str(tmp_path / name)]
 

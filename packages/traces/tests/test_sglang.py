@@ -83,13 +83,13 @@ class Opens:
 def test_a_recording_runs_no_code(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     path = rewritten(tmp_path / "a.pt", **{"data.pkl": pickle.dumps({"logical_count": Opens(trap)})})
-    assert "which is no tensor of counts" in refused(path)
+    assert "which is not a tensor of counts" in refused(path)
     assert not trap.exists()
 
 
 def test_a_tensor_outside_its_numbers_is_refused(tmp_path: Path) -> None:
     path = rewritten(tmp_path / "a.pt", **{"data/0": np.arange(20, dtype=np.int32).tobytes()})
-    assert "20 numbers of 24" in refused(path)
+    assert "20 of its 24 numbers" in refused(path)
     with zipfile.ZipFile(SGLANG) as archive:
         pickled = archive.read("sglang/data.pkl")
     sizes = pickled.replace(b"K\x02K\x03K\x04\x87", b"K\x02K\x03K\xff\x87", 1)

@@ -240,5 +240,5 @@ def test_it_is_a_router_of_k_experts_on_average_rounded_up_without_a_bias(factor
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 4.5, math.inf, math.nan])
 def test_a_capacity_that_cannot_be_is_a_problem(factor):
-    with pytest.raises(ProblemError, match=r"capacity_factor is .* choose more than 0 and at most 4"):
+    with pytest.raises(ProblemError, match=r"capacity_factor is .* use more than 0 and at most 4"):
         ExpertChoice(WIDTH, 4, capacity_factor=factor)

@@ -213,7 +213,7 @@ def damaged(folder: Path, copy: Path, name: str, content: bytes | None) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", None, r"the model comes without a tokenizer\.json"),
+        ("tokenizer.json", None, r"the model has no tokenizer\.json"),
         ("tokenizer.json", b"{", r"its tokenizer\.json cannot be read"),
         ("config.json", b"{", "not a valid JSON file"),
         ("config.json", b'{"model_type": "none-such"}', "there is no such model"),
@@ -267,7 +267,7 @@ def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) 
     [
         ([], "a model has no text of its own, give files or folders of text with --corpus"),
         (["--domains"], "a model has no text of its own"),
-        (["--corpus", "nowhere"], "nowhere: there is no such file or folder"),
+        (["--corpus", "nowhere"], "nowhere: file or folder not found"),
         (["--corpus", "blank", "--corpus", "TEXTS", "--domains"], "domain 'blank' has no text"),
         (["--corpus", "{use: jsonl, paths: [blank.jsonl]}"], "the text has no text"),
         (["--corpus", "{use: jsonl, paths: [blank.jsonl]}", "--modify", "random"], "the text has no text"),
@@ -313,9 +313,11 @@ def test_a_model_that_predicts_otherwise_is_said(command, models, texts, tmp_pat
 
 def test_a_name_that_the_hub_does_not_give_is_said(command, texts, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ProblemError, match="nobody/nothing: there is no such folder, and the hub gives no tokenizer"):
+    with pytest.raises(
+        ProblemError, match="nobody/nothing: folder not found, and no tokenizer of that name on the hub"
+    ):
         command("profile", "nobody/nothing", "--corpus", texts)
-    with pytest.raises(ProblemError, match="x: there is no such folder, and the hub gives no tokenizer"):
+    with pytest.raises(ProblemError, match="x: folder not found, and no tokenizer of that name on the hub"):
         command("profile", "x" * 300, "--corpus", texts)
     with pytest.raises(ProblemError, match="there is no such run, model or trace, check the path; a model of the hub"):
         command("profile", "nobody/nothing")

@@ -11,8 +11,8 @@ class ExpertChoiceConfig(Schema):
     """How many tokens an expert takes, and how its output is weighted."""
 
     capacity_factor: float = Field(default=2.0, gt=0)
-    """Experts a token has on average: each expert takes ceil(tokens * capacity_factor / experts) tokens. 2 is the
-    paper's in most experiments, and the compute of top-2 routing; at most the number of experts."""
+    """Average number of experts per token: each expert takes ceil(tokens * capacity_factor / experts) tokens. At most
+    the number of experts. Most experiments of the paper use 2, which costs as much compute as top-2 routing."""
 
     normalize: bool = False
-    """Let the weights of a token that any expert took sum to 1. The paper weights by the plain score."""
+    """Make the weights of a token sum to 1 if any expert took it. The paper uses the plain scores as weights."""

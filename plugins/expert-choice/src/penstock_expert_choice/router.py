@@ -1,9 +1,9 @@
-"""Expert-choice routing (Zhou et al., arXiv 2202.09368): experts choose tokens instead of tokens experts.
+"""Expert-choice routing (Zhou et al., arXiv 2202.09368): experts choose tokens, instead of tokens choosing experts.
 
 The load is even by construction, so there is nothing to balance. The price is causality: whether an expert takes a
-token depends on every token of the forward pass, later ones and those of other sequences included.
+token depends on every token of the forward pass, including later tokens and those of other sequences.
 
-Shape suffixes: T tokens, D model width, E experts, C tokens an expert takes, K slots a token.
+Shape suffixes: T tokens, D model width, E experts, C tokens that an expert takes, K slots per token.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ INITIAL_STD = 0.02
 
 
 class ExpertChoice(nn.Module):
-    """Each of `experts` experts takes the `capacity` tokens of a forward pass that score highest for it.
+    """Each of `experts` experts takes the `capacity` tokens of a forward pass with its highest scores.
 
-    A score is the softmax over experts of the gate's output, and the weight of an expert's output. A token may be taken
-    by any number of experts, none included; with `normalize` the weights of a token that was taken sum to 1.
+    A score is the softmax over experts of the gate's output, and also the weight of an expert's output. A token may be
+    taken by any number of experts, including none; with `normalize` the weights of a taken token sum to 1.
 
-    `k` is `capacity_factor` rounded up: the experts a token has on average, for what plans with a number of experts a
-    token. `weight` [E, D] is an fp32 parameter; there is no selection bias. Raises `ProblemError` unless
+    `k` is `capacity_factor` rounded up: the average number of experts per token, for code that needs a fixed number.
+    `weight` [E, D] is an fp32 parameter; there is no selection bias. Raises `ProblemError` unless
     0 < capacity_factor <= experts.
     """
 
@@ -41,8 +41,8 @@ class ExpertChoice(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < capacity_factor <= experts:
-            what = f"capacity_factor is {capacity_factor}, and a token can have at most all {experts} experts"
-            fix = f"choose more than 0 and at most {experts}"
+            what = f"capacity_factor is {capacity_factor}, but a token can have at most {experts} experts"
+            fix = f"use more than 0 and at most {experts}"
             raise ProblemError(Problem("bad-value", what, "router 'expert-choice'", fix))
         self.hidden_size = hidden_size
         self.experts = experts
@@ -58,14 +58,14 @@ class ExpertChoice(nn.Module):
         nn.init.normal_(self.weight, std=INITIAL_STD)
 
     def capacity(self, tokens: int) -> int:
-        """Tokens that each expert takes of so many."""
+        """The number of `tokens` that each expert takes."""
         return math.ceil(tokens * self.capacity_factor / self.experts)
 
     def forward(self, hidden_TD: Tensor) -> Routing:
         """Routes hidden states [T, D] of any floating dtype; T may be 0.
 
-        The routing has as many slots a token as the most experts that took one token. A token's kept slots come first,
-        by ascending expert; the others are empty and name experts that did not take it.
+        The routing has as many slots per token as the largest number of experts that took one token. A token's kept
+        slots come first, by ascending expert; the others are empty and name experts that did not take it.
         """
         with _no_autocast(hidden_TD.device.type):
             logits_TE = functional.linear(hidden_TD.float(), self.weight.float())
@@ -78,9 +78,10 @@ class ExpertChoice(nn.Module):
 
     @torch.no_grad()
     def taken(self, score_TE: Tensor) -> Tensor:
-        """bool [T, E], True where the expert takes the token. Of equal scores the earlier token's counts as higher."""
-        # A stable sort and not a top-k, whose choice among equals is the device's: before attention has learned to
-        # tell positions apart, equal tokens have equal scores. It takes 1 ms for 2048 tokens and 8 experts on 2 cores.
+        """bool [T, E], True where the expert takes the token. Among equal scores, the earlier token wins."""
+        # A stable sort instead of a top-k, whose choice among equal scores depends on the device: before attention has
+        # learned to distinguish positions, equal tokens have equal scores. It takes 1 ms for 2048 tokens and 8
+        # experts on 2 cores.
         best_CE = score_TE.sort(dim=0, descending=True, stable=True).indices[: self.capacity(len(score_TE))]
         return torch.zeros_like(score_TE, dtype=torch.bool).scatter(0, best_CE, True)
 
@@ -89,7 +90,7 @@ class ExpertChoice(nn.Module):
 
 
 def slots(taken_TE: Tensor) -> tuple[Tensor, Tensor]:
-    """(experts, kept) of each token, both [T, K]: K is the most experts of one token, and kept slots come first."""
+    """(experts, kept) of each token, both [T, K]: K is the most experts of any token; kept slots come first."""
     most = int(taken_TE.sum(dim=1).max()) if len(taken_TE) else 0
     taken, expert_TE = taken_TE.byte().sort(dim=1, descending=True, stable=True)
     return expert_TE[:, :most].contiguous(), taken[:, :most].bool()

@@ -8,25 +8,25 @@ from penstock.hooks.config import Schema
 
 
 class TrackioConfig(Schema):
-    """A project of Trackio."""
+    """Settings of `trackio`."""
 
     project: str | None = None
-    """The project's name; null takes the name of the config."""
+    """Name of the project; null means the name of the config."""
 
 
 class WandbConfig(Schema):
-    """A project of Weights & Biases."""
+    """Settings of `wandb`."""
 
     project: str | None = None
-    """The project's name; null takes the name of the config."""
+    """Name of the project; null means the name of the config."""
     mode: Literal["offline", "online"] = "offline"
-    """Offline writes to the run directory, from where `wandb sync` can send it later; online sends while training."""
+    """`offline` writes to the run directory, and `wandb sync` can upload it later; `online` uploads during training."""
 
 
 class MlflowConfig(Schema):
-    """An experiment of MLflow."""
+    """Settings of `mlflow`."""
 
     experiment: str | None = None
-    """The experiment's name; null takes the name of the config."""
+    """Name of the experiment; null means the name of the config."""
     tracking_uri: str | None = None
-    """Where the server or database is; null is `mlflow/mlflow.db` in the run directory."""
+    """URI of the server or database; null means `mlflow/mlflow.db` in the run directory."""

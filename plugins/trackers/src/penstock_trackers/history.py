@@ -1,4 +1,4 @@
-"""The rows that a run has logged, kept beside the libraries, none of which can forget a row."""
+"""The rows that a run has logged, stored next to the libraries, because none of them can forget a row."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CLOSED = '"closed"\n'
 
 
 class History:
-    """A file of JSON lines: `[step, metrics]` a row, and `"closed"` where a tracker was closed.
+    """A file of JSON lines: `[step, metrics]` per row, and `"closed"` when a tracker was closed.
 
-    A line is whole once it ends. NaN and infinities are written as Python's `json` writes them, and reads them back.
+    A line is complete once it ends. NaN and infinities are written as Python's `json` writes them, and reads them back.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,13 +27,13 @@ class History:
         self._grown = True
 
     def close(self) -> None:
-        """Says that the library has every row; where none came since it was opened, there is nothing to say."""
+        """Records that the library has every row; does nothing if no row came since it was opened."""
         if self._grown:
             self._write(CLOSED)
         self._grown = False
 
     def rewind(self, step: int) -> list[Row] | None:
-        """Drops the rows after `step`. Returns those that stay, or None where the library holds exactly these: it was
+        """Drops the rows after `step`. Returns the rows that stay, or None if the library has exactly these: it was
         closed, and no row was dropped."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         if not lines:

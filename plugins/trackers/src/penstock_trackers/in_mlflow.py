@@ -1,4 +1,4 @@
-"""MLflow. By default a database of its own in the run directory: `mlflow ui --backend-store-uri sqlite:///...`."""
+"""MLflow. By default its own database in the run directory: `mlflow ui --backend-store-uri sqlite:///...`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from penstock_trackers.history import Row
 from penstock_trackers.tracker import LibraryTracker
 
-METRICS_OF_A_CALL = 1000  # servers refuse a longer batch
+METRICS_OF_A_CALL = 1000  # servers refuse longer batches
 
 
 def mlflow_tracker(
     *, run_directory: Path, experiment: str | None = None, tracking_uri: str | None = None
 ) -> LibraryTracker:
-    """Logs to the run of the run directory's name.
+    """Logs to the run named after the run directory.
 
-    Steps that a resumed run does again replace those of its own database. A server keeps both, each with its time.
+    Steps that a resumed run repeats replace the earlier ones in its own database. A server keeps both, each with its
+    time.
     """
     store = MlflowStore(experiment or run_directory.parent.name, run_directory, tracking_uri)
     return LibraryTracker("mlflow", store, run_directory)
@@ -44,7 +45,7 @@ class MlflowStore:
             client.log_batch(run, metrics=metrics[start : start + METRICS_OF_A_CALL])
 
     def forget(self) -> None:
-        """The run is marked as deleted and not removed with its file, which MLflow may still hold open."""
+        """Marks the run as deleted instead of removing its file, which MLflow may still hold open."""
         client, run = self._run
         client.delete_run(run)
         self._opened = None
@@ -69,7 +70,7 @@ class MlflowStore:
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
     def _started(self, client: Any) -> str:
-        """The id of the run of this name, which goes on where there is one."""
+        """The id of the run of this name: an existing run is continued."""
         experiment = self._experiment(client)
         runs = client.search_runs([experiment], filter_string=f"attributes.run_name = '{self.name}'")
         if not runs:
@@ -86,6 +87,6 @@ class MlflowStore:
 
 
 def allowed(name: str) -> str:
-    """A metric's name as MLflow takes it: letters, digits, `_ . - /` and spaces, in a path that goes down."""
+    """A metric's name as MLflow accepts it: letters, digits, `_ . - /` and spaces, in a path that goes down."""
     parts = re.sub(r"[^\w.\- /]", "_", name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"

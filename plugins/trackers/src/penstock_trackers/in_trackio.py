@@ -1,5 +1,5 @@
 """Trackio: a local-first tracker with the interface of wandb. It keeps all projects in one folder of this machine
-(`TRACKIO_DIR`, in the cache of Hugging Face by default), so that one dashboard compares them."""
+(`TRACKIO_DIR`, in the cache of Hugging Face by default), so one dashboard compares them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock_trackers.tracker import LibraryTracker
 
 
 def trackio_tracker(*, run_directory: Path, project: str | None = None) -> LibraryTracker:
-    """Logs to the run of the run directory's name."""
+    """Logs to the run named after the run directory."""
     store = TrackioStore(project or run_directory.parent.name, run_directory.name)
     return LibraryTracker("trackio", store, run_directory)
 
@@ -34,7 +34,7 @@ class TrackioStore:
 
         try:
             runs = list(trackio.Api().runs(self.project))
-        except ValueError:  # it knows no such project: its folder is another one now, or nothing has reached it yet
+        except ValueError:  # unknown project: its folder has changed, or nothing has reached it yet
             return
         for run in runs:
             if run.name == self.name:
@@ -42,7 +42,7 @@ class TrackioStore:
 
     def finish(self) -> None:
         if self._opened is not None:
-            with redirect_stdout(sys.stderr):  # trackio prints, and a command's result alone belongs to stdout
+            with redirect_stdout(sys.stderr):  # trackio prints, but stdout is only for a command's result
                 self._opened.finish()
             self._opened = None
 

@@ -15,8 +15,8 @@ def wandb_tracker(
 ) -> LibraryTracker:
     """Logs to the run whose name and id are the run directory's name.
 
-    Steps that a resumed run does again replace those of an offline run. An online one has them already: wandb refuses
-    steps that go back, so what it shows from there on begins after the last step that it saw.
+    Steps that a resumed run repeats replace those of an offline run. An online run already has them: wandb refuses
+    steps that go back, so new rows begin after the last step that it received.
     """
     store = WandbStore(project or run_directory.parent.name, run_directory, mode)
     return LibraryTracker("wandb", store, run_directory)
@@ -64,7 +64,7 @@ class WandbStore:
         return self._opened
 
     def _release(self) -> None:
-        """Finishes a run of this id that this process began and never finished: wandb has each id once a process."""
+        """Finishes an unfinished run with this id in this process: wandb allows each id only once per process."""
         import wandb
 
         begun = wandb.setup().most_recent_active_run

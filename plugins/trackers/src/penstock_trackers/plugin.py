@@ -1,4 +1,4 @@
-"""What penstock-trackers offers; imports none of the libraries."""
+"""Components of penstock-trackers; imports none of the libraries."""
 
 from penstock.hooks import Component, hookimpl
 
@@ -29,7 +29,7 @@ def trackers() -> list[Component]:
             name="mlflow",
             target="penstock_trackers.in_mlflow:mlflow_tracker",
             config="penstock_trackers.config:MlflowConfig",
-            summary="MLflow, in a database of the run directory or on a server",
+            summary="MLflow, in a database in the run directory or on a server",
             capabilities=frozenset({"local", "durable"}),
             reference="https://mlflow.org/docs/latest/ml/tracking",
         ),

@@ -1,4 +1,4 @@
-"""The tracker that all three libraries have in common, and what each of them does for it."""
+"""The tracker that all three libraries share, and the interface that each library implements."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from penstock_trackers.history import History, Row
 
 
 class Store(Protocol):
-    """A run as a library keeps it. The library is imported by the first `send` or `forget`."""
+    """A run in a library. The library is imported by the first `send` or `forget`."""
 
     @property
     def forgets(self) -> bool:
-        """Whether the run can begin anew, so that no void row stays."""
+        """Whether the run can start over, so that no invalid row stays."""
         ...
 
     def send(self, rows: list[Row]) -> None: ...
 
     def forget(self) -> None:
-        """Drops all rows of the run, those of earlier processes too; what is sent next begins it anew."""
+        """Drops all rows of the run, including those of earlier processes; the next `send` starts it over."""
         ...
 
     def finish(self) -> None:
-        """Hands over what was sent; nothing to do where nothing was, or twice."""
+        """Flushes the rows that were sent; does nothing without rows, or if called twice."""
         ...
 
 
 class LibraryTracker:
     """Logs to a library, and to a history in the run directory.
 
-    A resumed run whose history has void rows, or that was killed before the library had them all, begins its record
-    there anew with the rows that hold.
+    If a resumed run has invalid rows in its history, or was killed before the library had all rows, its record in the
+    library starts over with the valid rows.
     """
 
     def __init__(self, library: str, store: Store, run_directory: Path) -> None:
-        """Raises `ProblemError` where the library is not installed; imports nothing."""
+        """Raises `ProblemError` if the library is not installed; imports nothing."""
         if importlib.util.find_spec(library) is None:
             raise ProblemError(_missing(library), ExitCode.PLUGIN)
         self._store = store
@@ -61,5 +61,5 @@ class LibraryTracker:
 
 
 def _missing(library: str) -> Problem:
-    fix = f'`uv add "penstock-trackers[{library}]"` installs it'
+    fix = f'install it with `uv add "penstock-trackers[{library}]"`'
     return Problem("missing-library", f"tracker '{library}' needs the library {library}", "train.trackers", fix)

@@ -1,4 +1,4 @@
-"""Folders that are complete or absent, whatever kills the process that makes them, and one maker at a time."""
+"""Folders that are complete or absent, even if the process that writes them is killed; one writer at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from penstock.hooks.atomic import publish
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds an advisory lock that the kernel releases when the process ends in whatever way."""
+    """Holds an advisory lock that the kernel releases when the process ends, however it ends."""
     while True:
         with path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # The one before unlinks the file before it lets go: a lock on a file that has lost its name is no lock.
+            # The previous holder unlinks the file before releasing it: a lock on an unlinked file excludes nobody.
             if not _is_named(path, file.fileno()):
                 continue
             try:
@@ -37,8 +37,8 @@ def _is_named(path: Path, descriptor: int) -> bool:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `folder` at the end, or goes away. The caller holds the lock, so what an earlier
-    process left there belongs to nobody."""
+    """A hidden folder that is renamed to `folder` at the end, or removed after a failure. The caller holds the lock, so
+    leftovers of an earlier process can be deleted."""
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)

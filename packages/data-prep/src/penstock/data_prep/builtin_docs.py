@@ -1,4 +1,4 @@
-"""Docstrings of what is built into the interpreter: documentation that stands in no source file."""
+"""Docstrings of the interpreter's built-in modules: documentation that is in no source file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from penstock.hooks.contracts import Document
 
-# Importing these acts on the terminal, or they hold test helpers alone.
+# Importing these affects the terminal, or they contain only test helpers.
 _LEFT_OUT = ("_test", "xx", "readline", "_curses", "_tkinter")
 
 
 def builtin_documents() -> Iterator[Document]:
-    """One document a module of `sys.builtin_module_names`, sorted: signatures and docstrings of its public names."""
+    """One document per module of `sys.builtin_module_names`, sorted: signatures and docstrings of its public names."""
     for name in sorted(sys.builtin_module_names):
         if not name.startswith(_LEFT_OUT):
             text = _module_text(importlib.import_module(name))
@@ -38,8 +38,8 @@ def _members(owner: Any) -> Iterator[str]:
 
 
 def _documented(name: str, member: Any) -> bool:
-    """Public and written in C: a Python function was patched in (by `site` or IPython), and the names that start with
-    an underscore repeat what `object` says of them."""
+    """Whether the member is public and written in C. A Python function was patched in (by `site` or IPython), and names
+    that start with an underscore repeat the docstrings of `object`."""
     native = inspect.isclass(member) or (inspect.isroutine(member) and not inspect.isfunction(member))
     return native and not name.startswith("_")
 

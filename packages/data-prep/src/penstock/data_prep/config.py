@@ -16,10 +16,10 @@ class PythonStdlibConfig(Schema):
     """The standard library of the running Python."""
 
     tests: bool = False
-    """Include the test suites. They are 19 of 31 MB in Python 3.11, and mostly tables of cases rather than prose or
+    """Include the test suites. They are 19 of the 31 MB in Python 3.11, mostly tables of cases rather than prose or
     programs."""
     docstrings: bool = True
-    """Add one document a module with the docstrings of what is built into the interpreter and has no source file."""
+    """Add one document per built-in module with its docstrings, because built-in modules have no source files."""
 
 
 class TextCorpusConfig(Schema):
@@ -28,10 +28,10 @@ class TextCorpusConfig(Schema):
     paths: tuple[str, ...]
     """Files, folders (searched recursively) and globs; .gz, .xz and .zst files are decompressed."""
     pattern: str = "**/*"
-    """Which files of a folder are read; names that start with a dot never are."""
+    """Which files of a folder are read. Names that start with a dot are never read."""
     separator: str | None = None
-    """Splits a file into documents, for example `<|endoftext|>`; newlines around it are dropped. Without it a file is
-    one document."""
+    """Splits a file into documents, for example `<|endoftext|>`; newlines around it are dropped. Without a separator,
+    each file is one document."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -41,7 +41,7 @@ class TextCorpusConfig(Schema):
 
 
 class JsonLinesConfig(Schema):
-    """JSON Lines: one object a line."""
+    """JSON Lines: one object per line."""
 
     paths: tuple[str, ...]
     """Files, folders (searched recursively for *.jsonl*) and globs; .gz, .xz and .zst files are decompressed."""
@@ -77,15 +77,15 @@ class HuggingFaceDatasetConfig(Schema):
     """A dataset that the `datasets` library can load."""
 
     name: str
-    """Name on the hub, or a local file folder."""
+    """Name on the hub, or a local folder."""
     subset: str | None = None
     """The dataset's configuration, for example `en` of `allenai/c4`."""
     split: str = "train"
-    """Which split is read; the held-out share is taken from it."""
+    """The split to read; held-out documents are taken from it too."""
     field: str = "text"
     """The string column that holds the text."""
     streaming: bool = True
-    """Read while downloading instead of downloading first: the documents are spooled to disk once in any case."""
+    """Read while downloading instead of downloading first. The documents are spooled to disk once in either case."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Sources of text. Each yields its documents in a fixed order, and says file and line where one cannot be read."""
+"""Sources of text. Each yields its documents in a fixed order, and names file and line if one cannot be read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PythonStdlib:
     """The source files of the running interpreter's standard library, sorted by path: about 12 MB of real text that
     every machine has. With `tests`, its test suites too (31 MB).
 
-    Left out are installed packages and `_sysconfigdata*` and `config-*`, which are build logs of one machine. Files
-    are decoded as PEP 263 says; those that cannot be are counted in `skipped`. With `docstrings`, one document a module
-    follows with the docstrings of what is written in C and built into the interpreter.
+    Installed packages are left out, and so are `_sysconfigdata*` and `config-*`, which are build logs of one machine.
+    Files are decoded according to PEP 263; those that cannot be decoded are counted in `skipped`. With `docstrings`,
+    one document per built-in module follows, with the docstrings of its members written in C.
     """
 
     def __init__(self, *, tests: bool = False, docstrings: bool = True) -> None:
@@ -57,14 +57,14 @@ def _stdlib_folder() -> Path:
 
     root = Path(sysconfig.get_path("stdlib"))
     if not any(root.glob("*.py")):
-        what = "this Python has no standard library sources (they are zipped or were left out)"
+        what = "this Python has no standard library sources (they are zipped or not installed)"
         fix = "use a Python with sources, such as one from `uv python install`, or the corpus `text`"
         raise ProblemError(Problem("missing-stdlib", what, str(root), fix))
     return root
 
 
 def _python_source(path: Path) -> str | None:
-    """The text as the interpreter decodes it, None where it would refuse."""
+    """The text as the interpreter decodes it, or None if the interpreter would refuse it."""
     try:
         with tokenize.open(path) as file:
             return file.read()
@@ -77,7 +77,7 @@ def _python_source(path: Path) -> str | None:
 class TextCorpus:
     """UTF-8 text files: files, folders (the files that match `pattern`) and globs, plain or .gz, .xz, .zst.
 
-    A file is a document, or with `separator` as many as it separates; newlines around a separator are dropped, and so
+    Each file is one document unless `separator` splits it into several. Newlines around a separator are dropped, and so
     are blank documents.
     """
 
@@ -113,7 +113,7 @@ class TextCorpus:
 
 
 class JsonLines:
-    """One JSON object a line, the text under `field`; plain or .gz, .xz, .zst. Blank lines are passed over."""
+    """One JSON object per line, the text under `field`; plain or .gz, .xz, .zst. Blank lines are skipped."""
 
     def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
         self._paths = paths
@@ -136,20 +136,20 @@ class JsonLines:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ProblemError(Problem("invalid-json", f"not a line of JSON ({error})", where)) from None
+            raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
         if not isinstance(row, dict):
-            raise ProblemError(Problem("invalid-json", f"not a JSON object but a {type(row).__name__}", where))
+            raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))
         text = _text_of(row, self._field, where)
         try:
             text.encode()
-        except UnicodeEncodeError as error:  # JSON's escapes can spell it, and UTF-8 cannot
-            what = f"field '{self._field}' has half a character, {text[error.start]!r}, at {error.start}"
-            raise ProblemError(Problem("invalid-field", what, where, "write the line again, from whole text")) from None
+        except UnicodeEncodeError as error:  # JSON escapes can spell a lone surrogate, UTF-8 cannot
+            what = f"field '{self._field}' has a lone surrogate, {text[error.start]!r}, at character {error.start}"
+            raise ProblemError(Problem("invalid-field", what, where, "rewrite the line from valid Unicode")) from None
         return Document(text, where)
 
 
 class Parquet:
-    """The string column `field` of Parquet files, row after row. Needs the extra `parquet`."""
+    """The string column `field` of Parquet files, row by row. Needs the extra `parquet`."""
 
     def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
         self._paths = paths
@@ -182,7 +182,7 @@ class Parquet:
 
 class HuggingFaceDataset:
     """The string column `field` of a dataset that the `datasets` library loads, from the hub or from a local folder
-    (also one that `save_to_disk` wrote). Needs the extra `hf`."""
+    (including one written by `save_to_disk`). Needs the extra `hf`."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class HuggingFaceDataset:
             yield from self._load(datasets)
         except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
             what = f"the dataset cannot be loaded ({type(error).__name__}: {error})"
-            fix = "check name, subset, split and the network"
+            fix = "check the name, the subset, the split and the network"
             raise ProblemError(Problem("missing-dataset", what, f"{self._name}:{self._split}", fix)) from error
 
     def _load(self, datasets: Any) -> Any:
@@ -233,4 +233,4 @@ def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
 def _require_field(field: str, known: Any, where: str) -> None:
     if field not in known:
         fix = did_you_mean(field, known)
-        raise ProblemError(Problem("unknown-field", f"there is no field '{field}'", where, fix))
+        raise ProblemError(Problem("unknown-field", f"unknown field '{field}'", where, fix))

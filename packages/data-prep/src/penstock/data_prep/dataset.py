@@ -1,4 +1,4 @@
-"""Reading prepared tokens: checked once, then mapped into memory and sliced."""
+"""Reads prepared tokens: files are checked once, then memory-mapped and sliced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEDY = "delete the folder and prepare the data again"
 
 
 class TokenDataset:
-    """A folder that `prepare` wrote. `hash` is the SHA-256 of its manifest, which holds those of all files."""
+    """A folder that `prepare` wrote. `hash` is the SHA-256 of its manifest, which lists the SHA-256 of every file."""
 
     def __init__(self, folder: Path, manifest: Manifest, hash: str) -> None:
         self.folder = folder
@@ -28,9 +28,9 @@ class TokenDataset:
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = True) -> TokenDataset:
-        """Checks that every file is there in its full size, and with `verify` its SHA-256 (about 250 MB/s a core).
+        """Checks that every file exists at its full size, and with `verify` its SHA-256 (about 250 MB/s per core).
 
-        Raises `ProblemError` with every file that is missing, cut short or changed.
+        Raises `ProblemError` with every file that is missing, truncated or changed.
         """
         folder = Path(folder)
         manifest, manifest_hash = read_manifest(folder)
@@ -40,7 +40,7 @@ class TokenDataset:
         return cls(folder, manifest, manifest_hash)
 
     def tokenizer(self) -> BpeTokenizer:
-        """The tokenizer of these tokens; raises `ProblemError` where the file is another one."""
+        """The tokenizer of these tokens; raises `ProblemError` if the file is a different tokenizer."""
         path = self.folder / "tokenizer.json"
         tokenizer = BpeTokenizer.load(path)
         if tokenizer.hash != self.manifest.tokenizer_sha256:
@@ -52,12 +52,12 @@ class TokenDataset:
         splits = self.manifest.splits
         if name not in splits:
             fix = did_you_mean(name, splits)
-            raise ProblemError(Problem("unknown-split", f"there is no split '{name}'", str(self.folder), fix))
+            raise ProblemError(Problem("unknown-split", f"unknown split '{name}'", str(self.folder), fix))
         return TokenSplit(self.folder, splits[name], np.dtype(f"<u{self.manifest.token_bytes}"))
 
 
 class TokenSplit:
-    """The tokens of one split as one array of `tokens` ids, whichever shards they lie in."""
+    """The tokens of one split as one array of `tokens` ids, across all its shards."""
 
     def __init__(self, folder: Path, record: SplitRecord, dtype: np.dtype) -> None:
         self.tokens = record.tokens
@@ -71,7 +71,7 @@ class TokenSplit:
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) as int64 [stop - start]; raises IndexError outside [0, tokens]."""
         if not 0 <= start <= stop <= self.tokens:
-            raise IndexError(f"slice [{start}, {stop}) is outside of [0, {self.tokens}]")
+            raise IndexError(f"slice [{start}, {stop}) is outside [0, {self.tokens}]")
         out = np.empty(stop - start, dtype=np.int64)
         at = start
         while at < stop:
@@ -89,7 +89,7 @@ class TokenSplit:
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """The manifest and its SHA-256; raises `ProblemError` where it is missing, damaged or of another version."""
+    """The manifest and its SHA-256; raises `ProblemError` if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
         data = path.read_bytes()
@@ -100,7 +100,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         version = json.loads(data).get("version")
         if version != 1:
             fix = "prepare the data again with this version of penstock-data-prep"
-            raise ProblemError(Problem("unknown-version", f"manifest version {version} is not known", str(path), fix))
+            raise ProblemError(Problem("unknown-version", f"unknown manifest version {version}", str(path), fix))
         manifest = Manifest.model_validate_json(data)
     except (ValueError, AttributeError) as error:
         raise ProblemError(Problem("damaged-file", f"not a manifest ({error})", str(path), _REMEDY)) from error
@@ -108,14 +108,14 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 
 def damage(folder: Path, manifest: Manifest, *, verify: bool) -> list[Problem]:
-    """Every file that is not the one that was written; without `verify`, by size alone."""
+    """Every file that differs from the one that was written; without `verify`, only sizes are compared."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     expected = {f"{shard.name}.bin": shard.tokens * manifest.token_bytes for shard in shards}
     unlisted = sorted({*expected, "tokenizer.json"} - manifest.files.keys())
     listed = expected.keys() & manifest.files.keys()
     mismatched = sorted(name for name in listed if manifest.files[name].bytes != expected[name])
     problems = [
-        Problem("damaged-file", f"does not agree with itself about '{name}'", str(folder / MANIFEST), _REMEDY)
+        Problem("damaged-file", f"contradicts itself about '{name}'", str(folder / MANIFEST), _REMEDY)
         for name in unlisted + mismatched
     ]
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
@@ -128,10 +128,10 @@ def _check(path: Path, record: FileRecord, verify: bool) -> Problem | None:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size != record.bytes:
-                return Problem("damaged-file", f"has {size} bytes and not {record.bytes}", str(path), _REMEDY)
+                return Problem("damaged-file", f"has {size} bytes, expected {record.bytes}", str(path), _REMEDY)
             file.seek(0)
             if verify and hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                return Problem("damaged-file", "its SHA-256 is not the manifest's", str(path), _REMEDY)
+                return Problem("damaged-file", "its SHA-256 differs from the manifest's", str(path), _REMEDY)
     except OSError as error:
         return Problem("missing-file", f"cannot be read ({error.strerror})", str(path), _REMEDY)
     return None

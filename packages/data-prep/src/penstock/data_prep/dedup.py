@@ -12,8 +12,8 @@ from penstock.hooks.contracts import Document
 class ExactDedup:
     """Drops every document whose text was seen before, by a 128-bit hash.
 
-    Two texts of a corpus of 10**10 documents share a hash with a probability of 1.5e-19. `seen` and `dropped` count
-    documents, `dropped_bytes` their UTF-8 bytes; they and the memory of what was seen last as long as the object.
+    The probability that any two texts of a corpus of 10**10 documents share a hash is 1.5e-19. `seen` and `dropped`
+    count documents, `dropped_bytes` their UTF-8 bytes. The counts and the set of hashes last as long as the object.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class ExactDedup:
 class _DigestSet:
     """A set of 16-byte digests in one byte array, 21 to 43 bytes each; a Python set of `bytes` takes about 80.
 
-    Open addressing with linear probing. A slot of zeros is free, so a text whose digest is zero (none is known) would
-    be taken for a duplicate.
+    Open addressing with linear probing. A slot of zeros is free, so a text whose digest is zero would be taken for a
+    duplicate; no such text is known.
     """
 
     _WIDTH = 16
@@ -52,7 +52,7 @@ class _DigestSet:
         return self._count
 
     def add(self, digest: bytes) -> bool:
-        """True where the digest is new."""
+        """True if the digest is new."""
         if 4 * self._count >= 3 * self._slots:
             self._grow()
         at = self._find(digest)

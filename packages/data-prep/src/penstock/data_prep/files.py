@@ -1,4 +1,4 @@
-"""Finding, opening and decoding input files; whatever is wrong with one is a `Problem` that names it."""
+"""Finds, opens and decodes input files; anything wrong with a file is a `Problem` that names it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CHUNK = 1 << 20
 def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     """The files behind files, folders and globs, in the order given and sorted within each.
 
-    A folder stands for the files below it that match `pattern`; names that start with a dot are left out. Raises
-    `ProblemError` with every path that leads to no file.
+    A folder means the files below it that match `pattern`; names that start with a dot are left out. Raises
+    `ProblemError` with every path that matches no file.
     """
     if isinstance(paths, (str, Path)):
-        raise ValueError(f"paths is one path, {paths!r}; pass a sequence of paths")
+        raise ValueError(f"paths is a single path, {paths!r}; pass a sequence of paths")
     found: dict[Path, None] = {}
     problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
     for path in paths:
@@ -41,16 +41,16 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
 
 
 def _files_behind(path: Path, pattern: str) -> list[Path] | Problem:
-    if os.path.isfile(path):  # unlike `Path.is_file`, it says no to a name that is too long
+    if os.path.isfile(path):  # unlike `Path.is_file`, False for a name that is too long
         return [path]
     if os.path.isdir(path):
         inside = (file for file in path.glob(pattern) if not _hidden(file.relative_to(path)))
         files = sorted(file for file in inside if file.is_file())
-        return files or Problem("empty-corpus", f"the folder has no file that matches '{pattern}'", str(path))
+        return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(path))
     if glob.has_magic(str(path)):
         files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
         return files or Problem("empty-corpus", "no file matches", str(path))
-    return Problem("missing-file", "there is no such file or folder", str(path), f"seen from {Path.cwd()}")
+    return Problem("missing-file", "file or folder not found", str(path), f"relative paths start at {Path.cwd()}")
 
 
 def _hidden(relative: Path) -> bool:
@@ -68,13 +68,13 @@ def fingerprint(files: Sequence[Path]) -> Mapping[str, Any]:
 
 @contextmanager
 def open_input(path: Path) -> Iterator[BinaryIO]:
-    """The decompressed bytes of a file; turns what goes wrong while it is read into a `ProblemError`."""
+    """The decompressed bytes of a file; raises `ProblemError` for any error while reading it."""
     try:
         with path.open("rb") as raw, _decompressed(path, raw) as stream:
             yield stream
     except (gzip.BadGzipFile, lzma.LZMAError, EOFError, _DamagedZstd) as error:
         what = f"the compressed file is damaged ({error})"
-        raise ProblemError(Problem("damaged-file", what, str(path), "fetch or write it again")) from error
+        raise ProblemError(Problem("damaged-file", what, str(path), "download or write it again")) from error
     except OSError as error:
         raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path))) from error
 
@@ -92,11 +92,11 @@ def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
 
 
 class _DamagedZstd(Exception):
-    """What the frame decoder reported."""
+    """An error that the frame decoder reported."""
 
 
 class _ZstdReader(io.RawIOBase):
-    """Reads Zstandard frames, and knows a truncated one: the library's own `stream_reader` ends it in silence."""
+    """Reads Zstandard frames and detects a truncated one; the library's own `stream_reader` ends it silently."""
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         zstandard = import_extra("zstandard", "zstd", str(path))
@@ -121,7 +121,7 @@ class _ZstdReader(io.RawIOBase):
         return count
 
     def _read_compressed(self) -> int:
-        self._compressed = self._raw.read(1 << 16)  # small, because all that it decompresses to is held at once
+        self._compressed = self._raw.read(1 << 16)  # small, because its decompressed bytes are all held at once
         if not self._compressed and self._frame is not None:
             raise _DamagedZstd("it ends in the middle of a frame")
         return len(self._compressed)
@@ -139,16 +139,16 @@ class _ZstdReader(io.RawIOBase):
 
 
 def import_extra(module: str, extra: str, where: str) -> Any:
-    """Imports an optional dependency; raises `ProblemError` that names the extra to install."""
+    """Imports an optional dependency; raises a `ProblemError` that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        fix = f"`uv add 'penstock-data-prep[{extra}]'` installs it"
+        fix = f"install it with `uv add 'penstock-data-prep[{extra}]'`"
         raise ProblemError(Problem("missing-extra", f"needs the package '{module}'", where, fix)) from error
 
 
 def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """Pieces between separators with their byte offsets, reading no more than a piece and a chunk at once."""
+    """Pieces between separators with their byte offsets; holds at most one piece and one chunk in memory."""
     buffer = bytearray()
     offset = searched = 0
     while chunk := stream.read(_CHUNK):
@@ -166,7 +166,7 @@ def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[tuple[int, byte
 def decode(data: bytes, path: Path, offset: int = 0) -> str:
     """UTF-8 to text, without a byte order mark at the file's start; `offset` is where in the file `data` begins.
 
-    Raises `ProblemError` with the offset of the first byte that text does not have: a NUL or invalid UTF-8.
+    Raises `ProblemError` with the offset of the first byte that is not text: a NUL or invalid UTF-8.
     """
     nul = data.find(b"\0")
     try:

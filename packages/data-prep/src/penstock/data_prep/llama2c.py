@@ -1,8 +1,8 @@
 """The tokenizer files of llama2.c (`tokenizer.bin`, `tok512.bin`) as tokenizers of the `tokenizers` library.
 
-A file is pieces with scores. llama2.c puts a space before a text, looks every character up, writes those that it lacks
-as bytes, and then merges the neighbours whose concatenation has the best score, until none has any. That is BPE: a
-piece is made by every pair of pieces that it can be cut into, and its score is their rank.
+A file lists pieces with scores. llama2.c puts a space before a text, looks up every character, writes unknown ones as
+bytes, and then merges the neighbours whose concatenation has the best score until no concatenation is a piece. That is
+BPE: every pair of pieces that concatenates to a piece is a merge, ranked by the piece's score.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _RECORD = struct.Struct("<fi")
 
 
 def convert_llama2c(data: bytes, where: str, *, end_of_text: str) -> bytes:
-    """The `tokenizer.json` of a llama2.c tokenizer file; raises `ProblemError` where `data` is none.
+    """The `tokenizer.json` of a llama2.c tokenizer file; raises `ProblemError` if `data` is not such a file.
 
-    llama2.c separates texts by the token that begins one (id 1): here it is called `end_of_text`.
+    llama2.c separates texts with its begin token (id 1), which becomes `end_of_text` here.
     """
     scored = _pieces(data, where)
     pieces = ["<unk>", end_of_text, "</s>", *(piece for piece, _ in scored[_SPECIALS:])]
@@ -41,7 +41,7 @@ def convert_llama2c(data: bytes, where: str, *, end_of_text: str) -> bytes:
 
 
 def _pieces(data: bytes, where: str) -> list[tuple[str, float]]:
-    """Piece and score by id. The file has no count: it ends with its last piece."""
+    """Piece and score by id. The file stores no count: it ends after its last piece."""
     found: list[tuple[str, float]] = []
     start = 4  # after the length of the longest piece
     while start < len(data):
@@ -49,7 +49,7 @@ def _pieces(data: bytes, where: str) -> list[tuple[str, float]]:
             score, length = _RECORD.unpack_from(data, start)
             start += _RECORD.size
             if not 0 <= length <= len(data) - start:
-                raise _not_one(where, "it ends within a piece")
+                raise _not_one(where, "it ends in the middle of a piece")
             found.append((data[start : start + length].decode(), score))
         except (struct.error, UnicodeDecodeError) as error:
             raise _not_one(where, str(error)) from error
@@ -58,10 +58,11 @@ def _pieces(data: bytes, where: str) -> list[tuple[str, float]]:
 
 
 def _merges(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, the best score first.
+    """Every pair of pieces that concatenates to a piece, the best score first.
 
-    Pairs of one piece have one score, of which llama2.c takes the leftmost. A rank cannot say that, and need not unless
-    two ways to make a piece overlap, as (ab, a) and (a, ba) do in "ababa"; the longer left part first is right there.
+    All pairs of one piece have the same score; llama2.c takes the leftmost. Ranks cannot express that. It only matters
+    if two ways to make a piece overlap, as (ab, a) and (a, ba) do in "ababa"; ranking the longer left part first is
+    right there.
     """
     ranked: list[tuple[float, int, str, str]] = []
     for piece, index in vocabulary.items():
@@ -75,5 +76,5 @@ def _merges(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[s
 
 
 def _not_one(where: str, why: str) -> ProblemError:
-    fix = "give a tokenizer.json, or a .bin that llama2.c's tokenizer.py wrote"
-    return ProblemError(Problem("damaged-file", f"not a tokenizer of llama2.c ({why})", where, fix))
+    fix = "use a tokenizer.json, or a .bin written by llama2.c's tokenizer.py"
+    return ProblemError(Problem("damaged-file", f"not a llama2.c tokenizer ({why})", where, fix))

@@ -1,11 +1,11 @@
 """Which tokens are in batch number s: a pure function, so any step is reached at once and a resume is exact.
 
-Epoch e visits the windows of a split in the order of a keyed permutation. It is a Feistel network on the smallest
-even number of bits that holds the number of windows, walked along its cycles until it lands inside (Black and Rogaway,
+Epoch e visits the windows of a split in the order of a keyed permutation: a Feistel network on the smallest even number
+of bits that can represent the number of windows, walked along its cycles until it lands inside (Black and Rogaway,
 Ciphers with Arbitrary Finite Domains, 2002). Nothing is stored and nothing is shuffled: a step costs the same at the
-start and after a billion.
+start and after a billion steps.
 
-Shape suffixes: B batch (the rows of one part), S sequence, N windows asked for, R rounds.
+Shape suffixes: B batch (the rows of one part), S sequence, N requested windows, R rounds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _GOLDEN = 0x9E3779B97F4A7C15
 class TokenOrder:
     """Batches of windows of `sequence_length` + 1 tokens: inputs are `[:, :-1]`, targets `[:, 1:]`.
 
-    Windows begin every `sequence_length` tokens, so each token but the first is a target once an epoch; the fewer than
-    `sequence_length` tokens after the last window are not used. A batch may span two epochs. `steps_per_epoch` is a
-    fraction where `batch_size` does not divide `windows`.
+    Windows begin every `sequence_length` tokens, so each token except the first is a target once per epoch; up to
+    `sequence_length` - 1 tokens after the last window are not used. A batch may span two epochs. `steps_per_epoch` is
+    fractional if `batch_size` does not divide `windows`.
     """
 
     def __init__(self, split: TokenSource, *, sequence_length: int, batch_size: int, seed: int) -> None:
@@ -34,7 +34,7 @@ class TokenOrder:
             raise ValueError(f"sequence_length {sequence_length} and batch_size {batch_size} must be positive")
         self.windows = (split.tokens - 1) // sequence_length
         if self.windows < 1:
-            what = f"{split.tokens} tokens hold no sequence of {sequence_length} and its target"
+            what = f"{split.tokens} tokens are too few for one sequence of {sequence_length} and its target"
             raise ProblemError(Problem("too-few-tokens", what, "sequence_length", "shorten it or prepare more text"))
         self.tokens_per_step = batch_size * sequence_length
         self.steps_per_epoch = self.windows / batch_size
@@ -46,8 +46,8 @@ class TokenOrder:
     def batch(self, step: int, *, rank: int = 0, ranks: int = 1, part: int = 0, parts: int = 1) -> np.ndarray:
         """Part `part` of `parts` of rank `rank`'s share of batch `step`: int64 [batch_size / ranks / parts, S + 1].
 
-        The shares of all ranks and parts, in that order, are the batch of one rank and one part. Raises `ProblemError`
-        where the batch does not divide.
+        The shares of all ranks and parts, concatenated in that order, equal the batch of one rank and one part. Raises
+        `ProblemError` if the batch does not divide evenly.
         """
         rows = self._rows(rank, ranks, part, parts)
         window_B = self.window(step * self._batch_size + np.arange(rows.start, rows.stop))
@@ -64,7 +64,7 @@ class TokenOrder:
             raise ValueError(f"rank {rank} of {ranks}, part {part} of {parts}: each must be below its count")
         rows, rest = divmod(self._batch_size, ranks * parts)
         if rest:
-            what = f"a batch of {self._batch_size} does not divide into {ranks} ranks of {parts} parts"
+            what = f"a batch of {self._batch_size} does not divide evenly into {ranks} ranks of {parts} parts"
             fix = f"use a multiple of {ranks * parts}"
             raise ProblemError(Problem("indivisible-batch", what, "batch_size", fix))
         first = (rank * parts + part) * rows

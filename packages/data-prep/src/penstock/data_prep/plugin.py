@@ -1,4 +1,4 @@
-"""What this package offers to `penstock`; imports nothing heavy."""
+"""Components of this package; imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From a corpus to a folder of shards: read once, split, train a tokenizer, encode, and only then appear.
+"""From a corpus to a folder of shards: reads once, splits, trains a tokenizer, encodes, and then publishes the folder.
 
-Everything is built in a hidden folder beside the target and renamed at the end, so the target is either absent or
-complete. A lock makes one preparer work while others wait and then reuse what it made. Documents pass through a spool
-file and are never all in memory.
+Everything is built in a hidden folder next to the target and renamed at the end, so the target is either absent or
+complete. A lock lets one process work while others wait and then reuse its result. Documents pass through a spool file
+and are never all in memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError
 
 Progress = Callable[[str, int, int | None], None]
 
-# Text encoded at once: enough to keep all cores busy; preparing 12 MB peaks at 300 MB of memory.
+# Bytes of text encoded at once: enough to keep all cores busy; preparing 12 MB peaks at 300 MB of memory.
 _BATCH_BYTES = 4 << 20
 _REPORT_BYTES = 1 << 20
 
@@ -61,7 +61,7 @@ class Fingerprinted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`folder` holds what `manifest` says; `reused` where it did before."""
+    """`folder` contains what `manifest` lists; `reused` if it was already there."""
 
     folder: Path
     manifest: Manifest
@@ -83,20 +83,20 @@ def prepare(
     describe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Writes the tokens of `corpus` to `folder`, or finds that they are there already.
+    """Writes the tokens of `corpus` to `folder`, or reuses them if they are already there.
 
-    `describe` is what made this (JSON): a folder with equal `describe` and arguments, and a corpus whose input has not
-    changed as far as it can tell, is reused. `sequence_length` only has to fit into each split. `heldout_share` of the
-    documents go to the split "heldout", chosen by a hash of text and `seed`; 0 leaves the split out. `sample_bytes` of
-    the training split train the tokenizer, by default 1024 a token of the vocabulary: on Python source a tokenizer of
-    4,096 tokens then compresses within 1 % of one trained on all 11.5 MB. `tokenizer_file` is an existing one to use
-    instead: a `tokenizer.json`, a folder that holds one, or a llama2.c `.bin`; the vocabulary is then the file's.
-    `shard_tokens` is the size of a shard.
+    `describe` records the origin (JSON). A folder is reused if its `describe` and arguments are equal and the corpus
+    detects no change of its input. `sequence_length` only has to fit into each split. `heldout_share` of the documents
+    go to the split "heldout", chosen by a hash of text and `seed`; 0 leaves the split out. `sample_bytes` of the
+    training split train the tokenizer, by default 1024 per token of the vocabulary: on Python source a tokenizer of
+    4,096 tokens then compresses within 1 % of one trained on all 11.5 MB. `tokenizer_file` is an existing tokenizer to
+    use instead: a `tokenizer.json`, a folder that contains one, or a llama2.c `.bin`; the vocabulary is then that of
+    the file. `shard_tokens` is the size of a shard.
 
-    `progress(stage, done, total)` is called with bytes, stages "read" (no total), "tokenizer" and "encode".
+    `progress(stage, done, total)` is called with bytes in the stages "read" (no total), "tokenizer" and "encode".
 
     Raises `ProblemError` for a corpus that is empty or too short, a folder made with other settings or not by
-    `prepare`, a damaged folder, and any failure to write; the folder is then as it was.
+    `prepare`, a damaged folder, and any failure to write. The folder is then unchanged.
     """
     folder = Path(folder).resolve()
     existing = None if tokenizer_file is None else read_tokenizer(tokenizer_file)
@@ -107,7 +107,7 @@ def prepare(
     if existing is not None:
         settings["tokenizer_sha256"] = hashlib.sha256(existing).hexdigest()
     try:
-        # Looked for before the lock is taken too: finished tokens may lie on storage that cannot be written.
+        # Also checked before taking the lock: finished tokens may be on read-only storage.
         if _occupied(folder):
             return _reused(folder, settings, corpus, sequence_length)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,9 +137,9 @@ def _settings(
     sample_bytes: int,
     shard_tokens: int,
 ) -> dict[str, Any]:
-    """As they will read back from the manifest, so that a comparison with it is exact."""
+    """The settings as they read back from the manifest, so that a comparison with it is exact."""
     if not 0 <= heldout_share < 1:
-        problem = Problem("invalid-value", f"is {heldout_share}", "heldout_share", "use a share from 0 up to below 1")
+        problem = Problem("invalid-value", f"is {heldout_share}", "heldout_share", "use a share of at least 0, below 1")
         raise ProblemError(problem)
     settings = {
         "vocabulary_size": vocabulary_size,
@@ -166,9 +166,9 @@ def _reused(folder: Path, settings: Mapping[str, Any], corpus: Corpus, sequence_
 
 
 def _existing(folder: Path, settings: Mapping[str, Any], corpus: Corpus) -> Manifest:
-    """The manifest of a folder that can be reused; raises `ProblemError` that says why this one cannot."""
+    """The manifest of a folder that can be reused; otherwise raises a `ProblemError` with the reason."""
     if not (folder / MANIFEST).is_file():
-        what = "exists and holds no prepared tokens; it is left as it is"
+        what = "exists but does not contain prepared tokens; it was left unchanged"
         raise ProblemError(Problem("folder-in-use", what, str(folder), "choose another folder"))
     manifest, _ = read_manifest(folder)
     changed = _differences(manifest.settings, settings)
@@ -176,7 +176,7 @@ def _existing(folder: Path, settings: Mapping[str, Any], corpus: Corpus) -> Mani
     if fingerprint is not None and fingerprint != manifest.corpus.fingerprint:
         changed.append("the input files or their version changed")
     if changed:
-        what = f"holds tokens that were prepared otherwise: {'; '.join(changed)}"
+        what = f"contains tokens that were prepared differently: {'; '.join(changed)}"
         fix = "choose another folder, or delete this one to prepare it again"
         raise ProblemError(Problem("prepared-otherwise", what, str(folder), fix))
     problems = damage(folder, manifest, verify=False)
@@ -192,12 +192,12 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             changes += _differences(before, after, f"{prefix}{name}.")
         elif before != after:
-            changes.append(f"{prefix}{name} was {json.dumps(before)} and is {json.dumps(after)}")
+            changes.append(f"{prefix}{name} was {json.dumps(before)} and is now {json.dumps(after)}")
     return changes
 
 
 def _fingerprint(corpus: Corpus) -> dict[str, Any] | None:
-    """None where the corpus has none, or its input is gone: tokens outlive the text that they were made from."""
+    """The corpus's fingerprint, or None if it has none or its input is gone: tokens outlive the text they encode."""
     try:
         return json.loads(json.dumps(corpus.fingerprint())) if isinstance(corpus, Fingerprinted) else None
     except ProblemError:
@@ -208,7 +208,7 @@ def _fingerprint(corpus: Corpus) -> dict[str, Any] | None:
 
 
 class _Builder:
-    """Runs the stages in a folder of its own: read, train a tokenizer where none is given, encode, describe."""
+    """Runs the stages in a folder of its own: read, train a tokenizer unless one is given, encode, describe."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], tokenizer: bytes | None, progress: Progress) -> None:
         self._folder = folder
@@ -338,7 +338,7 @@ def _utf8(document: Document) -> bytes:
     try:
         return document.text.encode()
     except UnicodeEncodeError as error:
-        what = f"character {error.start} is half of a surrogate pair, which no text has"
+        what = f"character {error.start} is a lone surrogate, which is not valid text"
         raise ProblemError(Problem("not-text", what, document.source, "repair or remove the document")) from None
 
 
@@ -366,7 +366,7 @@ def _encode_documents(tokenizer: BpeTokenizer, documents: Sequence[bytes]) -> It
 
 
 def _encode_in_turn(tokenizer: BpeTokenizer, texts: Sequence[str]) -> Iterator[np.ndarray]:
-    """Tokens of each text; no more than a batch is being encoded however large one document is."""
+    """Tokens of each text; encodes at most one batch at once, however large a document is."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -378,14 +378,14 @@ def _encode_in_turn(tokenizer: BpeTokenizer, texts: Sequence[str]) -> Iterator[n
     yield from (np.array(ids, dtype=np.int64) for ids in tokenizer.encode_batch(batch))
 
 
-# ---------------------------------------------------------------------------------------------- what is too little
+# ---------------------------------------------------------------------------------------------- minimum sizes
 
 
 def _require_documents(spools: Iterable[Spool], counters: Sequence[_Counter]) -> None:
     if any(spool.documents for spool in spools):
         return
     if not counters[0].documents:
-        raise ProblemError(Problem("empty-corpus", "the corpus yields no documents", counters[0].name))
+        raise ProblemError(Problem("empty-corpus", "the corpus has no documents", counters[0].name))
     kept = [f"{counter.name} {counter.documents}" for counter in counters]
     raise ProblemError(Problem("empty-corpus", f"no document with text is left (documents after {', '.join(kept)})"))
 

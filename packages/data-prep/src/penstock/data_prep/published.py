@@ -1,8 +1,8 @@
-"""The tokenizer of a published model, taken as it is.
+"""The tokenizer of a published model, used unchanged.
 
 Training needs a tokenizer that is byte-level and lossless (`tokenizer.BpeTokenizer`). Most published ones are not:
-OLMoE's and Qwen's compose characters (NFC), Mixtral's is SentencePiece, and none but a few have our end-of-text token.
-Measuring a model takes its own, whatever it does to text; bytes are then counted on the text and not on the tokens.
+OLMoE's and Qwen's compose characters (NFC), Mixtral's is SentencePiece, and few have our end-of-text token. A model is
+measured with its own tokenizer, whatever it does to text; bytes are then counted on the text, not on the tokens.
 
 Shape suffixes: N tokens, C characters.
 """
@@ -25,8 +25,8 @@ Integers = NDArray[np.int64]
 class PublishedTokenizer:
     """Any tokenizer of the `tokenizers` library.
 
-    A text comes with the special tokens that the tokenizer itself puts around it, because the model is used to them;
-    text that spells one stays text. `hash` is the SHA-256 of the tokenizer, as the library writes it.
+    A text is encoded with the special tokens that the tokenizer itself puts around it, because the model was trained
+    with them; text that spells one stays text. `hash` is the SHA-256 of the tokenizer, as the library writes it.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -38,15 +38,15 @@ class PublishedTokenizer:
 
     @classmethod
     def of_model(cls, model: str) -> PublishedTokenizer:
-        """That of a folder, or of a name on the hub; raises `ProblemError` where there is none."""
+        """The tokenizer of a folder or of a name on the hub; raises `ProblemError` if there is none."""
         folder = Path(model).expanduser()
         return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
 
     def encode(self, text: str) -> tuple[Integers, Integers]:
         """The tokens [N] of a text, and the UTF-8 bytes [N] that each adds to those before it.
 
-        All bytes of the text are counted once: what the tokenizer drops goes to the token after it, or to the last.
-        The tokens of one character share its bytes out to the first of them.
+        Every byte of the text is counted once: dropped bytes count for the next token, or for the last one at the end.
+        If several tokens encode one character, its bytes count for the first of them.
         """
         encoding = self._tokenizer.encode(text)
         token_N = np.array(encoding.ids, dtype=np.int64)
@@ -61,7 +61,7 @@ class PublishedTokenizer:
 def _of_folder(folder: Path) -> tokenizers.Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
-        what, fix = "the model comes without a tokenizer.json", "save its tokenizer there, as save_pretrained does"
+        what, fix = "the model has no tokenizer.json", "save its tokenizer there, for example with save_pretrained"
         raise ProblemError(Problem("missing-file", what, str(folder), fix))
     try:
         return tokenizers.Tokenizer.from_file(str(file))
@@ -74,8 +74,8 @@ def _of_hub(name: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_pretrained(name)
     except Exception as error:  # of the hub's client, of the network, and the library's bare Exception
-        what = f"there is no such folder, and the hub gives no tokenizer of that name ({_line(error)})"
-        fix = "check the name; where the hub cannot be reached, give a folder"
+        what = f"folder not found, and no tokenizer of that name on the hub ({_line(error)})"
+        fix = "check the name, or use a local folder if the hub cannot be reached"
         raise ProblemError(Problem("missing-model", what, name, fix)) from error
 
 

@@ -1,6 +1,6 @@
-"""Token shards on disk: Megatron-LM's `.bin` and `.idx`, and the manifest that vouches for them.
+"""Token shards on disk: Megatron-LM's `.bin` and `.idx`, and the manifest that describes them.
 
-A `.bin` is the tokens of whole documents, little-endian, nothing else. An `.idx` is (Megatron-LM,
+A `.bin` holds the tokens of whole documents, little-endian, and nothing else. An `.idx` holds (Megatron-LM,
 `core/datasets/indexed_dataset.py`):
 
     9 bytes   "MMIDIDX\\0\\0"
@@ -44,7 +44,7 @@ def token_type(vocabulary_size: int) -> np.dtype:
 
 
 class FileRecord(Schema):
-    """What a file must be to be the one that was written."""
+    """Size and hash of a file as it was written."""
 
     bytes: int
     sha256: str
@@ -68,7 +68,7 @@ class SplitRecord(Schema):
 
 
 class StageRecord(Schema):
-    """What went into a stage and what came out: documents and UTF-8 bytes."""
+    """Input and output of a stage: documents and UTF-8 bytes."""
 
     name: str
     documents_in: int
@@ -78,7 +78,7 @@ class StageRecord(Schema):
 
 
 class CorpusRecord(Schema):
-    """What was read; `skipped` are documents that the corpus could not decode, `empty` those without text."""
+    """What was read. `skipped` counts documents that the corpus could not decode, `empty` those without text."""
 
     name: str
     documents: int
@@ -97,7 +97,7 @@ class HeldoutRule(Schema):
 
 
 class Manifest(Schema):
-    """Everything there is to know about a folder of shards. No times and no paths: same input, same bytes."""
+    """The complete description of a folder of shards. It has no times and no paths: same input, same bytes."""
 
     format: Literal["penstock-tokens"] = "penstock-tokens"
     version: Literal[1] = 1
@@ -139,7 +139,7 @@ def encode_index(dtype: np.dtype, lengths_N: np.ndarray) -> bytes:
 
 
 def read_index(path: Path) -> Index:
-    """Reads an `.idx`, ours or Megatron-LM's; raises `ProblemError` that names a file that is none."""
+    """Reads an `.idx`, ours or Megatron-LM's; raises `ProblemError` if the file is not one."""
     data = path.read_bytes()
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise ProblemError(Problem("damaged-file", "not a Megatron index", str(path)))
@@ -147,7 +147,7 @@ def read_index(path: Path) -> Index:
     if version != 1 or code not in _CODE_TO_TYPE:
         raise ProblemError(Problem("damaged-file", f"unknown index version {version} or token type {code}", str(path)))
     if len(data) < _HEADER.size + 12 * count + 8 * boundaries:
-        raise ProblemError(Problem("damaged-file", "the index is cut short", str(path)))
+        raise ProblemError(Problem("damaged-file", "the index is truncated", str(path)))
     return Index(
         dtype=_CODE_TO_TYPE[code],
         lengths_N=np.frombuffer(data, "<i4", count, _HEADER.size),
@@ -176,13 +176,13 @@ class SplitWriter:
 
     def add(self, tokens: np.ndarray, *, text_bytes: int) -> None:
         """Appends a document, its end-of-text included. Raises ValueError for an id outside the vocabulary, which a
-        narrower type would wrap in silence."""
+        narrower type would wrap silently."""
         if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
             raise ValueError(
                 f"a token id is outside [0, {self._vocabulary_size}): pass the tokenizer's vocabulary size"
             )
         if len(tokens) >= 2**31:
-            what = f"a document of {len(tokens)} tokens; an index holds lengths below 2**31"
+            what = f"a document has {len(tokens)} tokens; an index stores only lengths below 2**31"
             raise ProblemError(Problem("document-too-long", what, self._split, "split it with `separator`"))
         if self._bin is None:
             self._bin = HashedFile(self._folder / f"{self._name}.bin")
@@ -194,7 +194,7 @@ class SplitWriter:
             self._finish_shard()
 
     def finish(self) -> SplitRecord:
-        """Closes the last shard; everything is on disk after it."""
+        """Closes the last shard; everything is then on disk."""
         if self._lengths:
             self._finish_shard()
         return SplitRecord(
@@ -219,7 +219,7 @@ class SplitWriter:
 
 
 class HashedFile:
-    """A new file that is hashed while it is written, and on disk once closed."""
+    """A new file that is hashed while it is written and synced to disk when it is closed."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb")

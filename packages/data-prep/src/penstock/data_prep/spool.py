@@ -1,4 +1,4 @@
-"""Documents parked on disk between the one reading of a corpus and the stages that need them again."""
+"""Documents stored on disk between the single pass over a corpus and the stages that read them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Spool:
-    """Documents on disk, each after its length; read as often as needed."""
+    """Documents on disk, each preceded by its length; can be read any number of times."""
 
     def __init__(self, path: Path) -> None:
         self.documents = 0

@@ -1,7 +1,7 @@
-"""BPE down to bytes: training, loading, and the rules that make it lossless.
+"""Byte-level BPE: training, loading, and the rules that make it lossless.
 
-Training and encoding are the `tokenizers` library's. What is added: special tokens at fixed ids, text that spells a
-special token stays text, the pair counts cannot overflow, and long documents can be cut where it changes no token.
+The `tokenizers` library trains and encodes. This module adds: special tokens have fixed ids, text that spells a special
+token stays text, pair counts cannot overflow, and long documents are cut only where that changes no token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Ids 0 to 15 in every vocabulary. The names are GLM-4's; the reserve lets a fine-tune add roles without new rows.
+# Ids 0 to 15 in every vocabulary. The names are GLM-4's; the reserved ones let a fine-tune add roles without new rows.
 SPECIALS = (
     END_OF_TEXT,
     "<|system|>",
@@ -33,9 +33,9 @@ SPECIALS = (
     *(f"<|reserved_{number}|>" for number in range(5, 16)),
 )
 
-# The split of GPT-4 (cl100k_base), which GLM-4 uses unchanged: contractions; a word with one leading character;
-# up to three digits; punctuation with the newlines after it; runs of newlines; runs of spaces, of which the last one
-# goes to the word that follows. Indentation of code stays one piece, where GPT-2's pattern takes it apart.
+# The split of GPT-4 (cl100k_base), which GLM-4 uses unchanged: contractions; a word with one leading character; up to
+# three digits; punctuation with the newlines after it; runs of newlines; runs of spaces, whose last space goes to the
+# word that follows. Indentation of code stays one piece, while GPT-2's pattern takes it apart.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +49,7 @@ _BYTE_LEVEL = ("ByteLevel",)
 _BYTE_FALLBACK = ("ByteFallback", "Fuse", "Strip")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-# What tokenizers change that are not lossless: white space, composed characters, case, text that spells specials.
+# What lossy tokenizers change: white space, composed characters, case, text that spells special tokens.
 _PROBE = f"A  e\u0301 \ufb01 \u0130 東京\u3000\U0001f600\r\n\t\0 don 't , <s>{END_OF_TEXT} "
 
 _CONFIG = {
@@ -68,46 +68,46 @@ class BpeTokenizer:
     """
 
     def __init__(self, serialized: bytes, where: str = "tokenizer.json") -> None:
-        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` where it is none of this kind, and
-        where it is not lossless."""
+        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` if it is not a byte-level BPE
+        tokenizer or not lossless."""
         self._tokenizer, document = _parse(serialized, where)
         self._tokenizer.encode_special_tokens = True
         end_of_text = self._tokenizer.token_to_id(END_OF_TEXT)
         if end_of_text is None:
-            raise ProblemError(Problem("unusable-tokenizer", f"there is no token '{END_OF_TEXT}'", where))
+            raise ProblemError(Problem("unusable-tokenizer", f"the tokenizer has no token '{END_OF_TEXT}'", where))
         self.end_of_text: int = end_of_text
         self.vocabulary_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.hash = hashlib.sha256(serialized).hexdigest()
         self._is_byte_level = _decoder_kinds(document) == _BYTE_LEVEL
         self._splits_as_ours = _splits_as_ours(document)
         if any(self.decode(self.encode(text)) != text for text in (_PROBE, f" {_PROBE}")):
-            what = "not lossless: text that is encoded and decoded comes back changed"
+            what = "not lossless: encoding and decoding changes a text"
             raise ProblemError(Problem("unusable-tokenizer", what, where, "use one without a normalizer"))
 
     @classmethod
     def load(cls, path: str | Path) -> BpeTokenizer:
-        """From what `read_tokenizer` reads."""
+        """Loads any file or folder that `read_tokenizer` reads."""
         return cls(read_tokenizer(path), str(path))
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode`, on all cores."""
+        """Like `encode`, on all cores."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def parts(self, text: str) -> Iterator[str]:
-        """The text, cut up where that is known to change no token: the tokens of the parts, joined, are its tokens."""
+        """The text, cut only where that changes no token: the tokens of the parts, joined, are its tokens."""
         return segments(text) if self._splits_as_ours else iter((text,))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Special tokens are spelled out; bytes that are no UTF-8 become U+FFFD."""
+        """Special tokens are spelled out; bytes that are not valid UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def byte_lengths(self) -> np.ndarray:
         """Bytes of each token, int64 [V]; 0 for special tokens. Bits per byte divides by their sum over a text.
 
-        The space that a llama2.c tokenizer puts before a text counts: there, the sum is 1 too many for each document.
+        The space that a llama2.c tokenizer puts before a text counts, so its sum is 1 too large for each document.
         """
         lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
         for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
@@ -145,7 +145,7 @@ def _splits_as_ours(document: Mapping[str, Any]) -> bool:
 
 
 def read_tokenizer(path: str | Path) -> bytes:
-    """The content of a `tokenizer.json`: of that file, of the folder that holds one, or made from a llama2.c `.bin`."""
+    """The content of a `tokenizer.json`: that file, the one in a folder, or one made from a llama2.c `.bin`."""
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:
         data = file.read_bytes()
@@ -161,8 +161,8 @@ def train_tokenizer(
     """Byte-level BPE over `texts`; the same texts give the same tokenizer.
 
     Ids: `specials` from 0 on in their order, then the 256 bytes, then merges by rank. Pairs that occur once are not
-    merged, so little text gives fewer than `vocabulary_size` tokens. Raises `ProblemError` where the vocabulary has
-    no room for the bytes, or the texts are more than `MAXIMUM_TRAINING_BYTES`.
+    merged, so a small text gives fewer than `vocabulary_size` tokens. Raises `ProblemError` if the vocabulary has no
+    room for the bytes, or the texts are longer than `MAXIMUM_TRAINING_BYTES`.
     """
     smallest = 256 + len(specials)
     if vocabulary_size < smallest:
@@ -200,8 +200,8 @@ def _bounded(texts: Iterable[str]) -> Iterator[str]:
 def sample_pieces(
     texts: Iterable[str], *, total_bytes: int, sample_bytes: int, seed: int, piece: int = 1 << 14
 ) -> Iterator[str]:
-    """Pieces of at most `piece` characters, drawn evenly from all of `texts`: `sample_bytes` UTF-8 bytes at most, and
-    all there is where `total_bytes`, the size of `texts`, is no more.
+    """Pieces of at most `piece` characters, drawn evenly from all of `texts`: at most `sample_bytes` UTF-8 bytes, or
+    all texts if `total_bytes`, the size of `texts`, is not larger.
 
     Selection sampling (Knuth, The Art of Computer Programming 3.4.2, algorithm S) by bytes: one pass, no memory.
     """
@@ -225,7 +225,7 @@ def segments(text: str, length: int = 1 << 18) -> Iterator[str]:
     """Cuts a text into parts of `length` characters or a little more; their tokens, joined, are the text's tokens.
 
     `SPLIT` always ends a piece between a newline and a letter, digit or punctuation, so no merge crosses a cut. A file
-    that is one huge document is then encoded on all cores, and the encoder's own records are of one batch at a time.
+    that is one huge document is therefore encoded on all cores, and the encoder holds the records of one batch only.
     """
     start = 0
     while start < len(text):

@@ -1,8 +1,8 @@
-"""What a model has computed already: in memory, and in a file where it outlives the process.
+"""Results that a model has already computed: in memory, and in a file that outlives the process.
 
-The file is JSON lines, one a batch, appended once the batch is computed. A process that is killed leaves whole lines
-and at most one damaged, which is dropped with all after it when the file is opened again. A run that goes on computes
-the batches that it would have computed, with the same rows in each, and so has the same bits.
+The file has JSON lines, one per batch, appended once the batch is computed. A killed process leaves complete lines and
+at most one damaged line, which is dropped with everything after it when the file is opened again. A run that continues
+computes the same batches with the same rows, and so has the same bits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from penstock.hooks.problems import Problem, ProblemError
 
 
 class AnswerStore:
-    """Outputs of rows for the model that the text `weights` stands for, such as a hash of its parameters and code.
-    Raises `ProblemError` where the file cannot be read or written."""
+    """Outputs of rows for the model that `weights` identifies, such as a hash of its parameters and code. Raises
+    `ProblemError` if the file cannot be read or written."""
 
     def __init__(self, weights: str = "", path: Path | None = None) -> None:
         self._weights = weights
@@ -35,7 +35,7 @@ class AnswerStore:
 
     @classmethod
     def in_folder(cls, folder: Path, weights: str) -> AnswerStore:
-        """The store of these weights among those of others, each in a file of its own."""
+        """The store of these weights; each model has its own file in the folder."""
         return cls(weights, folder / f"{hashlib.sha256(weights.encode()).hexdigest()[:16]}.jsonl")
 
     def key(self, row: Row) -> str:
@@ -48,7 +48,7 @@ class AnswerStore:
         return self._outputs[key]
 
     def add(self, batch: Mapping[str, Output]) -> None:
-        """Keeps what a batch gave, all of it or, where the process dies, nothing."""
+        """Stores the outputs of a batch: all of them, or none if the process dies."""
         self._outputs.update(batch)
         if self._path is None:
             return
@@ -60,11 +60,11 @@ class AnswerStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            what = f"answers cannot be kept ({error.strerror})"
+            what = f"answers cannot be stored ({error.strerror})"
             raise ProblemError(Problem("cannot-write", what, str(self._path), "free space and start again")) from error
 
     def _read(self, path: Path) -> None:
-        """Keeps the whole lines, and cuts the file after the last of them."""
+        """Reads the complete lines, and truncates the file after the last of them."""
         try:
             whole = 0
             with path.open("r+b") as file:
@@ -76,14 +76,14 @@ class AnswerStore:
                     whole += len(line)
                 file.truncate(whole)
         except OSError as error:
-            what = f"kept answers cannot be read ({error.strerror})"
+            what = f"stored answers cannot be read ({error.strerror})"
             raise ProblemError(
                 Problem("unreadable-file", what, str(path), "delete it to compute them again")
             ) from error
 
 
 def _parsed(line: bytes) -> dict[str, Output] | None:
-    """What a line holds; None where it is damaged."""
+    """The outputs in a line, or None if it is damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -93,7 +93,7 @@ def _parsed(line: bytes) -> dict[str, Output] | None:
 
 
 def _written(output: Output) -> Any:
-    """Arrays as base64, in fp32 where that keeps every bit, which is half the size."""
+    """Arrays as base64; in fp32, at half the size, if that keeps every bit."""
     if isinstance(output, np.ndarray):
         single = output.astype("<f4")
         stored = single if np.array_equal(single.astype(np.float64), output) else output.astype("<f8")

@@ -1,7 +1,7 @@
-"""What counting and compressing achieve on the same bytes: the floor that a trained model has to be above.
+"""N-gram counts and compression on the same bytes: baselines that a trained model has to beat.
 
 The n-gram models see the tokens that the language model was trained on and predict the same tokens, `heldout[1:]`,
-each from the token before it. End-of-text tokens are predicted, and paid for, by all alike, and have no bytes.
+each from the token before it. All predict and pay for end-of-text tokens, which have no bytes.
 
 Shape suffixes: N tokens, V vocabulary, P distinct pairs.
 """
@@ -19,11 +19,11 @@ from penstock.eval_suite.metrics import bits_per_byte
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.integer]
 
-# The smoothing is chosen on the last tenth of the training tokens, of which this many are plenty for two numbers;
-# counts are then taken from all of them.
+# The smoothing is chosen on the last tenth of the training tokens, at most this many, which is plenty for two numbers;
+# the counts then come from all of them.
 _DEVELOPMENT_SHARE = 0.1
 _DEVELOPMENT_TOKENS = 200_000
-# Both weights live between 0 and 1, exclusive: a grid finds the minimum of a smooth curve within 0.1 % of its value.
+# Both weights lie strictly between 0 and 1: a grid finds the minimum of a smooth curve within 0.1 % of its value.
 _GRID = np.concatenate([[1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 0.01, 0.03], np.arange(0.05, 1.0, 0.05), [0.98]])
 
 
@@ -44,8 +44,8 @@ def bigram_bits_per_byte(
 
     p(w | v) = max(c(v, w) - D, 0) / c(v) + D * types(v) / c(v) * lower(w), where lower(w) is the frequency of w, or,
     after Kneser and Ney, the number of different tokens that precede w, interpolated with the uniform distribution.
-    D, the weight of the uniform distribution and the kind of lower are those that make the last tenth of the training
-    tokens most likely.
+    D, the weight of the uniform distribution and the kind of lower are those that maximise the likelihood of the last
+    tenth of the training tokens.
     """
     counted, development = _split(train_tokens)
     pairs = _Pairs.count(counted, vocabulary_size)
@@ -72,7 +72,7 @@ def xz_bits_per_byte(data: bytes) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """For each predicted token: the count of its pair, and the count and the distinct followers of what precedes."""
+    """For each predicted token: the count of its pair, and the count and distinct followers of the token before."""
 
     pair_N: Floats
     context_N: Floats
@@ -127,7 +127,7 @@ class _Pairs:
 
 
 def _codes(tokens: Tokens, vocabulary_size: int) -> NDArray[np.integer]:
-    """One number a pair; 32 bits where they fit, which halves the time of sorting them."""
+    """One number per pair; 32 bits if they fit, which halves the sorting time."""
     width = np.uint32 if vocabulary_size <= 2**16 else np.int64
     return tokens[:-1].astype(width) * width(vocabulary_size) + tokens[1:].astype(width)
 

@@ -15,21 +15,22 @@ class HeldoutConfig(Schema):
     """`heldout`: the run's own held-out tokens."""
 
     stride: int | None = Field(default=None, gt=0)
-    """Tokens by which windows move on; disjoint windows where empty. A smaller stride gives more context, at
+    """Tokens between the starts of windows; null means disjoint windows. A smaller stride gives more context, at
     sequence_length / stride times the cost."""
     max_tokens: int | None = Field(default=None, gt=1)
-    """Only the first so many tokens; all where empty. The metric's name then says so."""
+    """Score only this many tokens from the start; null means all. A limit becomes part of the metric's name."""
 
 
 class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
     path: Path | None = None
-    """A local `wiki.test.raw`, plain or as .xz or .gz; where empty, that of the folder of data, else the hub's."""
+    """A local `wiki.test.raw`, plain, .xz or .gz; null means the data folder, or the hub if there is no data folder."""
     stride: int | None = Field(default=None, gt=0)
-    """Tokens by which windows move on; disjoint windows where empty."""
+    """Tokens between the starts of windows; null means disjoint windows."""
     max_bytes: int | None = Field(default=None, gt=1)
-    """Only the first so many bytes, cut at a line; all 1,290,590 where empty. The metric's name then says so."""
+    """Score only this many bytes from the start, cut at a line; null means all 1,290,590. A limit becomes part of the
+    metric's name."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -42,8 +43,8 @@ class LambadaConfig(Schema):
     """`lambada`: OpenAI's variant of the test set."""
 
     path: Path | None = None
-    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or as .xz or .gz; where
-    empty, that of the folder of data, else the Hugging Face hub's."""
+    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain, .xz or .gz; null means
+    the data folder, or the Hugging Face hub if there is no data folder."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:

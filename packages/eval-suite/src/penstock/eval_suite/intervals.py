@@ -1,9 +1,9 @@
 """How far a metric may be off by chance: the percentile bootstrap over independent samples (Efron 1979).
 
-A metric may be any function of the samples, such as a ratio of sums, and samples of unequal length weigh what they
-weigh. Percentiles cover less than they promise for few samples: 61 % instead of 95 % at 20 samples and a share of 0.95.
+A metric may be any function of the samples, such as a ratio of sums, and samples of unequal length keep their weight.
+Percentile intervals are too narrow for few samples: 61 % coverage instead of 95 % at 20 samples and a share of 0.95.
 
-Shape suffixes: N samples, R times that they are drawn anew.
+Shape suffixes: N samples, R resamples.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 
 def bootstrap(metrics_of: Callable[[Scores], Mapping[str, float]], scores: Scores, seed: int) -> dict[str, Interval]:
-    """An interval for each metric; none where there are fewer than two samples, or a metric of some draw is no finite
-    number. The same `seed` draws the same samples."""
+    """An interval for each metric; none if there are fewer than two samples, or if a metric of any resample is not
+    finite. The same `seed` draws the same samples."""
     (samples,) = {len(column_N) for column_N in scores.values()} or {0}
     if samples < 2:
         return {}

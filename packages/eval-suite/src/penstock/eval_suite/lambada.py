@@ -1,8 +1,8 @@
-"""LAMBADA: the last word of a passage, which people guess from the whole passage and not from its last sentence.
+"""LAMBADA: the last word of a passage, which people can guess from the whole passage but not from its last sentence.
 
 The test set is OpenAI's variant, which is cased and keeps punctuation: GPT-2 was measured on it, and it is the
-`lambada_openai` of lm-evaluation-harness, whose two figures these are. The word is what follows the last space; all of
-its tokens have to be the likeliest for it to be right, which is less than 46.67 % of GPT-2's last tokens being right.
+`lambada_openai` of lm-evaluation-harness, with the same two metrics. The word is the text after the last space. It is
+right if all of its tokens are the likeliest, which is stricter than counting GPT-2's last tokens (46.67 % right).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Lambada:
         self._path = None if path is None else Path(path)
 
     def items(self, context: TaskContext) -> Iterator[Item]:
-        """Raises `ProblemError` for a file or column that is missing, and for a passage of one word."""
+        """Raises `ProblemError` for a missing file or column, and for a passage of one word."""
         refuse_shots(context, "lambada")
         for number, (where, text) in enumerate(self._passages(context)):
             passage, space, word = text.rpartition(" ")
             if not space or not word:
-                what = "the passage does not end with a space and a word, so there is nothing to guess"
+                what = "the passage does not end with a space and a word to predict"
                 raise ProblemError(Problem("invalid-field", what, where, "remove the row"))
             yield Item(str(number), passage, word)
 

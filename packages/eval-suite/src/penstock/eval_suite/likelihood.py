@@ -1,7 +1,7 @@
 """Negative log-likelihood of every token of a stream, by disjoint or sliding windows.
 
-Where a window begins decides how much context its first tokens have, and with that the figure: GPT-2 on WikiText-2 is
-37.4 or 29.9 by two common conventions. So windows are explicit here, and `window_convention` names them for metrics.
+The start of a window decides how much context its first tokens have, and so affects the result: GPT-2 on WikiText-2 is
+37.4 or 29.9 by two common conventions. So windows are explicit here, and `window_convention` names them in metrics.
 
 Shape suffixes: N tokens of the stream, B windows of a batch, S positions of a window.
 """
@@ -25,8 +25,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The model reads tokens `start .. end - 1` and predicts the ones after each; those from position `scored` on
-    count."""
+    """The model reads tokens `start .. end - 1` and predicts the token after each; predictions from position
+    `scored` on count."""
 
     start: int
     scored: int
@@ -36,14 +36,14 @@ class Window:
 def windows(positions: int, sequence_length: int, stride: int | None = None) -> list[Window]:
     """Windows of at most `sequence_length` that score each of `positions` predictions exactly once.
 
-    `stride` None (or equal to `sequence_length`): disjoint, each prediction sees only its own window, the last window
-    may be short. A smaller `stride`: sliding; each window moves on by `stride` and scores what the one before did not,
-    so that every prediction past the first window sees at least `sequence_length - stride` tokens; the last window
-    moves on by less and stays full.
+    `stride` None (or equal to `sequence_length`): disjoint, each prediction sees only its own window, and the last
+    window may be short. A smaller `stride`: sliding; each window moves by `stride` and scores only new predictions, so
+    that every prediction past the first window sees at least `sequence_length - stride` tokens; the last window moves
+    by less and stays full.
     """
     stride = sequence_length if stride is None else stride
     if not 1 <= stride <= sequence_length:
-        raise ValueError(f"stride must be 1 to sequence_length ({sequence_length}), not {stride}")
+        raise ValueError(f"stride must be from 1 to sequence_length ({sequence_length}), not {stride}")
     if stride == sequence_length:
         return [Window(at, at, min(at + sequence_length, positions)) for at in range(0, positions, sequence_length)]
     first = min(sequence_length, positions)
@@ -55,7 +55,7 @@ def windows(positions: int, sequence_length: int, stride: int | None = None) -> 
 
 
 def window_convention(sequence_length: int, stride: int | None = None) -> str:
-    """The name that metrics carry.
+    """The name of the convention in metrics.
 
     >>> window_convention(256), window_convention(256, 64)
     ('disjoint-256', 'sliding-256-stride-64')
@@ -77,8 +77,8 @@ def token_nll(
     """Negative log-likelihood in nats of `tokens[1:]`: float64 [N - 1]. The first token is context only.
 
     Runs in evaluation mode without gradients and restores the model's mode. `progress(done, total)` is called after
-    each batch with numbers of predictions. Batches do not change the result beyond rounding: windows never see one
-    another, and a short one is padded on the right, where a causal model does not look.
+    each batch with numbers of predictions. Batches do not change the result beyond rounding: windows never see each
+    other, and short ones are padded on the right, which a causal model never sees.
 
     Raises ValueError for fewer than two tokens, for ids outside the vocabulary and for an impossible stride.
     """
@@ -107,10 +107,10 @@ def token_nll(
 def window_nll(
     model: LanguageModel, token_rows: Sequence[NDArray[np.integer]], scored: Sequence[int]
 ) -> list[NDArray[np.float64]]:
-    """One batch: of each row of tokens, the negative log-likelihood of `row[1 + scored:]` after all before them.
+    """One batch: for each row of tokens, the negative log-likelihood of `row[1 + scored:]` given all tokens before.
 
-    The model is in evaluation mode. Rows may be of unequal lengths: a short one is padded on the right, where a causal
-    model does not look.
+    The model is in evaluation mode. Rows may have unequal lengths: short ones are padded on the right, which a causal
+    model never sees.
     """
     lengths = [len(row) - 1 for row in token_rows]
     token_BS = np.zeros((len(token_rows), max(lengths)), dtype=np.int64)
@@ -132,7 +132,7 @@ def device_of(model: LanguageModel) -> torch.device:
 
 @contextmanager
 def evaluating(model: LanguageModel) -> Iterator[None]:
-    """The model is in evaluation mode, and afterwards in the mode in which it came."""
+    """Puts the model in evaluation mode, and restores its mode afterwards."""
     module = cast(nn.Module, model)
     was_training = module.training
     module.eval()

@@ -1,6 +1,6 @@
 """Figures from per-token negative log-likelihoods in nats.
 
-Bits per byte compares models with different vocabularies on the same text; perplexities do not, and are here because
+Bits per byte compares models with different vocabularies on the same text. Perplexities do not; they are here because
 papers quote them.
 """
 
@@ -17,7 +17,7 @@ Numbers = NDArray[np.floating] | NDArray[np.integer] | Sequence[float]
 
 
 def bits_per_byte(nll_nats: Numbers, byte_count: int) -> float:
-    """Bits that the model needs for each byte of the text. `byte_count` is the bytes of the scored tokens alone."""
+    """Bits that the model needs for each byte of the text. `byte_count` counts only the bytes of the scored tokens."""
     if byte_count < 1:
         raise ValueError(f"bits per byte needs at least one byte, not {byte_count}")
     return float(np.sum(nll_nats, dtype=np.float64)) / math.log(2) / byte_count
@@ -36,7 +36,7 @@ def word_perplexity(nll_nats: Numbers, word_count: int) -> float:
 
 
 def perplexity(nll_nats: Numbers, count: float) -> float:
-    """exp of the sum over `count` units, whatever they are; infinite where there are none or the number is too large
+    """exp of the sum over `count` units, whatever they are; infinite if there are none or the result is too large
     for a float."""
     return _exp(float(np.sum(nll_nats, dtype=np.float64)) / count) if count else math.inf
 
@@ -49,8 +49,8 @@ def count_words(text: str) -> int:
 def bits_per_byte_standard_error(nll_nats: Numbers, byte_counts: Numbers, block: Numbers) -> float | None:
     """Standard error of bits per byte when blocks of tokens (documents, windows) are the independent samples.
 
-    All three are [N]; `block` numbers the block of each token. It is the ratio estimator's: tokens of one document are
-    alike, and an error over single tokens would come out too small. None for fewer than two blocks.
+    All three are [N]; `block` numbers the block of each token. It uses the ratio estimator: tokens of one document are
+    similar, so an error over single tokens would be too small. None for fewer than two blocks.
     """
     _, index_N = np.unique(np.asarray(block), return_inverse=True)
     bits_K = np.bincount(index_N, weights=np.asarray(nll_nats, dtype=np.float64)) / math.log(2)

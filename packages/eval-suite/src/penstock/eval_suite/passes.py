@@ -1,4 +1,4 @@
-"""What a model computes for one batch of rows of one kind.
+"""The computation of a model for one batch of rows of the same kind.
 
 Shape suffixes: B rows, S positions, D model width, N scored positions of all rows, V vocabulary.
 """
@@ -29,12 +29,13 @@ HEAD_ROWS = 1024
 
 
 def compute(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """What each of the rows gives; all are of one kind, prompts of one length too. The model is in evaluation mode.
-    Raises `ProblemError` where a token is not of the model's vocabulary."""
+    """The output of each row. All rows have the same kind, and prompts the same length. The model is in evaluation
+    mode. Raises `ProblemError` if a token is not in the model's vocabulary."""
     largest = max(int(row.token_S.max()) for row in rows)
     smallest = min(int(row.token_S.min()) for row in rows)
     if smallest < 0 or largest >= model.vocabulary_size:
-        what = f"token {smallest if smallest < 0 else largest} is none of the model's {model.vocabulary_size}"
+        token = smallest if smallest < 0 else largest
+        what = f"token {token} is outside the model's vocabulary of {model.vocabulary_size}"
         raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
     return _COMPUTE[rows[0].kind](model, rows, tokenizer)
 
@@ -45,7 +46,7 @@ def _windows(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) ->
 
 @torch.inference_mode()
 def _continuations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """The head is computed where a continuation is predicted, and nowhere else."""
+    """Computes the head only for the positions that predict a continuation."""
     token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
     for number, row in enumerate(rows):
         token_BS[number, : len(row.token_S) - 1] = row.token_S[:-1]
@@ -73,7 +74,7 @@ def _head(model: LanguageModel, hidden_ND: torch.Tensor, target_N: torch.Tensor)
 
 @torch.inference_mode()
 def _generations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """Prompts of one length, so that no model needs to know of padding."""
+    """All prompts have the same length, so models need no padding."""
     token_BS = torch.from_numpy(np.stack([row.token_S for row in rows]).astype(np.int64)).to(device_of(model))
     stop_token = tokenizer.end_of_text
     continued_BS = model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, stop_token=stop_token)

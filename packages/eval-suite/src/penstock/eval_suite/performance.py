@@ -35,8 +35,8 @@ def measure_performance(
     `decode_seconds_p90` (one step of the whole batch, pooled over repeats), `prefill_tokens_per_second`,
     `decode_tokens_per_second` (of the batch, at the median) and, on CUDA, `peak_cuda_bytes`.
 
-    A step is timed at the end of the model's forward pass, so `generate` has to call the model once a token; raises
-    ValueError where it does not. Restores the model's mode.
+    A step is timed at the end of the model's forward pass, so `generate` has to call the model once per token; raises
+    ValueError if it does not. Restores the model's mode.
     """
     if prompt_tokens < 1 or new_tokens < 2 or repeats < 1:
         raise ValueError("measure_performance needs prompt_tokens >= 1, new_tokens >= 2 and repeats >= 1")
@@ -63,7 +63,7 @@ def measure_performance(
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process has held; macOS counts in bytes, Linux in KiB."""
+    """The peak memory of this process; macOS counts in bytes, Linux in KiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -108,7 +108,7 @@ def _step_seconds(model: LanguageModel, prompt_BS: Tensor, new_tokens: int) -> l
         handle.remove()
     if len(times) != new_tokens + 1:
         raise ValueError(
-            f"generate called the model {len(times) - 1} times for {new_tokens} tokens; steps can be timed only where "
-            "it calls the model itself once a token"
+            f"generate called the model {len(times) - 1} times for {new_tokens} tokens; steps can only be timed if "
+            "it calls the model once per token"
         )
     return [end - start for start, end in itertools.pairwise(times)]

@@ -1,4 +1,4 @@
-"""What this package offers."""
+"""Components of this package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tasks() -> list[Component]:
             name="lambada",
             target="penstock.eval_suite.lambada:Lambada",
             config="penstock.eval_suite.config:LambadaConfig",
-            summary="Accuracy and perplexity of the last word of LAMBADA, OpenAI's variant.",
+            summary="Accuracy and perplexity on the last words of LAMBADA, OpenAI's variant.",
             capabilities=frozenset({"every-token"}),
             contract=2,
             reference="https://arxiv.org/abs/1606.06031",

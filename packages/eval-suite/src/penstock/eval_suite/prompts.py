@@ -1,4 +1,4 @@
-"""What tasks share when they ask: continuations in tokens, and the refusal of what a task does not take."""
+"""Helpers for tasks: continuations in tokens, and the refusal of few-shot examples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from penstock.hooks.problems import Problem, ProblemError
 
 
 def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
-    """How likely is `text` after `context`? In tokens as lm-evaluation-harness cuts them: spaces at the end of the
-    context go to the text, both are encoded as one, and what is beyond the tokens of the context alone is the text.
+    """A request for the likelihood of `text` after `context`, split into tokens as in lm-evaluation-harness: trailing
+    spaces of the context move to the text, both are encoded together, and the tokens beyond those of the context alone
+    are the text.
 
-    An empty context is the end-of-text token; raises `ProblemError` where the tokenizer has none.
+    An empty context is the end-of-text token; raises `ProblemError` if the tokenizer has none.
     """
     kept = context.rstrip()
     text = context[len(kept) :] + text
@@ -21,7 +22,7 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
 
 
 def refuse_shots(context: TaskContext, task: str) -> None:
-    """Raises `ProblemError` where examples are asked of a task that shows none."""
+    """Raises `ProblemError` if examples are requested from a task without examples."""
     if context.shots:
-        what = f"task '{task}' shows no examples, and is asked for {context.shots}"
+        what = f"task '{task}' has no few-shot examples, but {context.shots} were requested"
         raise ProblemError(Problem("no-shots", what, "--shots", "leave it out"))

@@ -1,8 +1,8 @@
-"""From requests to the rows that a model computes, and from what it computed to answers.
+"""From requests to the rows that a model computes, and from its outputs to answers.
 
-A row is what stands in one line of a batch: a window of a stream, a context with its continuation, a prompt. A request
-may need several, and rows of different requests are computed together. What a row gives depends on the model and the
-row alone, so it can be kept under the row's hash.
+A row is one line of a batch: a window of a stream, a context with its continuation, or a prompt. A request may need
+several rows, and rows of different requests are computed together. The output of a row depends only on the model and
+the row, so it can be stored under the row's hash.
 
 Shape suffixes: S tokens of a row, N tokens of a stream.
 """
@@ -33,13 +33,13 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem, ProblemError
 
 Output: TypeAlias = "NDArray[np.float64] | LikelihoodAnswer | list[int]"
-"""Of a window: nats of each scored token. Of a continuation: its answer. Of a prompt: the new tokens."""
+"""For a window: nats of each scored token. For a continuation: its answer. For a prompt: the new tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`token_S` is all that the model reads, with the target of the last position for the two kinds that are scored;
-    `scored` is the first position whose target counts. `new_tokens` is what a prompt asks for."""
+    """`token_S` is everything that the model reads, plus the target of the last position for the two scored kinds;
+    `scored` is the first position whose target counts. `new_tokens` is the number of tokens to generate."""
 
     kind: type[Request]
     token_S: NDArray[np.integer]
@@ -47,13 +47,13 @@ class Row:
     new_tokens: int = 0
 
     def digest(self) -> str:
-        """SHA-256 of everything that what is computed depends on, but for the model."""
+        """SHA-256 of everything that the output depends on, except the model."""
         head = f"{self.kind.__name__} {self.scored} {self.new_tokens} "
         return hashlib.sha256(head.encode() + self.token_S.astype("<i8").tobytes()).hexdigest()
 
 
 def rows_of(request: Request, context: TaskContext, where: str) -> list[Row]:
-    """The rows of a request; raises `ProblemError`, which names the item `where`, for one that no model can answer."""
+    """The rows of a request; raises `ProblemError`, naming the item `where`, for a request that no model can answer."""
     match request:
         case Rolling():
             return _rolling_rows(request, context.sequence_length, where)
@@ -64,7 +64,7 @@ def rows_of(request: Request, context: TaskContext, where: str) -> list[Row]:
 
 
 def answer_of(request: Request, outputs: Sequence[Any], tokenizer: Tokenizer) -> Answer:
-    """What the rows of a request gave, put together."""
+    """The answer to a request, combined from the outputs of its rows."""
     match request:
         case Rolling():
             return RollingAnswer(np.concatenate(outputs))
@@ -77,7 +77,7 @@ def answer_of(request: Request, outputs: Sequence[Any], tokenizer: Tokenizer) ->
 
 
 def is_cut(request: Request, context: TaskContext) -> bool:
-    """Whether the request is longer than the model reads, so that its beginning is left out."""
+    """Whether the request is longer than the model's window, so that its beginning is left out."""
     match request:
         case Rolling():
             return False
@@ -90,12 +90,12 @@ def is_cut(request: Request, context: TaskContext) -> bool:
 def _rolling_rows(request: Rolling, most: int, where: str) -> list[Row]:
     token_N, length, stride = np.asarray(request.token_N), request.sequence_length, request.stride
     if token_N.ndim != 1 or len(token_N) < 2:
-        raise _bad_request(f"a stream has shape {token_N.shape}", where, "give at least two tokens in one dimension")
+        raise _bad_request(f"a stream has shape {token_N.shape}", where, "pass at least two tokens in one dimension")
     if not 1 <= (length if stride is None else stride) <= length:
-        raise _bad_request(f"a stride of {stride} in windows of {length}", where, "take a stride of 1 to the window")
+        raise _bad_request(f"a stride of {stride} in windows of {length}", where, f"use a stride from 1 to {length}")
     if length > most:
         raise _bad_request(
-            f"windows of {length} tokens, and the model reads {most} at once", where, "take shorter ones"
+            f"windows of {length} tokens, but the model reads {most} at once", where, "use shorter windows"
         )
     plan = windows(len(token_N) - 1, length, stride)
     return [Row(Rolling, token_N[each.start : each.end + 1], each.scored - each.start) for each in plan]
@@ -106,8 +106,8 @@ def _likelihood_row(request: Likelihood, sequence_length: int, where: str) -> Ro
     if not len(request.context) or not count:
         raise _bad_request("a context or a continuation is empty", where, "begin with the end-of-text token")
     if count > sequence_length:
-        what = f"a continuation of {count} tokens is longer than the {sequence_length} that the model reads"
-        raise _bad_request(what, where, "ask for less")
+        what = f"a continuation of {count} tokens is longer than the {sequence_length} tokens that the model reads"
+        raise _bad_request(what, where, "use a shorter continuation")
     token_S = np.asarray([*request.context, *request.continuation], dtype=np.int64)[-sequence_length - 1 :]
     return Row(Likelihood, token_S, len(token_S) - 1 - count)
 
@@ -116,8 +116,8 @@ def _generate_row(request: Generate, sequence_length: int, where: str) -> Row:
     if not len(request.prompt):
         raise _bad_request("a prompt is empty", where, "begin with the end-of-text token")
     if not 1 <= request.tokens < sequence_length:
-        what = f"{request.tokens} new tokens after a prompt, and the model reads {sequence_length} at once"
-        raise _bad_request(what, where, f"ask for 1 to {sequence_length - 1}")
+        what = f"{request.tokens} new tokens after a prompt, but the model reads {sequence_length} at once"
+        raise _bad_request(what, where, f"request 1 to {sequence_length - 1}")
     token_S = np.asarray(request.prompt, dtype=np.int64)[request.tokens - sequence_length :]
     return Row(Generate, token_S, new_tokens=request.tokens)
 

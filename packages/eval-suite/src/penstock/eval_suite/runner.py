@@ -1,10 +1,10 @@
-"""Runs a task: what can be wrong without a model is found without one, then the model answers batch by batch.
+"""Runs a task: checks everything that needs no model first, then the model answers batch by batch.
 
-    prepared = prepare(task, context)                              # no model yet; raises what is wrong with the data
-    prepared.run(model, AnswerStore.in_folder(folder, weights))    # the same again computes nothing
+    prepared = prepare(task, context)                              # no model yet; raises problems of the data
+    prepared.run(model, AnswerStore.in_folder(folder, weights))    # a second run computes nothing
 
-Rows are sorted by length, longest first, so that little is padding and too little memory shows at once. The batches
-depend on the task and its context alone.
+Rows are sorted by length, longest first, so that padding is small and a lack of memory shows at once. The batches
+depend only on the task and its context.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from penstock.hooks.contracts import Generate, Item, LanguageModel, Request, Tas
 from penstock.hooks.problems import Problem, ProblemError
 
 BATCH_SIZE = 16
-"""Rows of a batch: what `token_nll` takes, so that the figures of a stream are the same bits by either."""
+"""Rows per batch: the default of `token_nll`, so that both give the same bits for a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A task with everything that it asks. `limited` says that the context's limit left items out."""
+    """A task with all of its requests. `limited` is True if the context's limit left items out."""
 
     task: Task
     context: TaskContext
@@ -57,8 +57,8 @@ class Prepared:
     ) -> TaskResult:
         """The metrics of a model, with their intervals over samples.
 
-        What `answers` holds is not computed again, and what is computed is kept there. `progress(done, total)` is
-        called with numbers of rows, first with those that are kept. Batches do not change a figure beyond rounding.
+        Answers in `answers` are not computed again, and new ones are stored there. `progress(done, total)` is called
+        with numbers of rows, first with those already stored. Batches do not change a metric beyond rounding.
         """
         begun = time.perf_counter()
         answers = AnswerStore() if answers is None else answers
@@ -88,7 +88,7 @@ class Prepared:
                 _tell(progress, done, len(rows))
 
     def _scores(self, answers: AnswerStore) -> dict[str, NDArray[np.float64]]:
-        """One array for each name of the scores, one number a sample."""
+        """One array per name of the scores, one number per sample."""
         samples: list[Mapping[str, float]] = []
         for each in self.asked:
             given = [
@@ -99,18 +99,18 @@ class Prepared:
         return {name: np.array([sample[name] for sample in samples], dtype=np.float64) for name in samples[0]}
 
     def _named(self, metric: str) -> str:
-        """A metric of a part says which part."""
+        """The metric's name; a metric of a part names the part."""
         if not self.limited:
             return metric
         return f"{metric}{'-' if '@' in metric else '@'}first-{len(self.asked)}"
 
 
 def prepare(task: Task, context: TaskContext) -> Prepared:
-    """Everything that the task asks; raises `ProblemError` for what is wrong with it or its data, and for no items."""
+    """All requests of the task; raises `ProblemError` for problems of the task or its data, and for no items."""
     read = iter(task.items(context))
     items = list(itertools.islice(read, context.limit))
     if not items:
-        raise ProblemError(Problem("no-items", "the task has nothing to ask", type(task).__name__, "check its data"))
+        raise ProblemError(Problem("no-items", "the task has no items", type(task).__name__, "check its data"))
     limited = context.limit is not None and next(read, None) is not None
     return Prepared(task, context, [_asked(task, item, context) for item in items], limited)
 
@@ -126,7 +126,7 @@ def _asked(task: Task, item: Item, context: TaskContext) -> Asked:
 
 
 def _batches(rows: Mapping[str, Row], batch_size: int) -> Iterator[Sequence[str]]:
-    """Keys of rows that are computed together: of one kind, and where they are prompts, of one length."""
+    """Keys of rows that are computed together: of the same kind, and for prompts, of the same length."""
 
     def group(key: str) -> tuple[str, int, int]:
         row = rows[key]

@@ -16,37 +16,37 @@ _DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, "
 
 
 def local_file(path: Path | None, context: TaskContext, name: str) -> Path | None:
-    """The file of a data set: `path` where a setting names it, else `name` in the context's folder of data, plain or
-    compressed. None where neither is given. Raises `ProblemError` where the folder does not have it."""
+    """The file of a data set: `path` if it is set, else `name` in the context's data folder, plain or compressed. None
+    if neither is given. Raises `ProblemError` if the folder does not have the file."""
     if path is not None or context.data is None:
         return path
     candidates = [context.data / f"{name}{suffix}" for suffix in ("", *_DECOMPRESS)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        what = f"the folder has no {name}, nor {name}.xz or {name}.gz"
+        what = f"the folder has no {name}, {name}.xz or {name}.gz"
         fix = "put it there, or name another folder with --data"
         raise ProblemError(Problem("missing-file", what, str(context.data), fix))
     return found
 
 
 def read_text(path: Path) -> str:
-    """A text file, byte for byte, decompressed where its name says that it is compressed."""
+    """A text file, byte for byte, decompressed if its name ends in .xz or .gz."""
     try:
         stored = path.read_bytes()
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
-        raise ProblemError(Problem("missing-file", what, str(path), "name a file with `path` or --data")) from error
+        raise ProblemError(Problem("missing-file", what, str(path), "set a file with `path` or --data")) from error
     try:
         return _DECOMPRESS.get(path.suffix, bytes)(stored).decode("utf-8")  # not read_text: it would rewrite line ends
     except UnicodeDecodeError as error:
-        fix = "decompress it first, or give it the ending .xz or .gz"
+        fix = "decompress it first, or rename it to end in .xz or .gz"
         raise ProblemError(Problem("unreadable-file", "is not UTF-8 text", str(path), fix)) from error
     except (lzma.LZMAError, OSError, EOFError) as error:
         raise ProblemError(Problem("damaged-file", f"cannot be decompressed ({error})", str(path))) from error
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Where each row of a file of JSON lines is, and the row; lines without text are passed over."""
+    """The location of each row of a JSON lines file, and the row; blank lines are skipped."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -54,37 +54,37 @@ def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ProblemError(Problem("invalid-json", f"not a line of JSON ({error})", where)) from None
+            raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
         if not isinstance(row, dict):
-            raise ProblemError(Problem("invalid-json", f"not a JSON object but a {type(row).__name__}", where))
+            raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))
         yield where, row
 
 
 def texts_of(rows: Iterable[tuple[str, Mapping[str, Any]]], column: str) -> Iterator[tuple[str, str]]:
-    """Where each row is, and the text in a column of it; raises `ProblemError` for the first row that has none."""
+    """The location of each row and its text in `column`; raises `ProblemError` for the first row without text."""
     for where, row in rows:
         if column not in row:
-            what = f"there is no column '{column}'"
+            what = f"unknown column '{column}'"
             raise ProblemError(
                 Problem("unknown-field", what, where, f"the row has {', '.join(map(str, row)) or 'none'}")
             )
         text = row[column]
         if not isinstance(text, str):
-            what = f"column '{column}' is {type(text).__name__}, not a text"
+            what = f"column '{column}' is {type(text).__name__}, not a string"
             raise ProblemError(Problem("invalid-field", what, where))
         yield where, text
 
 
 def hub_rows(repository: str, name: str | None, split: str, file: str) -> list[Mapping[str, Any]]:
-    """Rows of a split of a data set on the hub; `file` is what a user can give instead."""
+    """Rows of a split of a data set on the hub; `file` is a local file that a user can provide instead."""
     try:
         import datasets
 
         rows: Any = datasets.load_dataset(repository, name, split=split)
         return list(rows)
     except ImportError as error:
-        fix = f"`uv add 'penstock-eval-suite[hf]'`, or set `path` to a local {file}"
-        raise ProblemError(Problem("missing-package", "the package 'datasets' is needed", repository, fix)) from error
-    except Exception as error:  # offline, the hub's client raises errors of four libraries
-        what = f"the hub does not give {repository} ({type(error).__name__})"
+        fix = f"install it with `uv add 'penstock-eval-suite[hf]'`, or set `path` to a local {file}"
+        raise ProblemError(Problem("missing-package", "needs the package 'datasets'", repository, fix)) from error
+    except Exception as error:  # the hub's client raises errors of four libraries when offline
+        what = f"{repository} cannot be loaded from the hub ({type(error).__name__})"
         raise ProblemError(Problem("hub-unreachable", what, repository, f"set `path` to a local {file}")) from error

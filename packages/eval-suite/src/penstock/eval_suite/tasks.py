@@ -1,8 +1,8 @@
-"""Evaluations of a stream of text: the likelihood of each token, and figures whose names carry the convention.
+"""Evaluations of a stream of text: the likelihood of each token, and metrics whose names carry the convention.
 
-`wikitext2.word_perplexity@raw-disjoint-256` is: the raw text as one stream, disjoint windows of 256 tokens, words
+`wikitext2.word_perplexity@raw-disjoint-256` means: the raw text as one stream, disjoint windows of 256 tokens, words
 counted as lm-evaluation-harness counts them. lm-evaluation-harness itself removes WikiText's token spacing first and
-scores article by article, so its figure is another one.
+scores article by article, so its result differs.
 
 Shape suffixes: N tokens of a stream, K samples, which are its documents or windows.
 """
@@ -50,12 +50,12 @@ class Heldout:
         self.max_tokens = max_tokens
 
     def items(self, context: TaskContext) -> Iterator[Item]:
-        """Raises `ProblemError` where the run held nothing out."""
+        """Raises `ProblemError` if the run has no held-out tokens."""
         refuse_shots(context, "heldout")
         _require_stride(self.stride, context)
         if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(
-                Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "prepare its data with some")
+                Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "set a held-out share")
             )
         token_N = np.asarray(context.heldout)[: self.max_tokens]
         yield Item("heldout", _Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]]))
@@ -88,7 +88,7 @@ class WikiText2:
         self.max_bytes = max_bytes
 
     def items(self, context: TaskContext) -> Iterator[Item]:
-        """Raises `ProblemError` where there is no text or the tokenizer does not keep every byte of it."""
+        """Raises `ProblemError` if there is no text or the tokenizer does not keep every byte of it."""
         refuse_shots(context, "wikitext2")
         _require_stride(self.stride, context)
         path = local_file(self.path, context, "wikitext2/wiki.test.raw")
@@ -122,10 +122,10 @@ class WikiText2:
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """Tokens [N], and the bytes [N - 1] of each but the first, which is context only: neither it nor its bytes count.
+    """Tokens [N], and the bytes [N - 1] of all but the first token, which is context only and does not count.
 
-    `words` are those of the whole text. `cut_at` is its number of bytes where it is the beginning of a longer one, and
-    0 otherwise.
+    `words` are those of the whole text. `cut_at` is its number of bytes if it is the beginning of a longer text, and 0
+    otherwise.
     """
 
     token_N: NDArray[Any]
@@ -134,9 +134,9 @@ class _Stream:
     cut_at: int = 0
 
     def samples(self, answers: Sequence[Answer], window: int) -> Sequence[Mapping[str, float]]:
-        """What is independent, at least roughly: documents (which end with a token without bytes, such as end of
-        text), or windows where there is one document alone. Words are spread over them as bytes are, so that their sum
-        is the text's."""
+        """Roughly independent samples: documents (which end with a token without bytes, such as end of text), or
+        windows if there is only one document. Words are distributed over them in proportion to bytes, so that their
+        sum is the text's."""
         (answer,) = cast("Sequence[RollingAnswer]", answers)
         ends_N = self.byte_N == 0
         document_N = np.cumsum(ends_N) - ends_N  # a token that ends a document belongs to it
@@ -154,7 +154,7 @@ class _Stream:
 
 def _bits_per_byte(scores: Mapping[str, Array]) -> float:
     byte_count = int(scores["bytes"].sum())
-    return bits_per_byte(scores["nll"], byte_count) if byte_count else math.inf  # drawn anew, documents may be empty
+    return bits_per_byte(scores["nll"], byte_count) if byte_count else math.inf  # resampled documents may be empty
 
 
 def _perplexity(scores: Mapping[str, Array], unit: str) -> float:
@@ -181,8 +181,8 @@ def _require_stride(stride: int | None, context: TaskContext) -> None:
 def _check_lossless(tokenizer: Tokenizer, tokens: NDArray[np.int64], text: str) -> None:
     kept, given = int(tokenizer.byte_lengths()[tokens].sum()), len(text.encode())
     if kept != given:
-        what = f"the tokens hold {kept} bytes of a text of {given}, so bits per byte would be wrong"
-        raise ProblemError(Problem("lossy-tokenizer", what, "tokenizer", "use a byte-level one"))
+        what = f"the tokens contain {kept} bytes of a text of {given}, so bits per byte would be wrong"
+        raise ProblemError(Problem("lossy-tokenizer", what, "tokenizer", "use a byte-level tokenizer"))
 
 
 def _from_hub() -> str:
@@ -191,7 +191,7 @@ def _from_hub() -> str:
 
 
 def join_hub_rows(rows: list[str]) -> str:
-    """`wiki.test.raw`, byte for byte: the hub's rows are its lines, but for the blank ones, which lost their space."""
+    """`wiki.test.raw`, byte for byte: the hub's rows are its lines, except that blank lines lost their space."""
     return "".join(row or " \n" for row in rows)
 
 

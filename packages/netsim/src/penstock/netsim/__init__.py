@@ -1,4 +1,4 @@
-"""All-to-all time of expert parallelism, predicted from a measured routing trace. Needs numpy and nothing else.
+"""All-to-all time of expert parallelism, predicted from a measured routing trace. Needs only numpy.
 
 Import from the submodules: `penstock.netsim.topology`, `placement`, `traffic`, `simulate`, `hardware`.
 """

@@ -1,4 +1,4 @@
-"""What a GPU computes, holds and costs, with the source of every figure; its network is the preset of `hardware`."""
+"""Speed, memory and price of GPUs, with the source of every figure; their networks are the presets of `hardware`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """One GPU: dense BF16 operations/s, bytes of memory, bytes/s to it and to the host, and dollars an hour.
+    """One GPU: dense BF16 operations/s, bytes of memory, bytes/s to it and to the host, and dollars per hour.
 
-    `matmul_share` and `expert_share` are the shares of the peak that large and that experts' products reach.
+    `matmul_share` and `expert_share` are the shares of the peak that large matmuls and grouped expert matmuls reach.
     """
 
     name: str
@@ -33,7 +33,7 @@ _MATMUL = Figure(
     0.70, "assumed: cuBLAS reaches 600 to 750 of an H100's 989 BF16 TFLOPS on large matrices", measured=False
 )
 _EXPERTS = Figure(
-    0.55, "assumed: grouped products of experts some 1,500 wide lose a fifth against large matrices", measured=False
+    0.55, "assumed: grouped matmuls of experts about 1,500 wide lose a fifth against large matmuls", measured=False
 )
 _RESERVE = Figure(
     6.0 * GIB, "assumed: CUDA context, buffers of NCCL and of the dispatcher, fragmentation", measured=False
@@ -71,7 +71,7 @@ _ALL = (
         _sheet(2500e12, "GB200 NVL72 (360 PFLOPS of 72 GPUs with sparsity, half of it without)"),
         _sheet(186e9, "GB200 NVL72 (13.4 TB of 72 GPUs)"),
         _sheet(8e12, "GB200 NVL72 (576 TB/s of 72 GPUs)"),
-        _sheet(225e9, "GB200 (NVLink-C2C of 450 GB/s a direction for two GPUs)"),
+        _sheet(225e9, "GB200 (NVLink-C2C of 450 GB/s per direction for two GPUs)"),
     ),
     _gpu(
         "l40s-pcie",

@@ -1,13 +1,13 @@
-"""Expert placement for the windows to come: several replica counts are packed and the best refined by pair swaps.
+"""Expert placement for future windows: several replica counts are packed and the best are refined by pair swaps.
 
-EPLB balances one vector of loads, and what it balances to 1 % on that vector is 2 to 20 % off on the next window. Three
-things make the difference here, measured by `tests/benchmarks/netsim_planning.py`:
+EPLB balances one vector of loads. A plan that is balanced to 1 % on that vector is 2 to 20 % off on the next window.
+This planner differs in three ways, measured by `tests/benchmarks/netsim_planning.py`:
 
-- The objective is the busiest GPU of each past window (as a p-norm), on average, and not the busiest GPU of their mean:
-  experts that surge together are kept apart. Newer windows count for more where that would have predicted better.
+- The objective is the average over past windows of their busiest GPU (as a p-norm), not the busiest GPU of their mean:
+  experts that surge together are kept apart. Newer windows get more weight if that would have predicted better.
 - Replicas are chosen jointly with the packing. EPLB spends every redundant slot on the hottest expert; four hot experts
-  on 16 GPUs then get six copies each, and half of the GPUs two. Four copies each, one a GPU, balance.
-- Whole GPUs are exchanged between nodes at the end, which costs no balance and brings copies to more nodes.
+  on 16 GPUs then get six copies each, and half of the GPUs get two. Four copies each, one per GPU, are balanced.
+- Whole GPUs are exchanged between nodes at the end, which leaves the balance unchanged and brings copies to more nodes.
 
 Shape suffixes: W windows, E experts, R slots, G GPUs, N nodes, C candidates.
 """
@@ -21,33 +21,33 @@ from penstock.netsim.eplb import replicate_hottest, require_divisible
 from penstock.netsim.plan import Floats, Integers, Plan, slots_for, stay_shares, windows_of
 from penstock.netsim.swaps import norm_of_loads, swap_pairs
 
-# Replica counts that are packed: with 5, four experts that hold 90 % of the load keep too many copies; 9 is enough.
+# Replica counts that are packed: with 5, four experts that get 90 % of the load keep too many copies; 9 is enough.
 CANDIDATES = 9
-# Of these, refined by swaps: the second best packed is the better one refined often enough to pay for its time.
+# How many of these swaps refine: the second best packing is the best one after refinement often enough to be worth it.
 REFINED = 2
 # 256 experts on 288 slots reach a local optimum after 80 to 130 swaps.
 SWAPS = 150
-# Windows that are told apart; of more, neighbours are added up, because time grows with them.
+# Most windows that are kept apart; beyond that, neighbours are added up, because time grows with their number.
 WINDOWS = 8
-# What a window counts against the next newer one. The one that would have predicted the windows at hand is taken.
+# Weight of a window relative to the next newer one. The value that would have predicted the given windows best is used.
 DECAYS = (1.0, 0.8, 0.6, 0.4)
 
 
 class BalancedSwap:
-    """`redundant` slots more than experts, rounded up to a multiple of the GPUs; `gpus_per_node` GPUs a node.
+    """`redundant` slots more than experts, rounded up to a multiple of the GPUs; `gpus_per_node` GPUs per node.
 
-    `most_moved` limits the share of slots that a plan may change against the one before it, 1 being no limit.
+    `most_moved` limits the share of slots that a plan may change relative to the previous plan; 1 is no limit.
     """
 
     def __init__(self, redundant: int = 0, gpus_per_node: int = 8, most_moved: float = 1.0) -> None:
         if redundant < 0 or gpus_per_node < 1 or not 0 <= most_moved <= 1:
-            raise ValueError("BalancedSwap: redundant >= 0, gpus_per_node >= 1 and 0 <= most_moved <= 1")
+            raise ValueError("BalancedSwap requires redundant >= 0, gpus_per_node >= 1 and 0 <= most_moved <= 1")
         self.redundant = redundant
         self.gpus_per_node = gpus_per_node
         self.most_moved = most_moved
 
     def place(self, load_E: ArrayLike, gpus: int) -> NDArray[np.int64]:
-        """`gpu_E` without copies. Raises `ProblemError` where the experts do not divide by the GPUs."""
+        """`gpu_E` without copies. Raises `ProblemError` if the GPUs do not divide the experts evenly."""
         load_1E = windows_of(load_E)[:1]
         require_divisible(load_1E.shape[1], gpus, "balanced-swap")
         plan = _balanced(_relative(load_1E, gpus), np.ones(1), load_1E.shape[1], gpus)
@@ -58,9 +58,9 @@ class BalancedSwap:
     def plan(self, load_WE: ArrayLike, gpus: int, *, previous: Plan | None = None) -> Plan:
         """A plan that keeps the GPUs balanced over windows like these.
 
-        With `previous`, GPUs are numbered so that as few slots as possible move; and where more than `most_moved` of
-        them would, `previous` is improved by as many swaps as may move. Raises `ProblemError` where `previous` is of
-        other experts or GPUs.
+        With `previous`, GPUs are numbered so that as few slots as possible move. If more than `most_moved` of the slots
+        would still move, `previous` is improved by as many swaps as are allowed instead. Raises `ProblemError` if
+        `previous` has a different number of experts or GPUs.
         """
         load_WE = windows_of(load_WE)
         slots = slots_for(load_WE.shape[1], self.redundant, gpus)
@@ -76,7 +76,7 @@ class BalancedSwap:
 
 
 def _balanced(relative_WE: Floats, weight_W: Floats, slots: int, gpus: int) -> Plan:
-    """The best of the candidates' refinements, without regard to nodes."""
+    """The best refined candidate, ignoring nodes."""
 
     def norm(plan: Plan) -> float:
         return norm_of_loads(plan.gpu_loads(relative_WE), weight_W)
@@ -88,9 +88,9 @@ def _balanced(relative_WE: Floats, weight_W: Floats, slots: int, gpus: int) -> P
 
 
 def weights_by_age(relative_WE: Floats) -> Floats:
-    """`weight_W`, which sum to 1: each window counts `decay` times as much as the next newer one.
+    """`weight_W`, which sum to 1: each window weighs `decay` times as much as the next newer one.
 
-    Of `DECAYS`, the one whose weighted mean of the windows up to each but the last came nearest to the window after.
+    Takes the decay of `DECAYS` whose weighted means of earlier windows come nearest to the window after them.
     """
 
     def weights(decay: float, windows: int) -> Floats:
@@ -118,8 +118,8 @@ def _relative(load_WE: Floats, gpus: int) -> Floats:
 
 
 def _replica_counts(load_E: Floats, slots: int, gpus: int) -> list[Integers]:
-    """`copies_E` of each candidate: some of the redundant slots go to the hottest experts in turn, the rest are dealt
-    out to those with the fewest copies, the busiest first. No expert gets more copies than there are GPUs."""
+    """`copies_E` of each candidate: some of the redundant slots go to the hottest experts in turn, the rest to the
+    experts with the fewest copies, the busiest first. No expert gets more copies than there are GPUs."""
     experts, redundant = len(load_E), slots - len(load_E)
     hottest_R = replicate_hottest(load_E, slots)[0]
     counts: list[Integers] = []
@@ -141,7 +141,7 @@ def _packed(load_E: Floats, copies_E: Integers, gpus: int) -> Plan:
     has_EG = np.zeros((len(load_E), gpus))
     expert_GR = np.empty((gpus, room), dtype=np.int64)
     for expert in copy_R[np.argsort(-each_E[copy_R], kind="stable")]:
-        # A second copy on a GPU only where all others are full; swaps take it away again.
+        # A GPU gets a second copy only if all other GPUs are full; swaps remove it again.
         gpu = int(np.argmin(load_G + has_EG[expert]))
         expert_GR[gpu, held_G[gpu]] = expert
         has_EG[expert, gpu] = 1e9
@@ -153,16 +153,17 @@ def _packed(load_E: Floats, copies_E: Integers, gpus: int) -> Plan:
 
 
 def without_duplicates(plan: Plan) -> Plan:
-    """The plan with one copy an expert on every GPU, by exchanging each second copy with a slot of another GPU.
+    """The plan with at most one copy of an expert on every GPU, by exchanging each second copy with a slot of another
+    GPU.
 
-    No expert may have more copies than there are GPUs. There always is a slot to exchange with: a GPU without the
-    expert holds, where it has no duplicates itself, more other experts than the duplicate's GPU has.
+    No expert may have more copies than there are GPUs. A slot to exchange with always exists: a GPU without the expert
+    and without duplicates holds more distinct other experts than the duplicate's GPU.
     """
     expert_GR = plan.expert_R.reshape(plan.gpus, -1).copy()
     while (held_GE := Plan(expert_GR.ravel(), plan.experts, plan.gpus).held_GE).max() > 1:
         gpu, expert = np.argwhere(held_GE > 1)[0]
         harm_GR = (held_GE[gpu][expert_GR] > 0).astype(np.int64)  # the duplicate's GPU would have it twice
-        harm_GR -= np.take_along_axis(held_GE, expert_GR, axis=1) > 1  # the other GPU is rid of one itself
+        harm_GR -= np.take_along_axis(held_GE, expert_GR, axis=1) > 1  # the other GPU loses a duplicate of its own
         harm_GR[held_GE[:, expert] > 0] = 2  # the other GPU would have the expert twice
         other = np.unravel_index(int(np.argmin(harm_GR)), harm_GR.shape)
         mine = (gpu, int(np.flatnonzero(expert_GR[gpu] == expert)[0]))
@@ -203,8 +204,8 @@ def _stay(copies_GE: Integers, copies_E: Integers, nodes: int) -> Floats:
 
 
 def numbered_like(plan: Plan, previous: Plan) -> Plan:
-    """The same GPUs in another order: each, the most alike first, gets the number of the GPU that it resembles."""
-    plan.moved_slots(previous)  # refuses plans of other experts or GPUs
+    """The same GPUs in another order: each gets the number of the previous GPU it resembles, the most similar first."""
+    plan.moved_slots(previous)  # refuses plans with other numbers of experts or GPUs
     alike_GG = np.minimum(plan.held_GE[:, None], previous.held_GE[None]).sum(axis=2).astype(np.float64)
     order_G = np.empty(plan.gpus, dtype=np.int64)
     for _ in range(plan.gpus):

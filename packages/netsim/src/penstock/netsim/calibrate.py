@@ -1,7 +1,7 @@
-"""Fits the positive figures of a model to measured times, and says how well it predicts times that it did not see.
+"""Fits the positive figures of a model to measured times, and reports how well it predicts times it did not see.
 
-Errors are relative: 10 us off 100 us weighs as much as 1 ms off 10 ms. Figures are fitted as logarithms, so they stay
-positive, by Levenberg-Marquardt.
+Errors are relative: an error of 10 us on 100 us weighs as much as one of 1 ms on 10 ms. The logarithms of the figures
+are fitted by Levenberg-Marquardt, so the figures stay positive.
 
 Shape suffixes: P parameters, R rows.
 """
@@ -20,12 +20,12 @@ Indices = NDArray[np.int64]
 Model = Callable[[Floats, Indices], Floats]
 """Seconds of the rows with the given indices, for the given figures."""
 
-_SMALLEST = 1e-6  # of its first guess: a figure that the data wants to be zero stops there, and not at exp(-700)
+_SMALLEST = 1e-6  # relative to the first guess: a figure that the data drives to zero stops here, not at exp(-700)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted figures, and for each row what the model predicts when fitted to all rows and to all other rows."""
+    """Fitted figures, and for each row the model's prediction when fitted to all rows and to all other rows."""
 
     figures_P: Floats
     fitted_R: Floats

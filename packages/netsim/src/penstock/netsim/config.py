@@ -13,52 +13,52 @@ from penstock.netsim.hardware import HardwareName
 
 
 class PortsConfig(Schema):
-    """A preset, any figure of which may be replaced by one that you measured."""
+    """A preset; any of its figures may be replaced by your own measurement."""
 
     hardware: HardwareName = "h800"
-    """Preset whose figures are used. The default is the machine that the best public measurements come from."""
+    """Hardware preset that provides the figures. The default is the machine with the best public measurements."""
     inside_bandwidth: float | None = Field(default=None, gt=0)
-    """Bytes/s that a GPU sends or receives inside its node; the preset's where empty."""
+    """Bytes/s that a GPU sends or receives inside its node; null means the preset's value."""
     inside_latency: float | None = Field(default=None, ge=0)
-    """Seconds before the first byte inside a node; the preset's where empty."""
+    """Seconds before the first byte inside a node; null means the preset's value."""
     between_bandwidth: float | None = Field(default=None, gt=0)
-    """Bytes/s that a GPU sends or receives between nodes; the preset's where empty."""
+    """Bytes/s that a GPU sends or receives between nodes; null means the preset's value."""
     between_latency: float | None = Field(default=None, ge=0)
-    """Seconds before the first byte between nodes; the preset's where empty."""
+    """Seconds before the first byte between nodes; null means the preset's value."""
 
 
 class TwoLevelConfig(PortsConfig):
-    """`two-level`, `rail-optimised`: nodes, and a network port a GPU."""
+    """`two-level`, `rail-optimised`: nodes, with one network port per GPU."""
 
     gpus_per_node: int | None = Field(default=None, gt=0)
-    """GPUs that share the fast links; the preset's where empty."""
+    """GPUs that share the fast links; null means the preset's value."""
 
 
 class SingleNodeConfig(TwoLevelConfig):
     """`single-node`: one switch, or PCIe switches joined by the host."""
 
     gpus_per_switch: int | None = Field(default=None, gt=0)
-    """GPUs that reach each other without the host; empty for one switch over all (NVLink)."""
+    """GPUs that reach each other without the host; null means one switch for all GPUs (NVLink)."""
     bridge_bandwidth: float | None = Field(default=None, gt=0)
-    """Bytes/s that the host passes between switches, all messages together; needed with `gpus_per_switch`."""
+    """Bytes/s that the host passes between switches, all messages together; required with `gpus_per_switch`."""
 
 
 class FatTreeConfig(TwoLevelConfig):
     """`fat-tree`: leaf switches under a core."""
 
     nodes_per_leaf: int = Field(default=4, gt=0)
-    """Nodes on one leaf switch: 4 of 8 GPUs fill half the ports of a 64-port switch, the other half going up."""
+    """Nodes per leaf switch: 4 nodes of 8 GPUs fill half the ports of a 64-port switch, the other half go up."""
     oversubscription: float = Field(default=1.0, gt=0)
-    """What a leaf's nodes can send over what its links to the core carry; 1 is full bisection."""
+    """Bandwidth of a leaf's nodes divided by the bandwidth of its links to the core; 1 is full bisection."""
 
 
 class DragonflyConfig(TwoLevelConfig):
-    """`dragonfly`: groups of nodes with one link between each two groups."""
+    """`dragonfly`: groups of nodes with one link between each pair of groups."""
 
     nodes_per_group: int = Field(default=4, gt=0)
-    """Nodes of one group."""
+    """Nodes per group."""
     taper: float = Field(default=1.0, gt=0)
-    """What a group's nodes can send over what its links to the other groups carry together."""
+    """Bandwidth of a group's nodes divided by the total bandwidth of its links to other groups."""
 
 
 class RingConfig(PortsConfig):
@@ -66,17 +66,17 @@ class RingConfig(PortsConfig):
 
 
 class TorusConfig(PortsConfig):
-    """`torus`: a grid of GPUs whose edges are joined."""
+    """`torus`: a grid of GPUs whose opposite edges are joined."""
 
     dimensions: list[Annotated[int, Field(gt=0)]] | None = Field(default=None, min_length=1)
-    """Sides of the grid, whose product is the number of GPUs; where empty, two as equal as that number allows."""
+    """Sides of the grid, whose product is the number of GPUs; null means two sides that are as equal as possible."""
 
 
 class LinkConfig(Schema):
-    """A cable, both ways."""
+    """A cable that carries traffic both ways."""
 
     between: Annotated[list[int | str], Field(min_length=2, max_length=2)]
-    """Its two ends: numbers are GPUs, words are switches."""
+    """The two ends of the cable: numbers are GPUs, words are switches."""
     bandwidth: float = Field(gt=0)
     """Bytes/s in each direction."""
 
@@ -85,7 +85,7 @@ class GraphConfig(TwoLevelConfig):
     """`graph`: your own network, link by link."""
 
     links: list[LinkConfig] = Field(min_length=1)
-    """All links; every GPU must reach every other one."""
+    """All links; every GPU must be able to reach every other GPU."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ class EplbConfig(Schema):
     redundant: int = Field(default=0, ge=0)
     """Slots for copies of busy experts, rounded up so that every GPU has as many; 32 in DeepSeek-V3's prefill."""
     groups: int = Field(default=1, gt=0)
-    """Groups of experts that are kept on one node each where they divide over the nodes; 8 in DeepSeek-V3."""
+    """Expert groups. Each is kept on one node if the number of nodes divides that of groups; 8 in DeepSeek-V3."""
     gpus_per_node: int = Field(default=8, gt=0)
     """GPUs that share the fast links; 8 in all of the presets but `gb200-nvl72`."""
 
@@ -111,4 +111,4 @@ class BalancedSwapConfig(Schema):
     gpus_per_node: int = Field(default=8, gt=0)
     """GPUs that share the fast links; 8 in all of the presets but `gb200-nvl72`."""
     most_moved: float = Field(default=1.0, ge=0, le=1)
-    """Share of the slots that a new plan may change; with 0.25 a plan is about as balanced and moves a quarter."""
+    """Largest share of slots that a new plan may change. With 0.25, plans are about as balanced as without a limit."""

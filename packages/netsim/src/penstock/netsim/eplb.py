@@ -1,8 +1,8 @@
-"""Expert placement as DeepSeek's EPLB does it: replicate what is hot, pack the heaviest first.
+"""Expert placement as in DeepSeek's EPLB: replicate hot experts, pack the heaviest copies first.
 
 Written from the published description of the algorithm (README of github.com/deepseek-ai/EPLB, 2025): groups of
-experts go to nodes, copies are given inside each node, and copies go to its GPUs, by one packing rule; where the groups
-do not divide over the nodes the same is done globally. Equal to its published example, which a test holds.
+experts go to nodes, experts are copied inside each node, and copies go to its GPUs, all by one packing rule. If the
+nodes do not divide the groups evenly, the same is done globally. A test checks equality with the published example.
 
 Shape suffixes: W windows, E experts, R slots.
 """
@@ -17,7 +17,7 @@ from penstock.netsim.plan import Floats, Integers, Plan, slots_for, windows_of
 
 
 class Eplb:
-    """`redundant` slots more than experts, `groups` of the router's group-limited choice, `gpus_per_node` GPUs a node.
+    """`redundant` slots more than experts, `groups` of group-limited routing, `gpus_per_node` GPUs per node.
 
     The number of slots is rounded up to a multiple of the GPUs.
     """
@@ -30,15 +30,15 @@ class Eplb:
         self.gpus_per_node = gpus_per_node
 
     def place(self, load_E: ArrayLike, gpus: int) -> NDArray[np.int64]:
-        """`gpu_E` without copies: the packing rule alone. Raises `ProblemError` where experts do not divide by GPUs."""
+        """`gpu_E` without copies: only the packing rule. Raises `ProblemError` if GPUs do not divide experts evenly."""
         only_E = windows_of(load_E)[0]
         require_divisible(len(only_E), gpus, "eplb")
         return pack(only_E, gpus)[0]
 
     def plan(self, load_WE: ArrayLike, gpus: int, *, previous: Plan | None = None) -> Plan:
-        """A plan from the mean of the windows; `previous` plays no part, as in the reference.
+        """A plan from the mean of the windows; `previous` is ignored, as in the reference.
 
-        Raises `ProblemError` where the GPUs do not divide over the nodes or the experts over the groups.
+        Raises `ProblemError` if the nodes do not divide the GPUs evenly, or the groups the experts.
         """
         load_E = windows_of(load_WE).mean(axis=0)
         experts, slots = len(load_E), slots_for(len(load_E), self.redundant, gpus)
@@ -46,7 +46,7 @@ class Eplb:
         # The reference's own condition: other groups cannot be kept on one node each.
         groups, nodes = (self.groups, nodes) if self.groups % nodes == 0 else (1, 1)
         if gpus % nodes or experts % groups:
-            what = f"{gpus} GPUs on {nodes} nodes, {experts} experts in {groups} groups: one does not divide"
+            what = f"{gpus} GPUs on {nodes} nodes, {experts} experts in {groups} groups: one does not divide evenly"
             raise ProblemError(Problem("indivisible-experts", what, "eplb", "fill every node and every group"))
         return Plan(_hierarchical(load_E, slots, groups, nodes, gpus), experts, gpus)
 
@@ -69,7 +69,7 @@ def _node(load_E: Floats, expert_E: Integers, slots: int, gpus: int) -> Integers
 
 
 def replicate_hottest(load_E: Floats, slots: int) -> tuple[Integers, Integers]:
-    """`expert_R` and `copies_E`: every expert once, then one more copy of whichever has the most load a copy."""
+    """`expert_R` and `copies_E`: every expert once, then one more copy of the expert with the most load per copy."""
     copies_E = np.ones(len(load_E), dtype=np.int64)
     expert_R = np.empty(slots, dtype=np.int64)
     expert_R[: len(load_E)] = np.arange(len(load_E))
@@ -80,8 +80,8 @@ def replicate_hottest(load_E: Floats, slots: int) -> tuple[Integers, Integers]:
 
 
 def pack(load_I: Floats, packs: int) -> tuple[Integers, Integers]:
-    """The pack of each item and its place there: the heaviest first, each to the lightest pack that has room; every
-    pack gets as many. Ties go to the item and the pack of the lower number."""
+    """The pack of each item and its place there: the heaviest first, each to the lightest pack that has room. All packs
+    get the same number of items. Ties go to the item and the pack with the lower number."""
     room = len(load_I) // packs
     if room == 1:
         return np.arange(packs), np.zeros(packs, dtype=np.int64)
@@ -91,7 +91,7 @@ def pack(load_I: Floats, packs: int) -> tuple[Integers, Integers]:
         lightest = int(np.argmin(load_P))
         pack_I[item], place_I[item] = lightest, items_P[lightest]
         items_P[lightest] += 1
-        # A full pack never is the lightest one.
+        # A full pack is never the lightest one.
         load_P[lightest] = load_P[lightest] + load_I[item] if items_P[lightest] < room else np.inf
     return pack_I, place_I
 
@@ -99,5 +99,5 @@ def pack(load_I: Floats, packs: int) -> tuple[Integers, Integers]:
 def require_divisible(experts: int, gpus: int, where: str) -> None:
     if gpus < 1 or experts % gpus:
         divisors = ", ".join(str(number) for number in range(1, experts + 1) if experts % number == 0)
-        what = f"{experts} experts do not divide over {gpus} GPUs"
+        what = f"{experts} experts do not divide evenly over {gpus} GPUs"
         raise ProblemError(Problem("indivisible-experts", what, where, f"use {divisors} GPUs"))

@@ -1,10 +1,10 @@
-"""One exchange in the formats of other tools, so that owners of GPUs and of other simulators can check a prediction.
+"""Writes one exchange in the formats of other tools, so that a prediction can be checked on GPUs or in a simulator.
 
 | format | read by |
 |---|---|
-| `nccl-tests` | `alltoallv_perf`, by NCCL_TESTS_ALLTOALLV_MATRIX_FILE: bytes from row to column, one file |
+| `nccl-tests` | `alltoallv_perf`, through NCCL_TESTS_ALLTOALLV_MATRIX_FILE: bytes from row to column, one file |
 | `goal` | LogGOPSim and htsim, after `txt2bin`: sends and receives of every rank, one file |
-| `chakra` | ASTRA-sim and other readers of Chakra execution traces (schema 0.0.4): one `.N.et` file a rank |
+| `chakra` | ASTRA-sim and other readers of Chakra execution traces (schema 0.0.4): one `.N.et` file per rank |
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _INT32, _INT64, _BOOL = 7, 9, 27  # the value's field in AttributeProto
 def write_exchange(bytes_GG: ArrayLike, form: ExportFormat | str, path: Path) -> list[Path]:
     """Writes the exchange in which GPU i sends `bytes_GG[i, j]` to GPU j, in whole bytes; returns the files written.
 
-    What stays at home is left out. Raises `ProblemError` for a format that does not exist.
+    Bytes that stay on their GPU are left out. Raises `ProblemError` for an unknown format.
     """
     whole_GG = np.rint(np.array(bytes_GG, dtype=np.float64)).astype(np.int64)
     np.fill_diagonal(whole_GG, 0)
     if form not in get_args(ExportFormat):
-        what = f"there is no format '{form}'"
+        what = f"unknown format '{form}'"
         raise ProblemError(Problem("unknown-format", what, "export", did_you_mean(form, get_args(ExportFormat))))
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "nccl-tests":
@@ -61,7 +61,7 @@ def _goal(bytes_GG: NDArray[np.int64]) -> Iterable[str]:
 
 
 def _chakra(bytes_GG: NDArray[np.int64], rank: int) -> Iterable[bytes]:
-    """Length-delimited protobuf: the metadata, then a node for each message, none waiting for another."""
+    """Length-delimited protobuf: the metadata, then one node per message, without dependencies."""
     yield _message(_text(1, "0.0.4"))
     number = 0
     for peer in _turns(rank, len(bytes_GG)):

@@ -1,13 +1,13 @@
-"""How long an exchange takes, three ways behind one call.
+"""How long an exchange takes: three models behind one call.
 
 | fidelity | a message waits for | costs |
 |---|---|---|
 | `alpha-beta` | the busiest link of its route to carry all its bytes | one pass over the messages |
 | `loggp` | its turn at the sender's and at the receiver's port, in order | one sort of the messages |
-| `fluid` | its max-min fair share of each link, until its own bytes are through | an event for each end |
+| `fluid` | its max-min fair share of each link, until its own bytes have arrived | one event per finished message |
 
-alpha-beta is exact where one link limits all its messages; it knows no time at which a link falls idle. LogGP knows the
-order of messages and overheads, and no link but the ports. Fluid knows every link at every moment, and no order.
+alpha-beta is exact if one link limits all its messages; it does not model when links fall idle. LogGP models the order
+of messages and overheads, but no links except the ports. Fluid models every link at every moment, but no order.
 
 Shape suffixes: G GPUs, L links, F flows, N exchanges, E events.
 """
@@ -29,8 +29,8 @@ Fidelity = Literal["alpha-beta", "loggp", "fluid"]
 FIDELITIES: tuple[Fidelity, ...] = get_args(Fidelity)
 
 FLUID_TOLERANCE = 0.01
-"""Share of the time passed within which ends count as one event above `FLUID_EXACT` flows; tests/benchmarks/netsim.py
-measures what that costs in accuracy."""
+"""Above `FLUID_EXACT` flows, flows that end within this share of the elapsed time count as one event;
+tests/benchmarks/netsim.py measures the loss of accuracy."""
 FLUID_EXACT = 2000
 
 
@@ -62,9 +62,9 @@ class Exchange:
 
 
 def exchange(network: Network, flows: Flows, fidelity: Fidelity | str = "alpha-beta") -> Exchange:
-    """Raises `ProblemError` for a fidelity that does not exist."""
+    """Times an exchange; raises `ProblemError` for an unknown fidelity."""
     if fidelity not in FIDELITIES:
-        what = f"there is no fidelity '{fidelity}'"
+        what = f"unknown fidelity '{fidelity}'"
         raise ProblemError(Problem("unknown-fidelity", what, "fidelity", did_you_mean(fidelity, FIDELITIES)))
     models: dict[str, Callable[[Network, Flows], Exchange]] = {
         "alpha-beta": alpha_beta,
@@ -75,7 +75,7 @@ def exchange(network: Network, flows: Flows, fidelity: Fidelity | str = "alpha-b
 
 
 def alpha_beta(network: Network, flows: Flows) -> Exchange:
-    """A message arrives when the busiest link of its route has carried everything that it carries."""
+    """A message arrives when the busiest link of its route has carried all bytes of that link."""
     link_FH = network.route(flows.source_F, flows.target_F)
     load_L = link_loads(link_FH, flows.bytes_F, len(network.capacity_L))
     busy_L = np.append(load_L / network.capacity_L, 0.0)
@@ -84,7 +84,7 @@ def alpha_beta(network: Network, flows: Flows) -> Exchange:
 
 
 def loggp(network: Network, flows: Flows) -> Exchange:
-    """LogGP: latency L, overhead o a message, G seconds a byte, one message at a time at each end of each port.
+    """LogGP: latency L, overhead o per message, G seconds per byte, one message at a time at each end of each port.
 
     GPU g sends to g + 1, g + 2, ... in turn. Its messages inside the node and between nodes use two ports at once. A
     receiver takes messages in the order in which they begin to arrive. Source: Alexandrov et al., LogGP (1995).
@@ -110,9 +110,9 @@ def _ports_in_turn(gpus: int, flows: Flows, rows: Indices, port: Port) -> Floats
 
 
 def _begins(owner_F: Indices, order_F: Indices, ready_F: Floats, needs_F: Floats) -> Floats:
-    """When each job begins, if each owner does its jobs one by one, none before it is ready; `order_F` is by owner.
+    """When each job begins if each owner does its jobs one by one, none before it is ready; `order_F` is by owner.
 
-    A job ends at the largest, over itself and its owner's jobs before it, of that job's readiness plus all needs since.
+    A job ends at the maximum, over itself and its owner's earlier jobs, of that job's ready time plus all needs since.
     """
     owner, ready, needs = owner_F[order_F], ready_F[order_F], needs_F[order_F]
     new = np.append(True, owner[1:] != owner[:-1])
@@ -120,7 +120,7 @@ def _begins(owner_F: Indices, order_F: Indices, ready_F: Floats, needs_F: Floats
     before = np.cumsum(needs) - needs
     before -= before[new][group]
     lead = ready - before
-    # A running maximum for each owner: owners are lifted apart by the range of all leads, and set back after.
+    # A running maximum per owner: owners are shifted apart by the range of all leads, and shifted back afterwards.
     lift = group * np.ptp(lead)
     begins = np.empty(len(order_F))
     begins[order_F] = np.maximum.accumulate(lead + lift) - lift + before
@@ -148,7 +148,7 @@ def _exchange(
 
 
 def even_alpha_beta_seconds(network: Network, loads: EvenLoads, bytes_NG: Floats) -> Floats:
-    """`alpha_beta` of N exchanges in which every GPU sends `bytes_NG[n, g]` to GPU g, without their messages.
+    """`alpha_beta` of N exchanges in which every GPU sends `bytes_NG[n, g]` to GPU g, without building their messages.
 
     Equal to `alpha_beta(...).seconds` of the matrices with these rows. `loads` are the network's `even_loads`.
     """

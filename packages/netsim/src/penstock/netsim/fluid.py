@@ -1,9 +1,10 @@
 """Flows as fluids: at every moment the links' capacities are shared max-min fairly, until a flow ends.
 
-Rates are max-min fair when no flow can have more without taking from one that has no more than it (Bertsekas and
-Gallager, Data Networks, 6.5.2). They are found by filling: a link whose fair share is the smallest on the routes of all
-its flows fixes their rates; what it leaves on other links is shared among the rest. Many links fix rates in one round,
-because links that share no flow do not wait for each other: 65,000 flows on 1,024 links take some ten rounds.
+Rates are max-min fair if no flow can get more without taking from a flow that has no more than it (Bertsekas and
+Gallager, Data Networks, 6.5.2). They are found by progressive filling: a link whose fair share is the smallest on the
+routes of all its flows fixes their rates; the remaining capacity of other links is shared among the other flows. Many
+links fix rates in one round, because links without a common flow are independent: 65,000 flows on 1,024 links take
+about ten rounds.
 
 Shape suffixes: F flows, L links, H hops, N entries (a flow on a link), E events.
 """
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _EQUAL = 1e-12  # relative; shares of links with the same flows differ by rounding
-_YOUNG = 10  # an event's window is at most a tenth of the time passed, so that short flows keep their own times
+_YOUNG = 10  # an event's window is at most a tenth of the elapsed time, so that short flows keep their own times
 _SLACK = 5  # links within 5 tolerances of a bottleneck fix their flows in the same round
 
 
@@ -39,7 +40,7 @@ class FluidResult:
 class _Incidence:
     """Which flows use which links, sorted by link, so that a sum or minimum over a link's flows is one `reduceat`.
 
-    Only links that some flow uses are kept (U of them). `place_HF` are each flow's links among them, U for none.
+    Only links that some flow uses are kept (U of them). `place_HF` are each flow's links among them; U means no link.
     """
 
     def __init__(self, link_FH: Indices, links: int) -> None:
@@ -51,7 +52,7 @@ class _Incidence:
         self.start_U = np.cumsum(count_L[self.used]) - count_L[self.used]
         place_L = np.full(links + 1, len(self.used))
         place_L[self.used] = np.arange(len(self.used))
-        self.place_HF = np.ascontiguousarray(place_L[link_FH].T)  # link -1 is the last place, which stands for none
+        self.place_HF = np.ascontiguousarray(place_L[link_FH].T)  # link -1 is the last place, which means no link
 
     def over_links(self, reduce: np.ufunc, values_F: Floats) -> Floats:
         return reduce.reduceat(values_F[self.flow_N], self.start_U)
@@ -65,14 +66,14 @@ class _Incidence:
 
 
 def max_min_rates(link_FH: Indices, capacity_L: Floats) -> Floats:
-    """`rate_F`, max-min fair, in the unit of `capacity_L`; infinite for a flow without links, which nothing limits."""
+    """`rate_F`, max-min fair, in the unit of `capacity_L`; infinite for a flow without links."""
     if not len(link_FH):
         return np.zeros(0)
     return _rates(_Incidence(link_FH, len(capacity_L)), capacity_L, np.ones(len(link_FH), dtype=bool), 0.0)
 
 
 def _rates(incidence: _Incidence, capacity_L: Floats, open_F: NDArray[np.bool_], slack: float) -> Floats:
-    """Rates of the flows that are open; the others hold no capacity, and their rates mean nothing."""
+    """Rates of the open flows; the others use no capacity, and their rates are meaningless."""
     rate_F = np.full(len(open_F), np.inf)
     if not len(incidence.used):
         return rate_F
@@ -94,11 +95,11 @@ def _rates(incidence: _Incidence, capacity_L: Floats, open_F: NDArray[np.bool_],
 
 
 def fluid(link_FH: Indices, bytes_F: Floats, capacity_L: Floats, tolerance: float = 0.0) -> FluidResult:
-    """Every flow starts at once and ends when its bytes are through; the freed capacity is shared anew.
+    """All flows start at the same time and end when their bytes have arrived; freed capacity is shared again.
 
     With a `tolerance`, flows that end within that share of the busiest link's time are one event. Each ends at its own
-    moment, and the others go on as if all had ended at the mean one: what a link gains on the late it loses on the
-    early. So 65,000 ends become some 250 events. A flow without bytes or links ends at once.
+    moment, and the others continue as if all had ended at the mean moment, so early and late ends cancel on a link. In
+    this way 65,000 ends become about 250 events. A flow without bytes or links ends at once.
     """
     finish_F = np.zeros(len(bytes_F))
     left_F = np.where((link_FH >= 0).any(axis=1), bytes_F, 0.0)

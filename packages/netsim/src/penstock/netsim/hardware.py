@@ -1,8 +1,8 @@
-"""Networks that people own, with the source of every figure beside it.
+"""Presets of common GPU networks, with the source of every figure.
 
 Measured figures are preferred to data sheets, because no collective reaches a data sheet: NVLink of an H100 is sold as
-450 GB/s a direction and NCCL's all-to-all gets 315. Bandwidths are bytes/s of one GPU in one direction, latencies are
-seconds until the first byte of a collective arrives.
+450 GB/s per direction, but NCCL's all-to-all gets 315. Bandwidths are bytes/s of one GPU in one direction; latencies
+are seconds until the first byte of a collective arrives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HardwareName = Literal["h800", "h100", "h200", "a100", "gb200-nvl72", "l40s-pcie
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number and where it comes from; `measured` is False for a data sheet's."""
+    """A number and its source; `measured` is False for a number from a data sheet."""
 
     value: float
     source: str
@@ -28,9 +28,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A two-level network: `gpus_per_node` GPUs that share NVLink (or PCIe), and one network port a GPU between nodes.
+    """A two-level network: `gpus_per_node` GPUs share NVLink (or PCIe), and each has one network port between nodes.
 
-    Bandwidths in bytes/s a GPU and direction, latencies in seconds a collective.
+    Bandwidths in bytes/s per GPU and direction, latencies in seconds per collective.
     """
 
     name: str
@@ -46,7 +46,7 @@ _DEEPEP_V1 = "github.com/deepseek-ai/DeepEP docs/legacy.md"
 
 
 def _nccl_bandwidth(gpus: int, buffer_bytes: int, microseconds: float) -> Figure:
-    """An all-to-all of `buffer_bytes` a GPU keeps 1/gpus of them at home."""
+    """In an all-to-all of `buffer_bytes` per GPU, 1/gpus of the bytes stay on their GPU."""
     sent = buffer_bytes * (gpus - 1) / gpus
     return Figure(
         float(f"{sent / (microseconds * 1e-6):.3g}"),
@@ -100,7 +100,7 @@ _PRESETS = (
         inside_bandwidth=_nccl_bandwidth(8, 536_870_912, 2314),
         inside_latency=_nccl_latency(15.8),
         between_bandwidth=Figure(
-            25e9, "NVIDIA DGX A100 data sheet: one ConnectX-6 200 Gb/s a GPU, line rate", measured=False
+            25e9, "NVIDIA DGX A100 data sheet: one ConnectX-6 200 Gb/s per GPU, line rate", measured=False
         ),
         between_latency=_NETWORK_LATENCY,
     ),
@@ -116,7 +116,7 @@ _PRESETS = (
             13.0e-6, "aiconfigurator, TensorRT-LLM NVLinkTwoSided dispatch on GB200: 2 GPUs, 64 tokens each"
         ),
         between_bandwidth=Figure(
-            50e9, "NVIDIA DGX GB200 data sheet: one ConnectX-7 400 Gb/s a GPU, line rate", measured=False
+            50e9, "NVIDIA DGX GB200 data sheet: one ConnectX-7 400 Gb/s per GPU, line rate", measured=False
         ),
         between_latency=_NETWORK_LATENCY,
     ),
@@ -127,7 +127,7 @@ _PRESETS = (
         inside_latency=_nccl_latency(12.0),
         between_bandwidth=Figure(
             25e9,
-            "NVIDIA Enterprise Reference Architecture, PCIe Optimized 2-8-5-200: 200 Gb/s a GPU, line rate",
+            "NVIDIA Enterprise Reference Architecture, PCIe Optimized 2-8-5-200: 200 Gb/s per GPU, line rate",
             measured=False,
         ),
         between_latency=_NETWORK_LATENCY,
@@ -138,8 +138,8 @@ HARDWARE: Mapping[str, Hardware] = MappingProxyType({preset.name: preset for pre
 
 
 def named(name: str, where: str) -> Hardware:
-    """The preset of that name; raises `ProblemError` with the nearest name where there is none."""
+    """The preset of that name; raises `ProblemError` with the nearest name if it is unknown."""
     if name not in HARDWARE:
-        what = f"there is no hardware '{name}'"
+        what = f"unknown hardware '{name}'"
         raise ProblemError(Problem("unknown-hardware", what, where, did_you_mean(name, HARDWARE)))
     return HARDWARE[name]

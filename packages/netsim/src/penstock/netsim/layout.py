@@ -1,8 +1,8 @@
-"""How a training step is laid out over GPUs, and which layouts a model admits.
+"""How a training step is laid out over GPUs, and which layouts a model allows.
 
-A replica of the model takes `tensor` x `pipeline` GPUs and there are `data` of them. Experts are laid out anew over the
-`tensor` x `data` GPUs of a pipeline stage (Megatron-LM's folding): groups of `expert` x `expert_tensor` GPUs hold all
-experts, and there are `tensor * data / (expert * expert_tensor)` such groups.
+A replica of the model takes `tensor` x `pipeline` GPUs, and there are `data` replicas. Experts have a separate layout
+over the `tensor` x `data` GPUs of a pipeline stage (Megatron-LM's folding): each group of `expert` x `expert_tensor`
+GPUs holds all experts, and there are `tensor * data / (expert * expert_tensor)` such groups.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Optimizer = Literal["muon", "adamw"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is trained: the tokens of a sequence, of a step and of the whole run, and how evenly experts are chosen.
+    """What is trained: tokens per sequence, per step and of the whole run, and how evenly experts are chosen.
 
-    `imbalance` is the load of the busiest GPU's experts over the mean, 1 perfect. `expert_overlap` is the share of
-    dispatch and combine that runs beside other work: 0 without, up to 1 with two micro-batches in turn.
+    `imbalance` is the load of the busiest GPU's experts over the mean; 1 is perfect. `expert_overlap` is the share of
+    dispatch and combine that overlaps with other work: 0 without overlap, up to 1 with two alternating micro-batches.
     """
 
     sequence: int = 4096
@@ -38,11 +38,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Degrees of parallelism, schedule and what is done to save memory.
+    """Degrees of parallelism, schedule, and measures that save memory.
 
-    `chunks` of the model a stage (more than 1 in `interleaved` alone), `micro_batch` sequences, ZeRO stage `zero`: what
-    replicas share out, 1 the optimizer's state, 2 gradients too, 3 weights too. `recompute` nothing, norms and
-    activation functions, or whole layers. With `offload` the optimizer's state and step are the host's.
+    `chunks` of the model per stage (more than 1 only in `interleaved`); `micro_batch` sequences; ZeRO stage `zero`:
+    replicas shard the optimizer's state (1), also gradients (2), also weights (3). `recompute` covers nothing, norms
+    and activation functions, or whole layers. With `offload` the host keeps the optimizer's state and runs its step.
     """
 
     tensor: int = 1
@@ -67,11 +67,11 @@ class Layout:
         return self.tensor * self.data // (self.expert * self.expert_tensor)
 
     def micro_batches(self, job: Job) -> int:
-        """Of each replica, in a step."""
+        """Micro-batches per replica and step."""
         return job.batch_tokens // (job.sequence * self.micro_batch * self.data)
 
     def problems(self, shape: ModelShape, job: Job) -> list[Problem]:
-        """Everything that keeps this layout from being run; empty where nothing does."""
+        """Everything that makes this layout invalid; empty if it is valid."""
         return [Problem("bad-layout", what, "layout", fix) for holds, what, fix in self._rules(shape, job) if not holds]
 
     def check(self, shape: ModelShape, job: Job) -> None:
@@ -82,56 +82,57 @@ class Layout:
     def _rules(self, shape: ModelShape, job: Job) -> list[tuple[bool, str, str]]:
         degrees = (self.tensor, self.pipeline, self.data, self.expert, self.expert_tensor, self.chunks)
         if min(*degrees, self.micro_batch, job.sequence) < 1:
-            return [(False, "a degree of parallelism or size is below 1", "use 1 for what is not divided")]
+            return [(False, "a degree of parallelism or size is below 1", "use 1 for no parallelism")]
         group, sequences = self.expert * self.expert_tensor, job.batch_tokens / job.sequence
         step = f"{self.data} replicas x {self.micro_batch} sequences"
         return [
             (
                 shape.heads % self.tensor == 0 and shape.kv_heads % min(self.tensor, shape.kv_heads) == 0,
-                f"{shape.heads} heads do not divide by tensor parallelism {self.tensor}",
+                f"{shape.heads} heads are not divisible by tensor parallelism {self.tensor}",
                 f"use a divisor of {shape.heads}",
             ),
             (
                 shape.experts % self.expert == 0,
-                f"{shape.experts} experts do not divide by expert parallelism {self.expert}",
+                f"{shape.experts} experts are not divisible by expert parallelism {self.expert}",
                 f"use a divisor of {shape.experts}",
             ),
             (
                 (self.tensor * self.data) % group == 0,
-                f"groups of {group} GPUs for experts do not divide the {self.tensor * self.data} of a pipeline stage",
+                f"expert groups of {group} GPUs do not divide the {self.tensor * self.data} GPUs of a pipeline stage",
                 "lower the expert parallelism",
             ),
             (
                 shape.expert_hidden % self.expert_tensor == 0,
-                f"experts of width {shape.expert_hidden} do not divide by {self.expert_tensor}",
+                f"the expert width {shape.expert_hidden} is not divisible by expert tensor parallelism "
+                f"{self.expert_tensor}",
                 f"use a divisor of {shape.expert_hidden}",
             ),
             (
                 self.pipeline * self.chunks <= shape.layers,
                 f"{self.pipeline} stages of {self.chunks} chunks are more than {shape.layers} layers",
-                "use fewer",
+                "use fewer stages or chunks",
             ),
             (
                 (self.chunks > 1) == (self.schedule == "interleaved"),
-                f"{self.chunks} chunks a stage do not fit the schedule {self.schedule}",
-                "more than one chunk is what `interleaved` means",
+                f"{self.chunks} chunks per stage do not fit the schedule {self.schedule}",
+                "use more than one chunk with `interleaved`, and one with every other schedule",
             ),
             (
                 sequences % (self.data * self.micro_batch) == 0 and sequences > 0,
-                f"a step of {sequences:g} sequences does not divide by {step}",
+                f"a step of {sequences:g} sequences is not divisible by {step}",
                 "change the batch or the micro-batch",
             ),
             (
                 self.schedule != "interleaved" or self.micro_batches(job) % self.pipeline == 0,
-                f"{self.micro_batches(job)} micro-batches are no multiple of {self.pipeline} interleaved stages",
+                f"{self.micro_batches(job)} micro-batches are not a multiple of {self.pipeline} interleaved stages",
                 "change the batch, or use 1f1b",
             ),
             (
                 self.micro_batches(job) >= least_micro_batches(self.schedule, self.pipeline),
                 f"{self.micro_batches(job)} micro-batches are too few for {self.schedule} on {self.pipeline} stages",
-                f"{least_micro_batches(self.schedule, self.pipeline)} are enough; change the batch, or use 1f1b",
+                f"use a batch of at least {least_micro_batches(self.schedule, self.pipeline)} micro-batches, or 1f1b",
             ),
-            (0 <= self.zero <= 3, f"there is no ZeRO stage {self.zero}", "use 0, 1, 2 or 3"),
+            (0 <= self.zero <= 3, f"unknown ZeRO stage {self.zero}", "use 0, 1, 2 or 3"),
         ]
 
 
@@ -146,10 +147,10 @@ class Stage:
 
 
 def stages_of(shape: ModelShape, pipeline: int, chunks: int = 1) -> tuple[Stage, ...]:
-    """The stages, with layers in order, dealt out so that the busiest chunk has as little to do as can be.
+    """The stages, with layers in order, distributed so that the busiest chunk has as little work as possible.
 
-    Counted in layers with experts, the head is as much work as `head_layers` of them. Each chunk gets at most the
-    least number that is enough for all, and those that need not be full are the first ones.
+    The head is as much work as `head_layers` layers with experts. Each chunk gets at most the smallest number of layers
+    that is enough for all; the first chunks are the ones that get fewer.
     """
     parts = pipeline * chunks
     head_layers = shape.table / (shape.attention_matrices + (shape.k + shape.shared_experts) * shape.one_expert)
@@ -175,7 +176,7 @@ def stages_of(shape: ModelShape, pipeline: int, chunks: int = 1) -> tuple[Stage,
 
 
 def stage_kinds(stages: Sequence[Stage]) -> tuple[tuple[int, Stage], ...]:
-    """The first of each kind of stage with its number: later ones work as long and hold no more micro-batches."""
+    """The first stage of each kind with its number: later ones take as long and hold no more micro-batches."""
     first: dict[Stage, int] = {}
     for number, stage in enumerate(stages):
         first.setdefault(stage, number)

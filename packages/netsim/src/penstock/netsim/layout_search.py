@@ -1,4 +1,4 @@
-"""The fastest layout of a step that fits in memory, by trying all of them but those that cannot win."""
+"""Finds the fastest layout of a step that fits in memory; tries all layouts except those that cannot win."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MOST_GPUS = 8192
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is tried. Tensor parallelism stays inside a node, and experts are not split: both only add traffic."""
+    """The options that are searched. Tensor parallelism never leaves a node, and experts are never split, because both
+    would only add traffic."""
 
     schedules: tuple[tuple[Schedule, int], ...] = (
         ("1f1b", 1),
@@ -33,7 +34,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The fastest layouts, the best first and one for each way to divide the model; and how many were looked at."""
+    """The fastest layouts, best first, one for each way to divide the model; and the number of layouts examined."""
 
     costs: tuple[Cost, ...]
     layouts: int
@@ -42,11 +43,11 @@ class Found:
 def search(shape: ModelShape, gpus: int, job: Job, machine: Machine, *, space: Space = Space(), keep: int = 5) -> Found:
     """The fastest layouts of `gpus` GPUs that fit in memory.
 
-    Raises `ProblemError` where no layout uses that many GPUs, or none fits; it then says how much memory is missing.
+    Raises `ProblemError` if no layout uses that many GPUs, or none fits; the problem then names the smallest memory.
     """
     if not 1 <= gpus <= MOST_GPUS:
         fix = f"use 1 to {MOST_GPUS}"
-        raise ProblemError(Problem("bad-gpus", f"{gpus} GPUs cannot be searched", "--gpus", fix))
+        raise ProblemError(Problem("bad-gpus", f"cannot search layouts of {gpus} GPUs", "--gpus", fix))
     best: dict[tuple[int, int, int], tuple[float, Layout]] = {}
     smallest: Memory | None = None
     looked_at, limit = 0, machine.accelerator.memory.value
@@ -59,7 +60,7 @@ def search(shape: ModelShape, gpus: int, job: Job, machine: Machine, *, space: S
             looked_at += 1
             division = (layout.tensor, layout.pipeline, layout.expert)
             to_beat = best[division][0] if division in best else _slowest(best, keep)
-            # No variant is faster than its work without bubble, and full recomputation does the forward work again.
+            # No variant is faster than its work without bubble, and full recomputation repeats the forward work.
             again = busiest.work.forward if layout.recompute == "full" else 0.0
             if layout.micro_batches(job) * (fastest + again) >= to_beat:
                 continue
@@ -80,7 +81,7 @@ def search(shape: ModelShape, gpus: int, job: Job, machine: Machine, *, space: S
 
 
 def _slowest(best: dict[tuple[int, int, int], tuple[float, Layout]], keep: int) -> float:
-    """What a new division has to beat."""
+    """The time that a new division has to beat."""
     return max(seconds for seconds, _ in best.values()) if len(best) == keep else float("inf")
 
 
@@ -89,8 +90,8 @@ def _nothing_fits(shape: ModelShape, gpus: int, machine: Machine, smallest: Memo
         what = f"{shape.name} cannot be laid out over {gpus} GPUs"
         return Problem("no-layout", what, "--gpus", "use a number with more divisors, or another batch")
     need, have = smallest.total / 2**30, machine.accelerator.memory.value / 2**30
-    what = f"no layout of {shape.name} fits: on {gpus} GPUs the smallest takes {need:.0f} GiB of {have:.0f}"
-    return Problem("no-memory", what, "--gpus", "use more GPUs, or such with more memory")
+    what = f"no layout of {shape.name} fits: on {gpus} GPUs the smallest needs {need:.0f} GiB of {have:.0f} per GPU"
+    return Problem("no-memory", what, "--gpus", "use more GPUs, or GPUs with more memory")
 
 
 def _degrees(shape: ModelShape, gpus: int, job: Job, machine: Machine, space: Space) -> Iterator[Layout]:
@@ -115,7 +116,7 @@ def _degrees(shape: ModelShape, gpus: int, job: Job, machine: Machine, space: Sp
 
 
 def _variants(degrees: Layout, space: Space) -> Iterator[Layout]:
-    """A layout with every way to save memory. Sharing out among one replica saves nothing."""
+    """A layout with every way to save memory. With a single replica, ZeRO saves nothing."""
     alone = degrees.data == 1 and degrees.expert_replicas == 1
     for recompute in RECOMPUTE:
         for zero in space.zero[:1] if alone else space.zero:

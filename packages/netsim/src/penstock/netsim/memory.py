@@ -1,7 +1,7 @@
-"""What one GPU holds: its share of weights, gradients and optimizer state, and the activations kept for backward.
+"""Memory of one GPU: its share of weights, gradients and optimizer state, and the activations kept for backward.
 
-Weights are BF16, gradients accumulate in FP32, the optimizer keeps an FP32 copy and its moments in FP32. Activations
-are BF16; attention never stores its scores (FlashAttention), norms and elementwise work are split over the
+Weights are BF16, gradients accumulate in FP32, and the optimizer keeps an FP32 copy of the weights and FP32 moments.
+Activations are BF16; attention never stores its scores (FlashAttention); norms and elementwise work are split over the
 tensor-parallel group (sequence parallelism, Korthikanti et al. 2022, arXiv 2205.05198).
 """
 
@@ -21,7 +21,7 @@ STATE_BYTES: dict[Optimizer, int] = {"muon": 8, "adamw": 12}
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one GPU. `gathered` are the weights of two layers that ZeRO 3 has fetched, `logits` the last stage's."""
+    """Bytes on one GPU. `gathered` are the weights of two layers that ZeRO 3 has fetched, `logits` the last stage's."""
 
     weights: float
     gathered: float
@@ -46,9 +46,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Parameters of one GPU before ZeRO shares them out: the part that all replicas hold, and its part of experts.
+    """Parameters of one GPU before ZeRO shards them: the part that all replicas hold, and its part of the experts.
 
-    `vectors`, norms, biases and routers, are whole on every GPU of a tensor-parallel group and counted in `dense`.
+    `vectors` are norms, biases and routers: whole on every GPU of a tensor-parallel group, and counted in `dense`.
     """
 
     dense: float
@@ -57,7 +57,7 @@ class Share:
 
 
 def share_of(shape: ModelShape, layout: Layout, stage: Stage) -> Share:
-    """What a GPU of this stage holds of the model."""
+    """The parameters that a GPU of this stage holds."""
     layers = stage.dense_layers + stage.moe_layers
     vectors = layers * shape.vectors + stage.moe_layers * shape.router + stage.head * shape.hidden
     split = layers * shape.attention_matrices + stage.dense_layers * shape.dense_mlp
@@ -80,7 +80,7 @@ def _stage_memory(shape: ModelShape, layout: Layout, job: Job, number: int, stag
     share = share_of(shape, layout, stage)
 
     def held(from_stage: int) -> float:
-        """Parameters of this GPU once replicas share them out, from the given ZeRO stage on."""
+        """Parameters on this GPU if replicas shard them from the given ZeRO stage on."""
         if layout.zero < from_stage:
             return share.dense + share.experts
         return share.dense / layout.data + share.experts / layout.expert_replicas
@@ -89,7 +89,7 @@ def _stage_memory(shape: ModelShape, layout: Layout, job: Job, number: int, stag
     moe, dense = (activation_bytes(shape, layout, layout.recompute, moe=moe, job=job) for moe in (True, False))
     kept = (stage.moe_layers * moe + stage.dense_layers * dense) * tokens
     kept *= held_micro_batches(layout.schedule, number, layout.pipeline, layout.chunks, layout.micro_batches(job))
-    # While a layer is computed again, all of its own activations exist.
+    # While a layer is recomputed, all of its own activations exist.
     if layout.recompute == "full":
         whole = activation_bytes(shape, layout, "none", moe=stage.moe_layers > 0, job=job)
         kept += whole * tokens
@@ -108,9 +108,9 @@ def _stage_memory(shape: ModelShape, layout: Layout, job: Job, number: int, stag
 def activation_bytes(shape: ModelShape, layout: Layout, recompute: Recompute, *, moe: bool, job: Job) -> float:
     """Bytes that a GPU keeps of one layer for each token of its replica's micro-batch.
 
-    With nothing recomputed: both norms' inputs and outputs, queries, keys and values, what attention gives to its last
-    matrix; of MLPs and of each chosen expert the input, both halves of the first product, their gated product, and
-    experts' outputs. `selective` computes norms' outputs and gated products again, `full` all but the layer's input.
+    Without recomputation: inputs and outputs of both norms; queries, keys, values and the input of attention's output
+    matrix; for MLPs and each chosen expert the input, both halves of the first matmul and their gated product; and the
+    experts' outputs. `selective` recomputes norms' outputs and gated products, `full` everything but the layer's input.
     """
     if recompute == "full":
         return 2.0 * shape.hidden / layout.tensor

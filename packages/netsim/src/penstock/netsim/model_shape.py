@@ -1,6 +1,6 @@
-"""What a cost model must know of a mixture of experts: sizes, and the parameters and operations that follow from them.
+"""Sizes of a mixture of experts for the cost model, and the parameters and operations that follow from them.
 
-Operations are multiplications and additions, counted apart. Attention is causal: half of the scores are computed.
+Multiplications and additions count as one operation each. Attention is causal: half of the scores are computed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 class ModelShape:
     """A decoder of `layers` blocks, the first `dense_layers` of them with a dense MLP, the others with experts.
 
-    MLPs and experts are gated, three matrices each. Queries, keys and values have a bias where `attention_bias` says
-    so. Embedding and head are two matrices. Layers for predicting several tokens are not counted.
+    MLPs and experts are gated, three matrices each. Queries, keys and values have a bias if `attention_bias` is set.
+    Embedding and head are two matrices. Multi-token prediction layers are not counted.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ModelShape:
 
     @property
     def kv_width(self) -> int:
-        """Of keys and of values, each."""
+        """Width of the keys, and of the values."""
         return self.kv_heads * self.head_size
 
     @property
@@ -90,17 +90,17 @@ class ModelShape:
 
     @property
     def active_parameters(self) -> int:
-        """Those that compute for one token; the embedding, which is looked up, is not among them."""
+        """Parameters that compute for one token; the embedding is only looked up and does not count."""
         idle = self.moe_layers * (self.experts - self.k) * self.one_expert
         return self.parameters - idle - self.table
 
     def token_operations(self, sequence: int) -> float:
-        """Operations of forward and backward for one token, nothing computed twice: six a weight, and the scores."""
+        """Operations of forward and backward for one token without recomputation: six per weight, and the scores."""
         weights = self.active_parameters - self.layers * self.vectors - self.hidden
         return 6.0 * weights + 3 * self.layers * self.score_operations(sequence)
 
     def score_operations(self, sequence: int) -> float:
-        """Forward operations of one layer's scores and their product with the values, for one token."""
+        """Forward operations of one layer's scores and of their product with the values, for one token."""
         return 2.0 * sequence * self.query_width
 
 
@@ -147,8 +147,8 @@ SHAPES: Mapping[str, ModelShape] = MappingProxyType({shape.name: shape for shape
 
 
 def shape_named(name: str) -> ModelShape:
-    """The shape of that name; raises `ProblemError` with the nearest name where there is none."""
+    """The shape of that name; raises `ProblemError` with the nearest name if it is unknown."""
     if name not in SHAPES:
-        what = f"there is no model shape '{name}'"
+        what = f"unknown model shape '{name}'"
         raise ProblemError(Problem("unknown-model", what, "cost", did_you_mean(name, SHAPES)))
     return SHAPES[name]

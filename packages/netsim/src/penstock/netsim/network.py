@@ -1,6 +1,6 @@
-"""GPUs, directed links, and the links that each message takes: what every topology is made into, whatever its shape.
+"""GPUs, directed links, and the links that each message takes: the common form of every topology.
 
-Shape suffixes: G GPUs, L links, F flows, H hops of a route; a route of fewer than H hops is filled with -1.
+Shape suffixes: G GPUs, L links, F flows, H hops of a route; a route of fewer than H hops is padded with -1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAIRS_AT_ONCE = 2**18
 
 @dataclass(frozen=True, slots=True)
 class Flows:
-    """Messages of one exchange: `bytes_F` from GPU `source_F` to GPU `target_F`, never to itself, never empty."""
+    """Messages of one exchange: `bytes_F` > 0 from GPU `source_F` to a different GPU `target_F`."""
 
     source_F: Indices
     target_F: Indices
@@ -32,12 +32,12 @@ class Flows:
 
     @classmethod
     def of(cls, bytes_GG: ArrayLike) -> Flows:
-        """From a traffic matrix; the diagonal stays at home. Raises ValueError where it is not square or negative."""
+        """From a traffic matrix; the diagonal is not sent. Raises ValueError if it is not square or has negatives."""
         traffic_GG = np.asarray(bytes_GG, dtype=np.float64)
         if traffic_GG.ndim != 2 or traffic_GG.shape[0] != traffic_GG.shape[1] or not traffic_GG.size:
             raise ValueError(f"bytes_GG must be a square matrix, not {traffic_GG.shape}")
         if not (np.isfinite(traffic_GG) & (traffic_GG >= 0)).all():
-            raise ValueError("bytes_GG must hold finite bytes >= 0")
+            raise ValueError("bytes_GG must contain finite bytes >= 0")
         source_F, target_F = np.nonzero(traffic_GG)
         away_F = source_F != target_F
         source_F, target_F = source_F[away_F], target_F[away_F]
@@ -59,8 +59,8 @@ class EvenLoads:
 class Network:
     """A topology for one number of GPUs.
 
-    `capacity_L` bytes/s a link and direction. `inside` and `between` are a GPU's ports to its own node and to others:
-    their latencies start a message, and LogGP serialises messages on their bandwidths.
+    `capacity_L` bytes/s per link and direction. `inside` and `between` are a GPU's ports to its own node and to other
+    nodes: each message starts after their latency, and LogGP serialises messages at their bandwidth.
     """
 
     node_G: Indices
@@ -79,10 +79,10 @@ class Network:
         return self.node_G[flows.source_F] != self.node_G[flows.target_F]
 
     def start_seconds(self, flows: Flows) -> Floats:
-        """`start_F`: what a message pays before its bytes move.
+        """`start_F`: seconds before a message's bytes move.
 
-        The largest message of the exchange decides the protocol, and the GPU with the most peers the overhead, at each
-        level: a collective is launched as one.
+        At each level, the largest message of the exchange determines the protocol, and the GPU with the most peers
+        determines the overhead, because a collective is launched as a whole.
         """
         crosses_F = self.crosses(flows)
         start_F = np.zeros(len(flows))
@@ -93,7 +93,7 @@ class Network:
         return start_F
 
     def even_loads(self) -> EvenLoads:
-        """What each link carries when every GPU sends the same bytes to GPU g."""
+        """The load of each link when every GPU sends the same bytes to GPU g."""
         gpus, links = self.gpus, len(self.capacity_L)
         inside, between = np.zeros(links * gpus), np.zeros(links * gpus)
         rows = max(1, _PAIRS_AT_ONCE // gpus)

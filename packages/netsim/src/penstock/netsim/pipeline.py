@@ -1,10 +1,10 @@
 """Pipeline schedules: how long a step takes for given times of one stage, and how many micro-batches a stage holds.
 
 A stage works `forward` seconds on a micro-batch, then `backward` seconds for the gradient of its input and `weight`
-seconds for that of its weights. Only the zero-bubble schedules do the last apart.
+seconds for that of its weights. Only the zero-bubble schedules separate the last part.
 
 Sources: 1F1B, Harlap et al. 2018 (arXiv 1806.03377); interleaved, Narayanan et al. 2021 (arXiv 2104.04473); ZB-H1
-and ZB-H2, Qi et al. 2023 (arXiv 2401.10241). Tests play each schedule through, operation by operation.
+and ZB-H2, Qi et al. 2023 (arXiv 2401.10241). Tests simulate each schedule operation by operation.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class StageTimes:
 
 
 def bubble_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: int) -> float:
-    """What a step takes beyond the work of one stage on all of its micro-batches.
+    """Seconds of a step beyond the work of one stage on all of its micro-batches.
 
-    `chunks` of the model on every stage, more than one in `interleaved` alone. Stages take equal times on at least
-    `least_micro_batches`. For the zero-bubble schedules, weights' gradients take no longer than forward or inputs'
-    gradients: they are products alone, without scores and communication. The step ends when the last stage does,
-    because the gradient's norm is needed of all.
+    Every stage has `chunks` of the model, more than one only in `interleaved`. Assumes that all stages take equal times
+    and that there are at least `least_micro_batches`. For the zero-bubble schedules it also assumes that gradients of
+    weights take no longer than forward or gradients of inputs, because they are matmuls without scores and
+    communication. The step ends with the last stage, because the gradient norm needs all stages.
     """
     match schedule:
         case "gpipe" | "1f1b":
@@ -50,8 +50,8 @@ def bubble_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: i
 
 
 def least_micro_batches(schedule: Schedule, stages: int) -> int:
-    """With fewer than these, a schedule has not enough gradients of weights to fill its gaps; `interleaved` takes
-    multiples."""
+    """The smallest number that gives a schedule enough gradients of weights to fill its gaps; `interleaved` takes
+    only multiples."""
     match schedule:
         case "gpipe" | "1f1b":
             return 1
@@ -67,9 +67,9 @@ def step_seconds(schedule: Schedule, times: StageTimes, stages: int, chunks: int
 
 
 def held_micro_batches(schedule: Schedule, stage: int, stages: int, chunks: int, micro_batches: int) -> float:
-    """How many micro-batches' activations a stage holds at once, at most; of `interleaved`, chunks count as parts.
+    """The most micro-batches whose activations a stage holds at once; in `interleaved`, a chunk counts as a fraction.
 
-    The zero-bubble schedules hold them until the weights' gradient is done, which early stages put off longest.
+    The zero-bubble schedules hold them until the gradient of the weights is done, which early stages delay longest.
     """
     match schedule:
         case "gpipe":

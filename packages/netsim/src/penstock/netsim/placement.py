@@ -15,7 +15,7 @@ class Contiguous:
     """Experts in order, the same number on every GPU: what Megatron-LM, DeepSpeed and vLLM do by default."""
 
     def place(self, load_E: ArrayLike, gpus: int) -> NDArray[np.int64]:
-        """`gpu_E`; the load plays no part. Raises `ProblemError` where the experts do not divide by the GPUs."""
+        """`gpu_E`; the load is ignored. Raises `ProblemError` if the GPUs do not divide the experts evenly."""
         experts = len(np.asarray(load_E))
         if gpus < 1 or experts % gpus:
             raise ProblemError(_indivisible(experts, gpus))
@@ -23,10 +23,10 @@ class Contiguous:
 
 
 def replicate(counts_SLE: NDArray[np.int64], gpus: int) -> NDArray[np.float64]:
-    """`counts_SLR` (or `counts_SR` of one layer): the load of each expert copy, neighbours being copies of one expert.
+    """`counts_SLR` (or `counts_SR` of one layer): the load of each expert copy; copies of one expert are neighbours.
 
-    With at most as many GPUs as experts there is one copy of each (R = E). With more GPUs every expert has gpus / E
-    copies that share its load evenly (R = gpus); raises `ProblemError` where gpus is no multiple of E.
+    With at most as many GPUs as experts, each expert has one copy (R = E). With more GPUs, every expert has gpus / E
+    copies that share its load evenly (R = gpus); raises `ProblemError` if gpus is not a multiple of E.
     """
     experts = counts_SLE.shape[-1]
     if gpus > experts and gpus % experts:
@@ -39,7 +39,7 @@ def _indivisible(experts: int, gpus: int) -> Problem:
     divisors = ", ".join(str(number) for number in range(1, experts + 1) if experts % number == 0)
     return Problem(
         "indivisible-experts",
-        f"{experts} experts do not divide over {gpus} GPUs",
+        f"{experts} experts do not divide evenly over {gpus} GPUs",
         "contiguous placement",
         f"use {divisors} GPUs, or a multiple of {experts}",
     )

@@ -1,7 +1,7 @@
-"""A plan: which expert each slot of each GPU holds, copies included, and what it is worth on loads it has not seen.
+"""A plan: which expert each slot of each GPU holds, copies included, and how well it balances loads it has not seen.
 
-A placement of the contract puts every expert on one GPU. A plan may give a busy expert several slots, which share its
-tokens evenly, as serving engines dispatch them.
+A placement (the contract) puts every expert on one GPU. A plan may give a busy expert several slots, which share its
+tokens evenly, as in serving engines.
 
 Shape suffixes: W windows of a trace, E experts, R slots, G GPUs, N nodes.
 """
@@ -24,8 +24,8 @@ Integers = NDArray[np.int64]
 class Plan:
     """`expert_R`, the expert of every slot: the first R / gpus slots are GPU 0's, the next ones GPU 1's, and so on.
 
-    Raises `ProblemError` where an expert of 0 .. experts - 1 has no slot, a slot names none of them, or the slots do
-    not divide over the GPUs.
+    Raises `ProblemError` if one of the experts 0 .. experts - 1 has no slot, a slot holds any other expert, or the GPUs
+    do not divide the slots evenly.
     """
 
     expert_R: Integers
@@ -35,8 +35,8 @@ class Plan:
     def __post_init__(self) -> None:
         slots = len(self.expert_R)
         if self.gpus < 1 or slots % self.gpus:
-            what = f"{slots} slots do not divide over {self.gpus} GPUs"
-            raise ProblemError(Problem("indivisible-experts", what, "placement", "give every GPU as many slots"))
+            what = f"{slots} slots do not divide evenly over {self.gpus} GPUs"
+            raise ProblemError(Problem("indivisible-experts", what, "placement", "give every GPU the same slots"))
         if slots and (self.expert_R.min() < 0 or self.expert_R.max() >= self.experts):
             what = f"a slot holds an expert outside 0 .. {self.experts - 1}"
             raise ProblemError(Problem("unknown-expert", what, "placement", "number the experts of the layer from 0"))
@@ -53,7 +53,7 @@ class Plan:
         held_G = np.bincount(gpu_E, minlength=gpus)
         if len(held_G) > gpus or held_G.min() != held_G.max():
             what = f"GPUs hold between {held_G.min()} and {held_G.max()} experts"
-            raise ProblemError(Problem("indivisible-experts", what, "placement", "give every GPU as many experts"))
+            raise ProblemError(Problem("indivisible-experts", what, "placement", "give every GPU the same number"))
         return cls(np.argsort(gpu_E, kind="stable"), len(gpu_E), gpus)
 
     @property
@@ -75,36 +75,36 @@ class Plan:
 
     @property
     def duplicates(self) -> int:
-        """Slots that hold what another slot of their GPU holds already: memory that balances nothing."""
+        """Slots that hold the same expert as another slot of their GPU: memory that balances nothing."""
         return int(np.maximum(self.held_GE - 1, 0).sum())
 
     def slot_loads(self, load_WE: ArrayLike) -> Floats:
         """`load_WR` when the copies of an expert share its load; raises `ProblemError` for loads of other experts."""
         load_WE = np.asarray(load_WE, dtype=np.float64)
         if load_WE.shape[-1] != self.experts:
-            what = f"the loads are of {load_WE.shape[-1]} experts, the placement is of {self.experts}"
+            what = f"the loads have {load_WE.shape[-1]} experts, but the placement has {self.experts}"
             raise ProblemError(
                 Problem("other-experts", what, "placement", "place the experts of the trace's own model")
             )
         return load_WE[..., self.expert_R] / self.copies_E[self.expert_R]
 
     def gpu_loads(self, load_WE: ArrayLike) -> Floats:
-        """`load_WG`: what the slots of each GPU get."""
+        """`load_WG`: the total load of each GPU's slots."""
         load_WR = self.slot_loads(load_WE)
         return load_WR.reshape(*load_WR.shape[:-1], self.gpus, -1).sum(axis=-1)
 
     def imbalance(self, load_WE: ArrayLike) -> Floats:
-        """Load of the busiest GPU over that of the mean GPU, in each window; 1 is perfect and what an empty one has."""
+        """Load of the busiest GPU over the mean, in each window; 1 is perfect, and the value of an empty window."""
         load_WG = self.gpu_loads(load_WE)
         mean_W = load_WG.mean(axis=-1)
         return np.divide(load_WG.max(axis=-1), mean_W, out=np.ones_like(mean_W), where=mean_W > 0)
 
     def off_node_share(self, load_E: ArrayLike, gpus_per_node: int) -> float:
-        """The least share of the assignments that must leave their node.
+        """The smallest share of the assignments that must leave their node.
 
-        Tokens stand evenly on all nodes and every copy of an expert gets as many of them; a node's tokens go to the
-        copies at home first. So of the tokens of an expert with `c` copies, `c_n` of them on node n of N, the share
-        `sum over n of min(1 / N, c_n / c)` stays.
+        Tokens are spread evenly over all nodes, every copy of an expert gets the same number of them, and a node's
+        tokens go to copies on their own node first. For an expert with `c` copies, `c_n` of them on node n of N, the
+        share `sum over n of min(1 / N, c_n / c)` of its tokens stays on its node.
         """
         load_E = np.asarray(load_E, dtype=np.float64)
         stays_E = stay_shares(self.node_copies(gpus_per_node), self.copies_E).sum(axis=0)
@@ -118,12 +118,12 @@ class Plan:
     def moved_slots(self, previous: Plan) -> int:
         """Slots whose expert was not on their GPU before: each costs the transfer of one expert's weights.
 
-        Raises `ProblemError` where the two plans are of other numbers of experts or GPUs.
+        Raises `ProblemError` if the two plans have different numbers of experts or GPUs.
         """
         if (self.experts, self.gpus) != (previous.experts, previous.gpus):
             what = (
-                f"the placement before is of {previous.experts} experts on {previous.gpus} GPUs, "
-                f"this one of {self.experts} on {self.gpus}"
+                f"the previous placement has {previous.experts} experts on {previous.gpus} GPUs, "
+                f"this one has {self.experts} on {self.gpus}"
             )
             raise ProblemError(Problem("other-experts", what, "placement", "compare placements of one layer"))
         return int(np.maximum(self.held_GE - previous.held_GE, 0).sum())
@@ -138,10 +138,10 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a planner's plans were worth on the windows that followed those it saw; means over these windows.
+    """How well a planner's plans balanced the windows after those it saw; means over these windows.
 
-    `imbalance` is that of `Plan.imbalance`, `excess` what it has over 1. `seen_imbalance` is on the windows that it
-    saw, taken together. `moved_share` is the share of slots whose expert changed from one plan to the next.
+    `imbalance` is that of `Plan.imbalance`, `excess` is `imbalance` - 1. `seen_imbalance` is measured on the sum of the
+    windows that the planner saw. `moved_share` is the share of slots whose expert changed from one plan to the next.
     """
 
     imbalance: float
@@ -158,13 +158,13 @@ class HeldOut:
 def held_out(
     planner: Planner, load_WE: ArrayLike, gpus: int, *, history: int = 8, gpus_per_node: int = 8, keep: bool = False
 ) -> HeldOut:
-    """Replays a trace: for each window after the first `history`, plan from those before it and judge on it.
+    """Replays a trace: each window after the first `history` judges a plan made from the windows before it.
 
-    With `keep` every plan is told the one before it. Raises ValueError where there is no window to judge on.
+    With `keep`, each plan is made with the previous one as `previous`. Raises ValueError if no window is left to judge.
     """
     load_WE = np.asarray(load_WE, dtype=np.float64)
     if not 0 < history < len(load_WE):
-        raise ValueError(f"{len(load_WE)} windows cannot be judged after a history of {history}")
+        raise ValueError(f"{len(load_WE)} windows leave none to judge after a history of {history}")
     previous: Plan | None = None
     rows: list[tuple[float, float, float, float, float]] = []
     for now in range(history, len(load_WE)):
@@ -180,23 +180,23 @@ def held_out(
 
 
 def stay_shares(copies_NE: Integers, copies_E: Integers) -> Floats:
-    """The share of each expert's tokens that each node keeps for its own copies, as `off_node_share` says."""
+    """The share of each expert's tokens that each node keeps for its own copies; see `off_node_share`."""
     return np.minimum(1 / len(copies_NE), copies_NE / copies_E)
 
 
 def slots_for(experts: int, redundant: int, gpus: int) -> int:
-    """The smallest number of slots that holds all experts and `redundant` more and divides over the GPUs; at most one
-    for every expert on every GPU."""
+    """The smallest multiple of the GPUs that gives slots to all experts and `redundant` more; at most one for every
+    expert on every GPU."""
     if gpus < 1:
-        raise ProblemError(Problem("no-gpus", f"{gpus} GPUs hold nothing", "placement", "use at least one"))
+        raise ProblemError(Problem("no-gpus", f"cannot place experts on {gpus} GPUs", "placement", "use at least one"))
     return -(-min(experts + redundant, experts * gpus) // gpus) * gpus
 
 
 def windows_of(load_WE: ArrayLike) -> Floats:
-    """Loads as fp64 [windows, experts]; a single window may come without its axis. Raises `ProblemError` for loads
-    that are not counts or weights."""
+    """Loads as fp64 [windows, experts]; a single window may lack its axis. Raises `ProblemError` for loads that are not
+    counts or weights."""
     load_WE = np.atleast_2d(np.asarray(load_WE, dtype=np.float64))
     if load_WE.ndim != 2 or not load_WE.size or not np.isfinite(load_WE).all() or (load_WE < 0).any():
-        what = f"loads of shape {load_WE.shape} are no finite counts >= 0 of windows and experts"
-        raise ProblemError(Problem("bad-load", what, "placement", "give one count an expert"))
+        what = f"loads of shape {load_WE.shape} are not finite counts >= 0 of windows and experts"
+        raise ProblemError(Problem("bad-load", what, "placement", "pass one count per expert"))
     return load_WE

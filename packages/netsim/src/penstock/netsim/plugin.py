@@ -1,10 +1,10 @@
-"""What this package offers."""
+"""Components of this package."""
 
 from __future__ import annotations
 
 from penstock.hooks import Component, hookimpl
 
-_SCHEMAS = {"RailOptimised": "TwoLevel"}  # those that share another one's schema
+_SCHEMAS = {"RailOptimised": "TwoLevel"}  # targets that share another target's schema
 _OF_LINKS = frozenset({"monotone", "subadditive"})
 _OF_PORTS = _OF_LINKS | {"interchangeable"}
 
@@ -24,11 +24,11 @@ def topologies() -> list[Component]:
             "single-node", "SingleNode", "One node: GPUs behind NVLink, or PCIe switches behind the host.", _OF_PORTS
         ),
         _by_links(
-            "rail-optimised", "RailOptimised", "A switch for each GPU number; NVLink carries messages to its rail."
+            "rail-optimised", "RailOptimised", "One switch (rail) per GPU number; NVLink takes messages to their rail."
         ),
         _by_links("fat-tree", "FatTree", "Leaf switches under a core, with oversubscription.", _OF_PORTS),
-        _by_links("dragonfly", "Dragonfly", "Groups of nodes with one link between each two.", _OF_PORTS),
-        _by_links("torus", "Torus", "A grid of GPUs whose edges are joined."),
+        _by_links("dragonfly", "Dragonfly", "Groups of nodes with one link between each pair of groups.", _OF_PORTS),
+        _by_links("torus", "Torus", "A grid of GPUs whose opposite edges are joined."),
         _by_links("ring", "Ring", "GPUs in a circle."),
         _by_links("graph", "Graph", "Your own network, link by link."),
     ]
@@ -60,7 +60,7 @@ def placements() -> list[Component]:
             name="eplb",
             target="penstock.netsim.eplb:Eplb",
             config="penstock.netsim.config:EplbConfig",
-            summary="DeepSeek's EPLB: copies of the hottest experts, the heaviest packed first.",
+            summary="DeepSeek's EPLB: copies the hottest experts and packs the heaviest copies first.",
             capabilities=frozenset({"equal-slots", "load-aware"}),
         ),
         Component(
@@ -68,7 +68,7 @@ def placements() -> list[Component]:
             name="balanced-swap",
             target="penstock.netsim.balanced_swap:BalancedSwap",
             config="penstock.netsim.config:BalancedSwapConfig",
-            summary="Balanced over past windows by pair swaps, copies chosen with the packing and spread over nodes.",
+            summary="Balances past windows by pair swaps; chooses copies with the packing and spreads them over nodes.",
             capabilities=frozenset({"equal-slots", "load-aware"}),
         ),
     ]

@@ -1,8 +1,8 @@
-"""What one network port of a GPU needs for its share of a collective: the alpha-beta model, in pieces.
+"""Time that one network port of a GPU needs for its share of a collective: the alpha-beta model, in pieces.
 
-Message sizes decide the protocol. A small message goes at once (eager); a larger one waits until its receiver is ready
-(rendezvous); the largest fill pipelines whose setup costs once more. Each step up adds a fixed time, which is how the
-latency curves of NCCL and MPI look: to 512 KiB an H100's all-to-all gains 7 us that bandwidth cannot explain.
+The message size decides the protocol. A small message is sent at once (eager); a larger one waits until its receiver is
+ready (rendezvous); the largest fill pipelines, which have a setup cost of their own. Each step up adds a fixed time, as
+in the latency curves of NCCL and MPI: up to 512 KiB, an H100's all-to-all gains 7 us that bandwidth does not explain.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Figures of a port; bytes/s a direction, seconds, and bytes of one message where the protocol changes.
+    """Figures of a port: bytes/s per direction, seconds, and the message sizes at which the protocol changes.
 
-    `latency` is paid once a collective, `peer_overhead` once for every peer after the first. A message above
+    `latency` is paid once per collective, `peer_overhead` once for every peer after the first. A message above
     `eager_bytes` adds `rendezvous` seconds, one above `bulk_bytes` adds `bulk_setup` seconds more.
     """
 
@@ -39,10 +39,11 @@ class Port:
         if not self.bandwidth > 0:
             raise ValueError(f"a port's bandwidth must be positive, not {self.bandwidth}")
         if min(self.latency, self.peer_overhead, self.rendezvous, self.bulk_setup) < 0:
-            raise ValueError("a port's times cannot be negative")
+            raise ValueError("a port's times must not be negative")
 
     def seconds(self, busiest_bytes: ArrayLike, peers: ArrayLike = 1, message_bytes: ArrayLike = 0.0) -> Floats:
-        """Time of a port that moves `busiest_bytes` one way, to or from `peers`, the largest message `message_bytes`.
+        """Seconds for a port to move `busiest_bytes` one way, to or from `peers`; the largest message has
+        `message_bytes`.
 
         A port that moves nothing takes no time.
         """
@@ -51,7 +52,7 @@ class Port:
         return np.where(busiest > 0, seconds, 0.0)
 
     def start_seconds(self, peers: ArrayLike, message_bytes: ArrayLike) -> Floats:
-        """The part that does not grow with the bytes."""
+        """The seconds that do not grow with the bytes."""
         message = np.asarray(message_bytes, dtype=np.float64)
         others = np.maximum(np.asarray(peers, dtype=np.float64) - 1, 0)
         protocol = self.rendezvous * (message > self.eager_bytes) + self.bulk_setup * (message > self.bulk_bytes)
@@ -59,10 +60,10 @@ class Port:
 
 
 class NodePorts:
-    """`gpus_per_node` GPUs make a node; each has a port to its own node and one to the others.
+    """`gpus_per_node` GPUs form a node; each has a port to its own node and one to the other nodes.
 
-    What is not given comes from the preset `hardware`. Raises `ProblemError` for a preset that there is none of, and
-    ValueError for figures that no network has.
+    Figures that are not given come from the preset `hardware`. Raises `ProblemError` for an unknown preset, and
+    ValueError for impossible figures.
     """
 
     name: str

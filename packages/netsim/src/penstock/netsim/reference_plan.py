@@ -1,8 +1,8 @@
-"""A published plan for a 355B-A32B model on 8,192 H800, each of its figures beside ours, with why it can or cannot be.
+"""A published plan for a 355B-A32B model on 8,192 H800: each figure next to ours, with the reason for any difference.
 
 The plan is github.com/andreidhoang/stanford-ai, folder glm-4.6-training-pipeline, commit 522b36d: a reconstruction by
-third parties, not the model's authors' own account. It asks for TP 8, PP 16 and EP 32, ZeRO 3 with the optimizer on the
-host, whole layers recomputed, and a batch of 4M tokens.
+third parties, not the model authors' own account. It uses TP 8, PP 16 and EP 32, ZeRO 3 with the optimizer on the host,
+recomputation of whole layers, and a batch of 4M tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GPUS, TOKENS, DAYS, RATE, PRICE = 8192, 23e12, 82, 2.8e6, 2.50
 PRETRAINING = "docs/02_PRETRAINING.md"
 CONFIG = "configs/training_8192_h800.yaml"
 # The plan splits experts over tensor-parallel groups too, and calls 8192 / (8 x 16 x 32) = 2 its data parallelism: two
-# copies of every expert, 64 replicas of the rest. Of "interleaved 1F1B" it does not say how many chunks; two is least.
+# copies of every expert, 64 replicas of the rest. It does not specify the chunks of "interleaved 1F1B"; two is minimal.
 LAYOUT = Layout(
     tensor=8,
     pipeline=16,
@@ -38,9 +38,9 @@ JOB = Job(sequence=4096, batch_tokens=2**22, tokens=TOKENS)
 
 @dataclass(frozen=True, slots=True)
 class PlanFigure:
-    """A figure of the plan, where it stands, what it is by our account, and the reason of the difference.
+    """A figure of the plan, its source file, our value, and the reason for the difference.
 
-    Ours follows from arithmetic alone, or, where `modelled`, from a model or a choice that others may make otherwise.
+    Our value follows from arithmetic or, if `modelled`, from a model or a choice that others may make differently.
     """
 
     what: str
@@ -54,19 +54,19 @@ class PlanFigure:
 
     @property
     def agrees(self) -> bool:
-        """Within the tolerance: 10 %, about what the plan rounds its figures to, and nothing where it counts."""
+        """Whether both values agree within the tolerance: 10 %, about the plan's rounding, and 0 for counts."""
         return abs(self.published - self.ours) <= self.tolerance * abs(self.ours)
 
     @property
     def verdict(self) -> str:
-        """`agrees`; `cannot be`, where arithmetic or the plan's own figures contradict it; `differs` from our model."""
+        """`agrees`; `cannot be` if arithmetic or the plan's own figures contradict it; `differs` from our model."""
         if self.agrees:
             return "agrees"
         return "differs" if self.modelled else "cannot be"
 
 
 def plan_cost() -> Cost:
-    """What this model makes of the plan's layout."""
+    """The cost of the plan's layout by this package's model."""
     return cost_of(shape_named("glm-4.6"), LAYOUT, JOB, _machine())
 
 
@@ -88,27 +88,27 @@ def _operations() -> Iterator[PlanFigure]:
         355,
         shape.parameters / 1e9,
         "README.md",
-        "the layer that predicts several tokens is left out",
+        "the multi-token prediction layer is left out",
     )
     yield PlanFigure(
-        "operations a token",
+        "operations per token",
         "GFLOP",
         192,
         each / 1e9,
         PRETRAINING,
-        "six operations a weight are right, for forward and backward; attention scores of 4,096 tokens add a seventh",
+        "six operations per weight are right for forward and backward; attention scores of 4,096 tokens add a seventh",
         modelled=True,
     )
     yield PlanFigure(
-        "operations a token, 'with backward and routing'",
+        "operations per token, 'with backward and routing'",
         "GFLOP",
         633.6,
         each / 1e9,
         PRETRAINING,
-        "takes the six a weight, which include backward, for forward alone and triples them",
+        "takes the six per weight, which include backward, for forward only and triples them",
     )
     yield PlanFigure(
-        "operations in all",
+        "total operations",
         "1e24",
         0.0046,
         TOKENS * each / 1e24,
@@ -121,7 +121,7 @@ def _operations() -> Iterator[PlanFigure]:
         1979,
         peak / 1e12,
         PRETRAINING,
-        "the data sheet's figure for 2:4 sparse weights; dense products have half",
+        "the data sheet's figure for 2:4 sparse weights; dense matmuls have half",
     )
 
 
@@ -131,7 +131,7 @@ def _speed() -> Iterator[PlanFigure]:
     implied = RATE * each / GPUS
     at_61 = TOKENS * each / (0.61 * peak * GPUS) / SECONDS_PER_DAY
     yield PlanFigure(
-        "tokens a second",
+        "tokens per second",
         "million",
         RATE / 1e6,
         cost.tokens_per_second / 1e6,
@@ -162,7 +162,7 @@ def _speed() -> Iterator[PlanFigure]:
         700,
         implied / 1e12,
         CONFIG,
-        "by its own rate; 700 is what single large products reach, and no training does",
+        "by its own rate; single large matmuls reach 700, but no training does",
     )
     yield PlanFigure(
         "sustained speed of a GPU",
@@ -170,7 +170,7 @@ def _speed() -> Iterator[PlanFigure]:
         900,
         implied / 1e12,
         PRETRAINING,
-        "91 % of the dense peak; the same page says 45 % of a peak of 16.2 exaFLOPS, which is 7.3 and not 0.9 x 8,192",
+        "91 % of the dense peak; the same page says 45 % of a peak of 16.2 exaFLOPS, which is 7.3, not 0.9 x 8,192",
     )
 
 
@@ -193,7 +193,8 @@ def _layout() -> Iterator[PlanFigure]:
         16 * 6,
         sum(stage.dense_layers + stage.moe_layers for stage in stages),
         PRETRAINING,
-        "16 stages of 6 are more than there are; the first and the last have 5 and 3, the last has the head as well",
+        "16 stages of 6 are more layers than the model has; the first and last stages have 5 and 3, the last also has "
+        "the head",
         tolerance=0.0,
     )
     yield PlanFigure(
@@ -202,11 +203,11 @@ def _layout() -> Iterator[PlanFigure]:
         12,
         100 * fill / (plain.micro_batches(JOB) + fill),
         PRETRAINING,
-        "a batch of 4M tokens is 16 sequences of 4,096 for each of 64 replicas; 12 % takes 110, and with five chunks a "
-        "stage, all that 92 layers have, it is 16 %",
+        "a batch of 4M tokens is 16 sequences of 4,096 for each of 64 replicas; 12 % needs 110, and with five chunks "
+        "per stage, the most that 92 layers allow, it is 16 %",
     )
     yield PlanFigure(
-        "tokens a step",
+        "tokens per step",
         "million",
         4.096,
         4 * 32 * 4096 * LAYOUT.data / 1e6,
@@ -215,11 +216,11 @@ def _layout() -> Iterator[PlanFigure]:
     )
     yield PlanFigure(
         "NVLink of a GPU",
-        "GB/s a direction",
+        "GB/s per direction",
         450,
         network.inside_bandwidth.value / 1e9,
         CONFIG,
-        "900 GB/s both ways is an H100's; an H800 has 400, of which DeepEP reaches 160 a direction",
+        "900 GB/s both ways is an H100's; an H800 has 400, of which DeepEP reaches 160 per direction",
     )
     yield PlanFigure(
         "share of a step that is communication",
@@ -235,7 +236,7 @@ def _layout() -> Iterator[PlanFigure]:
 def _memory() -> Iterator[PlanFigure]:
     memory, parameters = plan_cost().memory, shape_named("glm-4.6").parameters
     yield PlanFigure(
-        "weights a GPU",
+        "weights per GPU",
         "MB",
         87,
         parameters * 2 / GPUS / 1e6,
@@ -243,29 +244,29 @@ def _memory() -> Iterator[PlanFigure]:
         f"right on average; it leaves out the layers in use, which ZeRO 3 gathers: {memory.gathered / 1e6:.0f} MB",
     )
     yield PlanFigure(
-        "optimizer state in all",
+        "total optimizer state",
         "GB",
         120,
         parameters * 8 / 1e9,
         PRETRAINING,
-        "an FP32 copy and one FP32 moment (Muon) are 8 bytes a parameter",
+        "an FP32 copy and one FP32 moment (Muon) are 8 bytes per parameter",
     )
     yield PlanFigure(
-        "gradients a GPU",
+        "gradients per GPU",
         "MB",
         87,
         parameters * 4 / GPUS / 1e6,
         PRETRAINING,
-        "in BF16 it would be right; gradients of many micro-batches are added up in FP32",
+        "right for BF16, but gradients of many micro-batches are accumulated in FP32",
         modelled=True,
     )
     yield PlanFigure(
-        "activations a GPU",
+        "activations per GPU",
         "GB",
         40,
         memory.activations / 1e9,
         CONFIG,
-        "with every layer recomputed only their inputs are kept, split over 8 GPUs; 4 sequences at a time are 2.8 GB",
+        "with every layer recomputed, only layer inputs are kept, split over 8 GPUs; 4 sequences at a time are 2.8 GB",
         modelled=True,
     )
     yield PlanFigure(
@@ -287,7 +288,7 @@ def _money() -> Iterator[PlanFigure]:
         0.753664,
         92 * 24 * GPUS / 1e6,
         PRETRAINING,
-        "92 x 8,192 are GPU days; a factor of 24 is missing, as in every row of the README's table",
+        "92 x 8,192 are GPU days; the factor of 24 is missing, as in every row of the README's table",
     )
     yield PlanFigure("GPU hours of 82 days", "million", 16.515072, hours / 1e6, CONFIG, "84 days were multiplied")
     yield PlanFigure(
@@ -296,7 +297,7 @@ def _money() -> Iterator[PlanFigure]:
         27.7,
         hours * PRICE / 1e6,
         PRETRAINING,
-        "82 days x 8,192 GPUs at $2.50 an hour; $27.7M follows from none of the plan's own hours",
+        "82 days x 8,192 GPUs at $2.50 per hour; $27.7M does not follow from any of the plan's own hours",
     )
     yield PlanFigure(
         "cost of 82 days, config",
@@ -304,7 +305,7 @@ def _money() -> Iterator[PlanFigure]:
         41.28768,
         hours * PRICE / 1e6,
         CONFIG,
-        "right within the two days of the hours",
+        "right, except for the two extra days of its hours",
     )
     yield PlanFigure(
         "cost of the layout",

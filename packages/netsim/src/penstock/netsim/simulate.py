@@ -1,6 +1,6 @@
-"""What a routing trace costs on a network: dispatch and combine time against that of perfectly balanced experts.
+"""What a routing trace costs on a network: dispatch and combine time, compared with perfectly balanced experts.
 
-Shape suffixes: S steps, L layers, E experts, R expert copies, G GPUs, M nodes, T tokens, K experts a token.
+Shape suffixes: S steps, L layers, E experts, R expert copies, G GPUs, M nodes, T tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STEPS_ONE_BY_ONE = 8
-"""Steps of a trace that are simulated where each exchange needs its own messages, unless the caller says otherwise."""
+"""Default number of simulated steps of a trace if each exchange needs its own messages."""
 SHARES_AT_ONCE = 2**18
-"""Shares of a block of steps, 2 MB: 8,192 GPUs, 61 layers and 1,000 steps would be 4 GB at once."""
+"""Shares held at once for a block of steps, 2 MB: 8,192 GPUs, 61 layers and 1,000 steps would be 4 GB at once."""
 TOKENS_LOOKED_AT = 2048
-"""Tokens by which it is judged how many nodes a token reaches: the share is known to about 1 %."""
+"""Tokens sampled to estimate how many nodes a token reaches; the share is then known to about 1 %."""
 
 
 @runtime_checkable
 class EvenSourcesTopology(Protocol):
-    """A topology that times many all-to-alls at once, and for which the reverse exchange takes as long.
+    """A topology that times many all-to-alls at once, and whose reverse exchange takes equally long.
 
-    Any other topology is asked for one matrix at a time.
+    Every other topology times one matrix at a time.
     """
 
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats: ...
@@ -45,14 +45,14 @@ class EvenSourcesTopology(Protocol):
 
 @runtime_checkable
 class LinkedTopology(Protocol):
-    """A topology that says which links it has, as every fidelity but alpha-beta needs."""
+    """A topology that describes its links; every fidelity except alpha-beta needs them."""
 
     def network(self, gpus: int) -> Network: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds over all that was simulated."""
+    """Seconds over all simulated exchanges or steps."""
 
     mean: float
     p50: float
@@ -69,7 +69,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """A GPU for which the others wait: in `share` of the exchanges it gets the most bytes, `load` times the mean."""
+    """A GPU that the others wait for: in `share` of the exchanges it gets the most bytes, `load` times the mean."""
 
     gpu: int
     share: float
@@ -78,14 +78,15 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class SimulationRow:
-    """One number of GPUs.
+    """The result for one number of GPUs.
 
     `dispatch` and `combine` are seconds of one layer's exchange, `step` of all layers of a step, one after the other.
-    `balanced_seconds` is dispatch and combine of a layer when every GPU's experts get the same share of the same bytes,
-    and `slowdown` the mean measured sum over it (1 is perfect). `bytes_between_nodes` is sent by all GPUs together, in
-    a layer's dispatch and combine, on average. `worst_layer` is the model's index of the layer with the largest mean
-    time, `worst_layer_slowdown` its own slowdown. `load_G` is what each GPU gets on average, 1 being the mean;
-    `stragglers` the GPUs that get the most, most often first. `step_quantiles` are seconds of a step at 0, 1, .. 100 %.
+    `balanced_seconds` is dispatch plus combine of a layer when every GPU's experts get the same share of the same
+    bytes, and `slowdown` the mean simulated sum divided by it (1 is perfect). `bytes_between_nodes` is sent by all GPUs
+    together in a layer's dispatch and combine, on average. `worst_layer` is the model's index of the layer with the
+    largest mean time, `worst_layer_slowdown` its own slowdown. `load_G` is the average load of each GPU relative to the
+    mean; `stragglers` are the GPUs that most often get the most. `step_quantiles` are seconds of a step at 0, 1, ..
+    100 %.
     """
 
     gpus: int
@@ -117,7 +118,7 @@ class _Way:
         return self.fidelity == "alpha-beta" and not self.deduplicate and isinstance(self.topology, EvenSourcesTopology)
 
     def chosen(self, steps: int) -> Integers:
-        """Which of a layer's steps are simulated: all, or some that are evenly spaced."""
+        """Which of a layer's steps are simulated: all, or an evenly spaced selection."""
         most = self.steps or (steps if self.at_once else STEPS_ONE_BY_ONE)
         if most == 1:
             return np.array([(steps - 1) // 2])
@@ -141,22 +142,23 @@ def simulate(
     """One row for each number of `gpus`.
 
     Each step and layer of the trace becomes one batch of `tokens_per_gpu` tokens (4096 is DeepSeek-V3's prefill and
-    training batch) whose assignments are shared out as the trace's were; `hidden_size` is that of the model simulated,
-    which may be larger than the one that was traced. Elements take `dispatch_bytes` on the way out (1: FP8) and
-    `combine_bytes` on the way back (2: BF16). The placement sees each layer's load over the whole trace.
+    training batch) whose assignments are distributed as in the trace; `hidden_size` is that of the simulated model,
+    which may be larger than the traced one. Elements take `dispatch_bytes` on the way out (1: FP8) and `combine_bytes`
+    on the way back (2: BF16). The placement sees each layer's load over the whole trace.
 
-    With `deduplicate` a token crosses to each node once; the trace's own tokens say how many it reaches, and where it
-    has none, tokens drawn from its counts. `steps` limits how many steps of the trace are simulated, evenly spaced; all
-    are where they can be timed at once (alpha-beta without deduplication), `STEPS_ONE_BY_ONE` otherwise.
+    With `deduplicate` a token crosses to each node once. The number of nodes it reaches comes from the trace's own
+    tokens, or from tokens drawn from its counts if the trace has no tokens. `steps` limits how many steps of the trace
+    are simulated, evenly spaced. By default all are simulated if they can be timed at once (alpha-beta without
+    deduplication), and `STEPS_ONE_BY_ONE` otherwise.
 
-    A placement that is a `Planner` gives experts the copies of its plan; with any other one and more GPUs than experts
-    each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises `ProblemError` for an
-    empty trace, one whose header lacks `k`, numbers of GPUs that do not fit the experts, and a fidelity that needs
-    links on a topology that has none.
+    If the placement is a `Planner`, experts get the copies of its plan; with any other placement and more GPUs than
+    experts, each expert has gpus / experts copies. Copies share their expert's traffic evenly. Raises `ProblemError`
+    for an empty trace, a trace whose header lacks `k`, numbers of GPUs that do not fit the experts, and a fidelity that
+    needs links on a topology without links.
     """
     batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
     if fidelity != "alpha-beta" and not isinstance(topology, LinkedTopology):
-        what = f"{type(topology).__name__} does not say which links it has, which fidelity '{fidelity}' needs"
+        what = f"{type(topology).__name__} does not describe its links, which fidelity '{fidelity}' needs"
         raise ProblemError(Problem("no-links", what, "topology", "use --fidelity alpha-beta"))
     way = _Way(topology, fidelity, deduplicate, steps)
     rows: list[SimulationRow] = []
@@ -198,7 +200,7 @@ def picture(
     dispatch_bytes: float = 1,
     most_links: int = 12,
 ) -> Picture | None:
-    """What happens during one dispatch; None where the topology has no links. See `simulate` for the arguments."""
+    """What happens during one dispatch, or None if the topology has no links. See `simulate` for the arguments."""
     if not isinstance(topology, LinkedTopology):
         return None
     batch = Batch(tokens_per_gpu, _assignments_per_token(trace), hidden_size)
@@ -224,13 +226,13 @@ def picture(
 def _assignments_per_token(trace: RoutingTrace) -> int:
     if not trace.counts_SLE.any():
         raise ProblemError(
-            Problem("empty-trace", "the trace has no assignments", "trace", "profile or train for a step")
+            Problem("empty-trace", "the trace has no assignments", "trace", "profile or train for at least one step")
         )
     k = trace.header.get("k")
     if not isinstance(k, int) or k < 1:
         raise ProblemError(
             Problem(
-                "bad-trace", f"the header's 'k' (experts a token) is {k!r}", "trace", "write it when making the trace"
+                "bad-trace", f"the header's 'k' (experts per token) is {k!r}", "trace", "write it when making the trace"
             )
         )
     return k
@@ -238,7 +240,7 @@ def _assignments_per_token(trace: RoutingTrace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer's traffic in some steps, those that had tokens: `share_SG` and `counts_SE`, and its copies."""
+    """One layer's traffic in those steps that had tokens: `share_SG` and `counts_SE`, and its expert copies."""
 
     number: int
     steps: Integers
@@ -248,7 +250,7 @@ class _Layer:
 
 
 def _layers(trace: RoutingTrace, placement: Placement, gpus: int, way: _Way) -> Iterator[_Layer]:
-    """Layer by layer, a block of steps that stays in the processor's cache at a time."""
+    """Layer by layer, in blocks of steps that fit in the processor's cache."""
     chosen = way.chosen(trace.counts_SLE.shape[0])
     for layer in range(trace.counts_SLE.shape[1]):
         counts_SE = trace.counts_SLE[:, layer]
@@ -274,7 +276,7 @@ def _slots(
 
 
 def _copies(expert_R: Integers, gpu_R: Integers) -> Integers:
-    """`gpu_EC`: each expert's GPUs in turn, as often as makes the rows as long as each other."""
+    """`gpu_EC`: each expert's GPUs in turn, repeated so that all rows have the same length."""
     gpus_of = [gpu_R[expert_R == expert] for expert in range(int(expert_R.max()) + 1)]
     turns = min(int(np.lcm.reduce([len(gpus) for gpus in gpus_of])), TOKENS_LOOKED_AT)
     return np.stack([np.resize(gpus, turns) for gpus in gpus_of])
@@ -322,7 +324,7 @@ def _row(
 
 
 def _tokens(trace: RoutingTrace) -> Integers | None:
-    """Some of the trace's own tokens, evenly spaced; None where it has none."""
+    """Some of the trace's own tokens, evenly spaced, or None if it has no tokens."""
     if trace.expert_NLK is None or not len(trace.expert_NLK):
         return None
     tokens = len(trace.expert_NLK)
@@ -346,7 +348,7 @@ class _Exchanges:
     expert_TK: Integers | None
 
     def seconds(self) -> tuple[Floats, Floats]:
-        """Of dispatch and of combine, in which the same pairs of GPUs exchange the other way round."""
+        """Seconds of dispatch and of combine; combine exchanges between the same pairs in the other direction."""
         share_SG, topology = self.layer.share_SG, self.way.topology
         if self.way.at_once and isinstance(topology, EvenSourcesTopology):
             out, back = (topology.even_sources_seconds(share_SG * sent) for sent in self.sent)
@@ -372,7 +374,7 @@ class _Exchanges:
         return matrix_GG * self.sent[0], matrix_GG * self.sent[1]
 
     def _deduplicated(self, step: int, sent: float) -> tuple[Floats, Floats]:
-        """`sent` bytes are k copies of each token."""
+        """`sent` counts k copies of each token, in bytes."""
         expert_TK = self.expert_TK
         if expert_TK is None:
             counts_E = self.layer.counts_SE[step].astype(np.float64)
@@ -389,7 +391,7 @@ class _Exchanges:
 
 
 def _balanced_seconds(trace: RoutingTrace, gpus: int, batch: Batch, sent: tuple[float, float], way: _Way) -> float:
-    """Dispatch and combine of a layer when all experts are equally busy and as many on every GPU, by the same model."""
+    """Dispatch plus combine of a layer with equally busy experts, the same number on every GPU, by the same model."""
     held = -(-trace.counts_SLE.shape[2] // gpus)
     gpu_EC = np.repeat(np.arange(gpus), held)[:, None]
     one_SE = np.ones((1, held * gpus), dtype=np.int64)

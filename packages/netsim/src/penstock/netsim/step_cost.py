@@ -1,10 +1,9 @@
-"""Time of one training step, taken apart, and what a run costs: the whole-step model.
+"""Time of one training step by part, and the cost of a run: the whole-step model.
 
-A stage's work on a micro-batch is added up from products (operations over the share of the peak that such products
-reach), elementwise work (activations read and written at the memory's speed), tensor-parallel collectives, and dispatch
-and combine of experts; the busiest stage sets the pace, and the
-schedule's bubble, the exchange of gradients that no work hides, and the optimizer come on top. Sizes are those of one
-GPU; every figure of the machine is a `Figure` with its source.
+A stage's work on a micro-batch is the sum of matmuls (operations over the share of the peak that such matmuls reach),
+elementwise work (activations read and written at memory bandwidth), tensor-parallel collectives, and expert dispatch
+and combine. The busiest stage sets the pace. The schedule's bubble, the exposed exchange of gradients, and the
+optimizer come on top. Sizes are those of one GPU; every figure of the machine is a `Figure` with its source.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FORWARD_TRAFFIC, BACKWARD_TRAFFIC = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a GPU computes and holds, and the network between GPUs."""
+    """A GPU's speed and memory, and the network between GPUs."""
 
     accelerator: Accelerator
     network: Hardware
@@ -45,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Seconds of a step by what they are spent on; they add up to the step. Communication is what no work hides."""
+    """Seconds of a step by purpose; they add up to the step. Only exposed communication counts."""
 
     compute: float
     elementwise: float
@@ -64,9 +63,9 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a layout takes: seconds a step by part, memory of the fullest GPU, and what follows for the run.
+    """The cost of a layout: seconds per step by part, memory of the fullest GPU, and the totals of the run.
 
-    `mfu` is the model's operations, recomputation not counted, over those that the GPUs could have done.
+    `mfu` is the model's operations without recomputation divided by the operations that the GPUs could have done.
     """
 
     layout: Layout
@@ -83,7 +82,7 @@ class Cost:
 
 
 def cost_of(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> Cost:
-    """The cost of one layout, whether or not it fits in memory; raises `ProblemError` where it cannot be run."""
+    """The cost of one layout, whether or not it fits in memory; raises `ProblemError` if the layout is invalid."""
     layout.check(shape, job)
     kinds = stage_kinds(stages_of(shape, layout.pipeline, layout.chunks))
     parts = step_parts(shape, layout, job, machine, busiest_stage(shape, layout, job, machine, kinds))
@@ -105,8 +104,8 @@ def cost_of(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> Co
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Seconds of forward over one micro-batch: products of weights and of scores, elementwise work, and communication
-    that no work hides."""
+    """Seconds of forward over one micro-batch: matmuls of weights and of scores, elementwise work, and exposed
+    communication."""
 
     products: float
     scores: float
@@ -120,8 +119,8 @@ class Work:
 
     @property
     def backward(self) -> float:
-        """For the gradients of inputs. Those of scores take twice their products; what attention's kernel computes
-        again by itself is not counted."""
+        """Seconds for the gradients of inputs. Gradients of scores take twice their matmuls; recomputation inside the
+        attention kernel is not counted."""
         elementwise = self.elementwise * BACKWARD_TRAFFIC / FORWARD_TRAFFIC
         return self.products + 2 * self.scores + elementwise + self.tensor + self.expert
 
@@ -155,7 +154,7 @@ class Busiest:
 def busiest_stage(
     shape: ModelShape, layout: Layout, job: Job, machine: Machine, kinds: Sequence[tuple[int, Stage]]
 ) -> Busiest:
-    """Depends on the layout's degrees and micro-batch alone, not on schedule, ZeRO, recomputation or offload."""
+    """Depends only on the layout's degrees and micro-batch, not on schedule, ZeRO, recomputation or offload."""
     dense = layer_work(shape, layout, job, machine, moe=False)
     moe = layer_work(shape, layout, job, machine, moe=True)
     head = _head_work(shape, layout, job, machine)
@@ -195,7 +194,7 @@ def layer_work(shape: ModelShape, layout: Layout, job: Job, machine: Machine, *,
     has_mlp = not moe or shape.shared_experts > 0
     touched = activation_bytes(shape, layout, "none", moe=moe, job=job) * tokens
     elementwise = FORWARD_TRAFFIC * touched / gpu.memory_bandwidth.value
-    collectives = 4 if has_mlp else 2  # gather before and scatter after attention, and so for the MLP
+    collectives = 4 if has_mlp else 2  # gather before and scatter after attention; the same for the MLP
     tensor = collectives * _gather_seconds(layout.tensor, tokens * shape.hidden * WEIGHT_BYTES, machine)
     if not moe:
         return Work(products, scores, elementwise, tensor, 0.0)
@@ -213,7 +212,7 @@ def _head_work(shape: ModelShape, layout: Layout, job: Job, machine: Machine) ->
 
 
 def _expert_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> float:
-    """Products of the busiest GPU's experts, or the reading of their weights where that takes longer."""
+    """Matmuls of the busiest GPU's experts, or reading their weights if that takes longer."""
     gpu = machine.accelerator
     assignments = layout.micro_batch * job.sequence / layout.tensor * shape.k * job.imbalance
     products = 2 * assignments * shape.one_expert / (gpu.peak.value * gpu.expert_share.value)
@@ -222,7 +221,7 @@ def _expert_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Machin
 
 
 def _gather_seconds(group: int, whole_bytes: float, machine: Machine) -> float:
-    """All-gather or reduce-scatter of `whole_bytes` over neighbours: a ring, at the speed of its slowest link."""
+    """All-gather or reduce-scatter of `whole_bytes` over neighbouring GPUs: a ring at its slowest link's speed."""
     if group == 1:
         return 0.0
     network = machine.network
@@ -236,10 +235,10 @@ def _gather_seconds(group: int, whole_bytes: float, machine: Machine) -> float:
 
 
 def _exchange_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> float:
-    """Dispatch, or combine, of one micro-batch: a token crosses to a node once and is passed on inside it.
+    """Dispatch or combine of one micro-batch: a token crosses to a node once and is forwarded inside it.
 
-    The busiest GPU gets `imbalance` times what the mean one gets. Where experts are split over GPUs, their inputs are
-    gathered and their outputs added up inside the group.
+    The busiest GPU gets `imbalance` times the mean. If experts are split over GPUs, their inputs are gathered and their
+    outputs added up inside the group.
     """
     network, group = machine.network, layout.expert * layout.expert_tensor
     if group == 1:
@@ -259,14 +258,14 @@ def _exchange_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Mach
 
 
 def nodes_reached(shape: ModelShape, nodes: int) -> float:
-    """On how many of the nodes a token's k experts are, on average, when all choices are alike."""
+    """The average number of nodes that hold a token's k experts if all choices are equally likely."""
     elsewhere = shape.experts - shape.experts / nodes
     missed = math.prod(max(0.0, elsewhere - chosen) / (shape.experts - chosen) for chosen in range(shape.k))
     return nodes * (1 - missed)
 
 
 def _hand_over_seconds(shape: ModelShape, layout: Layout, job: Job, machine: Machine) -> float:
-    """From one stage to the next."""
+    """Seconds to send activations from one stage to the next."""
     if layout.pipeline == 1:
         return 0.0
     network = machine.network
@@ -279,8 +278,8 @@ def _after_seconds(
 ) -> tuple[float, float]:
     """Exposed exchange between replicas, and the optimizer's step.
 
-    Gradients are scattered beside the last micro-batch's backward and weights gathered beside the first one's forward.
-    ZeRO 2 scatters gradients and ZeRO 3 gathers weights, twice, for each micro-batch, beside that micro-batch's work.
+    Gradients are scattered during the last micro-batch's backward, and weights gathered during the first one's forward.
+    For each micro-batch, ZeRO 2 scatters gradients and ZeRO 3 gathers weights twice, during that micro-batch's work.
     """
     gpu, network = machine.accelerator, machine.network
     share = share_of(shape, layout, stage)
@@ -312,7 +311,7 @@ def _after_seconds(
 
 
 def muon_operations(shape: ModelShape) -> float:
-    """Newton-Schulz of all matrices once: for m x n with n <= m, an iteration is two products of n x m x n and one of
+    """Newton-Schulz of all matrices once: for m x n with n <= m, an iteration is two matmuls of n x m x n and one of
     n x n x n."""
 
     def matrix(rows: int, columns: int) -> float:

@@ -1,7 +1,7 @@
-"""Local search over plans: two slots of two GPUs exchange their experts while that lowers the busiest GPU.
+"""Local search over plans: two slots of two GPUs exchange their experts while that lowers the load of the busiest GPU.
 
-The objective is a p-norm of the GPUs' loads, averaged over windows. p is 16: the maximum itself sees one GPU only and
-stops at the first tie, while with 8 the busiest GPU is left twice as far above the mean.
+The objective is a p-norm of the GPUs' loads, averaged over windows. p is 16: the maximum itself sees only one GPU and
+stops at the first tie, while p = 8 leaves the busiest GPU twice as far above the mean.
 
 Shape suffixes: W windows, R slots, I slots of one GPU, G GPUs.
 """
@@ -20,12 +20,12 @@ SMALLEST_GAIN = 1e-7
 
 
 def norm_of_loads(load_WG: Floats, weight_W: Floats) -> float:
-    """The p-norm over GPUs of loads relative to the mean GPU's, 1 and more; the weighted mean of windows."""
+    """The p-norm over GPUs of loads relative to the mean GPU's, at least 1; the weighted mean over windows."""
     return float(_roots(_power(load_WG).sum(axis=-1)) @ weight_W)
 
 
 def swap_pairs(plan: Plan, relative_WE: Floats, weight_W: Floats, most: int) -> Plan:
-    """The plan after at most `most` swaps, each the best of the GPU that weighs most; never a worse plan.
+    """The plan after at most `most` swaps, each the best swap of the busiest GPU; never a worse plan.
 
     No swap puts a second copy of an expert on a GPU. Loads are relative to the mean GPU's.
     """
@@ -53,17 +53,17 @@ class _Search:
         return Plan(self.expert_R.copy(), self.experts, self.gpus)
 
     def improve(self) -> bool:
-        """Does the best swap of the GPU that weighs most; False where it has none that lowers the norm.
+        """Does the best swap of the GPU that weighs most; False if none of its swaps lowers the norm.
 
-        The search ends there: going on with lighter GPUs took half as long again for a norm lower by less than 1e-3.
+        The search then ends: continuing with lighter GPUs took 50 % longer and lowered the norm by less than 1e-3.
         """
         mine, other = self._best_swap(int(np.argmax(self.slope_W @ self.power_WG)))
         return mine != other and self._swapped(mine, other)
 
     def _best_swap(self, gpu: int) -> tuple[int, int]:
-        """The slots of the swap that promises most, to first order in the windows' norms; twice 0 where none does.
+        """The slots of the most promising swap, to first order in the windows' norms; (0, 0) if no swap is promising.
 
-        In fp32, which takes two thirds of the time: a swap is done only if it lowers the norm in fp64.
+        Computed in fp32, which takes two thirds of the time: a swap is only done if it lowers the norm in fp64.
         """
         mine = slice(gpu * self.room, (gpu + 1) * self.room)
         load_WR, load_WG = self.load_WR.astype(np.float32), self.load_WG.astype(np.float32)
@@ -99,7 +99,7 @@ class _Search:
         self.load_WG, self.power_WG = load_WG, _power(load_WG)
         total_W = self.power_WG.sum(axis=1)
         self.norm = float(_roots(total_W) @ self.weight_W)
-        # Derivative of the norm by each window's sum of powers, but for the constant 1 / p.
+        # Derivative of the norm by each window's sum of powers, without the constant 1 / p.
         self.slope_W = self.weight_W * _roots(total_W) / total_W
 
 

@@ -1,9 +1,9 @@
-"""Routing traces that no model made: tokens whose experts follow a known law.
+"""Synthetic routing traces: tokens whose experts follow a known law.
 
-Every token takes k different experts, and expert e is among them with probability k * share[e] exactly (systematic
-sampling), as far as that is below 1. With group-limited routing a token first takes its groups, then experts in them.
+Every token takes k different experts, and expert e is among them with probability exactly k * share[e], capped at 1
+(systematic sampling). With group-limited routing, a token first takes its groups, then experts in them.
 
-Shape suffixes: S steps, L layers, E experts, T tokens, K experts a token.
+Shape suffixes: S steps, L layers, E experts, T tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def synthetic_trace(
     """`tokens` tokens in each of `steps` steps. Each layer draws its own busy experts and keeps them over the steps.
 
     With `groups` > 1 a token takes its experts from `group_limit` groups of neighbouring experts, chosen by the
-    groups' shares. Raises `ProblemError` for an unknown law and numbers that do not fit.
+    groups' shares. Raises `ProblemError` for an unknown law and for numbers that do not fit together.
     """
     if law not in LAWS:
-        what = f"there is no synthetic traffic '{law}'"
+        what = f"unknown synthetic traffic '{law}'"
         raise ProblemError(Problem("unknown-traffic", what, "synthetic", did_you_mean(law, LAWS)))
     limit = groups if group_limit is None else group_limit
     _check(experts, k, layers, steps, tokens, groups, limit)
@@ -108,7 +108,7 @@ def draw_experts(
 def inclusion(weight_E: Floats, k: int) -> Floats:
     """The probability that a token takes each expert: k times its share, at most 1, summing to k.
 
-    What is above 1 is shared out among the other experts, by their weights.
+    Any excess above 1 is distributed among the other experts by their weights.
     """
     certain_E = np.isinf(weight_E)
     while True:
@@ -142,10 +142,10 @@ def _check(experts: int, k: int, layers: int, steps: int, tokens: int, groups: i
     if min(experts, k, layers, steps, tokens, groups, limit) < 1:
         problems.append(Problem("bad-value", "all numbers must be at least 1", "synthetic"))
     elif experts % groups or limit > groups:
-        what = f"{experts} experts in {groups} groups, {limit} of them for a token"
-        problems.append(Problem("bad-value", what, "synthetic", "groups divide the experts, and limit <= groups"))
+        what = f"{experts} experts in {groups} groups, {limit} groups per token"
+        problems.append(Problem("bad-value", what, "synthetic", "groups must divide experts, and limit <= groups"))
     elif k > experts // groups * limit:
-        what = f"a token cannot take {k} of {experts // groups * limit} experts"
+        what = f"a token cannot choose {k} of {experts // groups * limit} experts"
         problems.append(Problem("bad-value", what, "synthetic", "lower k, or raise experts or limit"))
     if problems:
         raise ProblemError(problems)

@@ -1,6 +1,6 @@
-"""Networks by their links: each topology says, for any number of GPUs, which links there are and how messages go.
+"""Networks described by links: each topology defines, for any number of GPUs, the links and the routes of messages.
 
-Figures that are not given come from a hardware preset; bandwidths are bytes/s a direction, latencies seconds. GPUs
+Figures that are not given come from a hardware preset; bandwidths are bytes/s per direction, latencies seconds. GPUs
 `0 .. gpus_per_node - 1` are node 0, and so on.
 
 Shape suffixes: G GPUs, L links, F flows, H hops.
@@ -25,11 +25,11 @@ from penstock.netsim.network import Floats, Flows, Indices, Network
 from penstock.netsim.port import NodePorts, Port
 
 MOST_ROUTED_GPUS = 2048
-"""Routes between all pairs of 2,048 GPUs take some 200 MB; twice as many take four times that."""
+"""Routes between all pairs of 2,048 GPUs take about 200 MB; twice as many GPUs take four times that."""
 
 
 class LinkTopology(NodePorts, ABC):
-    """A topology that is described by its links, over the ports of a hardware preset."""
+    """A topology described by its links, with the ports of a hardware preset."""
 
     def __init__(self, **ports: Any) -> None:
         super().__init__(**ports)
@@ -44,7 +44,7 @@ class LinkTopology(NodePorts, ABC):
     def _build(self, gpus: int) -> Network: ...
 
     def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
-        """Seconds until the last byte arrived, by the busiest link (alpha-beta)."""
+        """Seconds until the last byte has arrived, by the busiest link (alpha-beta)."""
         flows = Flows.of(bytes_GG)
         return alpha_beta(self.network(len(np.asarray(bytes_GG))), flows).seconds
 
@@ -52,7 +52,7 @@ class LinkTopology(NodePorts, ABC):
         """Seconds [N] of N exchanges in each of which every GPU sends `bytes_NG[n, g]` to GPU g (alpha-beta)."""
         gpus = bytes_NG.shape[-1]
         if gpus > MOST_ROUTED_GPUS:
-            what = f"{gpus} GPUs are too many for a topology with routes"
+            what = f"{gpus} GPUs are too many for a topology that stores routes"
             raise ProblemError(
                 Problem("too-many-gpus", what, self.name, f"use two-level above {MOST_ROUTED_GPUS} GPUs")
             )
@@ -62,8 +62,8 @@ class LinkTopology(NodePorts, ABC):
 class SingleNode(LinkTopology):
     """GPUs behind one switch (NVLink), or on PCIe: switches of `gpus_per_switch` GPUs joined by one bridge of the host.
 
-    Links: a port out and in for every GPU, and the bridge, which all messages between switches share both ways. More
-    GPUs than a node of the preset has are one larger node with the same ports.
+    Links: a port out and in for every GPU, and the bridge, which messages between switches share in both directions.
+    More GPUs than the preset's node has form one larger node with the same ports.
     """
 
     name = "single-node"
@@ -71,8 +71,8 @@ class SingleNode(LinkTopology):
     def __init__(self, *, gpus_per_switch: int | None = None, bridge_bandwidth: float | None = None, **ports: Any):
         super().__init__(**ports)
         if (gpus_per_switch is None) != (bridge_bandwidth is None):
-            what = "gpus_per_switch and bridge_bandwidth belong together"
-            raise ProblemError(Problem("bad-topology", what, self.name, "give both for PCIe, neither for NVLink"))
+            what = "gpus_per_switch and bridge_bandwidth must be set together"
+            raise ProblemError(Problem("bad-topology", what, self.name, "set both for PCIe, neither for NVLink"))
         self.gpus_per_switch = gpus_per_switch
         self.bridge_bandwidth = bridge_bandwidth
 
@@ -92,10 +92,10 @@ class SingleNode(LinkTopology):
 
 
 class RailOptimised(LinkTopology):
-    """Nodes whose GPUs number r all hang on switch (rail) r. No rail leads to another one.
+    """GPU number r of every node is connected to switch (rail) r. Rails are not connected to each other.
 
-    A message to another rail first crosses NVLink to the GPU of its own node that is on the receiver's rail, as NCCL
-    does (PXN), so it uses that GPU's ports, too.
+    A message to another rail first crosses NVLink to the GPU of its own node that is on the receiver's rail, as in NCCL
+    (PXN), so it uses that GPU's ports too.
     """
 
     name = "rail-optimised"
@@ -126,7 +126,8 @@ class RailOptimised(LinkTopology):
 class FatTree(LinkTopology):
     """Leaf switches of `nodes_per_leaf` nodes under a core that never blocks.
 
-    A leaf's link to the core carries what its nodes' ports carry together, over `oversubscription` (1: full bisection).
+    A leaf's link to the core has the total bandwidth of its nodes' ports divided by `oversubscription` (1: full
+    bisection).
     """
 
     name = "fat-tree"
@@ -157,9 +158,10 @@ class FatTree(LinkTopology):
 
 
 class Dragonfly(LinkTopology):
-    """Groups of `nodes_per_group` nodes, fully joined inside, with one link a direction between each two groups.
+    """Groups of `nodes_per_group` nodes, fully connected inside, with one link per direction between each pair.
 
-    A group's links to the others carry together what its ports do, over `taper`. Routes are minimal: one global link.
+    A group's links to other groups have together the bandwidth of its ports divided by `taper`. Routes are minimal: one
+    global link.
     """
 
     name = "dragonfly"
@@ -189,10 +191,10 @@ class Dragonfly(LinkTopology):
 
 
 class Torus(LinkTopology):
-    """A grid of GPUs whose edges are joined; every GPU has one link to each neighbour, at the port's bandwidth.
+    """A grid of GPUs whose opposite edges are joined; every GPU has one link to each neighbour, at port bandwidth.
 
-    `dimensions` are the sides of the grid; where they are not given, two that are as equal as the number of GPUs
-    allows. Messages go along one dimension after the other, the shorter way round.
+    `dimensions` are the sides of the grid; by default two sides that are as equal as the number of GPUs allows.
+    Messages travel along one dimension after the other, the shorter way around.
     """
 
     name = "torus"
@@ -207,7 +209,7 @@ class Torus(LinkTopology):
             return (side, gpus // side)
         if math.prod(self.dimensions) != gpus:
             what = f"a torus of {' x '.join(map(str, self.dimensions))} does not have {gpus} GPUs"
-            raise ProblemError(Problem("bad-topology", what, self.name, "choose dimensions whose product is the GPUs"))
+            raise ProblemError(Problem("bad-topology", what, self.name, f"use dimensions whose product is {gpus}"))
         return self.dimensions
 
     def _build(self, gpus: int) -> Network:
@@ -239,7 +241,7 @@ class Torus(LinkTopology):
 
 
 class Ring(Torus):
-    """GPUs in a circle, each joined to two neighbours."""
+    """GPUs in a circle, each connected to two neighbours."""
 
     name = "ring"
 
@@ -251,7 +253,7 @@ class Ring(Torus):
 
 
 class Link(Protocol):
-    """What `Graph` reads of a link: two ends, and bytes/s each way."""
+    """A link as `Graph` reads it: two ends, and bytes/s in each direction."""
 
     @property
     def between(self) -> Sequence[int | str]: ...
@@ -262,17 +264,17 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cable:
-    """A link between two places, both ways."""
+    """A link between two GPUs or switches, in both directions."""
 
     between: tuple[int | str, int | str]
     bandwidth: float
 
 
 class Graph(LinkTopology):
-    """Your own network, cable by cable; GPUs are numbers, switches words.
+    """Your own network, link by link; numbers are GPUs, words are switches.
 
-    Messages take the route with the fewest links, the first listed among equals. Every pair of GPUs must be joined.
-    `gpus_per_node` is 1 where it is not given: such a graph has hosts rather than nodes with NVLink.
+    Messages take the route with the fewest links; among equals, the first listed. Every pair of GPUs must be connected.
+    `gpus_per_node` is 1 by default, because most such graphs have hosts rather than nodes with NVLink.
     """
 
     name = "graph"
@@ -308,7 +310,7 @@ class Graph(LinkTopology):
         return Network(self._nodes(gpus), np.array(self.bandwidths), names, self.inside, self.between, route)
 
     def _paths(self, source: str) -> dict[str, list[int]]:
-        """For each place that can be reached, the links to it."""
+        """The links to each GPU or switch that can be reached."""
         onward: dict[str, list[tuple[int, str]]] = {}
         for link, (first, last) in enumerate(self.ends):
             onward.setdefault(first, []).append((link, last))
@@ -324,7 +326,7 @@ class Graph(LinkTopology):
 
 
 def two_level_network(gpus: int, gpus_per_node: int, inside: Port, between: Port) -> Network:
-    """NVLink ports and network ports, and nothing in between that could be full: the links of `TwoLevel`."""
+    """NVLink ports and network ports without contention in between: the links of `TwoLevel`."""
     node_G = np.arange(gpus) // gpus_per_node
     capacity_L = np.repeat([inside.bandwidth, between.bandwidth], 2 * gpus)
 
@@ -343,7 +345,7 @@ def _port_names(gpus: int) -> tuple[str, ...]:
 
 
 def _port_route(node_G: Indices, source_F: Indices, target_F: Indices) -> tuple[Indices, Any]:
-    """The sender's and the receiver's link of their level, and which flows stay in their node."""
+    """The sender's and the receiver's link at the level of each flow, and which flows stay in their node."""
     gpus = len(node_G)
     here_F = node_G[source_F] == node_G[target_F]
     level_F = np.where(here_F, 0, 2 * gpus)
@@ -356,5 +358,5 @@ def _names(kind: str, count: int) -> list[str]:
 
 def _whole_nodes(name: str, gpus: int, size: int) -> None:
     if gpus > size and gpus % size:
-        what = f"{gpus} GPUs are not whole nodes of {size}"
+        what = f"{gpus} GPUs do not fill whole nodes of {size}"
         raise ProblemError(Problem("bad-topology", what, name, f"use a multiple of {size} GPUs"))

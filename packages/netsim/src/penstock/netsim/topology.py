@@ -1,8 +1,8 @@
 """Time of an all-to-all from the bytes between each pair of GPUs: latency plus bytes over bandwidth, at the worst port.
 
-The model knows two ports a GPU: one to the GPUs of its own node, one to all others. It has no contention inside a
-switch and no forwarding, and it needs only four figures, which are public for the machines in `hardware`. What that
-costs in accuracy stands in the README, beside measurements.
+The model has two ports per GPU: one to the GPUs of its own node, one to all others. It has no contention inside a
+switch and no forwarding, and it needs only four figures, which are public for the machines in `hardware`. The README
+compares its accuracy with measurements.
 
 Shape suffixes: G GPUs, N all-to-alls.
 """
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class AllToAll:
-    """One all-to-all, taken apart: `seconds` in all, what each GPU's two ports need, and the GPU that ends last."""
+    """One all-to-all: total `seconds`, the time of each GPU's two ports, and the GPU that finishes last."""
 
     seconds: float
     inside_seconds_G: Floats
@@ -40,22 +40,23 @@ class TwoLevel(NodePorts):
         between(g) = between_latency + max(sent_between(g), received_between(g)) / between_bandwidth
         seconds    = max over g of max(inside(g), between(g))
 
-    A port that carries no byte takes no time. Ports are full duplex and work at the same time, messages to several
-    peers are in flight together (one latency a collective, not one a peer). Bandwidths in bytes/s, latencies in
-    seconds; what is not given comes from the preset `hardware`.
+    A port that carries no bytes takes no time. Ports are full duplex and work at the same time; messages to several
+    peers are in flight together (one latency per collective, not per peer). Bandwidths are in bytes/s, latencies in
+    seconds; figures that are not given come from the preset `hardware`.
 
-    The exchange with sender and receiver swapped takes as long. Source: the alpha-beta model of Hockney (1994), with
-    the one-port restriction of each level.
+    The exchange with senders and receivers swapped takes equally long. Source: the alpha-beta model of Hockney (1994),
+    with a one-port restriction at each level.
     """
 
     name = "two-level"
 
     def all_to_all_seconds(self, bytes_GG: ArrayLike) -> float:
-        """Seconds until the last byte arrived; `bytes_GG[i, j]` is what GPU i sends to GPU j."""
+        """Seconds until the last byte has arrived; GPU i sends `bytes_GG[i, j]` bytes to GPU j."""
         return self.all_to_all(bytes_GG).seconds
 
     def all_to_all(self, bytes_GG: ArrayLike) -> AllToAll:
-        """The same with the time of every port; raises ValueError for a matrix that is not square or has negatives."""
+        """Like `all_to_all_seconds`, with the time of every port; raises ValueError for a matrix that is not square or
+        has negative entries."""
         traffic_GG = np.array(bytes_GG, dtype=np.float64)
         if traffic_GG.ndim != 2 or traffic_GG.shape[0] != traffic_GG.shape[1] or not (traffic_GG >= 0).all():
             raise ValueError(f"bytes_GG must be a square matrix of bytes >= 0, not {traffic_GG.shape}")
@@ -71,7 +72,7 @@ class TwoLevel(NodePorts):
         return AllToAll(float(worst_G.max()), inside_G, between_G, int(worst_G.argmax()))
 
     def network(self, gpus: int) -> Network:
-        """The same ports as links, for the fidelities that need them."""
+        """The same ports as links, for fidelities that need links."""
         return two_level_network(gpus, self.gpus_per_node, self.inside, self.between)
 
     def even_sources_seconds(self, bytes_NG: Floats) -> Floats:
@@ -94,7 +95,7 @@ class TwoLevel(NodePorts):
 
 
 def _over_nodes(reduce: np.ufunc, bytes_NG: Floats, size: int) -> Floats:
-    """Sum, minimum or maximum over each node's GPUs, GPU by GPU of all nodes: five times as fast as `reduceat`."""
+    """Sum, minimum or maximum over each node's GPUs, for all nodes at once: five times as fast as `reduceat`."""
     whole = bytes_NG.shape[1] // size * size
     parts_NMG = bytes_NG[:, :whole].reshape(len(bytes_NG), -1, size)
     found_NM = parts_NMG[..., 0].copy()

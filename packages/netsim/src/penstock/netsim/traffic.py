@@ -1,6 +1,6 @@
 """Bytes of an all-to-all from counts of expert assignments.
 
-A trace says which share of the assignments each expert got, not which GPU its tokens stood on: tokens are taken as
+A trace records the share of the assignments that each expert got, not the GPU of its tokens: tokens are assumed to be
 spread evenly over the GPUs. A token that goes to two experts on one GPU is sent twice (no deduplication), as in
 DeepEP's low-latency kernels.
 
@@ -27,7 +27,7 @@ class Batch:
     hidden_size: int
 
     def bytes_per_gpu(self, bytes_per_element: float) -> float:
-        """What a GPU sends in all, its own experts' share included."""
+        """Total bytes that a GPU sends, including the share of its own experts."""
         return self.tokens_per_gpu * self.k * self.hidden_size * bytes_per_element
 
 
@@ -48,14 +48,14 @@ def gpu_shares(counts_SR: NDArray[np.floating] | NDArray[np.integer], gpu_R: NDA
 
 
 def bytes_between_gpus(bytes_G: Floats) -> Floats:
-    """`bytes_GG` when every GPU sends `bytes_G[g]` to GPU g; what stays at home is not sent."""
+    """`bytes_GG` when every GPU sends `bytes_G[g]` to GPU g; bytes that stay on their GPU are not sent."""
     bytes_GG = np.tile(bytes_G, (len(bytes_G), 1))
     np.fill_diagonal(bytes_GG, 0.0)
     return bytes_GG
 
 
 def token_reach(expert_TK: NDArray[np.int64], gpu_EC: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
-    """`reach`: the share of tokens that go to each group of GPUs, a token to each group once.
+    """`reach`: the share of tokens that go to each group of GPUs; a token goes to a group at most once.
 
     `gpu_EC` are the GPUs of each expert's copies, which tokens take in turn; `groups` is the group of each GPU.
     """
@@ -69,13 +69,14 @@ def token_reach(expert_TK: NDArray[np.int64], gpu_EC: NDArray[np.int64], groups:
 def deduplicated_bytes(
     reach_G: Floats, reach_M: Floats, gpus_per_node: int, all_tokens_bytes: float
 ) -> tuple[Floats, Floats]:
-    """`bytes_GG` when a token crosses to a node once and goes on over NVLink to the GPUs that it needs there.
+    """`bytes_GG` when a token crosses to a node once and continues over NVLink to the GPUs that need it there.
 
-    `all_tokens_bytes` is what a GPU's tokens weigh, each once. A GPU sends a node's share of its tokens to the GPU of
-    that node with its own number; that one passes them on, so messages inside a node carry the tokens of its number
-    from all nodes. The two kinds of messages are in flight together, as chunks follow each other.
+    `all_tokens_bytes` is the size of a GPU's tokens, each counted once. A GPU sends a node's share of its tokens to the
+    GPU with its own number on that node, which forwards them. Messages inside a node therefore carry the tokens of the
+    GPUs with that number on all nodes. Both kinds of messages are in flight at the same time, because chunks are
+    pipelined.
 
-    The second matrix says which bytes cross between nodes.
+    The second matrix is the part of the bytes that crosses between nodes.
     """
     gpus = len(reach_G)
     node_G = np.arange(gpus) // gpus_per_node
@@ -90,18 +91,18 @@ def deduplicated_bytes(
 
 
 def expected_busiest(gpus: ArrayLike, assignments_per_gpu: ArrayLike) -> Floats:
-    """What the busiest of `gpus` GPUs gets, over the mean, when every assignment goes to a GPU chosen at random.
+    """Load of the busiest of `gpus` GPUs over the mean when every assignment goes to a random GPU.
 
-    The counts of the GPUs are close to normal variables with variance `assignments_per_gpu`, less their common mean,
-    which the maximum does not feel: 1 plus the expected maximum of `gpus` standard normal variables over the root of
-    that variance. Even a perfectly fair router makes someone wait.
+    The counts of the GPUs are close to normal variables with variance `assignments_per_gpu` around a common mean. The
+    result is 1 plus the expected maximum of `gpus` standard normal variables over the root of that variance. So even a
+    perfectly fair router makes some GPUs wait.
     """
     count = np.asarray(gpus, dtype=np.float64)
     return 1 + _expected_maximum(count) / np.sqrt(np.asarray(assignments_per_gpu, dtype=np.float64))
 
 
 def _expected_maximum(draws: Floats) -> Floats:
-    """Of so many standard normal variables: the integral of 1 - F**n above zero minus that of F**n below."""
+    """The expected maximum of n standard normal draws: the integral of 1 - F**n above zero minus F**n below."""
     x = np.linspace(-8, 8, 4001)
     below = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
     return np.sum((x > 0) - below ** draws[..., None], axis=-1) * (x[1] - x[0])

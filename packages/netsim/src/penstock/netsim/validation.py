@@ -1,10 +1,10 @@
-"""Published measurements beside what this package predicts for them.
+"""Compares published measurements with this package's predictions.
 
-Every row is predicted by a model that was fitted to the other rows of its table (leave one out). Beside it stands the
-floor: the same exercise with nothing but a latency and a bandwidth for bytes that leave the node (or, inside one node,
-the GPU), fitted to each phase apart. A model that does not beat the floor has learnt nothing that matters.
+Every row is predicted by a model that was fitted to the other rows of its table (leave one out). It is compared with
+the floor: the same procedure with only a latency and a bandwidth for bytes that leave the node (or, inside one node,
+the GPU), fitted to each phase separately. A model that does not beat the floor has learned nothing that matters.
 
-The figures lie in `tables/`, each with its source. Shape suffixes: R rows, P parameters.
+The measurements are in `tables/`, each with its source. Shape suffixes: R rows, P parameters.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ GPUS_PER_NODE, K, WIDTH = 8, 8, 7168
 TOKEN_BYTES = {"dispatch": WIDTH + WIDTH // 128 * 4, "combine": 2 * WIDTH}
 """FP8 with a 4-byte scale for every 128 elements on the way out, BF16 on the way back."""
 NCCL_EAGER, NCCL_BULK = 16 * 2**10, 512 * 2**10
-"""Bytes of one message. The table has no sizes between 512 B, 512 KiB and 8 MiB, so it cannot say where inside these
+"""Message sizes in bytes. The table has no sizes between 512 B, 512 KiB and 8 MiB, so it does not show where in these
 gaps the protocol changes; any choice inside them predicts the same."""
 HOST_BRIDGE_PAIRS = {"L40S": 2, "RTX_PRO_6000": 4}
-"""GPUs that reach each other without the host's bridge: the sizes at which the table's bandwidth falls."""
+"""GPUs that reach each other without the host's bridge: the group sizes at which the table's bandwidth drops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class PredictedRow:
-    """One measurement, in seconds. `floor` is None where the table has too few rows like it to fit a floor."""
+    """One measurement, in seconds. `floor` is None if the table has too few rows of its kind to fit a floor."""
 
     label: str
     group: str
@@ -59,7 +59,8 @@ class PredictedRow:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that one error is stated of; `bar` is the largest mean absolute error that this package promises, if any."""
+    """Rows that share one reported error; `bar` is the largest mean absolute error that this package promises, or None
+    if it promises none."""
 
     name: str
     rows: int
@@ -75,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """One model against one table. `figures` are those fitted to all rows, in SI units."""
+    """One model compared with one table. `figures` are those fitted to all rows, in SI units."""
 
     name: str
     table: Table
@@ -104,7 +105,7 @@ def validate() -> list[Validation]:
 
 
 def nvlink_summary(validations: Sequence[Validation]) -> Group:
-    """NCCL on one node, over the three NVLink machines together."""
+    """NCCL on one node, for the three NVLink machines together."""
     rows = [
         row
         for validation in validations
@@ -147,14 +148,15 @@ class _Exchanges:
 def _deepep_low_latency(kernels: str) -> Validation:
     """Two or three figures for both phases: one latency, one bandwidth between nodes and one inside.
 
-    In both kernels combine ends when the GPU with the most tokens has sent them back, so its time holds the maximum
-    over GPUs of what random routing gives them. In the kernels of 2025-02 dispatch shows the same growth with the
-    number of GPUs; those of 2025-06 wait in dispatch for their own tokens only, whose number is the mean.
+    In both kernels combine ends when the GPU with the most tokens has sent them back, so its time grows with the
+    maximum over GPUs of the tokens that random routing gives them. In the kernels of 2025-02, dispatch grows with the
+    number of GPUs in the same way; those of 2025-06 wait in dispatch only for their own tokens, whose number is the
+    mean.
     """
     table = read_table("deepep_low_latency")
     rows = [row for row in table.rows if row["kernels"] == kernels]
     data = _Exchanges.of(rows)
-    nvlink = kernels != "2025-02"  # the first kernels sent by RDMA inside a node, too
+    nvlink = kernels != "2025-02"  # the first kernels used RDMA inside a node too
     gpus_per_node = GPUS_PER_NODE if nvlink else 1
     waits_R = data.combine_R | (not nvlink)
 
@@ -190,7 +192,7 @@ def _sglang_low_latency() -> Validation:
 
 
 def _sglang_normal() -> Validation:
-    """A token crosses to a node once: latency and bandwidth for the tokens that do."""
+    """A token crosses to a node once: latency and bandwidth for the tokens that cross."""
     table = read_table("sglang_normal")
     data = _Exchanges.of(table.rows)
     nodes_R = data.gpus_R / GPUS_PER_NODE
@@ -212,9 +214,9 @@ def _sglang_normal() -> Validation:
 
 
 def _nccl(system: str) -> Validation:
-    """A port in pieces (`Port`), with what the wiring adds.
+    """A port in pieces (`Port`), plus the effect of the wiring.
 
-    NVLink: groups of 2, 4 and 8 GPUs share a switch by different numbers of channels, so each size has its bandwidth.
+    NVLink: groups of 2, 4 and 8 GPUs use different numbers of channels, so each size has its own bandwidth.
     PCIe: GPUs of one switch reach each other directly, all others through a bridge of the host that they share.
     """
     table = read_table("nccl_all_to_all")
@@ -272,7 +274,7 @@ def _latency_and_bandwidth(bytes_R: Floats) -> Model:
 
 
 def _floor(data: _Exchanges, gpus_per_node: int) -> Floats:
-    """Leave-one-out predictions of latency plus bytes over bandwidth, for each phase and level apart."""
+    """Leave-one-out predictions of latency plus bytes over bandwidth, for each phase and level separately."""
     sent_R = data.tokens_R * K * data.token_bytes_R
     between_R = data.between_R(gpus_per_node)
     leaving_R = sent_R * np.where(between_R, 1 - gpus_per_node / data.gpus_R, 1 - 1 / data.gpus_R)
@@ -310,7 +312,7 @@ def _predict(
 
 
 def _grouped(validation: Validation, bars: Mapping[str, float]) -> Validation:
-    """With one group for each bar, or for each kind of row where there are none; a bar's rows are those of its name."""
+    """With one group per bar, or per kind of row if there are no bars; a bar's rows are those of its name."""
     kinds = dict.fromkeys(row.group for row in validation.rows)
     names = [*bars, *(kind for kind in kinds if not any(kind.startswith(bar) for bar in bars))]
     groups = tuple(

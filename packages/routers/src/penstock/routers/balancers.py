@@ -1,9 +1,9 @@
-"""Loss-free balancing: a bias on each expert's score, moved once an optimizer step by its load error.
+"""Loss-free balancing: a bias on each expert's score, updated once per optimizer step by its load error.
 
 Update it from the counts of the whole global batch, not of a micro-batch: in arXiv 2501.11873 Table 1 the bias with
 micro-batch counts is the worst row (perplexity 8.521, against 8.080 with 512 sequences).
 
-This module imports no torch, so that a config is checked with the same code that runs it.
+This module imports no torch, so configs are checked with the same code that runs them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class LossFree:
     """bias_e += rate * sign(mean load - load_e) (arXiv 2408.15664 Algorithm 1).
 
     `rate` is a number, or a schedule such as [[0, 0.001], [15e12, 0.0]] (GLM-4.5, arXiv 2508.06471 section 2.4): the
-    last step whose `from_tokens` is not above the tokens seen holds. 0.001 is the paper's best: 0.0001 converges
-    slowly, 0.01 oscillates. `step` "magnitude" takes the error in units of the mean load instead of its sign: smaller
-    and smaller near balance. `centred` subtracts the mean of the update, so that the bias does not drift as a whole.
+    last step whose `from_tokens` has been reached applies. 0.001 is the paper's best: 0.0001 converges
+    slowly, 0.01 oscillates. `step` "magnitude" uses the error in units of the mean load instead of its sign, so steps
+    shrink near balance. `centred` subtracts the mean of the update, so that the bias does not drift as a whole.
     """
 
     def __init__(self, rate: Rate = 0.001, centred: bool = False, step: Step = "sign") -> None:
@@ -36,12 +36,12 @@ class LossFree:
         self.step = step
 
     def rate_at(self, tokens_seen: int) -> float:
-        """The rate that holds after `tokens_seen` tokens."""
+        """The rate after `tokens_seen` tokens."""
         return self.steps[bisect_right(self.steps, tokens_seen, key=lambda step: step[0]) - 1][1]
 
     def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int) -> None:
-        """Moves the router's bias in place; a step without assignments leaves it. Raises `ProblemError` for a router
-        that has no bias, ValueError for counts of another number of experts."""
+        """Moves the router's bias in place; a step without assignments leaves it unchanged. Raises `ProblemError`
+        for a router without a bias, ValueError for counts of a different number of experts."""
         bias_E = bias_of(router, "loss-free")
         if counts_E.shape != bias_E.shape:
             raise ValueError(f"counts of shape {tuple(counts_E.shape)} for a router of {bias_E.shape[0]} experts")
@@ -55,7 +55,7 @@ class LossFree:
 
 
 def bias_of(router: Router, balancer: str) -> Tensor:
-    """The router's selection bias; raises `ProblemError` where it has none."""
+    """The router's selection bias; raises `ProblemError` if the router has none."""
     bias_E = getattr(router, "e_score_correction_bias", None)
     if bias_E is None:
         raise ProblemError(
@@ -63,18 +63,18 @@ def bias_of(router: Router, balancer: str) -> Tensor:
                 "router-without-bias",
                 f"the router {type(router).__name__} has no e_score_correction_bias to balance with",
                 f"balancer '{balancer}'",
-                "use a router that has one, such as sigmoid-topk, or a balancing loss instead",
+                "use a router with a bias, such as sigmoid-topk, or use a balancing loss",
             )
         )
     return bias_E
 
 
 def rate_steps(rate: Rate) -> tuple[tuple[float, float], ...]:
-    """The schedule as (from_tokens, rate) pairs; raises ValueError where it does not begin at 0 and ascend."""
+    """The schedule as (from_tokens, rate) pairs; raises ValueError unless it begins at 0 and ascends."""
     steps = ((0.0, float(rate)),) if isinstance(rate, (int, float)) else tuple((step[0], step[1]) for step in rate)
     starts = [start for start, _ in steps]
     if not starts or starts[0] != 0 or any(later <= earlier for earlier, later in pairwise(starts)):
         raise ValueError(f"rate steps begin at {starts} tokens: write [from_tokens, rate] pairs that ascend from 0")
     if any(step < 0 for _, step in steps):
-        raise ValueError(f"rates {[step for _, step in steps]}: a negative rate unbalances, use 0 or more")
+        raise ValueError(f"rates {[step for _, step in steps]}: a negative rate worsens the balance, use 0 or more")
     return steps

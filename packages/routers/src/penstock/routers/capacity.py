@@ -1,9 +1,8 @@
-"""Capacity: how many tokens an expert takes, and which slots are turned away.
+"""Capacity: how many tokens an expert takes, and which slots are dropped.
 
-Tokens are served in their order, so what comes later in a batch is what is dropped, and nothing that comes later
-decides about what came before.
+Tokens are served in order, so tokens later in a batch are dropped first, and no token affects an earlier one.
 
-Shape suffixes: T tokens, K experts a token, N = T*K slots, E experts.
+Shape suffixes: T tokens, K experts per token, N = T*K slots, E experts.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor
 
 
 def tokens_an_expert(factor: float, tokens: int, k: int, experts: int) -> int:
-    """`factor` times the even share, rounded up; 1.0 leaves no room for any unevenness."""
+    """`factor` times the even share, rounded up; 1.0 leaves no room for uneven load."""
     return math.ceil(factor * tokens * k / experts)
 
 

@@ -16,12 +16,12 @@ from penstock.routers.topk import TopKRouter
 class Cluster(TopKRouter):
     """Top-k of the softmax over -|hidden - centroid|^2 / 2D.
 
-    Centroids learn outside the gradient: forward passes that have gradients only gather the sum of the hidden states
-    nearest to each centroid, and `end_step`, once an optimizer step, moves it towards their mean. Between two steps the
-    routing stays the same, so a pass may be repeated; one that is repeated doubles sum and count, and not the mean.
+    Centroids learn without gradients: forward passes with gradients only accumulate the sum of the hidden states
+    nearest to each centroid, and `end_step`, once per optimizer step, moves each centroid towards their mean. Routing
+    does not change between two steps, so a pass may be repeated; repeating doubles sum and count, but not the mean.
 
-    `rate` is the share of the way that a centroid moves: 0.05 forgets half of what it was in 14 steps. One that no
-    token is nearest to moves towards the mean of all tokens, until it is nearest to some.
+    `rate` is the fraction of the distance that a centroid moves per step: 0.05 forgets half in 14 steps. A centroid
+    that is nearest to no token moves towards the mean of all tokens until it is nearest to some.
     """
 
     score_function = "cluster"
@@ -52,13 +52,13 @@ class Cluster(TopKRouter):
         self.register_buffer("nearest_E", torch.empty(self.experts, dtype=torch.int64), persistent=False)
 
     def reset_parameters(self) -> None:
-        """Draws the centroids as large as normalised hidden states are."""
+        """Draws centroids with the norm of normalised hidden states."""
         nn.init.normal_(self.centroid_ED)
         nn.init.zeros_(self.e_score_correction_bias)
         self._forget()
 
     def gate(self, hidden_TD: Tensor) -> Tensor:
-        """-|hidden - centroid|^2 / 2D, without the part that all centroids share."""
+        """-|hidden - centroid|^2 / 2D, without the term that is equal for all centroids."""
         centroid_ED = self.centroid_ED.float()
         logits_TE = (hidden_TD @ centroid_ED.T - centroid_ED.square().sum(dim=-1) / 2) / self.hidden_size
         if self.training and torch.is_grad_enabled():
@@ -70,7 +70,7 @@ class Cluster(TopKRouter):
 
     @torch.no_grad()
     def end_step(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Moves the centroids by what was gathered since the last step; `total` sums a tensor over ranks."""
+        """Moves the centroids by the sums since the last step; `total` sums a tensor over ranks."""
         gathered = torch.cat((self.sum_ED.double(), self.nearest_E.double().unsqueeze(-1)), dim=-1)
         sum_ED, count_E1 = total(gathered).split((self.hidden_size, 1), dim=-1)
         mean_D = sum_ED.sum(dim=0) / count_E1.sum().clamp(min=1)

@@ -14,10 +14,10 @@ class TopKConfig(Schema):
     """How many experts a token visits, and how their outputs are weighted."""
 
     k: int = Field(default=2, ge=1)
-    """Experts a token. 2 suits the small models of a first run (Mixtral's 2 of 8); GLM-4.x takes 8 of 160."""
+    """Experts per token. 2 suits small first models (Mixtral has 2 of 8); GLM-4.x has 8 of 160."""
 
     normalize: bool = True
-    """Let the weights of a token sum to `scale` (GLM-4.x, DeepSeek-V3, Qwen3-MoE do)."""
+    """Make the weights of a token sum to `scale` (as in GLM-4.x, DeepSeek-V3 and Qwen3-MoE)."""
 
     scale: float = 1.0
     """Factor on the weights: 1.0 in GLM-4.5-Air, 2.5 in GLM-4.6."""
@@ -26,21 +26,22 @@ class TopKConfig(Schema):
     """Equal groups of neighbouring experts that are ranked first; GLM-4.x has 1, DeepSeek-V3 8."""
 
     groups_kept: int = Field(default=1, ge=1)
-    """Groups from which a token may choose; DeepSeek-V3 keeps 4 of its 8."""
+    """Groups from which a token may choose experts; DeepSeek-V3 keeps 4 of 8."""
 
     temperature: float = Field(default=1.0, gt=0)
-    """Scores are those of logits / temperature: below 1 sharper, above 1 more even. 1.0 is every published model's."""
+    """Scores are computed from logits / temperature: below 1 sharper, above 1 more even. Published models use 1.0."""
 
     noise: float = Field(default=0.0, ge=0)
-    """Gumbel noise on the logits in training, for the choice alone, so that experts that are not the best are tried:
+    """Gumbel noise on the logits in training, only for the choice of experts, so that other experts are explored too:
     1.0 with softmax scores draws experts from the softmax, 0 is off."""
 
     noise_seed: int = 0
-    """Seed of the noise, which is a function of it and of the token's logits, and so needs no state to be resumed."""
+    """Seed of the noise. It depends only on this seed and the token's logits, so a resumed run needs no state."""
 
     capacity: float | None = Field(default=None, gt=0)
-    """Times the even share, what an expert takes of a batch; later tokens are dropped, so a token's routing depends on
-    those before it. null takes all, as most models since DeepSeek-V3 do; the Switch Transformer had 1.25."""
+    """Tokens that an expert takes per batch, as a multiple of the even share. Later tokens are dropped, so a token's
+    routing depends on earlier tokens. null drops none, as in most models since DeepSeek-V3; the Switch Transformer used
+    1.25."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -50,114 +51,115 @@ class TopKConfig(Schema):
 
 
 class ChoiceConfig(Schema):
-    """What every router with scores has."""
+    """Settings of every router with scores."""
 
     k: int = Field(default=2, ge=1)
-    """Experts a token."""
+    """Experts per token."""
 
     normalize: bool = True
-    """Let the weights of a token sum to `scale`."""
+    """Make the weights of a token sum to `scale`."""
 
     scale: float = 1.0
     """Factor on the weights."""
 
     temperature: float = Field(default=1.0, gt=0)
-    """Scores are those of logits / temperature: below 1 sharper, above 1 more even."""
+    """Scores are computed from logits / temperature: below 1 sharper, above 1 more even."""
 
 
 class SinkhornConfig(ChoiceConfig):
     """Top-k of a balanced plan."""
 
     iterations: int = Field(default=8, ge=1)
-    """Rounds of the Sinkhorn iteration in training; 8 bring the columns of the plan within 1 % of even."""
+    """Rounds of the Sinkhorn iteration in training; 8 rounds bring the columns of the plan within 1 % of even."""
 
 
 class ClusterConfig(ChoiceConfig):
     """Nearest centroids."""
 
     rate: float = Field(default=0.05, ge=0, le=1)
-    """Share of the way to the mean of its hidden states that a centroid moves in a step; 0.05 forgets half in 14."""
+    """Fraction by which a centroid moves to the mean of its hidden states per step; 0.05 forgets half in 14 steps."""
 
 
 class UnlearnedConfig(Schema):
-    """What the routers that learn nothing share."""
+    """Settings of the routers that learn nothing."""
 
     k: int = Field(default=2, ge=1)
-    """Experts a token."""
+    """Experts per token."""
 
     scale: float = 1.0
-    """Sum of the weights of a token, of which every expert has the same share."""
+    """Sum of the weights of a token; every expert of a token has the same weight."""
 
 
 class RandomConfig(UnlearnedConfig):
     """Experts drawn at random."""
 
     seed: int = 0
-    """Another seed draws other experts."""
+    """A different seed draws different experts."""
 
 
 class TokenHashConfig(UnlearnedConfig):
     """Experts by the token's id."""
 
     k: int = Field(default=1, ge=1)
-    """Experts a token; 1 is the published router's."""
+    """Experts per token; the published router uses 1."""
 
     seed: int = 0
-    """Another seed draws other experts for every id."""
+    """A different seed draws different experts for every id."""
 
 
 class HashConfig(UnlearnedConfig):
     """Experts by locality-sensitive hashing."""
 
     planes: int = Field(default=8, ge=1, le=32)
-    """Random planes; 8 make 256 buckets: enough for 8 experts to share them, few enough that neighbours do."""
+    """Random planes. 8 planes make 256 buckets: enough to spread over 8 experts, and few enough that similar states
+    share one."""
 
 
 class SwitchLossConfig(Schema):
     """Load-balancing loss."""
 
     weight: float = Field(default=0.01, ge=0)
-    """Factor on the loss, which is 1 for an even load; 0.01 is the Switch Transformer's."""
+    """Factor on the loss, which is 1 for an even load; the Switch Transformer uses 0.01."""
 
 
 class SequenceLossConfig(Schema):
     """Load balance of each sequence."""
 
     weight: float = Field(default=0.0001, ge=0)
-    """Factor on the loss, which is 1 for an even load; 0.0001 is DeepSeek-V3's and GLM-4.5's."""
+    """Factor on the loss, which is 1 for an even load; DeepSeek-V3 and GLM-4.5 use 0.0001."""
 
 
 class GlobalLossConfig(Schema):
     """Load balance of the whole batch of an optimizer step."""
 
     weight: float = Field(default=0.01, ge=0)
-    """Factor on the loss; 0.01 is the Switch Transformer's, for the loss that is 1 for an even load."""
+    """Factor on the loss; the Switch Transformer uses 0.01 for a loss that is 1 for an even load."""
 
     counts: Literal["counts-first", "buffer", "lagged"] = "counts-first"
-    """Where the batch's counts come from: "counts-first" is exact, by a pass without gradients where a step has several
-    micro-batches; "buffer" has those of the micro-batches so far, "lagged" those of the step before."""
+    """Where the batch's counts come from. "counts-first" is exact; it takes an extra pass without gradients if a step
+    has several micro-batches. "buffer" uses the micro-batches so far, "lagged" the previous step."""
 
 
 class ZLossConfig(Schema):
     """Router z-loss."""
 
     weight: float = Field(default=0.001, ge=0)
-    """Factor on the mean squared logsumexp of the logits; 0.001 is ST-MoE's."""
+    """Factor on the mean squared logsumexp of the logits; ST-MoE uses 0.001."""
 
 
 class LossFreeConfig(Schema):
     """Bias by the sign of the load error."""
 
     rate: float | list[tuple[float, float]] = 0.001
-    """Step of the bias, or steps [from_tokens, rate] that ascend from 0, such as [[0, 0.001], [15e12, 0.0]]. 0.001 is
-    the best of arXiv 2408.15664: 0.0001 converges slowly, 0.01 oscillates."""
+    """Step size of the bias, or pairs [from_tokens, rate] that ascend from 0, such as [[0, 0.001], [15e12, 0.0]]. 0.001
+    is the best of arXiv 2408.15664: 0.0001 converges slowly, 0.01 oscillates."""
 
     centred: bool = False
     """Subtract the mean of the update, so that the bias does not drift as a whole; the paper does not."""
 
     step: Literal["sign", "magnitude"] = "sign"
-    """What the bias moves by: the sign of the load error, or the error in units of the mean load. The paper found both
-    as good, and the sign less sensitive to the rate."""
+    """How far the bias moves: by the sign of the load error, or by the error in units of the mean load. The paper found
+    both equally good, and the sign less sensitive to the rate."""
 
     @field_validator("rate")
     @classmethod

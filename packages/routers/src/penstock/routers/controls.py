@@ -1,10 +1,10 @@
-"""Routers that learn nothing: what a learned router must beat.
+"""Routers that learn nothing: controls that a learned router must beat.
 
-`Random` knows nothing of the token, `TokenHash` knows its id alone, `Hash` sends what is similar the same way,
-`RoundRobin` is perfectly even, and `FrozenTopK` is a learned router before its first step. All but the last weigh the k
-experts of a token alike, and have no bias to balance with.
+`Random` ignores the token, `TokenHash` only uses its id, `Hash` sends similar hidden states to the same experts,
+`RoundRobin` is perfectly even, and `FrozenTopK` is a learned router before its first step. All but the last weight the
+k experts of a token equally and have no bias to balance with.
 
-Shape suffixes: T tokens, K experts a token, E experts, D model width, P planes.
+Shape suffixes: T tokens, K experts per token, E experts, D model width, P planes.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class UnlearnedRouter(AlikeRouter, ABC):
 
 
 class TokenHash(AlikeRouter):
-    """Hash layers as published (arXiv 2106.04426): k experts that follow from a token's id and nothing else.
+    """Hash layers as published (arXiv 2106.04426): k experts that depend only on a token's id.
 
-    The published table draws an expert for each id at random; here the draw follows from the id and `seed`, so that
-    there is no table to size by the vocabulary or to save. Layers with other seeds draw other experts.
+    The published table draws an expert for each id at random. Here the draw is a function of the id and `seed`, so no
+    table has to be stored or sized by the vocabulary. Layers with different seeds draw different experts.
     """
 
     asks = frozenset({"token_T"})
@@ -69,8 +69,8 @@ class TokenHash(AlikeRouter):
 
 
 class Random(UnlearnedRouter):
-    """k experts drawn anew for every hidden state. The draw follows from its bits and `seed` (see `keyed`), so the
-    tiniest change draws again, and yet a pass can be repeated."""
+    """k random experts for every hidden state. The draw is a function of its bits and `seed` (see `keyed`), so the
+    smallest change draws again, but a pass can be repeated."""
 
     def __init__(self, hidden_size: int, experts: int, *, k: int = 2, scale: float = 1.0, seed: int = 0) -> None:
         super().__init__(hidden_size, experts, k=k, scale=scale)
@@ -83,9 +83,9 @@ class Random(UnlearnedRouter):
 class Hash(UnlearnedRouter):
     """k experts by the side of `planes` random planes on which a hidden state lies.
 
-    Hash layers (arXiv 2106.04426) hash the token's id, as `TokenHash` does; this one hashes hidden states, by random
-    hyperplanes, so that similar ones share their experts. 2^planes buckets are scattered over the experts: few planes
-    are uneven, many are as good as random.
+    Hash layers (arXiv 2106.04426) hash the token's id, as `TokenHash` does; this one hashes hidden states by random
+    hyperplanes, so similar states share their experts. 2^planes buckets are scattered over the experts: few planes give
+    uneven load, many are as good as random.
     """
 
     plane_PD: Tensor
@@ -109,8 +109,8 @@ class Hash(UnlearnedRouter):
 
 
 class RoundRobin(UnlearnedRouter):
-    """Token t of a batch goes to the experts t*k, t*k + 1, ... modulo E: even to within one, whatever the text says.
-    Decoding one token at a time, every token is the first of its batch."""
+    """Token t of a batch goes to the experts t*k, t*k + 1, ... modulo E: even to within one, for any text. When
+    decoding one token at a time, every token is the first of its batch."""
 
     def experts_of(self, hidden_TD: Tensor) -> Tensor:
         slots = torch.arange(len(hidden_TD) * self.k, device=hidden_TD.device)
@@ -118,8 +118,8 @@ class RoundRobin(UnlearnedRouter):
 
 
 class FrozenTopK(SigmoidTopK):
-    """`sigmoid-topk` whose weight is drawn and never trained: a buffer, which no optimizer finds. A learned router that
-    is not better than this one has learned nothing."""
+    """`sigmoid-topk` whose weight is drawn and never trained: a buffer, not a parameter. A learned router that is not
+    better than this one has learned nothing."""
 
     def register_gate(self) -> None:
         self.register_buffer("weight", torch.empty(self.experts, self.hidden_size, dtype=torch.float32))

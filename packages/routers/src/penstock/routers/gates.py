@@ -1,4 +1,4 @@
-"""Gates that are more than one matrix.
+"""Gates with more than one matrix.
 
 Shape suffixes: T tokens, D model width, E experts.
 """
@@ -13,8 +13,8 @@ from penstock.routers.topk import SoftmaxTopK
 
 
 class TwoLayer(SoftmaxTopK):
-    """Softmax top-k over a small network, D to D/2 to E with a GELU between, as small adapters use: beside a frozen
-    base the hidden states cannot move to suit a linear gate.
+    """Softmax top-k over a small network, D to D/2 to E with a GELU between, as used for small adapters: with
+    a frozen base, hidden states cannot adapt to a linear gate.
 
     `inner_weight` [D/2, D] and `weight` [E, D/2] are fp32 parameters.
     """
@@ -29,7 +29,7 @@ class TwoLayer(SoftmaxTopK):
         self.weight = nn.Parameter(torch.empty(self.experts, inner, dtype=torch.float32))
 
     def reset_parameters(self) -> None:
-        """As one matrix begins (std 0.02), behind a first layer that keeps the size of what it is given."""
+        """Draws `weight` with std 0.02, and `inner_weight` so that it preserves the scale of its input."""
         super().reset_parameters()
         nn.init.normal_(self.inner_weight, std=self.hidden_size**-0.5)
 

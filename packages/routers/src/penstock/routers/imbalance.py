@@ -1,9 +1,9 @@
 """Measures of imbalance as penalties: the Gini coefficient, variance, coefficient of variation and entropy of the load.
 
-The load itself is a count and has no gradient. The value of each loss is the measure of the real load, what tokens
-chose; its gradient is the measure's derivative at that load, carried to the mean probabilities of the router
-(straight-through): where an expert is too full, its probability falls. Measures of the mean probabilities instead would
-be blind: they may be even while every token prefers the same experts by a little.
+The load itself is a count and has no gradient. The value of each loss is the measure of the real load, the choices of
+tokens. Its gradient is the measure's derivative at that load, passed to the mean probabilities of the router
+(straight-through): the probability of an overloaded expert falls. Measures of the mean probabilities would be blind:
+the probabilities may be even while every token slightly prefers the same experts.
 
 All are 0 for an even load, and additive in the sense of `losses`: with the whole batch's load, the parts of any split
 sum to the value and to the gradient of the whole.
@@ -22,14 +22,14 @@ from torch import Tensor
 from penstock.hooks.contracts import BatchLoad, Routing
 from penstock.routers.losses import CountsFrom, at_least_one, batch_of, counted, mean_probability
 
-# Dead experts have no logarithm. At a millionth of the load it is -13.8, and x log x still right to 1e-5.
+# Dead experts have no logarithm. At a millionth of the load it is -13.8, and x log x is still right to 1e-5.
 SMALLEST_SHARE = 1e-6
 # Under the root of the coefficient of variation, whose derivative at an even load would be infinite.
 SMALLEST_VARIANCE = 1e-12
 
 
 def variance(share_E: Tensor) -> Tensor:
-    """Variance of the load in units of the mean load; `share_E` sums to 1. E - 1 for one expert that has it all."""
+    """Variance of the load in units of the mean load; `share_E` sums to 1. E - 1 if one expert has all of the load."""
     return (share_E * share_E.shape[-1] - 1).square().mean()
 
 
@@ -39,12 +39,12 @@ def variation(share_E: Tensor) -> Tensor:
 
 
 def gini(share_E: Tensor) -> Tensor:
-    """Gini coefficient: mean absolute difference of two experts over twice the mean; equal ones do not pull."""
+    """Gini coefficient: mean absolute difference of two experts over twice the mean; equal loads have no gradient."""
     return (share_E.unsqueeze(-1) - share_E).abs().mean() * share_E.shape[-1] / 2
 
 
 def entropy_gap(share_E: Tensor) -> Tensor:
-    """1 - entropy / log E: 0 for an even load, 1 for one expert that has it all."""
+    """1 - entropy / log E: 0 for an even load, 1 if one expert has all of the load."""
     if share_E.shape[-1] == 1:
         return 0.0 * share_E.sum()
     return 1 + (share_E * share_E.clamp(min=SMALLEST_SHARE).log()).sum() / math.log(share_E.shape[-1])
@@ -58,9 +58,9 @@ def imbalance_loss(
     tokens: int | Tensor,
     mask_T: Tensor | None = None,
 ) -> Tensor:
-    """`measure` of the load `counts_E`, with its gradient on the mean of normalised scores; 0 where nothing counts.
+    """`measure` of the load `counts_E`, with its gradient on the mean of normalised scores; 0 if nothing counts.
 
-    `counts_E` and `tokens` describe the batch that is to be balanced, of which `score_TE` may be a part.
+    `counts_E` and `tokens` describe the batch to balance; `score_TE` may be a part of it.
     """
     share_E = counts_E.to(score_TE.dtype) / counts_E.sum().clamp(min=1)
     probability_E = mean_probability(score_TE, tokens, mask_T)
@@ -70,7 +70,7 @@ def imbalance_loss(
 
 
 class ImbalanceLoss:
-    """`imbalance_loss` of one measure over the whole batch of an optimizer step, as `losses.GlobalLoss` is."""
+    """`imbalance_loss` of one measure over the whole batch of an optimizer step, like `losses.GlobalLoss`."""
 
     def __init__(self, measure: Callable[[Tensor], Tensor], weight: float, counts: CountsFrom) -> None:
         self.measure = measure
@@ -89,7 +89,7 @@ class ImbalanceLoss:
 
 
 def gini_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
-    """The Gini coefficient: pulls by rank, however far an expert is off."""
+    """The Gini coefficient: its pull depends on an expert's rank, not on its distance from the mean."""
     return ImbalanceLoss(gini, weight, counts)
 
 
@@ -104,5 +104,5 @@ def variation_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") ->
 
 
 def entropy_loss(weight: float = 0.01, counts: CountsFrom = "counts-first") -> ImbalanceLoss:
-    """The entropy that is missing: pulls hardest at experts that are nearly dead."""
+    """The missing entropy: pulls hardest at experts that are nearly dead."""
     return ImbalanceLoss(entropy_gap, weight, counts)

@@ -1,9 +1,8 @@
-"""Random numbers that are a function of what they are for: no generator, no state.
+"""Random numbers as a pure function of their input: no generator, no state.
 
-A token's numbers follow from the bits of its own row and a seed. So the global generators are never drawn from, a
-resumed run needs no state to go on with the same bits, and a forward pass that is repeated (activation checkpointing,
-counting before the first backward) draws what it drew before. A generator that advances would route the repeated pass
-otherwise than the first.
+A token's numbers depend only on the bits of its own row and a seed. So the global generators are never used, a resumed
+run needs no state to continue with the same bits, and a repeated forward pass (activation checkpointing, counting
+before the first backward) draws the same numbers. A stateful generator would route the repeated pass differently.
 
 Integer arithmetic wraps at 64 bits, so every device gives the same numbers.
 
@@ -21,18 +20,18 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 def keys_of_rows(row_TD: Tensor, seed: int) -> Tensor:
-    """One int64 key a row, of every bit of the row in fp32 and of the seed; -0 counts as 0."""
+    """One int64 key per row, from every bit of the row in fp32 and the seed; -0 counts as 0."""
     bits_TD = (row_TD.detach().float() + 0.0).contiguous().view(torch.int32).long()
     return keys_of_integers(_mixed(bits_TD ^ _stream(row_TD.shape[-1], row_TD.device)).sum(dim=-1), seed)
 
 
 def keys_of_integers(value_T: Tensor, seed: int) -> Tensor:
-    """One int64 key an integer, of it and of the seed."""
+    """One int64 key per integer, from the integer and the seed."""
     return _mixed(_mixed(value_T) ^ (seed % 2**63))
 
 
 def uniform(key_T: Tensor, experts: int) -> Tensor:
-    """fp32 [T, E], uniform in (0, 1): never 0 and never 1, so that logarithms of it are finite."""
+    """fp32 [T, E], uniform in (0, 1): never 0 and never 1, so that its logarithms are finite."""
     drawn_TE = _mixed(key_T.unsqueeze(-1) + _stream(experts, key_T.device))
     return (_shifted(drawn_TE, 41).float() + 0.5) / 2**23
 

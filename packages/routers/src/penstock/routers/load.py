@@ -1,10 +1,10 @@
-"""Expert load: how many assignments each expert computed, counted where the routing is.
+"""Expert load: how many assignments each expert computed, counted on the device of the routing.
 
-Counts are of real tokens only, and exact integers from one bincount over all layers. What capacity turned away is
-counted apart, because the load before drops and the load after are two numbers. How uneven they are is defined in
-`penstock.traces.load`, whose figures of tensors are imported from here too.
+Counts are of real tokens only, and exact integers from one bincount over all layers. Assignments dropped
+by capacity are counted separately, because the load before and after drops are two numbers. The metrics of imbalance
+are defined in `penstock.traces.load` and can be imported from here too.
 
-Shape suffixes: T tokens, K experts a token, E experts, L mixture-of-experts layers.
+Shape suffixes: T tokens, K experts per token, E experts, L mixture-of-experts layers.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def count_assignments(
 ) -> Tensor:
     """Assignments by row and expert, int64 [len(experts_TK), experts].
 
-    `experts_TK` holds one int64 tensor [T, K] a row; K may differ from row to row. Tokens whose `mask_T` is False do
-    not count, nor do slots that are False in their row's `slots_TK` (None: all do).
+    `experts_TK` holds one int64 tensor [T, K] per row; K may differ from row to row. Tokens whose `mask_T` is False do
+    not count, nor do slots that are False in their row's `slots_TK` (None: all count).
     """
     rows = len(experts_TK)
     if rows == 0:
@@ -66,10 +66,10 @@ def count_assignments(
 
 
 def expert_load(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -> ExpertLoad:
-    """The load of one forward pass, rows in the order of layer indices: the slots that were kept, and the dropped ones
-    where a router drops any.
+    """The load of one forward pass, rows in the order of layer indices: the kept slots, and the dropped ones if there
+    are any.
 
-    `mask_T` is True for tokens that count (None: all do). Raises ValueError where layers differ in their number of
+    `mask_T` is True for tokens that count (None: all count). Raises ValueError if layers differ in their number of
     experts. A model without routers has a load of shape [0, 0].
     """
     layers = tuple(sorted(routings))
@@ -92,7 +92,7 @@ def expert_load(routings: Mapping[int, Routing], mask_T: Tensor | None = None) -
 
 
 def chosen_slots(routing: Routing) -> Tensor | None:
-    """The slots [T, K] that hold a choice of the token, kept or dropped; None: all do."""
+    """The slots [T, K] that hold a choice of the token, kept or dropped; None means all slots."""
     if routing.kept_TK is None or routing.dropped_TK is None:
         return routing.kept_TK
     return routing.kept_TK | routing.dropped_TK

@@ -1,14 +1,14 @@
 """Differentiable penalties of routing: load balancing in three scopes, and the router z-loss.
 
-The pure functions are additive: a batch may be cut into micro-batches, ranks and padding at will, and with the counts
-and the token number of the whole batch the parts sum to the whole, gradient included. That needs the counts before the
-first backward. Averaging the penalties of micro-batches instead is not the same objective: on a toy with one domain a
-micro-batch, its gradient is 240 % off the full batch's, a running buffer of counts 51 %.
+The pure functions are additive: a batch may be split into micro-batches, ranks and padding in any way, and with the
+counts and the number of tokens of the whole batch the parts sum to the whole, gradient included. That needs the counts
+before the first backward. Averaging the penalties of micro-batches is a different objective: on a toy with one domain
+per micro-batch, its gradient is 240 % off the full batch's, and that of a running buffer of counts 51 %.
 
-The classes are the components. `SwitchLoss` balances one forward pass over the tokens it holds, `SequenceLoss` each
-sequence, `GlobalLoss` the whole batch of an optimizer step, whatever it is cut into.
+The classes are the components. `SwitchLoss` balances the tokens of one forward pass, `SequenceLoss` each sequence,
+`GlobalLoss` the whole batch of an optimizer step, however it is split.
 
-Shape suffixes: B sequences, S tokens of each, T = B*S tokens, K experts a token, E experts.
+Shape suffixes: B sequences, S tokens of each, T = B*S tokens, K experts per token, E experts.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CountsFrom = Literal["counts-first", "buffer", "lagged"]
 def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
     """E * sum_e f_e P_e, which is 1 for an even load (Switch Transformer, arXiv 2101.03961 Eq. 4).
 
-    f_e = counts_e / sum(counts), the share of the assignments that were really chosen, selection bias included and
-    before capacity drops any; it has no gradient. P_e is the mean over counted tokens of their scores, normalised over
+    f_e = counts_e / sum(counts), the share of the actual assignments, with the selection bias and before capacity
+    drops any; it has no gradient. P_e is the mean over counted tokens of their scores, normalised over
     experts as in DeepSeek-V3 (arXiv 2412.19437 Eq. 19), which changes nothing for a softmax.
 
-    `counts_E` and `tokens` describe the batch that is to be balanced, of which `score_TE` may be a part: the losses of
-    the parts sum to the loss of the whole. `mask_T` is True for tokens that count (None: all do). 0 where none do.
+    `counts_E` and `tokens` describe the batch to balance. `score_TE` may be a part of it: the losses of the parts sum
+    to the loss of the whole. `mask_T` is True for tokens that count (None: all count). 0 if no token counts.
     """
     share_E = counts_E.to(score_TE.dtype) / counts_E.sum().clamp(min=1)
     return score_TE.shape[-1] * (share_E * mean_probability(score_TE, tokens, mask_T)).sum()
@@ -43,8 +43,8 @@ def switch_loss(*, score_TE: Tensor, counts_E: Tensor, tokens: int | Tensor, mas
 def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = None) -> Tensor:
     """Mean over counted tokens of logsumexp(logits)^2, which keeps logits small (ST-MoE, arXiv 2202.08906 Eq. 5).
 
-    `tokens` is the number of counted tokens of the whole batch, of which `logits_TE` may be a part. `mask_T` is True
-    for tokens that count (None: all do). 0 where none do.
+    `tokens` is the number of counted tokens of the whole batch; `logits_TE` may be a part of it. `mask_T` is True for
+    tokens that count (None: all count). 0 if no token counts.
     """
     return _masked_sum(logits_TE.logsumexp(dim=-1).square(), mask_T) / at_least_one(tokens)
 
@@ -52,10 +52,10 @@ def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = N
 def sequence_loss(
     *, score_TE: Tensor, expert_TK: Tensor, sequences: int, slots_TK: Tensor | None = None, mask_T: Tensor | None = None
 ) -> Tensor:
-    """The mean over sequences of each one's `switch_loss` (DeepSeek-V3's complementary loss, arXiv 2412.19437 Eq. 17).
+    """The mean of the `switch_loss` of each sequence (DeepSeek-V3's complementary loss, arXiv 2412.19437 Eq. 17).
 
-    The tokens are `sequences` of equal length, one after the other; one without counted tokens is not averaged over.
-    `slots_TK` and `mask_T` are True for what counts (None: all do).
+    The tokens are `sequences` of equal length, one after the other; sequences without counted tokens are left out
+    of the mean. `slots_TK` and `mask_T` are True for what counts (None: everything counts).
     """
     experts = score_TE.shape[-1]
     mask_BS1 = _all_true_or(mask_T, score_TE).view(sequences, -1, 1)
@@ -72,17 +72,17 @@ def sequence_loss(
 
 
 def normalized(score_TE: Tensor) -> Tensor:
-    """Scores over their sum; a softmax is left as it is."""
+    """Scores divided by their sum; a softmax is unchanged."""
     return score_TE / (score_TE.sum(dim=-1, keepdim=True) + 1e-20)
 
 
 def mean_probability(score_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None) -> Tensor:
-    """[E], this part's share in the mean of normalised scores over the `tokens` of the whole batch."""
+    """[E], this part's contribution to the mean of normalised scores over the `tokens` of the whole batch."""
     return _masked_sum(normalized(score_TE), mask_T) / at_least_one(tokens)
 
 
 def chosen_counts(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
-    """int64 [E] of what counted tokens chose in one forward pass, before capacity drops any."""
+    """int64 [E], the choices of counted tokens in one forward pass, before capacity drops any."""
     (counts_E,) = count_assignments(
         [routing.expert_TK], experts=routing.score_TE.shape[-1], mask_T=mask_T, slots_TK=[chosen_slots(routing)]
     )
@@ -96,8 +96,8 @@ def batch_of(routing: Routing, mask_T: Tensor | None = None) -> BatchLoad:
 
 @dataclass(slots=True)
 class SwitchLoss:
-    """`switch_loss` of one forward pass, of what tokens chose: assignments that capacity drops afterwards count too, or
-    an expert that overflows would look no fuller than its capacity. Empty slots do not count.
+    """`switch_loss` of the choices in one forward pass. Assignments that capacity drops afterwards count too; otherwise
+    an overflowing expert would look no fuller than its capacity. Empty slots do not count.
 
     The default weight is the Switch Transformer's alpha (arXiv 2101.03961), which also counts before drops.
     """
@@ -111,7 +111,7 @@ class SwitchLoss:
 
 
 class SequenceLoss:
-    """`sequence_loss` of what tokens chose. DeepSeek-V3 and GLM-4.5 give it 0.0001, beside loss-free balancing."""
+    """`sequence_loss` of the choices. DeepSeek-V3 and GLM-4.5 use 0.0001, together with loss-free balancing."""
 
     scope = "sequence"
 
@@ -132,9 +132,9 @@ class GlobalLoss:
     """`switch_loss` over the whole batch of an optimizer step (global-batch load balancing, arXiv 2501.11873): experts
     may specialise within a micro-batch as long as the batch is balanced.
 
-    `counts` says where the batch's counts come from. "counts-first" is exact: for more than one micro-batch it takes a
-    pass without gradients. "buffer" is the paper's, the counts of the micro-batches so far; "lagged" takes those of the
-    step before. Called without `batch`, one forward pass is the whole batch.
+    `counts` selects the source of the batch's counts. "counts-first" is exact: for more than one micro-batch it takes
+    a pass without gradients. "buffer" is the paper's: the counts of the micro-batches so far. "lagged" uses those of
+    the previous step. Called without `batch`, one forward pass is the whole batch.
     """
 
     def __init__(self, weight: float = 0.01, counts: CountsFrom = "counts-first") -> None:

@@ -1,4 +1,4 @@
-"""What this package offers; imports no torch."""
+"""Components of this package; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from functools import partial
 
 from penstock.hooks import Component, hookimpl
 
-# What all routers of this package promise: a token is routed with tensor operations alone, and every slot computes.
+# Common to all routers of this package: they route with tensor operations only, and every slot computes.
 ALWAYS = frozenset(
     {"causal", "compilable", "deterministic", "dropless", "empty-batches", "exactly-k", "no-host-sync", "normalized"}
 )
-# A token is routed by its own hidden state, and by nothing else.
+# The routing of a token depends only on its own hidden state.
 ALONE = ALWAYS | {"batch-invariant", "permutation-equivariant"}
 SAME_IN_TRAINING = frozenset({"same-in-training"})
-# A given choice of experts is weighed as the router's own.
+# A given choice of experts is weighted like the router's own.
 REPLAYABLE = frozenset({"replayable"})
 LEARNED = frozenset({"exact-gradient", "trainable"}) | REPLAYABLE
 # Under default settings: a `capacity` takes away what ALONE adds and "dropless", `noise` takes "same-in-training".
@@ -83,7 +83,7 @@ def routers() -> list[Component]:
             "sinkhorn",
             "sinkhorn:SinkhornTopK",
             "SinkhornConfig",
-            "In training, top k of a plan that loads every expert evenly",
+            "Top k of a plan with even load in training, plain top k in evaluation",
             ALONE | LEARNED,
             "arXiv 2103.16716",
         ),
@@ -98,7 +98,7 @@ def routers() -> list[Component]:
             "token-hash",
             "controls:TokenHash",
             "TokenHashConfig",
-            "Baseline: experts by a hash of the token's id, as hash layers were published",
+            "Baseline: experts by a hash of the token's id, as in the published hash layers",
             ALONE | SAME_IN_TRAINING | {"token-ids"},
             "arXiv 2106.04426",
         ),
@@ -113,7 +113,7 @@ def routers() -> list[Component]:
             "random",
             "controls:Random",
             "RandomConfig",
-            "Control: experts drawn anew for every hidden state",
+            "Control: random experts for every hidden state",
             ALONE | SAME_IN_TRAINING,
         ),
         _router(
@@ -127,16 +127,16 @@ def routers() -> list[Component]:
             "round-robin",
             "controls:RoundRobin",
             "UnlearnedConfig",
-            "Control: tokens dealt to experts in turn, perfectly even",
+            "Control: experts in turn, perfectly even load",
             ALWAYS | SAME_IN_TRAINING,
         ),
     ]
 
 
-# What all losses promise: they are means over tokens, symmetric in experts, and computed in the type they are given.
+# Common to all losses: means over tokens, symmetric in experts, computed in the dtype of their inputs.
 MEAN = frozenset({"compilable", "exact-in-fp64", "expert-symmetric", "mean-over-tokens", "order-free"})
 SWITCH = MEAN | {"counts-choices", "counts-dropped", "exact-gradient", "load-balancing", "one-at-balance"}
-# Values are measures of counts: they have no slope, and do not tell one expert that is too full from another.
+# Values are measures of counts: they have no slope, and do not distinguish which expert is overloaded.
 IMBALANCE = (MEAN | {"load-balancing"}) - {"exact-in-fp64"}
 
 
@@ -170,8 +170,20 @@ def balance_losses() -> list[Component]:
         ),
         _loss("gini-loss", "imbalance:gini_loss", whole_batch, "Gini coefficient of the whole batch's load", IMBALANCE),
         _loss("variance-loss", "imbalance:variance_loss", whole_batch, "Variance of the whole batch's load", IMBALANCE),
-        _loss("cv-loss", "imbalance:variation_loss", whole_batch, "Deviation of the whole batch's load", IMBALANCE),
-        _loss("entropy-loss", "imbalance:entropy_loss", whole_batch, "Entropy that the whole batch lacks", IMBALANCE),
+        _loss(
+            "cv-loss",
+            "imbalance:variation_loss",
+            whole_batch,
+            "Coefficient of variation of the whole batch's load",
+            IMBALANCE,
+        ),
+        _loss(
+            "entropy-loss",
+            "imbalance:entropy_loss",
+            whole_batch,
+            "Missing entropy of the whole batch's load",
+            IMBALANCE,
+        ),
         _loss(
             "z-loss",
             "losses:ZLoss",
@@ -183,7 +195,7 @@ def balance_losses() -> list[Component]:
     ]
 
 
-# What both balancers promise: updates follow from shares of the load, counted in integers, alike for all experts.
+# Common to both balancers: updates depend on integer counts of the load, and treat all experts equally.
 SHARES = frozenset({"exact-counts", "expert-symmetric", "scale-free"})
 
 
@@ -194,7 +206,7 @@ def balancers() -> list[Component]:
             "loss-free",
             "balancers:LossFree",
             "LossFreeConfig",
-            "Moves each expert's bias by its load error, or the sign of it",
+            "Moves each expert's bias by its load error or by the sign of the error",
             SHARES,
             "arXiv 2408.15664",
         ),

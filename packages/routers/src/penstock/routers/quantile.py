@@ -1,6 +1,6 @@
-"""Quantile balancing: the bias that would have loaded every expert evenly, read off the step's own margins.
+"""Quantile balancing: the bias that would have given an even load, computed from the margins of the step.
 
-Shape suffixes: T tokens, K experts a token, E experts, N edges between bins.
+Shape suffixes: T tokens, K experts per token, E experts, N edges between bins.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from torch import Tensor
 from penstock.hooks.contracts import Router, Routing
 from penstock.routers.balancers import bias_of
 
-# A histogram is what adds up over micro-batches and ranks. Its bins are narrow where margins are small, because there
-# the quantile of a balanced router lies: 1e-5 wide at 0, 2 % of the margin further out.
+# Histograms add up over micro-batches and ranks. Bins are narrow at small margins, where the quantile of a balanced
+# router lies: 1e-5 wide at 0, 2 % of the margin further out.
 _BINS, _FINEST, _WIDEST = 1024, 5e-4, 8.0
 
 
 class Quantile:
     """bias_e -= the (1 - k/E) quantile of expert e's margins (dual coordinate descent for the balanced assignment, as
-    Megatron-Core and Kimi K3 balance). It has no rate.
+    in Megatron-Core and Kimi K3). It has no rate.
 
-    The margin of a token is its biased score for e minus the highest biased score that it did not choose; it chooses e
-    where that is above 0. With the quantile subtracted, k/E of the tokens would have done so. All experts move at once,
-    and so a step is not exact, but its fixed point is an even load. Node-limited groups change who is chosen: quantiles
-    ignore them.
+    The margin of a token is its biased score for e minus the highest biased score that it did not choose; the token
+    chooses e if the margin is above 0. With the quantile subtracted, k/E of the tokens would have chosen e. All experts
+    move at once, so a step is not exact, but its fixed point is an even load. Quantiles ignore node-limited groups,
+    although these change the choice.
     """
 
     def statistic(self, router: Router, routing: Routing, mask_T: Tensor | None = None) -> Tensor:
         """int64 [E, bins], a histogram of the margins of each expert."""
         bias_E = bias_of(router, "quantile")
         biased_TE = routing.score_TE.detach() + bias_E
-        if router.k >= router.experts:  # every expert is chosen by everyone: there is nothing to move
+        if router.k >= router.experts:  # every token chooses every expert: nothing to move
             biased_TE = biased_TE[:0]
             mask_T = None
         if mask_T is not None:
@@ -41,8 +41,8 @@ class Quantile:
         return flat.flatten().bincount(minlength=router.experts * _BINS).view(router.experts, _BINS)
 
     def update(self, router: Router, counts_E: Tensor, *, tokens_seen: int, statistic: Tensor | None = None) -> None:
-        """Moves the router's bias in place; a step without tokens leaves it. Raises `ProblemError` for a router that
-        has no bias, ValueError without the statistic and for counts of another number of experts."""
+        """Moves the router's bias in place; a step without tokens leaves it unchanged. Raises `ProblemError` for a
+        router without a bias, ValueError without the statistic or for counts of a different number of experts."""
         bias_E = bias_of(router, "quantile")
         if counts_E.shape != bias_E.shape:
             raise ValueError(f"counts of shape {tuple(counts_E.shape)} for a router of {bias_E.shape[0]} experts")

@@ -1,9 +1,8 @@
-"""How much the choice of experts has to do with what a token is.
+"""How much the choice of experts depends on the token.
 
-An even load alone says nothing of it: a router that deals tokens out in turn is perfectly balanced and has learnt
-nothing.
+Even load does not show this: a router that assigns tokens in turn is perfectly balanced and has learned nothing.
 
-Shape suffixes: T tokens, K experts a token, E experts, I different token ids.
+Shape suffixes: T tokens, K experts per token, E experts, I different token ids.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from torch import Tensor
 
 
 def token_specialisation(expert_TK: Tensor, token_T: Tensor, experts: int) -> float:
-    """The share of the entropy of the experts that knowing the token's id takes away: I(expert; id) / H(expert).
+    """The share of the entropy of the experts that the token's id explains: I(expert; id) / H(expert).
 
-    A finite sample shows some information where there is none, so that of the same choices dealt to the tokens at
-    random (a fixed permutation) is subtracted: about 0 for a router that ignores its input, 1 where the id alone
-    decides. 0 without assignments, and where one expert takes all.
+    A finite sample shows some information even if there is none, so the information of the same choices in random order
+    (a fixed permutation) is subtracted: about 0 for a router that ignores its input, 1 if the id alone decides. 0
+    without assignments, and if one expert takes all.
     """
     entropy = _entropy(expert_TK.flatten().bincount(minlength=experts))
     if not len(token_T) or entropy == 0:

@@ -1,18 +1,18 @@
 """Top-k routers: GLM-4.x / DeepSeek-V3 sigmoid routing, and other scores with the same selection path.
 
-All do exactly what `Glm4MoeTopkRouter` of transformers does, in its order, because a router that differs in one
-rounding sends tokens elsewhere:
+All follow `Glm4MoeTopkRouter` of transformers exactly, in the same order, because a router that rounds differently
+sends tokens to other experts:
 
 - Logits, scores and weights are fp32 whatever the model's dtype, also under autocast.
-- `e_score_correction_bias` takes part in the choice and never in the weights, and stays fp32 when the model is cast:
+- `e_score_correction_bias` affects the choice but never the weights, and stays fp32 when the model is cast:
   bf16 holds 8 bits, and steps of 0.001 on a bias near 1 would be lost.
 - Groups that are not kept are filled with -inf. Filling with 0, as old releases did, picks experts of dropped groups
-  wherever the kept ones have a negative biased score.
+  if the kept ones have a negative biased score.
 
-What goes beyond it is off by default: temperature, exploration noise in training, a capacity, and experts that are
-given instead of chosen (replay).
+Additions are off by default: temperature, exploration noise in training, a capacity, and experts that are given instead
+of chosen (replay).
 
-Shape suffixes: T tokens, D model width, E experts, K experts a token, G groups.
+Shape suffixes: T tokens, D model width, E experts, K experts per token, G groups.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ INITIAL_STD = 0.02
 
 
 class TopKRouter(nn.Module, ABC):
-    """Chooses the `k` experts of highest biased score; subclasses say what a score is.
+    """Chooses the `k` experts of highest biased score; subclasses define the score.
 
-    `k` experts a token of `experts`. `normalize`: weights of a token sum to `scale`. `groups` equal groups of
-    neighbouring experts, of which the `groups_kept` with the highest sum of their two best biased scores may be chosen
-    from (node-limited routing, arXiv 2412.19437 section 2.1.2). Scores are those of logits / `temperature`.
+    `k` of `experts` per token. `normalize`: weights of a token sum to `scale`. Experts form `groups` equal groups of
+    neighbours; a token chooses from the `groups_kept` groups with the highest sum of their two best biased scores
+    (node-limited routing, arXiv 2412.19437 section 2.1.2). Scores are computed from logits / `temperature`.
 
-    `noise` times Gumbel noise is added to the logits for the choice of experts in training, and never to the weights:
-    1.0 with softmax scores and no bias draws k experts from the softmax. It is a function of the token's own logits and
-    `noise_seed` (see `keyed`), so it has no state. `capacity` times the even share is what an expert takes of a batch;
-    later tokens are dropped (`Routing.dropped_TK`), in evaluation as in training. None takes all.
+    `noise` times Gumbel noise is added to the logits for the choice of experts in training, never to the weights: 1.0
+    with softmax scores and no bias draws k experts from the softmax. The noise is a function of the token's own logits
+    and `noise_seed` (see `keyed`), so it has no state. An expert takes at most `capacity` times the even share of a
+    batch; later tokens are dropped (`Routing.dropped_TK`), in evaluation and in training. None drops nothing.
 
-    Raises ValueError for numbers that do not fit. `score_function` names the score, so that a checkpoint can say which
-    router it needs. `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
+    Raises ValueError for numbers that do not fit together. `score_function` names the score, so that a checkpoint can
+    record the router it needs. `weight` [E, D] is an fp32 parameter, `e_score_correction_bias` [E] an fp32 buffer.
     """
 
     score_function: ClassVar[str]
@@ -91,7 +91,7 @@ class TopKRouter(nn.Module, ABC):
         self.reset_parameters()
 
     def register_gate(self) -> None:
-        """Makes the tensors of `gate`, in fp32; `reset_parameters` fills them."""
+        """Creates the tensors of `gate`, in fp32; `reset_parameters` fills them."""
         self.weight = nn.Parameter(torch.empty(self.experts, self.hidden_size, dtype=torch.float32))
 
     def reset_parameters(self) -> None:
@@ -108,7 +108,7 @@ class TopKRouter(nn.Module, ABC):
         """fp32 affinities [T, E] of fp32 logits."""
 
     def choice_scores(self, logits_TE: Tensor, score_TE: Tensor) -> Tensor:
-        """[T, E], what experts are chosen by once the bias is added; `logits_TE` at the router's temperature."""
+        """[T, E], the scores that choose experts, before the bias is added; `logits_TE` are after temperature."""
         if not (self.training and self.noise > 0):
             return score_TE
         noise_TE = gumbel(keys_of_rows(logits_TE, self.noise_seed), self.experts)
@@ -117,7 +117,7 @@ class TopKRouter(nn.Module, ABC):
     def forward(self, hidden_TD: Tensor, *, expert_TK: Tensor | None = None) -> Routing:
         """Routes hidden states [T, D] of any floating dtype; T may be 0. The order of a token's experts is free.
 
-        Experts that are given are not chosen again; their weights are those of the scores now, with a gradient.
+        If `expert_TK` is given, no experts are chosen; the weights come from the current scores, with a gradient.
         """
         with no_autocast(hidden_TD.device.type):
             logits_TE = self.gate(hidden_TD.float())
@@ -184,18 +184,18 @@ class SoftmaxTopK(TopKRouter):
 
 
 class SqrtSoftplusTopK(TopKRouter):
-    """Affinity sqrt(softplus(logit)): like a sigmoid where the logit is low, and without its ceiling, so that an expert
-    that suits a token better than another still scores higher (DeepSeek-V4, Megatron-Core)."""
+    """Affinity sqrt(softplus(logit)): like a sigmoid for low logits but without its ceiling, so that a better expert
+    still scores higher (DeepSeek-V4, Megatron-Core)."""
 
     score_function = "sqrtsoftplus"
 
     def scores(self, logits_TE: Tensor) -> Tensor:
-        # The floor keeps the derivative of the root finite where softplus underflows; it is below any normal score.
+        # The floor keeps the derivative of the root finite when softplus underflows; it is below any normal score.
         return functional.softplus(logits_TE).clamp(min=1e-20).sqrt()
 
 
 def check_k(k: int, experts: int) -> None:
-    """Raises ValueError for a `k` that a router of so many experts cannot have."""
+    """Raises ValueError for a `k` that a router with this number of experts cannot have."""
     if not 1 <= k <= experts:
         raise ValueError(f"k={k} of experts={experts}: choose k between 1 and the number of experts")
 
@@ -214,8 +214,8 @@ def _check_groups(experts: int, k: int, groups: int, groups_kept: int) -> None:
     group_size = experts // groups
     if groups > 1 and group_size < 2:
         raise ValueError(
-            f"experts={experts} in groups={groups} is {group_size} a group: a group is ranked by its two best experts, "
-            "so it needs at least 2"
+            f"experts={experts} in groups={groups} is {group_size} per group: a group is ranked by its two best "
+            "experts, so it needs at least 2"
         )
     if k > groups_kept * group_size:
         raise ValueError(

@@ -1,5 +1,5 @@
-"""Models leave the house here, in layouts that other software reads.
+"""Exports models in layouts that other software reads.
 
 `huggingface.HuggingFaceExporter` writes what transformers loads; `weights` and `folders` are its parts:
-tensors to verified safetensors shards, and a folder that is whole or not there.
+tensors to verified safetensors shards, and a folder that is complete or absent.
 """

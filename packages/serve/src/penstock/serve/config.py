@@ -13,7 +13,7 @@ class HuggingFaceConfig(Schema):
     """Settings of `hf`."""
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the stored weights. Published GLM-4.x checkpoints are bfloat16, and serving engines compute in it;
-    float32 keeps every bit of a trained checkpoint."""
+    """Precision of the stored weights. Published GLM-4.x checkpoints are bfloat16, and serving engines compute in
+    bfloat16; float32 keeps every bit of a trained checkpoint."""
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
-    """Size at which a new file begins; 5 GB is the shard size that the hub recommends."""
+    """Size limit of a weight file; 5 GB is the shard size that the hub recommends."""

@@ -1,8 +1,8 @@
-"""A folder of files that is whole or not there.
+"""A folder of files that is complete or absent.
 
-Files are written to a hidden neighbour, flushed to disk, and moved into place by renaming; an interrupted or failed
-export leaves what was there before. A list of the files stays in the folder, so that a later export may replace its own
-work and nothing else: a note or a fine-tuned adapter that somebody put beside the weights stops it.
+Files are written to a hidden sibling folder, flushed to disk, and renamed into place; an interrupted or failed export
+leaves the previous folder unchanged. A list of the files stays in the folder, so that a later export replaces only an
+earlier export: a note or a fine-tuned adapter that somebody put next to the weights stops it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _FORMAT = 1
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to write files into; on leaving without an error it becomes `folder`.
 
-    Raises `ProblemError` where `folder` holds anything that no earlier export wrote, and where the file system refuses.
-    Replacing an earlier export takes two renames: a crash between them leaves the old one in a hidden neighbour.
+    Raises `ProblemError` if `folder` contains anything that no earlier export wrote, or if the file system refuses.
+    Replacing an earlier export takes two renames: a crash between them leaves the old one in a hidden sibling folder.
     """
     folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
@@ -40,7 +40,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         _refuse_foreign(folder)
         _move(temporary, folder)
     except OSError as error:
-        fix = "check space and permissions; a mount point cannot be replaced, name a folder inside it"
+        fix = "check free space and permissions; a mount point cannot be replaced, use a folder inside it"
         problem = Problem("cannot-write", f"writing failed ({error})", str(folder), fix)
         raise ProblemError(problem, ExitCode.FAILED) from error
     finally:
@@ -55,7 +55,7 @@ def _refuse_foreign(folder: Path) -> None:
     foreign = sorted({path.name for path in folder.iterdir()} - _listed(folder))
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
-        what = f"the folder holds files that no export wrote: {shown}"
+        what = f"the folder contains files that no export wrote: {shown}"
         raise ProblemError(Problem("folder-not-empty", what, str(folder), "choose another folder or move them away"))
 
 

@@ -1,7 +1,6 @@
 """A model in the Hugging Face layout: the one that transformers loads without conversion.
 
-The tensors are those of `export_state(materialize=True)`, so software that knows nothing of our quantizers computes the
-same logits.
+The tensors are those of `export_state(materialize=True)`, so software without our quantizers computes the same logits.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ HEAD = "lm_head.weight"
 class HuggingFaceExporter:
     """Exporter of `config.json`, `generation_config.json`, safetensors and tokenizer.
 
-    Weights are stored as `dtype`, except those that must stay fp32; a new file begins after `shard_bytes`.
+    Weights are stored as `dtype`, except those that must stay fp32; `shard_bytes` limits the size of a file.
     """
 
     def __init__(self, dtype: Dtype = "bfloat16", shard_bytes: int = 5_000_000_000) -> None:
         if dtype not in get_args(Dtype):
-            raise ValueError(f"hf: dtype is 'bfloat16' or 'float32', not {dtype!r}")
+            raise ValueError(f"hf: dtype must be 'bfloat16' or 'float32', not {dtype!r}")
         if shard_bytes <= 0:
             raise ValueError(f"hf: shard_bytes must be positive, not {shard_bytes}")
         self.dtype: Dtype = dtype
@@ -44,8 +43,8 @@ class HuggingFaceExporter:
     def export(self, model: LanguageModel, tokenizer_file: Path, folder: Path) -> list[Path]:
         """Writes the model to `folder`, all or nothing, checks what was written, and returns the files.
 
-        Replaces an earlier export. Raises `ProblemError` where the folder holds anything else, where tokenizer and
-        model do not belong together, and where a head that the config calls tied is not the embedding.
+        Replaces an earlier export. Raises `ProblemError` if the folder contains anything else, if tokenizer and model
+        do not match, or if the config ties the head but it differs from the embedding.
         """
         own = model.export_config()
         _require_known_architecture(own)
@@ -67,7 +66,7 @@ class HuggingFaceExporter:
 
 
 def _require_known_architecture(config: Mapping[str, Any]) -> None:
-    """A `model_type` of our own says that the model computes something which no published architecture does."""
+    """A `model_type` of our own means that no published architecture computes the same as the model."""
     if str(config.get("model_type", "")).startswith("penstock_"):
         what = "transformers has no architecture with these routers"
         fix = "the hf layout needs one sigmoid-topk router with the same settings in every layer"
@@ -80,10 +79,10 @@ def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_tied_head(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A tied head is not stored: the loader makes it from the embedding, so a head that differs would be lost."""
+    """A tied head is not stored: the loader makes it from the embedding, so a different head would be lost."""
     if not config.get("tie_word_embeddings") or HEAD not in state:
         return dict(state)
     if EMBEDDING not in state or not torch.equal(state[HEAD], state[EMBEDDING]):
-        what = f"the config ties the embeddings, but '{HEAD}' is not '{EMBEDDING}'"
+        what = f"the config ties the embeddings, but '{HEAD}' differs from '{EMBEDDING}'"
         raise ProblemError(Problem("not-shared", what, "export", "share them or set tie_word_embeddings to false"))
     return {name: tensor for name, tensor in state.items() if name != HEAD}

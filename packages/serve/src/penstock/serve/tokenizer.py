@@ -16,9 +16,9 @@ SPECIAL = ("bos_token", "eos_token", "pad_token")
 def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int) -> dict[str, Any]:
     """The `tokenizer_config.json` for a `tokenizer.json` and a model's `config.json`.
 
-    Special tokens are those whose ids the config names; of several end-of-text ids the first. Raises `ProblemError`
-    where the file is missing or no tokenizer, where it has ids that the model has no row for, and where the config
-    names an id that it does not have.
+    Special tokens are those whose ids the config names; of several end-of-text ids, the first. Raises `ProblemError` if
+    the file is missing or not a tokenizer, if it has ids without a row in the model, or if the config names an id that
+    the tokenizer lacks.
     """
     tokenizer = _read(file)
     problems = _too_many_ids(tokenizer, file, vocabulary_size)
@@ -30,7 +30,7 @@ def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int
             special[role] = token
         elif token_id is not None:
             what = f"the model's {role}_id {token_id} is not in the tokenizer"
-            problems.append(Problem("wrong-tokenizer", what, str(file), f"set {role}_id to one of its ids"))
+            problems.append(Problem("wrong-tokenizer", what, str(file), f"set {role}_id to an id of the tokenizer"))
     if problems:
         raise ProblemError(problems)
     return {
@@ -44,7 +44,7 @@ def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int
 
 def _read(file: Path) -> Tokenizer:
     if not file.is_file():
-        raise ProblemError(Problem("missing-file", "there is no such tokenizer file", str(file)))
+        raise ProblemError(Problem("missing-file", "tokenizer file not found", str(file)))
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing more specific
@@ -56,8 +56,8 @@ def _too_many_ids(tokenizer: Tokenizer, file: Path, vocabulary_size: int) -> lis
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest < vocabulary_size:
         return []
-    what = f"the tokenizer has ids up to {largest}, the model's embedding has {vocabulary_size} rows"
-    return [Problem("wrong-tokenizer", what, str(file), "give the tokenizer that the model was trained with")]
+    what = f"the tokenizer has ids up to {largest}, but the model's embedding has {vocabulary_size} rows"
+    return [Problem("wrong-tokenizer", what, str(file), "use the tokenizer that the model was trained with")]
 
 
 def _first(ids: int | list[int] | None) -> int | None:

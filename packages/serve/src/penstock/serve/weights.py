@@ -1,7 +1,7 @@
-"""Tensors to safetensors shards, and back to check them.
+"""Writes tensors to safetensors shards, and reads them back to verify them.
 
-One shard at a time is cast and copied, so the peak above the model is one shard. Every tensor is written from a copy of
-its own: safetensors refuses tensors that share storage, and the experts of a stacked [E, out, in] parameter do.
+One shard at a time is cast and copied, so the peak memory above the model is one shard. Every tensor is written from
+its own copy: safetensors refuses tensors that share storage, and the experts of a stacked [E, out, in] parameter do.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError
 
 INDEX = "model.safetensors.index.json"
 
-# Rounded to bf16, a selection bias of 1 moves in steps of 0.008 while balancers change it by 0.001; transformers keeps
+# In bf16, a selection bias near 1 moves in steps of 0.008, but balancers change it by 0.001; transformers keeps
 # it in fp32 whatever the dtype of the model (`_keep_in_fp32_modules_strict`).
 FP32_ONLY = frozenset({"e_score_correction_bias"})
 
 
 def stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """What a tensor is stored as: `dtype` where it is floating, fp32 where it must stay so, its own dtype otherwise."""
+    """The dtype that a tensor is stored in: `dtype` if it is floating, fp32 if it must stay so, else its own dtype."""
     if not tensor.is_floating_point():
         return tensor.dtype
     return torch.float32 if name.rpartition(".")[2] in FP32_ONLY else dtype
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path, *, dtype: torch.dtype, shard_bytes: int) -> None:
-    """Writes `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index where one file would be larger
-    than `shard_bytes`, and checks them with `verify_weights`. A tensor that is larger by itself has its own file."""
+    """Writes `model.safetensors`, or `model-00001-of-0000N.safetensors` with an index if one file would be larger
+    than `shard_bytes`, and checks them with `verify_weights`. A tensor larger than that gets its own file."""
     layout = {
         name: torch.empty(tensor.shape, dtype=stored_dtype(name, tensor, dtype), device="meta")
         for name, tensor in state.items()
@@ -71,7 +71,7 @@ def verify_weights(folder: Path, expected: Mapping[str, Tensor]) -> None:
             continue
         damage += [(difference, file) for difference in _differences(found, expected)]
         place |= dict.fromkeys(found, file.name)
-    damage += [(f"tensor '{name}' is in no file", folder) for name in expected if name not in place]
+    damage += [(f"tensor '{name}' is missing", folder) for name in expected if name not in place]
     index = folder / INDEX
     if index.exists() and json.loads(index.read_text(encoding="utf-8"))["weight_map"] != place:
         damage.append(("the index does not match the files", index))

@@ -1,6 +1,6 @@
-"""`TraceAccumulator`: a trace gathered step by step, by whatever runs the model.
+"""`TraceAccumulator`: builds a trace step by step while a model runs.
 
-Shape suffixes: S steps, L layers, E experts, N tokens, K experts a token.
+Shape suffixes: S steps, L layers, E experts, N tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Experts = NDArray[np.integer[Any]]
 
 
 class TraceAccumulator:
-    """Steps of a model with these layers (their numbers in the model) and so many experts in each.
+    """Steps of a model with `layers` (layer indices in the model) and `experts` in each layer.
 
-    The experts of each token are kept as long as every step gives them and all tokens of all layers have the same
-    number; then no longer, because one array could not hold them.
+    The experts of each token are kept as long as every step provides them and all tokens of all layers have the same
+    number of experts; otherwise they are dropped, because one array could not hold them.
     """
 
     def __init__(self, layers: Sequence[int], experts: int) -> None:
@@ -45,7 +45,7 @@ class TraceAccumulator:
 
     @property
     def expert_NLK(self) -> Experts | None:
-        """The experts of each token; None where no array can hold them."""
+        """The experts of each token, or None if one array cannot hold them."""
         return np.concatenate(self._chosen) if self._chosen else None
 
     def add(
@@ -55,10 +55,10 @@ class TraceAccumulator:
         counts_LE: NDArray[np.int64] | None = None,
         domain: str | None = None,
     ) -> None:
-        """Adds a step: the experts of each token [N, K], one array a layer; or their counts where tokens have none in
-        common, or both where they were counted already. `domain` names the text that the step is of."""
+        """Adds a step: the experts of each token [N, K], one array per layer; or only their counts, if tokens differ in
+        their number of experts; or both, if they are already counted. `domain` names the text of the step."""
         if counts_LE is None and chosen is None:
-            raise ValueError("a step needs the experts of its tokens, or their counts")
+            raise ValueError("a step needs the experts of its tokens or their counts")
         rows = self._counted(chosen or ()) if counts_LE is None else list(counts_LE)
         if [len(row) for row in rows] != [self.experts] * len(self.layers):
             raise ValueError(
@@ -83,7 +83,7 @@ class TraceAccumulator:
             self._chosen.append(np.stack(chosen, axis=1).astype(width))
 
     def trace(self, **header: Any) -> RoutingTrace:
-        """The trace so far; its header has the layers, the domains where every step was given one, and `header`."""
+        """The trace so far; its header has the layers, the domains if every step has one, and `header`."""
         described: dict[str, Any] = {"layers": self.layers}
         if self._domains and None not in self._domains:
             described["domains"] = list(self._domains)

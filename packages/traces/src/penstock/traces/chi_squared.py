@@ -18,8 +18,8 @@ MOST_ITERATIONS = 50
 
 
 def quantile(probability: float, degrees: int) -> float:
-    """The value that a chi-squared variable stays below with this probability; raises ValueError for one that is not
-    above 0 and below 1, or for less than one degree of freedom."""
+    """The value that a chi-squared variable stays below with this probability; raises ValueError for a
+    probability outside (0, 1) or less than one degree of freedom."""
     if not 0 < probability < 1 or degrees < 1:
         raise ValueError(f"a chi-squared quantile needs 0 < p < 1 and 1 degree or more, not {probability}, {degrees}")
     half = degrees / 2

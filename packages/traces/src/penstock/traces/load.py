@@ -2,8 +2,8 @@
 
 Figures take integer counts [..., E] of anything (a step, a domain, a whole run) and return fp64 [...] of the same kind
 and on the same device, so that training logs them without leaving its device and a trace needs no torch.
-`max_violation` of one step's counts is the MaxVio_batch of arXiv 2408.15664, of the summed counts of a set its
-MaxVio_global. A row without any assignment says nothing about its experts, and every figure of it is 0.
+`max_violation` of one step's counts is the MaxVio_batch of arXiv 2408.15664, and of the summed counts of a set
+its MaxVio_global. Every figure of a row without assignments is 0, because such a row says nothing about its experts.
 
 Shape suffixes: E experts, L mixture-of-experts layers.
 """
@@ -79,7 +79,7 @@ def load_metrics(counts_LE: Any) -> dict[str, float]:
 
 
 def spread(count_E: NDArray[np.int64]) -> dict[str, float | None]:
-    """`max_over_mean` and `max_over_min` of one layer's load (None: an expert has none), and the `variance` of the
+    """`max_over_mean` and `max_over_min` of one layer's load (None if an expert has no load), and the `variance` of the
     shares, each relative to an even share, so that it does not grow with the tokens."""
     mean = float(count_E.mean())
     if mean == 0:
@@ -103,7 +103,7 @@ def _as_float64(array: Any) -> Any:
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:
-    """0 where the denominator is 0: a row without assignments."""
+    """0 if the denominator is 0: a row without assignments."""
     where = _namespace(denominator).where
     return where(denominator > 0, numerator / where(denominator > 0, denominator, 1.0), 0.0)
 

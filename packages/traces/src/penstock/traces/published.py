@@ -1,8 +1,8 @@
-"""Tables of counts by model and text domain, as the authors of OLMoE published theirs and Mixtral's.
+"""Tables of counts by model and text domain, as published by the authors of OLMoE for OLMoE and Mixtral.
 
 - `expert_counts`: for each layer the assignments of each expert. A domain becomes a step of the trace, and the header's
   `domains` names it.
-- `expert_counts_crosslayer`: for each two layers that follow each other in the table, how many assignments had one
+- `expert_counts_crosslayer`: for each two consecutive layers of the table, how many assignments had one
   expert in the first and one in the second. The trace holds the load of every layer, and the header's `pairs` the
   counts of all domains, [L - 1, E, E].
 
@@ -23,13 +23,13 @@ KNOWN: dict[str, dict[str, Any]] = {
     "olmoe": {"k": 8, "hidden_size": 2048, "layers": [0, 7, 15]},
     "mistral": {"k": 2, "hidden_size": 4096, "layers": [0, 15, 31]},
 }
-"""What the tables do not say, from the models' configs and the published figures, by the start of a model's name."""
+"""Facts missing from the tables, from the models' configs and the published figures, by the start of a model's name."""
 
 Layer = Mapping[str, int]
 
 
 def traces_of(text: str) -> dict[str, RoutingTrace]:
-    """The traces of a table by the name of their model; raises ValueError, KeyError or TypeError where it is none."""
+    """The traces of a table by the name of their model; raises ValueError, KeyError or TypeError if it is not one."""
     models: Mapping[str, Mapping[str, Any]] = json.loads(text)["models"]
     counts = {name: _of_counts(name, tables) for name, tables in models.items() if "expert_counts" in tables}
     if counts:
@@ -40,7 +40,7 @@ def traces_of(text: str) -> dict[str, RoutingTrace]:
         if "expert_counts_crosslayer" in tables
     }
     if not pairs:
-        raise ValueError("no model of it has `expert_counts` or `expert_counts_crosslayer`")
+        raise ValueError("no model in it has `expert_counts` or `expert_counts_crosslayer`")
     return pairs
 
 
@@ -63,13 +63,13 @@ def _row(counts: Layer, experts: int) -> list[int]:
     row = [0] * experts
     for expert, count in counts.items():
         if type(count) is not int or int(expert) < 0:
-            raise ValueError(f"{count!r} assignments of expert {expert} are no count")
+            raise ValueError(f"{count!r} assignments of expert {expert} are not a count")
         row[int(expert)] = count
     return row
 
 
 def _k_of_first_choices(domains: Mapping[str, Sequence[Layer]], tables: Mapping[str, Any]) -> int | None:
-    """Experts a token, where `expert_counts_top1` has the counts of tokens' first experts in one of the domains."""
+    """Experts per token, if `expert_counts_top1` has the counts of tokens' first experts in one of the domains."""
     for name, domain in tables.get("expert_counts_top1", {}).items():
         if name in domains:
             return round(sum(domains[name][0].values()) / sum(_layers(domain)[0].values()))
@@ -79,17 +79,17 @@ def _k_of_first_choices(domains: Mapping[str, Sequence[Layer]], tables: Mapping[
 def _header(model: str, layers: int, said: Sequence[int] | None, k: int | None) -> dict[str, Any]:
     known = KNOWN.get(model.split("-")[0])
     if known is None and k is None:
-        raise ValueError(f"how many experts a token of {model} takes is not known; known are {', '.join(KNOWN)}")
+        raise ValueError(f"unknown number of experts per token of {model}; known models: {', '.join(KNOWN)}")
     header: dict[str, Any] = {"model": model, **(known or {"k": k, "layers": list(range(layers))})}
     if said is not None:
         header["layers"] = list(said)
     if len(header["layers"]) != layers:
-        raise ValueError(f"{model} has counts of {layers} layers, which of the model's is not known")
+        raise ValueError(f"{model} has counts of {layers} layers, but which layers of the model is unknown")
     return header
 
 
 def _of_pairs(model: str, domains: Mapping[str, Sequence[Sequence[tuple[int, int, int]]]]) -> RoutingTrace:
-    """A triple is an expert of a layer, one of the next layer that was traced, and the assignments that had both."""
+    """A triple is an expert of a layer, an expert of the next traced layer, and the assignments that had both."""
     _require_equal_lengths(model, domains, "pairs of layers")
     rows = [np.array(pair) for pairs in domains.values() for pair in pairs]
     if any(row.ndim != 2 or row.shape[1] != 3 or row.dtype.kind != "i" or row.min() < 0 for row in rows):

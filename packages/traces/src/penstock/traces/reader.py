@@ -1,4 +1,4 @@
-"""The one reader of routing traces, whoever wrote them: `read_traces` and `read_trace`.
+"""The only reader of routing traces, for the formats of all programs: `read_traces` and `read_trace`.
 
 | file | written by | a step is |
 |---|---|---|
@@ -7,7 +7,7 @@
 | `.pt` | SGLang's recorder of expert counts (`penstock.traces.sglang`), read without torch | a forward pass |
 | `.json` | the authors of OLMoE: counts, or pairs of layers, by domain (`penstock.traces.published`) | a text domain |
 
-`.jsonl` and `.json` may be packed with xz.
+`.jsonl` and `.json` may be compressed with xz.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Reader = Callable[[Path], Mapping[str, RoutingTrace]]
 
 
 def read_traces(path: Path) -> dict[str, RoutingTrace]:
-    """All traces of a file by the name of their model; raises `ProblemError` for a file that is missing, damaged or no
-    trace."""
+    """All traces of a file by the name of their model; raises `ProblemError` for a file that is missing, damaged or not
+    a trace."""
     try:
         return dict(_reader_of(path)(path))
     except ProblemError:
         raise
     except FileNotFoundError:
-        raise ProblemError(Problem("missing-file", "there is no such trace", str(path), "check the path")) from None
-    except Exception as error:  # json, lzma, zip, pickle and numpy each have their own ways to fail on damaged bytes
+        raise ProblemError(Problem("missing-file", "trace not found", str(path), "check the path")) from None
+    except Exception as error:  # json, lzma, zip, pickle and numpy each raise their own errors on damaged bytes
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        fix = "give a trace .npz, a log of vLLM .jsonl, a recording of SGLang .pt, or a table of counts .json"
+        fix = "use a trace .npz, a vLLM log .jsonl, an SGLang recording .pt, or a table of counts .json"
         problem = Problem("bad-trace", f"not a routing trace, or damaged ({said})", str(path), fix)
         raise ProblemError(problem) from error
 
 
 def read_trace(path: Path, model: str | None = None) -> RoutingTrace:
-    """One trace of a file: that of `model`, or the first one. Raises `ProblemError` as `read_traces` does, and for a
+    """One trace of a file: that of `model`, or the first one. Raises `ProblemError` like `read_traces`, and for a
     model that the file does not have."""
     traces = read_traces(path)
     name = next(iter(traces)) if model is None else model
     if name not in traces:
-        what, fix = f"it has no model '{name}'", f"choose one of {', '.join(traces)}"
+        what, fix = f"unknown model '{name}' in the trace", f"choose one of {', '.join(traces)}"
         raise ProblemError(Problem("bad-trace", what, str(path), fix))
     return traces[name]
 

@@ -1,9 +1,9 @@
 """Recordings of SGLang's expert distribution recorder, read without torch.
 
-The recorder writes a dictionary with `torch.save`: a zip of a pickle and one file of numbers a tensor. The unpickler
-here makes numpy arrays of the tensors and refuses every other object by name, so that a recording runs no code.
+The recorder writes a dictionary with `torch.save`: a zip of a pickle and one file of numbers per tensor. The
+unpickler here turns tensors into numpy arrays and refuses every other object by name, so a recording runs no code.
 `logical_count` holds the assignments [steps, layers, experts] or [layers, experts]; rows are the model's layers in
-order, 0 where a layer is dense. A recording does not say k.
+order, 0 for a dense layer. A recording does not contain k.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
 }
-"""The number types that numpy has too; it has no bfloat16."""
+"""The number types that numpy also has; numpy has no bfloat16."""
 
 
 def traces_of(path: Path) -> dict[str, RoutingTrace]:
@@ -41,7 +41,7 @@ def traces_of(path: Path) -> dict[str, RoutingTrace]:
     and ValueError for one without counts."""
     recording = load(path)
     if not isinstance(recording, dict) or "logical_count" not in recording:
-        raise ValueError("it has no `logical_count`; record with `--expert-distribution-recorder-mode stat`")
+        raise ValueError("no `logical_count` in it; record with `--expert-distribution-recorder-mode stat`")
     counts = np.asarray(recording["logical_count"])
     if counts.ndim not in (2, 3) or not np.isfinite(counts).all():
         raise ValueError(f"`logical_count` must be finite numbers [steps, layers, experts], not {counts.shape}")
@@ -51,7 +51,7 @@ def traces_of(path: Path) -> dict[str, RoutingTrace]:
 
 
 def load(path: Path) -> Any:
-    """What `torch.save` wrote, with numpy arrays in the place of tensors."""
+    """What `torch.save` wrote, with numpy arrays in place of tensors."""
     with zipfile.ZipFile(path) as archive:
         (pickled,) = (name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")
         with archive.open(pickled) as file:
@@ -75,7 +75,7 @@ class _Unpickler(pickle.Unpickler):
             return allowed[module_name, global_name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"it holds {module_name}.{global_name}, which is no tensor of counts"
+                f"it holds {module_name}.{global_name}, which is not a tensor of counts"
             ) from None
 
     def persistent_load(self, pid: Any) -> NDArray[Any]:
@@ -83,14 +83,14 @@ class _Unpickler(pickle.Unpickler):
         _, kind, key, _, length = pid
         numbers = np.frombuffer(self.archive.read(f"{self.folder}data/{key}"), dtype=kind)
         if len(numbers) != length:
-            raise ValueError(f"a tensor has {len(numbers)} numbers of {length}")
+            raise ValueError(f"a tensor has {len(numbers)} of its {length} numbers")
         return numbers
 
 
 def _tensor(
     storage: NDArray[Any], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> NDArray[Any]:
-    """A copy of the view of a storage that a tensor is, which must lie within it."""
+    """A copy of a tensor, which is a view of a storage and must lie within it."""
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 in size:
         return np.zeros(size, dtype=storage.dtype)

@@ -1,10 +1,10 @@
 """What experts are for: which domains they prefer, and which of them work together.
 
-Even load alone says nothing about what experts have learned: experts that are all alike are even too. So load is told
-apart from specialisation, the dependence of the chosen expert on the domain of the token. Both come from counts, and
-the null is a router that does not look at the domain.
+Even load does not show what experts have learned: identical experts are evenly loaded too. So load is separated from
+specialisation, the dependence of the chosen expert on the domain of the token. Both are computed from counts, and the
+null hypothesis is a router that ignores the domain.
 
-Shape suffixes: M domains, E experts, N tokens, K experts a token.
+Shape suffixes: M domains, E experts, N tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 EVEN_BELOW = 0.1
-"""MaxVio up to which load is called even: balancing by bias or by a global loss reaches it on our quickstart model."""
+"""Largest MaxVio that counts as even load: balancing by bias or by a global loss reaches it on our quickstart model."""
 TELLS_FROM_BITS = 0.01
-"""Bits that one assignment tells about its domain from which on experts are called specialised. With many tokens any
-difference is significant. OLMoE's layers tell 0.16 to 0.43 bits, Mixtral's 0.003 to 0.009."""
+"""Smallest information of one assignment about its domain, in bits, that counts as specialised. With many tokens, any
+difference is significant. OLMoE's layers have 0.16 to 0.43 bits, Mixtral's 0.003 to 0.009."""
 NUMBERS_AT_ONCE = 2**22
-"""Of a row of E for each token: 32 MB a piece, however long the text and however many the experts."""
+"""Elements per chunk of rows with E columns per token: 32 MB, for any length of text and any number of experts."""
 
 
 def coactivation(expert_NK: NDArray[np.integer[Any]], experts: int) -> Counts:
-    """int64 [E, E]: the tokens that chose both experts; on the diagonal those that chose the expert at all."""
+    """int64 [E, E]: the tokens that chose both experts; on the diagonal, those that chose the expert at all."""
     both_EE = np.zeros((experts, experts), dtype=np.int64)
     tokens_at_once = max(1, NUMBERS_AT_ONCE // experts)
     for first in range(0, len(expert_NK), tokens_at_once):
@@ -46,8 +46,8 @@ def coactivation(expert_NK: NDArray[np.integer[Any]], experts: int) -> Counts:
 
 
 def expected_meetings(both_EE: Counts) -> Floats:
-    """How often each two experts would meet if they met in proportion to how often each is chosen, with the same number
-    of meetings in all; 0 on the diagonal."""
+    """How often each two experts would meet if they met in proportion to how often each is chosen, with the same total
+    number of meetings; 0 on the diagonal."""
     alone_E = np.diag(both_EE).astype(np.float64)
     expected_EE = np.outer(alone_E, alone_E)
     np.fill_diagonal(expected_EE, 0)
@@ -56,9 +56,9 @@ def expected_meetings(both_EE: Counts) -> Floats:
 
 
 def coactivation_lift(both_EE: Counts) -> Floats:
-    """How often two experts meet over `expected_meetings`: above 1 they belong together, below 1 they avoid each other.
+    """How often two experts meet over `expected_meetings`: above 1 they go together, below 1 they avoid each other.
 
-    nan on the diagonal, and where an expert is never chosen; nan everywhere where no token has two experts.
+    nan on the diagonal and for experts that are never chosen; nan everywhere if no token has two experts.
     """
     expected_EE = expected_meetings(both_EE)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,8 +66,8 @@ def coactivation_lift(both_EE: Counts) -> Floats:
 
 
 def closest_pairs(both_EE: Counts, most: int = 5) -> list[dict[str, Any]]:
-    """The pairs that meet more often than by chance, the surest first: by the excess over its standard deviation, which
-    for a Poisson count is the root of what is expected."""
+    """The pairs that meet more often than by chance, the most certain first: ranked by excess over standard deviation,
+    which for a Poisson count is the root of the expected count."""
     expected_EE = np.triu(expected_meetings(both_EE))
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise_EE = np.where(expected_EE > 0, (both_EE - expected_EE) / np.sqrt(expected_EE), -math.inf)
@@ -84,15 +84,15 @@ def closest_pairs(both_EE: Counts, most: int = 5) -> list[dict[str, Any]]:
 
 
 def dependence_lift(count_EE: Counts) -> Floats:
-    """How often each pair of a row and a column occurs, over how often it would if they were independent; nan for a
-    row or column without any."""
+    """How often each pair of a row and a column occurs, divided by its frequency if they were independent; nan for an
+    empty row or column."""
     expected_EE = np.outer(count_EE.sum(axis=1), count_EE.sum(axis=0)) / max(int(count_EE.sum()), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(expected_EE > 0, count_EE / expected_EE, math.nan)
 
 
 def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
-    """Bounds of a binomial probability (Wilson 1927), elementwise; 0 to 1 where there are no trials."""
+    """Bounds of a binomial probability (Wilson 1927), elementwise; 0 to 1 if there are no trials."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     trials = np.asarray(trials, dtype=np.float64)
     n = np.maximum(trials, 1)
@@ -104,7 +104,7 @@ def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float =
 
 
 def mutual_information(count_ME: Counts) -> float:
-    """Bits that an assignment's expert tells about its domain; 0 for independence and for an empty table."""
+    """Information of an assignment's expert about its domain, in bits; 0 for independence and for an empty table."""
     total = int(count_ME.sum())
     if total == 0:
         return 0.0
@@ -115,9 +115,9 @@ def mutual_information(count_ME: Counts) -> float:
 
 
 def independent_information(count_ME: Counts, confidence: float = CONFIDENCE) -> float:
-    """The bits that `mutual_information` stays below with this confidence where the expert does not depend on the
-    domain: 2 N ln 2 times it is chi-squared with (M - 1)(E - 1) degrees (Wilks 1938), of the domains and experts that
-    occur. It takes assignments for independent, so it is a lower bound where tokens of a document are alike."""
+    """The bits that `mutual_information` stays below with this confidence if the expert does not depend on the domain:
+    2 N ln 2 times it is chi-squared with (M - 1)(E - 1) degrees (Wilks 1938), counting the domains and experts that
+    occur. It treats assignments as independent, so it is a lower bound if tokens of a document are similar."""
     total = int(count_ME.sum())
     degrees = (np.count_nonzero(count_ME.sum(axis=1)) - 1) * (np.count_nonzero(count_ME.sum(axis=0)) - 1)
     if total == 0 or degrees < 1:
@@ -127,9 +127,9 @@ def independent_information(count_ME: Counts, confidence: float = CONFIDENCE) ->
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Shares of each domain's tokens that choose an expert, against the uniform k / E.
+    """Shares of each domain's tokens that choose an expert, compared with the uniform k / E.
 
-    `share_ME` with its Wilson interval `low_ME` to `high_ME`; `uniform` is k / E, and `lift_ME` the share over it.
+    `share_ME` with its Wilson interval `low_ME` to `high_ME`; `uniform` is k / E, and `lift_ME` is share / uniform.
     """
 
     share_ME: Floats
@@ -152,14 +152,14 @@ class Preference:
 
 
 def preference(count_ME: Counts, k: int) -> Preference:
-    """Of domains by experts. A token chooses an expert once or not at all, so that a domain's tokens are the trials."""
+    """The preferences of domains for experts. A token chooses an expert at most once, so tokens are trials."""
     token_M1 = count_ME.sum(axis=1, keepdims=True) / k
     low_ME, high_ME = wilson_interval(count_ME, token_M1)
     return Preference(count_ME / np.maximum(token_M1, 1), low_ME, high_ME, k / count_ME.shape[1])
 
 
 def specialisation(count_ME: Counts) -> dict[str, Any]:
-    """One layer's `information_bits` with its null, and what even load hides, in words."""
+    """One layer's `information_bits` with its null, and a verdict on load and specialisation in words."""
     bits, null = mutual_information(count_ME), independent_information(count_ME)
     count_E = count_ME.sum(axis=0)
     even = bool(count_E.any() and max_violation(count_E) <= EVEN_BELOW)

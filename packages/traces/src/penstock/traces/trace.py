@@ -1,6 +1,6 @@
-"""`RoutingTrace`: which experts were chosen, in one file that trainers write and simulators and reports read.
+"""`RoutingTrace`: which experts were chosen, in a file that trainers write and simulators and reports read.
 
-Shape suffixes: S steps, L mixture-of-experts layers, E experts, N tokens, K experts a token.
+Shape suffixes: S steps, L mixture-of-experts layers, E experts, N tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class RoutingTrace:
     """Expert assignments of a model over some text.
 
     `counts_SLE` int64: assignments computed per step, layer and expert. `expert_NLK` optional: the experts of each
-    token, int, in stream order, where every token has the same number in every layer. `header`: model, k, layers (model
-    layer index of each row of L), hidden_size, tokenizer, data hash, domain labels; anything JSON can hold, but for the
-    keys `format` and `arrays`. Raises ValueError where these disagree.
+    token, int, in stream order, if every token has the same number in every layer. `header`: model, k, layers (model
+    layer index of each row of L), hidden_size, tokenizer, data hash, domain labels; anything that JSON can hold, except
+    for the keys `format` and `arrays`. Raises ValueError if these disagree.
     """
 
     counts_SLE: NDArray[np.int64]
@@ -44,14 +44,14 @@ class RoutingTrace:
         if (self.counts_SLE < 0).any():
             raise ValueError("counts_SLE has negative counts")
         if _RESERVED & self.header.keys():
-            raise ValueError("the keys `format` and `arrays` of the header are the file's own; use others")
+            raise ValueError("the header keys `format` and `arrays` are reserved; use other keys")
         if self.expert_NLK is not None:
             layers, experts = self.counts_SLE.shape[1:]
             shape, kind = self.expert_NLK.shape, self.expert_NLK.dtype
             if len(shape) != 3 or shape[1] != layers or not np.issubdtype(kind, np.integer):
                 raise ValueError(f"expert_NLK must be integers [tokens, {layers}, k], not {kind} {shape}")
             if self.expert_NLK.size and (self.expert_NLK.min() < 0 or self.expert_NLK.max() >= experts):
-                raise ValueError(f"expert_NLK names experts outside 0..{experts - 1}")
+                raise ValueError(f"expert_NLK has experts outside 0..{experts - 1}")
 
     @property
     def counts_LE(self) -> NDArray[np.int64]:
@@ -59,7 +59,7 @@ class RoutingTrace:
         return self.counts_SLE.sum(axis=0)
 
     def save(self, path: Path) -> None:
-        """Writes the trace atomically: the file is whole or not there."""
+        """Writes the trace atomically: the file is complete or absent."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"counts_SLE": self.counts_SLE}
         if self.expert_NLK is not None:
@@ -71,27 +71,27 @@ class RoutingTrace:
 
     @classmethod
     def load(cls, path: Path) -> RoutingTrace:
-        """Reads a trace; raises `ProblemError` where the file is missing, no trace, or damaged."""
+        """Reads a trace; raises `ProblemError` if the file is missing, damaged or not a trace."""
         if not path.exists():
             raise ProblemError(
-                Problem("missing-file", "there is no such trace", str(path), "`penstock profile RUN` writes one")
+                Problem("missing-file", "trace not found", str(path), "`penstock profile RUN` writes one")
             )
         try:
             return cls(*_read(path))
-        except Exception as error:  # zip, zlib, numpy and json each have their own ways to fail on damaged bytes
+        except Exception as error:  # zip, zlib, numpy and json each raise their own errors on damaged bytes
             raise ProblemError(Problem("bad-trace", f"not a routing trace, or damaged ({error})", str(path))) from error
 
 
 def _read(path: Path) -> tuple[NDArray[np.int64], dict[str, Any], NDArray[np.integer[Any]] | None]:
     with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()  # numpy alone would trust a damaged array header before it meets the checksum
+        damaged = file.testzip()  # numpy would trust a damaged array header before it checks the checksum
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
     with np.load(path, allow_pickle=False) as archive:
         header: dict[str, Any] = json.loads(archive["header"].tobytes())
         if header.pop("format", None) != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}, the one that this version reads")
+            raise ValueError(f"its format is not {FORMAT}, the format that this version reads")
         held = sorted(set(archive.files) - {"header"})
         if header.pop("arrays", held) != held:  # a zip's table of contents has no checksum and can lose an entry
-            raise ValueError(f"of its arrays only {', '.join(held)} are left")
+            raise ValueError(f"some of its arrays are missing; left are {', '.join(held)}")
         return archive["counts_SLE"], header, archive.get("expert_NLK")

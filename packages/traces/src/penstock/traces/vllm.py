@@ -1,11 +1,11 @@
-"""Logs of a vLLM server that writes the experts of each token: a line {"type": "meta", "model_id", "num_experts"}, then
+"""Logs of a vLLM server that logs the experts of each token: a line {"type": "meta", "model_id", "num_experts"}, then
 a line {"type": "route", "layer", "token_idx", "topk_ids"} for each token and layer.
 
-vLLM measures its memory on dummy tokens before it reads text: once 2,048 rows of OLMoE, twice 8,192 of Qwen, each time
-all of one choice. They are dropped, and the header's `dropped_warm_up` says how many. `token_idx` begins again with
-each batch, which becomes a step.
+vLLM profiles its memory with dummy tokens before it reads text: once 2,048 rows for OLMoE, twice 8,192 for Qwen, each
+time all with the same choice. They are dropped, and the header's `dropped_warm_up` is their number. `token_idx`
+restarts with each batch, which becomes a step.
 
-Shape suffixes: S steps, L layers, E experts, N tokens, K experts a token.
+Shape suffixes: S steps, L layers, E experts, N tokens, K experts per token.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from penstock.traces.trace import RoutingTrace
 
 DUMMY_RUN = 1024
-"""Consecutive tokens of one choice that no text has: the longest run in the public traces' text is 7."""
+"""More consecutive tokens with the same choice than in any text: the longest run in the public traces' text is 7."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The lines of a log: what its first one says, and the tokens' numbers and experts by layer."""
+    """The lines of a log: its metadata line, and the tokens' numbers and experts by layer."""
 
     meta: dict[str, Any] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -34,16 +34,16 @@ class _Log:
 
 
 def traces_of(lines: Iterable[str]) -> dict[str, RoutingTrace]:
-    """The trace of a log, by the name of its model. Raises ValueError where it is none, naming the line."""
+    """The trace of a log, by the name of its model. Raises a ValueError that names the line if it is not such a log."""
     log = _parsed(lines)
     layers, token_N, expert_NLK = _aligned(log)
     text_N = ~_dummy_tokens(expert_NLK)
     if not text_N.any():
-        raise ValueError("all of its tokens are of one choice")
+        raise ValueError("all of its tokens chose the same experts")
     expert_NLK, token_N = expert_NLK[text_N], token_N[text_N]
     experts = int(log.meta.get("num_experts", expert_NLK.max() + 1))
     if expert_NLK.min() < 0 or expert_NLK.max() >= experts:
-        raise ValueError(f"it names experts {expert_NLK.min()} to {expert_NLK.max()}, and has {experts}")
+        raise ValueError(f"it has experts {expert_NLK.min()} to {expert_NLK.max()}, but only {experts} experts")
     step_N = np.concatenate([[0], np.cumsum(np.diff(token_N) <= 0)])
     counts_SLE = np.zeros((int(step_N[-1]) + 1, len(layers), experts), dtype=np.int64)
     np.add.at(counts_SLE, (step_N[:, None, None], np.arange(len(layers))[:, None], expert_NLK), 1)
@@ -83,14 +83,14 @@ def _take(log: _Log, record: Mapping[str, Any]) -> None:
 
 
 def _aligned(log: _Log) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
-    """The layers, and of each token its number [N] and experts [N, L, K]."""
+    """The layers, and the number [N] and experts [N, L, K] of each token."""
     layers = sorted(log.experts)
     if not layers:
-        raise ValueError("it holds no routed token")
+        raise ValueError("it has no routed tokens")
     first = layers[0]
     for layer in layers:
         if log.tokens[layer] != log.tokens[first]:
-            raise ValueError(f"layers {first} and {layer} are not of the same tokens; the log may be cut off")
+            raise ValueError(f"layers {first} and {layer} have different tokens; the log may be truncated")
     if len({len(chosen) for layer in layers for chosen in log.experts[layer]}) > 1:
         raise ValueError("its tokens have different numbers of experts")
     expert_NLK = np.stack([np.array(log.experts[layer], dtype=np.int64) for layer in layers], axis=1)
@@ -98,7 +98,7 @@ def _aligned(log: _Log) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]
 
 
 def _dummy_tokens(expert_NLK: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True for the rows of runs of one choice that are longer than any text's: bool [N]."""
+    """bool [N]: True for rows in runs of the same choice that are longer than in any text."""
     changes_N = np.concatenate([[True], (expert_NLK[1:] != expert_NLK[:-1]).any(axis=(1, 2))])
     run_N = np.cumsum(changes_N) - 1
     return np.bincount(run_N)[run_N] >= DUMMY_RUN
