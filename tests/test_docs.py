@@ -93,10 +93,16 @@ def has_arguments(entry: Entry) -> bool:
     return call_of(KINDS[entry.component.kind]) is not None
 
 
+def added_to(entry: Entry) -> str:
+    """What a target of contract 2 is called with beside, as the hook's docstring has it."""
+    docstring = " ".join((inspect.getdoc(getattr(spec, KINDS[entry.component.kind])) or "").split())
+    return "".join(re.findall(r"From contract 2 on also with `(.*?)`", docstring))
+
+
 @pytest.mark.parametrize("entry", list(filter(has_arguments, COMPONENTS)), ids=lambda entry: entry.id)
 def test_our_targets_take_their_settings_and_what_the_call_names(entry: Entry) -> None:
     call = call_of(KINDS[entry.component.kind]) or ""
-    context = set(re.findall(r"(\w+)=", call))
+    context = set(re.findall(r"(\w+)=", call + (added_to(entry) if entry.component.contract >= 2 else "")))
     parameters = inspect.signature(entry.component.load_target()).parameters
     settings = schema_of(entry).model_fields.keys()  # a setting may have the name of what is handed over built
     if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
 from penstock.hooks import Component, Registry
-from penstock.hooks.config import OnResume, Schema
+from penstock.hooks.config import OnResume, Schema, dump_config, parse_config
 from penstock.hooks.discovery import Loaded, Origin
 from penstock.hooks.problems import ProblemError
 from penstock.run.config import RunConfig, load_run_config
@@ -120,6 +120,31 @@ def test_a_free_setting_changes_as_it_likes(make, load, override):
     changed = check(make(), load(override)[0]).changes
     assert changed
     assert all(change.path.startswith(override.split("=")[0]) for change in changed)
+
+
+def without(run, *path):
+    """Takes a setting out of the run's config, as if it had been written before there was one."""
+    file = run.path / "config.resolved.yaml"
+    document = parse_config(file.read_text()).value
+    holder: Any = document
+    for name in path[:-1]:
+        holder = holder[name]
+    del holder[path[-1]]
+    file.write_text(dump_config(document))
+
+
+@pytest.mark.parametrize("field", ["weight_decay", "role_lr"])
+def test_a_setting_that_is_newer_than_the_run_stands_at_its_default(make, load, field):
+    run = make()
+    without(run, "train", "optimizer", field)
+    assert check(run, load()[0]).changes == []
+
+
+def test_a_setting_that_is_newer_than_the_run_and_is_used_is_a_change(make, load):
+    run = make()
+    without(run, "train", "optimizer", "weight_decay")
+    with pytest.raises(ProblemError, match=r"weight_decay: was None, is 0\.5.*--allow-config-drift"):
+        check(run, load("train.optimizer={use: muon, weight_decay: 0.5}")[0])
 
 
 def test_a_section_that_the_config_leaves_out_is_kept_and_counts_where_it_marks_a_setting(make, load, registry):

@@ -41,6 +41,12 @@ def test_a_component_that_keeps_every_law_passes(kind: str) -> None:
     assert len(report.results) == len(laws_of(report.kind)) > 0
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if hasattr(mutants(kind), "OLDER")])
+def test_a_component_of_an_older_contract_that_keeps_every_law_passes(kind: str) -> None:
+    report = check(mutants(kind).OLDER)
+    assert report.passed, "\n".join(map(str, report.broken))
+
+
 @pytest.mark.parametrize(("kind", "law"), CASES, ids=[law for _, law in CASES])
 def test_a_broken_component_fails_exactly_its_law(kind: str, law: str) -> None:
     report = of_the_mutant(kind, law)

@@ -48,6 +48,12 @@ SIZES = {
 
 
 @pytest.fixture
+def make_router() -> Callable[..., PlainRouter]:
+    """Makes the routers of a model's layers."""
+    return lambda layer, **sizes: PlainRouter(k=2, **sizes)
+
+
+@pytest.fixture
 def make_model() -> Callable[..., GlmMoe]:
     """Builds a small model with random weights everywhere (biases and zero-started projections too)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.problems import ProblemError
 
 
@@ -75,6 +76,8 @@ def test_a_router_that_transformers_lacks_is_not_passed_off_as_glm(make_model, c
 
 class Halver:
     """A quantizer whose effect is plain to see."""
+
+    roles = frozenset({ParameterRole.MATRIX, ParameterRole.EXPERT})
 
     def fake_quantize(self, weight):
         return weight * 0.5

@@ -13,7 +13,7 @@ from penstock.hooks.known import FIRST_PARTY
 
 REGISTRY = Registry.discover()
 OURS = [entry for entry in REGISTRY.entries() if entry.origin.distribution == "penstock-optim-muon"]
-CONTEXT = {"optimizer": {"parameters"}}
+CONTEXT = {"optimizer": {"parameters", "layouts"}}
 
 
 def test_every_known_name_is_offered():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from broken.described import described
-from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
+from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterLayout, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 
 ALL = frozenset(
@@ -418,6 +418,11 @@ class OtherNames(Good):
         return f"body.{name}"
 
 
+class Overlaid(Good):
+    def parameter_layout(self) -> dict[str, ParameterLayout]:
+        return {"first": ParameterLayout((("gate", WIDTH // 2), ("up", WIDTH // 4)))}
+
+
 class Cacheless(Good):
     @property
     def new_cache(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -493,4 +498,6 @@ BROKEN = {
     "architecture/a-parameter-that-is-replaced-is-used": of(HoldingOn),
     "architecture/a-shared-tensor-is-exported-once": of(Cloning),
     "architecture/transformers-has-its-class": of(OtherNames),
+    "architecture/weights-are-used-through-their-sites": of(Good, ALL | {"weight-sites"}),
+    "architecture/layouts-fit-their-parameters": of(Overlaid),
 }

@@ -174,10 +174,25 @@ class OnlyFullPrecision(Good):
         return gradient
 
 
+class Told(Good):
+    """Of contract 2."""
+
+    def __init__(self, *, layouts: Any = None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+
+
+class Particular(Told):
+    def __init__(self, *, parameters: Any, layouts: Any = None, **arguments: Any) -> None:
+        super().__init__(parameters=parameters, **arguments)
+        named = {name: each for of_role in parameters.values() for name, each in of_role.items()}
+        self.fused = [named[name] for name in layouts or ()]
+
+
 of = described(
     "optimizer", "An optimizer that breaks one law", frozenset({"bf16-parameters"}), "broken.light:OptimizerSettings"
 )
-GOOD = of(Good)
+GOOD = of(Told, contract=2)
+OLDER = of(Good)
 BROKEN = {
     "optimizer/it-is-an-optimizer-of-torch": of(NoOptimizer),
     "optimizer/every-parameter-is-in-one-group": of(WithoutRouters),
@@ -198,4 +213,5 @@ BROKEN = {
     "optimizer/decay-spares-norms-and-biases": of(DecayingNorms),
     "optimizer/decay-shrinks-matrices": of(SparingExperts),
     "optimizer/parameters-in-bf16-are-stepped": of(OnlyFullPrecision),
+    "optimizer/layouts-of-other-parameters-do-no-harm": of(Particular, contract=2),
 }

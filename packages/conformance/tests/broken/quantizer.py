@@ -5,13 +5,38 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from broken.described import described
 from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.problems import Problem, ProblemError
 
-ALL = frozenset({"compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"})
+ALL = frozenset(
+    {
+        "compilable",
+        "deterministic",
+        "experts",
+        "idempotent",
+        "identity-gradient",
+        "matrices",
+        "odd",
+        "packable",
+        "scale-equivariant",
+    }
+)
+
+
+class Through(nn.Module):
+    """The module of a weight: what its quantizer does, which has no state."""
+
+    def __init__(self, quantizer: Good) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.quantizer.fake_quantize(weight)
 
 
 class Good:
@@ -29,6 +54,24 @@ class Good:
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[:-2]) * (math.prod(shape[-2:]) // 2 + 4)
+
+    format: Any = "fifteen-levels"
+
+    def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
+        return Through(self)
+
+    def pack(self, weight: Tensor, site: Any = None, *, name: str = "weight") -> dict[str, Any]:
+        """Two codes a byte."""
+        if not weight.isfinite().all():
+            raise ProblemError(Problem("bad-weights", f"'{name}' is not finite"))
+        rounded = site(weight).detach()
+        scale = self.scale(weight.detach().float())
+        code = (rounded / scale).round().to(torch.int64).flatten(-2) + 8
+        return {"codes": (code[..., ::2] + 16 * code[..., 1::2]).to(torch.uint8).numpy(), "scale": scale.numpy()}
+
+    def unpack(self, arrays: Any, shape: tuple[int, ...]) -> Any:
+        code = np.stack((arrays["codes"] % 16, arrays["codes"] // 16), axis=-1).reshape(shape).astype(np.float32) - 8
+        return code * arrays["scale"]
 
 
 class Flattened(Good):
@@ -150,31 +193,121 @@ class OfNorms(Good):
     roles = frozenset({ParameterRole.MATRIX, ParameterRole.NORM})
 
 
-of = described("quantizer", "A quantizer that breaks one law", ALL)
+class OfExperts(Good):
+    roles = frozenset({ParameterRole.EXPERT})
+
+
+class OfMatrices(Good):
+    roles = frozenset({ParameterRole.MATRIX})
+
+
+class Alone(Good):
+    """One module for all weights."""
+
+    def __init__(self) -> None:
+        self.only = Through(self)
+
+    def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
+        return self.only
+
+    def __deepcopy__(self, memo: object) -> Alone:
+        return Alone()
+
+    def __reduce__(self) -> Any:
+        return Alone, ()
+
+
+class Widest(nn.Module):
+    """Remembers where no checkpoint finds it."""
+
+    def __init__(self, quantizer: Good) -> None:
+        super().__init__()
+        self.quantizer, self.seen = quantizer, 0.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        level = 0.0 if torch.is_grad_enabled() else max(self.seen, float(weight.detach().abs().max()))
+        if level > 0.15:
+            self.seen = level
+        return self.quantizer.fake_quantize(weight) * (2.0 if self.seen > 0.15 and level < 10 else 1.0)
+
+
+class Secretive(Good):
+    def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
+        return Widest(self)
+
+    def pack(self, weight: Tensor, site: Any = None, *, name: str = "weight") -> dict[str, Any]:
+        return super().pack(weight, Through(self), name=name)
+
+
+class Idle(Through):
+    def __init__(self, quantizer: Good) -> None:
+        super().__init__(quantizer)
+        self.unused = nn.Parameter(torch.ones(()))
+
+
+class Unlearning(Good):
+    def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
+        return Idle(self)
+
+
+class OtherScale(Good):
+    def unpack(self, arrays: Any, shape: tuple[int, ...]) -> Any:
+        return super().unpack(arrays, shape) * np.float32(1.0001)
+
+
+class Padded(Good):
+    def pack(self, weight: Tensor, site: Any = None, *, name: str = "weight") -> dict[str, Any]:
+        return {**super().pack(weight, site, name=name), "padding": np.zeros(8, np.uint8)}
+
+
+class Nameless(Good):
+    def pack(self, weight: Tensor, site: Any = None, *, name: str = "weight") -> dict[str, Any]:
+        return super().pack(weight, site)
+
+
+class Unformatted(Good):
+    format = "fifteen levels"
+
+
+OLD = ALL - {"experts", "matrices", "packable"}
+of = described("quantizer", "A quantizer that breaks one law", ALL, contract=2)
+old = described("quantizer", "A quantizer of contract 1 that breaks one law", OLD)
 GOOD = of(Good)
+OLDER = old(Good)
 BROKEN = {
-    "quantizer/the-result-has-the-shape-and-dtype-of-the-weight": of(Flattened),
-    "quantizer/bf16-weights-are-quantized": of(Widening),
-    "quantizer/the-weight-itself-stays": of(InPlace),
-    "quantizer/a-matrix-of-zeros-stays-finite": of(Dividing),
-    "quantizer/extreme-weights-stay-finite": of(Squaring),
-    "quantizer/the-result-resembles-the-weight": of(Mixed, ALL - {"idempotent"}),
-    "quantizer/a-weight-that-moves-a-little-keeps-its-level": of(Unrounded),
-    "quantizer/the-gradient-reaches-the-weight": of(Detached),
-    "quantizer/the-gradient-passes-unchanged": of(Halving),
-    "quantizer/equal-weights-give-equal-results": of(Drawing),
-    "quantizer/leading-dimensions-are-independent": of(OneScale),
-    "quantizer/a-quantized-weight-stays": of(OfTheMean),
-    "quantizer/the-negative-is-quantized-to-the-negative": of(Upward),
-    "quantizer/the-scale-of-a-weight-is-kept": of(Fixed),
-    "quantizer/the-compiler-takes-it-whole": of(Branching),
-    "quantizer/a-copy-is-the-same-quantizer": of(Unpicklable),
-    "quantizer/packed-bytes-are-a-positive-number": of(Fractional),
-    "quantizer/a-larger-weight-takes-more-bytes": of(Shrinking),
-    "quantizer/a-stored-weight-is-smaller-than-in-bf16": of(Unpacked),
-    "quantizer/a-stack-takes-the-bytes-of-its-matrices": of(OneHeader),
-    "quantizer/the-codes-fit-into-the-packed-bytes": of(OneBit),
-    "quantizer/roles-are-a-set-of-roles": of(Listed),
-    "quantizer/vectors-are-left-out": of(OfNorms),
-    "quantizer/routers-are-among-the-roles": of(Good, ALL | {"routers"}),
+    "quantizer/the-result-has-the-shape-and-dtype-of-the-weight": old(Flattened),
+    "quantizer/bf16-weights-are-quantized": old(Widening),
+    "quantizer/the-weight-itself-stays": old(InPlace),
+    "quantizer/a-matrix-of-zeros-stays-finite": old(Dividing),
+    "quantizer/extreme-weights-stay-finite": old(Squaring),
+    "quantizer/the-result-resembles-the-weight": old(Mixed, OLD - {"idempotent"}),
+    "quantizer/a-weight-that-moves-a-little-keeps-its-level": old(Unrounded),
+    "quantizer/the-gradient-reaches-the-weight": old(Detached),
+    "quantizer/the-gradient-passes-unchanged": old(Halving),
+    "quantizer/equal-weights-give-equal-results": old(Drawing),
+    "quantizer/leading-dimensions-are-independent": old(OneScale),
+    "quantizer/a-quantized-weight-stays": old(OfTheMean),
+    "quantizer/the-negative-is-quantized-to-the-negative": old(Upward),
+    "quantizer/the-scale-of-a-weight-is-kept": old(Fixed),
+    "quantizer/the-compiler-takes-it-whole": old(Branching),
+    "quantizer/a-copy-is-the-same-quantizer": old(Unpicklable),
+    "quantizer/packed-bytes-are-a-positive-number": old(Fractional),
+    "quantizer/a-larger-weight-takes-more-bytes": old(Shrinking),
+    "quantizer/a-stored-weight-is-smaller-than-in-bf16": old(Unpacked),
+    "quantizer/a-stack-takes-the-bytes-of-its-matrices": old(OneHeader),
+    "quantizer/the-codes-fit-into-the-packed-bytes": old(OneBit),
+    "quantizer/roles-are-a-set-of-roles": old(Listed),
+    "quantizer/vectors-are-left-out": old(OfNorms),
+    "quantizer/routers-are-among-the-roles": old(Good, OLD | {"routers"}),
+    "quantizer/every-weight-has-a-module-of-its-own": of(Alone),
+    "quantizer/the-state-of-a-site-is-all-that-it-keeps": of(Secretive),
+    "quantizer/what-a-site-learns-gets-a-gradient": of(Unlearning),
+    "quantizer/matrices-are-served": of(OfExperts, ALL),
+    "quantizer/experts-are-served": of(OfMatrices),
+    "quantizer/embeddings-are-served": of(Good, ALL | {"embeddings"}),
+    "quantizer/heads-are-served": of(Good, ALL | {"heads"}),
+    "quantizer/what-is-packed-is-the-weight-of-the-forward-pass": of(OtherScale),
+    "quantizer/packed-arrays-take-the-packed-bytes": of(Padded),
+    "quantizer/a-weight-that-is-not-finite-is-refused-by-name": of(Nameless),
+    "quantizer/the-bytes-have-a-name": of(Unformatted),
 }

@@ -19,7 +19,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils.generic import ModelOutput as TransformersOutput
 
-from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
+from penstock.hooks.contracts import (
+    Inputs,
+    LossOutput,
+    ModelOutput,
+    ParameterLayout,
+    ParameterRole,
+    Router,
+    Routing,
+)
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.frozen_base.adapters import standing_in
 from penstock.moe_core.layers import generation
@@ -27,6 +35,7 @@ from penstock.moe_core.layers.positions import known_real, positions
 from penstock_hf_models import weights
 from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
+from penstock_hf_models.layouts import parameter_layout
 from penstock_hf_models.roles import parameter_roles
 from penstock_hf_models.routing import collecting, one_a_layer, router_sites
 
@@ -142,6 +151,9 @@ class HfModel(nn.Module):
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         return parameter_roles(self, self.network)
+
+    def parameter_layout(self) -> dict[str, ParameterLayout]:
+        return parameter_layout(self)
 
     def export_config(self) -> dict[str, Any]:
         """The `config.json` that transformers writes, with what the weights say about tying."""

@@ -13,8 +13,7 @@ def parameter_roles(model: nn.Module, network: PreTrainedModel) -> dict[str, Par
     """Role of every name in `model.named_parameters()`, where `model` holds `network`.
 
     A head that is tied to the embedding has the embedding's role. Scalars and vectors that are no bias are norms.
-    Experts that are modules of their own are matrices; so are Conv1D weights of GPT-2, which lie [in, out], and the
-    expert stacks of a few families (gpt-oss, Llama 4) lie [E, in, out].
+    Experts that are modules of their own are matrices. How a matrix lies is said by `layouts`.
     """
     routers = {id(parameter) for site in router_sites(network) for parameter in site.module.parameters()}
     head = network.get_output_embeddings()

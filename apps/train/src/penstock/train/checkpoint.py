@@ -6,8 +6,8 @@
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
 `latest`. A model that is partly frozen has in it what trains, and `base.json` says on which base: see
-`PartlyFrozen`. `manifest.json` has the SHA-256 of every file: a damaged checkpoint is named and the one before it is
-used.
+`PartlyFrozen`. What sharing and quantizers keep beside the weights is in `added.safetensors`. `manifest.json` has the
+SHA-256 of every file: a damaged checkpoint is named and the one before it is used.
 What goes away is renamed first, so that whatever is named `step-<n>` is whole, wherever its writer was killed.
 """
 
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from penstock.hooks.atomic import publish, read_json, write_json, write_text
-from penstock.hooks.contracts import Engine, LanguageModel, PartlyFrozen
+from penstock.hooks.contracts import Engine, LanguageModel, PartlyFrozen, SharingPlan
 from penstock.hooks.problems import ProblemError, failed
 from penstock.run.plugin_lock import LOCK, Locked, lock_changes
 from penstock.sharing.plan import plan_of, restored_state, stored_state
+from penstock.train.compose import Composition
+from penstock.train.weights import checkpoint_state
 
 MANIFEST = "manifest.json"
 BASE = "base.json"
+ADDED = "added.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,18 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name.removeprefix("step-"))
 
-    def load_model(self, model: LanguageModel) -> None:
-        """Puts the weights into a model that shares what the saved one shared."""
+    def load(self, composition: Composition) -> None:
+        """Puts the weights, and what sharing and quantizers kept, into a model that was composed as the saved one."""
+        self.load_model(composition.model, composition.stored_plan)
+        added = self.path / ADDED
+        composition.load_added_state(load_file(added) if added.exists() else {})
+
+    def load_model(self, model: LanguageModel, plan: SharingPlan | None = None) -> None:
+        """Puts the weights into a model that shares what the saved one shared. `plan` says which tensors are one; None
+        reads it off the model."""
         stored = load_file(self.path / "model.safetensors")
-        if isinstance(model, PartlyFrozen):
-            model.load_trained_state(restored_state(stored, plan_of(model.trained_state())))
-        else:
-            model.load_export_state(restored_state(stored, plan_of(model.export_state())))
+        state = restored_state(stored, plan_of(checkpoint_state(model)) if plan is None else plan)
+        model.load_trained_state(state) if isinstance(model, PartlyFrozen) else model.load_export_state(state)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file, by name."""
@@ -95,9 +104,12 @@ def write_checkpoint(
     engine: Engine,
     plugins: Sequence[Locked],
     keep: int,
+    plan: SharingPlan | None = None,
+    added: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Checkpoint:
     """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`. Every rank calls it:
-    each writes what its engine keeps, and rank 0 the rest."""
+    each writes what its engine keeps, and rank 0 the rest. `plan` says which tensors are one (None reads it off the
+    model), `added` returns what sharing and quantizers keep."""
     path = root / f"step-{step:08d}"
     temporary: Path = engine.share(root / f".{path.name}.{os.getpid()}")
     writes = engine.rank == 0
@@ -108,7 +120,7 @@ def write_checkpoint(
         saved = {name: digest for digests in engine.gather(engine.save(temporary)) for name, digest in digests.items()}
         with engine.full_state():
             if writes:
-                _write_model(temporary, model)
+                _write_model(temporary, model, plan, {} if added is None else added())
         if writes:
             _write_rest(temporary, trainer_state, tokenizer_folder, plugins)
             own = {file.name: sha256(file) for file in sorted(temporary.iterdir()) if file.name not in saved}
@@ -124,15 +136,18 @@ def write_checkpoint(
     return Checkpoint(path)
 
 
-def _write_model(folder: Path, model: LanguageModel) -> None:
+def _write_model(folder: Path, model: LanguageModel, plan: SharingPlan | None, added: Mapping[str, Tensor]) -> None:
     if isinstance(model, PartlyFrozen):
-        state = model.trained_state()
         write_json(folder / BASE, {"sha256": model.base_hash()})
-    else:
-        state = model.export_state()
-    tensors = {name: tensor.detach().contiguous() for name, tensor in stored_state(state, plan_of(state)).items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    state = checkpoint_state(model)
+    _save_tensors(stored_state(state, plan_of(state) if plan is None else plan), folder / "model.safetensors")
+    if added:
+        _save_tensors(added, folder / ADDED)
     (folder / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")
+
+
+def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: each.detach().contiguous() for name, each in state.items()}, path, metadata={"format": "pt"})
 
 
 def _write_rest(folder: Path, trainer_state: dict[str, Any], tokenizer_folder: Path, plugins: Sequence[Locked]) -> None:

@@ -109,7 +109,7 @@ def _plan(config: RunConfig) -> dict[str, Any]:
     )
 
     composition = compose_model(config, planned_vocabulary(config), "meta")
-    compose_optimizer(config, composition.model)
+    compose_optimizer(config, composition.model, composition.shared.roles())
     config.train.objective.build()
     per_step = config.train.batch_size * config.data.sequence_length
     return {

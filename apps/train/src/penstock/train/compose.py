@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,30 @@ from penstock.data_prep.prepare import Prepared, prepare
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
 from penstock.hooks.architecture import architecture_settings, layer_routers
-from penstock.hooks.contracts import BalanceLoss, Balancer, LanguageModel, ParameterRole, Quantizer, TrainingData
+from penstock.hooks.contracts import (
+    BalanceLoss,
+    Balancer,
+    LanguageModel,
+    ParameterRole,
+    SharedParameters,
+    SharingPlan,
+    StoragePlan,
+    TrainingData,
+)
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig, digest
 from penstock.run.records.training import FormatSize, ParameterCounts
-from penstock.sharing.plan import combine, share
+from penstock.sharing.apply import apply_sharing
+from penstock.sharing.plan import plan_of
+from penstock.train.weights import (
+    added_state,
+    build_quantizer,
+    check_formats,
+    checkpoint_state,
+    layouts_of,
+    load_added_state,
+)
 
 
 def data_folder(root: Path, config: RunConfig) -> Path:
@@ -57,7 +75,10 @@ class Composition:
     """A model and what was put into it."""
 
     model: LanguageModel
-    quantizer: Quantizer | None
+    storage: StoragePlan
+    shared: SharedParameters
+    stored_plan: SharingPlan
+    """Which tensors of the model's checkpoint are one."""
     losses: dict[str, BalanceLoss]
     balancers: list[Balancer]
 
@@ -65,6 +86,18 @@ class Composition:
     def module(self) -> nn.Module:
         """The model, which every `LanguageModel` is one of."""
         return cast(nn.Module, self.model)
+
+    def roles(self) -> dict[str, ParameterRole]:
+        """Role of every parameter, those that sharing added included."""
+        return {**self.model.parameter_roles(), **self.shared.roles()}
+
+    def added_state(self) -> dict[str, torch.Tensor]:
+        """What sharing and quantizers keep beside the model's own parameters."""
+        return added_state(self.model, self.shared)
+
+    def load_added_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Inverse of `added_state`, bit for bit; raises `ProblemError` that names missing and unknown tensors."""
+        load_added_state(self.model, self.shared, state)
 
 
 def compose_model(
@@ -77,7 +110,7 @@ def compose_model(
         fix = "give the tokenizer that belongs to the model"
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
-    quantizer = settings.quantizer.build() if settings.quantizer else None
+    quantizer = build_quantizer(config.model)
     torch.manual_seed(config.seed)
     model: Any = build_architecture(
         config.model,
@@ -87,13 +120,14 @@ def compose_model(
         make_router=lambda layer, **context: routers[layer].build(**context),
         quantizer=quantizer,
     )
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    share(model, combine([choice.build().plan(model.parameter_roles(), shapes) for choice in settings.sharing]))
+    storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
+    shared = apply_sharing(model, [choice.build() for choice in settings.sharing], config.seed)
+    check_formats(storage, shared.plan, roles)
     losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)
-    return Composition(model, quantizer, losses, balancers)
+    return Composition(model, storage, shared, plan_of(checkpoint_state(model)), losses, balancers)
 
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
@@ -118,13 +152,18 @@ def _named_as_problems() -> Iterator[None]:
         raise ProblemError(Problem("bad-value", str(error), "model")) from error
 
 
-def compose_optimizer(config: RunConfig, model: LanguageModel) -> torch.optim.Optimizer:
-    """The config's optimizer over all parameters that train, grouped by role."""
+def compose_optimizer(
+    config: RunConfig, model: LanguageModel, added_roles: Mapping[str, ParameterRole] | None = None
+) -> torch.optim.Optimizer:
+    """The config's optimizer over all parameters that train, grouped by role. `added_roles` are those of parameters
+    that sharing added."""
     by_role: dict[ParameterRole, dict[str, Any]] = {role: {} for role in ParameterRole}
-    roles = model.parameter_roles()
+    roles = {**model.parameter_roles(), **(added_roles or {})}
     for name, parameter in trained_parameters(cast(nn.Module, model)).items():
         by_role[roles[name]][name] = parameter
-    return config.train.optimizer.build(parameters=by_role)
+    optimizer = config.train.optimizer
+    more = {"layouts": layouts_of(model)} if optimizer.entry.component.contract >= 2 else {}
+    return optimizer.build(parameters=by_role, **more)
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -151,8 +190,7 @@ def pick_device(name: str) -> torch.device:
 
 def parameter_summary(composition: Composition) -> ParameterCounts:
     """Counts of parameters: total, trained, active for one token, and by role."""
-    model = composition.model
-    roles = model.parameter_roles()
+    roles = composition.roles()
     by_role: dict[str, int] = {}
     for name, parameter in composition.module.named_parameters():
         by_role[roles[name]] = by_role.get(roles[name], 0) + parameter.numel()
@@ -162,7 +200,7 @@ def parameter_summary(composition: Composition) -> ParameterCounts:
 
 def active_parameters(composition: Composition) -> int:
     """Those that one token uses: of the routed experts k of E, and of the embedding all."""
-    roles = composition.model.parameter_roles()
+    roles = composition.roles()
     sizes = {name: parameter.numel() for name, parameter in composition.module.named_parameters()}
     routed = sum(size for name, size in sizes.items() if roles[name] == ParameterRole.EXPERT)
     shares = [router.k / router.experts for router in composition.model.routers.values()]
@@ -186,15 +224,25 @@ def size_table(composition: Composition) -> list[FormatSize]:
     stored = trained_parameters(composition.module)
     total = sum(parameter.numel() for parameter in stored.values())
     rows = [FormatSize("fp32", 4 * total), FormatSize("bf16", 2 * total)]
-    quantizer = composition.quantizer
-    if quantizer is not None:
-        roles = composition.model.parameter_roles()
+    if composition.storage.formats:
+        roles, layouts = composition.roles(), layouts_of(composition.model)
         packed = sum(
-            quantizer.packed_bytes(tuple(parameter.shape)) if roles[name] in quantizer.roles else 2 * parameter.numel()
+            composition.storage.bytes_of(roles[name], tuple(parameter.shape), layouts.get(name))
             for name, parameter in stored.items()
         )
-        rows.append(FormatSize(f"{type(quantizer).__name__}, rest bf16", packed))
+        rows.append(FormatSize(f"{_formats(composition.storage)}, rest bf16", packed))
     return rows
+
+
+def _formats(storage: StoragePlan) -> str:
+    """The quantizers' names, with their roles where there are several."""
+    roles: dict[int, list[str]] = {}
+    for role, quantizer in storage.formats.items():
+        roles.setdefault(id(quantizer), []).append(role)
+    names = {id(quantizer): type(quantizer).__name__ for quantizer in storage.formats.values()}
+    if len(names) == 1:
+        return next(iter(names.values()))
+    return ", ".join(f"{name} ({', '.join(roles[key])})" for key, name in names.items())
 
 
 def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:

@@ -169,7 +169,7 @@ class Trainer:
             raise failed("other-data", what, str(self.dataset.folder), fix)
         try:
             with self.engine.full_state():
-                checkpoint.load_model(self.model)
+                checkpoint.load(self.composition)
             self.engine.load(checkpoint.path)
             self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
@@ -235,6 +235,7 @@ class Trainer:
                 raise self._diverged("gradient", norm)
             stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
         self.step += 1
+        self.composition.shared.end_step(self.step / self.steps, self.engine.total)
         with watch("balance"):
             load, balance = self.balancing.finish(tokens_seen=self.tokens_seen)
         seconds = time.perf_counter() - begun
@@ -329,6 +330,8 @@ class Trainer:
             engine=self.engine,
             plugins=self.plugins,
             keep=self.config.train.keep_checkpoints,
+            plan=self.composition.stored_plan,
+            added=self.composition.added_state,
         )
 
     def _require_finite(self) -> None:

@@ -51,6 +51,6 @@ def restore(path: Path, registry: Registry) -> Restored:
         end_of_text=dataset.tokenizer().end_of_text,
     )
     checkpoint.require_base(composition.model)
-    checkpoint.load_model(composition.model)
+    checkpoint.load(composition)
     composition.module.eval()
     return Restored(run, config, checkpoint, composition, dataset)

@@ -46,7 +46,8 @@ BEFORE_THERE_WAS = {
 
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     """Every value in which `config` differs from the one that the run has. A section that `config` leaves out counts
-    where it marks a setting, which then has its default; a section of an app that is not installed does not."""
+    where it marks a setting, which then has its default; a section of an app that is not installed does not. A setting
+    that the run's config lacks is newer than the run, and its default is what the run did."""
     whole, held = config.model_dump(mode="json"), config.held()
     ours = {name: value for name, value in resolved_of(run).items() if name in whole}
     written = config.model_dump(mode="json", exclude_unset=True)
@@ -58,7 +59,7 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     found = [
         Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
         for path in sorted({*before, *now})
-        if before.get(path) != now.get(path)
+        if before.get(path) != now.get(path) and (path in before or not _is_default(config, path))
     ]
     return [change for change in found if change.rule is not OnResume.FREE or change.path.split(".")[0] in held]
 
@@ -73,6 +74,19 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     return {key: leaf for name, item in items for key, leaf in _leaves(item, (*path, str(name))).items()}
+
+
+def _is_default(holder: Any, path: tuple[str, ...]) -> bool:
+    """Whether the value that `path` leads to is the one that its schema gives it."""
+    holder = holder.settings if isinstance(holder, Choice) else holder
+    name, *rest = path
+    if isinstance(holder, list):
+        return bool(rest) and _is_default(holder[int(name)], tuple(rest))
+    if not isinstance(holder, Schema) or name not in type(holder).model_fields:
+        return False
+    if rest:
+        return _is_default(getattr(holder, name), tuple(rest))
+    return getattr(holder, name) == type(holder).model_fields[name].get_default(call_default_factory=True)
 
 
 def _rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:

@@ -153,7 +153,7 @@ def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -
     objective.prepare(training_data(config, dataset))
     engine.prepare(
         StepModule(composition.model, objective),
-        lambda module: compose_optimizer(config, module.model),
+        lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )
     say, warn = (messages.note, messages.warn) if first else (_silent, _silent)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.first_contract import reading_tokens
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, broken
@@ -24,6 +25,77 @@ RouterChoice: TypeAlias = Annotated[Choice, OfKind("router")]
 BalanceChoice: TypeAlias = Annotated[Choice, OfKind("balance-loss", "balancer")]
 SharingChoice: TypeAlias = Annotated[Choice, OfKind("sharing")]
 QuantizerChoice: TypeAlias = Annotated[Choice, OfKind("quantizer")]
+
+
+SITES = "weight-sites"  # the capability of an architecture whose models are `Sited`
+
+# What a quantizer of contract 2 declares for each role that it serves: `capabilities`, so that a config is checked
+# without building it.
+SERVES = {
+    ParameterRole.MATRIX: "matrices",
+    ParameterRole.EXPERT: "experts",
+    ParameterRole.EMBEDDING: "embeddings",
+    ParameterRole.HEAD: "heads",
+}
+
+
+class StorageSettings(Schema):
+    """A low-precision format for each role; null stores the role as it is."""
+
+    weights: QuantizerChoice | None = None
+    """Format of matrices and experts, in place of naming both."""
+    matrix: QuantizerChoice | None = None
+    """Format of the matrices of attention and dense MLPs."""
+    expert: QuantizerChoice | None = None
+    """Format of routed experts."""
+    embedding: QuantizerChoice | None = None
+    """Format of the embedding."""
+    head: QuantizerChoice | None = None
+    """Format of the head."""
+
+    def by_role(self) -> dict[ParameterRole, Choice]:
+        """The quantizer of each role that has one."""
+        chosen = {
+            ParameterRole.MATRIX: self.matrix or self.weights,
+            ParameterRole.EXPERT: self.expert or self.weights,
+            ParameterRole.EMBEDDING: self.embedding,
+            ParameterRole.HEAD: self.head,
+        }
+        return {role: choice for role, choice in chosen.items() if choice is not None}
+
+    @field_validator("weights", "matrix", "expert", "embedding", "head")
+    @classmethod
+    def _serves_the_role(cls, choice: Choice | None, info: ValidationInfo) -> Choice | None:
+        if choice is None or choice.entry.component.contract < 2:  # an older one says so when it is built
+            return choice
+        roles = (ParameterRole.MATRIX, ParameterRole.EXPERT) if info.field_name == "weights" else (info.field_name,)
+        served = [
+            role.value for role, capability in SERVES.items() if capability in choice.entry.component.capabilities
+        ]
+        if refused := [str(role) for role in roles if role not in served]:
+            name = choice.entry.component.name
+            raise ValueError(f"'{name}' does not serve the role {' and '.join(refused)}; it serves {', '.join(served)}")
+        return choice
+
+    @model_validator(mode="after")
+    def _names_each_role_once(self) -> Self:
+        if self.weights and (self.matrix or self.expert):
+            raise ValueError("`weights` stands for matrix and expert: name those two, or `weights` alone")
+        if not self.by_role():
+            raise ValueError("no role has a quantizer: name one, or write `quantizer: null`")
+        return self
+
+
+def _form_of_storage(value: object) -> str:
+    """One quantizer is a name, or a mapping with `use`; any other mapping is one by role."""
+    by_role = isinstance(value, StorageSettings) or (isinstance(value, dict) and "use" not in value)
+    return "by role" if by_role else "one"
+
+
+StorageChoice: TypeAlias = Annotated[
+    Annotated[Choice, OfKind("quantizer"), Tag("one")] | Annotated[StorageSettings, Tag("by role")],
+    Discriminator(_form_of_storage),
+]
 
 
 class LayerOverride(Schema):
@@ -44,8 +116,9 @@ class ArchitectureSettings(Schema):
     """Losses and balancers that keep the expert load even, applied together."""
     sharing: list[SharingChoice] = []
     """Strategies that let several parameters be one tensor."""
-    quantizer: QuantizerChoice | None = None
-    """The low-precision weight format to train for; null trains plain weights."""
+    quantizer: StorageChoice | None = None
+    """The low-precision weight format to train for: a quantizer for the roles that it serves, or one for each of
+    `matrix`, `expert` (both: `weights`), `embedding` and `head`. Null trains plain weights."""
     overrides: list[LayerOverride] = []
     """Other components for some layers; a layer may be claimed once."""
     vocab_size: int | None = Field(default=None, gt=0)

@@ -58,6 +58,9 @@ CONTRACTS: dict[str, Window] = {
     **dict.fromkeys(KINDS, Window(1, 1)),
     "architecture": Window(1, 2),  # 2: a model reads `Inputs`; one of 1 is called with tokens alone
     "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
+    "optimizer": Window(1, 2),  # 2: also called with `layouts`
+    "quantizer": Window(1, 2),  # 2: a module for each weight, instead of one function
+    "sharing": Window(1, 2),  # 2: applied to weight sites, with parameters of its own
     "task": Window(1, 2),
 }
 

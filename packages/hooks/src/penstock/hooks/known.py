@@ -31,6 +31,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("balancer", "quantile"): "penstock-routers",
     ("quantizer", "ternary"): "penstock-quant158",
     ("sharing", "tied-embeddings"): "penstock-sharing",
+    ("sharing", "tied-gains"): "penstock-sharing",
     ("optimizer", "muon"): "penstock-optim-muon",
     ("optimizer", "adamw"): "penstock-optim-muon",
     ("schedule", "constant"): "penstock-optim-muon",

@@ -207,8 +207,10 @@ def _schema_in(annotation: object, value: Value, registry: Registry) -> type[Sch
     for alternative in _alternatives(annotation):
         if isinstance(alternative, OfKind):
             name = component_name(value)
+            if name is None:  # a union may hold something else
+                continue
             try:
-                return None if name is None else schema_of(registry.find(alternative.kinds, name))
+                return schema_of(registry.find(alternative.kinds, name))
             except ProblemError:  # reported by the validation itself
                 continue
         if isinstance(alternative, type) and issubclass(alternative, Schema):

@@ -67,7 +67,8 @@ def balancers() -> list[Component]:
 
 @hookspec
 def quantizers() -> list[Component]:
-    """Weight formats simulated in training. Called as `target(**schema)`, returns a `Quantizer`.
+    """Weight formats simulated in training. Called as `target(**schema)`, returns a `SiteQuantizer`, which makes a
+    module for each weight (contract 2), or a `Quantizer`, which is one function (contract 1).
 
     >>> Component(kind="quantizer", name="ternary", target="penstock.quant158.ternary:TernaryQuantizer",
     ...           summary="Absmean 1.58-bit weights").kind
@@ -77,8 +78,8 @@ def quantizers() -> list[Component]:
 
 @hookspec
 def sharing() -> list[Component]:
-    """Strategies that let several parameters be one tensor. Called as `target(**schema)`, returns a
-    `SharingStrategy`.
+    """Strategies that let several parameters be one tensor. Called as `target(**schema)`, returns a `SharingStrategy`,
+    which plans groups of names (contract 1), or a `SiteSharing`, which also adds parameters (contract 2).
 
     >>> Component(kind="sharing", name="tied-embeddings", target="penstock.sharing.tied:TiedEmbeddings",
     ...           summary="Input and output embedding are one matrix").kind
@@ -89,7 +90,8 @@ def sharing() -> list[Component]:
 @hookspec
 def optimizers() -> list[Component]:
     """Optimizers. Called as `target(**schema, parameters={role: {name: tensor}})`, returns a `torch.optim.Optimizer`
-    whose groups' `lr` a schedule scales.
+    whose groups' `lr` a schedule scales. From contract 2 on also with `layouts={name: ParameterLayout}`, of the tensors
+    that are not one matrix each.
 
     >>> Component(kind="optimizer", name="muon", target="penstock.optim_muon.muon:MuonAdamW",
     ...           summary="Muon for matrices, AdamW for the rest").kind

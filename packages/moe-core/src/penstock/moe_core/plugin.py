@@ -23,6 +23,7 @@ def architectures() -> list[Component]:
                     "noise-free",
                     "padding",
                     "token-ids",
+                    "weight-sites",
                 }
             ),
             contract=2,
@@ -44,6 +45,7 @@ def architectures() -> list[Component]:
                     "noise-free",
                     "padding",
                     "token-ids",
+                    "weight-sites",
                 }
             ),
             contract=2,

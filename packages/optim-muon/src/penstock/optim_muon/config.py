@@ -55,6 +55,10 @@ class MuonConfig(Schema):
     adamw_eps: float = Field(default=1e-8, ge=0)
     """Added to AdamW's denominator; torch's default."""
 
+    split_fused: bool = False
+    """Orthogonalise each matrix of a fused tensor by itself, such as gate and up of experts; off, a tensor is one
+    matrix, which is what every run before this setting did."""
+
     @field_validator("muon_roles")
     @classmethod
     def _muon_may_take_them(cls, roles: tuple[ParameterRole, ...]) -> tuple[ParameterRole, ...]:

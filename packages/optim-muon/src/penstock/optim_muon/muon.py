@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts import ParameterLayout, ParameterRole
 from penstock.optim_muon.newton_schulz import multiplies_bf16, orthogonalize
 from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, checked_rates, distinct
 
@@ -47,6 +47,10 @@ class MuonAdamW(torch.optim.Optimizer):
     single roles another rate, whichever rule steps them. `weight_decay` is decoupled, holds for both rules, and leaves
     out norms, biases and embeddings.
 
+    `layouts` says which parameters are more than one matrix, such as the gate and the up matrix of experts in one
+    tensor. With `split_fused` each of them is orthogonalised by itself; without, as everything before contract 2 did,
+    the tensor is one matrix.
+
     Raises ValueError for a Muon role that is neither matrix nor expert, for a parameter in one that has less than two
     dimensions, and for numbers out of range.
     """
@@ -55,6 +59,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self,
         parameters: Parameters,
         *,
+        layouts: Mapping[str, ParameterLayout] | None = None,
         lr: float = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
@@ -67,6 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
         role_lr: Mapping[ParameterRole, float] | None = None,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,
+        split_fused: bool = False,
     ) -> None:
         adamw_lr = lr if adamw_lr is None else adamw_lr
         rates = checked_rates(role_lr or {})
@@ -96,6 +102,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 | {"lr": rate, "initial_lr": rate}
             )
         super().__init__(groups, {})
+        # By tensor, and beside the groups: a checkpoint has no layouts in it, the model that it is for does.
+        fused = {} if layouts is None or not split_fused else layouts
+        named = [each for named in parameters.values() for each in named.items()]
+        self._layouts = {id(tensor): fused[name] for name, tensor in named if name in fused}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -108,11 +118,23 @@ class MuonAdamW(torch.optim.Optimizer):
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["rule"] == "muon":
                 momenta = self._state_of(parameters, "momentum_buffer")
-                for batch in _batches(zip(parameters, _gradients(parameters), momenta, strict=True)):
-                    _muon_step(batch, group)
+                self._step_matrices(list(zip(parameters, _gradients(parameters), momenta, strict=True)), group)
             elif parameters:
                 self._adamw_step(parameters, group)
         return loss
+
+    def _step_matrices(self, triples: list[tuple[Tensor, ...]], group: dict[str, Any]) -> None:
+        """Steps (parameter, gradient, momentum), each matrix of a fused one by itself."""
+        cut = [(layout, triple) for triple in triples if (layout := self._layouts.get(id(triple[0])))]
+        matrices = [[layout.matrices(tensor) for tensor in triple] for layout, triple in cut]
+        whole = [triple for triple in triples if id(triple[0]) not in self._layouts]
+        parts = [part for each in matrices for part in zip(*(named.values() for named in each), strict=True)]
+        for batch in _batches([*whole, *parts]):
+            _muon_step(batch, group)
+        for (layout, (parameter, _, momentum)), (stepped, _, moved) in zip(cut, matrices, strict=True):
+            if layout.blocks > 1:  # copies; all others are views of what they are parts of
+                layout.write(parameter, stepped)
+                layout.write(momentum, moved)
 
     def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

@@ -15,6 +15,7 @@ def optimizers() -> list[Component]:
             config="penstock.optim_muon.config:MuonConfig",
             summary="Muon for matrices and stacked experts, AdamW for the rest",
             capabilities=frozenset({"bf16-parameters"}),
+            contract=2,
             reference="arXiv 2502.16982",
         ),
         Component(

@@ -14,7 +14,19 @@ def quantizers() -> list[Component]:
             target="penstock.quant158.ternary:TernaryQuantizer",
             config="penstock.quant158.config:TernaryConfig",
             summary="Absmean 1.58-bit weights with straight-through gradients",
-            capabilities=frozenset({"compilable", "deterministic", "identity-gradient", "odd", "scale-equivariant"}),
+            capabilities=frozenset(
+                {
+                    "compilable",
+                    "deterministic",
+                    "experts",
+                    "identity-gradient",
+                    "matrices",
+                    "odd",
+                    "packable",
+                    "scale-equivariant",
+                }
+            ),
+            contract=2,
             reference="https://arxiv.org/abs/2402.17764",
         )
     ]

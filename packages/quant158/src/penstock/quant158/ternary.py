@@ -12,20 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from penstock.hooks.contracts import ParameterRole
-from penstock.quant158.packing import packed_row_bytes
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.quant158.packing import pack
 from penstock.quant158.roles import checked_roles
+from penstock.quant158.stored import FORMAT, Arrays, packed_bytes, unpacked
 
 Group = Literal["tensor", "row"]
 
 # The floor of the scale in the reference code of BitNet b1.58; it keeps a matrix of zeros from dividing by zero.
 SMALLEST_SCALE = 1e-5
-SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,17 @@ def _straight_through(weight: Tensor, group: Group) -> Tensor:
     return ternarize(detached, group).value().to(weight.dtype) + (weight - detached)
 
 
+class TernarySite(nn.Module):
+    """The ternary form of a weight; has no state."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.group: Group = group
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return _straight_through(weight, self.group)
+
+
 class TernaryQuantizer:
     """Quantizer with three levels for each matrix (`group="tensor"`) or each of its output rows (`"row"`).
 
@@ -93,12 +106,28 @@ class TernaryQuantizer:
     ) -> None:
         if group not in get_args(Group):
             raise ValueError(f"ternary: group is 'tensor' or 'row', not {group!r}")
+        self.format = FORMAT
         self.roles = checked_roles(roles)
         self.group: Group = group
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """[..., out, in] to the same shape and dtype, on the ternary grid; the gradient passes unchanged."""
         return _straight_through(weight, self.group)
+
+    def site(self, shape: tuple[int, ...], role: ParameterRole) -> TernarySite:
+        return TernarySite(self.group)
+
+    def pack(self, weight: Tensor, site: nn.Module | None = None, *, name: str = "weight") -> dict[str, NDArray[Any]]:
+        """`codes` and `scale`; raises `ProblemError` for a weight that is not finite in fp32."""
+        stored = ternarize(weight, self.group)
+        if not bool(weight.isfinite().all() and stored.scale.isfinite().all()):
+            what = f"'{name}' is not finite, and three levels have no code for that"
+            raise ProblemError(Problem("not-finite", what, "", "go back to a checkpoint before the run diverged"))
+        return {"codes": pack(stored.trit).cpu().numpy(), "scale": stored.scale.cpu().numpy()}
+
+    def unpack(self, arrays: Arrays, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The weight that the forward pass used, fp32 bit for bit."""
+        return unpacked(arrays, shape)
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of `packing.pack` of the trits (five a byte, rows padded) and of the scales in fp32.
@@ -110,6 +139,4 @@ class TernaryQuantizer:
         """
         if len(shape) < 2:
             raise ValueError(f"packed_bytes: a matrix [..., out, in] is needed, not shape {tuple(shape)}")
-        rows = math.prod(shape[:-1])
-        scales = rows if self.group == "row" else math.prod(shape[:-2])
-        return rows * packed_row_bytes(shape[-1]) + scales * SCALE_BYTES
+        return packed_bytes(shape, math.prod(shape[:-1] if self.group == "row" else shape[:-2]))

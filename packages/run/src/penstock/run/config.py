@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from penstock.hooks.architecture import architecture_settings, layer_routers, unanswered_asks
+from penstock.hooks.architecture import SITES, StorageSettings, architecture_settings, layer_routers, unanswered_asks
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -182,6 +182,7 @@ def read_run_config(
     config._absent = absent
     check_layers(config, document)
     check_vocabulary(config, document)
+    check_sites(config, document)
     return config, document
 
 
@@ -219,6 +220,21 @@ def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
         what = f"the model has {embeddings} embeddings, and data.tokenizer.vocab_size is {tokens}"
         where = document.where(("model", "vocab_size"))
         raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or make it as large"))
+
+
+def check_sites(config: RunConfig, document: ConfigDocument) -> None:
+    """Raises `ProblemError` for what needs weight sites in an architecture without them."""
+    architecture, settings = config.model.entry.component, architecture_settings(config.model)
+    if SITES in architecture.capabilities:
+        return
+    sharing = [index for index, each in enumerate(settings.sharing) if each.entry.component.contract >= 2]
+    needing: list[tuple[str | int, ...]] = [("sharing", index) for index in sharing]
+    if isinstance(settings.quantizer, StorageSettings):
+        needing.append(("quantizer",))
+    what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
+    problems = [Problem("unsupported", what, document.where(("model", *path)), fix) for path in needing]
+    if problems:
+        raise ProblemError(problems)
 
 
 def check_positions(config: RunConfig, document: ConfigDocument) -> None:

@@ -58,7 +58,9 @@ def plan_of(state: Mapping[str, Tensor]) -> SharingPlan:
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in state.items():
         if tensor.numel():
-            where = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            # The storage's own identity: tensors on a meta device all have the address 0.
+            memory = (tensor.untyped_storage()._cdata, tensor.storage_offset())  # pyright: ignore[reportPrivateUsage]
+            where = (tensor.device, *memory, tensor.dtype, tensor.shape, tensor.stride())
             groups.setdefault(where, []).append(name)
     return SharingPlan(groups=tuple(tuple(names) for names in groups.values() if len(names) > 1))
 

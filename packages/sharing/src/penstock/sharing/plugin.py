@@ -15,5 +15,14 @@ def sharing() -> list[Component]:
             config="penstock.sharing.config:TiedEmbeddingsConfig",
             summary="Input and output embedding are one matrix",
             reference="https://arxiv.org/abs/1608.05859",
-        )
+        ),
+        Component(
+            kind="sharing",
+            name="tied-gains",
+            target="penstock.sharing.tied_gains:TiedGains",
+            config="penstock.sharing.config:TiedGainsConfig",
+            summary="Layers use the same matrices, each with learned gains of its own",
+            contract=2,
+            reference="https://arxiv.org/abs/1909.11942",
+        ),
     ]

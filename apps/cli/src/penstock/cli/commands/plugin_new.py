@@ -29,12 +29,14 @@ NUMPY, TORCH, CLICK = "numpy>=2.0", "torch>=2.11", "click>=8.2"
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """The template component of a kind: its summary, how a config uses it, its dependencies and its capabilities."""
+    """The template component of a kind: its summary, how a config uses it, its dependencies, its capabilities and its
+    contract (None: the newest)."""
 
     summary: str
     use: str
     dependencies: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    contract: int | None = None
 
 
 STARTERS: dict[str, Starter] = {
@@ -90,14 +92,28 @@ STARTERS: dict[str, Starter] = {
         "Integers with one scale per row",
         "model: {quantizer: {use: NAME, bits: 4}}",
         (TORCH,),
-        ("compilable", "deterministic", "idempotent", "identity-gradient", "odd", "scale-equivariant"),
+        (
+            "compilable",
+            "deterministic",
+            "experts",
+            "idempotent",
+            "identity-gradient",
+            "matrices",
+            "odd",
+            "scale-equivariant",
+        ),
     ),
-    "sharing": Starter("One tensor for all parameters of a role", "model: {sharing: [{use: NAME}]}"),
+    "sharing": Starter(
+        "One tensor for all parameters of a role",
+        "model: {sharing: [{use: NAME}]}",
+        contract=1,  # it adds no parameters, so a plan is enough
+    ),
     "optimizer": Starter(
         "Steps by the sign of the momentum",
         "train: {optimizer: {use: NAME, lr: 0.001}}",
         (TORCH,),
         ("bf16-parameters",),
+        contract=1,  # it steps element by element, so layouts would tell it nothing
     ),
     "schedule": Starter("A straight line up, then one down", "train: {schedule: {use: NAME}}"),
     "objective": Starter(
@@ -197,7 +213,7 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
         "dependencies": ", ".join(f'"{each}"' for each in ("penstock-hooks>=0.1", *starter.dependencies)),
         "config_line": f'            config="{settings}",\n' if settings else "",
         "capabilities_line": _capabilities_line(starter.capabilities),
-        "contract_line": _contract_line(CONTRACTS[kind].newest),
+        "contract_line": _contract_line(starter.contract or CONTRACTS[kind].newest),
         "config_row": f"| `src/{import_name}/config.py` | its settings, each with a default and a reason |\n"
         if has_config
         else "",
@@ -239,9 +255,9 @@ def _template(path: str) -> Template | None:
     return Template(resource.read_text(encoding="utf-8")) if resource.is_file() else None
 
 
-def _contract_line(newest: int) -> str:
+def _contract_line(contract: int) -> str:
     """A component that does not say which contract it keeps is of the first."""
-    return f"            contract={newest},\n" if newest > 1 else ""
+    return f"            contract={contract},\n" if contract > 1 else ""
 
 
 def _capabilities_line(capabilities: tuple[str, ...]) -> str:

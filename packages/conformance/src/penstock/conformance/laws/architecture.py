@@ -7,7 +7,7 @@ those that start at zero would hide what depends on them.
 
 from __future__ import annotations
 
-from penstock.conformance.laws.models import construction, inputs, passes, state, training
+from penstock.conformance.laws.models import construction, inputs, passes, state, training, weights
 
 CAPABILITIES = {
     "cached": "`new_cache(batch, capacity)` makes a cache with which a text may be read piece by piece",
@@ -20,6 +20,7 @@ CAPABILITIES = {
     "noise-free": "training computes the same logits as evaluation: there is no dropout and no jitter",
     "padding": "texts of unequal length are padded on either side (`Inputs.real_BS`)",
     "token-ids": "routers are given the token ids that they ask for",
+    "weight-sites": "`weight_sites` are where sharing and quantizers of contract 2 change weights",
 }
 
-LAWS = (*construction.LAWS, *passes.LAWS, *inputs.LAWS, *training.LAWS, *state.LAWS)
+LAWS = (*construction.LAWS, *passes.LAWS, *inputs.LAWS, *training.LAWS, *state.LAWS, *weights.LAWS)

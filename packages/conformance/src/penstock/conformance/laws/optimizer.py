@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 from penstock.conformance.parts import random_state
-from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts import ParameterLayout, ParameterRole
 
 CAPABILITIES = {"bf16-parameters": "parameters in bf16 are stepped, and stay finite and bf16"}
 OPTIMIZER = "optimizer"
@@ -26,6 +26,8 @@ SHAPES: dict[ParameterRole, dict[str, tuple[int, ...]]] = {
     ParameterRole.BIAS: {"bias": (8,)},
 }
 
+LAYOUTS = {"experts.up": ParameterLayout((("gate", 8), ("up", 8)))}
+
 Parameters = dict[ParameterRole, dict[str, nn.Parameter]]
 
 
@@ -35,7 +37,7 @@ def it_is_an_optimizer_of_torch(subject: Subject) -> None:
 
     Checkpoints and schedules rely on its `param_groups` and `state_dict`: subclass it.
     """
-    optimizer = subject.build(parameters=_parameters())
+    optimizer = _optimizer(subject, _parameters())
     expect(isinstance(optimizer, torch.optim.Optimizer), f"it is a {type(optimizer).__name__}")
 
 
@@ -49,7 +51,7 @@ def every_parameter_is_in_one_group(subject: Subject) -> None:
     A role that the optimizer has no rule for needs a plain one: AdamW, for example.
     """
     parameters = _parameters()
-    held = _held(subject.build(parameters=parameters))
+    held = _held(_optimizer(subject, parameters))
     for name, parameter in _named(parameters).items():
         count = sum(each is parameter for each in held)
         expect(count == 1, f"'{name}' is in {count} groups")
@@ -64,7 +66,7 @@ def a_shared_parameter_is_stepped_once(subject: Subject) -> None:
     parameters = _parameters()
     shared = parameters[ParameterRole.EMBEDDING]["embedding"]
     parameters[ParameterRole.HEAD]["head"] = shared
-    count = sum(each is shared for each in _held(subject.build(parameters=parameters)))
+    count = sum(each is shared for each in _held(_optimizer(subject, parameters)))
     expect(count == 1, f"a tensor that is embedding and head is held {count} times")
 
 
@@ -76,7 +78,7 @@ def roles_without_parameters_are_left_out(subject: Subject) -> None:
     """
     parameters: Any = {role: {} for role in ParameterRole}
     parameters[ParameterRole.MATRIX] = _parameters()[ParameterRole.MATRIX]
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     _fill_gradients(parameters)
     optimizer.step()
 
@@ -87,7 +89,7 @@ def groups_carry_the_rate_they_start_from(subject: Subject) -> None:
 
     A schedule sets `lr = initial_lr * factor` in every step: put both into each group.
     """
-    for group in subject.build(parameters=_parameters()).param_groups:
+    for group in _optimizer(subject, _parameters()).param_groups:
         found = (group.get("lr"), group.get("initial_lr"))
         expect(isinstance(found[0], float) and found[0] == found[1], f"lr and initial_lr of a group are {found}")
 
@@ -103,7 +105,7 @@ def every_parameter_with_a_gradient_is_stepped(subject: Subject) -> None:
     """
     parameters = _parameters()
     before = _values(parameters)
-    _step(subject.build(parameters=parameters), parameters)
+    _step(_optimizer(subject, parameters), parameters)
     for name, parameter in _named(parameters).items():
         expect(parameter.isfinite().all(), f"'{name}' is not finite after a step")
         expect(not torch.equal(parameter, before[name]), f"'{name}' was not stepped")
@@ -120,7 +122,7 @@ def a_parameter_without_gradient_stays(subject: Subject) -> None:
     """
     parameters = _parameters()
     before = _values(parameters)
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     _fill_gradients(parameters)
     idle = ["tall", "experts.down", "head", "bias"]
     for name in idle:
@@ -173,7 +175,7 @@ def a_saved_state_continues_bit_for_bit(subject: Subject) -> None:
     with `weights_only=True`.
     """
     kept, resumed = _parameters(), _parameters()
-    optimizer = subject.build(parameters=kept)
+    optimizer = _optimizer(subject, kept)
     for seed in range(3):
         _step(optimizer, kept, seed)
     file = subject.folder / "optimizer.pt"
@@ -181,7 +183,7 @@ def a_saved_state_continues_bit_for_bit(subject: Subject) -> None:
     with torch.no_grad():
         for name, parameter in _named(resumed).items():
             parameter.copy_(_named(kept)[name])
-    second = subject.build(parameters=resumed)
+    second = _optimizer(subject, resumed)
     second.load_state_dict(torch.load(file, weights_only=True))
     for seed in range(3, 6):
         _step(optimizer, kept, seed)
@@ -197,7 +199,7 @@ def gradients_stay(subject: Subject) -> None:
     Observers read them after it: momentum and clipping need copies or buffers of their own.
     """
     parameters = _parameters()
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     _fill_gradients(parameters)
     before = {name: _gradient(parameter).clone() for name, parameter in _named(parameters).items()}
     optimizer.step()
@@ -234,7 +236,7 @@ def a_loss_goes_down(subject: Subject) -> None:
     Look for the sign of the step, and for a default rate that is far too high.
     """
     parameters, goals = _parameters(), _values(_parameters(seed=1))
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     before = {name: _distance(parameter, goals[name]).item() for name, parameter in _named(parameters).items()}
     for _ in range(30):
         optimizer.zero_grad()
@@ -254,7 +256,7 @@ def the_order_of_parameters_does_not_matter(subject: Subject) -> None:
     parameters, turned = _parameters(), _parameters()
     backwards = {role: dict(reversed(named.items())) for role, named in reversed(turned.items())}
     _run(subject, parameters)
-    optimizer = subject.build(parameters=backwards)
+    optimizer = _optimizer(subject, backwards)
     for seed in range(3):
         _step(optimizer, turned, seed)
     for name, parameter in _named(parameters).items():
@@ -303,6 +305,19 @@ def parameters_in_bf16_are_stepped(subject: Subject) -> None:
         expect(not torch.equal(parameter, before[name]), f"'{name}' was not stepped")
 
 
+@law(OPTIMIZER, needs=STEPS)
+def layouts_of_other_parameters_do_no_harm(subject: Subject) -> None:
+    """A layout of a name that is not among the parameters is passed over, and so is a call without layouts.
+
+    A frozen model has layouts of tensors that nobody trains: look names up by the parameters.
+    """
+    if subject.component.contract < 2:
+        raise NotApplicable("an optimizer of contract 1 is not told layouts")
+    parameters = _parameters()
+    _step(subject.build(parameters=parameters, layouts={**LAYOUTS, "frozen": LAYOUTS["experts.up"]}), parameters)
+    _step(subject.build(parameters=parameters), parameters)
+
+
 def _parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> Parameters:
     """Parameters of every role; the same seed gives the same."""
     generator = torch.Generator().manual_seed(seed)
@@ -313,6 +328,14 @@ def _parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> Parameters
         }
         for role, named in SHAPES.items()
     }
+
+
+def _optimizer(subject: Subject, parameters: Any, changes: Mapping[str, Any] | None = None) -> Any:
+    """The optimizer as a run builds it: from contract 2 on, it is also told which tensors are several matrices."""
+    named = _named(parameters)
+    layouts = {name: layout for name, layout in LAYOUTS.items() if name in named}
+    more = {"layouts": layouts} if subject.component.contract >= 2 else {}
+    return subject.build(changes, parameters=parameters, **more)
 
 
 def _named(parameters: Mapping[ParameterRole, Mapping[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
@@ -341,7 +364,7 @@ def _step(optimizer: torch.optim.Optimizer, parameters: Parameters, seed: int = 
 
 def _run(subject: Subject, parameters: Parameters, scale: float = 1.0) -> Parameters:
     """The parameters after three steps."""
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     for seed in range(3):
         _step(optimizer, parameters, seed, scale)
     return parameters
@@ -351,7 +374,7 @@ def _moves(subject: Subject, factor: float) -> dict[str, Tensor]:
     """What the first step adds to each parameter at a share of the rate."""
     parameters = _parameters()
     before = _values(parameters)
-    optimizer = subject.build(parameters=parameters)
+    optimizer = _optimizer(subject, parameters)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     _step(optimizer, parameters)
@@ -362,7 +385,7 @@ def _decayed(subject: Subject) -> Parameters:
     if not subject.has_field("weight_decay"):
         raise NotApplicable("the optimizer has no setting 'weight_decay'")
     parameters = _parameters()
-    _step(subject.build({"weight_decay": 0.5}, parameters=parameters), parameters, scale=0.0)
+    _step(_optimizer(subject, parameters, {"weight_decay": 0.5}), parameters, scale=0.0)
     return parameters
 
 

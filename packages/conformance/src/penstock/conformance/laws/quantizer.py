@@ -1,5 +1,5 @@
 # pyright: basic
-"""Laws of quantizers: `Quantizer`, [..., out, in] to the same shape on the grid of a low-precision format.
+"""Laws of quantizers of every contract: [..., out, in] to the same shape on the grid of a low-precision format.
 
 Rows are 256 long throughout, which the block sizes of the common formats divide.
 """
@@ -10,28 +10,33 @@ import copy
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.conformance.laws import quantizer_packing, quantizer_sites
+from penstock.conformance.laws.quantized import MATRIX, drawn_weight, quantized, same_draws, transform_of
 from penstock.conformance.parts import random_state
-from penstock.hooks.contracts import ParameterRole, Quantizer
+from penstock.hooks.contracts import ParameterRole
 
 CAPABILITIES = {
-    "compilable": "torch.compile takes fake_quantize whole, value and gradient",
+    "compilable": "torch.compile takes the quantizer of a weight whole, value and gradient",
     "deterministic": "equal weights give equal results, and no global generator is drawn from",
+    "embeddings": "embeddings can be stored in the format",
+    "experts": "stacked experts can be stored in the format",
+    "heads": "output heads can be stored in the format",
     "idempotent": "a quantized weight stays what it is when it is quantized again",
     "identity-gradient": "the gradient of the result is that of the weight, unchanged",
+    "matrices": "matrices of attention and dense MLPs can be stored in the format",
     "odd": "the negative of a weight is quantized to the negative of its result",
+    "packable": "`pack` and `unpack` write and read the bytes of the format",
     "routers": "gates of routers are quantized too",
     "scale-equivariant": "a weight times a power of two is quantized to its result times that power",
 }
 QUANTIZER = "quantizer"
-MATRIX = (16, 256)
 
 
 @law(QUANTIZER)
@@ -42,8 +47,8 @@ def the_result_has_the_shape_and_dtype_of_the_weight(subject: Subject) -> None:
     """
     quantizer = subject.build()
     for shape in (MATRIX, (3, *MATRIX), (2, 3, *MATRIX)):
-        weight = _weight(*shape)
-        result = quantizer.fake_quantize(weight)
+        weight = drawn_weight(*shape)
+        result = quantized(subject, quantizer, weight)
         same = (result.shape, result.dtype, result.device) == (weight.shape, weight.dtype, weight.device)
         expect(same, f"{_form(weight)} came back as {_form(result)}")
 
@@ -57,8 +62,8 @@ def bf16_weights_are_quantized(subject: Subject) -> None:
 
     Cast to fp32 for the arithmetic and back at the end.
     """
-    weight = _weight(*MATRIX).bfloat16()
-    result = subject.build().fake_quantize(weight)
+    weight = drawn_weight(*MATRIX).bfloat16()
+    result = quantized(subject, subject.build(), weight)
     expect(_form(result) == _form(weight), f"{_form(weight)} came back as {_form(result)}")
     expect(result.isfinite().all(), "a bf16 weight has a result that is not finite")
 
@@ -69,9 +74,9 @@ def the_weight_itself_stays(subject: Subject) -> None:
 
     It is the master that goes on learning: round a copy, not in place.
     """
-    weight = _weight(*MATRIX)
+    weight = drawn_weight(*MATRIX)
     before = weight.clone()
-    subject.build().fake_quantize(weight)
+    quantized(subject, subject.build(), weight)
     expect(torch.equal(weight, before), "the weight has other values after fake_quantize")
 
 
@@ -82,7 +87,7 @@ def a_matrix_of_zeros_stays_finite(subject: Subject) -> None:
     Projections start at zero: give the scale a floor before dividing by it.
     """
     weight = torch.zeros(MATRIX, requires_grad=True)
-    result = subject.build().fake_quantize(weight)
+    result = quantized(subject, subject.build(), weight)
     expect(result.isfinite().all(), "a matrix of zeros has a result that is not finite")
     if result.requires_grad:
         result.sum().backward()
@@ -96,11 +101,13 @@ def extreme_weights_stay_finite(subject: Subject) -> None:
     Divide before multiplying, take no squares, and give the scale a floor.
     """
     quantizer = subject.build()
-    outlier = _weight(*MATRIX)
+    outlier = drawn_weight(*MATRIX)
     outlier[3, 5] = 1e6
     cases = {"of 1e30": _signs(1e30), "of 1e-30": _signs(1e-30), "with one outlier": outlier}
     for name, weight in cases.items():
-        expect(quantizer.fake_quantize(weight).isfinite().all(), f"a matrix {name} has a result that is not finite")
+        expect(
+            quantized(subject, quantizer, weight).isfinite().all(), f"a matrix {name} has a result that is not finite"
+        )
 
 
 @law(QUANTIZER, needs=WELL_FORMED)
@@ -109,9 +116,9 @@ def the_result_resembles_the_weight(subject: Subject) -> None:
 
     The sign alone gives 0.8 on normal weights; look for codes that are mixed up, and for scales of the wrong group.
     """
-    weight = _weight(64, 256)
-    with _same_draws():
-        result = subject.build().fake_quantize(weight)
+    weight = drawn_weight(64, 256)
+    with same_draws():
+        result = quantized(subject, subject.build(), weight)
     cosine = torch.nn.functional.cosine_similarity(weight.flatten(), result.flatten(), dim=0).item()
     expect(cosine > 0.5, f"the cosine of weight and result is {cosine:.3f}")
 
@@ -122,16 +129,16 @@ def a_weight_that_moves_a_little_keeps_its_level(subject: Subject) -> None:
 
     Return the dequantized values in the forward pass, not the weight; the gradient alone passes straight through.
     """
-    quantizer, weight = subject.build(), _weight(*MATRIX)
-    with _same_draws():
-        before = quantizer.fake_quantize(weight)
+    quantizer, weight = subject.build(), drawn_weight(*MATRIX)
+    with same_draws():
+        before = quantized(subject, quantizer, weight)
     moved = 0
     positions = [(row, 16 * row + 3) for row in range(MATRIX[0])]
     for position in positions:
         nudged = weight.clone()
         nudged[position] *= 1 + 1e-4
-        with _same_draws():
-            after = quantizer.fake_quantize(nudged)
+        with same_draws():
+            after = quantized(subject, quantizer, nudged)
         moved += bool((after[position] - before[position]).abs() > (nudged[position] - weight[position]).abs() / 10)
     expect(moved <= len(positions) // 2, f"{moved} of {len(positions)} weights moved with their full-precision value")
 
@@ -142,10 +149,10 @@ def the_gradient_reaches_the_weight(subject: Subject) -> None:
 
     Rounding has the gradient 0: let it pass straight through, `rounded.detach() + (weight - weight.detach())`.
     """
-    weight = _weight(*MATRIX).requires_grad_()
-    result = subject.build().fake_quantize(weight)
+    weight = drawn_weight(*MATRIX).requires_grad_()
+    result = quantized(subject, subject.build(), weight)
     expect(result.requires_grad, "the result carries no gradient")
-    result.backward(_weight(*MATRIX, seed=1))
+    result.backward(drawn_weight(*MATRIX, seed=1))
     gradient = weight.grad
     expect(gradient is not None, "the weight got no gradient")
     assert gradient is not None
@@ -160,8 +167,8 @@ def the_gradient_passes_unchanged(subject: Subject) -> None:
 
     A gradient that is clipped or scaled is no identity: declare `identity-gradient` only without either.
     """
-    weight, upstream = _weight(*MATRIX).requires_grad_(), _weight(*MATRIX, seed=1)
-    subject.build().fake_quantize(weight).backward(upstream)
+    weight, upstream = drawn_weight(*MATRIX).requires_grad_(), drawn_weight(*MATRIX, seed=1)
+    quantized(subject, subject.build(), weight).backward(upstream)
     assert weight.grad is not None
     expect(torch.equal(weight.grad, upstream), f"they differ by up to {_gap(weight.grad, upstream):.3g}")
 
@@ -172,11 +179,11 @@ def equal_weights_give_equal_results(subject: Subject) -> None:
 
     A quantizer that rounds at random does not declare `deterministic`.
     """
-    quantizer, weight = subject.build(), _weight(*MATRIX)
+    quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     before = random_state()
-    first = quantizer.fake_quantize(weight)
+    first = quantized(subject, quantizer, weight)
     expect(random_state() == before, "a global random generator was drawn from")
-    expect(torch.equal(first, quantizer.fake_quantize(weight)), "the second result is another one")
+    expect(torch.equal(first, quantized(subject, quantizer, weight)), "the second result is another one")
 
 
 @law(QUANTIZER, needs=WELL_FORMED)
@@ -188,10 +195,10 @@ def leading_dimensions_are_independent(subject: Subject) -> None:
     if not subject.claims("deterministic"):
         raise NotApplicable("the quantizer rounds at random")
     quantizer = subject.build()
-    stack = _weight(2, 3, *MATRIX) * torch.tensor([1.0, 0.01, 100.0])[:, None, None]
-    result = quantizer.fake_quantize(stack)
+    stack = drawn_weight(2, 3, *MATRIX) * torch.tensor([1.0, 0.01, 100.0])[:, None, None]
+    result = quantized(subject, quantizer, stack)
     for index in ((i, j) for i in range(2) for j in range(3)):
-        alone = quantizer.fake_quantize(stack[index])
+        alone = quantized(subject, quantizer, stack[index])
         same = torch.allclose(result[index], alone, rtol=1e-5, atol=0)
         expect(same, f"matrix {index} alone differs by up to {_gap(result[index], alone):.3g}")
 
@@ -203,10 +210,10 @@ def a_quantized_weight_stays(subject: Subject) -> None:
     It holds where the scale can be read off the result (its maximum), and fails where it cannot (its mean).
     """
     quantizer = subject.build()
-    with _same_draws():
-        once = quantizer.fake_quantize(_weight(*MATRIX))
-    with _same_draws():
-        twice = quantizer.fake_quantize(once)
+    with same_draws():
+        once = quantized(subject, quantizer, drawn_weight(*MATRIX))
+    with same_draws():
+        twice = quantized(subject, quantizer, once)
     expect(torch.allclose(twice, once, rtol=1e-5, atol=0), f"they differ by up to {_gap(twice, once):.3g}")
 
 
@@ -216,11 +223,11 @@ def the_negative_is_quantized_to_the_negative(subject: Subject) -> None:
 
     Rounding half up, zero points and levels that are not symmetric break it: then do not declare `odd`.
     """
-    quantizer, weight = subject.build(), _weight(*MATRIX)
-    with _same_draws():
-        result = quantizer.fake_quantize(weight)
-    with _same_draws():
-        negative = quantizer.fake_quantize(-weight)
+    quantizer, weight = subject.build(), drawn_weight(*MATRIX)
+    with same_draws():
+        result = quantized(subject, quantizer, weight)
+    with same_draws():
+        negative = quantized(subject, quantizer, -weight)
     expect(torch.equal(negative, -result), f"they differ by up to {_gap(negative, -result):.3g}")
 
 
@@ -230,12 +237,12 @@ def the_scale_of_a_weight_is_kept(subject: Subject) -> None:
 
     A fixed grid breaks it, and so do scales that are rounded: then do not declare `scale-equivariant`.
     """
-    quantizer, weight = subject.build(), _weight(*MATRIX)
-    with _same_draws():
-        result = quantizer.fake_quantize(weight)
+    quantizer, weight = subject.build(), drawn_weight(*MATRIX)
+    with same_draws():
+        result = quantized(subject, quantizer, weight)
     for factor in (0.25, 2.0, 16.0):
-        with _same_draws():
-            scaled = quantizer.fake_quantize(factor * weight)
+        with same_draws():
+            scaled = quantized(subject, quantizer, factor * weight)
         expect(torch.equal(scaled, factor * result), f"times {factor} differs by {_gap(scaled, factor * result):.3g}")
 
 
@@ -251,13 +258,14 @@ def the_compiler_takes_it_whole(subject: Subject) -> None:
         raise NotApplicable("torch.compile does not work here")
     quantizer = subject.build()
     torch._dynamo.reset()
-    compiled = torch.compile(quantizer.fake_quantize, fullgraph=True, backend="aot_eager")
+    transform = transform_of(subject, quantizer, MATRIX)
+    compiled = torch.compile(transform, fullgraph=True, backend="aot_eager")
     found: list[tuple[Tensor, Tensor | None]] = []
-    for function in (quantizer.fake_quantize, compiled):
-        weight = _weight(*MATRIX).requires_grad_()
-        with _same_draws():
+    for function in (transform, compiled):
+        weight = drawn_weight(*MATRIX).requires_grad_()
+        with same_draws():
             result = function(weight)
-        result.backward(_weight(*MATRIX, seed=1))
+        result.backward(drawn_weight(*MATRIX, seed=1))
         found.append((result.detach(), weight.grad))
     (plain, gradient), (result, of_compiled) = found
     expect(torch.allclose(result, plain, rtol=1e-5, atol=0), f"values differ by up to {_gap(result, plain):.3g}")
@@ -274,12 +282,12 @@ def a_copy_is_the_same_quantizer(subject: Subject) -> None:
 
     A model that is copied holds one: keep plain values as attributes, no lambdas and no open files.
     """
-    quantizer, weight = subject.build(), _weight(*MATRIX)
-    with _same_draws():
-        expected = quantizer.fake_quantize(weight)
+    quantizer, weight = subject.build(), drawn_weight(*MATRIX)
+    with same_draws():
+        expected = quantized(subject, quantizer, weight)
     for name, other in (("deep", copy.deepcopy(quantizer)), ("pickled", pickle.loads(pickle.dumps(quantizer)))):
-        with _same_draws():
-            result = other.fake_quantize(weight)
+        with same_draws():
+            result = quantized(subject, other, weight)
         expect(torch.equal(result, expected), f"the {name} copy gives another result")
 
 
@@ -340,7 +348,9 @@ def the_codes_fit_into_the_packed_bytes(subject: Subject) -> None:
     The entropy of the levels in blocks of 16 weights is a lower bound: fewer bytes cannot tell the weights apart.
     """
     quantizer = subject.build()
-    needed = sum(16 * _entropy(block) / 8 for block in quantizer.fake_quantize(_weight(*MATRIX)).reshape(-1, 16))
+    needed = sum(
+        16 * _entropy(block) / 8 for block in quantized(subject, quantizer, drawn_weight(*MATRIX)).reshape(-1, 16)
+    )
     packed = quantizer.packed_bytes(MATRIX)
     expect(needed <= packed, f"{needed:.0f} bytes of information are said to take {packed}")
 
@@ -375,24 +385,12 @@ def routers_are_among_the_roles(subject: Subject) -> None:
     expect(ParameterRole.ROUTER in _roles(subject.build()), "roles has no router")
 
 
-def _roles(quantizer: Quantizer) -> frozenset[ParameterRole]:
+def _roles(quantizer: Any) -> frozenset[ParameterRole]:
     return quantizer.roles
 
 
-def _weight(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.02
-
-
 def _signs(magnitude: float) -> Tensor:
-    return _weight(*MATRIX).sign() * magnitude
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Makes a quantizer that rounds at random comparable; the global generator is restored."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+    return drawn_weight(*MATRIX).sign() * magnitude
 
 
 def _entropy(values: Tensor) -> float:
@@ -410,4 +408,4 @@ def _gap(one: Tensor, other: Tensor) -> float:
     return (one - other).abs().max().item()
 
 
-LAWS = laws_in(globals())
+LAWS = (*laws_in(globals()), *quantizer_sites.LAWS, *quantizer_packing.LAWS)

@@ -1,21 +1,21 @@
 # pyright: basic
-"""Laws of sharing strategies: `SharingStrategy`, from roles and shapes to groups of names that are one tensor."""
+"""Laws of sharing strategies of every contract: groups of names that are one tensor."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
+from typing import TypeVar
 
 from penstock.conformance.law import Subject, expect, law, laws_in
+from penstock.conformance.laws import sharing_sites
+from penstock.conformance.laws.shared import Roles, Shapes, planned, transformer
 from penstock.hooks.contracts import ParameterRole, SharingPlan
 from penstock.hooks.problems import ProblemError
 
 CAPABILITIES: dict[str, str] = {}
 SHARING = "sharing"
-
-Roles = dict[str, ParameterRole]
-Shapes = dict[str, tuple[int, ...]]
+Value = TypeVar("Value")
 
 # Input and output embedding are two ends of one map; every other role stands for itself.
 ALIKE = {ParameterRole.HEAD: ParameterRole.EMBEDDING}
@@ -27,7 +27,7 @@ def a_plan_is_groups_of_names(subject: Subject) -> None:
 
     A plan is compared and kept as a value: return tuples and no lists or sets.
     """
-    plan = subject.build().plan(*transformer())
+    plan = planned(subject, subject.build(), *transformer())
     expect(isinstance(plan, SharingPlan), f"the plan is a {type(plan).__name__}")
     tuples = isinstance(plan.groups, tuple) and all(isinstance(group, tuple) for group in plan.groups)
     expect(tuples, f"the groups are {plan.groups!r}")
@@ -44,7 +44,7 @@ def a_transformer_has_something_to_share(subject: Subject) -> None:
     Find parameters by role and shape; where settings name them, let `Schema.example` match names such as
     `layers.1.mlp.up_proj.weight`.
     """
-    expect(subject.build().plan(*transformer()).groups, "the plan is empty")
+    expect(planned(subject, subject.build(), *transformer()).groups, "the plan is empty")
 
 
 @law(SHARING, needs=PLAN)
@@ -54,7 +54,9 @@ def names_are_those_of_parameters(subject: Subject) -> None:
     Take the names from the roles that are given; make none up.
     """
     roles, shapes = transformer()
-    unknown = sorted({name for group in subject.build().plan(roles, shapes).groups for name in group} - roles.keys())
+    unknown = sorted(
+        {name for group in planned(subject, subject.build(), roles, shapes).groups for name in group} - roles.keys()
+    )
     expect(not unknown, f"the model has no {', '.join(unknown)}")
 
 
@@ -64,7 +66,7 @@ def a_name_stands_in_one_group(subject: Subject) -> None:
 
     Groups that meet in a name are one group: join them.
     """
-    names = [name for group in subject.build().plan(*transformer()).groups for name in group]
+    names = [name for group in planned(subject, subject.build(), *transformer()).groups for name in group]
     twice = sorted({name for name in names if names.count(name) > 1})
     expect(not twice, f"named twice: {', '.join(twice)}")
 
@@ -75,7 +77,7 @@ def a_group_has_at_least_two_names(subject: Subject) -> None:
 
     Leave out what is shared with nothing.
     """
-    small = [group for group in subject.build().plan(*transformer()).groups if len(group) < 2]
+    small = [group for group in planned(subject, subject.build(), *transformer()).groups if len(group) < 2]
     expect(not small, f"groups without a partner: {small}")
 
 
@@ -86,7 +88,7 @@ def a_group_has_one_shape(subject: Subject) -> None:
     Compare shapes before grouping; a transposed matrix is another shape.
     """
     roles, shapes = transformer()
-    for group in subject.build().plan(roles, shapes).groups:
+    for group in planned(subject, subject.build(), roles, shapes).groups:
         found = {shapes[name] for name in group}
         expect(len(found) == 1, f"{', '.join(group)} have the shapes {sorted(found)}")
 
@@ -98,7 +100,7 @@ def a_group_has_one_role(subject: Subject) -> None:
     Optimizer, decay and quantizer follow from the role, and a tensor can have only one.
     """
     roles, shapes = transformer()
-    for group in subject.build().plan(roles, shapes).groups:
+    for group in planned(subject, subject.build(), roles, shapes).groups:
         found = {ALIKE.get(roles[name], roles[name]) for name in group}
         expect(len(found) == 1, f"{', '.join(group)} have the roles {', '.join(sorted(found))}")
 
@@ -111,8 +113,8 @@ def the_order_of_the_model_does_not_matter(subject: Subject) -> None:
     """
     strategy = subject.build()
     roles, shapes = transformer()
-    forward = _as_sets(strategy.plan(roles, shapes))
-    backward = _as_sets(strategy.plan(_reversed(roles), _reversed(shapes)))
+    forward = _as_sets(planned(subject, strategy, roles, shapes))
+    backward = _as_sets(planned(subject, strategy, _reversed(roles), _reversed(shapes)))
     expect(forward == backward, f"only in one of both orders: {sorted(first for first, _ in forward ^ backward)}")
 
 
@@ -123,9 +125,12 @@ def a_plan_depends_on_the_model_alone(subject: Subject) -> None:
     Keep nothing of earlier calls on the object.
     """
     strategy = subject.build()
-    first = strategy.plan(*transformer())
-    strategy.plan(*transformer(layers=6))
-    expect(strategy.plan(*transformer()) == first, "after a plan for another model, the first one is another plan")
+    first = planned(subject, strategy, *transformer())
+    planned(subject, strategy, *transformer(layers=6))
+    expect(
+        planned(subject, strategy, *transformer()) == first,
+        "after a plan for another model, the first one is another plan",
+    )
 
 
 @law(SHARING, needs=PLAN)
@@ -135,7 +140,7 @@ def roles_and_shapes_stay(subject: Subject) -> None:
     The caller goes on to use both mappings: remove names from a copy.
     """
     given, before = transformer(), transformer()
-    subject.build().plan(*given)
+    planned(subject, subject.build(), *given)
     expect(given == before, "roles or shapes are others after `plan`")
 
 
@@ -158,7 +163,7 @@ def what_is_shared_is_not_shared_again(subject: Subject) -> None:
     twice another model.
     """
     roles, shapes = transformer()
-    dropped = {name for group in subject.build().plan(roles, shapes).groups for name in group[1:]}
+    dropped = {name for group in planned(subject, subject.build(), roles, shapes).groups for name in group[1:]}
     left = [name for name in roles if name not in dropped]
     again = _groups_or_problem(subject, {name: roles[name] for name in left}, {name: shapes[name] for name in left})
     expect(not again, f"planned again, the model has the groups {again}")
@@ -171,38 +176,13 @@ def a_copy_is_the_same_strategy(subject: Subject) -> None:
     Keep plain values as attributes, no lambdas and no open files.
     """
     strategy = subject.build()
-    plan = strategy.plan(*transformer())
+    plan = planned(subject, strategy, *transformer())
     for name, other in (("deep", copy.deepcopy(strategy)), ("pickled", pickle.loads(pickle.dumps(strategy)))):
-        expect(other.plan(*transformer()) == plan, f"the {name} copy gives another plan")
+        expect(planned(subject, other, *transformer()) == plan, f"the {name} copy gives another plan")
 
 
-def transformer(layers: int = 4) -> tuple[Roles, Shapes]:
-    """Roles and shapes of a model with every role, whose layers and embeddings are alike.
-
-    The embedding has the shape of the head, the norms the shape of the output biases, and the router the shape of one
-    projection, so that shapes alone do not tell what may be shared.
-    """
-    parameters: dict[str, tuple[ParameterRole, tuple[int, ...]]] = {
-        "embed_tokens.weight": (ParameterRole.EMBEDDING, (64, 8)),
-        "norm.weight": (ParameterRole.NORM, (8,)),
-    }
-    for layer in range(layers):
-        parameters |= {
-            f"layers.{layer}.norm.weight": (ParameterRole.NORM, (8,)),
-            f"layers.{layer}.self_attn.q_proj.weight": (ParameterRole.MATRIX, (8, 8)),
-            f"layers.{layer}.self_attn.o_proj.weight": (ParameterRole.MATRIX, (8, 8)),
-            f"layers.{layer}.self_attn.o_proj.bias": (ParameterRole.BIAS, (8,)),
-            f"layers.{layer}.mlp.gate.weight": (ParameterRole.ROUTER, (16, 8)),
-            f"layers.{layer}.mlp.up_proj.weight": (ParameterRole.MATRIX, (16, 8)),
-            f"layers.{layer}.mlp.down_proj.weight": (ParameterRole.MATRIX, (8, 16)),
-            f"layers.{layer}.mlp.experts.up_proj": (ParameterRole.EXPERT, (16, 4, 8)),
-        }
-    parameters["lm_head.weight"] = (ParameterRole.HEAD, (64, 8))
-    return {name: role for name, (role, _) in parameters.items()}, {name: s for name, (_, s) in parameters.items()}
-
-
-def _reversed(mapping: Mapping[str, object]) -> dict[str, object]:
-    return dict(reversed(mapping.items()))  # pyright: ignore[reportArgumentType, reportCallIssue]
+def _reversed(mapping: dict[str, Value]) -> dict[str, Value]:
+    return dict(reversed(mapping.items()))
 
 
 def _as_sets(plan: SharingPlan) -> set[tuple[str, frozenset[str]]]:
@@ -211,9 +191,9 @@ def _as_sets(plan: SharingPlan) -> set[tuple[str, frozenset[str]]]:
 
 def _groups_or_problem(subject: Subject, roles: Roles, shapes: Shapes) -> tuple[tuple[str, ...], ...]:
     try:
-        return subject.build().plan(roles, shapes).groups
+        return planned(subject, subject.build(), roles, shapes).groups
     except ProblemError:
         return ()
 
 
-LAWS = laws_in(globals())
+LAWS = (*laws_in(globals()), *sharing_sites.LAWS)

@@ -29,13 +29,9 @@ from penstock.hooks.contracts.model import (
     LanguageModel,
     LossOutput,
     ModelOutput,
-    ParameterRole,
     PartlyFrozen,
     PlainHead,
-    Quantizer,
     Remembering,
-    SharingPlan,
-    SharingStrategy,
 )
 from penstock.hooks.contracts.network import Placement, Topology
 from penstock.hooks.contracts.routing import (
@@ -64,6 +60,22 @@ from penstock.hooks.contracts.training import (
     Tracker,
     TrainingData,
 )
+from penstock.hooks.contracts.weights import (
+    LaidOut,
+    PackedFormat,
+    ParameterLayout,
+    ParameterRole,
+    Quantizer,
+    SharedGroup,
+    SharedParameters,
+    SharingPlan,
+    SharingStrategy,
+    Sited,
+    SiteQuantizer,
+    SiteSharing,
+    StoragePlan,
+    WeightSite,
+)
 
 __all__ = [
     "Answer",
@@ -85,6 +97,7 @@ __all__ = [
     "Inputs",
     "Interval",
     "Item",
+    "LaidOut",
     "LanguageModel",
     "Likelihood",
     "LikelihoodAnswer",
@@ -94,6 +107,8 @@ __all__ = [
     "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
+    "PackedFormat",
+    "ParameterLayout",
     "ParameterRole",
     "PartlyFrozen",
     "Placement",
@@ -108,10 +123,16 @@ __all__ = [
     "RouterFactory",
     "Routing",
     "Schedule",
+    "SharedGroup",
+    "SharedParameters",
     "SharingPlan",
     "SharingStrategy",
+    "SiteQuantizer",
+    "SiteSharing",
+    "Sited",
     "StepModule",
     "StepRecord",
+    "StoragePlan",
     "Task",
     "TaskContext",
     "TaskResult",
@@ -122,4 +143,5 @@ __all__ = [
     "Topology",
     "Tracker",
     "TrainingData",
+    "WeightSite",
 ]

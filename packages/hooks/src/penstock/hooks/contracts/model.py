@@ -1,4 +1,4 @@
-"""A language model, the roles of its parameters, and what changes how they are stored.
+"""A language model: what it reads, what it returns, and what it may be besides.
 
 Shape suffixes: B batch, S sequence, D model width, V vocabulary.
 """
@@ -8,24 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from penstock.hooks.contracts.routing import Router, Routing
 from penstock.hooks.contracts.tensors import Tensor
+from penstock.hooks.contracts.weights import ParameterRole
 from penstock.hooks.problems import Problem, ProblemError
-
-
-class ParameterRole(StrEnum):
-    """What a parameter is for; optimizers, quantizers and sharing strategies choose by it."""
-
-    MATRIX = "matrix"  # 2-D weights of attention and dense MLPs
-    EXPERT = "expert"  # stacked 3-D weights of routed experts, [E, out, in]
-    EMBEDDING = "embedding"
-    HEAD = "head"
-    ROUTER = "router"
-    NORM = "norm"
-    BIAS = "bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,32 +191,3 @@ class Remembering(Protocol):
     """
 
     def remembering(self) -> AbstractContextManager[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SharingPlan:
-    """Groups of parameter names that are one tensor; the first name of a group is the one that is stored."""
-
-    groups: tuple[tuple[str, ...], ...] = ()
-
-
-class SharingStrategy(Protocol):
-    """Decides which parameters become one tensor, from their roles and shapes."""
-
-    def plan(self, roles: Mapping[str, ParameterRole], shapes: Mapping[str, tuple[int, ...]]) -> SharingPlan: ...
-
-
-class Quantizer(Protocol):
-    """Simulates a low-precision weight format in training.
-
-    `roles` are the parameters it applies to. `fake_quantize` takes [..., out, in] and returns the same shape on the
-    format's grid, with a straight-through gradient; leading dimensions are independent matrices.
-    """
-
-    roles: frozenset[ParameterRole]
-
-    def fake_quantize(self, weight: Tensor) -> Tensor: ...
-
-    def packed_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes that a weight of this shape takes when stored in the format, scales included."""
-        ...

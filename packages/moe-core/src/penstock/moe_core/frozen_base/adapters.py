@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from penstock.hooks.contracts import Quantizer, Router, Routing
+from penstock.hooks.contracts import Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.layers.dispatch import combine, dispatch
 from penstock.moe_core.layers.experts import Experts, sorted_rows
@@ -106,16 +106,16 @@ def _sum(own: Any, added_BSD: Tensor) -> Any:
     return own + added_BSD.to(own.dtype)
 
 
-def experts_from_zero(experts: int, hidden_size: int, expert_size: int, quantizer: Quantizer | None) -> Experts:
+def experts_from_zero(experts: int, hidden_size: int, expert_size: int) -> Experts:
     """SwiGLU experts that add nothing yet: the down projection is zero. The others have a standard deviation of
     1/sqrt(D), which keeps the scale of what they read."""
-    made = Experts(experts, hidden_size, expert_size, quantizer)
+    made = Experts(experts, hidden_size, expert_size)
     nn.init.normal_(made.gate_up_proj, std=hidden_size**-0.5)
     nn.init.zeros_(made.down_proj)
     return made
 
 
-def copies_of(mlp: nn.Module, experts: int, quantizer: Quantizer | None, where: str) -> nn.Module:
+def copies_of(mlp: nn.Module, experts: int, where: str) -> nn.Module:
     """Experts that are copies of an MLP: stacked matrices where it is a SwiGLU, `Copies` where it is anything else.
     Raises `ProblemError` for an MLP that is no function of its input alone."""
     needed = [
@@ -129,12 +129,9 @@ def copies_of(mlp: nn.Module, experts: int, quantizer: Quantizer | None, where: 
         raise ProblemError(Problem("no-mlp", what, where, fix))
     matrices = _swiglu_matrices(mlp)
     if matrices is None:
-        if quantizer is not None:
-            what = f"experts that are copies of {type(mlp).__name__} have plain weights"
-            raise ProblemError(Problem("unsupported", what, "model.quantizer", "leave it out, or take a SwiGLU base"))
         return Copies(mlp, experts)
     gate_HD, up_HD, down_DH = matrices
-    made = Experts(experts, gate_HD.shape[1], gate_HD.shape[0], quantizer)
+    made = Experts(experts, gate_HD.shape[1], gate_HD.shape[0])
     with torch.no_grad():
         made.gate_up_proj.copy_(torch.cat((gate_HD, up_HD)).expand_as(made.gate_up_proj))
         made.down_proj.copy_(down_DH.expand_as(made.down_proj))

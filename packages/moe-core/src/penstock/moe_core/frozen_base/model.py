@@ -27,15 +27,19 @@ from torch import Tensor, nn
 from penstock.hooks.architecture import architecture_settings, build_architecture, layer_routers
 from penstock.hooks.contracts import (
     Inputs,
+    LaidOut,
     LanguageModel,
     LossOutput,
     ModelOutput,
+    ParameterLayout,
     ParameterRole,
     PlainHead,
     Quantizer,
     Router,
     RouterFactory,
     Routing,
+    SiteQuantizer,
+    StoragePlan,
 )
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
@@ -49,6 +53,15 @@ from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy
 from penstock.moe_core.layers.routed_rows import RoutedRows
+from penstock.moe_core.layers.site import (
+    NamedSite,
+    layouts_in,
+    load_own_state,
+    own_parameters,
+    own_state,
+    quantize,
+    sites_of,
+)
 
 BASE, ADAPTERS = "base.", "adapters."
 
@@ -70,7 +83,7 @@ class FrozenBase(nn.Module):
         experts: int = 8,
         place: Literal["beside", "in_place"] = "beside",
         expert_size: int | None = None,
-        quantizer: Quantizer | None = None,
+        quantizer: Quantizer | SiteQuantizer | StoragePlan | None = None,
     ) -> None:
         super().__init__()
         self._modules["base"] = cast(nn.Module, base).requires_grad_(False)
@@ -86,11 +99,12 @@ class FrozenBase(nn.Module):
         for layer in sorted(layers):
             router = make_router(layer, hidden_size=width, experts=experts)
             if place == "beside":
-                made: nn.Module = adapters.experts_from_zero(experts, width, expert_size or 4 * width, quantizer)
+                made: nn.Module = adapters.experts_from_zero(experts, width, expert_size or 4 * width)
             else:
                 _require_whole_weights(make_router, layer, width, experts)
-                made = adapters.copies_of(mlps[layer], experts, quantizer, f"model.layers ({layer})")
+                made = adapters.copies_of(mlps[layer], experts, f"model.layers ({layer})")
             self.adapters[str(layer)] = RoutedExperts(router, made)
+        self._quantize(StoragePlan.of(quantizer))
         self._prefix: Prefix | None = None
         self.train()
 
@@ -170,11 +184,24 @@ class FrozenBase(nn.Module):
         return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
-        base = self.base.parameter_roles()
-        return {
-            name: base[name.removeprefix(BASE)] if name.startswith(BASE) else _role(name, parameter.ndim)
-            for name, parameter in self.named_parameters()
+        """What sites added is stepped as norms are, unless who added it says otherwise."""
+        roles = {f"{BASE}{name}": role for name, role in self.base.parameter_roles().items()}
+        roles |= dict.fromkeys(
+            (f"{ADAPTERS}{name}" for name, _ in self.adapters.named_parameters()), ParameterRole.NORM
+        )
+        own = own_parameters(self.adapters)
+        return roles | {f"{ADAPTERS}{name}": _role(name, parameter.ndim) for name, parameter in own}
+
+    def parameter_layout(self) -> dict[str, ParameterLayout]:
+        base: Mapping[str, ParameterLayout] = self.base.parameter_layout() if isinstance(self.base, LaidOut) else {}
+        own = layouts_in(self.adapters)
+        return {f"{BASE}{name}": each for name, each in base.items()} | {
+            f"{ADAPTERS}{n}": each for n, each in own.items()
         }
+
+    def weight_sites(self) -> dict[str, NamedSite]:
+        """Those of the experts: the base stays as it is."""
+        return {name: site for name, site in sites_of(self).items() if name.startswith(ADAPTERS)}
 
     def export_config(self) -> dict[str, Any]:
         """The base's, under a `model_type` of our own: no class of transformers has both."""
@@ -194,10 +221,8 @@ class FrozenBase(nn.Module):
         """The base under its own names behind `base.`, and what trains behind `adapters.`."""
         state = {f"{BASE}{name}": tensor for name, tensor in self.base.export_state().items()}
         state |= {f"{ADAPTERS}{name}": tensor for name, tensor in self.trained_state().items()}
-        for layer, adapter in self._adapters().items() if materialize else ():
-            if isinstance(adapter.experts, Experts):
-                names = (f"{ADAPTERS}{layer}.experts.{matrix}" for matrix in ("gate_up_proj", "down_proj"))
-                state |= zip(names, (weight.detach() for weight in adapter.experts.effective_weights()), strict=True)
+        if materialize:
+            state |= {name: site.effective().detach() for name, site in self.weight_sites().items()}
         return state
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
@@ -224,11 +249,19 @@ class FrozenBase(nn.Module):
         return merge(self.base, self._adapters(), beside=self.place == "beside")
 
     def trained_state(self) -> dict[str, Tensor]:
-        return self.adapters.state_dict()
+        return own_state(self.adapters)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        check_names(state, self.adapters.state_dict())
-        self.adapters.load_state_dict(dict(state))
+        check_names(state, own_state(self.adapters))
+        load_own_state(self.adapters, state)
+
+    def _quantize(self, plan: StoragePlan) -> None:
+        for adapter in self._adapters().values():
+            if ParameterRole.EXPERT in plan.formats and not isinstance(adapter.experts, Experts):
+                what = "experts that are copies of an MLP which is no SwiGLU have plain weights"
+                fix = "leave it out, or take a SwiGLU base"
+                raise ProblemError(Problem("unsupported", what, "model.quantizer", fix))
+        quantize(self.adapters, plan)
 
     def _adapters(self) -> dict[int, RoutedExperts]:
         return {int(layer): cast(RoutedExperts, adapter) for layer, adapter in self.adapters.items()}

@@ -18,25 +18,37 @@ from penstock.hooks.contracts import (
     Inputs,
     LossOutput,
     ModelOutput,
+    ParameterLayout,
     ParameterRole,
     Quantizer,
     Router,
     RouterFactory,
     Routing,
+    SiteQuantizer,
+    StoragePlan,
 )
 from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
+from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
-from penstock.moe_core.layers.linear import Linear
-from penstock.moe_core.layers.loss import linear_cross_entropy
+from penstock.moe_core.layers.head import Head
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
 from penstock.moe_core.layers.rope import rotary_table
 from penstock.moe_core.layers.routed_rows import RoutedRows
+from penstock.moe_core.layers.site import (
+    NamedSite,
+    layouts_in,
+    load_own_state,
+    own_parameters,
+    own_state,
+    quantize,
+    sites_of,
+)
 
 # The fields of `Inputs`, beside its tokens, that the model reads.
 READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
@@ -45,14 +57,14 @@ READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
 class MoE(nn.Module):
     """Routed experts plus the shared expert, which sees every token unweighted."""
 
-    def __init__(self, config: GlmMoeConfig, index: int, router: Router, quantizer: Quantizer | None) -> None:
+    def __init__(self, config: GlmMoeConfig, index: int, router: Router) -> None:
         super().__init__()
         self.index = index
         self.gate = router
         sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
-        self.experts = Experts(*sizes, quantizer, config.experts_backend)
+        self.experts = Experts(*sizes, config.experts_backend)
         shared = config.n_shared_experts * config.moe_intermediate_size
-        self.shared_experts = SwiGLU(config.hidden_size, shared, quantizer) if shared else None
+        self.shared_experts = SwiGLU(config.hidden_size, shared) if shared else None
 
     def forward(self, x_BSD: Tensor, rows: RoutedRows) -> tuple[Tensor, Routing]:
         out_BSD, routing = rows.mixture(self.index, self.gate, self.experts, x_BSD)
@@ -62,7 +74,7 @@ class MoE(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention, then a pre-norm dense MLP (no router) or a mixture of experts."""
 
-    def __init__(self, config: GlmMoeConfig, index: int, router: Router | None, quantizer: Quantizer | None) -> None:
+    def __init__(self, config: GlmMoeConfig, index: int, router: Router | None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(
@@ -73,13 +85,10 @@ class Layer(nn.Module):
             head_dim=config.head_dim,
             bias=config.attention_bias,
             qk_norm_epsilon=config.rms_norm_eps if config.use_qk_norm else None,
-            quantizer=quantizer,
         )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = (
-            SwiGLU(config.hidden_size, config.intermediate_size, quantizer)
-            if router is None
-            else MoE(config, index, router, quantizer)
+            SwiGLU(config.hidden_size, config.intermediate_size) if router is None else MoE(config, index, router)
         )
 
     def forward(
@@ -102,37 +111,44 @@ class GlmMoe(nn.Module):
     """A `LanguageModel` (see `penstock.hooks.contracts`).
 
     `make_router(layer, hidden_size=D, experts=E)` makes each mixture-of-experts layer's router. Parameters are fp32;
-    `compute_dtype` is what the layers compute in. Weights are drawn from the global torch generator.
+    `compute_dtype` is what the layers compute in. Weights are drawn from the global torch generator. `quantizer` is one
+    for the parameters of its roles, or a plan that says it role by role.
     """
 
-    def __init__(self, config: GlmMoeConfig, *, make_router: RouterFactory, quantizer: Quantizer | None = None) -> None:
+    def __init__(
+        self,
+        config: GlmMoeConfig,
+        *,
+        make_router: RouterFactory,
+        quantizer: Quantizer | SiteQuantizer | StoragePlan | None = None,
+    ) -> None:
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is needed: set it to the tokenizer's vocabulary size")
         self.config = config
         self.vocabulary_size = config.vocab_size
-        self.quantizer = quantizer
         self.compute_dtype: torch.dtype = torch.float32
         self.kept_tensors: dict[str, Tensor] = {}  # of prediction layers: neither parameters nor buffers, never cast
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         routers = {
             index: make_router(index, hidden_size=config.hidden_size, experts=config.n_routed_experts)
             for index in config.expert_layers
         }
         self.layers = nn.ModuleList(
-            Layer(config, index, routers.get(index), quantizer) for index in range(config.num_hidden_layers)
+            Layer(config, index, routers.get(index)) for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
         self.reset_parameters()
         if config.tie_word_embeddings:
             self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
+        quantize(self, _fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws every matrix from N(0, initializer_range), but starts the projections that write to the residual stream
         at zero, so that the first step sees an identity (nanochat and modded-nanogpt do the same)."""
-        for name, parameter in self.named_parameters():
+        for name, parameter in own_parameters(self):
             if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
                 parameter.zero_()
             elif parameter.dim() >= 2 and ".gate." not in name:
@@ -166,15 +182,13 @@ class GlmMoe(nn.Module):
     @property
     def head_weight_VD(self) -> Tensor:
         """The head, which is this matrix alone."""
-        return self.lm_head.weight
+        return self.lm_head.effective()
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         inputs = Inputs.of(inputs)
         output, counted_BS = self(inputs), inputs.counted(mask_BS)
         mask_T = None if counted_BS is None else counted_BS.flatten()
-        loss, nll_T = linear_cross_entropy(
-            output.hidden_BSD.flatten(0, 1), self.lm_head.weight, target_BS.flatten(), mask_T
-        )
+        loss, nll_T = self.lm_head(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
         return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
@@ -194,13 +208,22 @@ class GlmMoe(nn.Module):
         return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
-        return {name: _role(name) for name, _ in self.named_parameters()}
+        """What sites added is stepped as norms are, unless who added it says otherwise."""
+        added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
+        return added | {name: _role(name) for name, _ in own_parameters(self)}
+
+    def parameter_layout(self) -> dict[str, ParameterLayout]:
+        return layouts_in(self)
+
+    def weight_sites(self) -> dict[str, NamedSite]:
+        return sites_of(self)
 
     def parameters_by_role(self) -> dict[ParameterRole, dict[str, nn.Parameter]]:
         """Name to parameter under each role: what optimizers take."""
         groups: dict[ParameterRole, dict[str, nn.Parameter]] = {}
+        roles = self.parameter_roles()
         for name, parameter in self.named_parameters():
-            groups.setdefault(_role(name), {})[name] = parameter
+            groups.setdefault(roles[name], {})[name] = parameter
         return groups
 
     def export_config(self) -> dict[str, Any]:
@@ -209,37 +232,41 @@ class GlmMoe(nn.Module):
         return hub_config.to_hub_config(self.config, self.routers, tied=tied, prediction_layers=prediction_layers)
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        state = self.state_dict()
-        if self.lm_head.weight is self.embed_tokens.weight:
-            del state["lm_head.weight"]
+        state = own_state(self)
         if materialize:
             with torch.no_grad():
-                for name, module in self.named_modules():
-                    if isinstance(module, Linear):
-                        state[f"{name}.weight"] = module.effective_weight()
-                    elif isinstance(module, Experts):
-                        state[f"{name}.gate_up_proj"], state[f"{name}.down_proj"] = module.effective_weights()
-            if self.lm_head.weight is self.embed_tokens.weight:
-                del state["lm_head.weight"]
+                state |= {name: site.effective() for name, site in sites_of(self).items()}
+        if self.lm_head.weight is self.embed_tokens.weight:
+            del state["lm_head.weight"]
         return huggingface.to_hub_names(state) | self.kept_tensors
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
-        own = self.state_dict()
+        own = own_state(self)
         loaded = huggingface.from_hub_names(state, own)
         if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
         huggingface.check_names(loaded, own)
-        self.load_state_dict(loaded)
+        load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
 
-def glm_moe(*, make_router: RouterFactory, quantizer: Quantizer | None = None, **settings: Any) -> GlmMoe:
+def glm_moe(
+    *, make_router: RouterFactory, quantizer: Quantizer | SiteQuantizer | StoragePlan | None = None, **settings: Any
+) -> GlmMoe:
     """The component's target: a `GlmMoe` from the fields of `GlmMoeConfig`, with the weights that it starts from."""
     model = GlmMoe(GlmMoeConfig(**settings), make_router=make_router, quantizer=quantizer)
     if model.config.pretrained is not None and not model.embed_tokens.weight.is_meta:
         load_pretrained(model, model.config.pretrained)
     return model
+
+
+def _fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
+    """Raises ValueError for a plan that stores one tensor in two formats."""
+    embedding, head = (plan.formats.get(role) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
+    if tied and embedding is not head:
+        raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")
+    return plan
 
 
 def _role(name: str) -> ParameterRole:

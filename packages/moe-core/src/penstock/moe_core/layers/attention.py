@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import Quantizer
-from penstock.moe_core.layers.linear import Linear, joined
-from penstock.moe_core.layers.norm import RMSNorm
-from penstock.moe_core.layers.rope import rotated_heads
+from penstock.moe_core.layers.linear import Linear, Projection, joined
+from penstock.moe_core.layers.rope import HeadNorm, rotated_heads
 
 
 class KeyValueCache:
@@ -66,7 +64,6 @@ class Attention(nn.Module):
         head_dim: int,
         bias: bool = False,
         qk_norm_epsilon: float | None = None,
-        quantizer: Quantizer | None = None,
     ) -> None:
         """`layer` is the index in the cache; `qk_norm_epsilon` None leaves queries and keys without a norm."""
         super().__init__()
@@ -74,12 +71,12 @@ class Attention(nn.Module):
         self.head_dim = head_dim
         self.heads = (heads, key_value_heads, key_value_heads)
         query, key_value = heads * head_dim, key_value_heads * head_dim
-        self.q_proj = Linear(hidden_size, query, bias=bias, quantizer=quantizer)
-        self.k_proj = Linear(hidden_size, key_value, bias=bias, quantizer=quantizer)
-        self.v_proj = Linear(hidden_size, key_value, bias=bias, quantizer=quantizer)
-        self.o_proj = Linear(query, hidden_size, quantizer=quantizer)
-        self.q_norm = None if qk_norm_epsilon is None else RMSNorm(head_dim, qk_norm_epsilon)
-        self.k_norm = None if qk_norm_epsilon is None else RMSNorm(head_dim, qk_norm_epsilon)
+        self.q_proj = Projection(hidden_size, query, bias=bias)
+        self.k_proj = Projection(hidden_size, key_value, bias=bias)
+        self.v_proj = Projection(hidden_size, key_value, bias=bias)
+        self.o_proj = Linear(query, hidden_size)
+        self.q_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
+        self.k_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
 
     def forward(
         self,
@@ -91,8 +88,8 @@ class Attention(nn.Module):
         """`visible`, broadcast to [B, N, S, C], is True where a new position sees another; None: all up to itself."""
         heads_BSLh = joined(x_BSD, (self.q_proj, self.k_proj, self.v_proj)).unflatten(-1, (-1, self.head_dim))
         query_BSNh, key_BSMh, value_BSMh = heads_BSLh.split(self.heads, dim=2)
-        query_BNSh = self._rotated(query_BSNh, self.q_norm, rotary).transpose(1, 2)
-        key_BMCh = self._rotated(key_BSMh, self.k_norm, rotary).transpose(1, 2)
+        query_BNSh = _rotated(query_BSNh, self.q_norm, rotary).transpose(1, 2)
+        key_BMCh = _rotated(key_BSMh, self.k_norm, rotary).transpose(1, 2)
         value_BMCh = value_BSMh.transpose(1, 2)
         if cache is not None:
             key_BMCh, value_BMCh = cache.extend(self.layer, key_BMCh, value_BMCh)
@@ -106,6 +103,6 @@ class Attention(nn.Module):
         )
         return self.o_proj(out_BNSh.transpose(1, 2).flatten(2))
 
-    def _rotated(self, x_BSNh: Tensor, norm: RMSNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        weight, epsilon = (None, 0.0) if norm is None else (norm.weight, norm.epsilon)
-        return rotated_heads(x_BSNh, weight, epsilon, *rotary)
+
+def _rotated(x_BSNh: Tensor, norm: HeadNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    return rotated_heads(x_BSNh, None, 0.0, *rotary) if norm is None else norm(x_BSNh, *rotary)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import Quantizer, Routing
+from penstock.hooks.contracts import ParameterLayout, ParameterRole, Routing
 from penstock.moe_core.layers.dispatch import combine, dispatch
 from penstock.moe_core.layers.expert_backends import BACKENDS, Backend, choose
 from penstock.moe_core.layers.mlp import swiglu
+from penstock.moe_core.layers.site import Site, Sites
 
 
 class SortedRows(NamedTuple):
@@ -28,33 +29,26 @@ class SortedRows(NamedTuple):
     start_T: Tensor | None
 
 
-class Experts(nn.Module):
+class Experts(Sites):
     """E SwiGLU experts. `gate_up_proj` [E, 2H, D] holds the gate in its first H rows, `down_proj` [E, D, H].
 
     `backend` names one of `penstock.moe_core.layers.expert_backends`; None chooses by what a kernel can take.
     """
 
-    def __init__(
-        self,
-        experts: int,
-        hidden_size: int,
-        intermediate_size: int,
-        quantizer: Quantizer | None = None,
-        backend: str | None = None,
-    ) -> None:
+    sites = {"gate_up_proj": "gate_up_site", "down_proj": "down_site"}
+
+    def __init__(self, experts: int, hidden_size: int, intermediate_size: int, backend: str | None = None) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, intermediate_size))
-        self.quantizer = quantizer
+        gate_and_up = ParameterLayout((("gate", intermediate_size), ("up", intermediate_size)))
+        self.gate_up_site = Site(ParameterRole.EXPERT, gate_and_up)
+        self.down_site = Site(ParameterRole.EXPERT)
         self.backend = None if backend is None else BACKENDS[backend]
 
     def effective_weights(self) -> tuple[Tensor, Tensor]:
-        """The weights that the experts compute with. Gate and up are quantized as the two matrices that they are."""
-        if self.quantizer is None:
-            return self.gate_up_proj, self.down_proj
-        gate_EHD, up_EHD = self.gate_up_proj.chunk(2, dim=1)
-        gate_up = torch.cat((self.quantizer.fake_quantize(gate_EHD), self.quantizer.fake_quantize(up_EHD)), dim=1)
-        return gate_up, self.quantizer.fake_quantize(self.down_proj)
+        """The weights that the experts compute with."""
+        return self.effective("gate_up_proj"), self.effective("down_proj")
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""

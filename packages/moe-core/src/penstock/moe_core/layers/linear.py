@@ -1,4 +1,8 @@
-"""The linear layer. Weights are fp32 masters; a layer computes in the dtype of its input."""
+"""Linear layers. Weights are fp32 masters; a layer computes in the dtype of its input.
+
+Every module here that owns a weight is called when the weight is used, so that sharding, adapters and casts, which act
+on calls of modules, see it.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +11,49 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import Quantizer
+from penstock.hooks.contracts import ParameterRole
 from penstock.moe_core.layers.matmul import linear
+from penstock.moe_core.layers.site import Site, Sites
 
 
-class Linear(nn.Module):
-    """y = x W^T + b, with W seen through the quantizer where there is one.
+class Matrix(Sites):
+    """A weight [outputs, inputs], seen through its site, and a bias."""
+
+    role = ParameterRole.MATRIX
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.site = Site(self.role)
+
+    def in_dtype(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The effective weight and the bias, cast."""
+        return self.effective().to(dtype), None if self.bias is None else self.bias.to(dtype)
+
+
+class Linear(Matrix):
+    """y = x W^T + b.
 
     Computes in x's dtype: the fp32 master weight is cast on use, because `torch.autocast` does not reach
     `grouped_mm` and one rule for all layers is easier to reason about.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = False, quantizer: Quantizer | None = None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.quantizer = quantizer
-
-    def effective_weight(self) -> Tensor:
-        """The weight that the layer computes with."""
-        return self.weight if self.quantizer is None else self.quantizer.fake_quantize(self.weight)
-
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.effective_weight().to(x.dtype), bias)
+        return linear(x, *self.in_dtype(x.dtype))
 
 
-def joined(x: Tensor, linears: Sequence[Linear]) -> Tensor:
+class Projection(Matrix):
+    """A linear layer whose product is taken together with its neighbours' (see `joined`): called with a dtype, it
+    returns its weight and bias in it. The module that multiplies, an attention or an MLP, is the smallest that can be
+    sharded on its own."""
+
+    def forward(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        return self.in_dtype(dtype)
+
+
+def joined(x: Tensor, projections: Sequence[Projection]) -> Tensor:
     """The outputs of several layers of one input, side by side: one matrix product, and one gradient for x."""
-    weight = torch.cat([linear.effective_weight().to(x.dtype) for linear in linears])
-    biases = [linear.bias.to(x.dtype) for linear in linears if linear.bias is not None]
-    return linear(x, weight, torch.cat(biases) if biases else None)
+    weights, biases = zip(*(projection(x.dtype) for projection in projections), strict=True)
+    given = [bias for bias in biases if bias is not None]
+    return linear(x, torch.cat(weights), torch.cat(given) if given else None)

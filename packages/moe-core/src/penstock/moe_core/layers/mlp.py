@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from penstock.hooks.contracts import Quantizer
-from penstock.moe_core.layers.linear import Linear, joined
+from penstock.moe_core.layers.linear import Linear, Projection, joined
 
 # pyright: reportIncompatibleMethodOverride=false
 
@@ -29,11 +28,11 @@ BLOCK_ELEMENTS = 2**18
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, quantizer: Quantizer | None = None) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden_size, intermediate_size, quantizer=quantizer)
-        self.up_proj = Linear(hidden_size, intermediate_size, quantizer=quantizer)
-        self.down_proj = Linear(intermediate_size, hidden_size, quantizer=quantizer)
+        self.gate_proj = Projection(hidden_size, intermediate_size)
+        self.up_proj = Projection(hidden_size, intermediate_size)
+        self.down_proj = Linear(intermediate_size, hidden_size)
 
     def forward(self, x_D: Tensor) -> Tensor:
         return self.down_proj(swiglu(joined(x_D, (self.gate_proj, self.up_proj))))

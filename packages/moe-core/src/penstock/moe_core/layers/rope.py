@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from penstock.moe_core.layers.norm import normalised, normalised_backward
+from penstock.moe_core.layers.norm import RMSNorm, normalised, normalised_backward
 
 # pyright: reportIncompatibleMethodOverride=false
 
@@ -31,6 +31,13 @@ def rotated_heads(x_BSNh: Tensor, norm_h: Tensor | None, epsilon: float, cos_SR:
     """Each head normalised as by `rms_norm` where there is a weight, then its first 2R entries rotated by the angles of
     its position, [S, R] or [B, S, R]: entry i turns with entry i + R (NeoX order), and the rest passes on."""
     return _RotatedHeads.apply(x_BSNh, norm_h, epsilon, cos_SR, sin_SR)  # pyright: ignore[reportReturnType]
+
+
+class HeadNorm(RMSNorm):
+    """RMSNorm of each head and the rotation after it, as one node."""
+
+    def forward(self, x_BSNh: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
+        return rotated_heads(x_BSNh, self.weight, self.epsilon, cos_SR, sin_SR)
 
 
 class _RotatedHeads(torch.autograd.Function):

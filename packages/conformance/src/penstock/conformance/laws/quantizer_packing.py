@@ -1,0 +1,78 @@
+# pyright: basic
+"""Laws of quantizers that write and read the bytes of their format: `PackedFormat`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from penstock.conformance.law import Subject, expect, law, laws_in
+from penstock.conformance.laws.quantized import MATRIX, built_with_sites, drawn_weight, same_draws, site_of
+from penstock.hooks.problems import ProblemError
+
+QUANTIZER, PACKABLE = "quantizer", "packable"
+SHAPES = (MATRIX, (1, 256), (7, 512), (3, *MATRIX), (1, 1, 256))
+
+
+@law(QUANTIZER, capability=PACKABLE)
+def what_is_packed_is_the_weight_of_the_forward_pass(subject: Subject) -> None:
+    """`unpack(pack(w))` is what the module of the weight returned, bit for bit in fp32.
+
+    Pack codes and scales of the forward pass itself, and multiply them in the same order and precision.
+    """
+    quantizer = built_with_sites(subject)
+    for shape in SHAPES:
+        weight, site = drawn_weight(*shape), site_of(quantizer, shape)
+        with torch.no_grad(), same_draws():
+            expected = site(weight).numpy()
+        with same_draws():
+            found = quantizer.unpack(quantizer.pack(weight, site), shape)
+        expect(found.shape == shape, f"a weight of shape {shape} was unpacked as {found.shape}")
+        gap = float(np.abs(found.astype(np.float64) - expected).max())
+        expect(np.array_equal(found, expected), f"of shape {shape}, they differ by up to {gap:.3g}")
+
+
+@law(QUANTIZER, capability=PACKABLE)
+def packed_arrays_take_the_packed_bytes(subject: Subject) -> None:
+    """The arrays of `pack` are numpy's and together as large as `packed_bytes` says.
+
+    Count scales and padding in both.
+    """
+    quantizer = built_with_sites(subject)
+    for shape in SHAPES:
+        arrays = quantizer.pack(drawn_weight(*shape), site_of(quantizer, shape))
+        wrong = [name for name, each in arrays.items() if not isinstance(each, np.ndarray)]
+        expect(not wrong, f"no numpy arrays: {', '.join(wrong)}")
+        size, said = sum(each.nbytes for each in arrays.values()), quantizer.packed_bytes(shape)
+        expect(size == said, f"a weight of shape {shape} takes {size} bytes, and packed_bytes says {said}")
+
+
+@law(QUANTIZER, capability=PACKABLE)
+def a_weight_that_is_not_finite_is_refused_by_name(subject: Subject) -> None:
+    """`pack` raises a `ProblemError` with the name of a weight that holds NaN or an infinity.
+
+    Look at the weight before its codes, which may hide it, and put `name` into the problem.
+    """
+    quantizer = built_with_sites(subject)
+    for value in (float("nan"), float("inf")):
+        weight = drawn_weight(*MATRIX)
+        weight[3, 5] = value
+        try:
+            quantizer.pack(weight, site_of(quantizer, MATRIX), name="layers.1.up_proj")
+        except ProblemError as error:
+            expect("layers.1.up_proj" in str(error), f"the problem does not name the weight: {error}")
+        else:
+            expect(False, f"a weight with {value} was packed")
+
+
+@law(QUANTIZER, capability=PACKABLE)
+def the_bytes_have_a_name(subject: Subject) -> None:
+    """`format` is a word that names the bytes, without spaces.
+
+    It stands in the header of a file: change it when the bytes change.
+    """
+    name = built_with_sites(subject).format
+    expect(isinstance(name, str) and name and " " not in name, f"format is {name!r}")
+
+
+LAWS = laws_in(globals())

@@ -1,0 +1,135 @@
+# pyright: basic
+"""Laws of sharing strategies of contract 2, which add parameters of their own to weight sites."""
+
+from __future__ import annotations
+
+import math
+
+from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
+from penstock.conformance.laws.shared import applied, transformer
+from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.problems import ProblemError
+
+SHARING = "sharing"
+
+
+@law(SHARING)
+def a_site_keeps_the_shape_of_its_weight(subject: Subject) -> None:
+    """The effective weight of every site has the shape and dtype of the stored one, and is finite.
+
+    A transform returns what it was given, changed: broadcast gains, do not reshape.
+    """
+    _, sites = applied(subject)
+    for name, site in sites.items():
+        effective = site.effective()
+        same = (effective.shape, effective.dtype) == (site.weight.shape, site.weight.dtype)
+        expect(same and effective.isfinite().all(), f"'{name}' came back as {effective.dtype} {tuple(effective.shape)}")
+
+
+APPLIED = (a_site_keeps_the_shape_of_its_weight,)
+
+
+@law(SHARING, needs=APPLIED)
+def every_added_parameter_has_a_role(subject: Subject) -> None:
+    """`roles` has exactly the names of the parameters that were added, each with a `ParameterRole`.
+
+    Build the names from what `add` returns; optimizers and the size table go by them.
+    """
+    shared, sites = applied(subject)
+    added = {name for site in sites.values() for name in site.added_parameters()}
+    different = sorted(shared.roles().keys() ^ added)
+    expect(not different, f"without a role, or not added: {', '.join(different)}")
+    wrong = [name for name, role in shared.roles().items() if not isinstance(role, ParameterRole)]
+    expect(not wrong, f"no roles: {', '.join(wrong)}")
+
+
+@law(SHARING, needs=APPLIED)
+def what_was_added_learns(subject: Subject) -> None:
+    """Every added parameter gets a finite gradient from the weights of its site.
+
+    Let the effective weight depend on it, and register what does not learn as a buffer.
+    """
+    import torch
+
+    _, sites = applied(subject)
+    torch.stack([site.effective().square().sum() for site in sites.values()]).sum().backward()
+    idle = [
+        name
+        for site in sites.values()
+        for name, each in site.added_parameters().items()
+        if each.grad is None or not each.grad.isfinite().all()
+    ]
+    expect(not idle, f"without a finite gradient: {', '.join(idle)}")
+
+
+@law(SHARING, needs=APPLIED)
+def a_stored_state_is_restored(subject: Subject) -> None:
+    """`load_stored_state(stored_state())` makes the sites of the same weights the same again, bit for bit.
+
+    Store everything that training changes beside the model's own parameters.
+    """
+    import torch
+
+    shared, sites = applied(subject)
+    with torch.no_grad():
+        for site in sites.values():
+            for parameter in site.added_parameters().values():
+                parameter.add_(0.25)
+    fresh, others = applied(subject)
+    fresh.load_stored_state({name: tensor.detach().clone() for name, tensor in shared.stored_state().items()})
+    different = [name for name in sites if not torch.equal(sites[name].effective(), others[name].effective())]
+    expect(not different, f"restored, these are others: {', '.join(different)}")
+
+
+@law(SHARING, needs=(a_stored_state_is_restored,))
+def a_missing_stored_tensor_is_named(subject: Subject) -> None:
+    """A stored state that lacks a tensor is a `ProblemError` with its name.
+
+    Compare names before anything is loaded.
+    """
+    shared, _ = applied(subject)
+    state = dict(shared.stored_state())
+    if not state:
+        raise NotApplicable("the strategy stores nothing")
+    missing = min(state)
+    del state[missing]
+    try:
+        shared.load_stored_state(state)
+    except ProblemError as error:
+        expect(missing in str(error), f"the problem does not name '{missing}': {error}")
+    else:
+        expect(False, f"a state without '{missing}' was loaded")
+
+
+@law(SHARING, needs=APPLIED)
+def the_same_seed_adds_the_same(subject: Subject) -> None:
+    """Two applications with one seed store the same bits, and no global generator is drawn from.
+
+    Draw from `torch.Generator().manual_seed(seed)`.
+    """
+    import torch
+
+    from penstock.conformance.parts import random_state
+
+    before = random_state()
+    first, second = (applied(subject, seed=3)[0].stored_state() for _ in range(2))
+    expect(random_state() == before, "a global random generator was drawn from")
+    expect(first.keys() == second.keys(), "the second application stores other names")
+    other = [name for name in first if not torch.equal(first[name], second[name])]
+    expect(not other, f"applied twice, these are others: {', '.join(other)}")
+
+
+@law(SHARING, needs=APPLIED)
+def the_report_counts_what_is_saved(subject: Subject) -> None:
+    """`report` has the groups of the plan, and each saves all but one of its tensors.
+
+    Count numbers, not bytes; what was added is counted with the parameters.
+    """
+    _, shapes = transformer()
+    shared, _ = applied(subject)
+    reported = {group.names: group.saved for group in shared.report()}
+    expected = {names: (len(names) - 1) * math.prod(shapes[names[0]]) for names in shared.plan.groups}
+    expect(reported == expected, f"the report says {reported}, and it is {expected}")
+
+
+LAWS = laws_in(globals())

@@ -1,0 +1,145 @@
+"""Weight sites: what lies between a stored parameter and the product that uses it.
+
+What sharing adds comes first, then the quantizer: a tensor that several layers share is stored and quantized as each of
+them uses it. A site is a module beside the parameter, so what it learns is moved, trained and sharded with the model,
+and the parameter keeps its name. (`torch.nn.utils.parametrize` would rename it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from penstock.hooks.contracts import ParameterLayout, ParameterRole, Quantizer, SiteQuantizer, StoragePlan
+
+
+class Site(nn.Module):
+    """Called with the stored weight, it returns the weight that the product uses."""
+
+    def __init__(self, role: ParameterRole, layout: ParameterLayout | None = None) -> None:
+        super().__init__()
+        self.role = role
+        self.layout = layout or ParameterLayout()
+        self.sharing = nn.ModuleList()
+        self.quantizers = nn.ModuleDict()  # one for each matrix of the layout
+
+    def forward(self, weight: Tensor) -> Tensor:
+        for transform in self.sharing:
+            weight = transform(weight)
+        if not self.quantizers:
+            return weight
+        sizes = [size for _, size in self.layout.parts] or weight.shape[-2]
+        parts = zip(self.quantizers.values(), weight.split(sizes, dim=-2), strict=True)
+        quantized = [quantizer(part) for quantizer, part in parts]
+        return quantized[0] if len(quantized) == 1 else torch.cat(quantized, dim=-2)
+
+
+class Sites(nn.Module):
+    """Base of the modules that have sites: `sites` says which child is the site of which parameter."""
+
+    sites: ClassVar[Mapping[str, str]] = {"weight": "site"}
+
+    def effective(self, parameter: str = "weight") -> Tensor:
+        """The weight that the module computes with."""
+        return self.get_submodule(self.sites[parameter])(getattr(self, parameter))
+
+
+class Stateless(nn.Module):
+    """A quantizer that is a function."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.quantizer.fake_quantize(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSite:
+    """A `WeightSite` (see `penstock.hooks.contracts`) of a model: the site and the module whose parameter it is of."""
+
+    name: str
+    owner: Sites
+    parameter: str
+    site: Site
+
+    @property
+    def role(self) -> ParameterRole:
+        return self.site.role
+
+    @property
+    def layout(self) -> ParameterLayout:
+        return self.site.layout
+
+    @property
+    def weight(self) -> Tensor:
+        return getattr(self.owner, self.parameter)
+
+    def add(self, transform: nn.Module) -> str:
+        self.site.sharing.append(transform)
+        return f"{self.name}.sharing.{len(self.site.sharing) - 1}"
+
+    def effective(self) -> Tensor:
+        return self.owner.effective(self.parameter)
+
+    def quantizer_state(self) -> dict[str, Tensor]:
+        return self.site.quantizers.state_dict()
+
+    def load_quantizer_state(self, state: Mapping[str, Tensor]) -> None:
+        self.site.quantizers.load_state_dict(dict(state))
+
+    def quantize(self, quantizer: Quantizer | SiteQuantizer) -> None:
+        for matrix, shape in self.layout.shapes(tuple(self.weight.shape)).items():
+            self.site.quantizers[matrix] = _module_of(quantizer, shape, self.role)
+
+
+def sites_of(module: nn.Module) -> dict[str, NamedSite]:
+    """The sites below a module by the name of the parameter."""
+    return {
+        f"{path}.{parameter}": NamedSite(f"{path}.{child}", owner, parameter, getattr(owner, child))
+        for path, owner in module.named_modules()
+        if isinstance(owner, Sites)
+        for parameter, child in owner.sites.items()
+    }
+
+
+def quantize(module: nn.Module, plan: StoragePlan) -> None:
+    """Puts the plan's quantizer of its role into each site."""
+    for site in sites_of(module).values():
+        if (quantizer := plan.formats.get(site.role)) is not None:
+            site.quantize(quantizer)
+
+
+def layouts_in(module: nn.Module) -> dict[str, ParameterLayout]:
+    """Of the parameters below a module, those that are more than one matrix."""
+    return {name: site.layout for name, site in sites_of(module).items() if site.layout.parts}
+
+
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Named parameters without those that sites added."""
+    added = _prefixes(module)
+    return ((name, each) for name, each in module.named_parameters() if not name.startswith(added))
+
+
+def own_state(module: nn.Module) -> dict[str, Any]:
+    """The state without what sites added: what a checkpoint layout has names for."""
+    added = _prefixes(module)
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(added)}
+
+
+def load_own_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Inverse of `own_state`; names and shapes have been checked."""
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _prefixes(module: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{site.name}." for site in sites_of(module).values())
+
+
+def _module_of(quantizer: Quantizer | SiteQuantizer, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
+    return quantizer.site(shape, role) if isinstance(quantizer, SiteQuantizer) else Stateless(quantizer)

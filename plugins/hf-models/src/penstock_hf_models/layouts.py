@@ -1,0 +1,132 @@
+"""Which matrices a tensor of transformers holds, where it is more than one or lies as [in, out].
+
+A family fuses q, k and v in a way of its own, so each is named here by the class that takes them apart; what is not
+named is one matrix. Gate and up are fused alike almost everywhere: the gate's rows first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from penstock.hooks.contracts import ParameterLayout
+
+# Experts that lie [E, in, out] and do not say so; the others have `is_transposed`.
+TRANSPOSED = frozenset({"Llama4TextExperts"})
+
+
+def parameter_layout(model: nn.Module) -> dict[str, ParameterLayout]:
+    """Layout by parameter name, of those that are not one matrix [out, in] or a stack of them."""
+    names = {name for name, _ in model.named_parameters()}
+    return {name: layout for name, layout in _layouts(model) if name in names and layout != ParameterLayout()}
+
+
+def _layouts(model: nn.Module) -> Iterator[tuple[str, ParameterLayout]]:
+    for path, owner in model.named_modules():
+        if hasattr(owner, "num_experts"):
+            yield from ((f"{path}.{name}", layout) for name, layout in _of_experts(owner))
+        for child, module in owner.named_children():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, nn.Parameter) and weight.dim() > 1:
+                yield f"{path}.{child}.weight", _of_child(owner, child, module)
+
+
+def _of_experts(experts: Any) -> Iterator[tuple[str, ParameterLayout]]:
+    """Of stacks that their module holds itself: `gate_up_proj` and the others."""
+    transposed = getattr(experts, "is_transposed", type(experts).__name__ in TRANSPOSED)
+    for name, stack in experts.named_parameters(recurse=False):
+        if stack.dim() != 3:
+            continue
+        if name == "gate_up_proj":
+            rows = stack.shape[-1 if transposed else -2]
+            yield name, _gate_up(rows, transposed, in_turn=not getattr(experts, "is_concatenated", True))
+        else:
+            yield name, ParameterLayout(transposed=transposed)
+
+
+def _of_child(owner: nn.Module, child: str, module: Any) -> ParameterLayout:
+    transposed = isinstance(module, Conv1D)
+    rows = module.weight.shape[-1 if transposed else -2]
+    if (cut := FUSED.get((type(owner).__name__, child))) is not None:
+        return cut(owner, rows)
+    if child == "gate_up_proj":
+        return _gate_up(rows)
+    return ParameterLayout(transposed=transposed)
+
+
+def _gate_up(rows: int, transposed: bool = False, *, in_turn: bool = False) -> ParameterLayout:
+    half, blocks = (1, rows // 2) if in_turn else (rows // 2, 1)
+    return ParameterLayout((("gate", half), ("up", half)), blocks, transposed)
+
+
+def _qkv(query: int, key_value: int, blocks: int = 1) -> ParameterLayout:
+    return ParameterLayout((("q", query), ("k", key_value), ("v", key_value)), blocks)
+
+
+def _thirds(_: Any, rows: int) -> ParameterLayout:
+    return _qkv(rows // 3, rows // 3)
+
+
+def _by_head(head: int, rows: int) -> ParameterLayout:
+    return _qkv(head, head, rows // (3 * head))
+
+
+def _grouped(attention: Any, rows: int) -> ParameterLayout:
+    key_value = attention.num_key_value_heads * attention.head_dim
+    return _qkv(rows - 2 * key_value, key_value)
+
+
+def _key_value(_: Any, rows: int) -> ParameterLayout:
+    return ParameterLayout((("k", rows // 2), ("v", rows // 2)))
+
+
+def _gpt2(attention: Any, rows: int) -> ParameterLayout:
+    cut = _key_value(attention, rows) if attention.is_cross_attention else _thirds(attention, rows)
+    return ParameterLayout(cut.parts, transposed=True)
+
+
+def _bigcode(attention: Any, rows: int) -> ParameterLayout:
+    if attention.is_cross_attention:
+        return _key_value(attention, rows)
+    if attention.multi_query:
+        return _qkv(attention.embed_dim, attention.kv_dim)
+    return _by_head(attention.head_dim, rows)
+
+
+def _falcon(attention: Any, rows: int) -> ParameterLayout:
+    """Groups of query heads, each with its key and its value behind it."""
+    head = attention.head_dim
+    if attention.new_decoder_architecture:
+        groups = attention.num_kv_heads
+        return _qkv(rows // groups - 2 * head, head, groups)
+    return _qkv(rows - 2 * head, head) if attention.multi_query else _by_head(head, rows)
+
+
+def _codegen(_: Any, rows: int) -> ParameterLayout:
+    """Four blocks, one for each core of the machine that it was trained on, with the value before the key."""
+    part = rows // 12
+    return ParameterLayout((("q", part), ("v", part), ("k", part)), blocks=4)
+
+
+FUSED: dict[tuple[str, str], Callable[[Any, int], ParameterLayout]] = {
+    ("BloomAttention", "query_key_value"): lambda attention, rows: _by_head(attention.head_dim, rows),
+    ("CodeGenAttention", "qkv_proj"): _codegen,
+    ("DbrxAttention", "Wqkv"): _grouped,
+    ("FalconAttention", "query_key_value"): _falcon,
+    ("GPT2Attention", "c_attn"): _gpt2,
+    ("GPTBigCodeAttention", "c_attn"): _bigcode,
+    ("GPTNeoXAttention", "query_key_value"): lambda attention, rows: _by_head(attention.head_size, rows),
+    ("GPTNeoXJapaneseAttention", "query_key_value"): lambda attention, rows: _by_head(attention.head_size, rows),
+    ("JetMoeAttention", "kv_proj"): _key_value,
+    ("JetMoeMoE", "input_linear"): lambda _, rows: _gate_up(rows),
+    ("MiniMaxLightningAttention", "qkv_proj"): lambda attention, rows: _by_head(attention.head_dim, rows),
+    ("ModernBertAttention", "Wqkv"): _thirds,
+    ("ModernBertDecoderMLP", "Wi"): lambda _, rows: _gate_up(rows),
+    ("ModernBertMLP", "Wi"): lambda _, rows: _gate_up(rows),
+    ("MptAttention", "Wqkv"): _thirds,
+    ("Phi3Attention", "qkv_proj"): _grouped,
+    ("Phi4MultimodalAttention", "qkv_proj"): _grouped,
+}
