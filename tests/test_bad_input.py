@@ -50,7 +50,7 @@ def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
         (
             "hidden_size: 32",
             "hidden_size: 32\n  vocab_size: 399",
-            ["changed.yaml:11:3: model.vocab_size", "399 embeddings, and data.tokenizer.vocab_size is 400"],
+            ["changed.yaml:11:3: model.vocab_size", "399 embeddings, but data.tokenizer.vocab_size is 400"],
         ),
         ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
         ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
@@ -126,7 +126,7 @@ def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_
     ("arguments", "expected"),
     [
         (("train", "nowhere.yaml"), "config file not found"),
-        (("evaluate", "nowhere"), "this is not a run directory"),
+        (("evaluate", "nowhere"), "not a run directory"),
         (("simulate", "nowhere.npz", "--hidden-size", "8"), "trace not found"),
         (("trian", "x.yaml"), "did you mean 'train'?"),
     ],
@@ -144,7 +144,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(capsys, trained):
     with RunDirectory.open(trained).lock():
         code, message = fails(capsys, "evaluate", trained)
     assert code == ExitCode.USAGE
-    assert "another process is working on this run" in message
+    assert "another process is writing to this run" in message
 
 
 def test_a_component_of_a_package_that_is_not_installed_names_the_package(config_file):

@@ -142,7 +142,7 @@ def test_the_run_is_measured_by_the_old_task(trained):
 
 
 def test_the_old_task_is_not_told_of_a_limit(trained):
-    with pytest.raises(ProblemError, match="task 'accuracy' was written against contract 1, which has no limit"):
+    with pytest.raises(ProblemError, match="was written against contract 1, which does not support limit"):
         penstock("evaluate", trained, "--limit", 3)
 
 

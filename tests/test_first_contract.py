@@ -148,7 +148,7 @@ def test_a_router_that_asks_for_ids_is_refused_where_the_architecture_has_none_t
 
 def test_sequences_longer_than_the_model_reads_are_refused(tmp_path):
     error = problem_of(tmp_path, "data.sequence_length=17")
-    assert "sequences have 17 tokens, and the model reads 16 positions" in str(error)
+    assert "sequences have 17 tokens, but the model reads at most 16 positions" in str(error)
 
 
 def test_a_schema_that_is_none_of_architectures_is_refused(tmp_path):

@@ -110,9 +110,9 @@ def test_another_base_than_that_of_the_checkpoint_is_refused(
     tensors = load_file(file)
     tensors["transformer.ln_f.weight"] = tensors["transformer.ln_f.weight"] * 1.5
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(ProblemError, match="the base is not the one that was trained on"):
+    with pytest.raises(ProblemError, match="the frozen base differs from the one trained on"):
         command("train", path, "--resume", run, "--runs", tmp_path / "runs")
-    with pytest.raises(ProblemError, match="the base is not the one that was trained on"):
+    with pytest.raises(ProblemError, match="the frozen base differs from the one trained on"):
         restore(Path(run), Registry.discover())
 
 

@@ -97,5 +97,5 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(
     (tmp_path / "larger.bin").write_bytes(larger)
     config = tmp_path / "stories.yaml"
     config.write_text(CONFIG.format(data=data).replace(f"{data}/stories260k/tok512.bin", f"{tmp_path}/larger.bin"))
-    with pytest.raises(ProblemError, match="has 513 tokens, and the model 512 embeddings"):
+    with pytest.raises(ProblemError, match="has 513 tokens, but the model has only 512 embeddings"):
         command("train", config, "--dry-run")

@@ -175,7 +175,7 @@ def drifted(place, monkeypatch) -> Path:
     return run
 
 
-DRIFT = r"router my-router:mine \w{12} is not the code that the run has \(version \w{12} then, \w{12} now, other files"
+DRIFT = r"router my-router:mine \w{12} is not the code of the run \(version was \w{12}, is now \w{12}, files changed"
 
 
 def test_a_checkpoint_of_other_code_is_continued_only_where_that_is_allowed(drifted, capsys):

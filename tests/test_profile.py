@@ -82,14 +82,14 @@ def test_the_page_goes_where_it_is_asked_for(command, trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--modify", "best"], "there is no strategy 'best', take all, or some of balanced"),
+        (["--modify", "best"], "unknown strategy 'best', use all, or some of balanced"),
         (["--modify", "random", "--fraction", "0.5,2"], "'0.5,2' is not a list of numbers from 0 to 1"),
         (["--modify", "random", "--fraction", "half"], "'half' is not a list of numbers"),
         (["--modify", "random", "--fraction", "nan"], "'nan' is not a list of numbers"),
         (["--modify", "random", "--fraction", ""], "'' is not a list of numbers"),
-        (["--modify", "random", "--max-tokens", "31"], "31 tokens are less than one sequence of 32"),
-        (["--fraction", "0.5"], "--fraction: nothing is to be modified"),
-        (["--temperature", "0.5"], "--temperature: nothing is to be modified"),
+        (["--modify", "random", "--max-tokens", "31"], "31 tokens do not fill one window of 32"),
+        (["--fraction", "0.5"], "--fraction: this option only applies with --modify"),
+        (["--temperature", "0.5"], "--temperature: this option only applies with --modify"),
     ],
 )
 def test_a_strategy_or_fraction_that_is_none_is_said(command, trained, arguments, message):
@@ -147,10 +147,10 @@ def test_text_that_is_given_stands_beside_the_held_out_one(command, trained, tex
     assert set(trace.header["domains"]) == {"code", "prose"}
     assert trace.header["tokens"] == result["tokens"] != held_out["tokens"]
     assert trace.header["data"] != RoutingTrace.load(trained / "trace" / "heldout.npz").header["data"]
-    assert "Preferences of domains" in (tmp_path / "page.html").read_text()
+    assert "Domain preferences" in (tmp_path / "page.html").read_text()
     modified_ = command("profile", trained, "--corpus", texts, "--modify", "random", "--fraction", "1")
     assert read_json(trained / "modified-corpus.json") == modified_
-    assert "the text that was given" in (trained / "modified-corpus.html").read_text()
+    assert "the given text" in (trained / "modified-corpus.html").read_text()
 
 
 def test_a_step_of_a_domain_has_the_experts_that_the_model_chooses_for_its_text(command, trained, restored, texts):
@@ -205,7 +205,7 @@ def test_a_page_that_has_no_place_leaves_everything_as_it_was(command, trained, 
     Path("file").write_text("no folder")
     command("profile", trained)
     before = files_of(trained, tmp_path)
-    with pytest.raises(ProblemError, match="the file cannot be written"):
+    with pytest.raises(ProblemError, match="cannot write the file"):
         command("profile", trained, "--max-tokens", 64, *asked, "--report", page)
     assert files_of(trained, tmp_path) == before
 
@@ -224,7 +224,7 @@ def test_one_window_is_enough_to_record_and_scoring_says_which_token_it_lacks(co
     length = len(restored.dataset.tokenizer().encode(text)) + 1  # the end of text
     arguments = ["profile", trained, "--corpus", tmp_path / "short", "--sequence-length", length]
     assert command(*arguments)["tokens"] == length
-    with pytest.raises(ProblemError, match=f"has {length} tokens, and a window of {length} needs {length + 1}"):
+    with pytest.raises(ProblemError, match=f"has {length} tokens, but a window of {length} needs {length + 1}"):
         command(*arguments, "--modify", "random")
 
 
@@ -232,7 +232,7 @@ def test_too_little_held_out_text_is_said_of_the_length_of_windows(command, conf
     less = ["train.tokens=128", "data.heldout_share=0.1"]
     run = command("train", config_file, *less, "--runs", tmp_path)["run_dir"]
     with pytest.raises(
-        ProblemError, match=r"--sequence-length: the held-out split has \d+ tokens, and a window of 1024"
+        ProblemError, match=r"--sequence-length: the held-out split has \d+ tokens, but a window of 1024"
     ):
         command("profile", run, "--sequence-length", 1024)
 
@@ -241,7 +241,7 @@ def test_too_little_held_out_text_is_said_of_the_length_of_windows(command, conf
     "name", ["configs/typo", "shared-runs/typo", "no-such.json", "no-such.npz", "no-such.jsonl.xz"]
 )
 def test_a_slip_in_a_path_is_not_looked_up_on_the_hub(command, trained, texts, name):
-    with pytest.raises(ProblemError, match="there is no such run, model or trace") as raised:
+    with pytest.raises(ProblemError, match="run, model or trace not found") as raised:
         command("profile", name, "--corpus", texts)
     assert raised.value.problems[0].code == "missing-file"
 
@@ -249,11 +249,11 @@ def test_a_slip_in_a_path_is_not_looked_up_on_the_hub(command, trained, texts, n
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--domains"], "the run's data does not say where each document came from, give the text of each domain"),
+        (["--domains"], "the run's data does not record the domain of its documents, give each domain's text"),
         (["--corpus", "nowhere"], "nowhere: file or folder not found"),
-        (["--corpus", ""], "--corpus: the text is empty"),
+        (["--corpus", ""], "--corpus: the value is empty"),
         (["--corpus", "x" * 300], "file or folder not found"),
-        (["--sequence-length", "99999999"], "the model knows"),
+        (["--sequence-length", "99999999"], "the model has"),
     ],
 )
 def test_text_that_a_run_cannot_read_is_said(command, trained, arguments, message):
@@ -266,7 +266,7 @@ def test_text_that_a_run_cannot_read_is_said(command, trained, arguments, messag
 def test_preferences_of_a_router_that_drops_tokens_are_refused(command, config_file, texts, tmp_path):
     override = "model.router={use: sigmoid-topk, k: 2, capacity: 1.0}"
     run = command("train", config_file, override, "train.tokens=128", "--runs", tmp_path)["run_dir"]
-    with pytest.raises(ProblemError, match="--domains: its routers do not give every token the same number"):
+    with pytest.raises(ProblemError, match="--domains: preferences need routers that give every token the same number"):
         command("profile", run, "--corpus", texts, "--domains")
     assert not (Path(run) / "trace" / "corpus.npz").exists()
     assert command("profile", run, "--corpus", texts)["tokens"] > 0
@@ -274,7 +274,7 @@ def test_preferences_of_a_router_that_drops_tokens_are_refused(command, config_f
 
 def test_a_checkpoint_is_no_model_of_its_own(command, trained, texts):
     (checkpoint,) = sorted((trained / "checkpoints").glob("step-*"))[-1:]
-    with pytest.raises(ProblemError, match=f"only the run knows its routers, profile {trained}"):
+    with pytest.raises(ProblemError, match=f"only its run knows the routers, profile the run: {trained}"):
         command("profile", checkpoint, "--corpus", texts)
 
 

@@ -193,7 +193,7 @@ def test_an_error_on_one_rank_ends_the_other_which_says_what_it_was(tiny, tmp_pa
     with started(*arguments, "train.schedule=failing", "train.engine=ddp", cwd=tmp_path) as processes:
         (first, _, said), (second, _, error) = ended(processes)
     assert (first, second) == (1, 1)
-    assert "rank 0: another rank has ended (rank 1: ArithmeticError: no factor here)" in said
+    assert "rank 0: another rank exited (rank 1: ArithmeticError: no factor here)" in said
     assert "Traceback" not in said
     assert "ArithmeticError: no factor here" in error
     (run,) = tmp_path.glob("runs/tiny/2*")
@@ -210,13 +210,13 @@ def test_ranks_with_other_configs_do_not_begin(tiny, tmp_path):
 
 def test_several_processes_of_one_engine_do_not_train_the_same_run_twice(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ProblemError, match="2 processes were started, and the engine 'local' is 1"):
+    with pytest.raises(ProblemError, match="2 processes were started, but engine 'local' uses 1"):
         run_command(["train", str(tiny), "--runs", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ddp_without_torchrun_is_told_how_to_start(tiny, tmp_path):
-    with pytest.raises(ProblemError, match=r"RANK, .* is missing, start it by `torchrun --nproc-per-node 2"):
+    with pytest.raises(ProblemError, match=r"missing: RANK, .*, start it with `torchrun --nproc-per-node 2"):
         run_command(["train", str(tiny), "train.engine=ddp", "--runs", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
@@ -225,7 +225,7 @@ def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_before_a_run_is_
     with started("train", tiny, "train.batch_size=3", "train.engine=ddp", cwd=tmp_path) as processes:
         results = ended(processes)
     assert [status for status, _, _ in results] == [2, 2]
-    assert all("a batch of 3 sequences does not divide over 2 ranks" in said for _, _, said in results)
+    assert all("a batch of 3 sequences cannot be split over 2 ranks" in said for _, _, said in results)
     assert not (tmp_path / "runs").exists()
 
 

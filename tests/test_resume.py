@@ -248,7 +248,7 @@ def test_free_settings_change_on_resume_and_are_written_down(capsys, server, com
     command("train", tiny, *free, "--runs", tmp_path / "runs", "--resume", "auto")
     said = capsys.readouterr().err
     assert "changed: train.micro_batch_size: was 1, is 2" in said
-    assert "with switch-loss the run is from here on not" in said
+    assert "balance loss switch-loss sees one micro-batch at a time" in said
     line = recorded(run)
     assert line["step"] == 3
     assert line["config"] == {
@@ -268,9 +268,9 @@ def test_free_settings_change_on_resume_and_are_written_down(capsys, server, com
     ("change", "said"),
     [
         ("train.tokens=768", r"train\.tokens: was 384, is 768.*--allow-config-drift"),
-        ("train.batch_size=8", r"train\.batch_size: was 4, is 8.*no checkpoint can be continued"),
-        ("data.sequence_length=8", r"data\.sequence_length: was 16, is 8.*no checkpoint can be continued"),
-        ("seed=1", r"seed: was 0, is 1.*no checkpoint can be continued"),
+        ("train.batch_size=8", r"train\.batch_size: was 4, is 8.*a checkpoint cannot be continued"),
+        ("data.sequence_length=8", r"data\.sequence_length: was 16, is 8.*a checkpoint cannot be continued"),
+        ("seed=1", r"seed: was 0, is 1.*a checkpoint cannot be continued"),
         ("train.optimizer={use: adamw}", r"train\.optimizer\.use: was .*muon, is .*adamw.*no checkpoint"),
     ],
 )
@@ -281,7 +281,7 @@ def test_resume_refuses_another_config_and_says_what_differs(command, tiny, copy
 
 @pytest.mark.parametrize("change", ["train.batch_size=8", "data.sequence_length=8", "train.optimizer={use: adamw}"])
 def test_what_no_checkpoint_can_be_continued_with_is_refused_whatever_the_user_allows(command, tiny, copy, change):
-    with pytest.raises(ProblemError, match="no checkpoint can be continued"):
+    with pytest.raises(ProblemError, match="a checkpoint cannot be continued"):
         resume(command, tiny, copy, change, "--allow-config-drift")
     assert not (copy / "resumes.jsonl").exists()
 
@@ -315,7 +315,7 @@ def test_other_code_of_a_component_is_refused_unless_allowed(capsys, command, ti
     with pytest.raises(ProblemError, match=r"router .*sigmoid-topk .* is not the code.*--allow-plugin-drift"):
         resume(command, tiny, copy)
     resume(command, tiny, copy, "--allow-plugin-drift")
-    assert "is not the code that the run has" in capsys.readouterr().err
+    assert "is not the code of the run" in capsys.readouterr().err
     assert "sigmoid-topk" in recorded(copy)["plugins"][0]
     resume(command, tiny, copy)
 
@@ -325,7 +325,8 @@ def test_another_machine_is_said_and_written_down(capsys, command, tiny, copy, r
     assert environment["threads"] == 1
     (copy / "environment.json").write_text(json.dumps({**environment, "threads": 99}))
     resume(command, tiny, copy)
-    assert "bits may differ from those of an unbroken run: threads: was 99, is 1" in capsys.readouterr().err
+    warning = "the result may not be bit-identical to an uninterrupted run: threads: was 99, is 1"
+    assert warning in capsys.readouterr().err
     assert recorded(copy)["machine"] == {"threads": [99, 1]}
 
 

@@ -75,7 +75,7 @@ def test_a_recording_is_simulated_with_the_k_that_it_does_not_say(tmp_path):
     torch.save({"logical_count": torch.full((4, 2, 8), 10)}, tmp_path / "a.pt")
     arguments = ["--ep", "8", "--hidden-size", "64"]
     assert run(["simulate", f"{tmp_path / 'a.pt'},k=2", *arguments])["k"] == 2
-    with pytest.raises(ProblemError, match="does not say k"):
+    with pytest.raises(ProblemError, match="does not give k"):
         run(["simulate", str(tmp_path / "a.pt"), *arguments])
 
 

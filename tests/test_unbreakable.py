@@ -159,12 +159,12 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(command, tiny, workplace, 
     try:
         text.write_text("another text, other pairs of letters: zzyzzyzzy\n" * 400)
         before = contents(run)
-        with pytest.raises(ProblemError, match="trained with another tokenizer than the data's"):
+        with pytest.raises(ProblemError, match="trained with a different tokenizer than the data's"):
             command("train", tiny, "--runs", copy / "runs", "--resume", run)
         assert {path: data for path, data in contents(run).items() if path.name != "stages.json"} == {
             path: data for path, data in before.items() if path.name != "stages.json"
         }
-        with pytest.raises(ProblemError, match="trained with another tokenizer than the data's"):
+        with pytest.raises(ProblemError, match="trained with a different tokenizer than the data's"):
             command("evaluate", run)
     finally:
         text.write_bytes(original)
@@ -200,4 +200,4 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_unharmed(server, tin
         second = server.run("train", tiny, "--runs", "runs", "--resume", run, cwd=copy)
         assert contents(run) == before
     assert second.status == ExitCode.USAGE
-    assert "another process is working on this run" in second.said
+    assert "another process is writing to this run" in second.said

@@ -13,7 +13,7 @@ from penstock.hooks.problems import ProblemError
     [
         (["--format", "hff"], "unknown exporter 'hff', did you mean 'hf'"),
         (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
-        ([], "this is not a run directory"),
+        ([], "not a run directory"),
     ],
 )
 def test_a_wrong_request_is_named_and_nothing_is_written(tmp_path, arguments, message):

@@ -76,14 +76,14 @@ def test_without_domains_the_header_names_none():
 
 
 def test_preferences_need_the_same_number_of_experts_for_every_token():
-    with pytest.raises(ProblemError, match="do not give every token the same number of experts"):
+    with pytest.raises(ProblemError, match="preferences need routers that give every token the same number"):
         profiled(TwoExperts(capped=True), [stream(0, 3, "low"), stream(100, 2, "high")])
 
 
 def test_a_layer_that_does_not_say_what_it_chose_is_named():
     model = TwoExperts(capped=False)
     model.routers[7] = SimpleNamespace(k=2, experts=3)
-    with pytest.raises(ProblemError, match="two, layer 7: its router does not return which experts it chose"):
+    with pytest.raises(ProblemError, match="two, layer 7: the router does not return which experts it chose"):
         profiled(model, [stream(0, 2)])
 
 

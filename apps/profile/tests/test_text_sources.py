@@ -61,7 +61,7 @@ def test_a_corpus_may_be_longer_than_the_name_of_a_file(registry):
     rows = f"{{use: jsonl, paths: [{', '.join(['rows.jsonl'] * 40)}], field: question}}"
     assert read(text_sources(registry, [rows], domains=False)) == {None: ["how many?"]}
     assert read(text_sources(registry, [f"maths={rows}", "texts"], domains=True))["maths"] == ["how many?"]
-    with pytest.raises(ProblemError, match="'jsonl' is one domain"):
+    with pytest.raises(ProblemError, match="there is only one domain, 'jsonl'"):
         text_sources(registry, [rows], domains=True)
 
 
@@ -70,9 +70,9 @@ def test_a_corpus_may_be_longer_than_the_name_of_a_file(registry):
     [
         (["nowhere"], "nowhere: file or folder not found"),
         (["plays=nowhere", "texts"], "nowhere: file or folder not found"),
-        (["texts/plays/a.txt"], "'a' is one domain, and preferences compare several"),
-        (["all=texts"], "'all' is one domain"),
-        (["texts/plays", "other/plays.txt"], r"two domains are called 'plays', name them, as in --corpus NAME=PATH"),
+        (["texts/plays/a.txt"], "there is only one domain, 'a', but preferences compare several"),
+        (["all=texts"], "there is only one domain, 'all'"),
+        (["texts/plays", "other/plays.txt"], r"two domains are named 'plays', name them with --corpus NAME=PATH"),
         (["=texts", "other"], "'=texts' is not NAME=PATH"),
         (["plays= ", "other"], "'plays= ' is not NAME=PATH"),
         (["x" * 300], "file or folder not found"),
@@ -86,13 +86,13 @@ def test_what_cannot_be_domains_is_said(registry, texts, message):
 
 
 def test_a_name_without_domains_is_said(registry):
-    with pytest.raises(ProblemError, match="a name is that of a domain, and domains are not told apart, add --domains"):
+    with pytest.raises(ProblemError, match="NAME= names a domain, but --domains is not set, add --domains"):
         text_sources(registry, ["plays=texts"], domains=False)
 
 
 @pytest.mark.parametrize("text", ["", " "])
 def test_an_empty_text_is_not_the_folder_that_one_is_in(registry, text):
-    with pytest.raises(ProblemError, match="--corpus: the text is empty"):
+    with pytest.raises(ProblemError, match="--corpus: the value is empty"):
         text_sources(registry, [text], domains=False)
 
 
@@ -100,5 +100,5 @@ def test_an_empty_folder_is_said(registry):
     Path("empty").mkdir()
     with pytest.raises(ProblemError, match="no file in the folder"):
         text_sources(registry, ["empty"], domains=False)
-    with pytest.raises(ProblemError, match="the folder is empty, and preferences compare several"):
+    with pytest.raises(ProblemError, match="the folder is empty, but preferences compare several"):
         text_sources(registry, ["empty"], domains=True)

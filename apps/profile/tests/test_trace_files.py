@@ -67,7 +67,7 @@ def test_pairs_of_layers_are_loads_and_what_one_layer_tells_about_the_next(tmp_p
     assert [layer["counts"] for layer in model["layers"]] == [[4, 4]] * 3
     assert [pair["layers"] for pair in model["pairs"]] == [[0, 15], [15, 31]]
     assert [pair["information_bits"] for pair in model["pairs"]] == pytest.approx([1, 0])
-    assert "From layer to layer" in page.read_text()
+    assert "Experts across layers" in page.read_text()
 
 
 def test_a_trace_of_ours_is_shown_with_domains_and_pairs(tmp_path, capsys):
@@ -82,13 +82,13 @@ def test_a_trace_of_ours_is_shown_with_domains_and_pairs(tmp_path, capsys):
     assert layer["specialisation"]["information_bits"] == 1
     assert layer["specialisation"]["domains"]["a"]["share"] == [1, 1, 0, 0]
     html = page.read_text()
-    assert all(title in html for title in ("Load", "Preferences of domains", "Experts of the same token"))
+    assert all(title in html for title in ("Load", "Domain preferences", "Experts of the same token"))
 
 
 def test_the_table_says_that_without_domains_nothing_is_known(tmp_path, capsys):
     RoutingTrace(np.ones((1, 1, 4), dtype=np.int64), {"k": 2}).save(tmp_path / "a.npz")
     run(["profile", str(tmp_path / "a.npz")])
-    assert "even load may be that of experts that are alike" in capsys.readouterr().out
+    assert "without domains, specialisation is unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.npz", "a.pt"])
@@ -104,21 +104,21 @@ def test_a_file_that_is_no_trace_is_said_and_no_page_is_written(tmp_path, name):
     [
         ([[[0, 0]]], {"k": 1}, "no assignments"),
         ([[[1, 1]]], {"domains": ["a"]}, "'k' .* is None"),
-        ([[[3, 1]]], {"k": 2, "domains": ["a"]}, "more often than there are tokens"),
-        ([[[1, 1]]], {"k": 1, "pairs": [[[1]]]}, r"'pairs' is no table of counts \[0, 2, 2\]"),
-        ([[[1, 1]]], {"k": 1, "pairs": [[1], 2]}, "'pairs' is no table"),
+        ([[[3, 1]]], {"k": 2, "domains": ["a"]}, "by more tokens than there are"),
+        ([[[1, 1]]], {"k": 1, "pairs": [[[1]]]}, r"'pairs' must be a table of counts \[0, 2, 2\]"),
+        ([[[1, 1]]], {"k": 1, "pairs": [[1], 2]}, "'pairs' must be a table"),
         ([[[1, 1]]], {"k": True, "domains": ["a"]}, "'k' .* is True"),
-        ([[[1, 1]]], {"k": 1, "domains": ["a", "b"]}, "'domains' is not a list of 1 names, one a step"),
-        ([[[1, 1]]], {"k": 1, "domains": True}, "'domains' is not a list of 1 names"),
-        ([[[1, 1]]], {"k": 1, "domains": None}, "'domains' is not a list of 1 names"),
-        ([[[1, 1]]], {"k": 1, "domains": [["a"]]}, "'domains' is not a list of 1 names"),
-        ([[[1, 1]]], {"k": 1, "domains": [1]}, "'domains' is not a list of 1 names"),
-        ([[[1, 1]]], {"k": 1, "domains": [None]}, "'domains' is not a list of 1 names"),
-        ([[[1, 1], [1, 1]]], {"k": 1, "layers": [1]}, "'layers' is not a list of 2 integers, one a layer"),
-        ([[[1, 1]]], {"k": 1, "layers": 3}, "'layers' is not a list of 1 integers"),
-        ([[[1, 1]]], {"k": 1, "layers": ["3"]}, "'layers' is not a list of 1 integers"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' is not a number of rows"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' is not a number of rows"),
+        ([[[1, 1]]], {"k": 1, "domains": ["a", "b"]}, "'domains' must be a list of 1 names, one per step"),
+        ([[[1, 1]]], {"k": 1, "domains": True}, "'domains' must be a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": None}, "'domains' must be a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [["a"]]}, "'domains' must be a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [1]}, "'domains' must be a list of 1 names"),
+        ([[[1, 1]]], {"k": 1, "domains": [None]}, "'domains' must be a list of 1 names"),
+        ([[[1, 1], [1, 1]]], {"k": 1, "layers": [1]}, "'layers' must be a list of 2 integers, one per layer"),
+        ([[[1, 1]]], {"k": 1, "layers": 3}, "'layers' must be a list of 1 integers"),
+        ([[[1, 1]]], {"k": 1, "layers": ["3"]}, "'layers' must be a list of 1 integers"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' must be an integer >= 0"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' must be an integer >= 0"),
     ],
 )
 def test_a_header_that_does_not_fit_is_said(tmp_path, counts, header, message):

@@ -546,14 +546,13 @@ def test_captions_state_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = rendered(tmp_path, run).text
     for sentence in (
         "Loss falls from 8.00 at step 1 to 4.00 nats per token (mean of the last 10 rows), level over the last tenth.",
-        "Held-out text costs 1.50 bits per byte at step 12: 67 % below unigram (4.61), 56 % below bigram (3.42), "
-        "37 % below xz (2.38). The points before it are measured on a part of the text.",
+        "Held-out text takes 1.50 bits per byte at step 12: 67 % below unigram (4.61), 56 % below bigram (3.42), "
+        "37 % below xz (2.38). Earlier points are measured on a part of the text.",
         "Peaks at 0.5 at step 3 and ends at 0.125, 25 % of the peak.",
         "Median 1.00; the largest, 9.00, is at step 7.",
-        "Median 2,500 tokens per second; nine steps in ten lie between 2,500 and 2,500.",
+        "Median 2,500 tokens per second; nine steps in ten are between 2,500 and 2,500.",
         "falls from 2.00 in the first tenth of the run to 0.5 in the last (0 is even). The worst layer ends at 3.00.",
-        "the busiest expert, number 0 of layer 5, takes 2.50\u00d7 its fair share, "
-        "and 2 of 8 experts are never chosen.",
+        "the busiest expert, number 0 of layer 5, has 2.50\u00d7 its fair share, and 2 of 8 experts are never chosen.",
         "Backward takes 75 % of an average step of 1.00 s.",
         "Train takes 72 % of a total of 3 min 55 s.",
         "74 % of 12.3 M parameters are expert weights; a token uses 4.21 M of all, 34 %.",

@@ -128,7 +128,7 @@ def test_a_damaged_one_of_a_later_step_takes_no_place_of_a_whole_one(root, token
 def test_a_checkpoint_is_tied_to_its_tokenizer(root):
     found = newest(root, pytest.fail)
     found.require_tokenizer(module.sha256(found.path / "tokenizer.json"))
-    with pytest.raises(ProblemError, match="another tokenizer"):
+    with pytest.raises(ProblemError, match="a different tokenizer"):
         found.require_tokenizer("0" * 64)
 
 

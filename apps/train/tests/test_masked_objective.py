@@ -86,15 +86,15 @@ def test_a_changed_file_has_another_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("water", "not a line of JSON"),
-        ("[1]", "not a JSON object but a list"),
-        ('{"prompt": "a"}', "not an example: it has 'prompt', write text"),
-        ('{"text": 5}', "'text' is not a string but 5"),
+        ("water", "not a JSON line"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"prompt": "a"}', "not an example: its fields are 'prompt', write 'text'"),
+        ('{"text": 5}', "'text' must be a string, not 5"),
         ('{"text": ""}', "'text' is empty"),
         ('{"prompt": "a", "completion": ""}', "'completion' is empty"),
-        ('{"text": "\\ud800"}', "half a character"),
-        ('{"tokens": [1, 2], "mask": [1]}', "2 tokens, and 1 in the mask"),
-        ('{"tokens": [1, -2], "mask": [1, 1]}', "integers from 0 on"),
+        ('{"text": "\\ud800"}', "an unpaired surrogate"),
+        ('{"tokens": [1, 2], "mask": [1]}', "has 2 entries, but 'mask' has 1"),
+        ('{"tokens": [1, -2], "mask": [1, 1]}', "integers >= 0"),
         ('{"tokens": [1, 2], "mask": [1, 2]}', "a list of 0 and 1"),
         ('{"tokens": [1], "mask": [1]}', "fewer than two tokens"),
     ],
@@ -110,9 +110,9 @@ def test_a_line_that_is_no_example_is_named_with_its_file_and_number(tmp_path, l
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"prompt": "abcdefghij", "completion": "k"}, "none of the first 9 tokens counts"),
-        ({"tokens": [3, 99], "mask": [0, 1]}, "token 99 is not in the vocabulary of 27"),
-        ({"tokens": [3, 4], "mask": [1, 0]}, "none of the first 9 tokens counts"),
+        ({"prompt": "abcdefghij", "completion": "k"}, "none of the first 9 tokens are counted"),
+        ({"tokens": [3, 99], "mask": [0, 1]}, "token 99 is outside the vocabulary of 27"),
+        ({"tokens": [3, 4], "mask": [1, 0]}, "none of the first 9 tokens are counted"),
     ],
 )
 def test_what_only_the_tokenizer_can_tell_is_told_before_the_first_step(tmp_path, line, said):

@@ -161,7 +161,7 @@ def test_a_second_process_is_kept_out_and_a_dead_one_holds_nothing(make):
 def test_a_folder_that_cannot_be_written_is_named(config_file, registry, tmp_path):
     (tmp_path / "file").write_text("")
     config, document = load_run_config(config_file, (), registry)
-    with pytest.raises(ProblemError, match="cannot be written"):
+    with pytest.raises(ProblemError, match="cannot write the run directory"):
         RunDirectory.create(tmp_path / "file", config, document, (), registry)
 
 

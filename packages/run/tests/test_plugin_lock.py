@@ -66,15 +66,15 @@ def locked(name: str = "mine", **changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": "1.1"}, "version 1.0 then, 1.1 now"),
-        ({"contract": 2}, "contract 1 then, 2 now"),
-        ({"hash": "b" * 64}, "other files: hash aaaaaaaaaaaa then, bbbbbbbbbbbb now"),
+        ({"version": "1.1"}, "version was 1.0, is now 1.1"),
+        ({"contract": 2}, "contract was 1, is now 2"),
+        ({"hash": "b" * 64}, "files changed: hash was aaaaaaaaaaaa, is now bbbbbbbbbbbb"),
     ],
 )
 def test_every_difference_of_a_component_is_said_in_one_line(change, said):
     [line] = lock_changes([locked()], [locked(**change)])
     assert line.startswith("router acme:mine ")
-    assert line.endswith(f"is not the code that the run has ({said})")
+    assert line.endswith(f"is not the code of the run ({said})")
 
 
 def test_what_is_the_same_or_in_one_lock_alone_is_no_difference():

@@ -139,7 +139,7 @@ def test_a_specialisation_that_was_planted_is_found(command, models, texts, caps
     assert "load, specialised: layer 0" in printed
     assert "A domain prefers an expert whose 95 % interval is above" in printed
     html = Path("page.html").read_text()
-    assert all(title in html for title in ("Load", "Preferences of domains", "Experts of the same token"))
+    assert all(title in html for title in ("Load", "Domain preferences", "Experts of the same token"))
 
 
 def test_two_halves_of_one_text_show_no_specialisation(command, models) -> None:
@@ -218,7 +218,7 @@ def damaged(folder: Path, copy: Path, name: str, content: bytes | None) -> Path:
         ("config.json", b"{", "not a valid JSON file"),
         ("config.json", b'{"model_type": "none-such"}', "there is no such model"),
         ("config.json", b"null", r"its config\.json cannot be used"),
-        ("config.json", None, "neither a run, which has config.resolved.yaml, nor a model, which has config.json"),
+        ("config.json", None, "neither a run .no config.resolved.yaml. nor a model .no config.json."),
         ("model.safetensors", None, "its weights cannot be read"),
         ("model.safetensors", b"\x08" + 20 * b"\0", "its weights cannot be read"),
     ],
@@ -237,7 +237,7 @@ def test_a_damaged_model_is_said_and_nothing_is_written(command, models, texts, 
         ({"hidden_size": "x"}, r"its config\.json cannot be used .*hidden_size"),
         ({"hidden_act": "nope"}, "it cannot be loaded .KeyError: 'nope'"),
         ({"quantization_config": {"quant_method": "mxfp4"}}, "it cannot be loaded .*Accelerate"),
-        ({"num_experts_per_tok": 99}, "layer 0 takes 99 experts a token, and has 8"),
+        ({"num_experts_per_tok": 99}, "layer 0 chooses 99 experts per token, but has only 8"),
     ],
 )
 def test_a_config_that_makes_no_model_is_said(command, models, texts, tmp_path, change, message) -> None:
@@ -258,32 +258,32 @@ def test_a_pickle_that_is_none_is_said(command, models, texts, tmp_path) -> None
 def test_a_tokenizer_of_another_model_is_said(command, models, texts, tmp_path) -> None:
     other = write_tokenizer(train_tokenizer(map(text_of, LETTERS), vocabulary_size=500))["tokenizer.json"]
     folder = damaged(models("olmoe"), tmp_path / "copy", "tokenizer.json", other)
-    with pytest.raises(ProblemError, match=rf"tokenizer gives token \d+, and the model has {VOCABULARY} embeddings"):
+    with pytest.raises(ProblemError, match=rf"produces token \d+, but the model has only {VOCABULARY} embeddings"):
         command("profile", folder, "--corpus", texts)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a model has no text of its own, give files or folders of text with --corpus"),
-        (["--domains"], "a model has no text of its own"),
+        ([], "a model has no held-out text, give files or folders of text with --corpus"),
+        (["--domains"], "a model has no held-out text"),
         (["--corpus", "nowhere"], "nowhere: file or folder not found"),
         (["--corpus", "blank", "--corpus", "TEXTS", "--domains"], "domain 'blank' has no text"),
         (["--corpus", "{use: jsonl, paths: [blank.jsonl]}"], "the text has no text"),
         (["--corpus", "{use: jsonl, paths: [blank.jsonl]}", "--modify", "random"], "the text has no text"),
         (["--corpus", "no={use: jsonl, paths: [blank.jsonl]}", "--corpus", "TEXTS", "--domains"], "'no' has no text"),
-        (["--corpus", "short", "--corpus", "TEXTS", "--domains"], r"domain 'short' has \d tokens, and a window of 32"),
+        (["--corpus", "short", "--corpus", "TEXTS", "--domains"], r"domain 'short' has \d tokens, but a window of 32"),
         (["--corpus", "binary"], "not a text file"),
-        (["--corpus", "TEXTS", "--max-tokens", "31"], "31 tokens are less than one sequence of 32"),
-        (["--corpus", "TEXTS", "--sequence-length", "999999"], "the model knows 4096 positions"),
-        (["--corpus", "TEXTS", "--domains", "--modify", "random"], "--domains: modifications are measured over all"),
-        (["--corpus", "TEXTS", "--trace", "t.npz", "--modify", "random"], "--trace: what is modified leaves no trace"),
-        (["--corpus", "TEXTS", "--modify", "best"], "there is no strategy 'best'"),
-        (["--corpus", "TEXTS", "--trace", "t.zip"], r"'t\.zip' is no \.npz"),
+        (["--corpus", "TEXTS", "--max-tokens", "31"], "31 tokens do not fill one window of 32"),
+        (["--corpus", "TEXTS", "--sequence-length", "999999"], "the model has 4096 positions"),
+        (["--corpus", "TEXTS", "--domains", "--modify", "random"], "--domains: --modify measures all text"),
+        (["--corpus", "TEXTS", "--trace", "t.npz", "--modify", "random"], "--trace: --modify writes no trace"),
+        (["--corpus", "TEXTS", "--modify", "best"], "unknown strategy 'best'"),
+        (["--corpus", "TEXTS", "--trace", "t.zip"], r"'t\.zip' is not an \.npz file"),
         (["--corpus", "TEXTS", "--trace", "TEXTS"], "is a folder"),
         (["--corpus", "TEXTS", "--report", "TEXTS"], "is a folder"),
-        (["--corpus", "TEXTS", "--report", "short/page.html"], r"page\.html: the file cannot be written"),
-        (["--corpus", "TEXTS", "--trace", "short/t.npz"], r"t\.npz: the file cannot be written"),
+        (["--corpus", "TEXTS", "--report", "short/page.html"], r"page\.html: cannot write the file"),
+        (["--corpus", "TEXTS", "--trace", "short/t.npz"], r"t\.npz: cannot write the file"),
     ],
 )
 def test_bad_input_is_said_and_nothing_is_written(command, models, texts, tmp_path, arguments, message):
@@ -300,7 +300,7 @@ def test_bad_input_is_said_and_nothing_is_written(command, models, texts, tmp_pa
 
 def test_a_model_without_experts_has_nothing_to_profile(command, models, texts) -> None:
     for arguments in ([], ["--modify", "random"]):
-        with pytest.raises(ProblemError, match="no experts to profile"):
+        with pytest.raises(ProblemError, match="the model has no experts"):
             command("profile", models("llama"), "--corpus", texts, *arguments)
 
 
@@ -319,8 +319,8 @@ def test_a_name_that_the_hub_does_not_give_is_said(command, texts, monkeypatch) 
         command("profile", "nobody/nothing", "--corpus", texts)
     with pytest.raises(ProblemError, match="x: folder not found, and no tokenizer of that name on the hub"):
         command("profile", "x" * 300, "--corpus", texts)
-    with pytest.raises(ProblemError, match="there is no such run, model or trace, check the path; a model of the hub"):
+    with pytest.raises(ProblemError, match="run, model or trace not found, check the path; for a hub model"):
         command("profile", "nobody/nothing")
     for path in ("a/b/c", "/nowhere"):
-        with pytest.raises(ProblemError, match=f"{path}: there is no such run, model or trace, check the path"):
+        with pytest.raises(ProblemError, match=f"{path}: run, model or trace not found, check the path"):
             command("profile", path, "--corpus", texts)

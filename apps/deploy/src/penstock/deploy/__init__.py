@@ -1,1 +1,1 @@
-"""Takes trained models out into the world."""
+"""Exports trained models for other software."""

@@ -20,13 +20,13 @@ from penstock.hooks.registry import Registry
     "exporter",
     default="hf",
     show_default=True,
-    help="NAME of an exporter, or {use: NAME, ...}, such as '{use: hf, dtype: float32}'.",
+    help="Exporter: NAME or {use: NAME, ...}, such as '{use: hf, dtype: float32}'.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; RUN/export-NAME otherwise.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write (default: RUN/export-NAME).")
 @output.json_option
 @click.pass_obj
 def export(registry: Registry, run_path: Path, exporter: str, out: Path | None, as_json: bool) -> dict[str, Any]:
-    """Write RUN's newest checkpoint for other software; `hf` is what transformers loads."""
+    """Export RUN's newest checkpoint for other software; the format `hf` loads in transformers."""
     from penstock.train.restore import restore
 
     choice = registry.choose("exporter", parse_config(f"value: {exporter}").value["value"], "--format")

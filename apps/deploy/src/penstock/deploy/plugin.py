@@ -1,4 +1,4 @@
-"""What penstock-deploy offers."""
+"""What penstock-deploy provides."""
 
 from penstock.hooks import Component, hookimpl
 

@@ -1,1 +1,1 @@
-"""Measures runs: evaluation, expert load, network prediction, and the report that shows them."""
+"""`penstock evaluate`: tasks, baselines, samples and speed of a run."""

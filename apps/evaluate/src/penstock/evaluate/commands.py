@@ -25,20 +25,24 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
     "--task",
     "tasks",
     multiple=True,
-    help="NAME of a task, or {use: NAME, ...}, in place of the config's; repeatable. Such as "
-    "'{use: wikitext2, path: wiki.test.raw}'.",
+    help="Task to run instead of the config's: NAME or {use: NAME, ...}, such as "
+    "'{use: wikitext2, path: wiki.test.raw}'. Repeatable.",
 )
 @click.option(
-    "--shots", type=click.IntRange(min=0), help="Examples before each question; each task's own number otherwise."
+    "--shots",
+    type=click.IntRange(min=0),
+    help="Few-shot examples before each question (default: the task's own number).",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), help="Only the first so many items of each task; its metrics say so."
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Evaluate only the first N items of each task; metric names include the limit.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides what tasks draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the tasks' random draws.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of local data sets, such as lambada/lambada_test.jsonl and wikitext2/wiki.test.raw.",
+    help="Folder of local datasets, such as lambada/lambada_test.jsonl and wikitext2/wiki.test.raw.",
 )
 @output.json_option
 @click.pass_obj
@@ -47,8 +51,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed.
 
-    Problems of tasks and their data are said before the model is loaded. An evaluation that was killed goes on where it
-    was, and one that is repeated computes only what it has not kept in RUN/answers.
+    Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
+    killed or repeated evaluation computes only what is missing.
     """
     chosen = [choose(registry, "task", text) for text in tasks]
     result = evaluate_run(RunDirectory.open(run_path), registry, chosen, **options)
@@ -57,7 +61,7 @@ def evaluate(
 
 
 def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
-    """Evaluates the newest checkpoint on `tasks`, or on the config's if there are none, and keeps the result in the run
+    """Evaluates the newest checkpoint on `tasks`, or on the config's if none are given, and keeps the result in the run
     directory. `options` are those of `task_context`."""
     from penstock.evaluate.evaluation import evaluate_restored, prepare_tasks, task_context, with_earlier_tasks
     from penstock.train.compose import open_dataset

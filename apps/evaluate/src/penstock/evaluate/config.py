@@ -18,17 +18,17 @@ HELDOUT: Any = {"use": "heldout"}
 
 
 class EvaluateSettings(Schema):
-    """What is measured after training."""
+    """Settings of `penstock evaluate`."""
 
     tasks: list[TaskChoice] = [HELDOUT]
     """Tasks to run."""
     prompts: list[str] = ["def ", "import ", "class ", '"""Return ']
-    """Starts of the samples that are shown."""
+    """Prompts of the samples."""
     sample_tokens: int = Field(default=96, gt=0)
-    """Tokens of each sample."""
+    """Tokens per sample."""
     temperature: float = Field(default=0.7, ge=0)
     """Sampling temperature; 0 is greedy."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        return {"tasks": []}  # the kit knows no component of another distribution
+        return {"tasks": []}  # the conformance kit knows no components of other distributions

@@ -42,8 +42,8 @@ BASELINE_TOKENS = 10_000_000
 def evaluate_restored(
     restored: Restored, tasks: Mapping[str, PreparedTask], *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluation:
-    """What `evaluation.json` holds. What the same weights have answered before is not computed again. `progress` is
-    told the name of each task, and of its rows what is done and all there is."""
+    """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. `progress`
+    receives the name of each task, and the number of rows done and in total."""
     begun = time.perf_counter()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
     answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
@@ -66,7 +66,7 @@ def evaluate_restored(
 
 
 def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, PreparedTask]:
-    """By name; raises `ProblemError` with everything that can be wrong with the tasks before a model is loaded."""
+    """Tasks by name; raises one `ProblemError` with everything that is wrong with them, before a model is loaded."""
     prepared: dict[str, PreparedTask] = {}
     problems: list[Problem] = []
     for choice in choices:
@@ -85,14 +85,14 @@ def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, 
 
 
 def task_context(config: RunConfig, dataset: TokenDataset, **options: Any) -> TaskContext:
-    """What a run tells its tasks; `options` are what the command line says."""
+    """What tasks know about the run; `options` come from the command line."""
     length = config.data.sequence_length
     return TaskContext(dataset.tokenizer(), _tokens(dataset, "heldout"), length, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierTask:
-    """A task of contract 1, which asks the model itself."""
+    """A task of contract 1, which queries the model itself."""
 
     task: TaskV1
     context: TaskContext
@@ -106,14 +106,14 @@ PreparedTask: TypeAlias = Prepared | EarlierTask
 
 
 def weights_of(restored: Restored) -> str:
-    """What a model's answers depend on: its weights, the code of its components and the type that it computes in."""
+    """What a model's answers depend on: its weights, the code of its components and its compute dtype."""
     digests = restored.checkpoint.digests()
     weights = {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
     return json.dumps([weights, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True)
 
 
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
-    """The result, with what an earlier evaluation of the same checkpoint found on other tasks."""
+    """The result, merged with an earlier evaluation of the same checkpoint on other tasks."""
     earlier = read_record(Evaluation, path)
     if earlier is None or earlier.checkpoint != result.checkpoint:
         return result
@@ -134,7 +134,7 @@ def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
 
 
 def tokens_seen(restored: Restored) -> np.ndarray:
-    """The tokens that the model was trained on: the windows of its steps, or the whole split after an epoch."""
+    """The tokens that the model was trained on: the windows of its steps, or the whole split after one epoch."""
     split, train = restored.dataset.split("train"), restored.config.train
     order = TokenOrder(
         split,
@@ -149,7 +149,7 @@ def tokens_seen(restored: Restored) -> np.ndarray:
 
 
 def samples(restored: Restored) -> list[Sample]:
-    """What the model continues each prompt with, from a fixed seed."""
+    """The model's continuation of each prompt, from a fixed seed."""
     settings, tokenizer = restored.config.evaluate, restored.dataset.tokenizer()
     shown = []
     for number, prompt in enumerate(settings.prompts):
@@ -183,11 +183,11 @@ def performance(restored: Restored) -> Performance:
 
 
 def _refuse_options(task: str, context: TaskContext) -> None:
-    """A task of contract 1 is told nothing of what a command line asks for."""
+    """Refuses options for a task of contract 1, which never sees them."""
     asked = [name for name in ("shots", "limit") if getattr(context, name) is not None]
     if asked:
-        what = f"task '{task}' was written against contract 1, which has no {' and no '.join(asked)}"
-        where, fix = ", ".join(f"--{name}" for name in asked), "leave it out, or take a newer version of the task"
+        what = f"task '{task}' was written against contract 1, which does not support {' or '.join(asked)}"
+        where, fix = ", ".join(f"--{name}" for name in asked), "leave it out, or install a newer version of the task"
         raise ProblemError(Problem("bad-value", what, where, fix))
 
 

@@ -1,1 +1,1 @@
-"""`penstock profile`: which experts a model chooses, for which text, and what another choice would cost."""
+"""`penstock profile`: which experts a model chooses, for which text, and what other choices would cost."""

@@ -1,6 +1,6 @@
-"""The figures of any trace, and their text: load, the preferences of domains, and which experts work together.
+"""Figures of any trace, and their text: load, domain preferences, and which experts work together.
 
-Shape suffixes: S steps, M domains, L layers, P pairs of neighbouring layers, E experts.
+Shape suffixes: S steps, M domains, L layers, P pairs of adjacent layers, E experts.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ HEADINGS = (
     "closest pair",
 )
 MOST_COUNTS = 16
-"""Experts whose counts are printed; those of more are in the JSON and drawn."""
+"""Largest number of experts whose counts are printed; larger ones are in the JSON and on the page."""
 MOST_PREFERRED = 3
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """A trace and what is counted of it, once for its figures and its page.
+    """A trace and the counts taken from it, once for both its figures and its page.
 
-    `layers` are the numbers that the model gives its layers. `domains` are the names of the rows of `count_MLE`, none
-    where domains are not told apart. `both_LEE` are the tokens that chose both experts, None where the experts of each
-    token are not known; `pair_PEE` are the assignments of two neighbouring layers, of no pair where those are not.
+    `layers` are the model's own layer numbers. `domains` are the names of the rows of `count_MLE`, empty if the trace
+    has no domains. `both_LEE` counts tokens that chose both experts, None if the experts of each token are unknown.
+    `pair_PEE` holds joint counts of adjacent layers, empty (P = 0) if they are unknown.
     """
 
     trace: RoutingTrace
@@ -64,9 +64,9 @@ class Tables:
 
 
 def tables_of(trace: RoutingTrace) -> Tables:
-    """Raises `ProblemError` where the trace is empty or its header does not fit it."""
+    """Raises `ProblemError` if the trace is empty or its header does not fit it."""
     if not trace.counts_SLE.any():
-        name, fix = str(trace.header.get("model", "trace")), "profile or train for a step"
+        name, fix = str(trace.header.get("model", "trace")), "record at least one step"
         raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
     _require_header(trace)
     layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
@@ -79,22 +79,24 @@ def _require_header(trace: RoutingTrace) -> None:
     layers, domains = trace.header.get("layers", [0] * rows), trace.header.get("domains", [""] * steps)
     dropped = trace.header.get("dropped_warm_up", 0)
     problems = {
-        f"'layers' is not a list of {rows} integers, one a layer": not _is_list(layers, int, rows),
-        f"'domains' is not a list of {steps} names, one a step": not _is_list(domains, str, steps),
-        "'dropped_warm_up' is not a number of rows": type(dropped) is not int or dropped < 0,
+        f"'layers' must be a list of {rows} integers, one per layer": not _is_list(layers, int, rows),
+        f"'domains' must be a list of {steps} names, one per step": not _is_list(domains, str, steps),
+        "'dropped_warm_up' must be an integer >= 0, a number of rows": type(dropped) is not int or dropped < 0,
     }
     found = [what for what, wrong in problems.items() if wrong]
     if found:
-        raise ProblemError([Problem("bad-trace", f"the header's {what}", "trace", "mend it") for what in found])
+        raise ProblemError(
+            [Problem("bad-trace", f"the header's {what}", "trace", "correct the header") for what in found]
+        )
 
 
 def _is_list(value: Any, kind: type, length: int) -> bool:
-    """JSON's true is no number."""
+    """Checks exact types, because in Python JSON's true is an int."""
     return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
 
 
 def load_figures(tables: Tables) -> list[LayerProfile]:
-    """For each layer its load; with domains or choices also what these tell."""
+    """The load of each layer, and specialisation or co-activation if domains or choices are known."""
     trace = tables.trace
     counts_LE = trace.counts_LE
     metrics = {
@@ -157,18 +159,18 @@ def _domain_counts(trace: RoutingTrace, names: Sequence[str]) -> np.ndarray:
     np.add.at(count_MLE, [names.index(label) for label in trace.header["domains"]], trace.counts_SLE)
     for row in range(trace.counts_SLE.shape[1]):
         if (count_MLE[:, row].max(axis=1) * k_of(trace, row) > count_MLE[:, row].sum(axis=1)).any():
-            what = f"in row {row} of its layers an expert is chosen more often than there are tokens of k experts"
+            what = f"in layer row {row} an expert is chosen by more tokens than there are"
             raise ProblemError(Problem("bad-trace", what, "trace", "check the header's 'k'"))
     return count_MLE
 
 
 def k_of(trace: RoutingTrace, row: int) -> int:
-    """Experts a token in this layer; raises `ProblemError` where the header does not say."""
+    """Experts per token in this layer; raises `ProblemError` if the header does not say."""
     k = trace.header.get("k")
     k = k[row] if isinstance(k, list) and row < len(k) else k
     if type(k) is not int or not 1 <= k <= trace.counts_SLE.shape[2]:
-        what = f"the header's 'k' (experts a token) is {k!r}"
-        raise ProblemError(Problem("bad-trace", what, "trace", "write it when making the trace"))
+        what = f"the header's 'k' (experts per token) is {k!r}"
+        raise ProblemError(Problem("bad-trace", what, "trace", "write a valid 'k' to the header"))
     return k
 
 
@@ -192,8 +194,8 @@ def model_figures(name: str, tables: Tables) -> Profile:
 
 
 def pair_figures(tables: Tables) -> list[LayerPair]:
-    """For each pair of neighbouring layers that were traced, the bits that an expert of one tells about the other's;
-    empty where the header's `pairs` does not have the counts."""
+    """For each pair of adjacent traced layers, the bits that an expert in one gives about the expert in the other;
+    empty without the header's `pairs`."""
     return [
         LayerPair(
             layers=list(tables.layers[row : row + 2]),
@@ -211,16 +213,16 @@ def _pair_counts(trace: RoutingTrace) -> np.ndarray:
         return np.zeros((0, experts, experts), dtype=np.int64)
     try:
         count_PEE = np.array(trace.header["pairs"], dtype=np.int64)
-    except (ValueError, TypeError, OverflowError):  # ragged, no numbers, or too large ones
+    except (ValueError, TypeError, OverflowError):  # ragged, not numbers, or too large
         count_PEE = np.zeros(0, dtype=np.int64)
     if count_PEE.shape != (layers - 1, experts, experts) or (count_PEE < 0).any():
-        what = f"the header's 'pairs' is no table of counts [{layers - 1}, {experts}, {experts}]"
-        raise ProblemError(Problem("bad-trace", what, "trace", "leave it out"))
+        what = f"the header's 'pairs' must be a table of counts [{layers - 1}, {experts}, {experts}]"
+        raise ProblemError(Problem("bad-trace", what, "trace", "correct it, or leave it out"))
     return count_PEE
 
 
 def layer_line(layer: LayerProfile) -> tuple[str, ...]:
-    """One line of the table, as `HEADINGS` has it."""
+    """One line of the table, with the columns `HEADINGS`."""
     told = layer.specialisation
     bits = "-" if told is None or len(told.domains) < 2 else f"{told.information_bits:.3f}"
     closest = next(iter(layer.coactivation or ()), None)
@@ -230,7 +232,7 @@ def layer_line(layer: LayerProfile) -> tuple[str, ...]:
 
 
 def preference_lines(layers: Sequence[LayerProfile]) -> list[tuple[str, ...]]:
-    """A line for each layer and domain, as `PREFERENCES` has it; none where domains are not known."""
+    """A line for each layer and domain, with the columns `PREFERENCES`; empty without domains."""
     return [
         (
             str(layer.layer),
@@ -255,34 +257,34 @@ def _share_text(domain: DomainPreference, expert: int) -> str:
 
 
 def preference_caption(layers: Sequence[LayerProfile]) -> str:
-    """What `preference_lines` are to be compared with; empty without any."""
+    """The baseline of `preference_lines`; empty if there are no preferences."""
     told = layers[0].specialisation
     if told is None:
         return ""
     first = next(iter(told.domains.values()))
     return (
-        f"A domain prefers an expert whose 95 % interval is above, and avoids one whose interval is below, the uniform "
-        f"k / E, which is {100 * first.uniform:.1f} % in layer {layers[0].layer}. "
-        "Tokens are taken for independent."
+        f"A domain prefers an expert whose 95 % interval is above the uniform k / E, and avoids one whose interval is "
+        f"below it. Here k / E is {100 * first.uniform:.1f} % in layer {layers[0].layer}. "
+        "Intervals assume independent tokens."
     )
 
 
 def count_lines(layers: Sequence[LayerProfile]) -> list[tuple[str, ...]]:
-    """The assignments of each layer's experts, where a terminal is wide enough for them."""
+    """The assignments of each layer's experts, or nothing if a terminal is not wide enough."""
     if len(layers[0].counts or ()) > MOST_COUNTS:
         return []
     return [(str(layer.layer), *(f"{count:,}" for count in layer.counts or ())) for layer in layers]
 
 
 def verdicts(model: Profile) -> list[str]:
-    """A sentence for each kind of layer that the domains tell apart, or why there is none; and what pairs tell."""
+    """A sentence for each verdict on specialisation, or why there is none, and one for each pair of layers."""
     told = [
-        f"an expert of layer {pair.layers[0]} tells {pair.information_bits:.3f} bits about that of layer "
-        f"{pair.layers[1]}"
+        f"an expert of layer {pair.layers[0]} gives {pair.information_bits:.3f} bits about the expert of "
+        f"layer {pair.layers[1]}"
         for pair in model.pairs
     ]
     if not model.domains:
-        unknown = "without domains nothing is known of specialisation: even load may be that of experts that are alike"
+        unknown = "without domains, specialisation is unknown: experts with even load may all do the same"
         return [unknown, *told]
     layers_by_verdict: dict[str, list[str]] = {}
     for layer in model.layers:

@@ -1,4 +1,4 @@
-"""The page of any trace: heat maps of load, of the preferences of domains, and of the experts that work together.
+"""The page of any trace: heat maps of load, of domain preferences, and of experts that work together.
 
 Shape suffixes: M domains, L layers, E experts.
 """
@@ -29,12 +29,12 @@ from penstock.traces import specialisation as figures
 TEMPLATE = Path(__file__).with_name("atlas.html.j2")
 
 MOST_MAPS = 8
-"""Layers whose preferences and pairs are drawn, evenly taken from all, so that a page of a deep model stays light."""
+"""Most layers whose preferences and pairs are drawn, evenly spaced, so that a page of a deep model stays small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A heat map: its lines go down from `first` to `last`, its columns from `left` to `right`."""
+    """A heat map with rows from `first` to `last` and columns from `left` to `right`."""
 
     title: str
     first: str
@@ -45,7 +45,7 @@ class Map:
 
 
 Texts = tuple[str, str, str, str, str]
-"""The texts of a `Map`, in its order."""
+"""The texts of a `Map`, in the order of its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ModelView:
 
 
 def write_atlas(title: str, tables: Mapping[str, Tables], result: Atlas, out: Path) -> Path:
-    """Writes the page of `atlas(tables)`, whole or not at all."""
+    """Atomically writes the page of `atlas(tables)`."""
     views = [
         ModelView(
             model.model,
@@ -88,14 +88,14 @@ def write_atlas(title: str, tables: Mapping[str, Tables], result: Atlas, out: Pa
 
 
 def cards_of(tables: Tables) -> list[MapCard]:
-    """Load of all layers; preferences where domains are known; pairs where each token's experts are."""
+    """Load of all layers; preferences if domains are known; pairs if each token's experts are known."""
     trace, names = tables.trace, tables.domains
     layers = [str(layer) for layer in tables.layers]
     shown = sorted({round(row) for row in np.linspace(0, len(layers) - 1, min(len(layers), MOST_MAPS))})
     load_LE = trace.counts_LE / np.maximum(trace.counts_LE.mean(axis=1, keepdims=True), 1)
     last = str(trace.counts_SLE.shape[2] - 1)
     whole = ("", f"layer {layers[0]}", layers[-1], "expert 0", last)
-    caption = "Each row a layer. Orange experts have more than an even share, blue ones less."
+    caption = "Each row is a layer. Orange experts have more than an even share, blue ones less."
     cards = [_card("Load", "relative to an even share", [(whole, load_LE)], caption)]
     if names:
         maps = [
@@ -105,8 +105,8 @@ def cards_of(tables: Tables) -> list[MapCard]:
             )
             for row in shown
         ]
-        caption = f"Each row a domain, in the order {', '.join(names)}: its tokens' share over the uniform k / E."
-        cards.append(_card("Preferences of domains", "relative to uniform", maps, caption))
+        caption = f"Each row is a domain ({', '.join(names)}): the share of its tokens, relative to the uniform k / E."
+        cards.append(_card("Domain preferences", "relative to uniform", maps, caption))
     maps = [
         (
             (f"Layers {layers[row]} and {layers[row + 1]}", "0", last, "expert 0", last),
@@ -115,16 +115,14 @@ def cards_of(tables: Tables) -> list[MapCard]:
         for row, count_EE in enumerate(tables.pair_PEE)
     ]
     if maps:
-        caption = "Each row an expert of the first layer, each column one of the second: orange pairs share tokens."
-        cards.append(_card("From layer to layer", "relative to chance", maps, caption))
+        caption = "Each row is an expert of the first layer, each column one of the second. Orange pairs share tokens."
+        cards.append(_card("Experts across layers", "relative to chance", maps, caption))
     if tables.both_LEE is not None:
         maps = [
             ((f"Layer {layers[row]}", "0", last, "expert 0", last), figures.coactivation_lift(tables.both_LEE[row]))
             for row in shown
         ]
-        caption = (
-            "Pairs that meet more often than their frequencies explain are orange, those that avoid each other blue."
-        )
+        caption = "Orange pairs share tokens more often than their frequencies explain, blue pairs less often."
         cards.append(_card("Experts of the same token", "relative to chance", maps, caption))
     return cards
 

@@ -1,4 +1,4 @@
-"""`penstock profile`: of a run or a model, which are recorded, or of a trace file."""
+"""`penstock profile` of a run or a model, whose routing it records, or of a trace file."""
 
 from __future__ import annotations
 
@@ -36,36 +36,38 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
     "texts",
     multiple=True,
     metavar="[NAME=]TEXT",
-    help="A text file, a folder of them, or {use: CORPUS, ...}; repeatable. In the place of a run's held-out text.",
+    help="Text to read instead of a run's held-out text: a file, a folder, or {use: CORPUS, ...}. Repeatable.",
 )
 @click.option(
     "--domains",
     is_flag=True,
-    help="Tell domains apart: each --corpus is one, or each file and folder in the only one.",
+    help="Profile per domain: each --corpus is a domain, or each file and folder inside a single --corpus.",
 )
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Read only the first so many tokens, of each domain.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), help="Read only the first N tokens (of each domain, with --domains)."
+)
 @click.option(
     "--sequence-length",
     type=click.IntRange(min=1),
-    help="Tokens of a window; the run's own, or 512 for a model, if not given.",
+    help="Tokens per window (default: the run's sequence length, or 512 for a model).",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with heat maps here.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML page with heat maps to this file.")
 @click.option(
     "--trace",
     "trace_file",
     type=click.Path(path_type=Path),
-    help="Write the trace to this .npz, for `penstock simulate`; a run keeps one in its folder anyway.",
+    help="Write the trace to this .npz file, for `penstock simulate`; a run always keeps one in its folder.",
 )
 @click.option(
     "--modify",
     metavar="STRATEGY,...",
-    help="Measure other assignments: all, or of balanced, round-robin, random, topk-filtered, temperature.",
+    help="Measure other expert assignments: all, or some of balanced, round-robin, random, topk-filtered, temperature.",
 )
-@click.option("--fraction", default=None, help="Shares of the tokens that --modify changes; 0,0.25,0.5,1 if not given.")
+@click.option("--fraction", default=None, help="Fractions of tokens that --modify changes (default: 0,0.25,0.5,1).")
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
-    help="Of the draws of topk-filtered and temperature; 1 if not given.",
+    help="Sampling temperature of the strategies topk-filtered and temperature (default: 1).",
 )
 @output.json_option
 @click.pass_obj
@@ -83,27 +85,29 @@ def profile(
     temperature: float | None,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Show which experts MODEL chooses, how evenly, with which others and for which domains.
+    """Show which experts MODEL chooses, how evenly, in which combinations and for which domains.
 
-    MODEL is a run, whose held-out text is read unless --corpus gives another; a mixture of experts of transformers, as
-    a folder with config.json or a name on the hub, with its own tokenizer and the text of --corpus; or a trace: an
-    .npz, a table of counts .json or a log of vLLM .jsonl, also packed with xz, or a recording of SGLang .pt.
+    MODEL is a run, whose held-out text is read unless --corpus gives another; a transformers mixture of experts
+    (a folder with config.json, or a hub name), read with its own tokenizer on the text of --corpus; or a trace: .npz, a
+    .json table of counts, a vLLM .jsonl log (each also xz-compressed), or an SGLang .pt recording.
 
     A run keeps trace/heldout.npz and profile.json, or with --corpus trace/corpus.npz and profile-corpus.json. With
-    --modify, perplexity is measured against balance and predicted communication for other assignments than the
-    routers': modified.json and modified.html."""
+    --modify, perplexity, balance and predicted communication are measured for assignments other than the routers' and
+    kept in modified.json and modified.html."""
     if modify is None and (fraction is not None or temperature is not None):
         option = "--temperature" if fraction is None else "--fraction"
-        raise ProblemError(Problem("bad-value", "nothing is to be modified", option, "add --modify STRATEGY"))
+        raise ProblemError(
+            Problem("bad-value", "this option only applies with --modify", option, "add --modify STRATEGY")
+        )
     _require_files(report, trace_file)
     text = Text(registry, texts, domains, max_tokens, sequence_length, scored=modify is not None)
     if os.path.isfile(path):
         options = {"--modify": modify, "--trace": trace_file, **text.options}
-        _refuse(options, "a trace is read as a whole and as it is", "leave it out, or profile a run or model")
+        _refuse(options, "a trace file is always read whole and unchanged", "leave it out, or profile a run or model")
         return _of_trace(path, report, as_json)
     if modify is not None:
-        _refuse({"--trace": trace_file}, "what is modified leaves no trace", "leave it out")
-        _refuse({"--domains": domains}, "modifications are measured over all of the text", "leave it out")
+        _refuse({"--trace": trace_file}, "--modify writes no trace", "leave it out")
+        _refuse({"--domains": domains}, "--modify measures all text together", "leave it out")
         modification = Modification.parse(modify, fraction, temperature)
         with _opened(path, text, "modify") as (subject, run):
             return _modified(registry, subject, run, modification, report, as_json)
@@ -117,7 +121,7 @@ def profile(
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What the command line says of the text to read, and whether its tokens are predicted."""
+    """The command line's text options, and whether tokens are predicted."""
 
     registry: Registry
     texts: tuple[str, ...]
@@ -141,8 +145,8 @@ class Text:
         from penstock.train.restore import restore
 
         if self.domains and not self.texts:
-            what = "the run's data does not say where each document came from"
-            raise ProblemError(Problem("bad-value", what, "--domains", "give the text of each domain with --corpus"))
+            what = "the run's data does not record the domain of its documents"
+            raise ProblemError(Problem("bad-value", what, "--domains", "give each domain's text with --corpus"))
         sources = text_sources(self.registry, self.texts, self.domains)
         restored = restore(run.path, self.registry)
         return subject_of_run(restored, sources, **self._extent)
@@ -161,7 +165,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Modification:
-    """What the command line says of other assignments."""
+    """The command line's options for other assignments."""
 
     strategies: Sequence[str]
     fractions: Sequence[float]
@@ -186,23 +190,25 @@ def _refuse(options: Mapping[str, Any], what: str, fix: str) -> None:
 
 
 def _require_files(report: Path | None, trace_file: Path | None) -> None:
-    """Said before the work, and not when its result has nowhere to go."""
+    """Refuses unusable output files before the work starts."""
     given = {option: path for option, path in (("--report", report), ("--trace", trace_file)) if path is not None}
     for option, path in given.items():
         if os.path.isdir(path):
-            raise ProblemError(Problem("bad-value", f"'{path}' is a folder", option, "name a file"))
+            raise ProblemError(Problem("bad-value", f"'{path}' is a folder", option, "give a file name"))
     if trace_file is not None and trace_file.suffix != ".npz":
-        raise ProblemError(Problem("bad-value", f"'{trace_file}' is no .npz", "--trace", "let its name end with .npz"))
+        raise ProblemError(
+            Problem("bad-value", f"'{trace_file}' is not an .npz file", "--trace", "use a name ending in .npz")
+        )
     for path in given.values():
         with _writing(path):
             _require_room(path)
 
 
 def _require_room(path: Path) -> None:
-    """Raises OSError where no file of that name can be made. It is tried in the nearest folder that is there, of which
-    rights alone say too little, and nothing is left of it."""
+    """Raises OSError if a file of that name cannot be created. Tries it in the nearest existing folder, because
+    permissions alone do not tell, and leaves nothing behind."""
     with suppress(FileNotFoundError):
-        path.lstat()  # which a name that is too long does not survive, nor one below a file
+        path.lstat()  # raises if the name is too long or lies below a file
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -210,7 +216,7 @@ def _require_room(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDirectory | None]]:
-    """What `path` stands for, and the run directory, where it is one, locked; `work` is recorded as a stage of it."""
+    """The subject at `path`, and its locked run directory if it is a run; `work` is recorded as a stage of the run."""
     if os.path.isfile(path / "config.resolved.yaml"):
         run = RunDirectory.open(path)
         with run.lock(), stage(run, work):
@@ -224,30 +230,30 @@ def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDir
 
 def _without_text(path: Path) -> Problem:
     if os.path.isdir(path):
-        what, fix = "a model has no text of its own", "give files or folders of text with --corpus"
+        what, fix = "no text to read: a model has no held-out text", "give files or folders of text with --corpus"
         return Problem("missing-value", what, str(path), fix)
-    fix = "check the path; a model of the hub needs text, with --corpus"
-    return Problem("missing-file", "there is no such run, model or trace", str(path), fix)
+    fix = "check the path; for a hub model, give text with --corpus"
+    return Problem("missing-file", "run, model or trace not found", str(path), fix)
 
 
 def _model_name(path: Path) -> str:
-    """A folder of transformers, or what may be a name on the hub; raises `ProblemError` for anything else."""
+    """A transformers folder, or a possible hub name; raises `ProblemError` for anything else."""
     if os.path.isdir(path):
         run = path.resolve().parent.parent
         if path.resolve().parent.name == "checkpoints" and (run / "config.resolved.yaml").is_file():
-            what = "this is a checkpoint of a run, and only the run knows its routers"
-            raise ProblemError(Problem("not-a-run", what, str(path), f"profile {run}"))
+            what = "this is a checkpoint, but only its run knows the routers"
+            raise ProblemError(Problem("not-a-run", what, str(path), f"profile the run: {run}"))
         if not (path / "config.json").is_file():
-            what = "this is neither a run, which has config.resolved.yaml, nor a model, which has config.json"
-            raise ProblemError(Problem("not-a-run", what, str(path), "name a run, a model or a trace"))
+            what = "neither a run (no config.resolved.yaml) nor a model (no config.json)"
+            raise ProblemError(Problem("not-a-run", what, str(path), "give a run, a model or a trace"))
     elif not _may_be_on_the_hub(path):
-        what = "there is no such run, model or trace"
+        what = "run, model or trace not found"
         raise ProblemError(Problem("missing-file", what, str(path), "check the path"))
     return str(path)
 
 
 def _may_be_on_the_hub(path: Path) -> bool:
-    """A slip in the name of a trace, or of something in a folder that is here, is not looked up there."""
+    """Whether to look the name up on the hub: a misspelt trace, or a name in an existing folder, is not looked up."""
     in_a_folder = len(path.parts) > 1 and os.path.isdir(path.parent)
     return bool(_HUB_NAME.fullmatch(str(path))) and path.suffix not in _TRACE_SUFFIXES and not in_a_folder
 
@@ -267,7 +273,7 @@ def _of_trace(path: Path, report: Path | None, as_json: bool) -> dict[str, Any]:
 
 
 def profile_run(run: RunDirectory, registry: Registry) -> Profile:
-    """Profiles the newest checkpoint on the run's held-out text; the run directory keeps trace and figures."""
+    """Profiles the newest checkpoint on the run's held-out text and keeps trace and figures in the run directory."""
     text = Text(registry, (), domains=False, max_tokens=None, sequence_length=None, scored=True)
     with _opened(run.path, text, "profile") as (subject, _):
         return _profiled(subject, run, None, None)[0]
@@ -276,7 +282,7 @@ def profile_run(run: RunDirectory, registry: Registry) -> Profile:
 def _profiled(
     subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None
 ) -> tuple[Profile, list[str]]:
-    """The figures, and lines that say what was written."""
+    """The figures, and a line for each file written."""
     from penstock.profile.atlas import tables_of
     from penstock.profile.atlas_page import write_atlas
     from penstock.profile.profiling import profile_figures, record_trace
@@ -313,8 +319,8 @@ def _modified(
     network = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
     hidden_size = network.hidden_size or subject.header["hidden_size"]
     if hidden_size is None:
-        what = "the model's config does not say how wide a token is, so that its exchange cannot be predicted"
-        raise ProblemError(Problem("missing-value", what, "--modify", "profile it without"))
+        what = "the model's config does not give its hidden size, so communication cannot be predicted"
+        raise ProblemError(Problem("missing-value", what, "--modify", "profile it without --modify"))
     wire = modification.Wire(
         network.topology or choose(registry, "topology", "two-level"),
         network.placement or choose(registry, "placement", "contiguous"),
@@ -342,24 +348,24 @@ def _modified(
 
 
 def _keep(run: RunDirectory, name: str, split: str, result: Record) -> None:
-    """Written last: if the page or trace cannot be written, the run directory says nothing new."""
+    """Written last: if the page or trace cannot be written, the run directory stays unchanged."""
     path = run.path / _file_name(name, split, "json")
     with _writing(path):
         write_record(path, result)
 
 
 def _file_name(name: str, split: str, kind: str) -> str:
-    """What is said of a text that was given stands beside what is said of the held-out one."""
+    """Results for --corpus text get their own file name, next to the held-out results."""
     return f"{name}.{kind}" if split == "heldout" else f"{name}-{split}.{kind}"
 
 
 @contextmanager
 def _writing(path: Path | None) -> Iterator[None]:
-    """Turns what goes wrong while `path` is written into a `ProblemError`."""
+    """Turns an OSError while `path` is written into a `ProblemError`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # raised by a library that names its own errors OSError, such as a missing template
+        if error.errno is None:  # a library's own subclass of OSError, such as a missing template
             raise
-        what = f"the file cannot be written ({error.strerror})"
+        what = f"cannot write the file ({error.strerror})"
         raise failed("cannot-write", what, str(path), "free space, or choose another place") from error

@@ -1,4 +1,4 @@
-"""`penstock profile MODEL --modify`: what other assignments cost in quality, and save in balance and communication."""
+"""`penstock profile MODEL --modify`: what other assignments cost in quality and gain in balance and communication."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ COLUMNS = (
     "bits/byte",
     "perplexity",
     "MaxVio",
-    "MaxVio of a batch",
+    "MaxVio per batch",
     "exchange, us",
     "slowdown",
     "Pareto",
 )
 HELP = (
-    "`changed` is the share of assignments that are not the router's. The exchange is dispatch and combine of a layer "
-    "with one expert a GPU, its slowdown against even experts. A row that no other beats in all of quality, MaxVio and "
-    "exchange is on the Pareto front."
+    "`changed` is the share of assignments that differ from the router's. `exchange` is dispatch and combine of a "
+    "layer with one expert per GPU; `slowdown` compares it with evenly loaded experts. A row is on the Pareto front if "
+    "no other row beats it in quality, MaxVio and exchange together."
 )
 
 
 def strategies_of(text: str) -> list[str]:
-    """Strategies of a list with commas, or `all`; raises `ProblemError` for a name that is none."""
+    """Strategies of a comma-separated list, or `all`; raises `ProblemError` for an unknown name."""
     names = list(STRATEGIES) if text == "all" else [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in STRATEGIES]
     if unknown:
-        what, fix = f"there is no strategy '{unknown[0]}'", f"take all, or some of {', '.join(STRATEGIES)}"
+        what, fix = f"unknown strategy '{unknown[0]}'", f"use all, or some of {', '.join(STRATEGIES)}"
         raise ProblemError(Problem("bad-value", what, "--modify", fix))
     return list(dict.fromkeys(names))
 
 
 def fractions_of(text: str) -> list[float]:
-    """Fractions of a list with commas, sorted; raises `ProblemError` for anything that is not from 0 to 1."""
+    """Fractions of a comma-separated list, sorted; raises `ProblemError` for anything outside 0 to 1."""
     try:
         fractions = [float(part) for part in text.split(",")]
     except ValueError:
         fractions = [-1.0]
     if not all(0 <= fraction <= 1 for fraction in fractions):
-        what, fix = f"'{text}' is not a list of numbers from 0 to 1", "write for example 0,0.25,0.5,1"
+        what, fix = f"'{text}' is not a list of numbers from 0 to 1", "write a list such as 0,0.25,0.5,1"
         raise ProblemError(Problem("bad-value", what, "--fraction", fix))
     return sorted(set(fractions))
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The network that communication is predicted on, and the width of a token on it."""
+    """The network for predicting communication, and the width of a token on it."""
 
     topology: Choice
     placement: Choice
@@ -87,8 +87,8 @@ def modification_result(
     temperature: float,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> ModifiedRouting:
-    """What `modified.json` holds: the model's own routing first, then each strategy with each fraction above 0.
-    `progress` is called with rows, done and all."""
+    """What `modified.json` holds: the model's own routing first, then each strategy at each fraction above 0.
+    `progress` is called with the rows done and in total."""
     cases = [("router", 0.0), *((name, fraction) for name in strategies for fraction in fractions if fraction > 0)]
     rows: list[ModificationRow] = []
     for case in cases:
@@ -111,8 +111,8 @@ def _row(subject: Subject, wire: Wire, strategy: str, fraction: float, temperatu
     with modified(subject.model, strategy, fraction, temperature=temperature) as found:
         nll_N = np.concatenate([_nll(subject, stream.token_N) for stream in subject.streams])
     if not all(found.counts.values()):
-        what = "the model does not call its routers as modules, so their choice cannot be changed"
-        raise ProblemError(Problem("unsupported", what, "--modify", "profile it without"))
+        what = "the model does not call its routers as modules, so their choices cannot be changed"
+        raise ProblemError(Problem("unsupported", what, "--modify", "profile it without --modify"))
     counts_SLE = found.counts_SLE(layers)
     trace = RoutingTrace(counts_SLE, {**subject.header, "layers": layers})
     (network,) = simulate(
@@ -141,18 +141,18 @@ def _nll(subject: Subject, token_N: np.ndarray) -> np.ndarray:
 
 
 def _aims(row: ModificationRow) -> tuple[float, ...]:
-    """What is to be small, all at once."""
+    """The quantities to minimise."""
     return (row.bits_per_byte, row.max_violation, row.exchange_seconds)
 
 
 def _beats(one: ModificationRow, other: ModificationRow) -> bool:
-    """Nowhere worse and somewhere better."""
+    """Pareto dominance: nowhere worse and somewhere better."""
     pairs = list(zip(_aims(one), _aims(other), strict=True))
     return all(mine <= theirs for mine, theirs in pairs) and any(mine < theirs for mine, theirs in pairs)
 
 
 def line(row: ModificationRow) -> tuple[str, ...]:
-    """One line of the table, as `COLUMNS` has it."""
+    """One line of the table, with the columns `COLUMNS`."""
     return (
         row.strategy,
         f"{row.fraction:g}",
@@ -168,21 +168,21 @@ def line(row: ModificationRow) -> tuple[str, ...]:
 
 
 def write_modification_page(title: str, result: ModifiedRouting, out: Path) -> Path:
-    """Writes the page of `modification_result`, whole or not at all."""
+    """Atomically writes the page of `modification_result`."""
     rows = result.rows
-    text = "held-out text" if result.split == "heldout" else "the text that was given"
-    quality = "bits per byte, less is better"
+    text = "held-out text" if result.split == "heldout" else "the given text"
+    quality = "bits per byte, lower is better"
     balance = _pareto_chart("balance", rows, lambda row: row.max_violation, "MaxVio")
-    times = "predicted exchange, times that of even experts"
+    times = "predicted exchange, relative to evenly loaded experts"
     exchange = _pareto_chart("exchange", rows, lambda row: row.slowdown, times)
-    caption = "From the router's own assignments a line for each strategy, a point a fraction. A ring: on the front."
+    caption = "A line per strategy, from the router's own assignments on; a point per fraction. Rings: Pareto front."
     cards = [
         Card("Quality against balance", quality, balance, caption),
         Card(
             "Quality against communication",
             quality,
             exchange,
-            f"One expert a GPU, {result.gpus} GPUs on {result.topology}.",
+            f"One expert per GPU, {result.gpus} GPUs on {result.topology}.",
         ),
     ]
     return write_page(
@@ -190,7 +190,7 @@ def write_modification_page(title: str, result: ModifiedRouting, out: Path) -> P
         out,
         name=title,
         text=text,
-        summary=f"What other assignments do to {result.checkpoint or result.model}, on {result.tokens:,} "
+        summary=f"The effect of other assignments on {result.checkpoint or result.model}, on {result.tokens:,} "
         f"tokens of {text}.",
         cards=cards,
         columns=COLUMNS,
@@ -202,7 +202,7 @@ def write_modification_page(title: str, result: ModifiedRouting, out: Path) -> P
 def _pareto_chart(
     name: str, rows: Sequence[ModificationRow], aim: Callable[[ModificationRow], float], label: str
 ) -> drawing.Chart:
-    """Bits per byte over an aim: a line a strategy, from the router's own point on."""
+    """Bits per byte over another quantity: a line per strategy, starting at the router's own point."""
     own, *others = rows
     lines = {strategy: [own, *group] for strategy, group in groupby(others, key=lambda row: row.strategy)}
 

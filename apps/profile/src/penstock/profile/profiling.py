@@ -1,4 +1,4 @@
-"""What `penstock profile` records: the experts that a model chooses for text, and how even that is."""
+"""What `penstock profile` records: the experts that a model chooses for text, and how even the load is."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from penstock.traces.trace import RoutingTrace
 
 @torch.inference_mode()
 def record_trace(subject: Subject, progress: Callable[[int], object] = lambda done: None) -> RoutingTrace:
-    """The trace of what the subject reads: one step a batch, with its domain where domains are told apart; counts and,
-    where every token of every layer has the same number of experts, which those are. `progress` is called with the
-    tokens that were read."""
+    """The trace of what the subject reads: one step per batch, with its domain if domains are distinguished. It holds
+    counts and, if every token in every layer has the same number of experts, the experts themselves. `progress` is
+    called with the number of tokens read."""
     model, layers = subject.model, sorted(subject.model.routers)
     recorded = TraceAccumulator(layers, model.routers[layers[0]].experts)
     read = 0
     for domain, batch_BS in subject.batches():
         routings = model(batch_BS).routings
         if missing := [layer for layer in layers if layer not in routings]:
-            what = "its router does not return which experts it chose"
+            what = "the router does not return which experts it chose"
             raise ProblemError(Problem("unreadable-router", what, f"{subject.name}, layer {missing[0]}"))
         every_slot_kept = all(routing.kept_TK is None for routing in routings.values())
         if domain is not None and not every_slot_kept:
-            what = "its routers do not give every token the same number of experts, which preferences are shares of"
-            raise ProblemError(Problem("unsupported", what, "--domains", "profile it without"))
+            what = "preferences need routers that give every token the same number of experts"
+            raise ProblemError(Problem("unsupported", what, "--domains", "profile it without --domains"))
         chosen = [routings[layer].expert_TK.cpu().numpy() for layer in layers] if every_slot_kept else None
         recorded.add(chosen, counts_LE=expert_load(routings).counts_LE.cpu().numpy(), domain=domain)
         read += batch_BS.numel()

@@ -1,9 +1,9 @@
-"""Other experts for some tokens of a trained model, to see what its own choice is worth.
+"""Other experts for some tokens of a trained model, to measure the value of its own choice.
 
-Which tokens are changed, and what is drawn for them, follows from their position in the text and a seed: they are the
-same in every layer and for every strategy, and a larger fraction changes the tokens of a smaller one and more.
+Which tokens are changed, and what is drawn for them, depends only on their position in the text and a seed. They are
+the same in every layer and for every strategy, and a larger fraction includes the tokens of a smaller one.
 
-Shape suffixes: T tokens, S those of them that are changed, K experts a token, E experts.
+Shape suffixes: T tokens, S changed tokens, K experts per token, E experts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The tokens that need other experts: their scores, a key to draw by, and how many of them each expert takes before
-    it has more than an even share of the batch."""
+    """The tokens that need other experts: their scores, a key for random draws, and how many of them each expert can
+    take before it has more than an even share of the batch."""
 
     score_SE: Tensor
     key_S: Tensor
@@ -40,16 +40,16 @@ class Request:
 
 
 def balanced(request: Request) -> Tensor:
-    """The experts of the largest sum of scores among all choices in which no expert takes more than it has to spare.
+    """The experts with the largest sum of scores such that no expert exceeds its spare capacity.
 
-    A linear program whose corners are integral, because it is a flow: one unit for each token and expert. Tokens that
-    were not changed may leave too few experts for k different ones; then as little as possible goes over.
+    A linear program whose corners are integral, because it is a flow: one unit for each token and expert. If unchanged
+    tokens leave too few experts for k different ones, the excess is as small as possible.
     """
     tokens, experts = request.score_SE.shape
     each_token = sparse.kron(sparse.eye_array(tokens), np.ones((1, experts)))
     each_expert = sparse.kron(np.ones((1, tokens)), sparse.eye_array(experts))
     score = request.score_SE.double().cpu().numpy().ravel()
-    excess = np.full(experts, 1 + 2 * float(np.abs(score).max(initial=0)) * experts)  # dearer than any detour
+    excess = np.full(experts, 1 + 2 * float(np.abs(score).max(initial=0)) * experts)  # costs more than any detour
     solution = linprog(
         np.concatenate([-score, excess]),
         A_ub=sparse.hstack([each_expert, -sparse.eye_array(experts)]).tocsr(),
@@ -60,20 +60,20 @@ def balanced(request: Request) -> Tensor:
         method="highs-ds",
     )
     if not solution.success:
-        raise RuntimeError(f"a program that always has a solution was not solved: {solution.message}")
+        raise RuntimeError(f"the linear program was not solved, although it always has a solution: {solution.message}")
     chosen_SE = torch.from_numpy(solution.x[: score.size].reshape(tokens, experts))
     return chosen_SE.topk(request.k, dim=-1).indices.to(request.score_SE.device)
 
 
 def round_robin(request: Request) -> Tensor:
-    """The experts in turn, whatever the token is."""
+    """The next k experts in turn, whatever the token is."""
     tokens, experts = request.score_SE.shape
     slots = torch.arange(tokens * request.k, device=request.score_SE.device)
     return (slots % experts).view(tokens, request.k)
 
 
 def at_random(request: Request) -> Tensor:
-    """k experts drawn alike."""
+    """k experts drawn uniformly."""
     return uniform(request.key_S, request.score_SE.shape[1]).topk(request.k, dim=-1).indices
 
 
@@ -83,7 +83,7 @@ def by_temperature(request: Request) -> Tensor:
 
 
 def top_k_filtered(request: Request) -> Tensor:
-    """The same, from the 2k experts of the highest scores alone."""
+    """As `temperature`, but only from the 2k experts with the highest scores."""
     wide = min(2 * request.k, request.score_SE.shape[1])
     best = request.score_SE.topk(wide, dim=-1).indices
     kept_SE = torch.zeros_like(request.score_SE, dtype=torch.bool).scatter(-1, best, True)
@@ -107,9 +107,9 @@ STRATEGIES: Mapping[str, Callable[[Request], Tensor]] = {
 def reassigned(
     routing: Routing, strategy: str, fraction: float, *, position_T: Tensor, seed: int, temperature: float = 1.0
 ) -> Routing:
-    """The routing with about `fraction` of its tokens given to what the strategy chooses; itself where that is none.
+    """The routing with about `fraction` of its tokens given to experts that the strategy chooses; unchanged if none.
 
-    The weights of a changed token are its scores for the new experts, and sum to what its weights summed to before.
+    The weights of a changed token are its scores for the new experts, scaled to the same sum as before.
     """
     chance_T = uniform(keys_of_integers(position_T, SEED), 1).squeeze(-1)
     changed_T = chance_T < fraction
@@ -132,8 +132,7 @@ def reassigned(
 
 @dataclass(slots=True)
 class Assignments:
-    """What a model's layers computed while it was modified: counts of each pass, and the assignments that are not the
-    router's."""
+    """What a modified model's layers computed: counts of each pass, and assignments differ from the router's."""
 
     counts: dict[int, list[Tensor]] = field(default_factory=dict)
     changed: int = 0
@@ -147,8 +146,9 @@ class Assignments:
 def modified(
     model: LanguageModel, strategy: str, fraction: float, *, temperature: float = 1.0
 ) -> Iterator[Assignments]:
-    """While this lasts, the model's routers give about `fraction` of the tokens to what `strategy` chooses. A fraction
-    of 0 computes the same bits. Raises `ProblemError` in the pass of a router that drops tokens or has none a token."""
+    """Inside this context, the model's routers give about `fraction` of the tokens to experts that `strategy` chooses.
+    A fraction of 0 computes the same bits. A pass raises `ProblemError` if a router drops tokens or does not return the
+    experts of each token."""
     found = Assignments()
     with ExitStack() as stack:
         for layer, router in model.routers.items():
@@ -159,13 +159,13 @@ def modified(
 
 @contextmanager
 def _replacing(router: Router, change: _Change, layer: int) -> Iterator[None]:
-    """While this lasts, the model computes `change(routing)` for what its router returns."""
+    """Inside this context, the model computes with `change(routing)` instead of its router's result."""
     if isinstance(router, ReplaceableRouter):
         with router.replacing(change):
             yield
         return
     if not isinstance(router, nn.Module):
-        raise _unsupported(layer, "is no part of the model that can be replaced")
+        raise _unsupported(layer, "is not a module that can be replaced")
     handle = router.register_forward_hook(lambda _module, _arguments, routing: change(routing))
     try:
         yield
@@ -174,7 +174,7 @@ def _replacing(router: Router, change: _Change, layer: int) -> Iterator[None]:
 
 
 class _Change:
-    """Changes what one layer's router chose. It counts the tokens that it has seen: their positions."""
+    """Changes the choices of one layer's router. It counts tokens as it sees them to know their positions."""
 
     def __init__(self, found: Assignments, layer: int, strategy: str, fraction: float, temperature: float) -> None:
         self.found, self.layer = found, layer
@@ -206,4 +206,4 @@ class _Change:
 
 def _unsupported(layer: int, what: str) -> ProblemError:
     what = f"the router of layer {layer} {what}"
-    return ProblemError(Problem("unsupported", what, "--modify", "profile it without"))
+    return ProblemError(Problem("unsupported", what, "--modify", "profile it without --modify"))

@@ -1,7 +1,7 @@
-"""What `penstock profile` looks at: a model, the tokens that it reads, and how many bytes each of them stands for.
+"""What `penstock profile` measures: a model, the tokens it reads, and the number of bytes of each token.
 
-It is made from a run, whose held-out tokens are the text unless another is given, or from a model of transformers with
-its own tokenizer. The rest of `profile` does not ask which.
+It is made from a run, whose held-out tokens are the default text, or from a transformers model with its own tokenizer.
+The rest of `profile` does not depend on which.
 
 Shape suffixes: N tokens, B windows of a batch, S positions of a window.
 """
@@ -31,17 +31,17 @@ from penstock.train.restore import Restored
 
 Integers = NDArray[np.int64]
 Encode = Callable[[str], tuple[Integers, Integers]]
-"""From a text to its tokens [N] and the bytes [N] of each."""
+"""Maps a text to its tokens [N] and the bytes [N] of each."""
 
 SEQUENCE_LENGTH = 512
 BATCH_SIZE = 8
-"""Windows of a model that has no run to say it: a step is 4,096 tokens, which `simulate` gives a GPU by default too."""
+"""Default window of a model without a run: a step is 4,096 tokens, as `simulate` assumes per GPU by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Whole windows of text, with the token after the last where they are scored: the tokens [N] and the bytes [N] of
-    each. `domain` says what the text is of, where domains are told apart."""
+    """Whole windows of text, plus the token after the last one if they are scored: the tokens [N] and the bytes [N] of
+    each. `domain` names the domain of the text, if domains are distinguished."""
 
     token_N: Integers
     byte_N: Integers
@@ -50,8 +50,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model with experts, in evaluation mode, and what it reads. `header` is what its traces say of both; `scored`
-    says that every token it reads has one after it, to be predicted."""
+    """A model with experts, in evaluation mode, and the text it reads. `header` describes both in its traces; `scored`
+    means that every token it reads is followed by one to predict."""
 
     name: str
     model: LanguageModel
@@ -63,16 +63,16 @@ class Subject:
 
     @property
     def tokens(self) -> int:
-        """Those that the model reads."""
+        """The number of tokens that the model reads."""
         return sum(len(stream.token_N) - self.scored for stream in self.streams)
 
     @property
     def byte_count(self) -> int:
-        """Bytes of the tokens that are predicted: all but the first of each stream."""
+        """Bytes of the predicted tokens: all but the first of each stream."""
         return sum(int(stream.byte_N[1:].sum()) for stream in self.streams)
 
     def batches(self) -> Iterator[tuple[str | None, Tensor]]:
-        """The domain and the tokens [B, S] of each batch, on the model's device; no batch has tokens of two domains."""
+        """The domain and the tokens [B, S] of each batch, on the model's device; no batch mixes domains."""
         device = next(cast(nn.Module, self.model).parameters()).device
         for stream in self.streams:
             read_N = stream.token_N[: len(stream.token_N) - self.scored]
@@ -89,9 +89,8 @@ def subject_of_run(
     sequence_length: int | None = None,
     scored: bool = False,
 ) -> Subject:
-    """A run's newest checkpoint, and its held-out tokens or the `sources`: `max_tokens` of each at most, and one more
-    of each where they are `scored`. Raises `ProblemError` where the model has no experts or there is less text than a
-    window."""
+    """A run's newest checkpoint, and its held-out tokens or the `sources`: at most `max_tokens` of each, plus one
+    if they are `scored`. Raises `ProblemError` if the model has no experts or the text is shorter than a window."""
     config, model = restored.config, restored.model
     length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
     _require_experts(model, str(restored.run.path))
@@ -123,8 +122,8 @@ def subject_of_model(
     sequence_length: int | None = None,
     scored: bool = False,
 ) -> Subject:
-    """A model of transformers, from a folder or the hub, with its own tokenizer, and the `sources`. Raises
-    `ProblemError` as `subject_of_run`, and where model or tokenizer cannot be had."""
+    """A transformers model, from a folder or the hub, with its own tokenizer, and the `sources`. Raises `ProblemError`
+    like `subject_of_run`, and if the model or tokenizer cannot be loaded."""
     with _said_of(name):
         choice = registry.choose("architecture", {"use": "hf", "pretrained": name})
         tokenizer = PublishedTokenizer.of_model(name)
@@ -150,7 +149,7 @@ def subject_of_model(
 
 @contextmanager
 def _said_of(name: str) -> Iterator[None]:
-    """What is wrong with a model is said of its name, and not of a config that nobody wrote."""
+    """Reports errors at the model's name instead of at a config that nobody wrote."""
     try:
         yield
     except ProblemError as error:
@@ -171,7 +170,7 @@ def _encoder(tokenizer: BpeTokenizer) -> Encode:
 def _read(
     source: Source, encode: Encode, end_of_text: int | None, length: int, max_tokens: int | None, scored: bool
 ) -> Stream:
-    """The first windows of a source's documents, each of which ends with the end-of-text token where there is one."""
+    """The first windows of a source's documents, each ending with the end-of-text token if the tokenizer has one."""
     name = "the text" if source.domain is None else f"domain '{source.domain}'"
     end_N = np.array([] if end_of_text is None else [end_of_text], dtype=np.int64)
     token_parts, byte_parts, read = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
@@ -187,7 +186,7 @@ def _read(
 
 
 def _documents(source: Source, name: str) -> Iterator[Document]:
-    """Those with text in them: of others there would be nothing but the end-of-text token."""
+    """The documents that contain text; others would only give an end-of-text token."""
     empty = True
     for corpus in source.corpora:
         for document in corpus.documents():
@@ -195,49 +194,51 @@ def _documents(source: Source, name: str) -> Iterator[Document]:
                 empty = False
                 yield document
     if empty:
-        raise ProblemError(Problem("empty-corpus", f"{name} has no text", "--corpus", "give a file with text in it"))
+        raise ProblemError(Problem("empty-corpus", f"{name} has no text", "--corpus", "give a file that contains text"))
 
 
 def _window_length(model: LanguageModel, length: int, max_tokens: int | None) -> int:
     most = model.export_config().get("max_position_embeddings")
     if isinstance(most, int) and length > most:
-        what = f"the model knows {most} positions, and a window has {length}"
-        raise ProblemError(Problem("bad-value", what, "--sequence-length", f"take {most} or less"))
+        what = f"the model has {most} positions, but a window has {length} tokens"
+        raise ProblemError(Problem("bad-value", what, "--sequence-length", f"use at most {most}"))
     if max_tokens is not None and max_tokens < length:
-        what = f"{max_tokens} tokens are less than one sequence of {length}"
-        raise failed("too-few-tokens", what, "--max-tokens", f"read at least {length}, or shorten --sequence-length")
+        what = f"{max_tokens} tokens do not fill one window of {length}"
+        raise failed(
+            "too-few-tokens", what, "--max-tokens", f"read at least {length} tokens, or reduce --sequence-length"
+        )
     return length
 
 
 def _whole_windows(tokens: int, length: int, max_tokens: int | None, scored: bool, name: str, where: str) -> int:
-    """The tokens of the text `name` that fill whole windows, as padding would count as load, and where they are scored
-    the one after them. Raises `ProblemError`, which names the option `where`, for less than a window."""
+    """The number of tokens of the text `name` that fill whole windows, because padding would count as load, plus the
+    one after them if they are scored. Raises `ProblemError` for the option `where` if there is less than a window."""
     windows = min(tokens - scored, max_tokens or tokens) // length
     if windows < 1:
-        what = f"{name} has {tokens} tokens, and a window of {length} needs {length + scored}"
-        raise failed("too-few-tokens", what, where, "give more text with --corpus, or shorten --sequence-length")
+        what = f"{name} has {tokens} tokens, but a window of {length} needs {length + scored}"
+        raise failed("too-few-tokens", what, where, "give more text with --corpus, or reduce --sequence-length")
     return windows * length + scored
 
 
 def _require_experts(model: LanguageModel, where: str) -> None:
     if not model.routers:
-        what = "the model has no experts to profile, or none whose router says what it chose"
+        what = "the model has no experts, or its routers do not report which experts they chose"
         raise failed("no-experts", what, where, "profile a mixture of experts")
     for layer, router in sorted(model.routers.items()):
         if router.k > router.experts:
-            what = f"layer {layer} takes {router.k} experts a token, and has {router.experts}"
-            raise ProblemError(Problem("bad-value", what, where, "mend the model's config"))
+            what = f"layer {layer} chooses {router.k} experts per token, but has only {router.experts}"
+            raise ProblemError(Problem("bad-value", what, where, "correct the model's config"))
     sizes = sorted({router.experts for router in model.routers.values()})
     if len(sizes) > 1:
-        what = f"its layers have {' or '.join(map(str, sizes))} experts, which no trace holds"
-        raise failed("unequal-layers", what, where, "profile a model whose layers have the same number")
+        what = f"its layers have different numbers of experts ({', '.join(map(str, sizes))}), which a trace cannot hold"
+        raise failed("unequal-layers", what, where, "profile a model whose layers all have the same number of experts")
 
 
 def _require_embeddings(model: LanguageModel, streams: Sequence[Stream], where: str) -> None:
     largest = max(int(stream.token_N.max()) for stream in streams)
     if largest >= model.vocabulary_size:
-        what = f"its tokenizer gives token {largest}, and the model has {model.vocabulary_size} embeddings"
-        fix = "give the tokenizer that belongs to the model"
+        what = f"its tokenizer produces token {largest}, but the model has only {model.vocabulary_size} embeddings"
+        fix = "use the model's own tokenizer"
         raise ProblemError(Problem("vocabulary-mismatch", what, where, fix))
 
 

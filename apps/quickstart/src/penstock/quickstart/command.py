@@ -1,4 +1,4 @@
-"""`penstock quickstart`: the main job in one command, made of the functions behind the commands of the other apps."""
+"""`penstock quickstart`: the main workflow in one command, built from the functions behind the other apps' commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="Another config than the packaged quickstart.yaml.",
+    help="Config to use instead of the packaged quickstart.yaml.",
 )
 @runs_option
 @output.json_option
@@ -41,7 +41,7 @@ def quickstart(
 ) -> dict[str, Any]:
     """Train, measure and explain a small sparse language model on the Python standard library.
 
-    The same as prepare, train, evaluate, profile, simulate and report in a row; about three minutes on two cores.
+    Runs prepare, train, evaluate, profile, simulate and report in a row; about three minutes on two cores.
     """
     begun = time.perf_counter()
     with _config(config_file) as config:
@@ -78,7 +78,7 @@ def _train(registry: Registry, config_file: Path, overrides: tuple[str, ...], ru
 
     def train() -> Trained:
         trained = train_run(config, document, runs, registry, overrides=overrides)
-        assert trained is not None  # quickstart has one process
+        assert trained is not None  # quickstart runs in one process
         return trained
 
     trained = _step(["train", *arguments], train, trained_text)
@@ -112,7 +112,7 @@ def _report(run: RunDirectory) -> Path:
 
 
 def _step(command: list[Any], work: Callable[[], T], text: Callable[[T], str]) -> T:
-    """Does what `command` does, and says so on stderr: stdout is for the result of the whole."""
+    """Runs a stage and prints its command on stderr; stdout is for the final result."""
     output.note(f"$ penstock {shlex.join(map(str, command))}")
     result = work()
     click.echo(text(result), err=True)
@@ -138,7 +138,7 @@ def _text(result: dict[str, Any], evaluation: Evaluation) -> str:
             output.table(("held-out text", "bits per byte"), rows),
             "",
             f"trained on {result['train_tokens']:,} tokens at {result['tokens_per_second']:,.0f} tokens/s; "
-            f"MaxVio {_figure(result['max_violation_global'])}; {result['seconds']:.0f} s in all",
+            f"MaxVio {_figure(result['max_violation_global'])}; {result['seconds']:.0f} s in total",
             f"run:    {result['run_dir']}",
             f"report: {result['report']}",
         ]

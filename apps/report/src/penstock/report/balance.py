@@ -27,14 +27,14 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """A layer of the profile with its load as a strip of colour; empty where no counts are known."""
+    """A layer of the profile with its load as a strip of colour; empty if its counts are unknown."""
 
     profile: LayerProfile
     strip: str
 
 
 def heat(run: Run) -> Heat | None:
-    """Expert load over time, a map a layer."""
+    """Expert load over time, one map per layer."""
     if run.load is None or not run.load.layers:
         return None
     limit = heat_maps.heat_limit(run.load.ratio_LEC)

@@ -1,4 +1,4 @@
-"""Sentences below the charts. Each is computed from the data that the chart shows, so none can claim what is not there.
+"""Sentences below the charts. Each is computed from the data in the chart, so it cannot claim what is not there.
 
 Shape suffixes: L layers, E experts.
 """
@@ -41,7 +41,7 @@ def plural(amount: int, noun: str, many: str = "") -> str:
 
 
 def loss(train: Series | None, heldout: Series | None) -> str:
-    """Where the loss starts and ends, and whether it still moves."""
+    """Where the loss starts and ends, and whether it is still changing."""
     if train is None:
         return heldout_loss(heldout) if heldout else ""
     steps, values = finite(train)
@@ -59,7 +59,7 @@ def loss(train: Series | None, heldout: Series | None) -> str:
         first = train[0][~np.isfinite(train[1])][0]
         text += f"; {plural(missing, 'row')} without a finite loss, the first at step {first:,.0f}"
     if frame_top(values) < values.max():
-        text += f"; a spike to {number(values.max())} at step {steps[values.argmax()]:,.0f} leaves the frame"
+        text += f"; a spike to {number(values.max())} at step {steps[values.argmax()]:,.0f} is outside the frame"
     return text + "."
 
 
@@ -69,7 +69,7 @@ def heldout_loss(series: Series) -> str:
 
 
 def _tail(values: Column, last: int) -> str:
-    """Whether the last tenth of a run still brings something: at least a hundredth of all that the run brought."""
+    """Whether the loss still changes in the last tenth of a run: by at least a hundredth of the whole change."""
     if len(values) < 3 * last:
         return ""
     before, end = float(values[-2 * last : -last].mean()), float(values[-last:].mean())
@@ -85,16 +85,16 @@ def _moves(first: float, last: float) -> str:
 
 
 def bits_per_byte(series: Series, baselines: Mapping[str, float], *, whole: bool) -> str:
-    """`whole`: the last value is of all held-out text, the ones before it of a part, so they are not ranked."""
+    """`whole`: the last value is over all held-out text and earlier ones over a part, so they are not ranked."""
     steps, values = finite(series)
-    text = f"Held-out text costs {number(values[-1])} bits per byte at step {steps[-1]:,.0f}"
+    text = f"Held-out text takes {number(values[-1])} bits per byte at step {steps[-1]:,.0f}"
     if baselines:
         text += ": " + ", ".join(
             f"{against(float(values[-1]), value, name)} ({number(value)})" for name, value in baselines.items()
         )
     best = int(values.argmin())
     if whole and len(values) > 1:
-        return text + ". The points before it are measured on a part of the text."
+        return text + ". Earlier points are measured on a part of the text."
     if best != len(values) - 1 and values[best] < values[-1] * 0.995:
         text += f"; the lowest, {number(values[best])}, was at step {steps[best]:,.0f}"
     return text + "."
@@ -116,13 +116,13 @@ def gradient_norm(series: Series) -> str:
         f"Median {number(np.median(values))}; the largest, {number(values[largest])}, is at step {steps[largest]:,.0f}"
     )
     missing = len(series[1]) - len(values)
-    return text + (f"; {plural(missing, 'row')} not finite." if missing else ".")
+    return text + (f"; not finite in {plural(missing, 'row')}." if missing else ".")
 
 
 def throughput(series: Series) -> str:
     values = finite(series)[1]
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return f"Median {count(middle)} tokens per second; nine steps in ten lie between {count(low)} and {count(high)}."
+    return f"Median {count(middle)} tokens per second; nine steps in ten are between {count(low)} and {count(high)}."
 
 
 def change(name: str, series: Series, meaning: str = "") -> str:
@@ -138,7 +138,7 @@ def change(name: str, series: Series, meaning: str = "") -> str:
 def violation(mean: Series | None, worst: Series | None) -> str:
     parts = []
     if mean is not None:
-        parts.append(change("MaxVio of a batch, averaged over layers,", mean, "0 is even"))
+        parts.append(change("MaxVio per batch, averaged over layers,", mean, "0 is even"))
     if worst is not None:
         values = finite(worst)[1]
         parts.append(f"The worst layer ends at {number(values[-tenth(values) :].mean())}.")
@@ -153,7 +153,7 @@ def load(history: LoadHistory) -> str:
     layer, expert = np.unravel_index(int(np.nanargmax(ratio)), ratio.shape)
     idle = int((ratio == 0).sum())
     text = (
-        f"In the last tenth of the run the busiest expert, number {expert} of layer {history.layers[layer]}, takes "
+        f"In the last tenth of the run the busiest expert, number {expert} of layer {history.layers[layer]}, has "
         f"{times(float(ratio[layer, expert]))} its fair share, and "
         f"{f'{idle:,} of {ratio.size:,} experts are never chosen' if idle else 'every expert is chosen'}."
     )
@@ -179,8 +179,8 @@ def layers(profile: Profile) -> str:
         text += "; no expert is dead" if not sum(dead) else f"; {plural(round(sum(dead)), 'expert')} dead"
     if profile.max_violation_batch is not None and profile.max_violation_global is not None:
         text += (
-            f". Within a batch MaxVio is {number(profile.max_violation_batch)}, over the whole text "
-            f"{number(profile.max_violation_global)}"
+            f". MaxVio is {number(profile.max_violation_batch)} within a batch and "
+            f"{number(profile.max_violation_global)} over the whole text"
         )
     return text + "."
 
@@ -196,7 +196,7 @@ def parameters(held: ParameterCounts) -> str:
     name, value = max(held.by_role.items(), key=lambda part: part[1])
     text = f"{percent(value / sum(held.by_role.values()))} of {count(held.total)} parameters are {name} weights"
     if held.active is not None and held.total:
-        text += f"; a token uses {count(held.active)} of all, {percent(held.active / held.total)}"
+        text += f"; a token uses {count(held.active)} of them, {percent(held.active / held.total)}"
     return text + "."
 
 
@@ -205,11 +205,11 @@ def sizes(rows: Sequence[FormatSize]) -> str:
     if small.bytes <= 0 or big is small:
         return f"As {small.format} the weights take {size(small.bytes)}."
     ratio = number(big.bytes / small.bytes)
-    return f"As {small.format} the weights take {size(small.bytes)}, {ratio} times less than as {big.format}."
+    return f"As {small.format} the weights take {size(small.bytes)}, {ratio} times smaller than as {big.format}."
 
 
 def best_run(names: Sequence[str], values: Sequence[float | None], what: str) -> str:
-    """Which run comes lowest, and by how much."""
+    """Which run is lowest, and by how much."""
     known = sorted(
         (value, name) for name, value in zip(names, values, strict=True) if value is not None and math.isfinite(value)
     )

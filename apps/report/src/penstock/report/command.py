@@ -15,13 +15,11 @@ from penstock.run.directory import RunDirectory, stage
 
 @click.command()
 @click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to write the page; report.html in the first run otherwise."
-)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: report.html in the first run).")
 @output.json_option
 @click.pass_obj
 def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
-    """Write one self-contained HTML page about RUN, or a comparison of several."""
+    """Write one self-contained HTML page about RUN, or comparing several runs."""
     target = write_report([RunDirectory.open(path) for path in run_paths], out)
     result = {"report": str(target), "bytes": target.stat().st_size}
     output.print_result(result, as_json, lambda: str(target))
@@ -29,7 +27,7 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
 
 
 def write_report(runs: Sequence[RunDirectory], out: Path | None = None) -> Path:
-    """Writes the page about one run or several to `out`, or to report.html in the first, and returns where it is."""
+    """Writes the page about one run or several to `out`, or to report.html in the first run; returns its path."""
     from penstock.report.page import render_report
 
     target = out or runs[0].path / "report.html"

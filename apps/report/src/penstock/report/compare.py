@@ -18,7 +18,7 @@ from penstock.report.headline import FIGURES, Figure, bits_per_byte
 from penstock.report.view import RunView
 
 SETTINGS_SHOWN = 40
-"""Differing settings listed at most."""
+"""Largest number of differing settings listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _cells(figure: Figure, values: Sequence[float | None]) -> list[Cell]:
 
 
 def comparison_cards(views: Sequence[RunView]) -> list[Card]:
-    """Loss and held-out bits per byte of all runs, over tokens where every run logged them, else over steps."""
+    """Loss and held-out bits per byte of all runs, over tokens if every run logged them, else over steps."""
     tokens = all(view.run.metrics is None or "tokens" in view.run.metrics.train for view in views)
     label = "tokens" if tokens else "step"
     train = {view.label: series for view in views if (series := _over(view.run, "loss", tokens))}

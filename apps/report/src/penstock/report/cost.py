@@ -32,7 +32,7 @@ class Bar:
 
 
 def bars(run: Run) -> list[Bar]:
-    """Where time went, over the stages and within a step, and where the parameters are."""
+    """Time by stage and within a step, and parameters by role."""
     found = []
     if run.stages and sum(run.stages.values()) > 0:
         found.append(

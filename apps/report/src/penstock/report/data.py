@@ -1,6 +1,6 @@
-"""Reads a run directory into frozen values. A file that is missing is None; a damaged one is None and a `Problem`.
+"""Reads a run directory into frozen values. A missing file is None; a damaged one is None and a `Problem`.
 
-The page must come out even for a run that was killed half way, so nothing here stops at the first bad file: what
+The page must be written even for a run that was killed half way, so nothing here stops at the first bad file: what
 could not be read is kept in `Run.problems`, and the page shows it.
 
 Shape suffixes: S steps, L mixture-of-experts layers, E experts, C columns (bins of steps).
@@ -30,11 +30,11 @@ from penstock.run.records.training import FormatSize, Status
 from penstock.traces.trace import RoutingTrace
 
 ROWS = 20_000
-"""Training rows parsed at most: a chart shows 500 bins, and the rows of a million steps are 0.6 GB of JSON."""
+"""Most training rows parsed: a chart shows 500 bins, and the rows of a million steps are 0.6 GB of JSON."""
 COLUMNS = 200
 """Bins of steps in a heat map."""
 SHOWN_LAYERS = 8
-"""Heat maps drawn at most."""
+"""Largest number of heat maps drawn."""
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 class Metrics:
     """Columns of `metrics.jsonl`, sorted by step; NaN where a row lacks a key.
 
-    `stride` above 1 says that only every stride-th training row was parsed (and the last).
+    `stride` above 1 means that only every stride-th training row was parsed (and the last).
     """
 
     train: Mapping[str, Column]
@@ -51,7 +51,7 @@ class Metrics:
     stride: int = 1
 
     def series(self, name: str) -> tuple[Column, Column] | None:
-        """Steps and values of one column, training or held-out; None where it holds no finite number."""
+        """Steps and values of one column, training or held-out; None if it has no finite number."""
         table = self.heldout if name.startswith("heldout/") else self.train
         if name not in table or not np.isfinite(table[name]).any():
             return None
@@ -76,7 +76,7 @@ class LoadHistory:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything a report says about one run."""
+    """Everything that a report shows about one run."""
 
     path: Path
     name: str
@@ -107,19 +107,21 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads one run directory; raises `ProblemError` where it is none."""
+    """Reads one run directory; raises `ProblemError` if it is not one."""
     if not path.is_dir():
         raise ProblemError(
-            Problem("missing-file", "there is no such run directory", str(path), "`penstock train CONFIG` makes one")
+            Problem(
+                "missing-file", "run directory not found", str(path), "check the path, or run `penstock train CONFIG`"
+            )
         )
     known = ("config.resolved.yaml", "status.json", "metrics.jsonl", "evaluation.json")
     if not any((path / name).exists() for name in known):
         raise ProblemError(
             Problem(
                 "not-a-run",
-                f"holds none of {', '.join(known)}",
+                f"not a run directory: it has none of {', '.join(known)}",
                 str(path),
-                "name a run directory such as runs/NAME/TIME-HASH",
+                "give a run directory such as runs/NAME/TIME-HASH",
             )
         )
     problems: list[Problem] = []
@@ -184,18 +186,18 @@ def _read_metrics(path: Path, problems: list[Problem]) -> Metrics | None:
         if row is None or not _is_number(step) or not math.isfinite(step):
             bad += 1
             continue
-        # A run resumed from a checkpoint writes some steps again: the later row is the one that counts.
+        # A run resumed from a checkpoint repeats some steps: the later row counts.
         if any(key.startswith("heldout/") for key in row):
             heldout[float(step)] = row
         if "loss" in row or not any(key.startswith("heldout/") for key in row):
             train[float(step)] = row
     if bad:
-        problems.append(Problem("damaged-file", f"{bad} unreadable rows were left out", str(path)))
+        problems.append(Problem("damaged-file", f"{bad} unreadable rows were skipped", str(path)))
     return Metrics(_columns(train), _columns(heldout), stride) if train or heldout else None
 
 
 def _stride(path: Path) -> int:
-    """How many training rows to step over, from the size of the file and of its first rows."""
+    """The stride over training rows, from the size of the file and of its first rows."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     rows = path.stat().st_size * head.count(b"\n") / max(1, len(head))
@@ -203,7 +205,7 @@ def _stride(path: Path) -> int:
 
 
 def _sampled(path: Path, stride: int) -> Iterable[bytes]:
-    """Every stride-th line, each held-out line, and the last; without one that was cut off while it was written."""
+    """Every stride-th line, every held-out line, and the last complete line; a line cut off mid-write is dropped."""
     skipped = b""
     with path.open("rb") as file:
         for index, line in enumerate(file):
@@ -276,20 +278,20 @@ def binned(trace: RoutingTrace, columns: int = COLUMNS, shown: int = SHOWN_LAYER
 
 
 def layer_names(trace: RoutingTrace, layers: int) -> tuple[int, ...]:
-    """The model's index of each layer in the trace; 0.. where the header does not say."""
+    """The model's index of each layer in the trace; 0, 1, ... if the header does not say."""
     names = trace.header.get("layers")
     return tuple(names) if isinstance(names, list) and len(names) == layers else tuple(range(layers))
 
 
 def relative(counts: NDArray[np.integer[Any]] | Sequence[int]) -> Column:
-    """Counts [..., E] divided by their mean over experts; NaN where all are zero."""
+    """Counts [..., E] divided by their mean over experts; NaN if all are zero."""
     array = np.asarray(counts, dtype=np.float64)
     mean = array.mean(axis=-1, keepdims=True) if array.size else array
     return np.divide(array, mean, out=np.full_like(array, math.nan), where=mean > 0)
 
 
 def _with_counts(profile: Profile | None, path: Path, problems: list[Problem]) -> Profile | None:
-    """The profile, with the counts of its layers taken from the trace where it holds none itself."""
+    """The profile, with layer counts taken from the trace if it has none itself."""
     if profile is None or all(layer.counts for layer in profile.layers):
         return profile
     trace = _load_trace(path, problems)

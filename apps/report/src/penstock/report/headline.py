@@ -1,4 +1,4 @@
-"""The few figures a run is known by, for the tiles on top and for the comparison of runs."""
+"""The main figures of a run, for the tiles on top and for the comparison of runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def summary(run: Run) -> str:
-    """One sentence: what was trained, on how much, and how good it became."""
+    """One sentence: what was trained, on how many tokens, and the state of the run."""
     parts = [_model(run)]
     seen = tokens(run)
     if seen is not None:
@@ -66,11 +66,11 @@ def _model(run: Run) -> str:
     words += f", {router.get('use', 'its router')} choosing"
     layers = run.profile.layers if run.profile else []
     experts = f"{len(layers[0].counts)} experts" if layers and layers[0].counts else "the experts"
-    return f"{words} {router['k']} of {experts} for each token" if "k" in router else f"{words} among {experts}"
+    return f"{words} {router['k']} of {experts} per token" if "k" in router else f"{words} among {experts}"
 
 
 def bits_per_byte(run: Run) -> float | None:
-    """From the evaluation, or else the last measured while training."""
+    """From the evaluation, else the last value measured in training."""
     if run.evaluation and run.evaluation.heldout_bits_per_byte is not None:
         return run.evaluation.heldout_bits_per_byte
     return _last(run, "heldout/bits_per_byte")
@@ -99,7 +99,7 @@ def violation(run: Run) -> float | None:
 
 
 def wall_seconds(run: Run) -> float | None:
-    """All recorded stages together, or training alone where no stages were recorded."""
+    """All recorded stages together, or only training if no stages were recorded."""
     if run.stages:
         return sum(run.stages.values())
     return run.status.seconds if run.status else None

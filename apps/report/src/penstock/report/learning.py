@@ -105,11 +105,11 @@ def small_cards(run: Run) -> list[Card]:
 
 
 def row_size(cards: int) -> Size:
-    """How wide a card of a row is drawn: three share a row, two or four stand in pairs."""
+    """Width of a card in a row: three share a row; two or four are in pairs."""
     return {1: FULL, 2: HALF, 4: HALF}.get(cards, SMALL)
 
 
 def spread(values: Column) -> float:
-    """Largest over median of the positive values; 1 where there is no telling, as a logarithm could not show it."""
+    """Largest over median of the positive values; 1 if there are none, as a logarithm could not show them."""
     finite = values[np.isfinite(values)]
     return float(finite.max() / np.median(finite)) if finite.size and finite.min() > 0 else 1.0

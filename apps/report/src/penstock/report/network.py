@@ -8,7 +8,7 @@ from penstock.simulate import network_charts
 
 
 def network_cards(run: Run) -> list[Card]:
-    """The predicted exchange; none where the simulation holds no rows."""
+    """The predicted exchange; empty if the simulation has no rows."""
     rows = sorted(run.simulation.rows, key=lambda row: row.gpus) if run.simulation else []
     if not rows:
         return []
@@ -23,16 +23,16 @@ def network_cards(run: Run) -> list[Card]:
 
 
 def network_details(run: Run) -> list[Card]:
-    """Load of the GPUs and tail of the steps; none where the simulation does not say."""
+    """Load of the GPUs and tail of the steps; empty if the simulation does not have them."""
     rows = sorted(run.simulation.rows, key=lambda row: row.gpus) if run.simulation else []
     loaded = [row for row in rows if row.load]
     steps = [row for row in rows if len(row.step_quantiles) == 101]
     cards: list[Card] = []
     if loaded:
         unit = f"{loaded[-1].gpus:,} GPUs, 1 is the mean"
-        caption = "Bytes that each GPU gets, over all layers and steps."
+        caption = "Bytes that each GPU receives, over all layers and steps."
         cards.append(Card("Load of the GPUs", unit, network_charts.load_chart(loaded[-1].load), caption))
     if steps:
-        caption = "How much longer than the median the exchanges of a step take."
+        caption = "Share of steps whose exchanges take longer than a multiple of the median."
         cards.append(Card("Tail of the steps", "% that take longer", network_charts.tail_chart(steps), caption))
     return cards

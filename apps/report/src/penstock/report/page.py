@@ -1,4 +1,4 @@
-"""The report: runs as one page, one section a run, with a comparison on top where there are several."""
+"""The report: runs as one page, one section per run, with a comparison on top if there are several."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TEMPLATE = Path(__file__).with_name("runs.html.j2")
 
 
 def render_report(run_directories: Sequence[Path], out: Path) -> Path:
-    """Writes the report about the runs to `out`, whole or not at all, and returns `out`.
+    """Atomically writes the report about the runs to `out`, and returns `out`.
 
     One run gets a page; several get a comparison on top. The same runs give the same bytes. Raises `ProblemError`
-    where a directory is no run; a stage that was not run, or a damaged file, is said on the page instead.
+    if a directory is not a run; missing stages and damaged files are reported on the page instead.
     """
     if not run_directories:
         raise ProblemError(Problem("no-runs", "a report needs at least one run directory", "report"))
@@ -31,7 +31,7 @@ def render_report(run_directories: Sequence[Path], out: Path) -> Path:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; with the directory's name where two runs share one, and a number where that is shared too."""
+    """The runs' names, with the directory's name if two runs share one, and a number if they share that too."""
     names = [run.name for run in runs]
     unique = [
         name if names.count(name) == 1 else f"{name} / {run.path.resolve().name}"

@@ -1,4 +1,4 @@
-"""Turns what was read from a run into what the template prints: the cards of each section, and what is missing."""
+"""Turns a run's data into what the template prints: the cards of each section, and what is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """All that the template shows of one run, in the order of the page."""
+    """Everything that the template shows about one run, in the order of the page."""
 
     run: Run
     label: str
@@ -50,7 +50,7 @@ class RunView:
 
 
 def view(run: Run, label: str, anchor: str) -> RunView:
-    """Draws and describes one run."""
+    """Draws the charts and writes the captions of one run."""
     strips, layer_legend = layer_strips(run)
     return RunView(
         run=run,
@@ -80,14 +80,14 @@ def scoped(anchor: str, cards: Iterable[Card]) -> list[Card]:
 
 
 def command(run: Run) -> str:
-    """The line that starts the same run again."""
+    """The command line that starts the same run again."""
     if run.environment is None:
         return ""
     return run.environment.command or shlex.join(run.environment.argv)
 
 
 def hints(run: Run) -> dict[str, list[Hint]]:
-    """For each section of the page, what it lacks and the command that adds it."""
+    """For each section of the page, what is missing and the command that adds it."""
     where = shlex.quote(str(run.path))
     dense = run.dense
     wanted = (

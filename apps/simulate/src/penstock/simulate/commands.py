@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 SWEPT = ("topology", "hardware", "placement", "fidelity", "deduplicate", "tokens_per_gpu")
 MOST_DRAWN_GPUS = 128
-"""16,000 messages are some seconds of the fluid model."""
+"""16,000 messages take a few seconds in the fluid model."""
 
 
 class _TraceFirst(click.Group):
-    """A group whose first word may be a trace in the place of a command: `predict` is then meant."""
+    """A group whose first word may be a trace instead of a command; it then means `predict`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
@@ -41,7 +41,7 @@ class _TraceFirst(click.Group):
 
 @click.group(cls=_TraceFirst)
 def simulate() -> None:
-    """Predict all-to-all time of expert parallelism: `simulate TRACE`, short for `simulate predict TRACE`."""
+    """Predict all-to-all time of expert parallelism; `simulate TRACE` is short for `simulate predict TRACE`."""
 
 
 simulate.add_command(cost)
@@ -49,36 +49,38 @@ simulate.add_command(cost)
 
 @simulate.command()
 @click.argument("trace", metavar="TRACE")
-@click.option("--topology", help="NAME, or {use: NAME, ...}, such as '{use: fat-tree, oversubscription: 2}'.")
-@click.option("--placement", help="NAME, or {use: NAME, ...}.")
-@click.option("--ep", "--gpus", "gpus", help="Degrees of expert parallelism, such as 8,64,256.")
-@click.option("--fidelity", type=click.Choice(FIDELITIES), help="How exactly; alpha-beta unless given.")
-@click.option("--deduplicate", is_flag=True, help="Send a token to each node once, as hierarchical kernels do.")
-@click.option("--steps", type=click.IntRange(min=1), help="Simulate so many steps of the trace, evenly spaced.")
-@click.option("--tokens-per-gpu", type=click.IntRange(min=1), help="Tokens that each GPU dispatches in one step.")
-@click.option("--hidden-size", type=click.IntRange(min=1), help="Width of a token on the wire.")
-@click.option("--sweep", help=f"NAME=VALUE,VALUE,...: one table for each value; NAME of {', '.join(SWEPT)}.")
+@click.option("--topology", help="Network: NAME or {use: NAME, ...}, such as '{use: fat-tree, oversubscription: 2}'.")
+@click.option("--placement", help="Placement of experts on GPUs: NAME or {use: NAME, ...}.")
+@click.option("--ep", "--gpus", "gpus", help="Degrees of expert parallelism (numbers of GPUs), such as 8,64,256.")
+@click.option("--fidelity", type=click.Choice(FIDELITIES), help="Accuracy of the network model (default: alpha-beta).")
+@click.option("--deduplicate", is_flag=True, help="Send each token to a node only once, as hierarchical kernels do.")
+@click.option("--steps", type=click.IntRange(min=1), help="Simulate N steps of the trace, evenly spaced.")
+@click.option("--tokens-per-gpu", type=click.IntRange(min=1), help="Tokens that each GPU dispatches per step.")
+@click.option("--hidden-size", type=click.IntRange(min=1), help="Hidden size of a token on the network.")
+@click.option("--sweep", help=f"NAME=VALUE,VALUE,...: print a table per value; NAME is one of {', '.join(SWEPT)}.")
 @click.option(
     "--report",
     "page",
     type=click.Path(path_type=Path),
     is_flag=False,
     flag_value="network.html",
-    help="Write a page about it; to network.html unless a file is given.",
+    help="Write an HTML page (default file: network.html).",
 )
 @click.option(
     "--export",
     "exported",
     nargs=2,
     metavar="FORMAT FILE",
-    help="Write one dispatch for other tools: nccl-tests, goal or chakra.",
+    help="Export one dispatch for another tool; FORMAT is nccl-tests, goal or chakra.",
 )
 @output.json_option
 @click.pass_obj
 def predict(registry: Registry, trace: str, as_json: bool, **options: Any) -> dict[str, Any]:
-    """Predict all-to-all time of expert parallelism from TRACE: a file, a run directory, whose config then gives the
-    defaults and which keeps the result, or synthetic:LAW,experts=64,k=8,skew=1 (uniform, zipf, log-normal, power-law,
-    incast)."""
+    """Predict all-to-all time of expert parallelism from TRACE.
+
+    TRACE is a trace file, a run directory, or synthetic:LAW,experts=64,k=8,skew=1 (LAW: uniform, zipf, log-normal,
+    power-law, incast). A run's config gives the defaults, and the run keeps the result.
+    """
     result = predicted(registry, Prediction(trace, **options))
     output.print_result(result, as_json, lambda: simulation_text(result))
     return result.to_json()
@@ -86,7 +88,7 @@ def predict(registry: Registry, trace: str, as_json: bool, **options: Any) -> di
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is to be predicted: a trace, and what the command line's options say of the network."""
+    """What to predict: a trace, and the command line's network options."""
 
     trace: str
     topology: str | None = None
@@ -162,7 +164,7 @@ def _written(
     drawn: Picture | None,
     placed: Callable[[str], Simulation],
 ) -> Simulation:
-    """The result with the names of the files that the caller asked for, which are written."""
+    """Writes the files that the caller asked for; returns the result with their names."""
     if asked.exported and drawn is not None:
         from penstock.netsim.exports import write_exchange
 
@@ -177,13 +179,13 @@ def _written(
 
 
 def _compared(placements: Sequence[str], simulated: Callable[[str], Simulation]) -> list[Simulation]:
-    """The same with every placement that fits the experts and GPUs and needs no settings; the others are named."""
+    """The prediction for every placement that fits experts and GPUs and needs no settings; warns about the others."""
     found: list[Simulation] = []
     for name in placements:
         try:
             found.append(simulated(name))
         except ProblemError as error:
-            output.note(f"placement {name} is not compared: {error.problems[0].what}")
+            output.note(f"skipping placement {name}: {error.problems[0].what}")
     return found
 
 
@@ -215,8 +217,8 @@ def _table_text(result: Simulation) -> str:
         "waits for GPU",
     )
     return (
-        f"{where}, {result.placement} placement, {result.fidelity}, {result.tokens_per_gpu:,} tokens a GPU, "
-        f"width {result.hidden_size}, top-{result.k}; microseconds a layer, milliseconds a step\n\n"
+        f"{where}, {result.placement} placement, {result.fidelity}, {result.tokens_per_gpu:,} tokens per GPU, "
+        f"width {result.hidden_size}, top-{result.k}; microseconds per layer, milliseconds per step\n\n"
         + output.table(columns, map(_cells, result.rows))
     )
 
@@ -249,7 +251,7 @@ def _numbers(text: str) -> list[int]:
         return numbers
     except ValueError:
         raise ProblemError(
-            Problem("bad-value", f"'{text}' is not a list of numbers", "--gpus", "write for example 8,64")
+            Problem("bad-value", f"'{text}' is not a list of positive integers", "--gpus", "write a list such as 8,64")
         ) from None
 
 
@@ -262,6 +264,6 @@ def validate(as_json: bool) -> dict[str, Any]:
     result = comparison()
     output.print_result(result, as_json, lambda: comparison_text(result))
     if result.missed:
-        what = f"the error is above what is promised: {', '.join(result.missed)}"
+        what = f"the error exceeds the promised bound: {', '.join(result.missed)}"
         raise failed("bar-missed", what, "simulate validate")
     return result.to_json()

@@ -14,15 +14,15 @@ TopologyChoice: TypeAlias = Annotated[Choice, OfKind("topology")]
 
 
 class SimulateSettings(Schema):
-    """The network that expert parallelism is predicted on."""
+    """The network on which expert parallelism is predicted."""
 
     topology: TopologyChoice | None = None
-    """The network; null is `two-level`, where penstock-netsim is installed."""
+    """The network topology; null uses `two-level` from penstock-netsim."""
     placement: PlacementChoice | None = None
-    """Which GPU holds which expert; null is `contiguous`."""
+    """Placement of experts on GPUs; null uses `contiguous`."""
     gpus: list[int] = [8, 16, 32, 64, 128, 256]
-    """Degrees of expert parallelism."""
+    """Degrees of expert parallelism (numbers of GPUs) to predict."""
     tokens_per_gpu: int = Field(default=4096, gt=0)
-    """Tokens that each GPU dispatches in one step."""
+    """Tokens that each GPU dispatches per step."""
     hidden_size: int | None = Field(default=None, gt=0)
-    """Width of a token on the wire; null takes the model's own."""
+    """Hidden size of a token on the network; null uses the model's own."""

@@ -1,4 +1,4 @@
-"""`penstock simulate cost`: the fastest layouts of a training step, or a given one, and what the run takes."""
+"""`penstock simulate cost`: the fastest layouts of a training step, or a given one, and the cost of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class LayoutCost(Record):
-    """What a layout takes: seconds of a step by part, bytes of the fullest GPU by part, and what follows for a run."""
+    """Cost of a layout: seconds of a step by part, bytes on the fullest GPU by part, and totals for the run."""
 
     layout: Layout
     micro_batches: int
@@ -38,7 +38,7 @@ class LayoutCost(Record):
 
 @dataclass(frozen=True, slots=True)
 class AssumedFigure(Record):
-    """A figure of the machine that costs were computed with, and where it comes from."""
+    """A figure of the machine used for the costs, with its source."""
 
     figure: str
     value: float
@@ -48,7 +48,7 @@ class AssumedFigure(Record):
 
 @dataclass(frozen=True, slots=True)
 class PlannedFigure(Record):
-    """A figure of a published plan beside ours."""
+    """A figure of a published plan next to ours."""
 
     what: str
     unit: str
@@ -80,29 +80,41 @@ class CostEstimate(Record):
 
 @click.command()
 @click.argument("preset", metavar="PRESET")
-@click.option("--gpus", required=True, type=int, help="How many GPUs there are, up to 8,192.")
-@click.option("--hardware", default="h800", show_default=True, help="GPU and network, such as h800, h100, a100.")
-@click.option("--tokens", default=23e12, show_default="23e12", type=float, help="Tokens of the whole run.")
-@click.option("--batch-tokens", default=2**24, show_default=True, type=click.IntRange(min=1), help="Of a step.")
-@click.option("--sequence", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens of a sequence.")
+@click.option("--gpus", required=True, type=int, help="Number of GPUs, up to 8,192.")
+@click.option("--hardware", default="h800", show_default=True, help="GPU and network type, such as h800, h100 or a100.")
+@click.option("--tokens", default=23e12, show_default="23e12", type=float, help="Training tokens of the whole run.")
+@click.option(
+    "--batch-tokens", default=2**24, show_default=True, type=click.IntRange(min=1), help="Tokens per optimizer step."
+)
+@click.option("--sequence", default=4096, show_default=True, type=click.IntRange(min=1), help="Tokens per sequence.")
 @click.option(
     "--optimizer",
     default="muon",
     show_default=True,
     type=click.Choice(["muon", "adamw"]),
-    help="Its states take memory: one for each parameter (muon) or two.",
+    help="Optimizer, which decides the memory of its state: one value per parameter (muon) or two (adamw).",
 )
-@click.option("--imbalance", default=1.0, show_default=True, type=click.FloatRange(min=1), help="Busiest GPU / mean.")
+@click.option(
+    "--imbalance",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Load of the busiest GPU over the mean.",
+)
 @click.option(
     "--overlap",
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Share of dispatch and combine hidden.",
+    help="Fraction of dispatch and combine time overlapped with compute.",
 )
-@click.option("--price", type=click.FloatRange(min=0), help="Dollars a GPU hour; the hardware's where it has one.")
-@click.option("--layout", help="Cost this layout: '{tensor: 8, pipeline: 16, data: 64, expert: 32}'.")
-@click.option("--reference", is_flag=True, help="Print a published plan for 355B-A32B on 8,192 H800 beside ours.")
+@click.option("--price", type=click.FloatRange(min=0), help="Dollars per GPU hour (default: the hardware's, if known).")
+@click.option(
+    "--layout", help="Cost this layout instead of searching, such as '{tensor: 8, pipeline: 16, data: 64, expert: 32}'."
+)
+@click.option(
+    "--reference", is_flag=True, help="Also compare a published plan for 355B-A32B on 8,192 H800 GPUs with ours."
+)
 @output.json_option
 def cost(
     preset: str,
@@ -119,7 +131,7 @@ def cost(
     reference: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Find the fastest layout of PRESET (glm-4.6, glm-4.5-air) that fits: time, memory, MFU, days and money."""
+    """Find the fastest layouts of PRESET (glm-4.6, glm-4.5-air) that fit in memory: time, MFU, days and money."""
     from penstock.netsim.accelerators import ACCELERATORS
     from penstock.netsim.hardware import HARDWARE
     from penstock.netsim.layout import Job
@@ -128,7 +140,7 @@ def cost(
     from penstock.netsim.step_cost import Machine, cost_of
 
     if hardware not in ACCELERATORS:
-        what = f"there is no hardware '{hardware}'"
+        what = f"unknown hardware '{hardware}'"
         raise ProblemError(Problem("unknown-hardware", what, "--hardware", did_you_mean(hardware, ACCELERATORS)))
     machine = Machine(ACCELERATORS[hardware], HARDWARE[hardware])
     shape = shape_named(preset)
@@ -164,8 +176,8 @@ def _layout(text: str, gpus: int) -> Layout:
     given = parse_config(f"value: {text}").value["value"]
     names = [field.name for field in fields(Layout)]
     if not isinstance(given, dict):
-        what = f"'{text}' is no layout"
-        raise ProblemError(Problem("bad-value", what, "--layout", "write for example '{tensor: 8, pipeline: 16}'"))
+        what = f"'{text}' is not a layout"
+        raise ProblemError(Problem("bad-value", what, "--layout", "write it as '{tensor: 8, pipeline: 16}'"))
     if unknown := [str(name) for name in given if name not in names]:
         raise ProblemError(
             [
@@ -183,8 +195,8 @@ def _layout(text: str, gpus: int) -> Layout:
             ]
         ) from None
     if layout.gpus != gpus:
-        what = f"tensor x pipeline x data is {layout.gpus}, there are {gpus} GPUs"
-        raise ProblemError(Problem("bad-layout", what, "--layout", "make both the same"))
+        what = f"tensor x pipeline x data is {layout.gpus}, but --gpus is {gpus}"
+        raise ProblemError(Problem("bad-layout", what, "--layout", "make the two equal"))
     return layout
 
 
@@ -204,7 +216,7 @@ def _layout_cost(each: Cost, per_hour: float | None) -> LayoutCost:
 
 
 def _assumed(accelerator: Accelerator) -> list[AssumedFigure]:
-    """The machine's figures, those first that nobody measured."""
+    """The machine's figures, unmeasured ones first."""
     figures = {each.name: getattr(accelerator, each.name) for each in fields(accelerator) if each.name != "name"}
     rows = [AssumedFigure(name, **asdict(figure)) for name, figure in figures.items() if figure is not None]
     return sorted(rows, key=lambda row: row.measured)
@@ -219,9 +231,9 @@ def _reference() -> list[PlannedFigure]:
 def _text(result: CostEstimate) -> str:
     job = result.job
     head = (
-        f"{result.model}: {result.parameters / 1e9:.1f}B parameters, {result.active_parameters / 1e9:.1f}B of "
-        f"them for a token; {result.gpus:,} {result.hardware}, {job.batch_tokens / 1e6:.1f}M tokens a step, "
-        f"{job.tokens / 1e12:g}T in all"
+        f"{result.model}: {result.parameters / 1e9:.1f}B parameters, {result.active_parameters / 1e9:.1f}B "
+        f"active per token; {result.gpus:,} {result.hardware}, {job.batch_tokens / 1e6:.1f}M tokens per step, "
+        f"{job.tokens / 1e12:g}T tokens in total"
     )
     text = f"{head}\n\n{output.table(_COLUMNS, map(_cells, result.layouts))}"
     first = result.layouts[0]
@@ -232,9 +244,9 @@ def _text(result: CostEstimate) -> str:
     held = [(name, f"{size / GIB:.1f}") for name, size in first.memory.items()]
     text += f"\n\n{output.table(('first: part', 'seconds', 'share'), parts)}"
     text += f"\n\n{output.table(('first: memory', 'GiB'), held)}"
-    text += "\n\nTimes are a bound: published runs take 1.2 to 2.5 times as long (see the README of penstock-netsim)."
+    text += "\n\nTimes are a lower bound: published runs take 1.2 to 2.5 times as long (see penstock-netsim's README)."
     if first.memory["total"] > result.memory_bytes:
-        text += f"\nmore than the {result.memory_bytes / GIB:.0f} GiB of a GPU"
+        text += f"\nThis does not fit: a GPU has {result.memory_bytes / GIB:.0f} GiB."
     if result.reference_plan is not None:
         text += f"\n\n{_reference_text(result.reference_plan)}"
     return text

@@ -19,7 +19,7 @@ from penstock.run.records.simulation import NetworkRow, Simulation
 
 
 def load_chart(load: Sequence[float]) -> drawing.Chart:
-    """What each GPU gets, the busiest first."""
+    """The load of each GPU, the busiest first."""
     sorted_G = np.sort(np.asarray(load))[::-1]
     place_G = np.arange(1, len(sorted_G) + 1, dtype=np.float64)
 
@@ -34,7 +34,7 @@ def load_chart(load: Sequence[float]) -> drawing.Chart:
 
 
 def tail_chart(rows: Sequence[NetworkRow]) -> drawing.Chart:
-    """For a few numbers of GPUs, the share of steps that take longer than a time, over that time over the median."""
+    """For a few numbers of GPUs, the share of steps above a time, against that time relative to the median."""
     chosen = [row for row in rows if row.step_quantiles[50] > 0][-4:]
     share = np.linspace(100, 0, 101)
 
@@ -66,7 +66,7 @@ def use_chart(drawn: Picture) -> drawing.Chart:
 
 
 def placement_chart(placements: Sequence[Simulation]) -> drawing.Chart:
-    """Slowdown over the number of GPUs, a line a placement."""
+    """Slowdown over the number of GPUs, one line per placement."""
 
     def plot(axes: Axes, size: drawing.Size) -> None:
         for result, color in zip(placements, drawing.SERIES, strict=False):
@@ -131,5 +131,5 @@ def network_caption(rows: Sequence[NetworkRow]) -> str:
     known = [row for row in rows if row.slowdown is not None and math.isfinite(row.slowdown)]
     worst = max(known, key=lambda row: row.slowdown or 0, default=None)
     if worst is not None and worst is not last:
-        text += f"; the largest slowdown, {times(worst.slowdown)}, is at {worst.gpus:,} GPUs"
+        text += f"; the largest slowdown, {times(worst.slowdown)}, occurs at {worst.gpus:,} GPUs"
     return text + "."

@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("network.html.j2")
 
 
 def write_network_page(result: Simulation, placements: Sequence[Simulation], drawn: Picture | None, out: Path) -> Path:
-    """Writes the page about `result` to `out`, whole or not at all, and returns `out`."""
+    """Atomically writes the page about `result` to `out`, and returns `out`."""
     rows = result.rows
     last = max(rows, key=lambda row: row.gpus)
     cards = [
@@ -53,7 +53,7 @@ def write_network_page(result: Simulation, placements: Sequence[Simulation], dra
     where = " ".join(filter(None, [result.topology, result.hardware]))
     summary = (
         f"{result.trace} on {where}: {result.fidelity}, {result.placement} placement, "
-        f"{result.tokens_per_gpu:,} tokens a GPU of width {result.hidden_size:,}, top-{result.k}."
+        f"{result.tokens_per_gpu:,} tokens per GPU of width {result.hidden_size:,}, top-{result.k}."
     )
     return write_page(TEMPLATE, out, name="Network prediction", summary=summary, cards=cards, rows=rows)
 
@@ -61,7 +61,7 @@ def write_network_page(result: Simulation, placements: Sequence[Simulation], dra
 def _load_caption(row: NetworkRow) -> str:
     waits = [f"GPU {each.gpu} in {each.share:.0%}" for each in row.stragglers[:3]]
     return (
-        f"Bytes that each GPU gets, over all layers and steps. The others wait for {', '.join(waits)} of the exchanges."
+        f"Bytes that each GPU receives, over all layers and steps. The others wait for {', '.join(waits)} of exchanges."
     )
 
 
@@ -70,15 +70,15 @@ def _tail_caption(row: NetworkRow) -> str:
     if step is None:
         return ""
     return (
-        f"At {row.gpus:,} GPUs a step's exchanges take {duration(step.p50)}, one in a hundred steps "
-        f"{duration(step.p99)} or more, the longest {duration(step.max)}."
+        f"At {row.gpus:,} GPUs the exchanges of the median step take {duration(step.p50)}, one step in a hundred takes "
+        f"{duration(step.p99)} or more, and the longest takes {duration(step.max)}."
     )
 
 
 def _use_caption(drawn: Picture) -> str:
     first = float(drawn.finish_G[drawn.finish_G > 0].min(initial=drawn.seconds))
     return (
-        f"{len(drawn.finish_G)} GPUs, fluid model: the first GPU is done after {duration(first)}, the last after "
+        f"{len(drawn.finish_G)} GPUs, fluid model: the first GPU finishes after {duration(first)}, the last after "
         f"{duration(drawn.seconds)}. The busiest links are shown."
     )
 
@@ -86,4 +86,4 @@ def _use_caption(drawn: Picture) -> str:
 def _best(placements: Sequence[Simulation]) -> str:
     best = min(placements, key=lambda each: each.rows[-1].slowdown or math.inf)
     row = best.rows[-1]
-    return f"At {row.gpus:,} GPUs {best.placement} comes closest to even, {times(row.slowdown)} balanced."
+    return f"At {row.gpus:,} GPUs {best.placement} is closest to even load, at {times(row.slowdown)} the balanced time."

@@ -23,6 +23,6 @@ def sections() -> list[Component]:
             name="simulate",
             target="penstock.simulate.config:SimulateSettings",
             config="penstock.simulate.config:SimulateSettings",
-            summary="The network that expert parallelism is predicted on",
+            summary="The network on which expert parallelism is predicted",
         ),
     ]

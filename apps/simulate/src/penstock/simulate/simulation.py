@@ -22,7 +22,7 @@ SYNTHETIC = "synthetic:"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A network, a placement of experts and how exactly their exchange is simulated."""
+    """A network, a placement of experts and the fidelity of the simulated exchange."""
 
     topology: Choice
     placement: Choice
@@ -41,9 +41,9 @@ def find_trace(path: Path) -> Path:
 
 
 def load_trace(text: str) -> RoutingTrace:
-    """`synthetic:LAW,key=value,...`, or the path of a trace of any format, with `,model=NAME` where it holds several.
+    """`synthetic:LAW,key=value,...`, or the path of a trace in any format, with `,model=NAME` if it has several models.
 
-    An SGLang recording (.pt) does not say k, so its name must be followed by `,k=N`.
+    An SGLang recording (.pt) does not record k, so its name must be followed by `,k=N`.
     """
     if text.startswith(SYNTHETIC):
         law, *settings = text.removeprefix(SYNTHETIC).split(",")
@@ -54,7 +54,7 @@ def load_trace(text: str) -> RoutingTrace:
     if not name.endswith(".pt"):
         return trace
     if "k" not in found:
-        raise ProblemError(Problem("missing-value", "the recording does not say k", name, f"write {name},k=8"))
+        raise ProblemError(Problem("missing-value", "the recording does not give k", name, f"write {name},k=8"))
     return replace(trace, header={**trace.header, "k": found["k"]})
 
 
@@ -72,12 +72,14 @@ def _settings(parts: Sequence[str], where: str) -> dict[str, Any]:
         try:
             found[name] = known[name](value)
         except (KeyError, ValueError):
-            what = f"'{part}' is no setting of a trace"
-            raise ProblemError(Problem("bad-value", what, where, f"write NAME=NUMBER, of {', '.join(known)}")) from None
+            what = f"'{part}' is not a trace setting"
+            raise ProblemError(
+                Problem("bad-value", what, where, f"write NAME=VALUE, where NAME is one of {', '.join(known)}")
+            ) from None
     wanted = {"k"} if parts and where.partition(",")[0].endswith(".pt") else None
     if not where.startswith(SYNTHETIC) and found.keys() - (wanted or {"model"}):
-        what = f"{', '.join(sorted(found.keys() - (wanted or {'model'})))} cannot be chosen for a recorded trace"
-        raise ProblemError(Problem("bad-value", what, where, "only model=NAME, or k=N for an SGLang recording"))
+        what = f"{', '.join(sorted(found.keys() - (wanted or {'model'})))} cannot be set for a recorded trace"
+        raise ProblemError(Problem("bad-value", what, where, "use only model=NAME, or k=N for an SGLang recording"))
     return found
 
 
@@ -120,18 +122,18 @@ def draw_exchange(trace: RoutingTrace, where: str, case: Case, *, gpus: int, hid
 
 
 def width_of(trace: RoutingTrace, hidden_size: int | None, where: str) -> int:
-    """Elements of a token on the wire, and a check that the trace says k."""
+    """Hidden size of a token on the network; also checks that the trace gives k."""
     width = hidden_size or trace.header.get("hidden_size")
     if width is None:
         raise ProblemError(
-            Problem("missing-value", "the trace does not say how wide a token is", where, "add --hidden-size")
+            Problem("missing-value", "the trace does not give the hidden size", where, "add --hidden-size")
         )
     if isinstance(trace.header.get("k"), list):
-        what = f"its layers take different numbers of experts a token, {trace.header['k']}"
-        raise ProblemError(Problem("bad-trace", what, where, "profile a model with one k"))
+        what = f"its layers choose different numbers of experts per token, {trace.header['k']}"
+        raise ProblemError(Problem("bad-trace", what, where, "profile a model whose layers share one k"))
     if "k" not in trace.header:
-        what = "the trace does not say k, the experts a token"
-        raise ProblemError(Problem("bad-trace", what, where, "`penstock profile RUN` writes one that does"))
+        what = "the trace does not give k (experts per token)"
+        raise ProblemError(Problem("bad-trace", what, where, "record a trace that does, with `penstock profile RUN`"))
     return int(width)
 
 
@@ -161,7 +163,7 @@ def sweep_values(text: str) -> tuple[str, list[Any]]:
     """`name=a,b` or `name=[{use: ...}, ...]` as a name and its values."""
     name, given, values = text.partition("=")
     if not given or not values:
-        what = f"'{text}' is no sweep"
-        raise ProblemError(Problem("bad-value", what, "--sweep", "write for example placement=contiguous,eplb"))
+        what = f"'{text}' is not NAME=VALUE,VALUE"
+        raise ProblemError(Problem("bad-value", what, "--sweep", "write it as in placement=contiguous,eplb"))
     listed = values if values.startswith("[") else f"[{values}]"
     return name.replace("-", "_"), parse_config(f"value: {listed}").value["value"]

@@ -1,4 +1,4 @@
-"""What `penstock simulate validate` prints: measured, predicted, error and floor of every row, and each bar."""
+"""What `penstock simulate validate` prints: measured, predicted, error and floor of every row, and the error bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.run.records.record import Record
 
 @dataclass(frozen=True, slots=True)
 class ErrorBar(Record):
-    """Errors of some rows, relative to what was measured, against those of the floor; `bar` is the largest promised."""
+    """Errors of some rows relative to the measurements, next to those of the floor; `bar` is the promised bound."""
 
     name: str
     rows: int
@@ -25,7 +25,7 @@ class ErrorBar(Record):
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow(Record):
-    """One measurement and what was predicted without it, in seconds."""
+    """One measurement and the prediction made without it, in seconds."""
 
     label: str
     group: str
@@ -59,7 +59,7 @@ class Comparison(Record):
 
     @property
     def missed(self) -> list[str]:
-        """Names of the bars that the errors are above."""
+        """Names of the bars that the errors exceed."""
         return [bar.name for bar in self.bars if not bar.met]
 
 
@@ -116,7 +116,7 @@ def _bar(group: Group, name: str) -> ErrorBar:
 
 
 def comparison_text(result: Comparison) -> str:
-    """Each row is predicted by a model that did not see it; so is the floor, which knows a latency and a bandwidth."""
+    """Each row is predicted by a model fitted without it. So is the floor, a fit of one latency and one bandwidth."""
     rows = [
         (
             bar.name,

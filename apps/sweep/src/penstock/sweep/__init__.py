@@ -1,1 +1,1 @@
-"""`penstock sweep`: a grid of settings, the same seeds for every cell, and what the difference is worth."""
+"""`penstock sweep`: a grid of settings, the same seeds for every cell, and confidence intervals of the differences."""

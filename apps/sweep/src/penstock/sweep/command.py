@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Check every cell, count its parameters, price the sweep, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check every cell, print parameter counts and estimated cost, and exit without training.",
+)
 @runs_option
 @output.json_option
 @click.pass_obj
 def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_json: bool) -> dict[str, Any]:
-    """Train every cell of the grid in SWEEP with the same seeds, and compare them. Runs that are finished are not
-    trained again: the same command continues a sweep that was stopped."""
+    """Train every cell of the grid in SWEEP with the same seeds, and compare the cells.
+
+    Finished runs are not trained again: run the same command to continue an interrupted sweep.
+    """
     from penstock.sweep.grid import load_sweep
     from penstock.sweep.runs import require_equal_flops
 
@@ -55,7 +61,7 @@ class SweepResult(Record):
 
 @dataclass(frozen=True, slots=True)
 class CellPrice(Record):
-    """What the runs of one cell take."""
+    """The cost of one cell's runs."""
 
     cell: str
     active_parameters: int
@@ -68,7 +74,7 @@ class CellPrice(Record):
 
 @dataclass(frozen=True, slots=True)
 class SweepPrice(Record):
-    """What is left of a sweep, before any of it is trained."""
+    """The estimated cost of what is left of a sweep."""
 
     name: str
     baseline: str
@@ -84,7 +90,7 @@ def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
 
     settings = loaded.settings
     folder = runs / settings.name
-    jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs first, so that they come early
+    jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs are complete early
     rows: list[SweptRun] = []
     for number, (cell, seed) in enumerate(jobs, 1):
         output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")
@@ -145,9 +151,9 @@ def _price_text(price: SweepPrice) -> str:
         )
         for cell in price.cells
     ]
-    head = ("cell", "active parameters", "tokens a run", "FLOPs a run", "runs finished", "s a run")
+    head = ("cell", "active parameters", "tokens per run", "FLOPs per run", "runs finished", "s per run")
     return (
-        f"{output.table(head, rows)}\n\nabout {price.seconds_left / 60:.0f} min of forward and backward passes are "
-        "left, by a few of them timed here; optimizer, data and evaluation come on top\n"
+        f"{output.table(head, rows)}\n\nabout {price.seconds_left / 60:.0f} min of forward and backward passes "
+        "remain, extrapolated from a few timed here; optimizer, data and evaluation are extra\n"
         "nothing was written: this was a dry run"
     )

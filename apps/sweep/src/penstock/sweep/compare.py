@@ -1,4 +1,4 @@
-"""What a sweep found: cells against the baseline, paired by seed, as a table and as a page."""
+"""Results of a sweep: cells against the baseline, paired by seed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from penstock.run.records.sweep import CellFigures, Difference, SweptRun
 CONFIDENCE = 0.95
 COLUMNS = ("cell", "seeds", "bits/byte", "against", "verdict", "MaxVio", "worst", "dead", "us/token", "ps/FLOP")
 HELP = (
-    "Bits per byte: mean over seeds; `against` is the mean difference to the baseline with the same seed and its "
+    "Bits per byte: mean over seeds; `against` is the mean difference from the baseline with the same seed and its "
     f"{CONFIDENCE:.0%} confidence interval (Student's t over the paired differences). MaxVio, its worst layer and dead "
-    "experts are of all held-out tokens; us/token and ps/FLOP of the wall clock of training, a FLOP being 6 an active "
-    "parameter and token."
+    "experts are over all held-out tokens. us/token and ps/FLOP use the wall-clock time of training, with 6 FLOPs per "
+    "active parameter and token."
 )
 
 
 def compare(rows: Sequence[SweptRun], baseline: str) -> list[CellFigures]:
-    """One entry a cell, in the order of the rows, of what is known so far: the means over its seeds, and the paired
-    difference to the baseline in bits per byte (negative: better)."""
+    """One entry per cell, in the order of the rows: the means over the seeds finished so far, and the paired difference
+    from the baseline in bits per byte (negative: better)."""
     by_cell: dict[str, dict[int, SweptRun]] = {}
     for row in rows:
         by_cell.setdefault(row.cell, {})[row.seed] = row
@@ -51,18 +51,18 @@ def _cell(cell: str, runs: Sequence[SweptRun], difference: Difference | None) ->
 
 
 def _pairs(runs: Mapping[int, SweptRun], against: Mapping[int, SweptRun]) -> list[tuple[float, float]]:
-    """Bits per byte of both cells, of every seed that both have."""
+    """Bits per byte of both cells, for every seed that both have."""
     return [(run.bits_per_byte, against[seed].bits_per_byte) for seed, run in runs.items() if seed in against]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where the cell's model is dense and has no such figure."""
+    """None if the cell's model is dense and has no such figure."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
-    """Mean of the differences of pairs with the half width of its confidence interval, which takes two pairs or more;
+    """Mean of the paired differences with the half width of its confidence interval, which needs at least two pairs;
     None without pairs.
 
     >>> found = paired([(1.1, 1.0), (1.2, 1.0), (1.3, 1.0)])
@@ -80,7 +80,7 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
 
 
 def verdict(difference: Difference | None) -> str:
-    """What an interval allows to say.
+    """The conclusion that an interval allows.
 
     >>> verdict(Difference(-0.02, 0.01)), verdict(Difference(-0.02, 0.03))
     ('better', 'no difference shown')
@@ -89,14 +89,14 @@ def verdict(difference: Difference | None) -> str:
         return "baseline"
     mean, half = difference.mean, difference.half_width
     if half is None:
-        return "one seed says nothing"
+        return "one seed shows nothing"
     if abs(mean) <= half:
         return "no difference shown"
     return "better" if mean < 0 else "worse"
 
 
 def text(cells: Iterable[CellFigures]) -> str:
-    """The table that the command prints."""
+    """The table printed by the command."""
     return output.table(COLUMNS, map(line, cells)) + f"\n\n{HELP}"
 
 

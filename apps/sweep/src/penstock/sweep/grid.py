@@ -1,4 +1,4 @@
-"""What a sweep file says, and the cells that it stands for."""
+"""The sweep file, and the cells that it describes."""
 
 from __future__ import annotations
 
@@ -16,38 +16,37 @@ from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
 
 Settings = dict[str, Any]
-"""Dotted keys of a run config and the values that they take."""
+"""Dotted keys of a run config and their values."""
 
 
 class SweepConfig(Schema):
     """A grid over settings of one run config."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the folder of the sweep's runs and its report."""
+    """Name of the sweep, and of the folder of its runs and report."""
     config: Path
-    """The run config that every cell starts from; a relative path starts at the sweep file's folder."""
+    """The run config that every cell starts from; a relative path is relative to the sweep file's folder."""
     set: Settings = {}
-    """Settings of every cell, such as {train.tokens: 300_000}."""
+    """Settings shared by every cell, such as {train.tokens: 300_000}."""
     axes: dict[str, dict[str, Settings]] = Field(min_length=1)
-    """What is compared: axes, each with its values by name, each with the settings that it stands for. The cells are
-    all combinations."""
+    """The axes to compare. Each axis maps the names of its values to their settings; the cells are all combinations."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
-    """Every cell is trained once with each: the same data split, order and initial random numbers."""
+    """Seeds; every cell is trained once with each, with the same data split, data order and initial random numbers."""
     baseline: str | None = None
-    """The cell that the others are compared with, such as "softmax, switch"; the first where empty."""
+    """The cell that the others are compared with, such as "softmax, switch"; the first cell if empty."""
     flops_tolerance: float = Field(default=0.02, ge=0)
-    """Largest relative difference of the cells' active FLOPs a token. Unequal cells are refused, because then one that
-    is better may only be larger."""
+    """Largest allowed relative difference of the cells' active FLOPs per token. Unequal cells are refused, because a
+    better cell might only be larger."""
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> SweepConfig:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds}: a seed twice is one run, not two")
+            raise ValueError(f"seeds {self.seeds}: each seed may appear only once")
         empty = [name for name, values in self.axes.items() if not values]
         if empty:
             raise ValueError(f"axis '{empty[0]}' has no values")
         if self.baseline is not None and self.baseline not in self.cell_names():
-            raise ValueError(f"baseline '{self.baseline}' is no cell; the cells are {'; '.join(self.cell_names())}")
+            raise ValueError(f"baseline '{self.baseline}' is not a cell; the cells are {'; '.join(self.cell_names())}")
         return self
 
     def cell_names(self) -> list[str]:
@@ -56,7 +55,7 @@ class SweepConfig(Schema):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of the grid: its name, and the run config of each seed."""
+    """One combination of the grid, with its name and the run config of each seed."""
 
     name: str
     overrides: tuple[str, ...]
@@ -69,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep file whose every cell was validated."""
+    """A sweep file with all cells validated."""
 
     settings: SweepConfig
     config_file: Path
@@ -81,8 +80,8 @@ class Sweep:
 
 
 def load_sweep(path: Path, registry: Registry) -> Sweep:
-    """Reads a sweep file and validates every cell for every seed; raises one `ProblemError` with whatever is wrong
-    anywhere, each problem with the cell that it is in."""
+    """Reads a sweep file and validates every cell for every seed; raises one `ProblemError` with everything
+    that is wrong, each problem with its cell."""
     settings = validate(SweepConfig, read_config(path, ()), registry)
     config_file = settings.config if settings.config.is_absolute() else path.parent / settings.config
     cells, problems = [], []

@@ -1,4 +1,4 @@
-"""The page of a sweep: each cell's difference to the baseline with its interval, quality against balance, the table."""
+"""The page of a sweep: difference of each cell from the baseline, quality against balance, the table."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ TEMPLATE = Path(__file__).with_name("sweep.html.j2")
 
 
 def write_sweep_page(name: str, cells: Cells, summary: str, out: Path) -> Path:
-    """Writes the page to `out`, whole or not at all."""
+    """Atomically writes the page to `out`."""
     cards = [
         Card(
-            "Difference to the baseline",
-            "held-out bits per byte, less is better",
+            "Difference from the baseline",
+            "held-out bits per byte, lower is better",
             difference_chart(cells),
-            f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. One that holds 0 shows no "
-            "difference.",
+            f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. An interval that contains 0 "
+            "shows no difference.",
         )
     ]
     if any(cell.max_violation is not None for cell in cells):
-        caption = "Each point a cell, numbered as in the table: to the left is more even, below is better."
+        caption = "Each point is a cell, numbered as in the table. Further left is more even, lower is better."
         cards.append(Card("Quality against balance", "bits per byte over MaxVio", balance_chart(cells), caption))
     rows = [(f"{number}. {first}", *rest) for number, (first, *rest) in enumerate(map(line, cells), 1)]
     return write_page(TEMPLATE, out, name=name, summary=summary, cards=cards, columns=COLUMNS, rows=rows, caption=HELP)
 
 
 def difference_chart(cells: Cells) -> drawing.Chart:
-    """A forest plot: a row a cell, the baseline at 0."""
+    """A forest plot: one row per cell, the baseline at 0."""
 
     def plot(axes: Axes, size: drawing.Size) -> None:
         axes.axvline(0, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
@@ -58,7 +58,7 @@ def difference_chart(cells: Cells) -> drawing.Chart:
 
 
 def balance_chart(cells: Cells) -> drawing.Chart:
-    """Bits per byte over MaxVio, a numbered point a cell."""
+    """Bits per byte over MaxVio, one numbered point per cell."""
 
     def plot(axes: Axes, size: drawing.Size) -> None:
         for number, cell in enumerate(cells, 1):
@@ -67,7 +67,7 @@ def balance_chart(cells: Cells) -> drawing.Chart:
             at = (cell.max_violation, cell.bits_per_byte)
             axes.plot(*at, color=drawing.SERIES[0], marker="o", markersize=6, zorder=5)
             axes.annotate(str(number), at, (7, 4), textcoords="offset points", color=drawing.INK, fontweight="bold")
-        drawing.frame(axes, size, "MaxVio of all held-out tokens")
+        drawing.frame(axes, size, "MaxVio over all held-out tokens")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.12, y=0.15)
 

@@ -1,4 +1,4 @@
-"""The runs of a sweep: found where they are finished, continued where they were stopped, and measured once."""
+"""The runs of a sweep: reused if finished, continued if interrupted, and measured once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from penstock.train.resume import changes
 from penstock.train.training import train_run
 
 FIGURES = "sweep.json"
-"""In the run directory: what the sweep measured of it."""
+"""File in the run directory: what the sweep measured for the run."""
 
 
 def run_of(runs: Path, config: RunConfig) -> RunDirectory | None:
-    """The run of exactly this config by exactly this code: a finished one where there is one, else the newest that was
-    stopped on its way; None where there is neither."""
+    """The run of exactly this config and this code: a finished one if there is one, else the newest unfinished one,
+    else None."""
     lock = plugin_lock(config)
     found: list[RunDirectory] = []
     for path in sorted((runs / config.name).glob("[!.]*/config.resolved.yaml"), reverse=True):
@@ -53,14 +53,14 @@ def finished(run: RunDirectory) -> bool:
 
 
 def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry: Registry) -> SweptRun:
-    """The figures of one run, trained or continued first where that is still to be done."""
+    """The figures of one run, which is first trained or continued if needed."""
     run = run_of(runs, cell.configs[seed])
     if run is None or not finished(run):
         overrides = cell.arguments(seed)
         config, document = load_run_config(sweep.config_file, overrides, registry)
         resume = str(run.path) if run else None
         trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
-        assert trained is not None  # a sweep has one process
+        assert trained is not None  # a sweep runs in one process
         run = RunDirectory(Path(trained.run_dir))
     path = run.path / FIGURES
     figures = read_record(RunFigures, path)
@@ -71,8 +71,8 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
 
 
 def measure(restored: Restored) -> RunFigures:
-    """What a sweep compares of a trained run. All held-out text is read, once for the likelihood and once for the
-    routing; seconds are those of training alone."""
+    """The figures of a trained run that a sweep compares. All held-out text is read, once for the likelihood and once
+    for the routing; seconds are those of training only."""
     scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
     status = restored.run.status()
     assert status.tokens_seen is not None  # the run is finished
@@ -97,8 +97,8 @@ def measure(restored: Restored) -> RunFigures:
 
 
 def require_equal_flops(sweep: Sweep) -> dict[str, int]:
-    """Active parameters of every cell, from models that hold no numbers; raises `ProblemError` where cells differ by
-    more than the sweep allows."""
+    """Active parameters of every cell, from models on the meta device; raises `ProblemError` if cells differ by more
+    than the sweep allows."""
     active: dict[str, int] = {}
     for cell in sweep.cells:
         config = next(iter(cell.configs.values()))
@@ -107,9 +107,9 @@ def require_equal_flops(sweep: Sweep) -> dict[str, int]:
     problems = [
         Problem(
             "unequal-flops",
-            f"cell '{name}' has {count:,} active parameters a token, {count / base - 1:+.1%} against {base:,}",
+            f"cell '{name}' has {count:,} active parameters, {count / base - 1:+.1%} from the baseline's {base:,}",
             "axes",
-            "make the cells equal, or say how unequal they may be with flops_tolerance",
+            "make the cells equal in size, or raise flops_tolerance",
         )
         for name, count in active.items()
         if abs(count / base - 1) > allowed
@@ -120,8 +120,8 @@ def require_equal_flops(sweep: Sweep) -> dict[str, int]:
 
 
 def seconds_per_token(config: RunConfig, steps: int = 3) -> float:
-    """Of the fastest of a few forward and backward passes on random tokens, after one that warms up: what training
-    costs on this machine without its optimizer and data."""
+    """Seconds per run, from the fastest of a few forward and backward passes on random tokens after a warm-up pass: the
+    cost of training on this machine without optimizer and data."""
     device = pick_device(config.train.device)
     composition = compose_model(config, planned_vocabulary(config), device)
     size = (config.train.batch_size // config.train.micro_batches, config.data.sequence_length + 1)

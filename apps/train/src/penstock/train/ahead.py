@@ -17,8 +17,8 @@ T = TypeVar("T")
 def routed_ahead(
     module: nn.Module, forward: Callable[[T], Mapping[int, Routing]], batches: Iterable[T]
 ) -> Iterator[Mapping[int, Routing]]:
-    """The routings of each batch, without gradients. What a pass draws and keeps is undone after the last of them: the
-    passes of the step route as these did."""
+    """The routings of each batch, without gradients. Random draws and buffers are restored afterwards, so the passes of
+    the step route the same way."""
     with _without_a_trace(module):
         for batch in batches:
             with torch.no_grad():

@@ -1,18 +1,19 @@
 """Balancing the load of experts over the whole batch of an optimizer step.
 
 A step's batch is cut into micro-batches and ranks, and a balancing loss of the whole batch needs its counts before the
-first backward: f in E * sum f P has no gradient, so with the counts known the parts' gradients sum to the whole's, bit
-for rounding. Where they come from is the loss's `scope`:
+first backward: f in E * sum f P has no gradient, so with the counts known the parts' gradients sum to the whole's, up
+to rounding. The loss's `scope` says where the counts come from:
 
-- "counts-first": exact. With one micro-batch a rank, the forward pass is counted and reduced before its loss is taken.
-  With more, a pass without gradients over all of them comes first, of hidden states alone; it leaves no trace in random
-  numbers and buffers. A `Remembering` model keeps what it can of it for the passes with gradients.
+- "counts-first": exact. With one micro-batch per rank, the forward pass is counted and reduced before its loss.
+  With more, a pass without gradients over all of them comes first and computes only hidden states; random numbers and
+  buffers are restored after it. A `Remembering` model keeps what it can reuse for the passes with gradients.
 - "buffer": the counts of the step's micro-batches so far, over ranks (arXiv 2501.11873 Algorithm 1).
-- "lagged": those of the step before; none in the first, whose loss then has no gradient. They are in every checkpoint.
+- "lagged": the counts of the previous step. The first step has none, so its loss has no gradient. Every checkpoint
+  holds them.
 
 Counts are taken from the routings that a forward pass returns, so nothing that is repeated (activation checkpointing)
-is counted twice; padding never counts; and what capacity turned away is counted apart. They travel as one vector of
-integers, which one reduction a step sums over ranks ("buffer" needs one a micro-batch).
+is counted twice; padding never counts; and assignments dropped by capacity are counted separately. They travel as one
+vector of integers, which one reduction per step sums over ranks ("buffer" needs one per micro-batch).
 
 Shape suffixes: L mixture-of-experts layers, E experts, T tokens, B sequences, S tokens of each.
 """
@@ -56,7 +57,7 @@ def _kept_and_dropped(load: ExpertLoad) -> Tensor:
 
 
 class Routed(Protocol):
-    """What balancing needs of a `LanguageModel`."""
+    """The members of a `LanguageModel` that balancing uses."""
 
     @property
     def routers(self) -> Mapping[int, Router]: ...
@@ -67,9 +68,9 @@ class Routed(Protocol):
 class Balancing:
     """The losses and balancers of a run, and the counts that they need.
 
-    `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks; `routings` is what an
-    `Engine` has under that name (None: micro-batches are tokens, and the model is called). In each step: `begin`, then
-    `penalty` for every micro-batch, and `finish` after the optimizer; `abandon` where that is not reached.
+    `parts` micro-batches on each of `ranks` make a step; `total` sums a tensor over ranks; `routings` is the `Engine`
+    method of that name (None: micro-batches are tokens, and the model is called). In each step: `begin`, then
+    `penalty` for every micro-batch, then `finish` after the optimizer, or `abandon` if the step fails.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class Balancing:
         self.parts, self.ranks, self.total = parts, ranks, total
         self.routings = routings or self._routings_of_tokens
         self.scopes = {name: getattr(loss, "scope", None) for name, loss in self.losses.items()}
-        self._before: ExpertLoad | None = None  # of the step before
+        self._before: ExpertLoad | None = None  # of the previous step
         self._tokens = 0
-        self._ahead: ExpertLoad | None = None  # of the whole batch, where it was counted first
+        self._ahead: ExpertLoad | None = None  # of the whole batch, if it was counted first
         self._own: list[ExpertLoad] = []  # of this rank's micro-batches
         self._buffer: ExpertLoad | None = None
         self._used: dict[str, list[Tensor]] = {}  # the counts that each approximate scope was given
@@ -97,8 +98,8 @@ class Balancing:
         self._until_finish = ExitStack()
 
     def begin(self, batches: Iterable[tuple[Any, Tensor | None]], *, tokens: int) -> None:
-        """Begins a step whose global batch has so many counted tokens. `batches` are the micro-batches of this rank,
-        each with its mask [B, S] (None: all count); they are only read where they must be counted first."""
+        """Begins a step with this number of counted tokens in the global batch. `batches` are the micro-batches of this
+        rank, each with its mask [B, S] (None: all count); they are only read if they must be counted first."""
         self._tokens, self._ahead, self._buffer = tokens, None, None
         self._own, self._used, self._statistics = [], {}, {}
         self.abandon()
@@ -110,7 +111,7 @@ class Balancing:
                 self._until_finish = stack.pop_all()
 
     def abandon(self) -> None:
-        """Lets go of what the model keeps for a step, which failed."""
+        """Frees what the model cached for a failed step."""
         self._until_finish.close()
 
     def _counted_first(self, batches: Iterable[tuple[Any, Tensor | None]]) -> ExpertLoad:
@@ -130,8 +131,8 @@ class Balancing:
     def penalty(
         self, routings: Mapping[int, Routing], *, sequences: int, mask_T: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What a micro-batch adds to the objective (None: nothing), and each loss alone, the mean over layers and its
-        share of the step. The engine sums gradients over micro-batches and ranks, and so do these."""
+        """What a micro-batch adds to the objective (None: nothing), and the value of each loss: its mean over layers
+        times the micro-batch's share of the step. These are summed over micro-batches and ranks, as gradients are."""
         own = expert_load(routings, mask_T)
         self._own.append(own)
         if not own.layers:
@@ -156,7 +157,7 @@ class Balancing:
         return objective, measured
 
     def _batches(self, scope: str, own: ExpertLoad) -> list[BatchLoad]:
-        """The batch of each layer, as the scope has it at this micro-batch."""
+        """The counts of each layer that the scope gives the losses at this micro-batch."""
         match scope:
             case "counts-first":
                 if self._ahead is None:
@@ -183,7 +184,7 @@ class Balancing:
                 self._statistics[number, layer] = value if known is None else known + value
 
     def finish(self, *, tokens_seen: int) -> tuple[ExpertLoad, dict[str, float]]:
-        """Updates the routers from the step's load; returns that, over all ranks, and what to log."""
+        """Updates the routers from the step's load; returns the load over all ranks and the metrics to log."""
         self._until_finish.close()
         load = self._ahead or self._buffer or over_ranks(sum(self._own[1:], self._own[0]), self.total)
         chosen_LE = load.chosen_LE
@@ -213,12 +214,12 @@ class Balancing:
         return metrics
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs: the counts of the last step."""
+        """State for a checkpoint: the counts of the last step."""
         before = self._before
         return {} if before is None else {"counts": _kept_and_dropped(before).cpu(), "layers": list(before.layers)}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Continues from `state()`; one of before there was any is empty, and so are its counts."""
+        """Continues from `state()`. The state of an early checkpoint format is empty, and then so are the counts."""
         self._before = None
         if state:
             kept_LE, dropped_LE = state["counts"].to(device)
@@ -226,12 +227,12 @@ class Balancing:
 
 
 def gradient_error(loss: Any, used: Sequence[Tensor], exact_LE: Tensor) -> float:
-    """How far the gradient of a loss of the whole batch with the counts `used`, one [L, E] a micro-batch, is from that
-    with the batch's own counts.
+    """How far the gradient of a global-batch loss with the counts `used`, one [L, E] per micro-batch, is from the
+    gradient with the batch's own counts.
 
     It is the relative error of the gradient with respect to each micro-batch's mean normalised scores, over all layers
-    and micro-batches together; for the global loss that is |f_used - f| / |f - 1/E|. 0 is exact, 1 as wrong as no
-    balancing at all; 0 where both gradients are 0.
+    and micro-batches together; for the global loss that is |f_used - f| / |f - 1/E|. 0 is exact, 1 is as wrong as no
+    balancing at all; 0 if both gradients are 0.
     """
     exact = _slopes(loss, exact_LE)
     wrong = math.sqrt(sum(float((_slopes(loss, used_LE) - exact).square().sum()) for used_LE in used))
@@ -253,7 +254,7 @@ def _slopes(loss: Any, counts_LE: Tensor) -> Tensor:
 def _call(
     loss: Any, scope: str | None, routing: Routing, mask_T: Tensor | None, sequences: int, batch: BatchLoad | None
 ) -> Tensor:
-    """A loss with what its scope asks for; one that asks for nothing is called as the first contract has it."""
+    """Calls a loss with what its scope asks for; one that asks for nothing is called as in contract 1."""
     if batch is not None:
         return loss(routing, mask_T, batch=batch)
     if scope == "sequence":

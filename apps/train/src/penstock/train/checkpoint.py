@@ -1,14 +1,14 @@
-"""Checkpoints that are whole or not there, and are checked before they are trusted.
+"""Checkpoints are written atomically and verified before they are loaded.
 
     checkpoints/step-00000100/{model.safetensors,config.json,...,trainer.pt,engine.pt,plugins.lock.json,
                               manifest.json}
     checkpoints/latest
 
 Written to a temporary folder; every file and the folder are synced; then one rename, a sync of the parent, and
-`latest`. A model that is partly frozen has in it what trains, and `base.json` says on which base: see
-`PartlyFrozen`. What sharing and quantizers keep beside the weights is in `added.safetensors`. `manifest.json` has the
-SHA-256 of every file: a damaged checkpoint is named and the one before it is used.
-What goes away is renamed first, so that whatever is named `step-<n>` is whole, wherever its writer was killed.
+`latest`. The checkpoint of a partly frozen model holds only the trained part, and `base.json` names its base (see
+`PartlyFrozen`). `added.safetensors` holds what sharing and quantizers keep beside the weights. `manifest.json` has the
+SHA-256 of every file: a damaged checkpoint is reported by name and the one before it is used. A folder is renamed
+before it is deleted, so every folder named `step-<n>` is whole, even if its writer was killed.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Checkpoint:
         return int(self.path.name.removeprefix("step-"))
 
     def load(self, composition: Composition) -> None:
-        """Puts the weights, and what sharing and quantizers kept, into a model that was composed as the saved one."""
+        """Loads the weights, and what sharing and quantizers kept, into a model that was composed like the saved one."""
         self.load_model(composition.model, composition.stored_plan)
         added = self.path / ADDED
         composition.load_added_state(load_file(added) if added.exists() else {})
 
     def load_model(self, model: LanguageModel, plan: SharingPlan | None = None) -> None:
-        """Puts the weights into a model that shares what the saved one shared. `plan` says which tensors are one; None
-        reads it off the model."""
+        """Loads the weights into a model that shares the same parameters as the saved one. `plan` says which tensors
+        are one; None reads it off the model."""
         stored = load_file(self.path / "model.safetensors")
         state = restored_state(stored, plan_of(checkpoint_state(model)) if plan is None else plan)
         model.load_trained_state(state) if isinstance(model, PartlyFrozen) else model.load_export_state(state)
@@ -71,27 +71,27 @@ class Checkpoint:
         return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
 
     def plugin_changes(self, now: Sequence[Locked]) -> list[str]:
-        """One line for every component whose code is not that which the weights were trained with; none where the
-        checkpoint does not say."""
+        """One line for every component whose code differs from the code that trained the weights; empty if the
+        checkpoint does not record it."""
         path = self.path / LOCK
         return lock_changes(read_json(path)["components"], now) if path.exists() else []
 
     def require_base(self, model: LanguageModel) -> None:
-        """Raises `ProblemError` where a part of the model does not train, and is not what the rest was trained on."""
+        """Raises `ProblemError` if the frozen part of the model is not the base that the rest was trained on."""
         if not isinstance(model, PartlyFrozen):
             return
         expected, found = read_json(self.path / BASE)["sha256"], model.base_hash()
         if found != expected:
-            what = f"the base is not the one that was trained on (hash {expected[:12]} then, {found[:12]} now)"
-            fix = "bring back the weights that model.base names, or start a new run"
+            what = f"the frozen base differs from the one trained on (hash was {expected[:12]}, is now {found[:12]})"
+            fix = "restore the original weights at model.base, or start a new run"
             raise failed("other-base", what, str(self.path / BASE), fix)
 
     def require_tokenizer(self, expected_sha256: str) -> None:
-        """Raises `ProblemError` where the model was trained with another tokenizer than that of the data at hand."""
+        """Raises `ProblemError` if the model was trained with a different tokenizer than the data's."""
         path = self.path / "tokenizer.json"
         if sha256(path) != expected_sha256:
-            what = "the checkpoint was trained with another tokenizer than the data's"
-            raise failed("tokenizer-mismatch", what, str(path), "prepare the data that it was trained on")
+            what = "the checkpoint was trained with a different tokenizer than the data's"
+            raise failed("tokenizer-mismatch", what, str(path), "prepare the data with the checkpoint's tokenizer")
 
 
 def write_checkpoint(
@@ -108,8 +108,8 @@ def write_checkpoint(
     added: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Checkpoint:
     """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`. Every rank calls it:
-    each writes what its engine keeps, and rank 0 the rest. `plan` says which tensors are one (None reads it off the
-    model), `added` returns what sharing and quantizers keep."""
+    each writes the state of its engine, and rank 0 writes the rest. `plan` says which tensors are one (None reads it
+    off the model); `added` returns what sharing and quantizers keep."""
     path = root / f"step-{step:08d}"
     temporary: Path = engine.share(root / f".{path.name}.{os.getpid()}")
     writes = engine.rank == 0
@@ -127,7 +127,7 @@ def write_checkpoint(
             write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": {**own, **saved}})
             _put_in_place(temporary, path, keep)
         engine.barrier()
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own error types
         what = f"the checkpoint cannot be written ({_cause(error)})"
         raise failed("cannot-write", what, str(path), last_good(root)) from error
     finally:
@@ -153,14 +153,14 @@ def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
 def _write_rest(folder: Path, trainer_state: dict[str, Any], tokenizer_folder: Path, plugins: Sequence[Locked]) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, folder / name)
-    with (folder / "trainer.pt").open("wb") as file:  # given a path, torch forgets why it cannot be written
+    with (folder / "trainer.pt").open("wb") as file:  # given a path, torch loses the reason why it cannot be written
         torch.save(trainer_state, file)
     write_json(folder / LOCK, {"components": plugins})
 
 
 def _put_in_place(temporary: Path, path: Path, keep: int) -> None:
     root = path.parent
-    if path.exists():  # a damaged one, which a resumed run passed over
+    if path.exists():  # a damaged one, which a resumed run skipped
         _remove(path)
     publish(temporary, path)
     _point_latest(root, path.name)
@@ -169,9 +169,9 @@ def _put_in_place(temporary: Path, path: Path, keep: int) -> None:
 
 
 def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; says which damaged ones it passed over. None where none was ever written.
+    """The newest whole checkpoint, with a warning for each damaged one that was skipped; None if none was ever written.
 
-    Raises `ProblemError` where all are damaged: to begin anew in silence would lose what may still be recovered.
+    Raises `ProblemError` if all are damaged: starting over silently could lose what may still be recovered.
     """
     names = _names(root)
     for name in reversed(names):
@@ -180,25 +180,25 @@ def newest_checkpoint(root: Path, warn: Callable[[str], None]) -> Checkpoint | N
         except ProblemError as error:
             warn(f"{error}; trying the checkpoint before it")
     if names:
-        fix = "restore one from a copy; to train again from the beginning, delete the folder, or start a new run"
+        fix = "restore one from a backup; to train again from the beginning, delete the folder or start a new run"
         raise failed("no-whole-checkpoint", f"all checkpoints are damaged ({', '.join(names)})", str(root), fix)
     return None
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:
-    """Compares every file with the manifest; raises `ProblemError` that names the damaged ones."""
+    """Compares every file with the manifest; raises a `ProblemError` that names the damaged ones."""
     try:
         expected = read_json(path / MANIFEST)["sha256"]
         damaged = [name for name, digest in expected.items() if not _holds(path / name, digest)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise failed("bad-checkpoint", f"{MANIFEST} is missing or damaged", str(path)) from error
     if damaged:
-        raise failed("bad-checkpoint", f"damaged: {', '.join(damaged)}", str(path))
+        raise failed("bad-checkpoint", f"damaged files: {', '.join(damaged)}", str(path))
     return Checkpoint(path)
 
 
 def tidy(root: Path, newest: Checkpoint | None) -> None:
-    """Ends what a killed writer began: clears its leftovers, and `latest` names the checkpoint to continue from.
+    """Cleans up after a killed writer: removes its leftovers and points `latest` at the checkpoint to continue from.
     Only for the process that holds the run's lock."""
     for leftover in root.glob(".step-*"):
         shutil.rmtree(leftover)
@@ -207,7 +207,7 @@ def tidy(root: Path, newest: Checkpoint | None) -> None:
 
 
 def last_good(root: Path) -> str:
-    """What an error says about what is not lost."""
+    """The part of an error message that says what is not lost."""
     names = _names(root)
     return f"the last good checkpoint is {root / names[-1]}" if names else "there is no earlier checkpoint"
 
@@ -220,7 +220,7 @@ def sha256(path: Path) -> str:
 def _holds(path: Path, digest: str) -> bool:
     try:
         return sha256(path) == digest
-    except OSError:  # gone, or on a bad sector
+    except OSError:  # missing, or on a bad sector
         return False
 
 
@@ -229,7 +229,7 @@ def _names(root: Path) -> list[str]:
 
 
 def _obsolete(names: list[str], written: str, keep: int) -> list[str]:
-    """All but the newest `keep` up to `written`. What is later was damaged, or the run would have gone on from it."""
+    """All but the newest `keep` up to `written`. Later ones are damaged, or the run would have continued from them."""
     ours = names.index(written) + 1
     return [*names[: max(0, ours - keep)], *names[ours:]]
 
@@ -245,7 +245,7 @@ def _point_latest(root: Path, name: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """Why the system refused: torch, ending its archive after a failed write, has an error of its own over that one."""
+    """The system's reason: after a failed write, torch raises its own error on top of it while closing its archive."""
     first: BaseException | None = error
     while first is not None and not isinstance(first, OSError):
         first = first.__context__

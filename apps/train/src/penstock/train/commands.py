@@ -26,7 +26,7 @@ from penstock.run.records.training import Trained
 def prepare(
     registry: Registry, config_file: Path, overrides: tuple[str, ...], runs: Path, as_json: bool
 ) -> dict[str, Any]:
-    """Turn the corpus of CONFIG into a tokenizer and token shards. Does nothing where that is already done."""
+    """Turn the corpus of CONFIG into a tokenizer and token shards. Does nothing if they already exist."""
     from penstock.train.training import prepare_run
 
     config, _ = load_run_config(config_file, overrides, registry)
@@ -42,10 +42,22 @@ def prepared_text(result: dict[str, Any]) -> str:
 @click.command()
 @config_argument
 @overrides_argument
-@click.option("--resume", metavar="auto|RUN", help="Continue RUN, or the newest unfinished run of this config (auto).")
-@click.option("--allow-config-drift", is_flag=True, help="Resume with other settings too; says and records which.")
-@click.option("--allow-plugin-drift", is_flag=True, help="Resume with other code of components too; says which.")
-@click.option("--dry-run", is_flag=True, help="Check everything, count parameters and steps, and stop.")
+@click.option(
+    "--resume", metavar="auto|RUN", help="Continue RUN, or with `auto` the newest unfinished run of this config."
+)
+@click.option(
+    "--allow-config-drift",
+    is_flag=True,
+    help="Resume even if settings have changed; the changes are printed and recorded.",
+)
+@click.option(
+    "--allow-plugin-drift",
+    is_flag=True,
+    help="Resume even if the code of components has changed; the changes are printed and recorded.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, print parameter and step counts, and exit without training."
+)
 @runs_option
 @output.json_option
 @click.pass_obj
@@ -60,8 +72,10 @@ def train(
     runs: Path,
     as_json: bool,
 ) -> dict[str, Any] | None:
-    """Train the model that CONFIG describes; data is prepared first where it is not. Ctrl-C leaves a run that
-    `--resume auto` continues with the same bits."""
+    """Train the model that CONFIG describes, preparing its data first if needed.
+
+    After Ctrl-C, `--resume auto` continues the run, and the result is bit-identical to an uninterrupted one.
+    """
     config, document = load_run_config(config_file, overrides, registry)
     if dry_run:
         result = _plan(config)
@@ -97,7 +111,7 @@ def trained_text(trained: Trained) -> str:
 
 
 def _plan(config: RunConfig) -> dict[str, Any]:
-    """What a run would be, from the model on the meta device; reads no data."""
+    """What a run would be, computed from the model on the meta device; reads no data."""
     require_importable(config.data, config.model, config.train)
     from penstock.train.compose import (
         compose_model,

@@ -43,7 +43,7 @@ from penstock.train.weights import (
 
 
 def data_folder(root: Path, config: RunConfig) -> Path:
-    """Prepared data is shared by all runs whose data settings are the same."""
+    """Prepared data is shared by all runs with the same data settings."""
     return root / "data" / f"{config.name}-{digest(config.data_settings())}"
 
 
@@ -65,7 +65,7 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
 
 
 def planned_vocabulary(config: RunConfig) -> int:
-    """Tokens that the config's tokenizer will have, or less where there is little text to train it on."""
+    """Vocabulary size of the config's tokenizer; the real one is smaller if there is too little text to train it on."""
     settings = config.data.tokenizer
     return settings.vocab_size if settings.file is None else BpeTokenizer.load(settings.file).vocabulary_size
 
@@ -84,7 +84,7 @@ class Composition:
 
     @property
     def module(self) -> nn.Module:
-        """The model, which every `LanguageModel` is one of."""
+        """The model as a module, which every `LanguageModel` is."""
         return cast(nn.Module, self.model)
 
     def roles(self) -> dict[str, ParameterRole]:
@@ -105,9 +105,9 @@ def compose_model(
 ) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
     settings = architecture_settings(config.model)
-    if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # of a file; one that is trained was checked before
-        what = f"the tokenizer has {vocabulary_size} tokens, and the model {settings.vocab_size} embeddings"
-        fix = "give the tokenizer that belongs to the model"
+    if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # a trained tokenizer was checked before
+        what = f"the tokenizer has {vocabulary_size} tokens, but the model has only {settings.vocab_size} embeddings"
+        fix = "use the model's own tokenizer"
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = build_quantizer(config.model)
@@ -131,21 +131,21 @@ def compose_model(
 
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
-    """The model on a device, from its own settings and the context, which overrides them."""
+    """The model on a device, built from its own settings and the context, which overrides them."""
     with torch.device(device), _named_as_problems():
         return architecture.build_architecture(choice, **context)
 
 
 def _compute_in_bf16(model: LanguageModel) -> None:
-    if not hasattr(model, "compute_dtype"):  # the first contract of architectures did not ask for it
-        what = f"{type(model).__name__} computes in fp32 alone"
-        raise ProblemError(Problem("unsupported", what, "train.dtype", "write fp32, or take another architecture"))
+    if not hasattr(model, "compute_dtype"):  # contract 1 of architectures did not require it
+        what = f"{type(model).__name__} computes only in fp32"
+        raise ProblemError(Problem("unsupported", what, "train.dtype", "set it to fp32, or use another architecture"))
     model.compute_dtype = torch.bfloat16
 
 
 @contextmanager
 def _named_as_problems() -> Iterator[None]:
-    """Numbers that do not fit one another are the config's fault, also where only the built object can tell."""
+    """Turns a ValueError of a built object into a `Problem`: the config's numbers do not fit together."""
     try:
         yield
     except ValueError as error:
@@ -167,12 +167,12 @@ def compose_optimizer(
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are not frozen."""
+    """The parameters that are not frozen."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one."""
+    """`auto` is the GPU if one is available, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -199,7 +199,7 @@ def parameter_summary(composition: Composition) -> ParameterCounts:
 
 
 def active_parameters(composition: Composition) -> int:
-    """Those that one token uses: of the routed experts k of E, and of the embedding all."""
+    """Parameters that one token uses: k of E routed experts, and the whole embedding."""
     roles = composition.roles()
     sizes = {name: parameter.numel() for name, parameter in composition.module.named_parameters()}
     routed = sum(size for name, size in sizes.items() if roles[name] == ParameterRole.EXPERT)
@@ -209,8 +209,8 @@ def active_parameters(composition: Composition) -> int:
 
 
 def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
-    """The part of a trace's header that is known before any token is routed. `k` is one number, or one for each
-    layer where they differ."""
+    """The part of a trace's header that is known before any token is routed. `k` is one number, or one per layer if
+    they differ."""
     ks = [router.k for router in model.routers.values()]
     return {
         "model": name,
@@ -246,7 +246,7 @@ def _formats(storage: StoragePlan) -> str:
 
 
 def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:
-    """What the config's objective makes its batches from."""
+    """The data from which the config's objective makes its batches."""
     tokenizer = dataset.tokenizer()
     return TrainingData(
         train=dataset.split("train"),
@@ -262,7 +262,7 @@ def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:
 
 
 def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset:
-    """The config's prepared data; raises `ProblemError` where it was never prepared."""
+    """The config's prepared data; raises `ProblemError` if it was never prepared."""
     folder = data_folder(root, config)
     if not folder.exists():
         raise ProblemError(

@@ -13,10 +13,10 @@ from penstock.hooks.config import Schema
 
 
 class DataParallelConfig(Schema):
-    """Ranks that sum their gradients."""
+    """Data-parallel ranks that sum their gradients."""
 
     timeout: float = Field(default=60, gt=0)
-    """Minutes that a rank waits for the others. They wait for rank 0 to prepare the data, too."""
+    """Minutes that a rank waits for the others. This includes waiting for rank 0 to prepare the data."""
 
 
 class MaskedNextTokenConfig(Schema):
@@ -26,7 +26,7 @@ class MaskedNextTokenConfig(Schema):
     """Files, folders (searched recursively for *.jsonl*) and globs to train on; .gz, .xz and .zst files are
     decompressed."""
     heldout: tuple[str, ...]
-    """The same, of rows that are only evaluated."""
+    """Files, folders and globs of rows that are only evaluated, in the same form as `paths`."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -37,7 +37,7 @@ class MaskedNextTokenConfig(Schema):
 
 
 class LoadTraceConfig(Schema):
-    """The expert load of every step."""
+    """Records the expert load while training."""
 
     every: int = Field(default=1, ge=1)
-    """Keep the counts of every n-th step."""
+    """Record the counts of every n-th step."""

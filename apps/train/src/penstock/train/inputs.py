@@ -1,4 +1,4 @@
-"""What a model is given to read, and where it goes."""
+"""The inputs of a model, and their device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.hooks.contracts import Batch, Inputs
 
 
 def what_is_read(inputs: Inputs) -> Inputs | Tensor:
-    """The tokens alone if nothing else is known: every architecture reads those, including one of contract 1."""
+    """Just the tokens if nothing else is known: every architecture reads those, including one of contract 1."""
     return inputs if inputs.known else inputs.token_BS
 
 

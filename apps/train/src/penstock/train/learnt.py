@@ -1,6 +1,6 @@
-"""What experts learnt that were added to a model which stays as it is.
+"""What experts learned that were added to a frozen model.
 
-Shape suffixes: W windows, B windows of a batch, S sequence, T tokens, K experts a token, L layers, E experts.
+Shape suffixes: W windows, B windows of a batch, S sequence, T tokens, K experts per token, L layers, E experts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from penstock.routers.specialisation import token_specialisation
 
 @torch.no_grad()
 def what_was_learnt(model: PartlyFrozen, window_WS: Tensor, batch: int) -> dict[str, float]:
-    """Figures on some windows of held-out tokens: mean nats of the base and of the whole, and how the experts of the
-    whole share the tokens."""
+    """Figures on some windows of held-out tokens: mean nats of the base and of the whole model, and how the experts of
+    the whole model share the tokens."""
     whole: Any = model
     nats = {"loss_before": 0.0, "loss_after": 0.0}
     chosen: dict[int, list[Tensor]] = {layer: [] for layer in whole.routers}
@@ -47,7 +47,7 @@ def what_was_learnt(model: PartlyFrozen, window_WS: Tensor, batch: int) -> dict[
 
 
 def as_text(learnt: Mapping[str, float]) -> str:
-    """The same in words, with the trained share and the last step's balancing losses."""
+    """A summary in words, with the trained share and the last step's balancing losses."""
     balance = [f"{name} {value:.3f}" for name, value in learnt.items() if name.startswith("balance/")]
     routing = [f"{name} {learnt[name]:.3f}" for name in ("entropy", "gini", "specialisation")]
     return "\n".join(

@@ -1,11 +1,11 @@
 """The training loop.
 
-One optimizer step is: count, where a loss must know first; its micro-batches forward and backward; then clip, step,
-balance. Batch number s is a pure function of the seed and s, so a run continues from any checkpoint with the bits that
-it would have had.
+One optimizer step is: count the load, if a loss needs it first; run the micro-batches forward and backward; clip, step,
+balance. Batch number s is a pure function of the seed and s, so a run that continues from any checkpoint is
+bit-identical to an uninterrupted one.
 
-The loop runs on every rank alike and speaks to the model through the engine alone. What it decides on (losses, the
-norm, a request to stop) is summed over ranks first, so all decide the same.
+Every rank runs the same loop, which reaches the model only through the engine. What it decides on (losses, the norm, a
+request to stop) is summed over ranks first, so all ranks decide the same.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class Sums:
-    """What the micro-batches of a step measured, added up: values, and ratios of a sum and a weight."""
+    """Measurements summed over the micro-batches of a step: values, and ratios of a sum and a weight."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     ratios: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Sums:
             self.ratios[name] = (before[0] + value.detach(), before[1] + weight.detach())
 
     def over(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The same over ranks, in one vector: every rank sees the same numbers, and decides alike."""
+        """The measurements summed over ranks, in one vector: every rank sees the same numbers and decides the same."""
         parts = [*self.values.values(), *(part for ratio in self.ratios.values() for part in ratio)]
         numbers = iter(total(torch.stack(parts)).tolist())
         values = {name: next(numbers) for name in self.values}
@@ -81,8 +81,8 @@ class Sums:
 
 
 class Trainer:
-    """Trains one composition in one run directory, which rank 0 alone writes to. `say` and `warn` are told what a
-    person should know."""
+    """Trains one composition in one run directory, to which only rank 0 writes. `say` and `warn` receive messages for
+    the user."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Trainer:
         self.observers: list[Observer] = [
             choice.build(run_directory=run.path, header=self._trace_header()) for choice in observers
         ]
-        self.plugins = plugin_lock(config)  # now: what the files hold later is not what was imported
+        self.plugins = plugin_lock(config)  # now, because the files may change after they were imported
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._data |= objective.fingerprint()
@@ -139,9 +139,9 @@ class Trainer:
         }
 
     def resume(self, *, allow_plugin_drift: bool = False) -> int:
-        """Continues from the newest whole checkpoint; returns its step, 0 where there is none. Raises `ProblemError`
-        where all are damaged, it does not fit, or other code of components wrote it, which may be allowed; nothing
-        has been changed then. `plugin_drift` says what was allowed."""
+        """Continues from the newest whole checkpoint; returns its step, or 0 if there is no checkpoint. Raises
+        `ProblemError`, with nothing changed, if all are damaged, if it does not fit, or if other component code wrote
+        it and that is not allowed. `plugin_drift` lists what was allowed."""
         checkpoint = self.engine.share(newest_checkpoint(self.run.checkpoints, self.warn) if self.writes else None)
         if checkpoint is not None:
             self.plugin_drift = checkpoint.plugin_changes(self.plugins)
@@ -164,8 +164,8 @@ class Trainer:
             names = sorted(
                 name for name in {*self._data, *state["data"]} if state["data"].get(name) != self._data.get(name)
             )
-            what = f"the data is not what the run was trained on ({', '.join(names)})"
-            fix = "bring that data back, or start a new run"
+            what = f"the data differs from what the run was trained on ({', '.join(names)})"
+            fix = "restore that data, or start a new run"
             raise failed("other-data", what, str(self.dataset.folder), fix)
         try:
             with self.engine.full_state():
@@ -174,13 +174,13 @@ class Trainer:
             self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
-            fix = "undo the change of the config, or start a new run"
+            fix = "undo the change to the config, or start a new run"
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
         self.step, self.elapsed = state["step"], state["elapsed"]
         self._last_checkpoint = checkpoint
 
     def train(self) -> None:
-        """Runs to the end; raises `Interrupted` after SIGINT or SIGTERM of any rank, with a checkpoint written."""
+        """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
         try:
             with Progress(self.steps, self.step, shown=self.writes) as progress, stop_requests(self.say) as asked:
                 while self.step < self.steps:
@@ -193,7 +193,7 @@ class Trainer:
         except BaseException as error:
             self.balancing.abandon()
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            with suppress(OSError):  # a full disk must not hide what happened
+            with suppress(OSError):  # a full disk must not hide the original error
                 self._status("interrupted") if stopped else self._status("failed", message=str(error))
                 self._close()
             raise
@@ -257,7 +257,7 @@ class Trainer:
         return metrics
 
     def _batches(self) -> tuple[list[Batch], int, int]:
-        """This rank's micro-batches on its device; the units and the tokens of the step, over all ranks."""
+        """This rank's micro-batches on its device, and the units and tokens of the step over all ranks."""
         engine = self.engine
         batches = self.objective.batches(self.step, rank=engine.rank, ranks=engine.ranks, parts=self.parts)
         tokens = sum(_real_tokens(batch) for batch in batches)
@@ -278,8 +278,8 @@ class Trainer:
         return loss if penalty is None else loss + penalty
 
     def _evaluate(self) -> dict[str, float]:
-        """Loss on held-out batches: an estimate; `penstock evaluate` reads all of the text. Each is read by one rank,
-        and added up in one order."""
+        """Loss on held-out batches: an estimate, as `penstock evaluate` reads all of the text. Each batch is read by
+        one rank, and the sum is taken in a fixed order."""
         rank, ranks = self.engine.rank, self.engine.ranks
         batches = list(self.objective.heldout())
         own = {number: self._measure(batches[number]) for number in range(rank, len(batches), ranks)}
@@ -293,7 +293,7 @@ class Trainer:
         return metrics
 
     def _measure(self, batch: Batch) -> tuple[float, Measured]:
-        """Loss and other figures of a batch, without dropout; the random numbers of training do not notice."""
+        """Loss and other figures of a batch, without dropout; the random state of training is unchanged."""
         output = self.engine.evaluate(moved(batch, self.engine.device))
         measured = {name: (value.item(), weight.item()) for name, (value, weight) in output.measured.items()}
         return output.loss.item(), measured
@@ -335,7 +335,7 @@ class Trainer:
         )
 
     def _require_finite(self) -> None:
-        """A ruined model is never written. Its weights may be finite all the same, so the next batch is tried too."""
+        """A diverged model is never written. Its weights may still be finite, so the next batch is tried too."""
         trained = trained_parameters(self.composition.module).values()
         finite = all(bool(parameter.isfinite().all()) for parameter in trained)
         if self.engine.agree(not finite):
@@ -365,7 +365,7 @@ class Trainer:
             "diverged",
             f"the {what} became {value} at step {self.step + 1}",
             str(self.run.path),
-            f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or clip harder, and continue with "
+            f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
             f"--resume {self.run.path} --allow-config-drift",
         )
 

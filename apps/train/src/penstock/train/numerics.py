@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its config: the processor, torch, and how torch computes."""
+"""What the bits of a run depend on besides its config: the processor, torch, and how torch computes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def numerics(device: torch.device) -> dict[str, Any]:
 
 
 def record_numerics(run: RunDirectory, device: torch.device) -> dict[str, tuple[Any, Any]]:
-    """Completes `environment.json` when a run begins; when it is resumed, returns what was otherwise then:
-    {name: (then, now)}. The file keeps saying how the run began."""
+    """Completes `environment.json` when a run begins. When it is resumed, returns what differs from then as
+    {name: (then, now)} and leaves the file as it was written at the start."""
     path = run.path / "environment.json"
     environment, now = read_json(path), numerics(device)
     if "torch_build" not in environment:

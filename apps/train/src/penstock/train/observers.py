@@ -1,4 +1,4 @@
-"""Watchers of training. `LoadTraceObserver` keeps which experts worked when."""
+"""Observers of training. `LoadTraceObserver` records the expert load over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.traces.trace import RoutingTrace
 
 
 class LoadTraceObserver:
-    """Writes `trace/train.npz` at every checkpoint and at the end; dense models leave none."""
+    """Writes `trace/train.npz` at every checkpoint and at the end; dense models write no trace."""
 
     def __init__(self, *, run_directory: Path, header: Mapping[str, Any], every: int = 1) -> None:
         self.path = run_directory / "trace" / "train.npz"
@@ -24,7 +24,7 @@ class LoadTraceObserver:
         self._layers: tuple[int, ...] = ()
 
     def on_resume(self, step: int) -> None:
-        for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed
+        for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # left by a killed process
             leftover.unlink()
         if not self.path.exists():
             return

@@ -28,14 +28,14 @@ def objectives() -> list[Component]:
             kind="objective",
             name="next-token",
             target="penstock.train.objectives.next_token:NextToken",
-            summary="Every token of the prepared text from those before it",
+            summary="Predict each token of the prepared text from those before it",
         ),
         Component(
             kind="objective",
             name="masked-next-token",
             target="penstock.train.objectives.masked:MaskedNextToken",
             config="penstock.train.config:MaskedNextTokenConfig",
-            summary="The counted tokens of JSON lines: completions of prompts, or by a mask",
+            summary="Predict the counted tokens of JSON lines: completions of prompts, or tokens chosen by a mask",
         ),
     ]
 
@@ -55,7 +55,7 @@ def engines() -> list[Component]:
             name="ddp",
             target="penstock.train.engines.ddp:DataParallelEngine",
             config="penstock.train.config:DataParallelConfig",
-            summary="Ranks that share the batch and hold the whole model each",
+            summary="Data parallelism: each rank holds the whole model and takes a share of the batch",
             capabilities=frozenset({"several-ranks"}),
             contract=2,
         ),
@@ -69,7 +69,7 @@ def trackers() -> list[Component]:
             kind="tracker",
             name="jsonl",
             target="penstock.train.trackers:JsonlTracker",
-            summary="metrics.jsonl in the run directory, one JSON object a step",
+            summary="metrics.jsonl in the run directory, one JSON object per step",
             capabilities=frozenset({"local", "durable", "exact-resume"}),
         ),
         Component(

@@ -1,4 +1,4 @@
-"""What a person sees while training: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+"""Progress while training: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-LINE_EVERY = 15.0  # seconds between lines where there is no terminal
+LINE_EVERY = 15.0  # seconds between lines without a terminal
 
 
 class Progress:
-    """Step, loss, tokens a second and time left; where it is not `shown`, nothing."""
+    """Shows step, loss, tokens per second and time left; nothing unless `shown`."""
 
     def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
         self._steps, self._shown = steps, shown

@@ -21,8 +21,8 @@ Gather = Callable[[Any], list[Any]]  # `Engine.gather`
 
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Engine]:
-    """The config's engine, with all ranks there, which have the same config; it is left at the end, and the other
-    ranks hear of an error."""
+    """The config's engine, joined by all ranks with the same config; it is closed at the end, and the other ranks learn
+    of an error."""
     choice = config.train.engine
     engine: Engine = choice.build(device=pick_device(config.train.device))
     try:
@@ -37,25 +37,25 @@ def joined(config: RunConfig) -> Iterator[Engine]:
 
 
 def micro_batches(train: TrainSettings, ranks: int) -> int:
-    """Forward passes of each rank in a step; raises `ProblemError` where the batch does not divide."""
+    """Forward passes of each rank in a step; raises `ProblemError` if the batch does not divide evenly."""
     size = train.micro_batch_size or train.batch_size // ranks
     if size == 0 or train.batch_size % (ranks * size):
         each = f" in micro-batches of {size}" if train.micro_batch_size else ""
-        what = f"a batch of {train.batch_size} sequences does not divide over {ranks} ranks{each}"
-        fix = f"use a multiple of {ranks * max(size, 1)}, or another number of processes"
+        what = f"a batch of {train.batch_size} sequences cannot be split over {ranks} ranks{each}"
+        fix = f"use a multiple of {ranks * max(size, 1)}, or change the number of processes"
         raise ProblemError(Problem("indivisible-batch", what, "train.batch_size", fix))
     return train.batch_size // (ranks * size)
 
 
 def require_same_plugins(plugins: Sequence[Locked], gather: Gather) -> None:
-    """Raises `ProblemError` on every rank, with exit code 3, where some rank has other components, or other code of
-    them, than rank 0: their gradients would be summed all the same."""
+    """Raises `ProblemError` on every rank, with exit code 3, if some rank has other components or other component code
+    than rank 0: their gradients would be summed all the same."""
     told = {f"{each['kind']} {each['distribution']}:{each['name']}": _told(each) for each in plugins}
     require_same(told, gather, "install the same packages on every machine", ExitCode.PLUGIN)
 
 
 def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-    """Raises `ProblemError` on every rank with each value that some rank has otherwise than rank 0.
+    """Raises `ProblemError` on every rank with each value that differs between some rank and rank 0.
 
     Only digests are exchanged, unless they differ.
     """
@@ -75,11 +75,11 @@ def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: E
 
 
 def _require_one_engine(engine: Engine, name: str) -> None:
-    """Processes that torchrun started together, and that do not know of one another, would all train the same run."""
+    """Processes that torchrun started together but that use a one-process engine would all train the same run."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != engine.ranks:
-        what = f"{started} processes were started, and the engine '{name}' is {engine.ranks}"
-        fix = "take an engine of several ranks, train.engine=ddp, or start one process"
+        what = f"{started} processes were started, but engine '{name}' uses {engine.ranks}"
+        fix = "use an engine for several ranks (train.engine=ddp), or start one process"
         raise ProblemError(Problem("wrong-ranks", what, "train.engine", fix))
 
 

@@ -1,4 +1,4 @@
-"""From a run directory back to its model, data and tokenizer."""
+"""Loads the model, data and tokenizer of a run directory."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Restored:
 
 
 def restore(path: Path, registry: Registry) -> Restored:
-    """Loads the newest whole checkpoint of a run; raises `ProblemError` where there is none, or its data is gone. Says
-    which components have other code than it was trained with: what is measured then is not what was trained."""
+    """Loads the newest whole checkpoint of a run; raises `ProblemError` if there is none or its data is gone. Warns
+    about components whose code has changed since training: what is measured then is not what was trained."""
     run = RunDirectory.open(path)
     config = run.config(registry)
     checkpoint = newest_checkpoint(run.checkpoints, messages.warn)
     if checkpoint is None:
-        raise failed("no-checkpoint", "the run has no checkpoint", str(path), "let it train to its first, or resume it")
+        raise failed("no-checkpoint", "the run has no checkpoint", str(path), "resume it until it writes one")
     for line in checkpoint.plugin_changes(plugin_lock(config)):
         messages.warn(line)
     dataset = open_dataset(run.runs, config, verify=False)

@@ -1,6 +1,6 @@
 """Which run to continue, whether it may be continued, and the record of what changed on the way.
 
-A field of the config says itself what a resumed run may do to it (`OnResume`). Whatever else differs is refused unless
+Each field of the config declares what a resumed run may do to it (`OnResume`). Any other difference is refused unless
 the user allows it, and what was allowed is written to `resumes.jsonl`.
 """
 
@@ -26,7 +26,7 @@ from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value of the config that is not what it was; None stands for one that is not there."""
+    """A value of the config that changed; None stands for a missing value."""
 
     path: str
     before: Any
@@ -37,7 +37,7 @@ class Change:
         return f"{self.path}: was {self.before}, is {self.now}"
 
 
-# What a run did whose config was written before there was such a field.
+# What a run did if its config predates the field.
 BEFORE_THERE_WAS = {
     ("train", "engine"): {("train", "engine", "use"): "penstock-train:local"},
     ("train", "objective"): {("train", "objective", "use"): "penstock-train:next-token"},
@@ -45,9 +45,9 @@ BEFORE_THERE_WAS = {
 
 
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
-    """Every value in which `config` differs from the one that the run has. A section that `config` leaves out counts
-    where it marks a setting, which then has its default; a section of an app that is not installed does not. A setting
-    that the run's config lacks is newer than the run, and its default is what the run did."""
+    """Every value in which `config` differs from the run's. A section that `config` leaves out counts for the settings
+    that it marks, which then have their defaults; a section of an app that is not installed does not count. A setting
+    that the run's config lacks is newer than the run, which did what its default does."""
     whole, held = config.model_dump(mode="json"), config.held()
     ours = {name: value for name, value in resolved_of(run).items() if name in whole}
     written = config.model_dump(mode="json", exclude_unset=True)
@@ -65,7 +65,7 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
 
 
 def resolved_of(run: RunDirectory) -> dict[str, Any]:
-    """Every value of the config that the run has."""
+    """Every value of the run's config."""
     return parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value
 
 
@@ -90,7 +90,7 @@ def _is_default(holder: Any, path: tuple[str, ...]) -> bool:
 
 
 def _rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:
-    """What a resumed run may do to the value at `path`; to what an app's section does not mark, anything."""
+    """What a resumed run may do to the value at `path`; anything, if it is an unmarked value of an app's section."""
     mark = _mark(envelope, path)
     return OnResume.FREE if mark is None and path[0] not in RunConfig.model_fields else mark
 
@@ -109,7 +109,7 @@ def _mark(schema: type[Schema], path: tuple[str, ...]) -> OnResume | None:
 
 
 def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: bool) -> RunDirectory | None:
-    """The run that `--resume` names; for "auto" the newest unfinished one that this config may continue."""
+    """The run that `--resume` names; for "auto", the newest unfinished run that this config may continue."""
     if which != "auto":
         return RunDirectory.open(Path(which))
     for path in sorted((runs / config.name).glob("[!.]*/config.resolved.yaml"), reverse=True):
@@ -117,7 +117,7 @@ def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: b
         try:
             rules = {change.rule for change in changes(run, config)}
         except (OSError, ProblemError) as error:
-            messages.warn(f"{run.path} is passed over: {error}")
+            messages.warn(f"skipping {run.path}: {error}")
             continue
         fits = OnResume.FIXED not in rules if allow_config_drift else rules <= {OnResume.FREE}
         if fits and run.status().state != "finished":
@@ -128,7 +128,7 @@ def find_run(runs: Path, config: RunConfig, which: str, *, allow_config_drift: b
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """A run that is continued, and what differs from how it was."""
+    """A run to continue, and what has changed since it was started."""
 
     run: RunDirectory
     config: RunConfig
@@ -136,8 +136,8 @@ class Resumption:
     plugins: list[str]
 
     def record(self, step: int, machine: dict[str, tuple[Any, Any]], checkpoint_drift: Sequence[str]) -> None:
-        """Says what differs and writes it down, once nothing can refuse the run any more. `machine` is what
-        `record_numerics` returned, `checkpoint_drift` what `Trainer.resume` found."""
+        """Reports and records what differs, once nothing can refuse the run any more. `machine` is the result of
+        `record_numerics`, `checkpoint_drift` that of `Trainer.resume`."""
         plugins = list(dict.fromkeys([*self.plugins, *checkpoint_drift]))
         self._say(machine, plugins)
         line = {
@@ -166,28 +166,28 @@ class Resumption:
             messages.warn(f"continuing as allowed, although {line}")
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
-            messages.warn(f"bits may differ from those of an unbroken run: {name}{what}")
+            messages.warn(f"the result may not be bit-identical to an uninterrupted run: {name}{what}")
         losses = [choice.entry.component.name for choice in self.config.model.settings.balance if _sees_the_cut(choice)]
         if losses and any(change.path == "train.micro_batch_size" for change in self.changes):
             messages.note(
-                f"a balance loss sees one micro-batch at a time: with {', '.join(losses)} the run is from here on not "
-                "the one that it would have been, by more than rounding"
+                f"balance loss {', '.join(losses)} sees one micro-batch at a time: with another micro-batch size the "
+                "run differs from here on by more than rounding"
             )
 
 
 def check_resume(
     run: RunDirectory, config: RunConfig, *, allow_config_drift: bool, allow_plugin_drift: bool
 ) -> Resumption:
-    """Raises `ProblemError` with every difference that keeps the run from being continued."""
+    """Raises `ProblemError` with every difference that prevents resuming the run."""
     found = changes(run, config)
     plugins = lock_changes(read_json(run.path / LOCK)["components"], plugin_lock(config))
     problems: list[Problem] = []
     for change in found:
         if change.rule is OnResume.FIXED:
-            fix = "undo the change, or start a new run: no checkpoint can be continued with it"
+            fix = "undo the change, or start a new run: a checkpoint cannot be continued with a different value"
             problems.append(Problem("cannot-continue", str(change), str(run.path), fix))
         elif change.rule is not OnResume.FREE and not allow_config_drift:
-            fix = "undo the change, start a new run, or continue all the same with --allow-config-drift"
+            fix = "undo the change, start a new run, or continue anyway with --allow-config-drift"
             problems.append(Problem("config-differs", str(change), str(run.path), fix))
     if not allow_plugin_drift:
         problems += plugin_drift_refused(plugins, run.path).problems
@@ -197,13 +197,13 @@ def check_resume(
 
 
 def plugin_drift_refused(lines: Sequence[str], where: Path) -> ProblemError:
-    """What keeps a run from being continued by other code of its components than it has."""
-    fix = "install what it began with, start a new run, or continue all the same with --allow-plugin-drift"
+    """The error for a run whose component code has changed."""
+    fix = "install the original version, start a new run, or continue anyway with --allow-plugin-drift"
     return ProblemError([Problem("plugin-differs", line, str(where), fix) for line in lines])
 
 
 def _sees_the_cut(choice: Choice) -> bool:
-    """Whether a step's cut into micro-batches changes the component's gradient."""
+    """Whether the split of a step into micro-batches changes the component's gradient."""
     if choice.entry.component.kind != "balance-loss" or "additive" in choice.entry.component.capabilities:
         return False
     return getattr(choice.settings, "counts", None) not in ("counts-first", "lagged")

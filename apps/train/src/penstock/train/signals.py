@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do: the same. Long work is stopped where it loses nothing."""
+"""SIGINT and SIGTERM do the same: they stop long work at a point where nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: what is half done is cleared away before the process ends."""
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does: unfinished work is cleaned up before the process exits."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -20,13 +20,13 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step, which `say` hears of; a second one acts
-    at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step, reported through `say`; a second
+    one acts at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        say("\nstopping after this step and writing a checkpoint; once more to stop at once")
+        say("\nstopping after this step and writing a checkpoint; interrupt again to stop immediately")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, previous[each])
 

@@ -13,8 +13,8 @@ from penstock.train.inputs import what_is_read
 class StepModule(nn.Module):
     """A model and its objective (see `penstock.hooks.contracts.StepModule`).
 
-    An engine that shards a module, or hooks into its forward, sees only the calls of what it was given: a loss that
-    was computed by a method of the model beside it would train each rank for itself, without an error.
+    An engine that shards a module, or hooks into its forward, sees only the calls of that module: if a method of
+    the model computed the loss outside it, each rank would silently train on its own.
     """
 
     def __init__(self, model: LanguageModel, objective: Objective) -> None:

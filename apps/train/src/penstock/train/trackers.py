@@ -1,4 +1,4 @@
-"""Where metrics go: a JSON-lines file and TensorBoard. Both forget what a resumed run is about to do again."""
+"""Where metrics go: a JSON-lines file and TensorBoard. Both drop the steps that a resumed run is about to repeat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from penstock.hooks.atomic import write_text
 
 
 class JsonlTracker:
-    """`metrics.jsonl`: one object a logged step. A line is whole once the next one has begun."""
+    """`metrics.jsonl`: one object per logged step. A line is complete once the next one has begun."""
 
     def __init__(self, *, run_directory: Path) -> None:
         self.path = run_directory / "metrics.jsonl"
@@ -27,7 +27,7 @@ class JsonlTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         # JSON has no NaN or infinity: null says that the value is not a number.
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}, default=float) + "\n")  # numpy's numbers
+        self._file.write(json.dumps({"step": step, **finite}, default=float) + "\n")  # numpy scalars
         self._file.flush()
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class TensorBoardTracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # its own two minutes would lose to a kill what no resume does again
+        self._writer.flush()  # the default of two minutes would lose steps to a kill that no resume repeats
 
     def close(self) -> None:
         if self._opened is not None:

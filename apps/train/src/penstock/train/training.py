@@ -1,4 +1,4 @@
-"""What `prepare` and `train` do, as functions that other commands call too."""
+"""`prepare` and `train` as functions that other commands call too."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from penstock.train.step_module import StepModule
 
 
 def prepare_run(config: RunConfig, runs: Path) -> dict[str, Any]:
-    """Turns the config's corpus into a tokenizer and token shards under `runs`, or finds them there. Returns where they
-    are, the seconds that it took and the sizes of the splits."""
+    """Turns the config's corpus into a tokenizer and token shards under `runs`, or finds them there. Returns their
+    folder, the seconds it took and the sizes of the splits."""
     begun = time.perf_counter()
     with terminate_as_interrupt(), StageProgress() as progress:
         prepared = prepare_data(runs, config, progress)
@@ -72,7 +72,7 @@ def train_run(
     allow_plugin_drift: bool = False,
 ) -> Trained | None:
     """Trains the config's model in a new run under `runs`, or in the one that `resume` names ("auto": the newest
-    unfinished run of this config). Every rank calls it; None on all but rank 0.
+    unfinished run of this config). Every rank calls it; all but rank 0 return None.
 
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
@@ -95,13 +95,13 @@ def train_run(
 
 @contextmanager
 def _disk_errors_named(run: RunDirectory) -> Iterator[None]:
-    """A disk that is full, read-only or gone ends the run as a `Problem` that says what is not lost."""
+    """A disk that is full, read-only or gone ends the run with a `Problem` that says what is not lost."""
     try:
         yield
-    except BrokenPipeError:  # nobody reads what the command prints; that is not the disk's doing
+    except BrokenPipeError:  # the reader of stdout is gone; the disk is fine
         raise
     except OSError as error:
-        fix = f"{last_good(run.checkpoints)}; once this is mended, --resume {run.path} continues"
+        fix = f"{last_good(run.checkpoints)}; after fixing this, continue with --resume {run.path}"
         raise failed("disk", error.strerror or str(error), str(error.filename or run.path), fix) from error
 
 
@@ -125,7 +125,7 @@ def _train(
     keep_freed_memory()
     trainer = _trainer(config, run, runs, engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
-    earlier = trainer.elapsed  # of the steps before the checkpoint; what was lost to a kill is not counted twice
+    earlier = trainer.elapsed  # of the steps before the checkpoint; steps lost to a kill are not counted twice
     if first:
         _record_beginning(trainer, step, resumption)
     try:
@@ -143,7 +143,7 @@ def _train(
 
 
 def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -> Trainer:
-    """Everything that trains, put together; raises `ProblemError` where ranks do not have the same of it."""
+    """Assembles everything that trains; raises `ProblemError` if ranks differ in it."""
     first = engine.rank == 0
     dataset = open_dataset(runs, config, verify=first)
     composition = compose_model(
@@ -164,7 +164,7 @@ def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -
 
 
 def _silent(text: str) -> None:
-    """Rank 0 says it."""
+    """Only rank 0 reports messages."""
 
 
 def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:
@@ -188,7 +188,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
 
 
 def _trained(trainer: Trainer) -> Trained:
-    """What the run came to."""
+    """The result of the run."""
     first = trainer.engine.rank == 0
     learnt = trainer.what_was_learnt() if first else {}
     if learnt:
@@ -206,7 +206,7 @@ def _trained(trainer: Trainer) -> Trained:
 
 
 def _require_buildable(config: RunConfig) -> None:
-    """Builds the model on the meta device, and the objective without data: what only the built object can tell is told
-    before any work."""
+    """Builds the model on the meta device, and the objective without data, so that errors that only the built objects
+    can find are raised before any work."""
     compose_model(config, planned_vocabulary(config), "meta")
     config.train.objective.build()

@@ -1,4 +1,4 @@
-"""A chart on a page, with what is written around it."""
+"""A chart on a page, with the text around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of charts: each takes series and returns a `Chart`."""
+"""Chart types: each takes series and returns a `Chart`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.pages.lines import decimated, end_labels, line, points, raw_and_sm
 def single_chart(
     name: str, series: Series, *, smooth: bool = False, log: bool = False, from_zero: bool = False, wide: Size = SMALL
 ) -> Chart:
-    """One quantity over steps; with `smooth`, its moving average over the faint values of each step."""
+    """One quantity over steps; with `smooth`, a moving average drawn over the faint values of each step."""
 
     def plot(axes: Axes, size: Size) -> None:
         if smooth:
@@ -40,7 +40,7 @@ def lines_chart(
     top: float | None = None,
     wide: Size = SMALL,
 ) -> Chart:
-    """Several quantities over the same axis, one colour each: smoothed, or as they are and `marked` by points."""
+    """Several quantities over one axis, one colour each: smoothed, or raw and `marked` by points."""
 
     def plot(axes: Axes, size: Size) -> None:
         for index, (x, y) in enumerate(series.values()):

@@ -1,4 +1,4 @@
-"""Draws a chart as inline SVG that follows the page's colours, with one frame for all.
+"""Draws charts as inline SVG in the page's colours, with one common frame.
 
 Each chart is drawn twice, for a wide and for a narrow card, because scaling one SVG to both makes its text either too
 large or too small to read. Colours are placeholders while matplotlib draws and CSS variables afterwards, so one
@@ -74,13 +74,13 @@ class Chart:
     legend: tuple[Key, ...] = ()
 
     def scoped(self, scope: str) -> Chart:
-        """The same chart with `scope` before each id, so that it may stand beside its like on one page."""
+        """The same chart with `scope` before each id, so that several copies can share one page."""
         wide, narrow = (re.sub(r'(\bid="|href="#|url\(#)', rf"\1{scope}-", svg) for svg in (self.wide, self.narrow))
         return Chart(wide, narrow, self.legend)
 
 
 def draw(plot: Callable[[Axes, Size], None], name: str, legend: tuple[Key, ...], wide: Size) -> Chart:
-    """Draws a chart in both sizes; once where the card is small everywhere."""
+    """Draws a chart in both sizes, or once if the card is small everywhere."""
     first = _svg(plot, name, wide)
     return Chart(first, first if wide == SMALL else _svg(plot, f"{name}-narrow", NARROW), legend)
 
@@ -119,7 +119,7 @@ def _inline(svg: str) -> str:
 
 
 def axis_text(value: float) -> str:
-    """A number on an axis, as short as can be.
+    """A number on an axis, as short as possible.
 
     >>> axis_text(0.25), axis_text(8000), axis_text(12_500)
     ('0.25', '8\\xa0k', '12.5\\xa0k')
@@ -143,7 +143,7 @@ def axis_duration(value: float) -> str:
 def frame(
     axes: Axes, size: Size, x_label: str, *, log: bool = False, y_format: Callable[[float], str] = axis_text
 ) -> None:
-    """Ticks, grid and labels, alike on every chart, with the numbers on the card's left edge."""
+    """Ticks, grid and labels, the same on every chart, with the numbers on the card's left edge."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="y", color=RULE, linewidth=1)

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits, a unit, and a dash where nothing was measured."""
+"""Numbers as people read them: three digits, a unit, and a dash if nothing was measured."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 DASH = "\u2014"
 TIMES = "\u00d7"
 NO_BREAK = "\u00a0"
-"""Between a number and its unit, which must not part at the end of a line."""
+"""No-break space between a number and its unit."""
 SCALES = ((1e12, "\u00a0T"), (1e9, "\u00a0B"), (1e6, "\u00a0M"), (1e3, "\u00a0k"))
 _BYTES = ((1e12, "\u00a0TB"), (1e9, "\u00a0GB"), (1e6, "\u00a0MB"), (1e3, "\u00a0kB"))
 
 
 def number(value: float | None) -> str:
-    """Three significant digits without an exponent where that stays readable.
+    """Three significant digits without an exponent if that stays readable.
 
     >>> number(0.12345), number(0.02), number(1234.5), number(2.0), number(3e-7), number(None) == DASH
     ('0.123', '0.02', '1,234', '2.00', '3e-07', True)

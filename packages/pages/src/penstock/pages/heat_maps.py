@@ -1,4 +1,4 @@
-"""Draws expert load as PNG whose even value is transparent, so that it suits the light and the dark scheme.
+"""Draws expert load as a PNG in which even load is transparent, so it suits the light and the dark scheme.
 
 Shape suffixes: E experts, C columns (bins of steps).
 """
@@ -16,9 +16,9 @@ from matplotlib.image import imsave
 from penstock.pages.drawing import Column
 
 SORTED_ABOVE = 32
-"""Experts in a heat map whose lines can still be told apart at 150 pixels."""
+"""Most experts whose lines in a heat map can still be distinguished at 150 pixels."""
 LEVELS = 33
-"""Shades in a heat map: fewer distinct colours compress better, and no eye tells 33 apart."""
+"""Shades in a heat map: fewer colours compress better, and the eye cannot distinguish 33."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def heat_limit(ratio: Column) -> float:
 
 
 def heat_map(layer: int, ratio_EC: Column, limit: float) -> HeatMap:
-    """One layer over time. More than `SORTED_ABOVE` experts are sorted by load, or one would see but noise."""
+    """One layer over time. More than `SORTED_ABOVE` experts are sorted by load, or they would look like noise."""
     experts = len(ratio_EC)
     if experts <= SORTED_ABOVE:
         return HeatMap(layer, experts, "0", str(experts - 1), heat_image(ratio_EC, limit, rows=240, columns=480))

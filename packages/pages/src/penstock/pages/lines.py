@@ -20,14 +20,14 @@ POINTS = 500
 
 
 def line(axes: Axes, x: Column, y: Column, *, color: str, width: float = 2, alpha: float = 1, style: str = "-") -> None:
-    """A line; a dot where there is but one finite point."""
+    """A line, or a dot if there is only one finite point."""
     finite = np.isfinite(y)
     marker = "o" if finite.sum() == 1 else ""
     axes.plot(x, y, color=color, linewidth=width, alpha=alpha, linestyle=style, marker=marker, markersize=6)
 
 
 def points(axes: Axes, x: Column, y: Column, *, color: str, joined: bool = False) -> None:
-    """Few points with a card-coloured rim, joined by a line when asked; many are thinned to a line."""
+    """Few points with a card-coloured rim, joined by a line if `joined`; many are thinned to a line."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
     if joined:
@@ -71,7 +71,7 @@ def frame_top(values: Column) -> float:
 
 
 def reference_lines(axes: Axes, values: Mapping[str, float], series: Series) -> None:
-    """Dashed horizontal lines, each named at the end that the series keeps away from; names are kept apart."""
+    """Dashed horizontal lines, each named at the end that the series keeps away from; names do not overlap."""
     for value in values.values():
         axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
     axes.margins(y=0.1)
@@ -98,9 +98,9 @@ def reference_lines(axes: Axes, values: Mapping[str, float], series: Series) -> 
 
 
 def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
-    """The last value of each line beside its end, kept apart, in the line's colour where there are several.
+    """The last value of each line next to its end, kept apart, in the line's colour if there are several.
 
-    None where the lines are too many to tell.
+    No labels if there are too many lines to distinguish.
     """
     ends = []
     for (x, y), color in zip(lines, SERIES if len(lines) > 1 else (INK,), strict=False):

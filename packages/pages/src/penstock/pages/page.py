@@ -17,7 +17,7 @@ from penstock.pages import formats
 
 
 def write_page(template: Path, out: Path, **values: Any) -> Path:
-    """Renders an app's own template to `out`, whole or not at all. The template extends `base.html.j2`, or
+    """Atomically renders an app's own template to `out`. The template extends `base.html.j2`, or
     `comparison.html.j2` for cards above one table, and may import `cards.html.j2`; they are in this folder."""
     here = Path(__file__).parent
     environment = Environment(
@@ -45,5 +45,5 @@ def write_page(template: Path, out: Path, **values: Any) -> Path:
 
 
 def _readable(value: Any) -> Any:
-    """Applied to whatever the template prints: text from the run is cleaned here, and escaped by jinja after."""
+    """Applied to everything the template prints: text from the run is cleaned here, then escaped by jinja."""
     return formats.readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -37,67 +37,68 @@ def _use(name: str) -> Any:
 
 
 class TokenizerSettings(Schema):
-    """The byte-level BPE tokenizer that is trained on the corpus, or an existing one."""
+    """A byte-level BPE tokenizer trained on the corpus, or an existing tokenizer."""
 
     file: Path | None = None
-    """An existing tokenizer to use instead: a tokenizer.json, a folder that holds one (such as the one that
-    model.pretrained names), or a llama2.c .bin. The vocabulary is then the file's, and nothing is trained."""
+    """An existing tokenizer to use instead: a tokenizer.json, a folder that holds one (such as the
+    folder that model.pretrained names), or a llama2.c .bin. The vocabulary is then the file's, and no tokenizer is
+    trained."""
     vocab_size: int = Field(default=4096, ge=300)
-    """Tokens, the 256 bytes and the specials included. 4,096 keeps the head of a small model small."""
+    """Vocabulary size, including the 256 bytes and the special tokens. 4,096 keeps the head of a small model small."""
     sample_bytes: int = Field(default=4_000_000, gt=0)
-    """How much text the tokenizer is trained on, spread over the corpus."""
+    """Amount of text that the tokenizer is trained on, sampled across the corpus."""
 
 
 class DataSettings(Schema):
-    """Text, and how it becomes sequences of tokens."""
+    """The text, and how it becomes token sequences."""
 
     corpus: CorpusChoice
-    """Where the text comes from."""
+    """The source of the text."""
     filters: list[FilterChoice] = [_use("exact-dedup")]
-    """Stages between corpus and tokenizer, in order."""
+    """Filters applied to the documents before tokenization, in order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
-    """The tokenizer."""
+    """The tokenizer to train or load."""
     sequence_length: int = Field(default=256, ge=2)
-    """Tokens of a training sequence."""
+    """Tokens per training sequence."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of the documents that is never trained on."""
+    """Fraction of the documents held out from training."""
 
 
 class TrainSettings(Schema):
     """How the model is trained."""
 
     tokens: int = Field(gt=0)
-    """Tokens to train on; rounded up to whole steps."""
+    """Tokens to train on, rounded up to whole steps."""
     batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
-    """Sequences of an optimizer step, over all ranks and micro-batches."""
+    """Sequences per optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)
-    """Sequences of one forward pass; null takes a rank's share of the batch at once."""
+    """Sequences per forward pass; null processes a rank's whole share of the batch at once."""
     objective: ObjectiveChoice = _use("next-token")
-    """What is minimised, and which batches it is measured on."""
+    """The training objective and the source of its batches."""
     engine: Annotated[EngineChoice, OnResume.FREE] = _use("local")
-    """Who holds the model and computes gradients: one process, or several as ranks that torchrun starts."""
+    """The training engine: one process, or several ranks started by torchrun."""
     optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
-    """What turns gradients into steps."""
+    """The optimizer."""
     schedule: ScheduleChoice = _use("cosine")
-    """The learning-rate factor over the run."""
+    """The learning-rate schedule, a factor on the peak learning rate over the run."""
     gradient_clip: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the gradient; null never clips."""
+    """Gradient norm to clip at; null disables clipping."""
     dtype: Literal["fp32", "bf16"] = "fp32"
-    """What the layers compute in; parameters and optimizer state are fp32 either way."""
+    """Compute dtype of the layers; parameters and optimizer state are always fp32."""
     device: Annotated[str, OnResume.FREE] = "auto"
-    """A torch device; auto takes a GPU where there is one."""
+    """A torch device; auto uses a GPU if one is available."""
     evaluate_every: Annotated[int | None, OnResume.FREE] = Field(default=50, gt=0)
-    """Steps between held-out evaluations; null evaluates at the end alone."""
+    """Steps between held-out evaluations; null evaluates only at the end."""
     evaluate_tokens: Annotated[int, OnResume.FREE] = Field(default=16_384, gt=0)
-    """Held-out tokens of a periodic evaluation."""
+    """Held-out tokens per periodic evaluation."""
     checkpoint_every: Annotated[int, OnResume.FREE] = Field(default=100, gt=0)
-    """Steps between checkpoints; one more is written at the end."""
+    """Steps between checkpoints; a final one is always written at the end."""
     keep_checkpoints: Annotated[int, OnResume.FREE] = Field(default=2, gt=0)
-    """How many checkpoints stay; 2 leaves one to fall back on."""
+    """Number of checkpoints to keep; 2 leaves one to fall back on if the newest is damaged."""
     trackers: Annotated[list[TrackerChoice], OnResume.FREE] = [_use("jsonl"), _use("tensorboard")]
-    """Where metrics go."""
+    """Trackers that receive the metrics."""
     observers: Annotated[list[ObserverChoice], OnResume.FREE] = [_use("load-trace")]
-    """What else watches training."""
+    """Observers of training, such as the recorder of expert load."""
 
     @model_validator(mode="after")
     def _micro_batches_fill_the_batch(self) -> TrainSettings:
@@ -113,13 +114,13 @@ class TrainSettings(Schema):
 
 
 class RunConfig(Schema):
-    """One experiment. What other apps do with it are sections of the config that the apps themselves offer, as
-    components of kind `section`; `load_run_config` adds a field for each."""
+    """One experiment. Other apps provide their own sections of the config, as components of kind `section`;
+    `load_run_config` adds a field for each."""
 
     name: Annotated[str, OnResume.FIXED] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the folder of its runs."""
+    """Name of the experiment, and of the folder that holds its runs."""
     seed: Annotated[int, OnResume.FIXED] = Field(default=0, ge=0, lt=2**63)
-    """Decides initial weights, data order and splits."""
+    """Seed of initial weights, data order and splits."""
     data: Annotated[DataSettings, OnResume.FIXED]
     """Text."""
     model: Annotated[ArchitectureChoice, OnResume.SAME_COMPONENT]
@@ -134,22 +135,22 @@ class RunConfig(Schema):
             """A section of an app."""
 
     def held(self) -> list[str]:
-        """What the config holds: the fields of every config, and of the apps' sections those that it writes."""
+        """Names of what the config holds: the fields of every config, and the app sections that it writes."""
         always = RunConfig.model_fields
         return [name for name in type(self).model_fields if name in always or name in self.model_fields_set]
 
     def resolved(self) -> dict[str, Any]:
-        """Every value that the config holds, defaults included, with canonical component ids; sections of apps that
-        are not installed as the run has them."""
+        """Every value that the config holds, including defaults, with canonical component ids; sections of apps that
+        are not installed are kept as the run has them."""
         return {**self.model_dump(mode="json", include=set(self.held())), **self._absent}
 
     def data_settings(self) -> dict[str, Any]:
-        """What prepared data depends on, and nothing else."""
+        """Exactly what the prepared data depends on."""
         return {"seed": self.seed, **self.resolved()["data"]}
 
 
 def digest(value: Any) -> str:
-    """Eight hex digits that stand for a JSON-able value."""
+    """Eight hex digits: a hash of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -169,7 +170,7 @@ def load_run_config(
 def read_run_config(
     path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
 ) -> tuple[RunConfig, ConfigDocument]:
-    """The same for the config of a run that exists, which may be from before the length of sequences was checked."""
+    """Reads the config of an existing run, which may predate the check of the sequence length."""
     envelope = envelope_of(registry)
     written = read_config(path)
     absent: dict[str, Any] = {}
@@ -192,7 +193,7 @@ def envelope_of(registry: Registry) -> type[RunConfig]:
 
 
 def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Registry) -> RunConfig:
-    """Validates what the installed apps know, and says which package has the sections of the others."""
+    """Validates the sections of installed apps, and names the packages that provide the others."""
     missing = {
         name: problem
         for name in document.value
@@ -213,13 +214,13 @@ def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Re
 
 
 def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
-    """Raises `ProblemError` where the tokenizer may make tokens that the model has no embedding for."""
+    """Raises `ProblemError` if the tokenizer can produce tokens without an embedding in the model."""
     embeddings = architecture_settings(config.model).vocab_size
     tokens = config.data.tokenizer.vocab_size
     if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
-        what = f"the model has {embeddings} embeddings, and data.tokenizer.vocab_size is {tokens}"
+        what = f"the model has {embeddings} embeddings, but data.tokenizer.vocab_size is {tokens}"
         where = document.where(("model", "vocab_size"))
-        raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or make it as large"))
+        raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or raise it to that size"))
 
 
 def check_sites(config: RunConfig, document: ConfigDocument) -> None:
@@ -238,17 +239,17 @@ def check_sites(config: RunConfig, document: ConfigDocument) -> None:
 
 
 def check_positions(config: RunConfig, document: ConfigDocument) -> None:
-    """Raises `ProblemError` where sequences are longer than the architecture says that it can read."""
+    """Raises `ProblemError` if sequences are longer than the architecture can read."""
     positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
     if positions is not None and length > positions:
-        what = f"sequences have {length} tokens, and the model reads {positions} positions"
+        what = f"sequences have {length} tokens, but the model reads at most {positions} positions"
         where = document.where(("data", "sequence_length"))
-        raise ProblemError(Problem("bad-value", what, where, "shorten them, or give the model more positions"))
+        raise ProblemError(Problem("bad-value", what, where, "shorten the sequences, or give the model more positions"))
 
 
 def check_layers(config: RunConfig, document: ConfigDocument) -> None:
     """Per-layer composition: raises `ProblemError` with every conflict and every router that the architecture cannot
-    serve, each with the line that it is written on."""
+    serve, each with its line in the config."""
     try:
         settings = architecture_settings(config.model)
         layer_routers(settings, settings.expert_layers)

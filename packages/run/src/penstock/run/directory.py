@@ -1,4 +1,4 @@
-"""The run directory: written first and atomically, so that even a run that fails at once has left what it was.
+"""The run directory: written first and atomically, so that even a run that fails at once leaves its config behind.
 
 runs/<name>/<UTC time>-<hash8>/
     config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
@@ -55,7 +55,7 @@ class RunDirectory:
         """Writes a new run directory under `root/<name>/`: whole or not at all."""
         resolved = config.resolved()
         parent = root / config.name
-        # Not named by the process id: in containers that is the same again and again, as are leftovers of killed ones.
+        # Not named by the process id: containers reuse it, and a killed process may leave a folder of that name.
         temporary = parent / f".{digest(resolved)}.{secrets.token_hex(4)}"
         source = Path(document.name)
         try:
@@ -77,7 +77,7 @@ class RunDirectory:
             raise ProblemError(
                 Problem(
                     "cannot-write",
-                    f"the run directory cannot be written ({error.strerror})",
+                    f"cannot write the run directory ({error.strerror})",
                     str(parent),
                     "choose another place with --runs",
                 )
@@ -86,14 +86,14 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run; raises `ProblemError` where `path` is none."""
+        """An existing run; raises `ProblemError` if `path` is not a run directory."""
         if not (path / RESOLVED).is_file():
             raise ProblemError(
                 Problem(
                     "not-a-run",
-                    "this is not a run directory",
+                    "not a run directory",
                     str(path),
-                    "a run is a folder such as runs/quickstart/20260101T000000Z-0123abcd",
+                    "give the path of a run, such as runs/quickstart/20260101T000000Z-0123abcd",
                 )
             )
         return cls(path)
@@ -102,15 +102,15 @@ class RunDirectory:
         return read_run_config(self.path / RESOLVED, (), registry)[0]
 
     def section(self, name: str, schema: type[Section], registry: Registry) -> Section:
-        """The run's settings of one section, its defaults where the run does not hold it. No other part of the config
-        is read, so that only this one's components need to be installed."""
+        """The run's settings of one section, or its defaults if the run does not have it. No other part of the config
+        is read, so only this section's components need to be installed."""
         path = self.path / RESOLVED
         fields = read_config(path).value.get(name, {})
         return validate(schema, ConfigDocument(fields, {(): f"{path}: {name}"}, str(path)), registry)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by the one process that may write here; a killed process leaves no lock behind."""
+        """Lock for the one process that may write here; it is released even if the process is killed."""
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
@@ -118,15 +118,15 @@ class RunDirectory:
             raise ProblemError(
                 Problem(
                     "run-in-use",
-                    "another process is working on this run",
+                    "another process is writing to this run",
                     str(self.path),
-                    "wait for it, or start a run of your own",
+                    "wait until it finishes, or start a new run",
                 )
             ) from None
 
     @property
     def runs(self) -> Path:
-        """The folder of all runs, which holds the prepared data too."""
+        """The folder of all runs, which also holds the prepared data."""
         return self.path.resolve().parent.parent
 
     @property
@@ -137,7 +137,7 @@ class RunDirectory:
         return self.path / "trace" / f"{split}.npz"
 
     def status(self) -> Status:
-        """How far the run came; raises `ProblemError` where its file is damaged."""
+        """The progress of the run; raises `ProblemError` if its file is damaged."""
         return read_record(Status, self.path / "status.json") or Status()
 
     def write_status(self, status: Status) -> None:
@@ -150,15 +150,15 @@ class RunDirectory:
 
 
 def _appear(temporary: Path, parent: Path, digest: str) -> Path:
-    """Gives a finished folder its name. Names sort in the order in which runs began, whatever the clock does: a name
-    is at least a second later than every other one, so a clock that was set back does not hide the newest run."""
+    """Moves a finished folder to its final name. Names sort in the order in which runs began, whatever the clock does:
+    a name is at least a second later than every other, so setting the clock back does not hide the newest run."""
     while True:
         stamps = [path.name.split("-")[0] for path in parent.iterdir() if re.match(r"\d{8}T\d{6}Z-", path.name)]
         newest = calendar.timegm(time.strptime(max(stamps), _STAMP)) if stamps else 0
         path = parent / f"{time.strftime(_STAMP, time.gmtime(max(time.time(), newest + 1)))}-{digest}"
         try:
             return temporary.rename(path)
-        except OSError as error:  # another process took this very name just now
+        except OSError as error:  # another process just took this name
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
 
@@ -167,8 +167,8 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
 
 
 def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> Environment:
-    """Versions, source state, seed and host: what the run's bits depend on, and how to start it again."""
-    found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed anew at every look
+    """Versions, source state, seed and host: what the run's bits depend on, and the command that starts it again."""
+    found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed again on every access
     packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
     return Environment(
         python=platform.python_version(),
@@ -186,15 +186,15 @@ def environment(config: RunConfig, source: Path, overrides: Sequence[str], regis
 
 
 def _command(source: Path, overrides: Sequence[str], registry: Registry) -> str:
-    """The command line to start the run again: this process's own, or that of `train` where it is not `penstock`."""
+    """The command line to start the run again: this process's own, or that of `train` if this is not `penstock`."""
     ours = Path(sys.argv[0]).name == "penstock" or sys.argv[0].endswith("penstock/cli/__main__.py")
     train = [*registry.selection.arguments(), "train", str(source), *overrides]
     return shlex.join(["penstock", *(sys.argv[1:] if ours else train)])
 
 
 def _git(*files: Path) -> GitState | None:
-    """State of the repository of the first of these files that git tracks: penstock's source where it runs from a
-    clone, the config's otherwise; None where neither is tracked."""
+    """State of the git repository of the first tracked file among these: penstock's source if it runs from a clone,
+    else the config's repository; None if neither is tracked."""
     return next(filter(None, map(_repository_of, files)), None)
 
 
@@ -224,7 +224,7 @@ def processor() -> str:
 
 @contextmanager
 def stage(run: RunDirectory, name: str) -> Iterator[None]:
-    """Records in the run's status how long the stage took, once it is done."""
+    """Records the duration of the stage in the run's status once it is done."""
     begun = time.perf_counter()
     yield
     run.record_stage(name, time.perf_counter() - begun)

@@ -1,7 +1,7 @@
-"""What work in progress has to say beside its result: notes and warnings, which a command shows and a library logs.
+"""Notes and warnings of work in progress: a command shows them, a library logs them.
 
-Code below the commands calls `note` and `warn`. Both go to the standard logger `penstock`, so that a notebook or a
-service hears them as it hears any library; a command line shows them with `shown`.
+Code below the commands calls `note` and `warn`. Both go to the standard logger `penstock`, so a notebook or a service
+receives them like those of any library; a command line shows them with `shown`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Something that may make the result other than the user expects."""
+    """Something that may make the result differ from what the user expects."""
     logging.getLogger(LOGGER).warning(text)
 
 
@@ -34,8 +34,8 @@ class _Shown(logging.Handler):
 
 @contextmanager
 def shown(note: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
-    """Hands every note and warning to these two, for as long as the context lasts. Where a command calls another, the
-    outer one shows what both say."""
+    """Passes every note and warning to these two while the context lasts. If a command calls another, the outer one
+    shows the messages of both."""
     logger = logging.getLogger(LOGGER)
     if any(isinstance(handler, _Shown) for handler in logger.handlers):
         yield

@@ -1,7 +1,7 @@
-"""What code a run has: every component that its config makes run, with distribution, version, contract and a hash.
+"""The code of a run: every component that its config uses, with distribution, version, contract and a hash.
 
-The lock is written with every run and every checkpoint, and compared wherever one is read. To make it, nothing that it
-names is imported.
+The lock is written with every run and every checkpoint, and compared wherever one is read. Nothing that the lock
+names is imported to make it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Locked = dict[str, Any]
 
 
 def plugin_lock(config: RunConfig) -> list[Locked]:
-    """One entry for every component that the config makes run, sorted."""
+    """One entry for every component that the config uses, sorted."""
     locked: dict[str, Locked] = {}
     for choice in choices([getattr(config, name) for name in config.held()]):
         component, origin = choice.entry.component, choice.entry.origin
@@ -39,11 +39,11 @@ def plugin_lock(config: RunConfig) -> list[Locked]:
 
 
 def lock_changes(before: Iterable[Locked], now: Iterable[Locked]) -> list[str]:
-    """One line for every component of both locks whose code is not what it was; one that came or went is a change of
+    """One line for every component in both locks whose code has changed; an added or removed component is a change of
     the config."""
     locked = {_name(then): then for then in before}
     return [
-        f"{name} {component['version']} is not the code that the run has ({_difference(locked[name], component)})"
+        f"{name} {component['version']} is not the code of the run ({_difference(locked[name], component)})"
         for component in now
         if (name := _name(component)) in locked and locked[name] != component
     ]
@@ -55,17 +55,17 @@ def _name(component: Locked) -> str:
 
 def _difference(before: Locked, now: Locked) -> str:
     told = [
-        f"{field} {before.get(field)} then, {now.get(field)} now"
+        f"{field} was {before.get(field)}, is now {now.get(field)}"
         for field in ("version", "contract")
         if before.get(field) != now.get(field)
     ]
     if before.get("hash") != now.get("hash"):
-        told.append(f"other files: hash {str(before.get('hash'))[:12]} then, {now['hash'][:12]} now")
+        told.append(f"files changed: hash was {str(before.get('hash'))[:12]}, is now {now['hash'][:12]}")
     return ", ".join(told)
 
 
 def choices(value: Any) -> Iterator[Choice]:
-    """Every component that a config or a part of one names, those inside the settings of others included."""
+    """Every component that a config or a part of one names, including those nested in other components' settings."""
     if isinstance(value, Choice):
         yield value
         yield from choices(value.settings)
@@ -78,8 +78,8 @@ def choices(value: Any) -> Iterator[Choice]:
 
 
 def require_importable(*parts: Any) -> None:
-    """Imports the target of every component in some parts of a config, so that one whose code is broken stops the
-    command before it works for minutes; raises one `ProblemError` for all of them."""
+    """Imports the target of every component in some parts of a config, so that broken code stops the command before
+    minutes of work; raises one `ProblemError` for all of them."""
     problems: list[Problem] = []
     for entry in dict.fromkeys(choice.entry for part in parts for choice in choices(part)):
         try:
@@ -91,10 +91,10 @@ def require_importable(*parts: Any) -> None:
 
 
 def content_hash(target: str) -> str:
-    """SHA-256 of the code that a target belongs to; empty where there are no files of it.
+    """SHA-256 of the code that a target belongs to; empty if it has no files.
 
-    That is every `*.py` below the outermost package that is not a namespace (penstock/routers/**), each with its path,
-    or the one file of a module that is in no package.
+    The hash covers every `*.py` below the outermost package that is not a namespace (penstock/routers/**), each with
+    its path, or the single file of a module outside any package.
     """
     file = _outermost(target.split(":")[0])
     if file is None or not file.is_file():
@@ -109,11 +109,11 @@ def content_hash(target: str) -> str:
 
 
 def _outermost(module: str) -> Path | None:
-    """The file of the first of a module's parents, or of itself, that has one; imports none of them."""
+    """The file of the outermost parent package that has one, or of the module itself; imports none of them."""
     name, path = "", None
     for part in module.split("."):
         name = f"{name}.{part}".lstrip(".")
-        loaded = sys.modules.get(name)  # a plugin file is found on no path
+        loaded = sys.modules.get(name)  # a plugin file is not on the import path
         spec = getattr(loaded, "__spec__", None) or find_spec(name, path)
         if spec is None:
             return None

@@ -1,4 +1,4 @@
-"""Sections of a run's config that apps offer: which are installed, and which package has one that is not."""
+"""Sections of a run's config that apps provide: which are installed, and which package provides a missing one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Envelope = TypeVar("Envelope", bound=Schema)
 
 
 def installed_sections(registry: Registry, envelope: type[Schema]) -> dict[str, type[Schema]]:
-    """The schema of each section by name. One that cannot be used is left out, so that it stops the configs alone that
-    write it: `missing_section` says why."""
+    """The schema of each section by name. An unusable section is left out, so it only stops configs that write it;
+    `missing_section` says why."""
     found: dict[str, type[Schema]] = {}
     for name in registry.names("section"):
         entry = registry.lookup("section", name)
@@ -30,9 +30,9 @@ def installed_sections(registry: Registry, envelope: type[Schema]) -> dict[str, 
     return found
 
 
-@lru_cache(maxsize=8)  # a class is made once for the same apps, so that two configs of them can be equal
+@lru_cache(maxsize=8)  # one class per set of apps, so that two configs can be equal
 def with_sections(envelope: type[Envelope], sections: tuple[tuple[str, type[Schema]], ...]) -> type[Envelope]:
-    """The envelope with a field for each section, which takes its defaults where a config does not write it."""
+    """The envelope with a field for each section; a section that a config does not write takes its defaults."""
     fields: dict[str, Any] = {
         name: (schema, Field(default={}, validate_default=True, description=schema.__doc__))
         for name, schema in sections
@@ -41,8 +41,8 @@ def with_sections(envelope: type[Envelope], sections: tuple[tuple[str, type[Sche
 
 
 def missing_section(name: str, where: str, envelope: type[Schema], registry: Registry) -> Problem | None:
-    """Why a config's key `name` is no section that can be read: its app is not installed, does not load, or is one of
-    two. None where nothing says that it is a section at all."""
+    """Why the section `name` of a config cannot be read: its app is not installed, does not load, or two apps provide
+    it. None if `name` does not look like a section at all."""
     try:
         entry = registry.get("section", name, where)
         schema_of(entry)
@@ -55,9 +55,9 @@ def missing_section(name: str, where: str, envelope: type[Schema], registry: Reg
 
 
 def _name_problem(entry: Entry, envelope: type[Schema], where: str = "") -> Problem | None:
-    """A section is an attribute of the config, beside those that every config has."""
+    """A section is an attribute of the config, so its name must be an identifier that is not taken."""
     name = entry.component.name
     if name.isidentifier() and name not in envelope.model_fields and not hasattr(envelope, name):
         return None
-    what = f"section '{name}' of {entry.origin} cannot be an attribute of the config"
-    return Problem("bad-section", what, where, "ask its authors for another name")
+    what = f"section '{name}' of {entry.origin} has a name that is taken or not an identifier"
+    return Problem("bad-section", what, where, "ask its authors to rename it")

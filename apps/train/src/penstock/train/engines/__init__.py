@@ -1,1 +1,1 @@
-"""Who holds the model, computes gradients and takes steps: one module an engine."""
+"""What holds the model, computes gradients and takes steps: one module per engine."""

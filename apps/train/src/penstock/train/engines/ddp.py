@@ -1,11 +1,11 @@
-"""Ranks that hold the whole model each and train on a share of the batch: gradients are summed over ranks.
+"""Each rank holds the whole model and trains on a share of the batch: gradients are summed over ranks.
 
-The sum is taken once a step, after the last micro-batch, of the gradients themselves: with two ranks it is a + b for
-each number, as one process adds the gradients of two micro-batches, so both have the same bits. (torch's
-DistributedDataParallel averages, which is exact for powers of two alone, and by default writes rank 0's buffers over
-those of the others, which routers that learn outside the gradient do not survive.)
+The gradients themselves are summed once per step, after the last micro-batch. With two ranks the sum is a + b for each
+number, just as one process adds the gradients of two micro-batches, so the bits are the same. (torch's
+DistributedDataParallel averages, which is exact only for powers of two. By default it also overwrites every rank's
+buffers with rank 0's, which breaks routers that learn outside the gradient.)
 
-torchrun starts the ranks and says which is which: `torchrun --nproc-per-node 2 -m penstock.cli train RUN.yaml
+torchrun starts the ranks and numbers them: `torchrun --nproc-per-node 2 -m penstock.cli train RUN.yaml
 train.engine=ddp`. All of them see the same run directory.
 """
 
@@ -28,13 +28,13 @@ from penstock.hooks.contracts import Schedule
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.train.engines.local import LocalEngine
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
-BUCKET = 2**24  # numbers that are summed at once: 64 MB of fp32, which is what the sum needs beside the gradients
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
+BUCKET = 2**24  # numbers summed at once: 64 MB of fp32, the extra memory of the sum
 T = TypeVar("T")
 
 
 class DataParallelEngine(LocalEngine):
-    """See `penstock.hooks.contracts.Engine`. `timeout` are the minutes that a rank waits for the others."""
+    """See `penstock.hooks.contracts.Engine`. `timeout` is how many minutes a rank waits for the others."""
 
     def __init__(self, *, device: torch.device, timeout: float = 60) -> None:
         _require_torchrun()
@@ -47,7 +47,7 @@ class DataParallelEngine(LocalEngine):
         )
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
-        """All ranks begin with the weights of rank 0; their random numbers are their own from here on."""
+        """All ranks start with the weights of rank 0; from here on, each draws its own random numbers."""
         with self._together():
             for tensor in chain(module.parameters(), module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
@@ -82,13 +82,13 @@ class DataParallelEngine(LocalEngine):
         return values
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Rank 0 writes what all ranks have alike, and the random state of each."""
+        """Rank 0 writes what all ranks share, and the random state of each."""
         self._random_states = self.gather(torch.get_rng_state())
         return super().save(folder) if self.rank == 0 else {}
 
     def close(self, error: BaseException | None = None) -> None:
         if error is not None and not _is_echo(error):
-            with suppress(RuntimeError):  # whoever held the store may be gone
+            with suppress(RuntimeError):  # the process that held the store may be gone
                 self.store.set("error", f"rank {self.rank}: {type(error).__name__}: {error}")
         dist.destroy_process_group()
 
@@ -96,14 +96,14 @@ class DataParallelEngine(LocalEngine):
         return {**super()._state(), "torch_rng_of_ranks": self._random_states}
 
     def _load_random_state(self, state: Mapping[str, Any]) -> None:
-        """A rank that the run did not have before goes on with random numbers of its own."""
+        """A rank that is new to the run continues with its own random numbers."""
         states: Sequence[Tensor] = state.get("torch_rng_of_ranks", [state["torch_rng"]])
         if self.rank < len(states):
             super()._load_random_state({**state, "torch_rng": states[self.rank]})
 
     def _sum_gradients(self) -> None:
-        """Leaves the same gradients on all ranks. One that some ranks have not is 0 there; one that no rank has stays
-        away, as in one process: an optimizer passes such a parameter over."""
+        """Leaves the same gradients on all ranks. A gradient that is None on some ranks counts as 0 there. One that is
+        None on all ranks stays None, as in one process, and optimizers skip the parameter."""
         parameters = [parameter for parameter in cast(nn.Module, self.module).parameters() if parameter.requires_grad]
         there = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device)
         anywhere = self.total(there.long()).tolist()
@@ -123,7 +123,7 @@ class DataParallelEngine(LocalEngine):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A call that waits for all ranks; raises `ProblemError` that says why where one does not come."""
+        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives."""
         try:
             yield
         except RuntimeError as error:
@@ -131,26 +131,26 @@ class DataParallelEngine(LocalEngine):
             with suppress(RuntimeError):
                 if self.store.check(["error"]):
                     why = f" ({self.store.get('error').decode(errors='replace')})"
-            what = f"another rank has ended{why}"
-            fix = "mend what ended it; --resume continues from the last checkpoint"
+            what = f"another rank exited{why}"
+            fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
             raise ProblemError(Problem("rank-lost", what, f"rank {self.rank}", fix), ExitCode.FAILED) from error
 
 
 def _is_echo(error: BaseException) -> bool:
-    """Whether the error says no more than that another rank had one."""
+    """Whether the error only says that another rank failed."""
     return isinstance(error, ProblemError) and any(problem.code == "rank-lost" for problem in error.problems)
 
 
 def _require_torchrun() -> None:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
-        what = f"the engine 'ddp' needs the variables that torchrun sets, and {', '.join(missing)} is missing"
-        fix = "start it by `torchrun --nproc-per-node 2 -m penstock.cli train ...`, or take the engine local"
+        what = f"engine 'ddp' needs the environment variables that torchrun sets; missing: {', '.join(missing)}"
+        fix = "start it with `torchrun --nproc-per-node 2 -m penstock.cli train ...`, or use train.engine=local"
         raise ProblemError(Problem("no-ranks", what, "train.engine", fix))
 
 
 def _of_this_rank(device: torch.device) -> torch.device:
-    """The GPU of this rank, which becomes the current one; any other device as it is."""
+    """This rank's GPU, which becomes the current device; any other device is returned unchanged."""
     if device.type != "cuda" or device.index is not None:
         return device
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -159,7 +159,7 @@ def _of_this_rank(device: torch.device) -> torch.device:
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of one dtype in a row, up to `BUCKET` numbers at once; a larger one is alone."""
+    """Consecutive gradients of one dtype, up to `BUCKET` numbers at once; a larger one gets its own bucket."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         full = bucket and sum(each.numel() for each in bucket) + gradient.numel() > BUCKET

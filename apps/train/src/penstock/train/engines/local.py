@@ -1,6 +1,6 @@
-"""One process, one device. Every method of several ranks is that of one.
+"""One process, one device: the methods for several ranks do nothing special.
 
-Engines whose ranks hold the whole model each (`ddp`) are this one with the sums over ranks filled in.
+Engines in which every rank holds the whole model (`ddp`) add the sums over ranks to this one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LocalEngine:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         value = norm.item()
-        if limit is not None and value > limit:  # else a pass over all gradients for nothing
+        if limit is not None and value > limit:  # saves a useless pass over all gradients
             parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return value
@@ -81,7 +81,7 @@ class LocalEngine:
         return flag
 
     def barrier(self) -> None:
-        """Nobody else has to come."""
+        """There are no other ranks to wait for."""
 
     def share(self, value: T) -> T:
         return value
@@ -91,7 +91,7 @@ class LocalEngine:
 
     def save(self, folder: Path) -> dict[str, str]:
         path = folder / STATE
-        with path.open("wb") as file:  # given a path, torch forgets why it cannot be written
+        with path.open("wb") as file:  # given a path, torch loses the reason why it cannot be written
             torch.save(self._state(), file)
         with path.open("rb") as file:
             return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
@@ -104,10 +104,10 @@ class LocalEngine:
         yield cast(Any, self.module.model).state_dict()
 
     def close(self, error: BaseException | None = None) -> None:
-        """There is nobody to leave."""
+        """There are no other ranks to notify."""
 
     def _state(self) -> dict[str, Any]:
-        """`settings` are the optimizer's as the config gave them; the random state is of each rank."""
+        """`settings` are the optimizer settings from the config; the random state is per rank."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
@@ -116,8 +116,8 @@ class LocalEngine:
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        """Settings that the config gives otherwise now are taken from the config. The others are the state's, because
-        an optimizer may keep what it has learnt beside them."""
+        """Settings changed in the config win; all others are restored from the state, because some optimizers store
+        adaptive values there."""
         self.optimizer.load_state_dict(state["optimizer"])
         for group, then, now in zip(self.optimizer.param_groups, state["settings"], self.settings, strict=True):
             group.update({name: value for name, value in now.items() if name not in then or then[name] != value})
@@ -130,7 +130,7 @@ class LocalEngine:
 
 
 def _saved_state(folder: Path) -> dict[str, Any]:
-    """Checkpoints of before there were files of engines have the state in `trainer.pt`."""
+    """Checkpoints from before engines had their own files keep the state in `trainer.pt`."""
     if (folder / STATE).exists():
         return torch.load(folder / STATE, weights_only=True, map_location="cpu")
     return torch.load(folder / "trainer.pt", weights_only=True, map_location="cpu")["engine"]

@@ -1,1 +1,1 @@
-"""What training minimises: one module an objective."""
+"""What training minimises: one module per objective."""

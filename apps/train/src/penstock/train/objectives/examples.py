@@ -1,8 +1,8 @@
 """JSON lines that say which of their tokens count, in three forms:
 
 {"text": "..."}                          every token
-{"prompt": "...", "completion": "..."}   the completion and the end of the text, which a model must learn to write
-{"tokens": [5, 9, ...], "mask": [0, 1, ...]}   those whose mask is 1
+{"prompt": "...", "completion": "..."}   the completion and the end-of-text token, which a model must learn to write
+{"tokens": [5, 9, ...], "mask": [0, 1, ...]}   tokens whose mask is 1
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from penstock.hooks.contracts import Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 
 FORMS = (("text",), ("prompt", "completion"), ("tokens", "mask"))
-SHOWN = 20  # problems of lines that one error names
+SHOWN = 20  # most lines that one error reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A line that was read: its fields, and where it is (file:line)."""
+    """A parsed line: its fields, and its place (file:line)."""
 
     fields: dict[str, Any]
     where: str
@@ -49,8 +49,7 @@ class Example:
 
 
 def read_examples(files: Sequence[Path]) -> list[Example]:
-    """Every line of some files, blank ones aside; raises `ProblemError` that names the lines that are none of the
-    forms."""
+    """Every non-blank line of some files; raises a `ProblemError` that names the lines in none of the three forms."""
     examples: list[Example] = []
     problems: list[Problem] = []
     for file in files:
@@ -65,7 +64,7 @@ def read_examples(files: Sequence[Path]) -> list[Example]:
                 else:
                     examples.append(read)
         if len(examples) == before and not problems:
-            problems.append(Problem("empty-corpus", "the file has no examples", str(file), "leave it out"))
+            problems.append(Problem("empty-corpus", "the file has no examples", str(file), "remove it from the list"))
     if problems:
         raise ProblemError(problems[:SHOWN])
     return examples
@@ -75,14 +74,14 @@ def _example(line: bytes, where: str) -> Example | Problem:
     try:
         fields = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return Problem("invalid-json", f"not a line of JSON ({error})", where)
+        return Problem("invalid-json", f"not a JSON line ({error})", where)
     if not isinstance(fields, dict):
-        return Problem("invalid-json", f"not a JSON object but a {type(fields).__name__}", where)
+        return Problem("invalid-json", f"expected a JSON object, got {type(fields).__name__}", where)
     form = next((form for form in FORMS if all(name in fields for name in form)), None)
     if form is None:
         has = ", ".join(f"'{name}'" for name in fields) or "nothing"
-        fix = "write text, prompt and completion, or tokens and mask"
-        return Problem("bad-example", f"not an example: it has {has}", where, fix)
+        fix = "write 'text', 'prompt' and 'completion', or 'tokens' and 'mask'"
+        return Problem("bad-example", f"not an example: its fields are {has}", where, fix)
     wrong = _wrong_tokens(fields) if "tokens" in form else _wrong_text(fields, form)
     return Example(fields, where) if wrong is None else Problem("bad-example", wrong, where)
 
@@ -90,20 +89,20 @@ def _example(line: bytes, where: str) -> Example | Problem:
 def _wrong_text(fields: dict[str, Any], form: Sequence[str]) -> str | None:
     for name in form:
         if not isinstance(fields[name], str):
-            return f"'{name}' is not a string but {fields[name]!r}"
+            return f"'{name}' must be a string, not {fields[name]!r}"
         try:
             fields[name].encode()
-        except UnicodeEncodeError as error:  # JSON's escapes can spell it, and UTF-8 cannot
-            return f"'{name}' has half a character at {error.start}"
+        except UnicodeEncodeError as error:  # JSON escapes can spell it, but UTF-8 cannot
+            return f"'{name}' has an unpaired surrogate at character {error.start}"
     return None if fields[form[-1]] else f"'{form[-1]}' is empty"
 
 
 def _wrong_tokens(fields: dict[str, Any]) -> str | None:
     tokens, mask = fields["tokens"], fields["mask"]
     if not (isinstance(tokens, list) and all(type(each) is int and each >= 0 for each in tokens)):
-        return "'tokens' is not a list of ids, which are integers from 0 on"
+        return "'tokens' must be a list of ids (integers >= 0)"
     if not (isinstance(mask, list) and all(type(each) in (int, bool) and each in (0, 1) for each in mask)):
-        return "'mask' is not a list of 0 and 1"
+        return "'mask' must be a list of 0 and 1"
     if len(tokens) != len(mask):
-        return f"there are {len(tokens)} tokens, and {len(mask)} in the mask"
-    return None if len(tokens) > 1 else "fewer than two tokens: the first is nobody's target"
+        return f"'tokens' has {len(tokens)} entries, but 'mask' has {len(mask)}"
+    return None if len(tokens) > 1 else "fewer than two tokens: the first is never a target"

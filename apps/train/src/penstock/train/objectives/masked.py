@@ -1,7 +1,7 @@
-"""Every counted token from those before it, in rows of JSON lines that say which tokens count.
+"""Predicts every counted token from those before it, in JSON lines that say which tokens count.
 
-The loss of a step is the mean over the counted tokens of the whole step, however they fall on ranks and micro-batches:
-a mean of means would weigh a token by how many its neighbours are.
+The loss of a step is the mean over the counted tokens of the whole step, however they are spread over ranks and
+micro-batches: a mean of means would weight a token by the number of counted tokens in its micro-batch.
 
 Shape suffixes: B rows of a batch, S sequence.
 """
@@ -25,10 +25,10 @@ from penstock.train.objectives.next_token import token_loss
 
 class MaskedNextToken:
     """See `penstock.hooks.contracts.Objective`. A row is one line, cut at the sequence length and never joined with
-    another; the rows of a forward pass are padded behind to the longest of them.
+    another; the rows of a forward pass are padded on the right to the longest of them.
 
-    Raises `ProblemError` with file and line for every line that is not an example: here, and in `prepare` for what
-    only the tokenizer can tell.
+    Raises `ProblemError` with file and line for every line that is not an example: here, or in `prepare` if it takes
+    the tokenizer to tell.
     """
 
     def __init__(self, *, paths: Sequence[str], heldout: Sequence[str]) -> None:
@@ -45,9 +45,9 @@ class MaskedNextToken:
     def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]:
         size, rest = divmod(self.data.batch_size, ranks * parts)
         if rest:
-            what = f"a batch of {self.data.batch_size} does not divide into {ranks} ranks of {parts} parts"
+            what = f"a batch of {self.data.batch_size} cannot be split into {ranks} ranks of {parts} micro-batches each"
             raise ProblemError(
-                Problem("indivisible-batch", what, "train.batch_size", f"take a multiple of {ranks * parts}")
+                Problem("indivisible-batch", what, "train.batch_size", f"use a multiple of {ranks * parts}")
             )
         first = step * self.data.batch_size + rank * parts * size
         return [
@@ -58,7 +58,7 @@ class MaskedNextToken:
         return token_loss(model, batch)
 
     def heldout(self) -> Iterator[Batch]:
-        """The first rows of the held-out files, as many as an evaluation reads, and at least one."""
+        """The first rows of the held-out files: as many as an evaluation reads, at least one."""
         rows, tokens = self.rows["heldout"], 0
         for first in range(0, len(rows), self.data.batch_size):
             read = rows[first : first + self.data.batch_size]
@@ -68,7 +68,7 @@ class MaskedNextToken:
                 return
 
     def _drawn(self, numbers: Iterable[int]) -> list[Row]:
-        """Each epoch has every row once, in an order of its own."""
+        """Each epoch has every row once, in its own order."""
         rows = self.rows["train"]
         epoch_B, position_B = np.divmod(np.array(list(numbers), dtype=np.int64), len(rows))
         return [rows[index] for index in permute(position_B, len(rows), keys(self.data.seed, epoch_B)).tolist()]
@@ -80,7 +80,7 @@ class MaskedNextToken:
         for number, row in enumerate(rows):
             token_BS[number, : len(row.tokens)] = row.tokens
             counted_BS[number, : len(row.tokens)] = row.counted
-            real_BS[number, : len(row.tokens) - 1] = True  # the last token is read by no position
+            real_BS[number, : len(row.tokens) - 1] = True  # no position reads the last token
         target_BS, counted_BS = token_BS[:, 1:], counted_BS[:, 1:]
         tokens = torch.from_numpy(token_BS)
         return Batch(
@@ -93,18 +93,18 @@ class MaskedNextToken:
 
 
 def _rows(examples: Sequence[Example], data: TrainingData) -> list[Row]:
-    """The examples in tokens, cut at the sequence length; raises `ProblemError` for those in which nothing counts."""
+    """The examples as tokens, cut at the sequence length; raises `ProblemError` for examples without counted tokens."""
     rows: list[Row] = []
     problems: list[Problem] = []
     for example in examples:
         row = example.row(data.tokenizer, data.end_of_text).cut(data.sequence_length + 1)
         rows.append(row)
         if max(row.tokens) >= data.tokenizer.vocabulary_size:
-            what = f"token {max(row.tokens)} is not in the vocabulary of {data.tokenizer.vocabulary_size}"
-            problems.append(Problem("bad-example", what, example.where, "use the tokenizer of these tokens"))
+            what = f"token {max(row.tokens)} is outside the vocabulary of {data.tokenizer.vocabulary_size} tokens"
+            problems.append(Problem("bad-example", what, example.where, "use the tokenizer that made these tokens"))
         elif not any(row.counted[1:]):
-            what = f"none of the first {data.sequence_length + 1} tokens counts"
-            fix = "make data.sequence_length larger, or leave the line out"
+            what = f"none of the first {data.sequence_length + 1} tokens are counted"
+            fix = "increase data.sequence_length, or remove the line"
             problems.append(Problem("bad-example", what, example.where, fix))
     if problems:
         raise ProblemError(problems[:SHOWN])

@@ -1,4 +1,4 @@
-"""Every token from those before it, in windows of the prepared tokens.
+"""Predicts every token from those before it, in windows of the prepared tokens.
 
 Shape suffixes: W windows, B windows of a batch, S sequence.
 """
@@ -25,7 +25,7 @@ class NextToken:
         )
 
     def fingerprint(self) -> dict[str, str]:
-        """It reads the prepared data alone."""
+        """It reads only the prepared data."""
         return {}
 
     def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]:
@@ -36,7 +36,7 @@ class NextToken:
         return token_loss(model, batch)
 
     def heldout(self) -> Iterator[Batch]:
-        """Windows spread evenly over the held-out text, as many as an evaluation reads."""
+        """The windows of an evaluation, spread evenly over the held-out text."""
         window_WS = heldout_windows(self.data)
         for first in range(0, len(window_WS), self.data.batch_size):
             yield self._batch(window_WS[first : first + self.data.batch_size])
@@ -49,7 +49,7 @@ class NextToken:
 
 
 def token_loss(model: LanguageModel, batch: Batch) -> ObjectiveOutput:
-    """The nats of a batch's counted targets, summed."""
+    """The summed nats of a batch's counted targets."""
     output = model.next_token_loss(what_is_read(batch.inputs), batch.target_BS, batch.counted_BS)
     return ObjectiveOutput(output.loss, output.routings)
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: `evaluation.json`."""
+"""Results of an evaluation: `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.run.records.record import Record
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures(Record):
-    """What one task found. `intervals` are by the name of the metric."""
+    """Results of one task. `intervals` are keyed by metric name."""
 
     metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
     details: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
@@ -30,7 +30,7 @@ class Baselines(Record):
 
     @property
     def named(self) -> dict[str, float]:
-        """Name to bits per byte, without those that were not measured."""
+        """Bits per byte by name, without baselines that were not measured."""
         pairs = (
             ("unigram", self.unigram_bits_per_byte),
             ("bigram", self.bigram_bits_per_byte),
@@ -62,7 +62,7 @@ class Performance(Record):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Record):
-    """What `penstock evaluate` found of a checkpoint."""
+    """What `penstock evaluate` measured for a checkpoint."""
 
     checkpoint: str = ""
     tasks: dict[str, TaskFigures] = field(default_factory=lambda: dict[str, TaskFigures]())
@@ -74,6 +74,6 @@ class Evaluation(Record):
 
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:
-    """Bits per byte of all held-out text, which is what the baselines read too; None if only a part was scored."""
+    """Bits per byte of all held-out text, the same text that the baselines read; None if only a part was scored."""
     whole = (name for name in metrics if name.startswith("heldout.bits_per_byte@") and "@first-" not in name)
     return next((metrics[name] for name in whole), None)

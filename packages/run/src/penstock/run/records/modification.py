@@ -1,4 +1,4 @@
-"""What other assignments than the routers' cost and save: `modified.json`."""
+"""Costs and savings of assignments other than the routers': `modified.json`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from penstock.run.records.record import Record
 
 @dataclass(frozen=True, slots=True)
 class ModificationRow(Record):
-    """One strategy with one fraction. `changed` is the share of assignments that are not the router's; with `pareto`
-    no other row is better in quality, MaxVio and exchange."""
+    """One strategy at one fraction. `changed` is the share of assignments that differ from the router's; `pareto` marks
+    the rows that no other row beats in quality, MaxVio and exchange."""
 
     strategy: str
     fraction: float

@@ -22,7 +22,7 @@ class DomainPreference(Record):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpecialisation(Record):
-    """The bits that an expert of the layer tells about the domain, against those of a router that ignores it."""
+    """Bits of information that a layer's experts give about the domain, against a router that ignores it."""
 
     information_bits: float
     information_bits_null: float
@@ -33,7 +33,7 @@ class LayerSpecialisation(Record):
 
 @dataclass(frozen=True, slots=True)
 class ExpertPair(Record):
-    """Two experts that share tokens, and how much more often than by chance."""
+    """Two experts that share tokens, and how much more often than chance."""
 
     experts: list[int]
     tokens: int
@@ -44,7 +44,7 @@ class ExpertPair(Record):
 class LayerProfile(Record):
     """Load of one layer over the whole text; MaxVio is max/mean - 1 (arXiv 2408.15664, Eq. 4).
 
-    `specialisation` is known where domains are told apart, `coactivation` where each token's experts are.
+    `specialisation` is known if the trace distinguishes domains, `coactivation` if it has the experts of each token.
     """
 
     layer: int
@@ -63,7 +63,7 @@ class LayerProfile(Record):
 
 @dataclass(frozen=True, slots=True)
 class LayerPair(Record):
-    """The bits that an expert of one layer tells about that of the next."""
+    """Bits of information that the expert in one layer gives about the expert in the next."""
 
     layers: list[int]
     information_bits: float
@@ -72,9 +72,9 @@ class LayerPair(Record):
 
 @dataclass(frozen=True, slots=True)
 class Profile(Record):
-    """Figures of one trace. `k` is one number, or one for each layer if they differ.
+    """Figures of one trace. `k` is one number, or one per layer if they differ.
 
-    What follows `pairs` is known of a model that read text: `max_violation_global` is the mean over layers of MaxVio of
+    The fields after `pairs` are known if a model read text: `max_violation_global` is the mean over layers of MaxVio of
     all tokens together, `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1).
     """
 
@@ -93,6 +93,6 @@ class Profile(Record):
 
 @dataclass(frozen=True, slots=True)
 class Atlas(Record):
-    """Figures of the traces of a file, one a model."""
+    """Figures of the traces in a file, one per model."""
 
     models: list[Profile]

@@ -1,7 +1,7 @@
-"""How a value becomes JSON and is read again: one way for all files of a run.
+"""Writes values as JSON and reads them back: one way for all files of a run.
 
 Reading is strict about types, because a figure of the wrong type would be shown as a wrong figure. It is tolerant about
-keys, so that the runs of older and newer versions open: an unknown key is ignored, and a missing one gives its default.
+keys, so that the runs of older and newer versions open: an unknown key is ignored, and a missing one takes its default.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Record:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses as objects, at any depth; what JSON knows stays what it is."""
+    """Dataclasses as objects, at any depth; JSON's own types are unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
         values = ((each, getattr(value, each.name)) for each in fields(value))
         return {each.name: as_json(own) for each, own in values if own is not None or "absent" not in each.metadata}
@@ -51,14 +51,14 @@ def as_json(value: Any) -> Any:
 
 
 def write_record(path: Path, value: Any) -> None:
-    """Replaces the file's content with the JSON of a record or of a container of records, whole or not at all."""
+    """Atomically replaces the file's content with the JSON of a record or of a container of records."""
     write_json(path, as_json(value))
 
 
 def read_record(kind: type[T], path: Path) -> T | None:
     """The value in a file, of a record or of a container of records; None if there is no such file.
 
-    Raises `ProblemError` with the file, and the field where the type is wrong.
+    Raises `ProblemError` with the file, and with the field if its type is wrong.
     """
     try:
         return _parsed(kind, path.read_bytes(), str(path))

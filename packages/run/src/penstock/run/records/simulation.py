@@ -1,4 +1,4 @@
-"""What a network is predicted to do: `simulation.json`."""
+"""Predictions for a network: `simulation.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from penstock.run.records.record import ABSENT, Record
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds(Record):
-    """Seconds of all exchanges of a step, over the steps."""
+    """Seconds of all exchanges in a step, over the steps."""
 
     mean: float
     p50: float
@@ -20,7 +20,7 @@ class StepSeconds(Record):
 
 @dataclass(frozen=True, slots=True)
 class StragglingGpu(Record):
-    """A GPU, the share of exchanges in which it gets the most bytes, and how many times the mean it gets then."""
+    """A GPU, the share of exchanges in which it receives the most bytes, and how many times the mean that is."""
 
     gpu: int
     share: float
@@ -31,8 +31,8 @@ class StragglingGpu(Record):
 class NetworkRow(Record):
     """Predicted expert-parallel exchange at one number of GPUs.
 
-    `balanced_seconds` is the exchange of even experts, and `slowdown` the mean over it. `load` is what each GPU gets, 1
-    being the mean. `step_quantiles` are seconds of a step at 0, 1, .. 100 %.
+    `balanced_seconds` is the exchange with evenly loaded experts, and `slowdown` is the mean over it. `load` is what
+    each GPU receives, where 1 is the mean. `step_quantiles` are seconds per step at 0, 1, .. 100 %.
     """
 
     gpus: int
@@ -58,8 +58,8 @@ class NetworkRow(Record):
 class Simulation(Record):
     """What `penstock simulate` predicts for one network, placement of experts and fidelity, at several numbers of GPUs.
 
-    `exported` and `report` are the files that it wrote. `sweep` holds the same with several values of one setting, each
-    with its `value`, as the command line gave it.
+    `exported` and `report` are the files that it wrote. `sweep` holds one simulation for each value of one setting,
+    with the `value` as given on the command line.
     """
 
     topology: str = ""

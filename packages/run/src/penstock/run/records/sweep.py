@@ -1,4 +1,4 @@
-"""What a sweep measures of each run, and finds of each cell: `sweep.json`, of a run and of a sweep."""
+"""What a sweep measures for each run and each cell: `sweep.json` in a run and in a sweep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from penstock.run.records.record import ABSENT, Record
 
 @dataclass(frozen=True, slots=True)
 class RunFigures(Record):
-    """What a sweep compares of a run; a dense model has no figures of balance."""
+    """The figures of a run that a sweep compares; a dense model has no balance figures."""
 
     bits_per_byte: float
     tokens: int
@@ -32,7 +32,7 @@ class SweptRun(RunFigures):
 
 @dataclass(frozen=True, slots=True)
 class Difference(Record):
-    """Mean of paired differences to the baseline, and the half width of its interval, which takes two pairs."""
+    """Mean of paired differences to the baseline, and the half width of its interval, which needs two pairs."""
 
     mean: float
     half_width: float | None
@@ -56,7 +56,7 @@ class CellFigures(Record):
 
 @dataclass(frozen=True, slots=True)
 class SweepFigures(Record):
-    """A sweep as far as it has come."""
+    """A sweep, finished or in progress."""
 
     baseline: str
     cells: list[CellFigures]

@@ -1,4 +1,4 @@
-"""How training went: what `train` prints, `status.json`, `sizes.json` and the parameters that these are about."""
+"""Results of training: what `train` prints, `status.json`, `sizes.json` and parameter counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from penstock.run.records.record import ABSENT, Record
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts(Record):
-    """Counts of parameters: all, those that train, those that one token uses, and all by role."""
+    """Parameter counts: total, trained, active for one token, and by role."""
 
     total: int
     trained: int | None = field(default=None, metadata=ABSENT)
@@ -19,7 +19,7 @@ class ParameterCounts(Record):
 
 @dataclass(frozen=True, slots=True)
 class Status(Record):
-    """How far the run came. `message` says why it failed."""
+    """Progress of the run. `message` says why it failed."""
 
     state: str = "unknown"
     step: int | None = field(default=None, metadata=ABSENT)
@@ -34,7 +34,7 @@ class Status(Record):
 
 @dataclass(frozen=True, slots=True)
 class Trained(Record):
-    """What `train` prints. `seconds` are those of training steps, `learnt` what the architecture says of itself."""
+    """What `train` prints. `seconds` covers the training steps; `learnt` is what the architecture reports of itself."""
 
     run_dir: str
     expert_layers: int
