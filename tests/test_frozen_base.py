@@ -119,8 +119,8 @@ def test_another_base_than_that_of_the_checkpoint_is_refused(
 @pytest.mark.parametrize(
     ("base", "overrides", "said"),
     [
-        (RANDOM, ["model.layers=[1,3]"], "counted from 0: the base has layers 0 to 2, and no layer 3"),
-        ("{use: hf, model_type: opt}", [], "no layers that all have an MLP"),
+        (RANDOM, ["model.layers=[1,3]"], "unknown layer 3: the base has layers 0 to 2"),
+        ("{use: hf, model_type: opt}", [], "no list of layers that all have an MLP"),
         (RANDOM, ["model.place=in_place", "model.router={use: softmax-topk, k: 2, scale: 2.5}"], "instead of 1"),
     ],
 )
@@ -159,7 +159,7 @@ def test_an_export_that_no_class_has_is_refused(
     config: Callable[..., Path], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = Path(command("train", config(), "--runs", tmp_path / "runs", "--json")["run_dir"])
-    with pytest.raises(ProblemError, match="no exported architecture has a CausalModel as its base"):
+    with pytest.raises(ProblemError, match="no exportable architecture has a CausalModel as its base"):
         command("export", run)
     assert not (run / "export-hf").exists()
 

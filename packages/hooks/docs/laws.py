@@ -11,9 +11,10 @@ PAGE = Path(__file__).with_name("capabilities-and-laws.md")
 INTRODUCTION = """\
 # Capabilities and laws
 
-Written by `laws.py` from the kit itself. A law says what every component of its kind does, and what to do where one
-does not. A law with a **capability** holds for exactly the components that declare it: to declare it and to break the
-law is an error, and so is to keep the law and not to say so. `penstock plugins check NAME` runs them all.
+Written by `laws.py` from the kit itself. A law says what every component of its kind does, and what to do if a
+component does not. A law with a **capability** holds for exactly the components that declare it: declaring the
+capability and breaking the law is an error, and so is keeping the law without declaring it. `penstock plugins check
+NAME` runs them all.
 """
 
 

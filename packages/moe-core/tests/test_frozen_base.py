@@ -301,7 +301,7 @@ def test_merged_with_its_base_it_computes_the_same_bits(place: Literal["beside",
     ("options", "said"),
     [
         ({}, r"dense layers after the first one with experts \(2\)"),
-        ({"layers": [2, 3], "expert_size": 16}, "width 24 beside experts of width 16"),
+        ({"layers": [2, 3], "expert_size": 16}, "width 24 next to experts of width 16"),
     ],
 )
 def test_what_no_exported_architecture_has_is_said(options: dict[str, Any], said: str) -> None:
@@ -320,12 +320,12 @@ def test_a_base_of_experts_keeps_its_own() -> None:
     model = experts_of(base)
     assert torch.equal(logits(model, tokens()), before)
     assert model(tokens()).routings.keys() == {1, 3}
-    with pytest.raises(ProblemError, match="MoE is no MLP that can be copied"):
+    with pytest.raises(ProblemError, match="MoE is not an MLP that can be copied"):
         experts_of(base, "in_place")
 
 
 def test_layers_that_the_base_does_not_have_are_named() -> None:
-    with pytest.raises(ProblemError, match="counted from 0: the base has layers 0 to 3, and no layer 4, 7"):
+    with pytest.raises(ProblemError, match="unknown layer 4, 7: the base has layers 0 to 3"):
         experts_of(dense(), layers=[1, 4, 7])
 
 
@@ -333,7 +333,7 @@ def test_a_base_without_mlps_is_refused() -> None:
     base = dense()
     for layer in base.layers:
         layer.mlp = None
-    with pytest.raises(ProblemError, match="no layers that all have an MLP"):
+    with pytest.raises(ProblemError, match="no list of layers that all have an MLP"):
         experts_of(base)
 
 
@@ -341,7 +341,7 @@ def test_copies_need_weights_that_add_up_to_one() -> None:
     def heavy(layer: int, *, hidden_size: int, experts: int) -> Gate:
         return Gate(hidden_size, experts, total=2.5)
 
-    with pytest.raises(ProblemError, match=r"add up to 2\.5"):
+    with pytest.raises(ProblemError, match=r"sum to between 2\.5"):
         experts_of(dense(), "in_place", make_router=heavy)
     experts_of(dense(), make_router=heavy)
 
@@ -354,7 +354,7 @@ class TopTwo(Schema):
 
 # Routers and sharing strategies are other packages'; of them only a description is needed here.
 OTHERS = (
-    Component("router", "top-two", "nowhere:Router", "Two experts a token", config="small_router:TopTwo"),
+    Component("router", "top-two", "nowhere:Router", "Two experts per token", config="small_router:TopTwo"),
     Component("sharing", "same-everywhere", "nowhere:Sharing", "One tensor for all"),
 )
 
@@ -371,12 +371,12 @@ DENSE = f"{{use: glm-moe, {', '.join(f'{name}: {value}' for name, value in SIZES
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("layers: [1, 4]", "counted from 0: the base has layers 0 to 3, and no layer 4"),
+        ("layers: [1, 4]", "unknown layer 4: the base has layers 0 to 3"),
         ("layers: [1, 1]", "1 more than once"),
         ("layers: []", "layers"),
-        ("layers: [1]\nexpert_size: 8\nplace: in_place", "have its size"),
-        ("layers: [1]\nexperts: 1\nrouter: {use: top-two}", "k = 2 experts a token"),
-        ("layers: [1]\nvocab_size: 49", "is 49, and the base has 48"),
+        ("layers: [1]\nexpert_size: 8\nplace: in_place", "have the MLP's size"),
+        ("layers: [1]\nexperts: 1\nrouter: {use: top-two}", "k = 2 experts per token"),
+        ("layers: [1]\nvocab_size: 49", "is 49, but the base has 48"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_built(line: str, said: str) -> None:

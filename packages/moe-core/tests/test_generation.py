@@ -70,7 +70,7 @@ def test_an_empty_prompt_and_a_full_cache_are_clear_errors(make_model):
     with pytest.raises(ValueError, match="at least one token"):
         model.generate(torch.empty(1, 0, dtype=torch.int64), tokens=1)
     cache = model.new_cache(1, 2)
-    with pytest.raises(ValueError, match="holds 2 positions, and 3 are needed"):
+    with pytest.raises(ValueError, match="holds 2 positions, but 3 are needed"):
         model(torch.tensor([[1, 2, 3]]), cache=cache)
 
 

@@ -29,7 +29,7 @@ def sizes(**changes):
     [
         ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) is not a multiple of num_key_value_heads \(3\)"),
         ({"head_dim": 31}, "positive even number"),
-        ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is more than num_hidden_layers \(3\)"),
+        ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is greater than num_hidden_layers \(3\)"),
         ({"hidden_size": 0}, "greater than 0"),
         ({"n_routed_experts": 0}, "layers 1 to 2 have experts, which need n_routed_experts and moe_intermediate_size"),
         ({"moe_intermediate_size": 0}, "a model without experts has first_k_dense_replace = num_hidden_layers = 3"),
@@ -155,8 +155,8 @@ def test_another_size_than_the_pretrained_one_is_refused_on_its_line(hub):
     with pytest.raises(ProblemError) as caught:
         read(hub(), "num_hidden_layers: 5", "hidden_size: 32", "rope_theta: 10000", "use_qk_norm: false")
     assert [str(problem) for problem in caught.value.problems] == [
-        "run.yaml:2:1: num_hidden_layers: is 5, and 4 in the pretrained model, leave it out",
-        "run.yaml:5:1: use_qk_norm: is False, and True in the pretrained model, leave it out",
+        "run.yaml:2:1: num_hidden_layers: is 5, but 4 in the pretrained model, remove it",
+        "run.yaml:5:1: use_qk_norm: is False, but True in the pretrained model, remove it",
     ]
 
 
@@ -181,7 +181,7 @@ def test_fields_that_old_files_lack_are_what_transformers_takes(hub):
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, 'rope_type = "yarn"'),
         ({"rope_parameters": {"rope_type": "linear"}}, 'rope_type = "linear"'),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
-        ({"hidden_size": ..., "vocab_size": "many"}, "'vocab_size' is \"many\", and not a whole number\n.*has no 'hid"),
+        ({"hidden_size": ..., "vocab_size": "many"}, "'vocab_size' is \"many\", not an integer\n.*has no 'hid"),
         ({"num_attention_heads": 0}, "greater than 0"),
     ],
 )
@@ -208,5 +208,5 @@ def test_a_path_that_cannot_be_read_is_the_only_problem(tmp_path):
 
 
 def test_a_preset_beside_a_pretrained_model_is_refused(hub):
-    with pytest.raises(ProblemError, match="leave one of them out"):
+    with pytest.raises(ProblemError, match="remove one of them"):
         read(hub(), "preset: quickstart")

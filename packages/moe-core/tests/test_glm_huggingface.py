@@ -54,7 +54,7 @@ def test_a_tied_head_is_stored_once_and_restored(make_model):
         ),
         (lambda state: state.update({"model.nrom.weight": torch.zeros(1)}), "did you mean 'norm.weight'"),
         (lambda state: state.update({"model.layers.x.weight": torch.zeros(1)}), "'layers.x.weight' is not part"),
-        (lambda state: state.update({"model.norm.weight": torch.zeros(7)}), r"is \[7\], and the model's is \[32\]"),
+        (lambda state: state.update({"model.norm.weight": torch.zeros(7)}), r"shape \[7\], but the model's has \[32\]"),
     ],
 )
 @pytest.mark.parametrize("tied", [False, True])

@@ -194,7 +194,7 @@ def test_a_given_choice_is_weighed_with_a_gradient(make: Callable[[], Any]) -> N
 def test_a_router_that_asks_for_nothing_is_given_nothing(make: Callable[[Any], Any]) -> None:
     model, token_BS = make(Silent), texts()[0][None]
     model(Inputs(token_BS, torch.ones_like(token_BS, dtype=torch.bool)))
-    with pytest.raises(ProblemError, match=r"layer 1 \(Silent\) takes no given choice"):
+    with pytest.raises(ProblemError, match=r"layer 1 \(Silent\) does not accept given experts"):
         model(Inputs(token_BS, expert_BSK={1: torch.zeros(1, 7, 2, dtype=torch.int64)}))
 
 

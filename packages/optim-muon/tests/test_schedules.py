@@ -59,7 +59,7 @@ def test_whole_run_of_warmup_ends_at_one():
 
 @pytest.mark.parametrize("make", [lambda: Constant(-0.1), lambda: Cosine(final=1.5), lambda: Cosine(warmup=2.0)])
 def test_a_number_that_is_no_share_is_refused(make):
-    with pytest.raises(ValueError, match="is a share"):
+    with pytest.raises(ValueError, match="is not a fraction"):
         make()
 
 

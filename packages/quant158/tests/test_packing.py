@@ -61,10 +61,10 @@ def test_a_byte_that_pack_never_writes_is_refused():
 
 
 def test_a_row_length_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"11 trits a row need uint8 \[\.\.\., 3\]"):
+    with pytest.raises(ValueError, match=r"11 trits per row need uint8 \[\.\.\., 3\]"):
         unpack(torch.zeros(4, 2, dtype=torch.uint8), 11)
 
 
 def test_a_number_without_a_row_is_refused():
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="got a scalar"):
         pack(torch.tensor(1))

@@ -47,7 +47,7 @@ def test_arrays_of_another_weight_are_refused():
         "another type": ({**arrays, "scale": arrays["scale"].astype(np.float64)}, (4, 12)),
     }
     for given, shape in other.values():
-        with pytest.raises(ProblemError, match="no weight"):
+        with pytest.raises(ProblemError, match="do not fit a weight"):
             unpacked(given, shape)
 
 

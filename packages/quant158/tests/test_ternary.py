@@ -192,5 +192,5 @@ def test_a_vector_has_no_packed_size_and_no_grid():
 
 
 def test_an_unknown_group_is_an_error():
-    with pytest.raises(ValueError, match="'tensor' or 'row', not 'block'"):
+    with pytest.raises(ValueError, match="unknown group 'block'"):
         TernaryQuantizer(group="block")  # pyright: ignore[reportArgumentType]

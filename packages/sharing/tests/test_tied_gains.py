@@ -132,5 +132,5 @@ def test_two_strategies_for_one_matrix_are_refused():
 def test_nothing_to_share_and_a_model_without_sites_are_refused():
     with pytest.raises(ProblemError, match="no two layers"):
         shared(TiedGains(["*.gate.weight"]))
-    with pytest.raises(ProblemError, match="on their way"):
+    with pytest.raises(ProblemError, match="on use"):
         apply_sharing(cast(Any, nn.Linear(2, 2)), [TiedGains()])

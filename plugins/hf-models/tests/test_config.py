@@ -42,12 +42,12 @@ def test_the_component_is_known_and_its_fields_are_the_arguments_of_its_target()
     [
         ("task: causal", "write one of model_type, config_file and pretrained, not none of them"),
         ("model_type: gpt2, pretrained: gpt2", "not model_type and pretrained"),
-        ("pretrained: gpt2, settings: {n_embd: 8}", "pretrained weights come with theirs"),
-        ("model_type: gpt2, revision: main", "revision belongs to pretrained"),
-        ("model_type: gpt2, settings: {vocab_size: 8}", "write vocab_size beside `settings`"),
-        ("model_type: gpt2, router: {use: softmax-topk}", "brings its own routers"),
-        ("model_type: gpt2, quantizer: {use: ternary}", "brings its own routers and plain weights"),
-        ("model_type: gpt2, overrides: [{match: 'layers.*', router: softmax-topk}]", "brings its own routers"),
+        ("pretrained: gpt2, settings: {n_embd: 8}", "a pretrained model has its own config"),
+        ("model_type: gpt2, revision: main", "revision needs pretrained"),
+        ("model_type: gpt2, settings: {vocab_size: 8}", "write vocab_size next to `settings`"),
+        ("model_type: gpt2, router: {use: softmax-topk}", "has its own routers"),
+        ("model_type: gpt2, quantizer: {use: ternary}", "has its own routers and plain weights"),
+        ("model_type: gpt2, overrides: [{match: 'layers.*', router: softmax-topk}]", "has its own routers"),
         ("model_typ: gpt2", "did you mean 'model_type'"),
     ],
 )
@@ -69,9 +69,9 @@ def test_settings_that_cannot_work_are_problems_of_the_config(text: str, words: 
         ({"model_type": "gpt2", "settings": {"n_embd": "wide"}}, "'n_embd' expected int"),
         ({"model_type": "gpt2", "task": "masked"}, "no masked model of type gpt2, write `task: causal`"),
         ({"model_type": "t5"}, "no causal model of type t5, write `task: seq2seq`"),
-        ({"model_type": "vit"}, "no causal model of type vit, it is no language model"),
-        ({"pretrained": "no/such/folder/anywhere"}, "there is no such model"),
-        ({"config_file": Path("nowhere.json")}, "nowhere.json: there is no such file"),
+        ({"model_type": "vit"}, "no causal model of type vit, it is not a language model"),
+        ({"pretrained": "no/such/folder/anywhere"}, "model not found"),
+        ({"config_file": Path("nowhere.json")}, "nowhere.json: file not found"),
         ({"model_type": "gpt2", "quantizer": object()}, "model.quantizer"),
     ],
 )
@@ -93,7 +93,7 @@ def test_pretrained_weights_are_fp32_and_their_vocabulary_may_be_larger(tmp_path
     original = build("mixtral")
     original.network.bfloat16().save_pretrained(tmp_path)
     assert configured(f"pretrained: {tmp_path}").vocab_size == 96
-    with pytest.raises(ProblemError, match="vocab_size is 99, and the pretrained model has 96"):
+    with pytest.raises(ProblemError, match="vocab_size is 99, but the pretrained model has 96"):
         configured(f"pretrained: {tmp_path}, vocab_size: 99")
     model = hf_model(pretrained=str(tmp_path), vocab_size=90, eos_token_id=7)
     assert model.vocabulary_size == 96
@@ -102,13 +102,13 @@ def test_pretrained_weights_are_fp32_and_their_vocabulary_may_be_larger(tmp_path
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     pairs = zip(model.parameters(), original.parameters(), strict=True)
     assert all(torch.equal(mine, theirs.float()) for mine, theirs in pairs)
-    with pytest.raises(ProblemError, match="the tokenizer has 97 tokens, and the pretrained model 96 embeddings"):
+    with pytest.raises(ProblemError, match="the tokenizer has 97 tokens, but the pretrained model has 96 embeddings"):
         hf_model(pretrained=str(tmp_path), vocab_size=97)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     build("llama").network.model.save_pretrained(tmp_path)  # without its head
-    with pytest.raises(ProblemError, match=r"there is no lm_head\.weight"):
+    with pytest.raises(ProblemError, match=r"missing tensors: lm_head\.weight"):
         hf_model(pretrained=str(tmp_path))
 
 

@@ -216,11 +216,11 @@ def damaged(folder: Path, copy: Path, name: str, content: bytes | None) -> Path:
         ("tokenizer.json", None, r"the model has no tokenizer\.json"),
         ("tokenizer.json", b"{", r"its tokenizer\.json cannot be read"),
         ("config.json", b"{", "not a valid JSON file"),
-        ("config.json", b'{"model_type": "none-such"}', "there is no such model"),
+        ("config.json", b'{"model_type": "none-such"}', "model not found"),
         ("config.json", b"null", r"its config\.json cannot be used"),
         ("config.json", None, "neither a run .no config.resolved.yaml. nor a model .no config.json."),
-        ("model.safetensors", None, "its weights cannot be read"),
-        ("model.safetensors", b"\x08" + 20 * b"\0", "its weights cannot be read"),
+        ("model.safetensors", None, "weights cannot be read"),
+        ("model.safetensors", b"\x08" + 20 * b"\0", "weights cannot be read"),
     ],
 )
 def test_a_damaged_model_is_said_and_nothing_is_written(command, models, texts, tmp_path, name, content, message):
@@ -235,8 +235,8 @@ def test_a_damaged_model_is_said_and_nothing_is_written(command, models, texts, 
     ("change", "message"),
     [
         ({"hidden_size": "x"}, r"its config\.json cannot be used .*hidden_size"),
-        ({"hidden_act": "nope"}, "it cannot be loaded .KeyError: 'nope'"),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, "it cannot be loaded .*Accelerate"),
+        ({"hidden_act": "nope"}, "model cannot be loaded .KeyError: 'nope'"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "model cannot be loaded .*Accelerate"),
         ({"num_experts_per_tok": 99}, "layer 0 chooses 99 experts per token, but has only 8"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_config_that_makes_no_model_is_said(command, models, texts, tmp_path, 
 def test_a_pickle_that_is_none_is_said(command, models, texts, tmp_path) -> None:
     folder = damaged(models("olmoe"), tmp_path / "copy", "model.safetensors", None)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02junk")
-    with pytest.raises(ProblemError, match=f"{folder}: it cannot be loaded"):
+    with pytest.raises(ProblemError, match=f"{folder}: model cannot be loaded"):
         command("profile", folder, "--corpus", texts)
 
 

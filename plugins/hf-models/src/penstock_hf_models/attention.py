@@ -1,4 +1,4 @@
-"""Attention for the families that transformers computes in the eager way alone.
+"""Attention for families that transformers computes only eagerly.
 
 GPT-Neo knows neither SDPA nor its own mask apart: scores of all pairs, a `where`, a softmax, each in memory as a whole.
 Here rows come in blocks that see only the keys before their end, which is 5 of 8 of all pairs in four blocks, and a

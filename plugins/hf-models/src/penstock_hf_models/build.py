@@ -59,8 +59,8 @@ def hf_model(
     On the meta device no weights are read.
     """
     if quantizer is not None:
-        what = "a transformers model has plain weights, which no quantizer is built into"
-        raise ProblemError(Problem("unsupported", what, "model.quantizer", "leave it out, or use glm-moe"))
+        what = "quantizers are not supported in transformers models"
+        raise ProblemError(Problem("unsupported", what, "model.quantizer", "remove it, or use glm-moe"))
     if pretrained is not None:
         config = _published(pretrained, revision)
         _require_rows(config, vocab_size)
@@ -86,12 +86,12 @@ def _published(pretrained: str, revision: str | None) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(str(_local(pretrained)), **_at(revision))
     except (OSError, ValueError) as error:
-        what = f"there is no such model ({str(error).splitlines()[0]})"
-        fix = "name a folder with config.json and safetensors, or a model of the hub that can be reached"
+        what = f"model not found ({str(error).splitlines()[0]})"
+        fix = "name a folder with config.json and safetensors, or a reachable model on the hub"
         raise ProblemError(Problem("missing-model", what, "model.pretrained", fix)) from error
     except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
         what = f"its config.json cannot be used ({' '.join(str(error).split())})"
-        raise ProblemError(Problem("bad-value", what, "model.pretrained", "save or fetch it again")) from error
+        raise ProblemError(Problem("bad-value", what, "model.pretrained", "save or download it again")) from error
 
 
 def _config(
@@ -101,7 +101,7 @@ def _config(
     given: dict[str, Any] = {}
     if config_file is not None:
         if not os.path.exists(config_file.expanduser()):
-            raise ProblemError(Problem("missing-file", "there is no such file", str(config_file), "name a config.json"))
+            raise ProblemError(Problem("missing-file", "file not found", str(config_file), "name a config.json"))
         given = _published(str(config_file), None).to_dict()
         model_type = given.pop("model_type")
     if model_type is None or model_type not in CONFIG_MAPPING:
@@ -121,7 +121,7 @@ def _config(
 
 
 def _require_known(kind: type[PreTrainedConfig], settings: Mapping[str, Any]) -> None:
-    """transformers keeps any name that it is given; one that neither config nor model reads is a slip of the pen.
+    """transformers accepts any field name; one that neither config nor model reads is a typo.
     Some models read fields that their config does not declare (head_dim of qwen3_moe)."""
     declared = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
     sources = Path(inspect.getfile(kind)).parent.glob("modeling_*.py")
@@ -141,7 +141,7 @@ def _require_known(kind: type[PreTrainedConfig], settings: Mapping[str, Any]) ->
 
 
 def _forget_tokens_beyond(config: PreTrainedConfig) -> None:
-    """A type's default special tokens are those of its published tokenizer, which a small vocabulary does not hold."""
+    """Default special tokens are those of the type's published tokenizer and may lie outside a small vocabulary."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = getattr(config, name, None)
         if isinstance(token, int) and token >= getattr(config, "vocab_size", token + 1):
@@ -151,19 +151,19 @@ def _forget_tokens_beyond(config: PreTrainedConfig) -> None:
 def _require_rows(config: PreTrainedConfig, vocab_size: int | None) -> None:
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if vocab_size is not None and rows is not None and rows < vocab_size:
-        what = f"the tokenizer has {vocab_size} tokens, and the pretrained model {rows} embeddings"
-        fix = "give the tokenizer that belongs to the model"
+        what = f"the tokenizer has {vocab_size} tokens, but the pretrained model has {rows} embeddings"
+        fix = "use the model's own tokenizer"
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
 
 
 def _other_task(task: str, model_type: str) -> Problem:
     others = [name for name, (_, _, supported) in TASKS.items() if model_type in supported]
-    fix = f"write `task: {others[0]}`" if others else "it is no language model"
+    fix = f"write `task: {others[0]}`" if others else "it is not a language model"
     return Problem("bad-value", f"transformers has no {task} model of type {model_type}", "model.task", fix)
 
 
 def _local(name: str) -> Path | str:
-    """A folder of this machine where there is one, a name on the hub otherwise."""
+    """A local folder if it exists, otherwise a name on the hub."""
     path = Path(name).expanduser()
     return path if os.path.exists(path) else name
 

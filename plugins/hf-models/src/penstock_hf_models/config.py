@@ -12,15 +12,15 @@ from penstock.hooks.architecture import ArchitectureSettings
 
 Task = Literal["causal", "masked", "seq2seq"]
 
-# Fields of a transformers config that stand beside `settings`, because Penstock gives them where nobody writes them.
+# Fields of a transformers config that are written next to `settings`, because Penstock sets them if the user does not.
 BESIDE = ("vocab_size", "eos_token_id")
 
-# What types of models call the longest sequence that they read.
+# Names that model types use for their longest sequence.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 class HfConfig(ArchitectureSettings):
-    """A model of transformers. Exactly one of `model_type`, `config_file` and `pretrained` says which."""
+    """A model of transformers, given by exactly one of `model_type`, `config_file` and `pretrained`."""
 
     task: Task = "causal"
     """What the model predicts: the next token (causal), hidden tokens (masked), or one text from another (seq2seq).
@@ -28,24 +28,24 @@ class HfConfig(ArchitectureSettings):
     model_type: str | None = None
     """A model type of transformers, such as gpt2, mixtral or qwen3_moe; its weights are random."""
     settings: dict[str, Any] = {}
-    """Fields of the model's transformers config, under their own names; what is left out has that config's default."""
+    """Fields of the model's transformers config; missing fields have that config's defaults."""
     config_file: Path | None = None
-    """A config.json, or a folder that holds one; the weights are random, and `settings` stand above it."""
+    """A config.json, or a folder with one. The weights are random, and `settings` override its fields."""
     pretrained: str | None = None
-    """A folder, or a name on the hub, whose config and weights the model starts from."""
+    """A folder, or a name on the hub, to take config and weights from."""
     revision: str | None = None
     """Branch, tag or commit of a name on the hub."""
     vocab_size: int | None = Field(default=None, gt=0)
-    """Rows of the embedding; null takes those of the file or pretrained model, else the tokenizer's."""
+    """Rows of the embedding; null uses those of the file or pretrained model, or else the tokenizer's."""
 
     @property
     def expert_layers(self) -> tuple[int, ...]:
-        """Layers whose router the config chooses: none, because a transformers model brings its own routers."""
+        """Layers whose router the config chooses: none, because a transformers model has its own routers."""
         return ()
 
     @property
     def max_positions(self) -> int | None:
-        """Of `settings`, or of a config.json on this machine; types do not agree on the name."""
+        """From `settings` or a local config.json; the field's name varies by model type."""
         given = self.settings if self.pretrained is None else {}
         known = {**_config(self.config_file or self.pretrained), **given}
         return next((known[name] for name in POSITIONS if isinstance(known.get(name), int)), None)
@@ -63,8 +63,8 @@ class HfConfig(ArchitectureSettings):
     def _brings_its_own(cls, value: Any) -> Any:
         if value:
             raise ValueError(
-                "a transformers model brings its own routers and plain weights: leave it out, or use an architecture "
-                "that takes it, such as glm-moe"
+                "a transformers model has its own routers and plain weights: remove it, or use an architecture "
+                "that supports it, such as glm-moe"
             )
         return value
 
@@ -72,7 +72,7 @@ class HfConfig(ArchitectureSettings):
     @classmethod
     def _what_stands_beside(cls, settings: dict[str, Any]) -> dict[str, Any]:
         if named := [name for name in BESIDE if name in settings]:
-            raise ValueError(f"write {' and '.join(named)} beside `settings`, not in them")
+            raise ValueError(f"write {' and '.join(named)} next to `settings`, not inside it")
         return settings
 
     @model_validator(mode="after")
@@ -82,12 +82,12 @@ class HfConfig(ArchitectureSettings):
             found = " and ".join(origins) if origins else "none of them"
             raise ValueError(f"write one of model_type, config_file and pretrained, not {found}")
         if self.settings and self.pretrained is not None:
-            raise ValueError("settings change a config with random weights; pretrained weights come with theirs")
+            raise ValueError("settings apply only to models with random weights; a pretrained model has its own config")
         if self.revision is not None and self.pretrained is None:
-            raise ValueError("revision belongs to pretrained")
+            raise ValueError("revision needs pretrained")
         if self.pretrained is not None and _vocabulary(self.pretrained) not in (None, self.vocab_size):
             raise ValueError(
-                f"vocab_size is {self.vocab_size}, and the pretrained model has {_vocabulary(self.pretrained)}"
+                f"vocab_size is {self.vocab_size}, but the pretrained model has {_vocabulary(self.pretrained)}"
             )
         return self
 
@@ -98,7 +98,7 @@ def _vocabulary(origin: Any) -> int | None:
 
 
 def _config(origin: Any) -> dict[str, Any]:
-    """A config.json on this machine; empty where there is none to read, which the build reports."""
+    """A local config.json; empty if it cannot be read, which the build reports."""
     if not isinstance(origin, (str, Path)):
         return {}
     path = Path(origin).expanduser()

@@ -1,7 +1,7 @@
-"""Which matrices a tensor of transformers holds, where it is more than one or lies as [in, out].
+"""Layouts of transformers tensors that hold more than one matrix or are stored as [in, out].
 
-A family fuses q, k and v in a way of its own, so each is named here by the class that takes them apart; what is not
-named is one matrix. Gate and up are fused alike almost everywhere: the gate's rows first.
+Each family fuses q, k and v in its own way, so families are listed here by the class that splits them; anything else is
+one matrix. Gate and up are fused the same way almost everywhere: the gate's rows first.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from transformers.pytorch_utils import Conv1D
 
 from penstock.hooks.contracts import ParameterLayout
 
-# Experts that lie [E, in, out] and do not say so; the others have `is_transposed`.
+# Experts stored as [E, in, out] without the attribute `is_transposed`, which the others have.
 TRANSPOSED = frozenset({"Llama4TextExperts"})
 
 
 def parameter_layout(model: nn.Module) -> dict[str, ParameterLayout]:
-    """Layout by parameter name, of those that are not one matrix [out, in] or a stack of them."""
+    """Layouts by parameter name, for parameters that are not one matrix [out, in] or a stack of them."""
     names = {name for name, _ in model.named_parameters()}
     return {name: layout for name, layout in _layouts(model) if name in names and layout != ParameterLayout()}
 
@@ -35,7 +35,7 @@ def _layouts(model: nn.Module) -> Iterator[tuple[str, ParameterLayout]]:
 
 
 def _of_experts(experts: Any) -> Iterator[tuple[str, ParameterLayout]]:
-    """Of stacks that their module holds itself: `gate_up_proj` and the others."""
+    """For stacks held directly by their module: `gate_up_proj` and the others."""
     transposed = getattr(experts, "is_transposed", type(experts).__name__ in TRANSPOSED)
     for name, stack in experts.named_parameters(recurse=False):
         if stack.dim() != 3:
@@ -97,7 +97,7 @@ def _bigcode(attention: Any, rows: int) -> ParameterLayout:
 
 
 def _falcon(attention: Any, rows: int) -> ParameterLayout:
-    """Groups of query heads, each with its key and its value behind it."""
+    """Groups of query heads, each followed by its key and its value."""
     head = attention.head_dim
     if attention.new_decoder_architecture:
         groups = attention.num_kv_heads
@@ -106,7 +106,7 @@ def _falcon(attention: Any, rows: int) -> ParameterLayout:
 
 
 def _codegen(_: Any, rows: int) -> ParameterLayout:
-    """Four blocks, one for each core of the machine that it was trained on, with the value before the key."""
+    """Four blocks, one per core of the machine that the family was trained on, with the value before the key."""
     part = rows // 12
     return ParameterLayout((("q", part), ("v", part), ("k", part)), blocks=4)
 

@@ -1,6 +1,6 @@
 """Models of transformers behind the contract `LanguageModel`, one class for each kind of prediction.
 
-Shape suffixes: B batch, S sequence, T = B*S tokens, C tokens of a chunk, D model width, V vocabulary.
+Shape suffixes: B batch, S sequence, T = B*S tokens, C tokens per chunk, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Cache:
 
 
 class HfModel(nn.Module):
-    """What models of every task have in common: weights, roles, routers, precision.
+    """The common part of models of every task: weights, roles, routers, precision.
 
     `network` is the transformers model. Parameters are fp32; `compute_dtype` is what its layers compute in (autocast).
     `routers` are those that transformers declares, by layer; empty for dense models and for the few families whose
@@ -82,7 +82,7 @@ class HfModel(nn.Module):
         return {site.layer: cast(Router, site) for site in self._sites}
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32, by the model's own head: with its bias, its scale and its cap, where it has them."""
+        """[..., V] fp32, by the model's own head, including its bias, scale and cap, if any."""
         hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
         with self._precision(), _returning(body(self.network), hidden_BSD):
             output = self.network(input_ids=_zeros(hidden_BSD))
@@ -111,8 +111,8 @@ class HfModel(nn.Module):
     def forward(self, inputs: Inputs | Tensor, *, cache: Cache | None = None) -> ModelOutput:
         """Reads padding, positions and token types where the family does. `cache` comes from `new_cache`.
 
-        Routers of transformers see padding too. None of those that can be read drops tokens, so that changes nothing
-        for real ones; its rows are returned as unrouted, and are not counted.
+        Routers of transformers see padding too. Since no readable router drops tokens, this does not affect real
+        tokens; padding rows are returned as unrouted and are not counted.
         """
         inputs = Inputs.of(inputs)
         given = self._arguments(inputs, cache)
@@ -143,7 +143,7 @@ class HfModel(nn.Module):
         self._refuse("next_token_loss")
 
     def new_cache(self, batch: int, capacity: int) -> Cache | None:
-        """None: the model keeps nothing from one pass to the next."""
+        """None: the model keeps nothing between passes."""
         return None
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
@@ -156,7 +156,7 @@ class HfModel(nn.Module):
         return parameter_layout(self)
 
     def export_config(self) -> dict[str, Any]:
-        """The `config.json` that transformers writes, with what the weights say about tying."""
+        """The `config.json` that transformers writes, with tying as it is in the weights."""
         config = json.loads(self.network.config.to_json_string(use_diff=True))
         tied = weights.head_is_tied(self.network)
         architecture = {"architectures": [type(self.network).__name__], "tie_word_embeddings": tied}
@@ -164,7 +164,7 @@ class HfModel(nn.Module):
         return {**config, **architecture, **sizes}
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        """Under the names of the hub; `materialize` changes nothing, because no quantizer can be inside."""
+        """Under the names of the hub; `materialize` changes nothing, because quantizers are not supported."""
         return weights.export_state(self.network)
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
@@ -175,7 +175,7 @@ class HfModel(nn.Module):
         return torch.autocast(device, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
-        """Sum of the nats that the mask counts. Logits exist a chunk of tokens at a time."""
+        """Sum of the nats of tokens in the mask. Logits exist only for one chunk of tokens at a time."""
         hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
         chunks = list(
             zip(
@@ -196,7 +196,7 @@ class HfModel(nn.Module):
         return checkpoint(self._nats, hidden_CD, target_C, use_reentrant=False)
 
     def _refuse(self, asked: str) -> NoReturn:
-        what = f"a {self.network.config.model_type} model predicts {self.predicts}, so it has no {asked}"
+        what = f"a {self.network.config.model_type} model predicts {self.predicts}, so it does not support {asked}"
         raise ProblemError(
             Problem("wrong-task", what, "model.task", f"{self.offers}, or train a model of `task: causal`")
         )
@@ -210,7 +210,7 @@ class CausalModel(HfModel):
         return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
 
     def new_cache(self, batch: int, capacity: int) -> Cache | None:
-        """An empty key/value cache, which grows; None for families that keep another kind of state."""
+        """An empty, growing key/value cache; None for families with another kind of state."""
         takes = inspect.signature(body(self.network).forward).parameters
         return Cache(DynamicCache(config=self.network.config)) if "past_key_values" in takes else None
 
@@ -291,14 +291,14 @@ class SequenceToSequenceModel(HfModel):
     def _start_token(self) -> int:
         start = self.network.config.decoder_start_token_id
         if start is None:
-            what = "the config does not say which token its decoder starts from"
-            raise ProblemError(Problem("missing-field", what, "model.settings", "write decoder_start_token_id"))
+            what = "the config does not say which token the decoder starts with"
+            raise ProblemError(Problem("missing-field", what, "model.settings", "set decoder_start_token_id"))
         return start
 
 
 @dataclass
 class _Hidden(TransformersOutput):
-    """What the body of a model returns, where the hidden states are known already."""
+    """The return value of a model's body for known hidden states."""
 
     last_hidden_state: Any = None
     past_key_values: Any = None
@@ -316,7 +316,7 @@ def body(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def _returning(module: nn.Module, hidden_BSD: Tensor) -> AbstractContextManager[None]:
-    """Lets a module return these hidden states whatever it is called with, so that only what is above it computes."""
+    """Makes a module return these hidden states for any input, so that only the layers above it compute."""
     return standing_in(module, lambda *_args, **_kwargs: _Hidden(last_hidden_state=hidden_BSD))
 
 
@@ -330,7 +330,7 @@ def _mask(inputs: Inputs) -> Tensor | None:
 
 
 def _of_real_tokens(routings: Mapping[int, Routing], inputs: Inputs) -> Mapping[int, Routing]:
-    """Routings whose rows of padding keep nothing."""
+    """Routings without kept slots in padding rows."""
     if inputs.real_BS is None:
         return routings
     real_T1 = inputs.real_BS.reshape(-1, 1)

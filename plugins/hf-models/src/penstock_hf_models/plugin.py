@@ -1,4 +1,4 @@
-"""What penstock-hf-models offers; imports neither torch nor transformers."""
+"""The components of penstock-hf-models; imports neither torch nor transformers."""
 
 from penstock.hooks import Component, hookimpl
 

@@ -4,10 +4,10 @@
         model(input_ids, attention_mask=mask)
     recording.trace().save(Path("trace.npz"))
 
-The routers' outputs are read and never changed, so logits are the same bits with and without. What runs outside the
-forward pass of a model is not counted: activation checkpointing runs layers again in the backward pass.
+The routers' outputs are read and never changed, so logits are bit-identical with and without recording. Calls outside a
+model's forward pass are not counted: activation checkpointing runs layers again in the backward pass.
 
-Shape suffixes: B batch, S sequence or steps, T tokens, K experts a token, E experts, L routers, N counted tokens.
+Shape suffixes: B batch, S sequence or steps, T tokens, K experts per token, E experts, L routers, N counted tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from penstock_hf_models.routing import RouterSite, router_sites, unreadable, wat
 
 
 class Recording:
-    """What was chosen so far. A step is one call of the model; rows are routers, in the order of its modules."""
+    """The choices so far. A step is one call of the model; rows are routers, in module order."""
 
     def __init__(self, network: PreTrainedModel, sites: list[RouterSite]) -> None:
         self.sites = sites
@@ -55,11 +55,11 @@ class Recording:
 
     @property
     def expert_NLK(self) -> NDArray[np.integer[Any]] | None:
-        """The experts of each counted token; None where routers differ in K, which no array can hold."""
+        """The experts of each counted token; None if routers differ in K, because an array needs one K."""
         return self._recorded.expert_NLK
 
     def trace(self, **header: Any) -> RoutingTrace:
-        """The trace of what was recorded; `header` adds to what the model says itself."""
+        """The recorded trace; `header` adds to the model's own metadata."""
         ks = [site.k for site in self.sites]
         described = {
             "model": self.config.name_or_path or self.config.model_type,
@@ -71,7 +71,7 @@ class Recording:
 
     @torch.no_grad()
     def see(self, site: RouterSite, output: Any) -> None:
-        """Counts what a router returned, where a model's forward pass is under way."""
+        """Counts what a router returned, if a model's forward pass is running."""
         if self._depth == 0:
             return
         expert_TK = site.chosen(output)
@@ -82,14 +82,14 @@ class Recording:
         self._step[site.name] = expert_TK
 
     def enter(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the forward pass of a transformers model; the outermost one begins a step."""
+        """Called before the forward pass of a transformers model; the outermost one begins a step."""
         self._depth += 1
         if self._depth == 1:
             given = inspect.signature(network.forward).bind_partial(*args, **kwargs).arguments
             self._mask_BS, self._step = _padding_mask(given), {}
 
     def leave(self, *_: Any) -> None:
-        """After it, whether it returned or raised. A pass that used no router is no step."""
+        """Called after it, whether it returned or raised. A pass that used no router is not a step."""
         self._depth -= 1
         if self._depth == 0 and len(self._step) == len(self.sites):
             # Copied only now, and counted where they arrive: a copy or a count within the pass would wait for a GPU.
@@ -100,16 +100,18 @@ class Recording:
 def record(model: nn.Module) -> Iterator[Recording]:
     """Records the expert choices of a transformers model, or of a module that holds one, while the context lasts.
 
-    Padding is left out where the model is called with a 2-D `attention_mask`. Raises `ProblemError` where the model
-    has no experts, or a router that does not say what it chose.
+    Padding is left out if the model is called with a 2-D `attention_mask`. Raises `ProblemError` if the model has no
+    experts, or has a router that does not return its choice.
     """
     networks = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     sites = router_sites(model)
     if not networks or not sites:
-        what = f"{type(model).__name__} has no router that transformers declares and that says what it chose"
+        what = f"{type(model).__name__} has no router that transformers declares and that returns its choice"
         raise ProblemError(Problem("no-experts", what, fix="record a mixture of experts, such as mixtral or qwen3_moe"))
     if len({site.experts for site in sites}) > 1:
-        what = f"its routers choose among {sorted({site.experts for site in sites})} experts, which no trace holds"
+        what = (
+            f"its routers choose among {sorted({site.experts for site in sites})} experts, but a trace needs one number"
+        )
         raise ProblemError(Problem("unequal-layers", what, type(model).__name__, "record its parts one at a time"))
     recording = Recording(networks[0], sites)
     with ExitStack() as stack:
@@ -127,10 +129,10 @@ def _padding_mask(given: dict[str, Any]) -> Tensor | None:
     mask = given.get("attention_mask")
     if mask is None or (isinstance(mask, Tensor) and mask.dim() == 2):
         return mask
-    what = "padding cannot be told from an attention mask that is not [batch, sequence]"
+    what = "padding cannot be read from an attention mask that is not [batch, sequence]"
     raise ProblemError(Problem("attention-mask", what, fix="call the model with a 2-D attention_mask while recording"))
 
 
 def _real(mask_BS: Tensor, tokens: int) -> Tensor:
-    """True for the tokens of this call that are no padding; with a cache the mask spans the earlier ones too."""
+    """True for the tokens of this call that are not padding; with a cache the mask covers earlier tokens too."""
     return mask_BS[:, -(tokens // len(mask_BS)) :].flatten().bool()

@@ -12,8 +12,8 @@ from penstock_hf_models.routing import router_sites
 def parameter_roles(model: nn.Module, network: PreTrainedModel) -> dict[str, ParameterRole]:
     """Role of every name in `model.named_parameters()`, where `model` holds `network`.
 
-    A head that is tied to the embedding has the embedding's role. Scalars and vectors that are no bias are norms.
-    Experts that are modules of their own are matrices. How a matrix lies is said by `layouts`.
+    A head tied to the embedding has the embedding's role. Scalars and vectors other than biases are norms. Experts that
+    are separate modules are matrices. The orientation of a matrix is in `layouts`.
     """
     routers = {id(parameter) for site in router_sites(network) for parameter in site.module.parameters()}
     head = network.get_output_embeddings()

@@ -1,9 +1,9 @@
-"""The routers inside a transformers model: where they are, and what their outputs say.
+"""The routers inside a transformers model: where they are, and how to read their outputs.
 
 transformers itself declares which modules are routers, for `output_router_logits`. Most of them return logits, weights
-and chosen experts, in an order that changed between versions; so they are told apart by dtype and shape.
+and chosen experts, in an order that changed between versions, so outputs are identified by dtype and shape.
 
-Shape suffixes: T tokens, K experts a token, E experts, D model width.
+Shape suffixes: T tokens, K experts per token, E experts, D model width.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class RouterSite:
     def __call__(self, hidden_TD: Tensor) -> Routing:
         routing = self.read(self.module(hidden_TD))
         if routing is None:
-            raise TypeError(f"{type(self.module).__name__} does not return what it chose")
+            raise TypeError(f"{type(self.module).__name__} does not return its choice")
         return routing
 
     @contextmanager
     def replacing(self, change: Callable[[Routing], Routing]) -> Iterator[None]:
-        """While this lasts, the module returns `change(routing)` of what it chose, in its own form. Rows are all
-        positions, padding included. Raises `ProblemError` in the pass of a module that does not say what it chose."""
+        """Within this context, the module returns `change(routing)` instead of its own choice, in its own format. Rows
+        are all positions, including padding. Raises `ProblemError` in the forward pass of a module that does not return
+        its choice."""
 
         def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             routing = self.read(output)
@@ -73,7 +74,7 @@ class RouterSite:
             handle.remove()
 
     def read(self, output: Any) -> Routing | None:
-        """The routing in what the module returned; None where it does not say which experts were chosen."""
+        """The routing in the module's output, or None if it does not say which experts were chosen."""
         found = self._found(output)
         if found is None:
             return None
@@ -84,12 +85,12 @@ class RouterSite:
         return Routing(expert_TK, weight_TK, logits_TE, self.score_rule(logits_TE))
 
     def chosen(self, output: Any) -> Tensor | None:
-        """The experts [T, K] of `read` alone: without scores, whose rule is told by waiting for the device."""
+        """Only the experts [T, K] of `read`, without scores: finding the score rule waits for the device."""
         found = self._found(output)
         return None if found is None else found[1].flatten(0, -2)
 
     def _found(self, output: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Logits, chosen experts and their weights, as the module returned them."""
+        """Logits, chosen experts and their weights, as returned by the module."""
         match output:
             case (Tensor() as order, _, Tensor() as weight, list() as sizes, Tensor() as logits_TE):
                 return logits_TE, *_ungrouped(order, weight, sizes, self.k)
@@ -104,7 +105,7 @@ class RouterSite:
                 return None
 
     def _rewritten(self, output: Any, routing: Routing) -> Any:
-        """What the module would have returned, had it chosen `routing`."""
+        """What the module would have returned for `routing`."""
         expert_TK, weight_TK = routing.expert_TK, routing.weight_TK
         match output:
             case (Tensor() as order, tokens, Tensor() as weight, list(), Tensor() as logits_TE):
@@ -143,7 +144,7 @@ def router_sites(model: nn.Module) -> list[RouterSite]:
 
 
 def one_a_layer(sites: list[RouterSite]) -> list[RouterSite]:
-    """Where a layer has two routers, as in JetMoe, that of its MLP and not that of its attention."""
+    """One router per layer. If a layer has two, as in JetMoe, that of its MLP, not that of its attention."""
     attention_first = sorted(sites, key=lambda site: "attention" not in site.name)
     return sorted({site.layer: site for site in attention_first}.values(), key=lambda site: site.layer)
 
@@ -160,7 +161,7 @@ def _layer(name: str) -> int:
 
 @contextmanager
 def watching(sites: list[RouterSite], see: Callable[[RouterSite, Any], None]) -> Iterator[None]:
-    """Calls `see(site, output)` for every output of every router; the outputs themselves are left as they are."""
+    """Calls `see(site, output)` for every output of every router; the outputs are not changed."""
     with ExitStack() as stack:
         for site in sites:
             handle = site.module.register_forward_hook(lambda _module, _inputs, output, site=site: see(site, output))
@@ -170,7 +171,7 @@ def watching(sites: list[RouterSite], see: Callable[[RouterSite, Any], None]) ->
 
 @contextmanager
 def collecting(sites: list[RouterSite]) -> Iterator[Mapping[int, Routing]]:
-    """The routing of each layer for what runs within, with its gradient; filled when the context ends. Layers whose
+    """The routing of each layer for calls within the context, with gradient; filled when the context ends. Layers whose
     router cannot be read are left out."""
     routings: dict[int, Routing] = {}
     outputs: list[tuple[RouterSite, Any]] = []
@@ -199,13 +200,13 @@ def _grouped(expert_TK: Tensor, weight_TK: Tensor, experts: int) -> tuple[Tensor
 
 def unreadable(site: RouterSite) -> Problem:
     what = f"{type(site.module).__name__} does not return which experts it chose"
-    return Problem("unreadable-router", what, site.name, "a newer transformers may say it")
+    return Problem("unreadable-router", what, site.name, "try a newer version of transformers")
 
 
 @torch.no_grad()
 def _score_rule(logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> ScoreRule:
-    """The sigmoid where the weights of a token stand to one another as its sigmoids do (DeepSeek-V3 and its kin), else
-    the softmax over experts, which transformers' own balancing loss takes of every family."""
+    """The sigmoid if a token's weights are proportional to its sigmoids (DeepSeek-V3 and relatives), else the softmax
+    over experts, which transformers' own balancing loss uses for every family."""
 
     def misfit(score_TE: Tensor) -> float:
         chosen_TK = score_TE.gather(-1, expert_TK)

@@ -1,4 +1,4 @@
-"""Weights in and out under the names of the hub, where each expert of most families is a tensor of its own.
+"""Import and export of weights under hub names, where each expert of most families is a separate tensor.
 
 transformers keeps experts stacked in memory; its own conversion, which only moves elements, maps the names both ways.
 """
@@ -21,13 +21,13 @@ from penstock.hooks.problems import Problem, ProblemError
 
 
 def head_is_tied(network: PreTrainedModel) -> bool:
-    """Whether the head is the embedding, by its config or by what was done to it since."""
+    """Whether the head is tied to the embedding, by the config or later."""
     head = network.get_output_embeddings()
     return head is not None and head.weight is network.get_input_embeddings().weight
 
 
 def export_state(network: PreTrainedModel) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer, but for names that transformers ties to another when it loads."""
+    """Every parameter and persistent buffer, except names that transformers ties to another on load."""
     tied = set(getattr(network, "all_tied_weights_keys", None) or {})
     if head_is_tied(network):
         weight = network.get_input_embeddings().weight
@@ -53,21 +53,21 @@ def load_state(network: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 
 
 def loaded(kind: type[PreTrainedModel], origin: str | None, **how: Any) -> PreTrainedModel:
-    """`from_pretrained` in fp32; raises `ProblemError` where the file is missing or damaged, the config is one that no
-    model can be made of here, or a tensor is missing, unknown, or of another shape."""
+    """`from_pretrained` in fp32; raises `ProblemError` if the file is missing or damaged, the model cannot be built
+    from the config, or a tensor is missing, unknown, or of another shape."""
     try:
         with _no_progress_bar():
             loading: Any = kind.from_pretrained(
                 origin, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **how
             )
     except (OSError, SafetensorError) as error:
-        what = f"its weights cannot be read ({' '.join(str(error).split())})"
-        raise ProblemError(Problem("bad-weights", what, origin or "", "save or fetch them again")) from error
+        what = f"weights cannot be read ({' '.join(str(error).split())})"
+        raise ProblemError(Problem("bad-weights", what, origin or "", "save or download them again")) from error
     except Exception as error:  # of Python's unpickler, of packages that are not here, of what is built from the config
         if origin is None:
             raise  # a model of ours, and no file
-        what = f"it cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})"
-        fix = "check its config.json, and save or fetch its weights again"
+        what = f"model cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})"
+        fix = "check its config.json, and save or download its weights again"
         raise ProblemError(Problem("bad-weights", what, origin, fix)) from error
     network, info = loading
     unknown = () if origin else info["unexpected_keys"]  # published files hold heads of other tasks too
@@ -82,7 +82,7 @@ def _require_fit(expected: Mapping[str, torch.Size], found: Mapping[str, torch.S
 
 
 def _require_none(missing: Iterable[str], unknown: Iterable[str], mismatched: Iterable[str], where: str = "") -> None:
-    found = (("there is no", missing), ("the model has no", unknown), ("another shape has", mismatched))
+    found = (("missing tensors:", missing), ("unknown tensors:", unknown), ("tensors of another shape:", mismatched))
     problems = [
         Problem("bad-weights", f"{what} {', '.join(sorted(names)[:5])}", where, "use weights of this model")
         for what, names in ((what, list(names)) for what, names in found)
@@ -97,7 +97,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _shared(network: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Pairs of names of one parameter: the first of them, and each other."""
+    """Pairs of names of one parameter: the first name with each other name."""
     first: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if name in state and first.setdefault(id(parameter), name) != name:
@@ -106,7 +106,7 @@ def _shared(network: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[t
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """A checkpoint loads in an instant or has a bar of its own; the setting is transformers' and is put back."""
+    """Hides transformers' progress bar while loading, and restores the setting."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

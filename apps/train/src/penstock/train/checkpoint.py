@@ -51,7 +51,7 @@ class Checkpoint:
         return int(self.path.name.removeprefix("step-"))
 
     def load(self, composition: Composition) -> None:
-        """Loads the weights, and what sharing and quantizers kept, into a model that was composed like the saved one."""
+        """Loads the weights, and what sharing and quantizers kept, into a model composed like the saved one."""
         self.load_model(composition.model, composition.stored_plan)
         added = self.path / ADDED
         composition.load_added_state(load_file(added) if added.exists() else {})

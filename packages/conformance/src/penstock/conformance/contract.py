@@ -1,4 +1,4 @@
-"""The kit under pytest: one test a component and law.
+"""The kit under pytest: one test per component and law.
 
 from penstock.conformance import parametrize_contract
 from my_package import plugin
@@ -38,7 +38,7 @@ class Case:
         return f"{self.entry.component.name}-{self.law.id.replace('/', '-')}"
 
     def __call__(self) -> None:
-        """Passes, skips where the law does not apply, and fails with what was seen and what to do."""
+        """Passes, skips if the law does not apply, or fails with what was seen and what to do."""
         import pytest
 
         result = run_law(self.law, self.entry, self.registry, self.settings, self.excused)
@@ -63,8 +63,8 @@ def parametrize_contract(
     """Parametrizes a test with `case`: every law of every component of a plugin module, or of the components given.
 
     `settings` and `waivers` are by component name. `registry` knows the components that settings name; None knows the
-    plugin's own. Raises ValueError where there is no component to check, and for
-    settings and waivers of a component or law that there is not.
+    plugin's own. Raises ValueError if there are no components to check, and for settings and waivers of unknown
+    components or laws.
     """
     import pytest
 
@@ -75,7 +75,7 @@ def parametrize_contract(
     for what, given in by_name.items():
         unknown = sorted(given.keys() - {component.name for component in components})
         if unknown:
-            raise ValueError(f"{what} are given for {', '.join(unknown)}, which the plugin does not have")
+            raise ValueError(f"{what} given for unknown components: {', '.join(unknown)}")
     registry = registry or Registry([Loaded(UNPACKAGED, components)])
     cases = [
         Case(

@@ -1,7 +1,7 @@
 """Holds a component to the laws of its kind.
 
 The laws of a kind are in `penstock.conformance.laws.KIND`, imported when a component of the kind is checked: they may
-need torch, which whoever wrote such a component has.
+need torch, which authors of such components have.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def check(
     """Runs every law of the component's kind.
 
     `settings` are the component's, as in a config; None takes `Schema.example`. `registry` knows the components that
-    the settings name. A waiver excuses a broken law until its date; one that is past, or that is not needed, is itself
-    a failure. Laws that need a waived one do not apply. Raises ValueError for a waiver of a law that the kind does not
+    the settings name. A waiver excuses a broken law until its date; a waiver that is expired or not needed is itself a
+    failure. Laws that need a waived one do not apply. Raises ValueError for a waiver of a law that the kind does not
     have.
     """
     entry = component if isinstance(component, Entry) else Entry(component, UNPACKAGED)
@@ -80,7 +80,7 @@ def by_law(waivers: Iterable[Waiver], kind: str) -> Mapping[str, Waiver]:
     excused = {waiver.law: waiver for waiver in waivers}
     unknown = sorted(excused.keys() - by_id(laws_of(kind)).keys())
     if unknown:
-        raise ValueError(f"no law of kind '{kind}' is called {', '.join(unknown)}")
+        raise ValueError(f"unknown laws of kind '{kind}': {', '.join(unknown)}")
     return excused
 
 
@@ -126,14 +126,16 @@ def _outcome(each: Law, subject: Subject) -> tuple[Status, str]:
         return Status.NOT_APPLICABLE, str(reason)
     except Exception as error:  # the component's own code runs here and may raise anything
         seen = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        return (Status.FAILED if claimed else Status.PASSED), seen if claimed else f"not claimed, and indeed: {seen}"
+        return (
+            Status.FAILED if claimed else Status.PASSED
+        ), seen if claimed else f"not declared, and the law does not hold: {seen}"
     if claimed:
         return Status.PASSED, ""
-    return Status.FAILED, f"the law holds, and the component does not declare '{each.capability}': declare it"
+    return Status.FAILED, f"the law holds, but the component does not declare '{each.capability}': declare it"
 
 
 def _excuse(result: Result, waiver: Waiver, today: date) -> Result:
-    """The result of a law that is waived: a waiver that is past, or not needed, is a failure of its own."""
+    """The result of a waived law: a waiver that is expired or not needed is itself a failure."""
     if result.status is not Status.FAILED:
         status, seen = Status.FAILED, f"{result.status}, although it is waived: remove the waiver"
     elif today > waiver.until:

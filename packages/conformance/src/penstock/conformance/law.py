@@ -1,8 +1,8 @@
 """What the conformance kit is made of: laws, and the component that a law is held against.
 
-A law is a function whose docstring is its documentation: the first line says what holds, the rest what to do where it
-does not. It gets a `Subject`, and raises `Violation` (through `expect`) or `NotApplicable`; whatever else it raises is
-a violation too, since a component that fails to answer keeps no law.
+A law is a function whose docstring is its documentation: the first line says what holds, the rest what to do if it does
+not. It gets a `Subject`, and raises `Violation` (through `expect`) or `NotApplicable`; whatever else it raises is a
+violation too, since a component that fails to answer keeps no law.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def expect(holds: object, seen: str) -> None:
 class Subject:
     """A component under test.
 
-    `folder` is an empty folder that a law may write to, another one for each law. `settings` are those that the check
-    was given; None takes the example of the component's schema. `registry` knows the components that settings name.
+    `folder` is an empty folder that the law may write to, a new one for each law. `settings` are those given to the
+    check; None uses the example of the component's schema. `registry` knows the components that settings name.
     """
 
     entry: Entry
@@ -57,7 +57,7 @@ class Subject:
         return schema_of(self.entry).example(self.folder) if self.settings is None else self.settings
 
     def choice(self, **changes: Any) -> Choice:
-        """The component with its settings, some of them changed, validated by its schema."""
+        """The component with its settings, with changes applied, validated by its schema."""
         return Choice(self.entry, validate_settings(self.entry, {**self.fields, **changes}, self.registry))
 
     def build(self, changes: Mapping[str, Any] | None = None, **context: Any) -> Any:
@@ -75,11 +75,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """`test` raises where the component breaks the law.
+    """`test` raises if the component breaks the law.
 
-    `needs` names all laws without which this one says nothing: it is not reached where one is broken. A law of a
-    `capability` holds for exactly the components that declare it: one that declares it must keep the law, and one that
-    keeps the law must declare it.
+    `needs` names all laws that this one depends on: it is not reached if one of them is broken. A law with a
+    `capability` holds for exactly the components that declare it: a component that declares it must keep the law, and
+    one that keeps the law must declare it.
     """
 
     id: str
@@ -110,14 +110,16 @@ class law:
     def __call__(self, test: Callable[[Subject], None]) -> Law:
         statement, _, remedy = inspect.cleandoc(test.__doc__ or "").partition("\n\n")
         if not statement or not remedy:
-            raise ValueError(f"law {test.__name__}: the docstring says in its first line what holds, then what to do")
+            raise ValueError(
+                f"law {test.__name__}: the docstring needs a first line that says what holds, then what to do"
+            )
         name = f"{self.kind}/{test.__name__.replace('_', '-')}"
         needs = tuple(dict.fromkeys(each for needed in self.needs for each in (*needed.needs, needed.id)))
         return Law(name, " ".join(statement.split()), " ".join(remedy.split()), test, needs, self.capability)
 
 
 def laws_in(module: Mapping[str, object]) -> tuple[Law, ...]:
-    """The laws that a module defines, in the order in which it does: `LAWS = laws_in(globals())`."""
+    """The laws that a module defines, in order of definition: `LAWS = laws_in(globals())`."""
     return tuple(value for value in module.values() if isinstance(value, Law))
 
 

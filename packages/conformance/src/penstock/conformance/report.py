@@ -1,4 +1,4 @@
-"""What a check found. How many laws were run is part of the verdict: a kit that runs nothing passes nothing."""
+"""What a check found. The number of laws run is part of the verdict: a kit that runs nothing passes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a law and a component went together."""
+    """The outcome of a law for a component."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -61,7 +61,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether laws were run and none is broken without excuse."""
+        """Whether laws were run and every broken one is waived."""
         bad = {Status.FAILED, Status.NOT_REACHED}
         return bool(self.results) and not any(result.status in bad for result in self.results)
 
@@ -77,7 +77,7 @@ class Report:
         return ", ".join([f"{len(self.results)} run", *parts])
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON shows it."""
+        """The report as a JSON-compatible dict."""
         return {
             "component": self.component,
             "kind": self.kind,

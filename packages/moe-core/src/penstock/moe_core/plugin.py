@@ -1,4 +1,4 @@
-"""What penstock-moe-core offers."""
+"""The components of penstock-moe-core."""
 
 from penstock.hooks import Component, hookimpl
 
@@ -34,7 +34,7 @@ def architectures() -> list[Component]:
             name="frozen-base",
             target="penstock.moe_core.frozen_base.model:frozen_base",
             config="penstock.moe_core.frozen_base.config:FrozenBaseConfig",
-            summary="A model that stays as it is, and routed experts that learn beside or in place of its MLPs",
+            summary="A frozen model with trainable routed experts next to or in place of its MLPs",
             capabilities=frozenset(
                 {
                     "cached",

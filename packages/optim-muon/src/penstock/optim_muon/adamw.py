@@ -1,4 +1,4 @@
-"""AdamW with one param group a role: the baseline that Muon is compared with."""
+"""AdamW with one param group per role: the baseline for Muon."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def adamw(
 ) -> torch.optim.AdamW:
     """`torch.optim.AdamW` (fused) over `parameters`, which maps role to name to tensor.
 
-    `role_lr` gives single roles another rate than `lr`. Norms, biases and embeddings are not decayed. A tensor that
-    stands there twice is stepped once, under its first role. Each group has `role`, `rule` ("adamw") and `initial_lr`,
-    so that a schedule can set `lr = initial_lr * factor`.
+    `role_lr` overrides `lr` for single roles. Norms, biases and embeddings are not decayed. A tensor that appears twice
+    is stepped once, under its first role. Each group has `role`, `rule` ("adamw") and `initial_lr`, so that a schedule
+    can set `lr = initial_lr * factor`.
     """
     rates = checked_rates(role_lr or {})
     groups = [

@@ -21,43 +21,46 @@ class MuonConfig(Schema):
     """Learning rate of the Muon roles. 0.02 suits small models and short runs; GLM-4.5 peaks at 2.5e-4."""
 
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the gradient average; 0.95 in the reference implementation, Moonlight and GLM-4.5."""
+    """Decay rate of the gradient average; 0.95 in the reference implementation, Moonlight and GLM-4.5."""
 
     nesterov: bool = True
-    """Step from the average as it will be after the gradient; the reference implementation does."""
+    """Use Nesterov momentum, as the reference implementation does."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of both rules, without norms, biases and embeddings. GLM-4.5 uses 0.1; short runs need none."""
+    """Decoupled weight decay of Muon and AdamW; norms, biases and embeddings are exempt. GLM-4.5 uses 0.1; short runs
+    need none."""
 
     scaling: Literal["match_rms", "original"] = "match_rms"
-    """Size of an update: RMS 0.2 like AdamW's (Moonlight, GLM-4.5), or sqrt(max(1, rows / columns)) (Keller Jordan)."""
+    """Update scale: match_rms gives RMS 0.2 like AdamW (Moonlight, GLM-4.5); original uses sqrt(max(1, rows / columns))
+    (Keller Jordan)."""
 
     steps: int = Field(default=5, ge=1)
-    """Newton-Schulz iterations; 5 in GLM-4.5 and in the reference implementation."""
+    """Newton-Schulz iterations; 5 in GLM-4.5 and the reference implementation."""
 
     iteration_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the iterations. bfloat16 is the reference implementation's, and takes half of float32's time where
-    the device multiplies it (GPUs, CPUs with AVX512-BF16 or AMX); elsewhere it takes several times as long. auto takes
+    """Precision of the iterations. The reference implementation uses bfloat16, which takes half the time of float32 on
+    hardware with bf16 instructions (GPUs, CPUs with AVX512-BF16 or AMX) and several times as long elsewhere. auto picks
     the faster one."""
 
     muon_roles: tuple[ParameterRole, ...] = MUON_ROLES
-    """Parameter roles that Muon steps: matrix, expert or both."""
+    """Parameter roles optimized by Muon: matrix, expert or both."""
 
     adamw_lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the AdamW roles; null is `lr`, which `match_rms` makes comparable."""
+    """Learning rate of the AdamW roles; null uses `lr`, which suits both rules with `match_rms`."""
 
     role_lr: RoleRates | None = None
-    """Learning rates of single roles instead, such as {router: 0.003}: what suits embeddings saturates a router."""
+    """Learning rates that override the default for single roles, such as {router: 0.003}: a rate that suits embeddings
+    saturates a router."""
 
     adamw_betas: tuple[float, float] = (0.9, 0.95)
-    """Decays of AdamW's averages; (0.9, 0.95) is the custom for language models since GPT-3."""
+    """AdamW's beta1 and beta2; (0.9, 0.95) is standard for language models since GPT-3."""
 
     adamw_eps: float = Field(default=1e-8, ge=0)
-    """Added to AdamW's denominator; torch's default."""
+    """AdamW's epsilon, added to the denominator; torch's default."""
 
     split_fused: bool = False
-    """Orthogonalise each matrix of a fused tensor by itself, such as gate and up of experts; off, a tensor is one
-    matrix, which is what every run before this setting did."""
+    """Orthogonalise each matrix of a fused tensor, such as gate and up of experts, separately. If off, a tensor is one
+    matrix, as in runs before this setting existed."""
 
     @field_validator("muon_roles")
     @classmethod
@@ -77,16 +80,16 @@ class AdamWConfig(Schema):
     """Learning rate; 3e-4 is a safe start for models of tens to hundreds of millions of parameters (GPT-3's range)."""
 
     role_lr: RoleRates | None = None
-    """Learning rates of single roles instead, such as {router: 1e-4}."""
+    """Learning rates that override `lr` for single roles, such as {router: 1e-4}."""
 
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decays of the averages; (0.9, 0.95) is the custom for language models since GPT-3."""
+    """beta1 and beta2; (0.9, 0.95) is standard for language models since GPT-3."""
 
     eps: float = Field(default=1e-8, ge=0)
-    """Added to the denominator; torch's default."""
+    """Epsilon, added to the denominator; torch's default."""
 
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay; norms, biases and embeddings are left out. 0.1 since GPT-3."""
+    """Decoupled weight decay; norms, biases and embeddings are exempt. 0.1 is standard since GPT-3."""
 
     @field_validator("betas")
     @classmethod
@@ -98,30 +101,30 @@ class ConstantConfig(Schema):
     """Constant learning rate."""
 
     warmup: float = Field(default=0.0, ge=0, le=1)
-    """Share of the run in which the rate rises linearly from 0."""
+    """Fraction of the run with linear warm-up from 0."""
 
 
 class CosineConfig(Schema):
-    """Warm-up, then half a cosine."""
+    """Linear warm-up, then cosine decay."""
 
     warmup: float = Field(default=0.02, ge=0, le=1)
-    """Share of the run in which the rate rises linearly from 0; 1 to 2 percent is the custom."""
+    """Fraction of the run with linear warm-up from 0; 1 to 2 percent is typical."""
 
     final: float = Field(default=0.1, ge=0, le=1)
-    """Factor at the end; a tenth in Chinchilla and GLM-4.5 (2.5e-4 to 2.5e-5)."""
+    """Factor on the learning rate at the end; 0.1 in Chinchilla and GLM-4.5 (2.5e-4 to 2.5e-5)."""
 
 
 class WarmupStableDecayConfig(Schema):
-    """Warm-up, constant, linear decay."""
+    """Linear warm-up, constant, linear decay."""
 
     warmup: float = Field(default=0.02, ge=0, le=1)
-    """Share of the run in which the rate rises linearly from 0; 1 to 2 percent is the custom."""
+    """Fraction of the run with linear warm-up from 0; 1 to 2 percent is typical."""
 
     decay: float = Field(default=0.2, ge=0, le=1)
-    """Share of the run in which the rate falls; a fifth matches a tuned cosine (arXiv 2405.18392)."""
+    """Fraction of the run with linear decay at the end; 0.2 matches a tuned cosine (arXiv 2405.18392)."""
 
     final: float = Field(default=0.0, ge=0, le=1)
-    """Factor at the end."""
+    """Factor on the learning rate at the end."""
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -131,5 +134,5 @@ class WarmupStableDecayConfig(Schema):
 
 def _checked_betas(betas: tuple[float, float]) -> tuple[float, float]:
     if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas {betas} are decays: use numbers in [0, 1)")
+        raise ValueError(f"betas {betas} out of range: use numbers in [0, 1)")
     return betas

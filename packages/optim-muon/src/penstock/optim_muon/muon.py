@@ -1,8 +1,8 @@
 """Muon for matrices and stacked experts, AdamW for everything else, in one optimizer with one state.
 
-- The rule follows from the parameter's role, not from its dimensions: a router's gate is 2-D too, and Muon ruins it.
-- `torch.optim.Muon` refuses 3-D experts and steps one matrix at a time. Here all matrices of a role that have the same
-  shape, whether they are parameters of their own or experts of a stack, are one batch of matrix products.
+- The rule follows from the parameter's role, not from its dimensions: a router's gate is 2-D too, but Muon hurts it.
+- `torch.optim.Muon` refuses 3-D experts and steps one matrix at a time. Here all matrices of a role with the same
+  shape, whether separate parameters or experts of a stack, are one batch of matrix products.
 - The default scale is that of GLM-4.5 and Moonlight: each matrix's update has RMS about 0.2, like AdamW's, so that one
   learning rate and weight decay serve both rules.
 
@@ -37,21 +37,21 @@ IterationDtype = Literal["auto", "float32", "bfloat16"]
 class MuonAdamW(torch.optim.Optimizer):
     """Steps `muon_roles` by Muon and the other roles by AdamW.
 
-    `parameters` maps role to name to tensor; a tensor that stands there twice is stepped once, under its first role.
-    Each role is one param group with `role`, `rule` ("muon" or "adamw") and `initial_lr`, so that a schedule can set
-    `lr = initial_lr * factor`.
+    `parameters` maps role to name to tensor; a tensor that appears twice is stepped once, under its first role. Each
+    role is one param group with `role`, `rule` ("muon" or "adamw") and `initial_lr`, so that a schedule can set `lr =
+    initial_lr * factor`.
 
     `lr`, `momentum`, `nesterov`, `steps` (Newton-Schulz), `iteration_dtype` and `scaling` are Muon's. `scaling`:
     "match_rms" multiplies the orthogonal update by 0.2 * sqrt(max(rows, columns)) (Moonlight, arXiv 2502.16982 Eq. 4),
-    "original" by sqrt(max(1, rows / columns)) (Keller Jordan). `adamw_lr` None is `lr`; `role_lr` gives
-    single roles another rate, whichever rule steps them. `weight_decay` is decoupled, holds for both rules, and leaves
-    out norms, biases and embeddings.
+    "original" by sqrt(max(1, rows / columns)) (Keller Jordan). `adamw_lr` None means `lr`; `role_lr` overrides the rate
+    of single roles under either rule. `weight_decay` is decoupled, applies to both rules, and exempts norms, biases and
+    embeddings.
 
-    `layouts` says which parameters are more than one matrix, such as the gate and the up matrix of experts in one
-    tensor. With `split_fused` each of them is orthogonalised by itself; without, as everything before contract 2 did,
-    the tensor is one matrix.
+    `layouts` says which parameters hold more than one matrix, such as the gate and up matrices of experts in one
+    tensor. With `split_fused` each of them is orthogonalised separately; without it, as before contract 2, the tensor
+    is one matrix.
 
-    Raises ValueError for a Muon role that is neither matrix nor expert, for a parameter in one that has less than two
+    Raises ValueError for a Muon role other than matrix and expert, for a parameter in one with fewer than two
     dimensions, and for numbers out of range.
     """
 
@@ -102,14 +102,14 @@ class MuonAdamW(torch.optim.Optimizer):
                 | {"lr": rate, "initial_lr": rate}
             )
         super().__init__(groups, {})
-        # By tensor, and beside the groups: a checkpoint has no layouts in it, the model that it is for does.
+        # Keyed by tensor and kept outside the groups: layouts come from the model, not from the checkpoint.
         fused = {} if layouts is None or not split_fused else layouts
         named = [each for named in parameters.values() for each in named.items()]
         self._layouts = {id(tensor): fused[name] for name, tensor in named if name in fused}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Steps every parameter that has a gradient; returns the closure's loss, None without closure."""
+        """Steps every parameter that has a gradient; returns the closure's loss, or None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -124,7 +124,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _step_matrices(self, triples: list[tuple[Tensor, ...]], group: dict[str, Any]) -> None:
-        """Steps (parameter, gradient, momentum), each matrix of a fused one by itself."""
+        """Steps (parameter, gradient, momentum), each matrix of a fused tensor separately."""
         cut = [(layout, triple) for triple in triples if (layout := self._layouts.get(id(triple[0])))]
         matrices = [[layout.matrices(tensor) for tensor in triple] for layout, triple in cut]
         whole = [triple for triple in triples if id(triple[0]) not in self._layouts]
@@ -132,7 +132,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for batch in _batches([*whole, *parts]):
             _muon_step(batch, group)
         for (layout, (parameter, _, momentum)), (stepped, _, moved) in zip(cut, matrices, strict=True):
-            if layout.blocks > 1:  # copies; all others are views of what they are parts of
+            if layout.blocks > 1:  # copies; all others are views of the tensor that they are part of
                 layout.write(parameter, stepped)
                 layout.write(momentum, moved)
 
@@ -212,7 +212,7 @@ def _scale(scaling: str, rows: int, columns: int) -> float:
         case "original":
             return math.sqrt(max(1.0, rows / columns))
         case _:
-            raise ValueError(f"scaling='{scaling}' is unknown: use 'match_rms' or 'original'")
+            raise ValueError(f"unknown scaling '{scaling}': use 'match_rms' or 'original'")
 
 
 def _iteration_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -224,15 +224,15 @@ def _iteration_dtype(name: str, device: torch.device) -> torch.dtype:
         case "bfloat16":
             return torch.bfloat16
         case _:
-            raise ValueError(f"iteration_dtype='{name}' is unknown: use 'auto', 'float32' or 'bfloat16'")
+            raise ValueError(f"unknown iteration_dtype '{name}': use 'auto', 'float32' or 'bfloat16'")
 
 
 def _check_matrices(named: dict[str, Tensor]) -> None:
     for name, parameter in named.items():
         if parameter.ndim < 2:
             raise ValueError(
-                f"parameter '{name}' has shape {tuple(parameter.shape)} in a Muon role: only matrices and stacks of "
-                "them can be orthogonalised, give it the role 'norm' or 'bias'"
+                f"parameter '{name}' of shape {tuple(parameter.shape)} has a Muon role, but only matrices and stacks "
+                "of matrices can be orthogonalised: give it the role 'norm' or 'bias'"
             )
 
 
@@ -250,6 +250,6 @@ def _check_numbers(
             raise ValueError(f"{name}={value} is negative: use 0 or more")
     for name, value in (("momentum", momentum), ("adamw_betas[0]", adamw_betas[0]), ("adamw_betas[1]", adamw_betas[1])):
         if not 0 <= value < 1:
-            raise ValueError(f"{name}={value}: use a decay in [0, 1)")
+            raise ValueError(f"{name}={value} is out of range: use a decay rate in [0, 1)")
     if steps < 1:
         raise ValueError(f"steps={steps}: Newton-Schulz needs at least 1 step")

@@ -68,14 +68,15 @@ def _iterate(matrix: Tensor, steps: int, upright: Tensor, square: Tensor) -> Ten
 
 
 def _added_products(current: Tensor, gram: Tensor, polynomial: Tensor, following: Tensor) -> None:
-    """X (a + b G + c G^2), rounded where torch.optim.Muon rounds: in bf16 another order is another result."""
+    """X (a + b G + c G^2), rounded where torch.optim.Muon rounds: in bf16 a different order gives a different
+    result."""
     linear, cubic, quintic = QUINTIC
     torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic, out=polynomial)
     torch.baddbmm(current, current, polynomial, beta=linear, out=following)
 
 
 def _plain_products(current: Tensor, gram: Tensor, polynomial: Tensor, following: Tensor) -> None:
-    """The same with a and b added on diagonals alone, by completing the square: c (G + b/2c)^2 + a - b^2/4c.
+    """The same with a and b added only on diagonals, by completing the square: c (G + b/2c)^2 + a - b^2/4c.
 
     `baddbmm` first copies what it adds; without those copies the quickstart's optimizer step takes 0.96 times as long.
     """

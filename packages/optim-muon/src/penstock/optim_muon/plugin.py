@@ -1,4 +1,4 @@
-"""What this package offers; imports no torch."""
+"""The components of this package; imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def optimizers() -> list[Component]:
             name="adamw",
             target="penstock.optim_muon.adamw:adamw",
             config="penstock.optim_muon.config:AdamWConfig",
-            summary="AdamW for all parameters; no decay of norms, biases and embeddings",
+            summary="AdamW for all parameters; no weight decay for norms, biases and embeddings",
             capabilities=frozenset({"bf16-parameters"}),
             reference="arXiv 1711.05101",
         ),
@@ -45,7 +45,7 @@ def schedules() -> list[Component]:
             name="cosine",
             target="penstock.optim_muon.schedules:Cosine",
             config="penstock.optim_muon.config:CosineConfig",
-            summary="Warm-up, then half a cosine",
+            summary="Linear warm-up, then cosine decay",
             reference="arXiv 1608.03983",
         ),
         Component(
@@ -53,7 +53,7 @@ def schedules() -> list[Component]:
             name="wsd",
             target="penstock.optim_muon.schedules:WarmupStableDecay",
             config="penstock.optim_muon.config:WarmupStableDecayConfig",
-            summary="Warm-up, constant, linear decay",
+            summary="Linear warm-up, constant, linear decay",
             reference="arXiv 2404.06395",
         ),
     ]

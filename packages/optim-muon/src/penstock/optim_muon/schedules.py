@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions of the trained share of the run, so that a resumed run is on its track.
+"""Learning-rate schedules: pure functions of the trained share of the run, so a resumed run continues the curve.
 
-`warmup` and `decay` are shares of the run, `final` is the factor at its end. Warm-up is linear from 0. Progress
-outside [0, 1] counts as its nearer end.
+`warmup` and `decay` are fractions of the run, `final` is the factor at the end. Warm-up is linear from 0. Progress is
+clamped to [0, 1].
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """Half a cosine from 1 to `final` after the warm-up; a tenth at the end as in Chinchilla and GLM-4.5."""
+    """Cosine decay from 1 to `final` after the warm-up; `final` is 0.1 as in Chinchilla and GLM-4.5."""
 
     warmup: float = 0.02
     final: float = 0.1
@@ -45,7 +45,7 @@ class Cosine:
 class WarmupStableDecay:
     """1 between the warm-up and a linear decay to `final` in the last share `decay` (MiniCPM, arXiv 2404.06395).
 
-    A fifth of the run decayed linearly to 0 matches a tuned cosine (arXiv 2405.18392).
+    Linear decay to 0 over the last fifth of the run matches a tuned cosine (arXiv 2405.18392).
     """
 
     warmup: float = 0.02
@@ -76,4 +76,4 @@ def _clamped(progress: float) -> float:
 def _check_shares(**shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise ValueError(f"{name}={share} is a share: use a number in [0, 1]")
+            raise ValueError(f"{name}={share} is not a fraction of the run: use a number in [0, 1]")

@@ -15,11 +15,11 @@ class TernaryConfig(Schema):
     """Settings of `ternary`."""
 
     roles: tuple[ParameterRole, ...] = (ParameterRole.MATRIX, ParameterRole.EXPERT)
-    """Parameters that are ternary: `matrix`, `expert` or both. BitNet b1.58 quantizes every linear layer and keeps
-    embedding, head and norms."""
+    """Roles of the parameters to make ternary: `matrix`, `expert` or both. BitNet b1.58 quantizes every linear layer
+    except the head, and keeps embedding, head and norms in full precision."""
     group: Literal["tensor", "row"] = "tensor"
-    """What has one scale: each matrix (`tensor`, as in BitNet b1.58) or each output row of it (`row`, as in ParetoQ),
-    which costs 4 bytes a row."""
+    """What shares one scale: each matrix (`tensor`, as in BitNet b1.58) or each output row (`row`, as in ParetoQ),
+    which costs 4 bytes per row."""
 
     @field_validator("roles")
     @classmethod

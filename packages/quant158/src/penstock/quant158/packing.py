@@ -1,7 +1,7 @@
-"""Trits in bytes: five base-3 digits each, 1.6 bits a weight against the 1.585 that information theory asks for.
+"""Trits in bytes: five base-3 digits each, 1.6 bits per weight (the information-theoretic bound is 1.585).
 
-3 ** 5 = 243 fits a byte, so 13 of 256 codes are unused; two bits a weight, the other common packing, takes a quarter
-more. Every row starts on a byte of its own, so rows can be read and sliced apart.
+3 ** 5 = 243 fits in a byte, so 13 of 256 codes are unused; two bits per weight, the other common packing, takes a
+quarter more. Every row starts on a new byte, so rows can be read and sliced separately.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def pack(trit: Tensor) -> Tensor:
     tensor([[225, 122]], dtype=torch.uint8)
     """
     if trit.ndim == 0:
-        raise ValueError("pack: a single number has no row; give at least one dimension")
+        raise ValueError("pack: got a scalar; give a tensor with at least one dimension")
     if not bool(((trit == -1) | (trit == 0) | (trit == 1)).all()):
-        raise ValueError("pack: values other than -1, 0 and 1; give the trits, without their scale")
+        raise ValueError("pack: values other than -1, 0 and 1; give the trits without their scale")
     padding = packed_row_bytes(trit.shape[-1]) * TRITS_PER_BYTE - trit.shape[-1]
     digit = F.pad(trit.to(torch.int8), (0, padding)) + 1
     digit = digit.to(torch.uint8).unflatten(-1, (packed_row_bytes(trit.shape[-1]), TRITS_PER_BYTE))
@@ -45,11 +45,11 @@ def pack(trit: Tensor) -> Tensor:
 def unpack(packed: Tensor, trits: int) -> Tensor:
     """Inverse of `pack`: uint8 [..., ceil(trits / 5)] to int8 [..., trits].
 
-    Raises `ValueError` where the row length does not belong to `trits`, or a byte is none that `pack` writes.
+    Raises `ValueError` if the row length does not match `trits`, or if a byte cannot come from `pack`.
     """
     if packed.dtype != torch.uint8 or packed.ndim == 0 or packed.shape[-1] != packed_row_bytes(trits):
         raise ValueError(
-            f"unpack: {trits} trits a row need uint8 [..., {packed_row_bytes(trits)}], "
+            f"unpack: {trits} trits per row need uint8 [..., {packed_row_bytes(trits)}], "
             f"not {packed.dtype} {tuple(packed.shape)}"
         )
     if bool((packed >= _CODES).any()):

@@ -1,4 +1,4 @@
-"""What this package offers; imports no torch."""
+"""The components of this package; imports no torch."""
 
 from __future__ import annotations
 

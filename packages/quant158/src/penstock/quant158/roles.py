@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from penstock.hooks.contracts import ParameterRole
 
 _REFUSED = {
-    ParameterRole.EMBEDDING: "its rows are looked up one by one, and rare ones are rounded away",
-    ParameterRole.HEAD: "its rounding error reaches every logit; low-bit formats keep it at 4 to 8 bits",
-    ParameterRole.ROUTER: "three levels cannot rank experts; it is less than a thousandth of the parameters",
+    ParameterRole.EMBEDDING: "its rows are looked up one by one, and rare rows would be rounded away",
+    ParameterRole.HEAD: "its rounding error reaches every logit; low-bit formats keep the head at 4 to 8 bits",
+    ParameterRole.ROUTER: "three levels cannot rank experts, and it has less than a thousandth of the parameters",
     ParameterRole.NORM: "it is a vector of gains, not a matrix",
     ParameterRole.BIAS: "it is a vector, not a matrix",
 }
 
 
 def checked_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRole]:
-    """The roles as a set; raises `ValueError` with the reason where one cannot be ternary, and where there is none.
+    """The roles as a set; raises `ValueError` with the reason if one cannot be ternary or if there are none.
 
     >>> sorted(checked_roles(["matrix", "expert"]))
     [<ParameterRole.EXPERT: 'expert'>, <ParameterRole.MATRIX: 'matrix'>]
@@ -26,7 +26,7 @@ def checked_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRo
     """
     chosen = frozenset(ParameterRole(role) for role in roles)
     if not chosen:
-        raise ValueError("no roles are given, so nothing would be ternary; leave the quantizer out instead")
+        raise ValueError("`roles` is empty, so nothing would be ternary; remove the quantizer instead")
     for role in sorted(chosen & _REFUSED.keys()):
         raise ValueError(f"role '{role}' cannot be ternary: {_REFUSED[role]}; allowed: matrix, expert")
     return chosen

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError
 
-# Five trits a byte, rows on bytes of their own, little-endian fp32 scales.
+# Five trits per byte, each row starts on a new byte, little-endian fp32 scales.
 FORMAT = "ternary-base3-rows-fp32"
 TRITS_PER_BYTE = 5
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -19,13 +19,14 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 def unpacked(arrays: Arrays, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """trit * scale of `codes` uint8 [..., out, ceil(in / 5)] and `scale` fp32 [..., 1 or out, 1]; raises `ProblemError`
-    for arrays that do not belong to the shape."""
+    for arrays that do not match the shape."""
     codes, scale = arrays["codes"], arrays["scale"]
     packed_shape = (*shape[:-1], -(-shape[-1] // TRITS_PER_BYTE))
     scale_shapes = ((*shape[:-2], 1, 1), (*shape[:-1], 1))
     fits = codes.shape == packed_shape and scale.shape in scale_shapes
     if not fits or codes.dtype != np.uint8 or scale.dtype != np.float32 or codes.max(initial=0) >= 3**TRITS_PER_BYTE:
-        what = f"codes {codes.dtype} {codes.shape} and scales {scale.dtype} {scale.shape} are no weight {shape}"
+        found = f"codes {codes.dtype} {codes.shape} and scales {scale.dtype} {scale.shape}"
+        what = f"{found} do not fit a weight of shape {shape}"
         raise ProblemError(Problem("bad-weights", what, "", "pack the weight again"))
     powers = 3 ** np.arange(TRITS_PER_BYTE, dtype=np.uint8)
     trit = (codes[..., None] // powers % 3).astype(np.int8) - 1
@@ -34,5 +35,5 @@ def unpacked(arrays: Arrays, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def packed_bytes(shape: tuple[int, ...], scales: int) -> int:
-    """Bytes of the codes and of so many scales."""
+    """Bytes of the codes and of `scales` scales."""
     return math.prod(shape[:-1]) * -(-shape[-1] // TRITS_PER_BYTE) + 4 * scales

@@ -1,8 +1,8 @@
 """Absmean ternary weights of BitNet b1.58 (Ma et al. 2024, arXiv:2402.17764, equations 1 to 3).
 
 A weight becomes -1, 0 or 1 times the mean magnitude of its matrix. The forward pass sees exactly those values, the
-backward pass the identity, so the full-precision weight goes on learning. Everything is computed in fp32 whatever the
-dtype of the weight: a bf16 mean is only good to 0.2 %, and the thresholds at half of it decide every weight.
+backward pass the identity, so the full-precision weight keeps training. Everything is computed in fp32 regardless of
+the dtype of the weight: a bf16 mean is only accurate to 0.2 %, and the thresholds at half of it decide every weight.
 
 Shapes: ... leading dimensions (E experts), out and in the two sides of a matrix.
 """
@@ -34,8 +34,8 @@ SMALLEST_SCALE = 1e-5
 class Ternary:
     """A quantized weight: `trit` int8 [..., out, in], `scale` fp32 [..., 1, 1] or [..., out, 1].
 
-    This is what to store. Quantizing `value()` once more keeps the trits but shrinks the scale to its mean magnitude,
-    that is by the share of zeros.
+    Store this. Quantizing `value()` again keeps the trits but shrinks the scale to its mean magnitude, that is, by the
+    share of zeros.
     """
 
     trit: Tensor
@@ -53,7 +53,7 @@ def ternarize(weight: Tensor, group: Group = "tensor") -> Ternary:
     `value()`, so divergence stays visible.
     """
     if weight.ndim < 2:
-        raise ValueError(f"ternarize: a matrix [..., out, in] is needed, not shape {tuple(weight.shape)}")
+        raise ValueError(f"ternarize: expected a matrix [..., out, in], got shape {tuple(weight.shape)}")
     full = weight.detach().float()
     magnitude = full.abs().sum(-1, keepdim=True)
     count = full.shape[-1]
@@ -70,7 +70,7 @@ def _straight_through(weight: Tensor, group: Group) -> Tensor:
     """Ternary forward, identity backward.
 
     `weight - weight.detach()` is exactly zero and carries the gradient, so the value is exactly on the grid, which
-    `weight + (ternary - weight).detach()` would round off. (A custom `autograd.Function` says the same, but
+    `weight + (ternary - weight).detach()` would round off. (A custom `autograd.Function` is equivalent, but
     `torch.compile` of torch 2.11 gives it a gradient of zeros.)
     """
     detached = weight.detach()
@@ -78,7 +78,7 @@ def _straight_through(weight: Tensor, group: Group) -> Tensor:
 
 
 class TernarySite(nn.Module):
-    """The ternary form of a weight; has no state."""
+    """Quantizes one weight to ternary values; has no state."""
 
     def __init__(self, group: Group) -> None:
         super().__init__()
@@ -91,8 +91,8 @@ class TernarySite(nn.Module):
 class TernaryQuantizer:
     """Quantizer with three levels for each matrix (`group="tensor"`) or each of its output rows (`"row"`).
 
-    Leading dimensions are independent: stacked experts [E, out, in] have a scale each. Raises `ValueError` for a role
-    that cannot be ternary.
+    Leading dimensions are independent: each of the stacked experts [E, out, in] has its own scale. Raises `ValueError`
+    for a role that cannot be ternary.
 
     >>> TernaryQuantizer().fake_quantize(torch.tensor([[0.1, -1.0], [2.0, 0.9]]))
     tensor([[ 0., -1.],
@@ -105,7 +105,7 @@ class TernaryQuantizer:
         group: Group = "tensor",
     ) -> None:
         if group not in get_args(Group):
-            raise ValueError(f"ternary: group is 'tensor' or 'row', not {group!r}")
+            raise ValueError(f"ternary: unknown group {group!r}; use 'tensor' or 'row'")
         self.format = FORMAT
         self.roles = checked_roles(roles)
         self.group: Group = group
@@ -121,22 +121,21 @@ class TernaryQuantizer:
         """`codes` and `scale`; raises `ProblemError` for a weight that is not finite in fp32."""
         stored = ternarize(weight, self.group)
         if not bool(weight.isfinite().all() and stored.scale.isfinite().all()):
-            what = f"'{name}' is not finite, and three levels have no code for that"
-            raise ProblemError(Problem("not-finite", what, "", "go back to a checkpoint before the run diverged"))
+            what = f"'{name}' has NaN or infinite values, which ternary codes cannot represent"
+            raise ProblemError(Problem("not-finite", what, "", "use a checkpoint from before the run diverged"))
         return {"codes": pack(stored.trit).cpu().numpy(), "scale": stored.scale.cpu().numpy()}
 
     def unpack(self, arrays: Arrays, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The weight that the forward pass used, fp32 bit for bit."""
+        """The weight used in the forward pass, fp32, bit for bit."""
         return unpacked(arrays, shape)
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of `packing.pack` of the trits (five a byte, rows padded) and of the scales in fp32.
-
-        The scales are those of the forward pass bit for bit, so a packed weight is exactly the trained one.
+        """Bytes of the packed trits (five per byte, rows padded) and of the fp32 scales. The scales are those of the
+        forward pass bit for bit, so a packed weight is exactly the trained one.
 
         >>> TernaryQuantizer().packed_bytes((2, 100, 256))
         10408
         """
         if len(shape) < 2:
-            raise ValueError(f"packed_bytes: a matrix [..., out, in] is needed, not shape {tuple(shape)}")
+            raise ValueError(f"packed_bytes: expected a matrix [..., out, in], got shape {tuple(shape)}")
         return packed_bytes(shape, math.prod(shape[:-1] if self.group == "row" else shape[:-2]))

@@ -1,4 +1,4 @@
 """Parameter sharing: several names, one tensor, stored once.
 
-`tied.TiedEmbeddings` decides what is shared; `plan` carries a decision out on a model and on its stored state.
+`tied.TiedEmbeddings` decides what is shared; `plan` applies the decision to a model and its stored state.
 """

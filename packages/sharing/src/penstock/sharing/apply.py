@@ -1,4 +1,4 @@
-"""Carries sharing strategies of either contract out on a model, and keeps what they did and added."""
+"""Applies sharing strategies of either contract to a model, and keeps a record of what they did and added."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from penstock.sharing.plan import combine, share
 
 @dataclass(frozen=True, slots=True)
 class PlanOnly:
-    """What a strategy of contract 1 does: names that are one tensor, and nothing added."""
+    """The result of a strategy of contract 1: names that are one tensor, and nothing added."""
 
     plan: SharingPlan
     groups: tuple[SharedGroup, ...] = ()
@@ -51,7 +51,7 @@ class PlanOnly:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What several strategies did, as one. `plan` has the groups of all."""
+    """The combined result of several strategies. `plan` has the groups of all."""
 
     plan: SharingPlan
     parts: tuple[SharedParameters, ...] = ()
@@ -60,7 +60,7 @@ class Together:
         return {name: role for part in self.parts for name, role in part.roles().items()}
 
     def stored_state(self) -> dict[str, Tensor]:
-        """Names behind the position of their strategy."""
+        """Names prefixed with the position of their strategy."""
         return {
             f"{index}.{name}": tensor
             for index, part in enumerate(self.parts)
@@ -90,8 +90,8 @@ class Together:
 def apply_sharing(
     model: LanguageModel, strategies: Sequence[SharingStrategy | SiteSharing], seed: int = 0
 ) -> SharedParameters:
-    """Lets the model share what the strategies say. Raises `ProblemError` for names that two of them claim, and for a
-    strategy that needs weight sites in a model without them; the model is of no use then."""
+    """Applies the strategies to the model. Raises `ProblemError` for names that two strategies claim, and for a
+    strategy that needs weight sites in a model without them; the model must not be used after that."""
     parameters = dict(cast(nn.Module, model).named_parameters())
     parts = [_applied(model, parameters, strategy, seed, f"model.sharing.{i}") for i, strategy in enumerate(strategies)]
     plan = combine([part.plan for part in parts])
@@ -102,12 +102,14 @@ def apply_sharing(
 def check_stored(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raises `ProblemError` with every stored tensor that is missing, unknown or of another shape."""
     missing = sorted(own.keys() - state.keys())
-    problems = [Problem("bad-checkpoint", f"tensor '{name}' of sharing is missing") for name in missing]
+    problems = [Problem("bad-checkpoint", f"sharing tensor '{name}' is missing") for name in missing]
     for name, tensor in state.items():
         if name not in own:
-            problems.append(Problem("bad-checkpoint", f"no sharing strategy has a tensor '{name}'"))
+            problems.append(Problem("bad-checkpoint", f"unknown sharing tensor '{name}'"))
         elif tensor.shape != own[name].shape:
-            what = f"tensor '{name}' of sharing is {list(tensor.shape)}, and the model's is {list(own[name].shape)}"
+            what = (
+                f"sharing tensor '{name}' has shape {list(tensor.shape)}, but the model expects {list(own[name].shape)}"
+            )
             problems.append(Problem("bad-checkpoint", what))
     if problems:
         raise ProblemError(problems)
@@ -126,13 +128,13 @@ def _applied(
         return PlanOnly(plan, tuple(_reported(plan, parameters)))
     if isinstance(model, Sited):
         return strategy.apply(cast(Any, model).weight_sites(), seed)
-    what = f"{type(strategy).__name__} changes weights on their way to the product, and {type(model).__name__} cannot"
-    fix = "take an architecture with weight sites, such as glm-moe, or a strategy that ties and nothing else"
+    what = f"{type(strategy).__name__} transforms weights on use, which {type(model).__name__} does not support"
+    fix = "use an architecture with weight sites, such as glm-moe, or a strategy that only ties weights"
     raise ProblemError(Problem("unsupported", what, where, fix))
 
 
 def _reported(plan: SharingPlan, parameters: Mapping[str, nn.Parameter]) -> list[SharedGroup]:
-    """The groups of a plan that can be carried out; `share` raises for the others."""
+    """The groups of a plan that can be applied; `share` raises for the others."""
     found = [(group, [parameters.get(name) for name in group]) for group in plan.groups]
     whole = [(group, [each for each in weights if each is not None]) for group, weights in found]
     return [

@@ -11,7 +11,7 @@ from penstock.hooks.contracts import SharedGroup
 
 
 def shared_group(names: Sequence[str], weights: Sequence[Tensor]) -> SharedGroup:
-    """The record of parameters that become the first of them; call it before they do."""
+    """The record of parameters that become the first of them; call it before tying."""
     first = weights[0]
     return SharedGroup(tuple(names), first.numel() * (len(weights) - 1), None if first.is_meta else _lost(weights))
 

@@ -1,4 +1,4 @@
-"""Carries a `SharingPlan` out: on a model, on its stored state, and on the parameter count.
+"""Applies a `SharingPlan` to a model, to its stored state, and to the parameter count.
 
 Everything is checked before anything is changed, and all problems are raised together. Sharing means one `Parameter`
 object under several names, so the optimizer sees it once and every use adds to the same gradient; this is what torch
@@ -18,7 +18,7 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 
 def share(model: nn.Module, plan: SharingPlan) -> None:
-    """Makes the names of each group one `Parameter`: the one that the first name holds, with its values.
+    """Makes the names of each group one `Parameter`: the one under the first name, with its values.
 
     Share after the model has left the meta device: `to_empty` makes every name a parameter of its own. Raises
     `ProblemError` for unknown names, unequal shapes or dtypes, and names claimed twice; the model is then unchanged.
@@ -32,9 +32,9 @@ def share(model: nn.Module, plan: SharingPlan) -> None:
 
 
 def stored_state(state: Mapping[str, Tensor], plan: SharingPlan) -> dict[str, Tensor]:
-    """The state without the names that are only another name of a stored tensor.
+    """The state without names that are only aliases of a stored tensor.
 
-    Raises `ProblemError` where names of a group hold different values: dropping one would lose it.
+    Raises `ProblemError` if names of a group hold different values: dropping one would lose it.
     """
     dropped = {name for group in plan.groups for name in group[1:]}
     _check(plan, dict.fromkeys([*state, *dropped]))
@@ -53,8 +53,8 @@ def restored_state(state: Mapping[str, Tensor], plan: SharingPlan) -> dict[str, 
 
 
 def plan_of(state: Mapping[str, Tensor]) -> SharingPlan:
-    """The plan that a state shows: names that stand for the same elements of the same memory, the first in the state's
-    order first. So a plan over a model's parameters is found again under the names of its checkpoint."""
+    """The plan inferred from a state: names of the same elements of the same memory, in the state's order. This
+    recovers a plan over a model's parameters under the names of its checkpoint."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in state.items():
         if tensor.numel():
@@ -66,13 +66,13 @@ def plan_of(state: Mapping[str, Tensor]) -> SharingPlan:
 
 
 def parameter_savings(plan: SharingPlan, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many parameters (numbers, not bytes) the plan saves: all but one tensor of each group."""
+    """Number of parameters (numbers, not bytes) that the plan saves: all but one tensor of each group."""
     _check(plan, {name: tuple(shape) for name, shape in shapes.items()})
     return sum(math.prod(shapes[group[0]]) * (len(group) - 1) for group in plan.groups)
 
 
 def combine(plans: Sequence[SharingPlan]) -> SharingPlan:
-    """One plan with the groups of all; raises `ProblemError` naming both groups where two plans claim one name.
+    """One plan with the groups of all; raises `ProblemError` naming both groups if two plans claim one name.
 
     Problems say `sharing.0` for the first plan, as the list in a config counts.
     """
@@ -83,7 +83,7 @@ def combine(plans: Sequence[SharingPlan]) -> SharingPlan:
 
 
 def _check(plan: SharingPlan, known: Mapping[str, object]) -> None:
-    """Raises every problem of a plan; `known` gives each name what must be equal within a group."""
+    """Raises every problem of a plan; `known` maps each name to what must be equal within a group."""
     placed = [(f"group {index}", group) for index, group in enumerate(plan.groups)]
     problems = [
         *_claimed_twice(placed),
@@ -98,10 +98,10 @@ def _misfits(where: str, group: tuple[str, ...], known: Mapping[str, object]) ->
         yield Problem("bad-sharing-plan", "the group is empty", where, "name the parameters to share")
     for name in group:
         if name not in known:
-            yield Problem("unknown-parameter", f"there is no parameter '{name}'", where, did_you_mean(name, known))
+            yield Problem("unknown-parameter", f"unknown parameter '{name}'", where, did_you_mean(name, known))
         elif group[0] in known and known[name] != known[group[0]]:
             what = f"'{group[0]}' is {known[group[0]]}, '{name}' is {known[name]}"
-            yield Problem("unequal-parameters", what, where, "share only parameters of equal shape and dtype")
+            yield Problem("unequal-parameters", what, where, "share only parameters with the same shape and dtype")
 
 
 def _claimed_twice(placed: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Problem]:
@@ -131,7 +131,7 @@ def _check_equal(state: Mapping[str, Tensor], plan: SharingPlan) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one, or equal; identity comes first because NaN is not equal to itself."""
+    """Whether two tensors are the same or equal; identity is checked first because NaN is not equal to itself."""
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         return False
     return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""What this package offers; imports no torch."""
+"""The components of this package; imports no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sharing() -> list[Component]:
             name="tied-gains",
             target="penstock.sharing.tied_gains:TiedGains",
             config="penstock.sharing.config:TiedGainsConfig",
-            summary="Layers use the same matrices, each with learned gains of its own",
+            summary="Layers share matrices, each with its own learned per-output gains",
             contract=2,
             reference="https://arxiv.org/abs/1909.11942",
         ),

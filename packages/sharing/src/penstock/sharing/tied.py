@@ -41,5 +41,5 @@ def _only(roles: Mapping[str, ParameterRole], role: ParameterRole) -> str:
     if len(names) == 1:
         return names[0]
     found = f"parameters with role '{role}': {', '.join(names)}" if names else f"no parameter with role '{role}'"
-    fix = "remove `tied-embeddings` from the config" if names else "a model that is tied already needs no strategy"
+    fix = "remove `tied-embeddings` from the config" if names else "a model that is already tied needs no strategy"
     raise ProblemError(Problem("cannot-tie", f"the model has {found}; tying needs exactly one", "tied-embeddings", fix))

@@ -1,7 +1,8 @@
 """One matrix for several layers, with a learned gain for each output of each use.
 
-Cross-layer sharing as in ALBERT (Lan et al. 2019, arXiv:1909.11942) makes its uses equal; a gain vector a use lets them
-differ for D numbers instead of D x D. Gains start at 1, so the first step is that of plain tying.
+With cross-layer sharing as in ALBERT (Lan et al. 2019, arXiv:1909.11942) all uses are equal. One gain vector per use
+lets them differ at a cost of D numbers instead of D x D. Gains start at 1, so the first step equals that of plain
+tying.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class TiedWithGains:
 
 
 class TiedGains:
-    """Ties the matrices and experts that have one name and shape in several layers.
+    """Ties matrices and experts that have the same name and shape in several layers.
 
-    `match` are patterns of names. `interval` layers that follow one another use one matrix, None: all layers do.
+    `match` holds glob patterns of names. `interval` consecutive layers share one matrix; None: all layers do.
     """
 
     def __init__(self, match: Sequence[str] = ("*",), interval: int | None = None) -> None:
@@ -75,11 +76,11 @@ class TiedGains:
         self.interval = interval
 
     def apply(self, sites: Mapping[str, WeightSite], seed: int) -> TiedWithGains:
-        """Adds gains to every site of a group; nothing is drawn by `seed`."""
+        """Adds gains to every site of a group; `seed` is unused, because nothing is random."""
         groups = self._groups(sites)
         if not groups:
-            what = f"no two layers have matrices of one name and shape that match {', '.join(self.match)}"
-            raise ProblemError(Problem("cannot-tie", what, "tied-gains", "widen `match`, or leave the strategy out"))
+            what = f"no two layers have matrices of the same name and shape that match {', '.join(self.match)}"
+            raise ProblemError(Problem("cannot-tie", what, "tied-gains", "widen `match`, or remove the strategy"))
         report = tuple(shared_group(group, [sites[name].weight for name in group]) for group in groups)
         gains: dict[str, nn.Parameter] = {}
         for name in (name for group in groups for name in group):

@@ -16,18 +16,18 @@ from penstock.conformance.laws import (
 
 CAPABILITIES: dict[str, str] = {
     "additive": "the loss of a batch is the mean of its parts' losses, weighted by their tokens",
-    "compilable": "torch.compile takes the loss as one graph",
-    "counts-choices": "the load is that of the experts that were really chosen, selection bias included",
-    "counts-dropped": "of the choices that count, those that capacity turned away are some",
-    "exact-gradient": "the gradient is the derivative, where the choice stays",
-    "exact-in-fp64": "fp64 routings are computed in fp64",
-    "expert-symmetric": "experts under other numbers cost the same",
-    "load-balancing": "tokens that crowd into few experts cost more, and the gradient draws them away",
+    "compilable": "torch.compile captures the loss as one graph",
+    "counts-choices": "the load counts the experts that were actually chosen, selection bias included",
+    "counts-dropped": "choices that capacity turned away count too",
+    "exact-gradient": "the gradient is the true derivative as long as the choice stays the same",
+    "exact-in-fp64": "the loss of an fp64 routing is computed in fp64",
+    "expert-symmetric": "renumbering the experts does not change the loss",
+    "load-balancing": "the loss is higher if few experts get most tokens, and its gradient evens out the load",
     "logit-regularizing": "larger logits cost more",
-    "mean-over-tokens": "a batch that is there twice costs the same",
-    "no-host-sync": "the loss reads no value of a tensor, and so never waits for the device",
+    "mean-over-tokens": "repeating the batch does not change the loss",
+    "no-host-sync": "the loss reads no tensor values, so it never waits for the device",
     "one-at-balance": "an even load costs 1",
-    "order-free": "tokens in another order cost the same",
+    "order-free": "the order of tokens does not change the loss",
 }
 # In an order in which no law needs a later one.
 _PARTS = (balance_loss_form, balance_loss_padding, balance_loss_gradients, balance_loss_loads, balance_loss_numerics)

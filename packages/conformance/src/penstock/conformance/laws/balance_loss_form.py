@@ -30,9 +30,9 @@ LOSS = "balance-loss"
 
 @law(LOSS)
 def the_weight_is_that_of_the_settings(subject: Subject) -> None:
-    """`weight` is a finite number of at least 0, and that of the settings where they have one.
+    """`weight` is a finite number of at least 0, and equals the setting `weight` if there is one.
 
-    The training loop adds `weight * loss`: keep the setting as an attribute of that name.
+    The training loop adds `weight * loss`: store the setting as an attribute of that name.
     """
     weight = subject.build().weight
     number = isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0
@@ -43,9 +43,9 @@ def the_weight_is_that_of_the_settings(subject: Subject) -> None:
 
 @law(LOSS)
 def a_loss_is_one_finite_number(subject: Subject) -> None:
-    """The loss is an fp32 tensor without dimensions, and finite, for one token as for many, with a mask or without.
+    """The loss is a finite fp32 scalar tensor, for one token or many, with or without a mask.
 
-    Sum or average over tokens and experts, and divide by nothing that may be 0.
+    Sum or average over tokens and experts, and do not divide by a number that may be 0.
     """
     for logits_TE in (logits(), logits(1), even(), towards_one_pair(1.0)):
         tokens = len(logits_TE)
@@ -74,7 +74,7 @@ def extreme_logits_have_a_finite_loss(subject: Subject) -> None:
 def the_weight_is_left_to_the_training_loop(subject: Subject) -> None:
     """The loss does not depend on its weight.
 
-    Return the bare penalty: multiplied here as well, a weight of 0.01 would act as 0.0001.
+    Return the unweighted penalty: if it is multiplied here too, a weight of 0.01 acts as 0.0001.
     """
     if not subject.has_field("weight"):
         raise NotApplicable("the loss has no setting weight")
@@ -84,21 +84,21 @@ def the_weight_is_left_to_the_training_loop(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def asked_again_a_loss_is_the_same(subject: Subject) -> None:
-    """The same routing has the same loss, bit for bit, whatever was asked before.
+    """The same routing gives the same loss, bit for bit, regardless of earlier calls.
 
-    Keep no running counts: the gradient would be that of other batches, and a resumed run another run.
+    Keep no running counts: the loss would depend on earlier batches, and a resumed run would differ.
     """
     loss, routing = subject.build(), routing_of(logits())
     first = loss(routing)
     loss(routing_of(towards_one_pair(1.0)))
-    expect(torch.equal(first, loss(routing)), "asked again, the loss is another")
+    expect(torch.equal(first, loss(routing)), "a second call returns a different loss")
 
 
 @law(LOSS, needs=NUMBER)
 def the_routing_is_left_alone(subject: Subject) -> None:
     """The loss does not change the routing.
 
-    Other losses and the load metrics see it next: use no in-place operation on its tensors.
+    Other losses and the load metrics read it next: do not use in-place operations on its tensors.
     """
     routing = routing_of(logits())
     before = over(routing, torch.clone)
@@ -108,9 +108,9 @@ def the_routing_is_left_alone(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def the_global_generators_are_left_alone(subject: Subject) -> None:
-    """A loss draws from no global generator.
+    """A loss does not draw from global generators.
 
-    A draw shifts all that comes after it: dropout, noise, the order of data.
+    A draw shifts everything after it: dropout, noise, the data order.
     """
     loss = subject.build()
     with generators_left_alone("the loss"):
@@ -121,7 +121,7 @@ def the_global_generators_are_left_alone(subject: Subject) -> None:
 def a_copy_is_the_same_loss(subject: Subject) -> None:
     """A deep or pickled copy gives the same loss.
 
-    Keep plain numbers as attributes, no lambdas.
+    Store plain numbers as attributes, not lambdas.
     """
     loss, routing = subject.build(), routing_of(logits())
     for name, other in (("deep", copy.deepcopy(loss)), ("pickled", pickle.loads(pickle.dumps(loss)))):

@@ -16,9 +16,9 @@ from penstock.conformance.laws.losses import extremes, gradient_of, logits, rout
 
 @law(LOSS, needs=NUMBER)
 def the_gradient_reaches_the_logits(subject: Subject) -> None:
-    """The loss has a finite gradient that reaches the logits and is not 0 where a load is uneven.
+    """The loss has a finite gradient in the logits, which is not 0 if the load is uneven.
 
-    Counts have no gradient: multiply them by scores, and detach no score.
+    Counts have no gradient: multiply them by scores, and do not detach the scores.
     """
     logits_TE = towards_one_pair(0.5).requires_grad_()
     loss = subject.build()(routing_of(logits_TE))
@@ -35,7 +35,7 @@ GRADIENT = (the_gradient_reaches_the_logits,)
 def gradients_stay_finite(subject: Subject) -> None:
     """The gradient is finite for extreme logits and for ties.
 
-    The root of a variance has an infinite slope at 0: add a small number under it.
+    The square root of a variance has an infinite slope at 0: add a small number under the root.
     """
     for name, logits_TE in extremes().items():
         finite = bool(gradient_of(subject.build(), logits_TE).isfinite().all())
@@ -44,7 +44,7 @@ def gradients_stay_finite(subject: Subject) -> None:
 
 @law(LOSS, needs=GRADIENT, capability="exact-gradient")
 def the_gradient_is_the_derivative(subject: Subject) -> None:
-    """Along its own direction the gradient is the finite difference, where the choice stays.
+    """Along its own direction the gradient equals the finite difference, as long as the choice stays the same.
 
     Estimators differ on purpose: do not declare `exact-gradient` for them.
     """
@@ -60,9 +60,9 @@ def the_gradient_is_the_derivative(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="exact-in-fp64")
 def fp64_routings_are_computed_in_fp64(subject: Subject) -> None:
-    """The loss of an fp64 routing is fp64, and so smooth that a step of 1e-6 can be seen in it.
+    """The loss of an fp64 routing is fp64 and precise enough to resolve a step of 1e-6.
 
-    Convert to the type of the scores, and not by `.float()`: gradients are checked in fp64.
+    Convert to the dtype of the scores, not with `.float()`: gradients are checked in fp64.
     """
     loss, routing = subject.build(), routing_of(towards_one_pair(0.5).double())
     direction_TE = logits(seed=6).double()

@@ -20,9 +20,9 @@ from penstock.conformance.laws.routings import EXPERTS, TOKENS
 
 @law(LOSS, needs=NUMBER, capability="load-balancing")
 def crowding_costs_more(subject: Subject) -> None:
-    """The loss grows as more tokens go to the same experts, and is least for an even load.
+    """The loss grows as more tokens go to the same experts, and is lowest for an even load.
 
-    The logits are the same but for the numbers of the experts. A loss of something else does not declare
+    The test logits differ only in which experts they favour. A loss with another purpose does not declare
     `load-balancing`.
     """
     loss = subject.build()
@@ -36,7 +36,7 @@ def crowding_costs_more(subject: Subject) -> None:
 def the_gradient_draws_tokens_away_from_crowded_experts(subject: Subject) -> None:
     """A step against the gradient lowers the logits of crowded experts and raises those of others.
 
-    A gradient of the wrong sign trains without complaint: compare it with finite differences of your own.
+    A gradient of the wrong sign raises no error: compare yours with finite differences.
     """
     if not subject.claims("load-balancing"):
         raise NotApplicable("the loss does not balance the load")
@@ -47,9 +47,9 @@ def the_gradient_draws_tokens_away_from_crowded_experts(subject: Subject) -> Non
 
 @law(LOSS, needs=NUMBER, capability="counts-choices")
 def the_choice_that_was_made_counts(subject: Subject) -> None:
-    """With the same scores, another choice is another loss: the load is counted from `expert_TK`.
+    """The load is counted from `expert_TK`: with the same scores, a different choice gives a different loss.
 
-    Do not choose again from the scores: without the selection bias that measures loads that never happened.
+    Do not recompute the choice from the scores: without the selection bias you count loads that never happened.
     """
     routing = routing_of(towards_one_pair(0.5))
     elsewhere = replace(routing, expert_TK=(routing.expert_TK + 5) % EXPERTS)
@@ -59,10 +59,10 @@ def the_choice_that_was_made_counts(subject: Subject) -> None:
 
 @law(LOSS, needs=(the_choice_that_was_made_counts,), capability="counts-dropped")
 def choices_that_were_turned_away_count(subject: Subject) -> None:
-    """A choice counts whether capacity turned it away or not.
+    """A choice counts even if capacity turned it away.
 
-    Counted after drops, an expert that overflows looks no fuller than its capacity. A loss that means that, or that
-    counts no choices, does not declare `counts-dropped`.
+    If drops are not counted, an overflowing expert looks only as full as its capacity. A loss for which that is
+    intended, or that counts no choices, does not declare `counts-dropped`.
     """
     expect(subject.claims("counts-choices"), "no choice counts")
     routing = routing_of(towards_one_pair(0.5))
@@ -73,9 +73,9 @@ def choices_that_were_turned_away_count(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="logit-regularizing")
 def larger_logits_cost_more(subject: Subject) -> None:
-    """The loss grows as the logits grow, together or apart.
+    """The loss grows as the logits grow, whether they are shifted or scaled.
 
-    Penalise `logsumexp`, or the squares of the logits. Losses that look at scores alone do not declare this.
+    Penalise `logsumexp`, or the squared logits. Losses that use only scores do not declare this.
     """
     loss, logits_TE = subject.build(), logits()
     for name, batches in {
@@ -88,9 +88,10 @@ def larger_logits_cost_more(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="one-at-balance")
 def an_even_load_costs_one(subject: Subject) -> None:
-    """The loss of an even load is 1, for any number of experts, tokens and experts a token.
+    """The loss of an even load is 1, for any number of experts, tokens and experts per token.
 
-    Multiply by the number of experts, and divide by those of tokens and choices: weights then mean the same anywhere.
+    Multiply by the number of experts and divide by the numbers of tokens and choices, so that a weight means the same
+    everywhere.
     """
     for tokens, experts, k in ((32, 16, 2), (32, 8, 1), (48, 4, 3), (4, 4, 4)):
         loss = float(subject.build()(routing_of(even(tokens, experts), k)))
@@ -99,9 +100,9 @@ def an_even_load_costs_one(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="mean-over-tokens")
 def a_batch_that_is_there_twice_costs_the_same(subject: Subject) -> None:
-    """The loss of a batch that is there twice is that of the batch.
+    """A batch repeated twice has the same loss as the batch.
 
-    Divide by the number of counted tokens: with a sum, the weight would have to change with the batch.
+    Divide by the number of counted tokens: with a sum, the weight would depend on the batch size.
     """
     loss, logits_TE = subject.build(), logits()
     expect_close(loss(routing_of(logits_TE)), loss(routing_of(logits_TE.repeat(2, 1))), "there twice")
@@ -111,7 +112,8 @@ def a_batch_that_is_there_twice_costs_the_same(subject: Subject) -> None:
 def the_parts_of_a_batch_add_up(subject: Subject) -> None:
     """The loss of a batch is the mean of the losses of its parts, weighted by their tokens.
 
-    What multiplies two means over tokens, as load and score, is not additive: it needs the counts of the whole batch.
+    A product of two means over tokens, such as load times score, is not additive: it needs the counts of the whole
+    batch.
     """
     loss = subject.build()
     for logits_TE in (towards_one_pair(0.5), logits()):  # parts that crowd alike, and parts that do not
@@ -123,9 +125,9 @@ def the_parts_of_a_batch_add_up(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="expert-symmetric")
 def experts_under_other_numbers_cost_the_same(subject: Subject) -> None:
-    """The loss does not depend on which expert has which number.
+    """Renumbering the experts does not change the loss.
 
-    Treat all experts alike; where they differ in size or place, do not declare `expert-symmetric`.
+    Treat all experts alike; if they differ in size or placement, do not declare `expert-symmetric`.
     """
     order_E = torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(3))
     for logits_TE in (logits(), towards_one_pair(0.5)):
@@ -137,7 +139,7 @@ def experts_under_other_numbers_cost_the_same(subject: Subject) -> None:
 def tokens_in_another_order_cost_the_same(subject: Subject) -> None:
     """The loss does not depend on the order of the tokens.
 
-    Tokens come flattened over sequences: their neighbours and numbers mean nothing here.
+    Tokens are flattened over sequences: their order and indices have no meaning here.
     """
     order_T = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(3))
     for logits_TE in (logits(), towards_one_pair(0.5)):

@@ -15,7 +15,7 @@ from penstock.conformance.laws.routings import over, seeded
 def autocast_changes_nothing(subject: Subject) -> None:
     """Under autocast the loss is the same.
 
-    Write sums of products with `*` and `sum`: autocast takes matrix products in bf16.
+    Write sums of products with `*` and `sum`: autocast computes matrix products in bf16.
     """
     loss, routing = subject.build(), routing_of(logits())
     plain = loss(routing)
@@ -25,9 +25,9 @@ def autocast_changes_nothing(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="no-host-sync")
 def no_value_is_read_from_the_device(subject: Subject) -> None:
-    """The loss works on the meta device, where no value can be read.
+    """The loss works on the meta device, where values cannot be read.
 
-    `.item()`, `bincount`, `nonzero()` and indexing by a mask wait for the device; `scatter_add` and `where` do not.
+    `.item()`, `bincount`, `nonzero()` and mask indexing wait for the device; `scatter_add` and `where` do not.
     """
     routing = over(routing_of(logits()), lambda tensor: tensor.to("meta"))
     expect(subject.build()(routing, every_other_token().to("meta")).is_meta, "the loss comes from another device")
@@ -35,9 +35,9 @@ def no_value_is_read_from_the_device(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER, capability="compilable")
 def it_compiles_as_one_graph(subject: Subject) -> None:
-    """`torch.compile(fullgraph=True)` takes the loss, and it is as before.
+    """`torch.compile(fullgraph=True)` captures the loss, and its value is unchanged.
 
-    Keep Python branches on the values of tensors out of it.
+    Do not branch on tensor values.
     """
     loss, routing = subject.build(), routing_of(logits())
     torch.compiler.reset()

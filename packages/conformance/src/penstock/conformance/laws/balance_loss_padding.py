@@ -20,7 +20,7 @@ from penstock.conformance.laws.routings import EXPERTS, TOKENS
 def a_mask_of_all_tokens_is_no_mask(subject: Subject) -> None:
     """A mask that counts every token changes nothing.
 
-    Divide by the number of counted tokens in both cases.
+    Divide by the number of counted tokens with and without a mask.
     """
     loss, routing = subject.build(), routing_of(logits())
     expect_close(loss(routing), loss(routing, torch.ones(TOKENS, dtype=torch.bool)), "with a mask of all tokens")
@@ -28,9 +28,9 @@ def a_mask_of_all_tokens_is_no_mask(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def padding_costs_nothing(subject: Subject) -> None:
-    """Tokens that the mask leaves out change nothing: the loss is that of the others alone.
+    """Masked-out tokens change nothing: the loss is that of the other tokens.
 
-    Mask the counts, the means and the number of tokens alike.
+    Apply the mask to the counts, the means and the number of tokens.
     """
     loss, mask_T = subject.build(), every_other_token()
     counted = logits()[mask_T]
@@ -42,7 +42,7 @@ def padding_costs_nothing(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def nothing_flows_back_to_padding(subject: Subject) -> None:
-    """The gradient of the loss is 0 for tokens that the mask leaves out.
+    """The gradient of the loss is 0 for masked-out tokens.
 
     Select with `where` or by multiplying with the mask, before anything is summed.
     """
@@ -53,9 +53,9 @@ def nothing_flows_back_to_padding(subject: Subject) -> None:
 
 @law(LOSS, needs=(nothing_flows_back_to_padding,))
 def a_batch_of_padding_costs_nothing(subject: Subject) -> None:
-    """Where no token counts, the loss and its gradient are 0.
+    """If the mask counts no token, the loss and its gradient are 0.
 
-    A rank may hold nothing but padding: divide by at least 1.
+    A rank may hold only padding: divide by at least 1.
     """
     none_T = torch.zeros(TOKENS, dtype=torch.bool)
     loss = subject.build()
@@ -65,9 +65,9 @@ def a_batch_of_padding_costs_nothing(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def a_batch_without_tokens_costs_nothing(subject: Subject) -> None:
-    """The loss of no tokens is 0.
+    """The loss of an empty batch is 0.
 
-    Divide by at least 1, and take no maximum over tokens.
+    Divide by at least 1, and do not take a maximum over tokens.
     """
     loss = float(subject.build()(routing_of(logits(0))))
     expect(loss == 0, f"the loss is {loss}")
@@ -75,9 +75,9 @@ def a_batch_without_tokens_costs_nothing(subject: Subject) -> None:
 
 @law(LOSS, needs=NUMBER)
 def empty_slots_cost_nothing(subject: Subject) -> None:
-    """Which expert an empty slot names changes nothing.
+    """The expert index in an empty slot does not change the loss.
 
-    Count `kept_TK`, with `dropped_TK` or without; a slot that is neither was never chosen.
+    Count `kept_TK`, optionally with `dropped_TK`; a slot that is neither was never chosen.
     """
     routing = routing_of(logits())
     kept_TK = torch.arange(2 * TOKENS).view(TOKENS, 2) % 3 > 0

@@ -23,9 +23,9 @@ from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import ProblemError
 
 CAPABILITIES: dict[str, str] = {
-    "exact-counts": "loads that differ by one are told apart, however large they are",
-    "expert-symmetric": "experts under other numbers are balanced alike",
-    "scale-free": "the update depends on the shares of the load, and not on its size",
+    "exact-counts": "loads that differ by one are distinguished, however large they are",
+    "expert-symmetric": "renumbering the experts renumbers the update",
+    "scale-free": "the update depends on the shares of the load, not on its size",
 }
 BALANCER = "balancer"
 
@@ -57,9 +57,9 @@ class BiasedRouter(nn.Module):
 
 @law(BALANCER)
 def an_update_keeps_the_form_of_the_state(subject: Subject) -> None:
-    """After an update the router's state has the names, shapes and types that it had, and the bias is fp32.
+    """An update keeps the names, shapes and dtypes of the router's state, and the bias is fp32.
 
-    `bias_E.add_(...)` in place does; new buffers and other types make checkpoints that do not load.
+    Update in place with `bias_E.add_(...)`; new buffers or dtypes make checkpoints that do not load.
     """
     router = _router()
     before = {name: (tensor.shape, tensor.dtype) for name, tensor in router.state_dict().items()}
@@ -73,9 +73,9 @@ FORM = (an_update_keeps_the_form_of_the_state,)
 
 @law(BALANCER, needs=FORM)
 def whatever_the_load_the_router_stays_finite(subject: Subject) -> None:
-    """Loads of one expert alone, of every size, leave the router finite.
+    """A load on a single expert, of any size, leaves the router finite.
 
-    Divide by no count that may be 0.
+    Do not divide by a count that may be 0.
     """
     for load in (1, 1000, 2**40):
         router = _router()
@@ -86,9 +86,9 @@ def whatever_the_load_the_router_stays_finite(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM)
 def the_buffer_stays_the_same_tensor(subject: Subject) -> None:
-    """The bias is changed in place.
+    """The bias is updated in place.
 
-    Who holds the buffer, such as a compiled graph or a communication group, would go on with the old one.
+    A compiled graph or a communication group that holds the buffer would keep using the old one.
     """
     router = _router()
     bias_E = router.e_score_correction_bias
@@ -100,7 +100,7 @@ def the_buffer_stays_the_same_tensor(subject: Subject) -> None:
 def parameters_are_left_to_the_optimizer(subject: Subject) -> None:
     """An update changes no parameter and no gradient.
 
-    The optimizer keeps moments of the parameters as they were: change buffers alone.
+    The optimizer's moments belong to the old parameters: change only buffers.
     """
     router = _router()
     weight_ED, gradient_ED = router.weight.detach().clone(), torch.ones_like(router.weight)
@@ -113,9 +113,9 @@ def parameters_are_left_to_the_optimizer(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM)
 def an_update_is_outside_the_gradient(subject: Subject) -> None:
-    """After an update the bias needs no gradient and has no history.
+    """After an update the bias requires no gradient and has no grad_fn.
 
-    Compute from the counts alone, or under `torch.no_grad()`: a graph that grows with every step fills the memory.
+    Compute only from the counts, or under `torch.no_grad()`: a graph that grows with every step fills the memory.
     """
     router = _router()
     _update(subject.build(), router, _skewed())
@@ -127,49 +127,49 @@ def an_update_is_outside_the_gradient(subject: Subject) -> None:
 def the_counts_are_left_alone(subject: Subject) -> None:
     """An update does not change the counts.
 
-    The metrics and the trace of the step read them next: use no in-place operation on them.
+    The metrics and the trace of the step read them next: do not use in-place operations on them.
     """
     counts_E = _skewed()
     _update(subject.build(), _router(), counts_E)
-    expect(torch.equal(counts_E, _skewed()), "the counts are others afterwards")
+    expect(torch.equal(counts_E, _skewed()), "the counts have changed")
 
 
 @law(BALANCER, needs=FORM)
 def an_even_load_changes_nothing(subject: Subject) -> None:
-    """A router whose experts have the same load is left as it is.
+    """A router whose experts have equal loads is unchanged.
 
-    Move by the difference to the mean, which is then 0.
+    Move the bias by the difference from the mean load, which is 0 here.
     """
     _expect_unchanged(subject, torch.full((EXPERTS,), 7), "an even load")
 
 
 @law(BALANCER, needs=FORM)
 def a_step_without_choices_changes_nothing(subject: Subject) -> None:
-    """Where nothing was routed, the router is left as it is.
+    """If nothing was routed, the router is unchanged.
 
-    Divide by at least 1: 0 of 0 is no share.
+    Divide by at least 1: 0 / 0 is NaN.
     """
     _expect_unchanged(subject, torch.zeros(EXPERTS, dtype=torch.int64), "a step without choices")
 
 
 @law(BALANCER, needs=FORM)
 def crowded_experts_lose_to_idle_ones(subject: Subject) -> None:
-    """An update lowers the bias of the fullest expert against that of the emptiest.
+    """An update lowers the bias of the fullest expert relative to the emptiest.
 
-    Add where the load is below the mean: with the wrong sign, one expert ends with every token.
+    Raise the bias if the load is below the mean: with the wrong sign, one expert ends up with every token.
     """
     router = _router()
     _update(subject.build(), router, _skewed())
     bias_E = router.e_score_correction_bias.detach()
     gain = float(bias_E[_skewed().argmin()] - bias_E[_skewed().argmax()])
-    expect(gain > 0, f"the emptiest expert gains {gain} on the fullest")
+    expect(gain > 0, f"the emptiest expert gains {gain} relative to the fullest")
 
 
 @law(BALANCER, needs=(crowded_experts_lose_to_idle_ones,))
 def many_updates_even_out_the_load(subject: Subject) -> None:
-    """After 300 updates from the router's own load, the fullest expert is nearer to the mean by half.
+    """After 300 updates with the router's own load, the fullest expert is at most half as far above the mean.
 
-    A rule that overshoots, or that stops early, moves in the right direction and gets nowhere.
+    Look for a rule that moves in the right direction but overshoots, or stops too early.
     """
     router, balancer, hidden_TD = _router(k=2), subject.build(), spread(256) + 0.5
     excess: list[float] = []
@@ -185,9 +185,9 @@ def many_updates_even_out_the_load(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM)
 def the_same_load_makes_the_same_update(subject: Subject) -> None:
-    """Two objects of the same settings change equal routers alike, bit for bit.
+    """Two objects with the same settings make the same change to equal routers, bit for bit.
 
-    Every rank has its own, and they must stay in step: draw nothing, and iterate over no set.
+    Every rank has its own balancer, and they must stay in sync: do not draw random numbers or iterate over a set.
     """
     first, second = _router(), _router()
     for router in (first, second):
@@ -197,9 +197,9 @@ def the_same_load_makes_the_same_update(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM)
 def the_global_generators_are_left_alone(subject: Subject) -> None:
-    """An update draws from no global generator.
+    """An update does not draw from global generators.
 
-    A draw shifts all that comes after it: dropout, noise, the order of data.
+    A draw shifts everything after it: dropout, noise, the data order.
     """
     balancer, router = subject.build(), _router()
     with generators_left_alone("the update"):
@@ -208,9 +208,9 @@ def the_global_generators_are_left_alone(subject: Subject) -> None:
 
 @law(BALANCER, needs=(the_same_load_makes_the_same_update,))
 def a_resumed_run_goes_on_as_before(subject: Subject) -> None:
-    """A new balancer and a router loaded from its `state_dict()` go on, bit for bit, as the old ones do.
+    """A new balancer and a router loaded from its `state_dict()` continue bit for bit like the old ones.
 
-    A checkpoint holds the router and not the balancer: keep what must last in buffers of the router, and let rates
+    A checkpoint holds the router, not the balancer: keep persistent state in buffers of the router, and let rates
     depend on `tokens_seen`, not on a count of calls.
     """
     balancer, router = subject.build(), _router()
@@ -225,9 +225,9 @@ def a_resumed_run_goes_on_as_before(subject: Subject) -> None:
 
 @law(BALANCER, needs=(the_same_load_makes_the_same_update,))
 def layers_do_not_disturb_one_another(subject: Subject) -> None:
-    """One object balances the routers of all layers, each as if it were the only one.
+    """One object balances the routers of all layers, each independently.
 
-    Keep nothing of one update for the next: the next one is of another layer.
+    Keep nothing between updates: the next one is for another layer.
     """
     alone, first, second = _router(), _router(), _router()
     _update(subject.build(), alone, _skewed())
@@ -241,7 +241,7 @@ def layers_do_not_disturb_one_another(subject: Subject) -> None:
 def a_copy_is_the_same_balancer(subject: Subject) -> None:
     """A deep or pickled copy makes the same update.
 
-    Keep plain numbers as attributes, no lambdas.
+    Store plain numbers as attributes, not lambdas.
     """
     balancer, router = subject.build(), _router()
     copies = {"deep": copy.deepcopy(balancer), "pickled": pickle.loads(pickle.dumps(balancer))}
@@ -254,23 +254,23 @@ def a_copy_is_the_same_balancer(subject: Subject) -> None:
 
 @law(BALANCER, needs=(the_same_load_makes_the_same_update,))
 def a_router_that_was_cast_is_balanced_in_fp32(subject: Subject) -> None:
-    """The bias of a router that was cast to bf16 gets the same update, bit for bit.
+    """The bias of a router cast to bf16 gets the same update, bit for bit.
 
-    Compute in the type of the bias and not in that of the weight: near 1, bf16 has steps of 0.008.
+    Compute in the dtype of the bias, not of the weight: near 1, bf16 has steps of 0.008.
     """
     router, cast = _router(), _router().bfloat16()
     for each in (router, cast):
         each.e_score_correction_bias.copy_(1 + torch.arange(EXPERTS) / 1000)
         _update(subject.build(), each, _skewed())
     same = torch.equal(router.e_score_correction_bias, cast.e_score_correction_bias)
-    expect(same, "cast to bf16, the bias gets another update")
+    expect(same, "cast to bf16, the bias gets a different update")
 
 
 @law(BALANCER, needs=FORM)
 def an_expert_that_is_out_of_service_stays_out(subject: Subject) -> None:
-    """A bias of -inf stays -inf, and the others stay finite.
+    """A bias of -inf stays -inf, and the other biases stay finite.
 
-    Take no mean of the biases: that of an expert out of service is -inf.
+    Do not average the biases: an expert out of service has -inf.
     """
     router = _router()
     router.e_score_correction_bias[5] = float("-inf")
@@ -283,9 +283,9 @@ def an_expert_that_is_out_of_service_stays_out(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM)
 def a_router_that_cannot_be_balanced_is_a_problem(subject: Subject) -> None:
-    """A router without selection bias raises a `ProblemError`, unless the balancer changes it by other means.
+    """A router without a selection bias raises a `ProblemError`, unless the balancer changes it by other means.
 
-    Balancing nothing in silence looks like a bad rate: say that the router has no `e_score_correction_bias`.
+    Silently balancing nothing looks like a bad rate: report that the router has no `e_score_correction_bias`.
     """
     router = _router()
     del router.e_score_correction_bias
@@ -297,12 +297,12 @@ def a_router_that_cannot_be_balanced_is_a_problem(subject: Subject) -> None:
         return
     after = router.state_dict()
     changed = before.keys() != after.keys() or any(not torch.equal(after[name], before[name]) for name in before)
-    expect(changed, "a router without bias is not refused, and not changed")
+    expect(changed, "a router without a bias is neither refused nor changed")
 
 
 @law(BALANCER, needs=FORM)
 def counts_of_another_number_of_experts_are_refused(subject: Subject) -> None:
-    """Counts whose number is not that of the experts raise an error.
+    """Counts for a different number of experts raise an error.
 
     A single count would be broadcast over all experts: compare the shapes.
     """
@@ -316,34 +316,37 @@ def counts_of_another_number_of_experts_are_refused(subject: Subject) -> None:
 
 @law(BALANCER, needs=FORM, capability="expert-symmetric")
 def experts_under_other_numbers_are_balanced_alike(subject: Subject) -> None:
-    """With the counts in another order, the change of the bias is in that order too.
+    """Permuting the counts permutes the change of the bias.
 
-    Treat all experts alike; where groups or devices count, do not declare `expert-symmetric`.
+    Treat all experts alike; if groups or devices matter, do not declare `expert-symmetric`.
     """
     order_E = torch.randperm(EXPERTS, generator=torch.Generator().manual_seed(3))
     plain, ordered = _moved(subject, _skewed()), _moved(subject, _skewed()[order_E])
     expect(bool(plain.any()), "the bias does not move")
     worst = float((plain[order_E] - ordered).abs().max())
-    expect(worst <= 1e-5 * float(plain.abs().max()), f"the bias moves otherwise, by up to {worst:.3g}")
+    expect(worst <= 1e-5 * float(plain.abs().max()), f"the bias moves differently, by up to {worst:.3g}")
 
 
 @law(BALANCER, needs=FORM, capability="scale-free")
 def a_larger_batch_moves_the_bias_as_far(subject: Subject) -> None:
-    """A load that is 1,000 times as large, with the same shares, makes the same update.
+    """A load 1,000 times as large with the same shares gives the same update.
 
-    Divide by the mean load, or take its sign: a rate then means the same for any batch.
+    Divide by the mean load, or use only the sign of the difference, so that a rate means the same for any batch size.
     """
     plain, larger = _moved(subject, _skewed()), _moved(subject, 1000 * _skewed())
     expect(bool(plain.any()), "the bias does not move")
     worst = float((plain - larger).abs().max())
-    expect(worst <= 1e-5 * float(plain.abs().max()), f"with 1,000 times the load it moves otherwise, by {worst:.3g}")
+    expect(
+        worst <= 1e-5 * float(plain.abs().max()),
+        f"with 1,000 times the load the bias moves differently, by {worst:.3g}",
+    )
 
 
 @law(BALANCER, needs=FORM, capability="exact-counts")
 def loads_that_differ_by_one_are_told_apart(subject: Subject) -> None:
-    """Of loads around 2^40, one more and one fewer move the bias apart.
+    """With loads around 2^40, one token more and one token fewer give different biases.
 
-    fp32 holds 24 bits: subtract the integers before you convert.
+    fp32 has 24 bits of precision: subtract the integers before converting.
     """
     counts_E = torch.full((EXPERTS,), 2**40)
     counts_E[0] += 1

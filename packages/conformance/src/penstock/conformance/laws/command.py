@@ -15,7 +15,7 @@ COMMAND = "command"
 
 @law(COMMAND)
 def the_target_is_a_click_command(subject: Subject) -> None:
-    """The target is a `click.Command`, which a `click.Group` is too.
+    """The target is a `click.Command` (a `click.Group` is one too).
 
     Name the decorated function in `target`, not a function that returns it.
     """
@@ -36,7 +36,7 @@ def it_takes_no_settings(subject: Subject) -> None:
 def help_is_shown(subject: Subject) -> None:
     """`--help` of the command and of each of its subcommands ends with exit code 0.
 
-    Check for files and settings where the command runs, not in callbacks of its group that come before the help.
+    Check files and settings when the command runs, not in group callbacks that run before the help.
     """
     command = _loaded(subject)
     for names, _ in _all(command):
@@ -47,7 +47,7 @@ def help_is_shown(subject: Subject) -> None:
 
 @law(COMMAND, needs=(the_target_is_a_click_command,))
 def the_command_is_documented(subject: Subject) -> None:
-    """The command and each of its subcommands say what they do.
+    """The command and each of its subcommands have a description.
 
     The docstring of the function is the help; a group's subcommands each have one.
     """
@@ -57,7 +57,7 @@ def the_command_is_documented(subject: Subject) -> None:
 
 @law(COMMAND, needs=(the_target_is_a_click_command,))
 def options_are_documented(subject: Subject) -> None:
-    """Every option that is shown has a help text, in subcommands too.
+    """Every visible option has a help text, including those of subcommands.
 
     Write `click.option("--port", help="Where to listen.")`, or hide the option.
     """

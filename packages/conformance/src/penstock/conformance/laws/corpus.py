@@ -23,7 +23,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
 
 CAPABILITIES = {
-    "fingerprint": "fingerprint() tells cheaply, without reading it, whether the input is still the same",
+    "fingerprint": "fingerprint() detects changes of the input cheaply, without reading it",
 }
 CORPUS = "corpus"
 HEAD = 64
@@ -31,14 +31,14 @@ HEAD = 64
 
 @law(CORPUS)
 def it_yields_documents(subject: Subject) -> None:
-    """`documents()` is an iterator of `Document`s whose text and source are strings, and the example has one.
+    """`documents()` is an iterator of `Document`s with string text and source; the example yields at least one.
 
     Write `documents` as a generator that yields `Document(text, source)`; let `example` of the schema write some text.
     """
     found = subject.build().documents()
     expect(isinstance(found, Iterator), f"documents() is a {type(found).__name__}, not an iterator")
     head: list[Any] = list(itertools.islice(cast("Iterator[Any]", found), HEAD))
-    expect(head, "there is no document")
+    expect(head, "no documents")
     for document in head:
         good = isinstance(document, Document) and {type(document.text), type(document.source)} == {str}
         expect(good, f"not a document of two strings: {document!r:.100}")
@@ -48,7 +48,7 @@ def it_yields_documents(subject: Subject) -> None:
 def a_text_can_be_written(subject: Subject) -> None:
     """Every text encodes to UTF-8.
 
-    Half of a surrogate pair is no character: decode with `errors="strict"`, not with `surrogateescape`.
+    A lone surrogate is not a character: decode with `errors="strict"`, not `surrogateescape`.
     """
     for document in _head(subject.build()):
         try:
@@ -61,7 +61,7 @@ def a_text_can_be_written(subject: Subject) -> None:
 def a_source_is_a_place(subject: Subject) -> None:
     """Every source says where the text came from.
 
-    Give the path, URL or name, with the line or row where a file has several documents.
+    Give the path, URL or name, plus the line or row if a file has several documents.
     """
     bare = [number for number, document in enumerate(_head(subject.build())) if not document.source.strip()]
     expect(not bare, f"document {bare[:1]} has no source")
@@ -71,7 +71,7 @@ def a_source_is_a_place(subject: Subject) -> None:
 def a_source_names_one_document(subject: Subject) -> None:
     """No two documents have the same source.
 
-    A problem with a document is reported by its source: add the line, row or number in the file.
+    Problems are reported by source: add the line, row or index in the file.
     """
     sources = [document.source for document in _head(subject.build())]
     twice = next((source for source in sources if sources.count(source) > 1), "")
@@ -80,71 +80,71 @@ def a_source_names_one_document(subject: Subject) -> None:
 
 @law(CORPUS, needs=(it_yields_documents,))
 def it_is_read_again_from_the_start(subject: Subject) -> None:
-    """A second `documents()` of one object yields the same documents in the same order.
+    """A second call of `documents()` yields the same documents in the same order.
 
-    Open the input in `documents`, not in the constructor, and shuffle nothing.
+    Open the input in `documents`, not in the constructor, and do not shuffle.
     """
     corpus = subject.build()
-    expect(_head(corpus) == _head(corpus), "the second reading yields other documents")
+    expect(_head(corpus) == _head(corpus), "the second reading yields different documents")
 
 
 @law(CORPUS, needs=(it_is_read_again_from_the_start,))
 def readings_do_not_disturb_one_another(subject: Subject) -> None:
-    """Two readings that go on at the same time each yield every document.
+    """Two concurrent readings each yield every document.
 
-    Keep the place where a reading stands in the generator, not in the object.
+    Keep the reading position in the generator, not in the object.
     """
     corpus = subject.build()
     alone = _head(corpus)
     together = list(itertools.islice(zip(corpus.documents(), corpus.documents(), strict=False), HEAD))
-    expect(together == [(each, each) for each in alone], "read side by side, the documents are others")
+    expect(together == [(each, each) for each in alone], "concurrent readings yield different documents")
 
 
 @law(CORPUS, needs=(it_is_read_again_from_the_start,))
 def objects_of_the_same_settings_agree(subject: Subject) -> None:
-    """Two objects of the same settings yield the same documents in the same order.
+    """Two objects with the same settings yield the same documents in the same order.
 
-    Every rank builds its own: sort what a folder lists, and seed what is drawn from the settings.
+    Every rank builds its own: sort folder listings, and seed random draws from the settings.
     """
     choice = subject.choice()
-    expect(_head(choice.build()) == _head(choice.build()), "the second object yields other documents")
+    expect(_head(choice.build()) == _head(choice.build()), "the second object yields different documents")
 
 
 @law(CORPUS, needs=(objects_of_the_same_settings_agree,))
 def processes_agree(subject: Subject) -> None:
     """Another process yields the same documents in the same order.
 
-    Strings hash otherwise there: sort what comes out of a set.
+    String hashes differ between processes: sort the elements of a set.
     """
     choice = subject.choice()
-    expect(told_by_another_process(digest, choice) == digest(choice), "another process yields other documents")
+    expect(told_by_another_process(digest, choice) == digest(choice), "another process yields different documents")
 
 
 @law(CORPUS, needs=(objects_of_the_same_settings_agree,))
 def a_copy_is_the_same_corpus(subject: Subject) -> None:
     """A deep or pickled copy yields the same documents.
 
-    Keep settings as attributes, and no open files, clients or lambdas: workers get copies.
+    Workers get copies: store settings as attributes, not open files, clients or lambdas.
     """
     corpus = subject.build()
     for name, other in (("deep", copy.deepcopy(corpus)), ("pickled", pickle.loads(pickle.dumps(corpus)))):
-        expect(_head(other) == _head(corpus), f"the {name} copy yields other documents")
+        expect(_head(other) == _head(corpus), f"the {name} copy yields different documents")
 
 
 @law(CORPUS, needs=(it_yields_documents,))
 def reading_draws_no_global_random_numbers(subject: Subject) -> None:
-    """Building and reading leave the global random states as they were.
+    """Building and reading do not draw from global generators.
 
-    Draw from a `random.Random` or `numpy.random.Generator` of your own that is seeded by a setting.
+    Use your own `random.Random` or `numpy.random.Generator`, seeded by a setting.
     """
     leaves_the_random_state(lambda: _head(subject.build()))
 
 
 @law(CORPUS, needs=(it_yields_documents,))
 def a_missing_input_is_a_problem_that_names_it(subject: Subject) -> None:
-    """Where a path of the settings leads nowhere, building or reading raises a `ProblemError` that names the path.
+    """If a path in the settings does not exist, building or reading raises a `ProblemError` that names it.
 
-    Turn the OSError into `ProblemError(Problem(code, what, where=path, fix))`, and never yield nothing instead.
+    Turn the OSError into `ProblemError(Problem(code, what, where=path, fix))`, and never silently yield nothing.
     """
     paths = _paths(subject)
     if not paths:
@@ -163,9 +163,9 @@ def a_missing_input_is_a_problem_that_names_it(subject: Subject) -> None:
 
 @law(CORPUS, needs=(objects_of_the_same_settings_agree,), capability="fingerprint")
 def a_fingerprint_stands_for_the_input(subject: Subject) -> None:
-    """`fingerprint()` is a mapping that JSON can hold, the same for the same input, another when a file was written to.
+    """`fingerprint()` is a JSON mapping that is equal for the same input and changes when a file is written to.
 
-    Hash names, sizes and times of the input files. Without such a method nothing is taken to have changed.
+    Hash names, sizes and modification times of the input files. Without this method the input is assumed unchanged.
     """
     choice = subject.choice()
     prints = [_written(choice.build().fingerprint()) for _ in range(2)]

@@ -29,7 +29,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
 
 CAPABILITIES = {
-    "several-ranks": "processes that torchrun started train one model, as one process with as many micro-batches does"
+    "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches"
 }
 ENGINE = "engine"
 RATE = 0.5
@@ -37,9 +37,9 @@ RATE = 0.5
 
 @law(ENGINE)
 def forward_is_the_module_s(subject: Subject) -> None:
-    """`forward(batch)` is what the module returns for the batch, with gradient.
+    """`forward(batch)` returns the module's output for the batch, with gradient.
 
-    Call the module that `prepare` was given, or what you wrapped it in: nothing of it by name.
+    Call the module given to `prepare`, or its wrapper, not its attributes.
     """
     with prepared(subject) as engine:
         expected, found = engine_module().forward(batch_of(0)), engine.forward(batch_of(0))
@@ -54,9 +54,9 @@ FORWARD = (forward_is_the_module_s,)
 
 @law(ENGINE, needs=FORWARD)
 def gradients_of_micro_batches_add_up(subject: Subject) -> None:
-    """A step after `backward` of several micro-batches goes along the gradient of their sum.
+    """After `backward` of several micro-batches, a step uses the gradient of their sum.
 
-    Accumulate, and divide by nothing: each loss is a share of a sum.
+    Accumulate without dividing: each loss is already part of a sum.
     """
     expected = gradients_at(engine_module(), 0, 1)
     with prepared(subject) as engine:
@@ -69,22 +69,22 @@ GRADIENTS = (gradients_of_micro_batches_add_up,)
 
 @law(ENGINE, needs=GRADIENTS)
 def clip_returns_the_norm_and_bounds_it(subject: Subject) -> None:
-    """`clip(limit)` returns the gradient's norm from before, and leaves at most `limit`; None leaves all.
+    """`clip(limit)` returns the norm before clipping and limits it to `limit`; None does not clip.
 
-    It is one norm over all parameters.
+    Compute one norm over all parameters.
     """
     gradients = gradients_at(engine_module(), 0)
     norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm().item()
     with prepared(subject) as engine:
         accumulate(engine, 0)
         said = [engine.clip(limit) for limit in (None, norm * 2, norm / 4)]
-        expect(all(abs(each - norm) <= 1e-3 * norm for each in said), f"the norm is {norm}, and it says {said}")
+        expect(all(abs(each - norm) <= 1e-3 * norm for each in said), f"the norm is {norm}, but clip returned {said}")
         expect_moved(engine, {name: gradient / 4 for name, gradient in gradients.items()}, 0.0)
 
 
 @law(ENGINE, needs=GRADIENTS)
 def a_step_follows_the_schedule(subject: Subject) -> None:
-    """`step(progress)` steps at `initial_lr` times the schedule's factor, says floats, and clears the gradients.
+    """`step(progress)` uses `initial_lr` times the schedule's factor, returns floats, and clears the gradients.
 
     Set `lr` of every group before each step.
     """
@@ -105,9 +105,9 @@ STEPS = (a_step_follows_the_schedule,)
 
 @law(ENGINE, needs=FORWARD)
 def an_evaluation_leaves_no_trace(subject: Subject) -> None:
-    """`evaluate` has no dropout and no gradient, draws no random number, and leaves the module in training mode.
+    """`evaluate` runs without dropout and gradient, draws no random numbers, and leaves the module in training mode.
 
-    Evaluate under `torch.inference_mode()` and `fork_rng`, and go back to training in a `finally`.
+    Evaluate under `torch.inference_mode()` and `fork_rng`, and restore training mode in a `finally`.
     """
     with prepared(subject, dropout=0.25) as engine:
         before = random_state()
@@ -116,15 +116,15 @@ def an_evaluation_leaves_no_trace(subject: Subject) -> None:
         expect(not first.requires_grad, "the loss has a gradient")
         expect(random_state() == before, "random numbers were drawn")
         losses = {engine.forward(batch_of(0)).loss.item() for _ in range(4)}
-        expect(len(losses) > 1, "after an evaluation the module has no dropout any more")
+        expect(len(losses) > 1, "after an evaluation the module no longer has dropout")
 
 
 @law(ENGINE, needs=FORWARD)
 def routings_are_those_of_the_passes_that_follow(subject: Subject) -> None:
-    """`routings(batches)` yields what the step's forward passes then choose, without gradient; buffers and random
-    numbers are where they were.
+    """`routings(batches)` yields the routings that the step's forward passes then choose, without gradient, and
+    restores buffers and random state.
 
-    Draw for all micro-batches in a row, and put random state and buffers back after the last.
+    Run all micro-batches in a row, and restore random state and buffers after the last.
     """
     batches = [batch_of(seed) for seed in range(3)]
     with prepared(subject, dropout=0.25) as engine:
@@ -134,21 +134,21 @@ def routings_are_those_of_the_passes_that_follow(subject: Subject) -> None:
         expect(not any(routing[0].score_TE.requires_grad for routing in ahead), "a routing has a gradient")
         for number, batch in enumerate(batches):
             same = torch.equal(engine.forward(batch).routings[0].expert_TK, ahead[number][0].expert_TK)
-            expect(same, f"micro-batch {number} is routed otherwise in the step")
+            expect(same, f"micro-batch {number} is routed differently in the step")
 
 
 @law(ENGINE, needs=FORWARD)
 def the_full_state_is_the_model_s(subject: Subject) -> None:
-    """`full_state()` yields every parameter and buffer of the model under its name, whole; what is written stays.
+    """`full_state()` yields every parameter and buffer of the model under its name, unsharded; writes to them persist.
 
-    Gather what is cut up, and write it back at the end.
+    Gather sharded tensors, and write them back at the end.
     """
     with prepared(subject) as engine:
         expected = engine_module().model.state_dict()
         with torch.no_grad(), engine.full_state() as state:
             expect(state.keys() == expected.keys(), f"the names are {sorted(state)}")
             other = [name for name, value in state.items() if not torch.equal(value, expected[name])]
-            expect(not other, f"{', '.join(other)} is another tensor")
+            expect(not other, f"{', '.join(other)} is a different tensor")
             state["middle"].zero_()
         with engine.full_state() as state:
             expect(not state["middle"].any(), "what was written is gone")
@@ -156,9 +156,9 @@ def the_full_state_is_the_model_s(subject: Subject) -> None:
 
 @law(ENGINE, needs=(*STEPS, the_full_state_is_the_model_s))
 def what_is_saved_continues(subject: Subject) -> None:
-    """An engine that loads what another saved goes on with its bits: optimizer, random numbers, settings.
+    """An engine that loads another's save continues bit for bit: optimizer, random state and settings.
 
-    Save the optimizer's state and the random state; return the SHA-256 of each file.
+    Save the optimizer state and the random state; return the SHA-256 of each file.
     """
     with prepared(subject, dropout=0.25) as engine:
         train(engine, 0)
@@ -181,9 +181,10 @@ def what_is_saved_continues(subject: Subject) -> None:
 
 @law(ENGINE)
 def one_rank_agrees_with_itself(subject: Subject) -> None:
-    """Alone, `total`, `share` and `gather` are the value itself, `agree` the flag; a total is a tensor of its own.
+    """On one rank, `total`, `share` and `gather` return the value, `agree` returns the flag, and a total is a new
+    tensor.
 
-    Integers stay integers: counts are exact.
+    Keep integers as integers: counts are exact.
     """
     with prepared(subject) as engine:
         expect((engine.rank, engine.ranks) == (0, 1), f"it is rank {engine.rank} of {engine.ranks}")
@@ -199,10 +200,10 @@ def one_rank_agrees_with_itself(subject: Subject) -> None:
 
 @law(ENGINE, needs=(*STEPS, one_rank_agrees_with_itself), capability="several-ranks")
 def two_ranks_train_as_one(subject: Subject) -> None:
-    """Two processes that torchrun started have the weights, the norm and the totals of one process with two
-    micro-batches, and the same on both.
+    """Two processes started by torchrun have the weights, norm and totals of one process with two micro-batches,
+    identical on both.
 
-    Sum gradients over ranks after the last micro-batch; a mean of means is another objective.
+    Sum gradients over ranks after the last micro-batch; a mean of means is a different objective.
     """
     if not subject.claims("several-ranks") and _builds_alone(subject):
         raise Violation("it is one process, whoever starts it")

@@ -22,14 +22,14 @@ EXPORTER = "exporter"
 
 @law(EXPORTER)
 def files_are_returned(subject: Subject) -> None:
-    """An export returns its files: a list of paths to files that exist, and at least one.
+    """An export returns a non-empty list of paths to the files it wrote.
 
-    Return what was written, and no folders.
+    Return the written files, not folders.
     """
     files = _export(subject)
     expect(isinstance(files, list) and files, f"the export returned {files!r}")
     for file in files:
-        expect(isinstance(file, Path) and file.is_file(), f"{file!r} is no file")
+        expect(isinstance(file, Path) and file.is_file(), f"{file!r} is not a file")
 
 
 FILES = (files_are_returned,)
@@ -37,31 +37,31 @@ FILES = (files_are_returned,)
 
 @law(EXPORTER, needs=FILES)
 def every_file_is_in_the_folder(subject: Subject) -> None:
-    """Every file that is returned lies in the folder, and every file of the folder is returned.
+    """Every returned file is in the folder, and every file in the folder is returned.
 
-    Whoever uploads the export takes the list: return paths below the folder that was given.
+    Uploads use the list: return paths below the given folder.
     """
     target = subject.folder / "out"
     returned = {file.resolve() for file in _export(subject, target)}
     found = {file.resolve() for file in target.rglob("*") if file.is_file()}
     outside, unnamed = returned - found, found - returned
-    expect(not outside, f"returned, and not in the folder: {_names(outside)}")
-    expect(not unnamed, f"in the folder, and not returned: {_names(unnamed)}")
+    expect(not outside, f"returned but not in the folder: {_names(outside)}")
+    expect(not unnamed, f"in the folder but not returned: {_names(unnamed)}")
 
 
 @law(EXPORTER, needs=FILES)
 def nothing_else_is_written(subject: Subject) -> None:
-    """Nothing stays beside the folder, and the tokenizer's file is as it was.
+    """Nothing is left next to the folder, and the tokenizer's file is unchanged.
 
-    Remove temporary folders, also where an export fails.
+    Remove temporary folders, even if the export fails.
     """
     target = subject.folder / "out"
     tokenizer = write_tokenizer(subject.folder)
     before = tokenizer.read_bytes()
     subject.build().export(TinyModel(), tokenizer, target)
     beside = {path for path in subject.folder.iterdir() if path not in (target, tokenizer)}
-    expect(not beside, f"left beside the folder: {_names(beside)}")
-    expect(tokenizer.read_bytes() == before, "the tokenizer's file is another one")
+    expect(not beside, f"left next to the folder: {_names(beside)}")
+    expect(tokenizer.read_bytes() == before, "the tokenizer's file has changed")
 
 
 @law(EXPORTER, needs=FILES)
@@ -77,14 +77,14 @@ def documents_are_json(subject: Subject) -> None:
         try:
             json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
         except ValueError as error:
-            raise Violation(f"{file.name} is no JSON: {error}") from error
+            raise Violation(f"{file.name} is not JSON: {error}") from error
 
 
 @law(EXPORTER, needs=(documents_are_json,))
 def the_config_is_that_of_the_model(subject: Subject) -> None:
-    """Where there is a `config.json`, it says all that the model's `export_config()` does.
+    """If there is a `config.json`, it contains everything from the model's `export_config()`.
 
-    Add to it what the format asks for, and change and drop nothing.
+    Add what the format needs, and change or drop nothing.
     """
     config = next((file for file in _export(subject) if file.name == "config.json"), None)
     if config is None:
@@ -96,9 +96,9 @@ def the_config_is_that_of_the_model(subject: Subject) -> None:
 
 @law(EXPORTER, needs=FILES)
 def weights_are_those_that_the_model_computes_with(subject: Subject) -> None:
-    """Safetensors files hold `export_state(materialize=True)`, every tensor once, to the precision that is stored.
+    """Safetensors files hold `export_state(materialize=True)`, every tensor once, in the stored precision.
 
-    Other software knows nothing of quantizers: store the materialised state, not the master weights.
+    Other software does not know our quantizers: store the materialised state, not the master weights.
     """
     weights = [file for file in _export(subject) if file.suffix == ".safetensors"]
     if not weights:
@@ -108,30 +108,30 @@ def weights_are_those_that_the_model_computes_with(subject: Subject) -> None:
     load_file: Any = importlib.import_module("safetensors.torch").load_file
     stored = [(name, tensor) for file in weights for name, tensor in load_file(file).items()]
     found, expected = dict(stored), TinyModel().export_state(materialize=True)
-    expect(len(stored) == len(found), "a tensor stands in two files")
+    expect(len(stored) == len(found), "a tensor is in two files")
     expect(found.keys() == expected.keys(), f"missing or unknown: {', '.join(sorted(found.keys() ^ expected.keys()))}")
     for name, tensor in expected.items():
         same = torch.equal(found[name], tensor.to(found[name].dtype))
-        expect(same, f"'{name}' holds other values")
+        expect(same, f"'{name}' has different values")
 
 
 @law(EXPORTER, needs=FILES)
 def the_model_stays(subject: Subject) -> None:
-    """The model is what it was: parameters, their dtype and whether they are trained, training mode.
+    """The model is unchanged: parameters, their dtype, `requires_grad`, training mode.
 
-    Cast and copy tensors one by one instead of the model.
+    Cast and copy tensors one by one instead of casting the model.
     """
     model = TinyModel().train()
     before = _description(model)
     subject.build().export(model, write_tokenizer(subject.folder), subject.folder / "out")
-    expect(_description(model) == before, "the model is another one after the export")
+    expect(_description(model) == before, "the model has changed after the export")
 
 
 @law(EXPORTER, needs=FILES)
 def equal_models_give_equal_files(subject: Subject) -> None:
-    """Two exports of one model have the same files, byte for byte, and draw from no global generator.
+    """Two exports of one model have identical files, without drawing from global generators.
 
-    Write no times, no paths and no sets in the order of their hashes.
+    Do not write times, paths or sets in hash order.
     """
     before = random_state()
     first, second = (_contents(_export(subject, subject.folder / name)) for name in ("one", "two"))
@@ -144,7 +144,7 @@ def equal_models_give_equal_files(subject: Subject) -> None:
 def an_export_over_an_earlier_one_is_the_same_or_refused(subject: Subject) -> None:
     """A second export into the folder of the first gives the same files, or a `ProblemError`.
 
-    Replace what an export wrote, or refuse a folder that is not empty; never mix.
+    Replace what an earlier export wrote, or refuse a non-empty folder; never mix.
     """
     target = subject.folder / "out"
     first = _contents(_export(subject, target))
@@ -158,9 +158,9 @@ def an_export_over_an_earlier_one_is_the_same_or_refused(subject: Subject) -> No
 
 @law(EXPORTER, needs=FILES)
 def files_of_others_are_kept(subject: Subject) -> None:
-    """A file that no export wrote is still there after an export into its folder, or the export is a `ProblemError`.
+    """A file that no export wrote survives an export into its folder, or the export raises a `ProblemError`.
 
-    A wrong path must cost nobody their files: never empty a folder that you did not fill.
+    A wrong path must not delete a user's files: never empty a folder that you did not fill.
     """
     target = subject.folder / "out"
     target.mkdir()
@@ -192,7 +192,7 @@ def _names(paths: set[Path]) -> str:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 LAWS = laws_in(globals())

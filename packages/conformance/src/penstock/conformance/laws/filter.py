@@ -16,9 +16,9 @@ from penstock.hooks.contracts import Document
 from penstock.hooks.registry import Choice
 
 CAPABILITIES = {
-    "drops-only": "what passes is an unchanged document of the input",
-    "idempotent": "a second pass through another such filter changes nothing more",
-    "stateless": "one object filters a second stream as it did the first",
+    "drops-only": "every document that passes is unchanged",
+    "idempotent": "filtering a second time changes nothing more",
+    "stateless": "one object filters a second stream like the first",
 }
 FILTER = "filter"
 PATIENCE = 4096
@@ -54,7 +54,7 @@ _ODD = [
 
 @law(FILTER)
 def it_yields_documents(subject: Subject) -> None:
-    """The filter of an iterator is an iterator of `Document`s.
+    """The filter maps an iterator to an iterator of `Document`s.
 
     Write `__call__` as a generator that yields the documents that pass.
     """
@@ -66,16 +66,16 @@ def it_yields_documents(subject: Subject) -> None:
 
 @law(FILTER, needs=(it_yields_documents,))
 def nothing_comes_of_nothing(subject: Subject) -> None:
-    """A stream without documents passes as one without documents.
+    """An empty stream gives an empty stream.
 
-    Ask for the first document with a `for`, or with `next(documents, None)`.
+    Get the first document with a `for` loop or `next(documents, None)`.
     """
-    expect(_through(subject, []) == [], "there are documents in what came of none")
+    expect(_through(subject, []) == [], "an empty stream gives documents")
 
 
 @law(FILTER, needs=(it_yields_documents,))
 def a_source_is_one_of_the_input(subject: Subject) -> None:
-    """Every document that passes has the source of one that went in.
+    """Every document that passes has the source of an input document.
 
     A rewritten document keeps its source: `Document(changed, document.source)`.
     """
@@ -86,9 +86,9 @@ def a_source_is_one_of_the_input(subject: Subject) -> None:
 
 @law(FILTER, needs=(a_source_is_one_of_the_input,))
 def the_order_stays(subject: Subject) -> None:
-    """Documents come out in the order in which they went in.
+    """Documents come out in input order.
 
-    Pass each on before the next is asked for, or keep a queue.
+    Yield each document before reading the next, or keep a queue.
     """
     place = {document.source: number for number, document in enumerate(_sample())}
     places = [place[document.source] for document in _through(subject, _sample())]
@@ -97,9 +97,9 @@ def the_order_stays(subject: Subject) -> None:
 
 @law(FILTER, needs=(it_yields_documents,))
 def a_document_passes_before_all_are_read(subject: Subject) -> None:
-    """An endless stream is filtered: documents come out while others still go in.
+    """An endless stream can be filtered: documents come out before the input ends.
 
-    A corpus does not fit in memory: no `list(documents)`, no sorting.
+    A corpus does not fit in memory: do not use `list(documents)` or sort.
     """
     if not _through(subject, _sample()):
         raise NotApplicable("it drops all documents of the kit")
@@ -115,9 +115,9 @@ def a_document_passes_before_all_are_read(subject: Subject) -> None:
 
 @law(FILTER, needs=(it_yields_documents,))
 def an_error_of_the_corpus_comes_through(subject: Subject) -> None:
-    """What the stream raises reaches whoever reads the filtered one.
+    """Exceptions of the input stream propagate to the reader.
 
-    Catch errors of your own work alone: half of a corpus must not pass for the whole.
+    Catch only errors of the filter itself: a partial corpus must not look complete.
     """
 
     class Damaged(Exception):
@@ -132,14 +132,14 @@ def an_error_of_the_corpus_comes_through(subject: Subject) -> None:
             pass
     except Damaged:
         return
-    expect(False, "the stream broke, and the filtered one just ended")
+    expect(False, "the input stream raised, but the filtered stream just ended")
 
 
 @law(FILTER, needs=(it_yields_documents,))
 def any_text_is_taken(subject: Subject) -> None:
-    """Empty, long and odd texts pass or are dropped, and raise nothing.
+    """Empty, long and unusual texts pass or are dropped without an exception.
 
-    Mind the first character of an empty text, divisions by a length, and expressions that backtrack.
+    Check indexing into an empty text, divisions by a length, and regular expressions that backtrack.
     """
     for number, text in enumerate(_ODD):
         wanted = [Document(text, f"odd:{number}")]
@@ -149,37 +149,37 @@ def any_text_is_taken(subject: Subject) -> None:
 
 @law(FILTER, needs=(it_yields_documents,))
 def objects_of_the_same_settings_agree(subject: Subject) -> None:
-    """Two objects of the same settings pass the same documents.
+    """Two objects with the same settings pass the same documents.
 
-    A corpus is prepared again when its shards are lost: keep no state in class or module, and seed by a setting.
+    A corpus is prepared again if its shards are lost: keep no state in class or module, and seed with a setting.
     """
     choice = subject.choice()
     first, second = (list(choice.build()(iter(_sample()))) for _ in range(2))
-    expect(first == second, f"the first passes {len(first)} documents, the second others ({len(second)})")
+    expect(first == second, f"the first passes {len(first)} documents, the second different ones ({len(second)})")
 
 
 @law(FILTER, needs=(objects_of_the_same_settings_agree,))
 def processes_agree(subject: Subject) -> None:
     """Another process passes the same documents.
 
-    The built-in `hash` of a string is another one in every process: use `hashlib` or xxhash.
+    The built-in `hash` of a string differs between processes: use `hashlib` or xxhash.
     """
     choice = subject.choice()
-    expect(told_by_another_process(digest, choice) == digest(choice), "another process passes other documents")
+    expect(told_by_another_process(digest, choice) == digest(choice), "another process passes different documents")
 
 
 @law(FILTER, needs=(it_yields_documents,))
 def filtering_draws_no_global_random_numbers(subject: Subject) -> None:
-    """Building and filtering leave the global random states as they were.
+    """Building and filtering do not draw from global generators.
 
-    Draw from a `random.Random` or `numpy.random.Generator` of your own that is seeded by a setting.
+    Use your own `random.Random` or `numpy.random.Generator`, seeded by a setting.
     """
     leaves_the_random_state(lambda: _through(subject, _sample()))
 
 
 @law(FILTER, needs=(the_order_stays,), capability="drops-only")
 def what_passes_is_unchanged(subject: Subject) -> None:
-    """Every document that passes is one of the input, text and source, and passes once.
+    """Every document that passes is an input document with unchanged text and source, and passes once.
 
     Yield the document itself. A filter that rewrites texts does not declare this.
     """
@@ -190,9 +190,9 @@ def what_passes_is_unchanged(subject: Subject) -> None:
 
 @law(FILTER, needs=(objects_of_the_same_settings_agree,), capability="idempotent")
 def twice_is_once(subject: Subject) -> None:
-    """What passed one filter passes another of the same settings unchanged.
+    """Documents that passed pass a second filter with the same settings unchanged.
 
-    A rule on each text alone, or on equal texts, does; one on what came before may not.
+    A rule on single texts, or on duplicates, is idempotent; a rule that depends on earlier documents may not be.
     """
     once = _through(subject, _sample())
     expect(_through(subject, once) == once, "the second pass drops or changes more")
@@ -200,9 +200,9 @@ def twice_is_once(subject: Subject) -> None:
 
 @law(FILTER, needs=(objects_of_the_same_settings_agree,), capability="stateless")
 def a_second_stream_is_filtered_as_the_first(subject: Subject) -> None:
-    """One object passes the same documents when it gets the same stream again.
+    """One object passes the same documents if it filters the same stream again.
 
-    Keep what was seen in the generator, not in the object, where it shall not be remembered.
+    Keep what was seen in the generator, not in the object.
     """
     filter_ = subject.build()
     first, second = (list(filter_(iter(_sample()))) for _ in range(2))

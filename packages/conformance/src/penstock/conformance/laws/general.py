@@ -26,7 +26,7 @@ def the_summary_is_one_line(subject: Subject) -> None:
 
 @law(ANY)
 def capabilities_are_known(subject: Subject) -> None:
-    """Every declared capability is one of the kind's.
+    """Every declared capability is a known capability of the kind.
 
     `penstock.conformance.capabilities(kind)` lists them with what each promises.
     """
@@ -56,7 +56,7 @@ def the_description_imports_no_torch(subject: Subject) -> None:
 
 @law(ANY)
 def fields_are_documented(subject: Subject) -> None:
-    """Every setting has a description.
+    """Every setting is documented.
 
     A docstring under the field of the schema is its documentation, shown by `plugins show` and in editors.
     """
@@ -75,12 +75,12 @@ def settings_are_arguments_of_the_target(subject: Subject) -> None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         raise NotApplicable("the target takes any keyword argument")
     missing = sorted(fields - {parameter.name for parameter in parameters})
-    expect(not missing, f"the target takes no {', '.join(missing)}")
+    expect(not missing, f"the target does not accept {', '.join(missing)}")
 
 
 @law(ANY)
 def settings_survive_a_config_file(subject: Subject) -> None:
-    """Settings that are written out and read again are the same settings.
+    """Settings are unchanged after being written to a config file and read back.
 
     A run is repeated from `config.resolved.yaml`: every value must have a form in YAML that validates to itself.
     """

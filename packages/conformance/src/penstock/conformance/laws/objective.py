@@ -56,8 +56,8 @@ class Words:
 
 @law(OBJECTIVE)
 def a_step_has_batches_of_every_rank_and_part(subject: Subject) -> None:
-    """`batches(step, rank=, ranks=, parts=)` returns `parts` batches, each of its share of the batch's rows and at
-    least one unit, with tokens and targets of one shape.
+    """`batches(step, rank=, ranks=, parts=)` returns `parts` batches. Each has its share of the rows, at least one
+    unit, and tokens and targets of the same shape.
 
     Cut `batch_size` rows by rank, then by part.
     """
@@ -79,9 +79,9 @@ BATCHES = (a_step_has_batches_of_every_rank_and_part,)
 
 @law(OBJECTIVE, needs=BATCHES)
 def the_cut_changes_no_row(subject: Subject) -> None:
-    """The rows and the units of all ranks and parts, in that order, are those of one rank and one part.
+    """Concatenated over ranks and parts, rows and units are those of one rank and one part.
 
-    Draw the rows of a step from the step alone, and give each rank and part its place among them.
+    Choose the rows from the step number only, and give each rank and part its slice.
     """
     objective = _prepared(subject)
     (whole,) = objective.batches(2)
@@ -94,9 +94,9 @@ def the_cut_changes_no_row(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=BATCHES)
 def a_step_is_a_function_of_its_number(subject: Subject) -> None:
-    """`batches(step)` is the same whatever was asked before, of another object too; other steps have other rows.
+    """`batches(step)` does not depend on earlier calls or on the object; different steps have different rows.
 
-    A run that is resumed asks for a step in the middle: count nothing, and seed by (seed, step).
+    A resumed run starts in the middle: do not count calls, and seed with (seed, step).
     """
     objective = _prepared(subject)
     steps = [_rows(objective.batches(step)) for step in range(4)]
@@ -107,9 +107,9 @@ def a_step_is_a_function_of_its_number(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=BATCHES)
 def no_global_random_numbers_are_drawn(subject: Subject) -> None:
-    """Making batches leaves the global generators where they were.
+    """Making batches does not draw from global generators.
 
-    Draw from a generator of your own: those of torch are part of a checkpoint.
+    Use your own generator: torch's global state is part of a checkpoint.
     """
     objective = _prepared(subject)
     before = random_state(), np.random.get_state()[1].tolist()  # pyright: ignore
@@ -120,9 +120,9 @@ def no_global_random_numbers_are_drawn(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=BATCHES)
 def the_loss_is_finite_and_has_a_gradient(subject: Subject) -> None:
-    """`loss(model, batch)` returns an `ObjectiveOutput` whose loss is a finite scalar, with a gradient in the model.
+    """`loss(model, batch)` returns an `ObjectiveOutput` whose loss is a finite scalar with a gradient to the model.
 
-    Call the model, and return the loss undetached.
+    Call the model, and do not detach the loss.
     """
     output, gradients = _loss(_prepared(subject), _prepared(subject).batches(0)[0])
     expect(isinstance(output, ObjectiveOutput), f"loss returns a {type(output).__name__}")
@@ -135,9 +135,9 @@ LOSS = (the_loss_is_finite_and_has_a_gradient,)
 
 @law(OBJECTIVE, needs=LOSS)
 def the_loss_is_a_sum(subject: Subject) -> None:
-    """The losses of the parts of a step add up to that of the whole, and so do gradients and what is measured.
+    """Losses, gradients and measurements of the parts of a step add up to those of the whole step.
 
-    Sum, and divide by nothing: the loop divides by the units of the whole step.
+    Return sums: the training loop divides by the units of the whole step.
     """
     objective = _prepared(subject)
     expected, gradients = _loss(objective, objective.batches(1)[0])
@@ -156,9 +156,9 @@ def the_loss_is_a_sum(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=LOSS)
 def a_target_that_does_not_count_changes_nothing(subject: Subject) -> None:
-    """Another target where `counted_BS` is False has the same loss.
+    """Targets where `counted_BS` is False do not change the loss.
 
-    Hand the mask to the model's loss.
+    Pass the mask to the model's loss.
     """
     objective = _prepared(subject)
     batch = objective.batches(0)[0]
@@ -171,9 +171,9 @@ def a_target_that_does_not_count_changes_nothing(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=LOSS)
 def the_model_stays_as_it_is(subject: Subject) -> None:
-    """`loss` changes no parameter and no mode of the model.
+    """`loss` changes neither parameters nor mode of the model.
 
-    Keep references and teachers of your own.
+    Use separate reference and teacher models.
     """
     objective, model = _prepared(subject), TinyModel()
     before = copy.deepcopy(model.state_dict())
@@ -184,9 +184,9 @@ def the_model_stays_as_it_is(subject: Subject) -> None:
 
 @law(OBJECTIVE, needs=LOSS)
 def heldout_batches_are_the_same_each_time(subject: Subject) -> None:
-    """`heldout()` ends, has at least one unit, and yields the same batches each time.
+    """`heldout()` is finite, has at least one unit, and yields the same batches each time.
 
-    Return a new iterator, in a fixed order.
+    Return a new iterator with a fixed order.
     """
     objective = _prepared(subject)
     first, second = (list(itertools.islice(objective.heldout(), 10_000)) for _ in range(2))

@@ -20,14 +20,14 @@ from penstock.conformance.laws.run_directory import (
 from penstock.conformance.randomness import leaves_the_random_state
 from penstock.hooks.contracts import StepRecord
 
-CAPABILITIES = {"exact-resume": "a resumed run leaves the very files of one that was never stopped"}
+CAPABILITIES = {"exact-resume": "a resumed run leaves the same files as an uninterrupted one"}
 OBSERVER = "observer"
 _HEADER = {"model": "kit", "k": 2, "hidden_size": 8, "tokenizer": "bytes", "data": "0" * 16}
 
 
 @law(OBSERVER, needs=(general.settings_are_arguments_of_the_target,))
 def a_run_is_watched(subject: Subject) -> None:
-    """Steps come in order, a checkpoint among them, and then the end.
+    """The observer sees steps in order, with a checkpoint among them, and then the end.
 
     The component is built with `run_directory`, an existing folder, and `header`, a mapping.
     """
@@ -36,9 +36,9 @@ def a_run_is_watched(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_is_watched,))
 def a_dense_model_is_watched(subject: Subject) -> None:
-    """Records of a model without routed layers are taken: `layers` is empty, and so is `counts_LE`.
+    """Records of a model without routed layers are accepted: `layers` and `counts_LE` are empty.
 
-    Write nothing where there is nothing to say, and index no first layer.
+    Write nothing if there is nothing to report, and do not assume a first layer.
     """
     _watch(subject, subject.folder, first=1, last=4, layers=0)
 
@@ -47,16 +47,16 @@ def a_dense_model_is_watched(subject: Subject) -> None:
 def a_run_without_steps_ends(subject: Subject) -> None:
     """A run may end before its first step.
 
-    Mind means over nothing, and stacks of no array.
+    Check for means over nothing and `np.stack` of an empty list.
     """
     _build(subject, subject.folder).on_end()
 
 
 @law(OBSERVER, needs=(a_run_is_watched,))
 def what_it_sees_is_left_alone(subject: Subject) -> None:
-    """Header, metrics and counts keep their values.
+    """Header, metrics and counts are not changed.
 
-    The next observer gets the same objects: copy them before changing anything.
+    The next observer gets the same objects: copy before changing anything.
     """
     header, record = copy.deepcopy(_HEADER), _record(1)
     observer = subject.build(run_directory=subject.folder, header=header)
@@ -70,16 +70,16 @@ def what_it_sees_is_left_alone(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_is_watched,))
 def no_global_random_numbers_are_drawn(subject: Subject) -> None:
-    """The global random states of numpy and Python are what they were.
+    """Observing does not draw from the global generators of numpy and Python.
 
-    Draw from a generator of your own: a run that is watched must be the run that is not.
+    Use your own generator: observing must not change the run.
     """
     leaves_the_random_state(lambda: _watch(subject, subject.folder, first=1, last=4))
 
 
 @law(OBSERVER, needs=(a_run_is_watched,))
 def nothing_is_written_outside_the_run_directory(subject: Subject) -> None:
-    """Files appear in the run directory and nowhere beside it, nor in the working directory.
+    """Files appear only in the run directory, not next to it or in the working directory.
 
     Join every path to `run_directory`.
     """
@@ -88,9 +88,9 @@ def nothing_is_written_outside_the_run_directory(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_is_watched,))
 def a_run_that_left_nothing_resumes(subject: Subject) -> None:
-    """`on_resume` of a run directory in which no observer has written is no error, for any step.
+    """`on_resume` works for any step in a run directory without the observer's files.
 
-    A run may be killed before its first checkpoint, or be watched from its second half on.
+    A run may be killed before its first checkpoint, or the observer added only on resume.
     """
     for step in (0, 3):
         [run] = folders(subject.folder, str(step))
@@ -99,9 +99,9 @@ def a_run_that_left_nothing_resumes(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_that_left_nothing_resumes,))
 def a_run_resumes(subject: Subject) -> None:
-    """A new observer of the same directory resumes from a step before the last, and sees the next ones again.
+    """A new observer of the same directory can resume from an earlier step and see the following steps again.
 
-    `on_resume(step)` says that what was seen after it is void: a step that comes again is no error.
+    `on_resume(step)` invalidates what was seen after that step: a repeated step is not an error.
     """
     _watch(subject, subject.folder, first=1, last=4)
     _watch(subject, subject.folder, first=3, last=5, resumed=2)
@@ -109,9 +109,9 @@ def a_run_resumes(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_resumes,))
 def what_others_wrote_is_kept(subject: Subject) -> None:
-    """Files of the run directory that are not the observer's stay as they are, through a resume too.
+    """Other files in the run directory are unchanged, even after a resume.
 
-    Config, metrics and checkpoints lie there: empty no folder that is not your own.
+    Config, metrics and checkpoints are stored there: never empty a folder that is not your own.
     """
 
     def run_and_resume() -> None:
@@ -123,9 +123,9 @@ def what_others_wrote_is_kept(subject: Subject) -> None:
 
 @law(OBSERVER, needs=(a_run_resumes,), capability="exact-resume")
 def a_resumed_run_leaves_the_files_of_a_whole_one(subject: Subject) -> None:
-    """After a resume the files are, byte for byte, those of a run that was never stopped, and there are some.
+    """After a resume the files are byte-identical to those of an uninterrupted run, and there is at least one.
 
-    Drop what was seen after the step that is resumed from, and write no times or process ids.
+    Drop what was seen after the resumed step, and do not write times or process ids.
     """
     whole, resumed = folders(subject.folder, "whole", "resumed")
     _watch(subject, whole, first=1, last=6)

@@ -14,7 +14,7 @@ from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_i
 from penstock.conformance.parts import random_state
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 
-CAPABILITIES = {"bf16-parameters": "parameters in bf16 are stepped, and stay finite and bf16"}
+CAPABILITIES = {"bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16"}
 OPTIMIZER = "optimizer"
 SHAPES: dict[ParameterRole, dict[str, tuple[int, ...]]] = {
     ParameterRole.MATRIX: {"wide": (8, 16), "tall": (16, 8), "square": (8, 8)},
@@ -48,7 +48,7 @@ TORCH = (it_is_an_optimizer_of_torch,)
 def every_parameter_is_in_one_group(subject: Subject) -> None:
     """Every parameter of every role is in exactly one group.
 
-    A role that the optimizer has no rule for needs a plain one: AdamW, for example.
+    Give roles without a special rule a default one, such as AdamW.
     """
     parameters = _parameters()
     held = _held(_optimizer(subject, parameters))
@@ -59,9 +59,9 @@ def every_parameter_is_in_one_group(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(every_parameter_is_in_one_group,))
 def a_shared_parameter_is_stepped_once(subject: Subject) -> None:
-    """A tensor that stands under two roles is in one group once.
+    """A tensor that appears under two roles is in one group, once.
 
-    Tied embeddings are such a tensor: keep the identities that were seen.
+    Tied embeddings are such a tensor: remember which tensors you have seen.
     """
     parameters = _parameters()
     shared = parameters[ParameterRole.EMBEDDING]["embedding"]
@@ -72,9 +72,9 @@ def a_shared_parameter_is_stepped_once(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=TORCH)
 def roles_without_parameters_are_left_out(subject: Subject) -> None:
-    """Roles that have no parameters do no harm: a dense model has no experts.
+    """Roles without parameters are accepted: a dense model has no experts.
 
-    Make no group of nothing, and ask no role for its first parameter.
+    Do not make empty groups, and do not assume that a role has a first parameter.
     """
     parameters: Any = {role: {} for role in ParameterRole}
     parameters[ParameterRole.MATRIX] = _parameters()[ParameterRole.MATRIX]
@@ -85,9 +85,9 @@ def roles_without_parameters_are_left_out(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=TORCH)
 def groups_carry_the_rate_they_start_from(subject: Subject) -> None:
-    """Every group has `lr` and `initial_lr`, and they are equal before the first step.
+    """Every group has `lr` and `initial_lr`, which are equal before the first step.
 
-    A schedule sets `lr = initial_lr * factor` in every step: put both into each group.
+    A schedule sets `lr = initial_lr * factor` at every step: put both into each group.
     """
     for group in _optimizer(subject, _parameters()).param_groups:
         found = (group.get("lr"), group.get("initial_lr"))
@@ -116,9 +116,9 @@ STEPS = (every_parameter_with_a_gradient_is_stepped,)
 
 @law(OPTIMIZER, needs=STEPS)
 def a_parameter_without_gradient_stays(subject: Subject) -> None:
-    """A parameter whose gradient is None is left alone, decay included.
+    """A parameter whose gradient is None does not change, not even by weight decay.
 
-    An expert that is frozen, or a head that a step does not use, has none: skip it.
+    Skip it: a frozen expert, or a head that a step does not use, has no gradient.
     """
     parameters = _parameters()
     before = _values(parameters)
@@ -134,9 +134,9 @@ def a_parameter_without_gradient_stays(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(*STEPS, *RATES))
 def a_smaller_rate_takes_a_smaller_step(subject: Subject) -> None:
-    """Half the `lr` of the groups takes half the first step.
+    """Halving the `lr` of the groups halves the first step.
 
-    Read `group["lr"]` in every step: the rate of the constructor is only where it starts.
+    Read `group["lr"]` at every step: the constructor's rate is only the initial one.
     """
     whole, half = (_moves(subject, factor) for factor in (1.0, 0.5))
     for name, move in whole.items():
@@ -148,7 +148,7 @@ def a_smaller_rate_takes_a_smaller_step(subject: Subject) -> None:
 def a_rate_of_zero_moves_nothing(subject: Subject) -> None:
     """With `lr` 0 no parameter changes.
 
-    The first step of a warm-up has rate 0: scale decay and corrections by the rate, too.
+    The first warm-up step has rate 0: scale decay and corrections by the rate too.
     """
     moved = [name for name, move in _moves(subject, 0.0).items() if move.any()]
     expect(not moved, f"at rate 0, these moved: {', '.join(moved)}")
@@ -156,9 +156,9 @@ def a_rate_of_zero_moves_nothing(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=STEPS)
 def equal_gradients_give_equal_steps(subject: Subject) -> None:
-    """Two runs with the same gradients end with the same bits, and no global generator is drawn from.
+    """Two runs with the same gradients end with the same bits, without drawing from global generators.
 
-    Noise belongs to a generator of the optimizer's own, seeded by a setting.
+    Draw noise from the optimizer's own generator, seeded by a setting.
     """
     before = random_state()
     runs = [_values(_run(subject, _parameters())) for _ in range(2)]
@@ -169,9 +169,9 @@ def equal_gradients_give_equal_steps(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(equal_gradients_give_equal_steps, *RATES))
 def a_saved_state_continues_bit_for_bit(subject: Subject) -> None:
-    """A state that was written to a file, read and loaded goes on as if nothing had happened.
+    """An optimizer whose state was saved to a file and loaded continues bit for bit.
 
-    Keep all that a step depends on in `self.state` or the groups, as tensors and plain values: checkpoints are read
+    Keep everything a step depends on in `self.state` or the groups, as tensors and plain values: checkpoints are read
     with `weights_only=True`.
     """
     kept, resumed = _parameters(), _parameters()
@@ -196,7 +196,7 @@ def a_saved_state_continues_bit_for_bit(subject: Subject) -> None:
 def gradients_stay(subject: Subject) -> None:
     """A step does not change gradients.
 
-    Observers read them after it: momentum and clipping need copies or buffers of their own.
+    Observers read gradients after the step: use copies or separate buffers for momentum and clipping.
     """
     parameters = _parameters()
     optimizer = _optimizer(subject, parameters)
@@ -211,7 +211,7 @@ def gradients_stay(subject: Subject) -> None:
 def gradients_of_zero_leave_finite_parameters(subject: Subject) -> None:
     """Steps with gradients of zero leave every parameter finite.
 
-    An expert without tokens has them: put an epsilon where a norm is divided by.
+    An expert without tokens has such gradients: add an epsilon when dividing by a norm.
     """
     parameters = _run(subject, _parameters(), scale=0.0)
     wrong = [name for name, parameter in _named(parameters).items() if not parameter.isfinite().all()]
@@ -222,7 +222,7 @@ def gradients_of_zero_leave_finite_parameters(subject: Subject) -> None:
 def huge_gradients_leave_finite_parameters(subject: Subject) -> None:
     """Steps with gradients of 1e15 leave every parameter finite.
 
-    Their squares still fit fp32: look for fourth powers and products of unscaled gradients.
+    The squares still fit in fp32: look for fourth powers and products of unscaled gradients.
     """
     parameters = _run(subject, _parameters(), scale=1e15)
     wrong = [name for name, parameter in _named(parameters).items() if not parameter.isfinite().all()]
@@ -231,9 +231,9 @@ def huge_gradients_leave_finite_parameters(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=STEPS)
 def a_loss_goes_down(subject: Subject) -> None:
-    """Thirty steps bring parameters of every role closer to where their loss is least.
+    """Thirty steps bring parameters of every role closer to the minimum of their loss.
 
-    Look for the sign of the step, and for a default rate that is far too high.
+    Check the sign of the step, and whether the default rate is far too high.
     """
     parameters, goals = _parameters(), _values(_parameters(seed=1))
     optimizer = _optimizer(subject, parameters)
@@ -249,7 +249,7 @@ def a_loss_goes_down(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(equal_gradients_give_equal_steps,))
 def the_order_of_parameters_does_not_matter(subject: Subject) -> None:
-    """Parameters that are given in another order take the same steps.
+    """Parameters given in another order take the same steps.
 
     Keep state by parameter, not by position.
     """
@@ -266,9 +266,9 @@ def the_order_of_parameters_does_not_matter(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(gradients_of_zero_leave_finite_parameters,))
 def decay_spares_norms_and_biases(subject: Subject) -> None:
-    """With a weight decay of 0.5 and gradients of zero, norms and biases stay.
+    """With a weight decay of 0.5 and gradients of zero, norms and biases do not change.
 
-    They have a scale of their own to keep: leave their roles out of the decay.
+    Their scale is meaningful: leave their roles out of the decay.
     """
     parameters = _decayed(subject)
     before = _values(_parameters())
@@ -278,9 +278,9 @@ def decay_spares_norms_and_biases(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=(gradients_of_zero_leave_finite_parameters,))
 def decay_shrinks_matrices(subject: Subject) -> None:
-    """With a weight decay of 0.5 and gradients of zero, matrices and experts shrink, and keep their direction.
+    """With a weight decay of 0.5 and gradients of zero, matrices and experts shrink and keep their direction.
 
-    Multiply by `1 - lr * weight_decay`, and mind that it reaches stacked experts.
+    Multiply by `1 - lr * weight_decay`, and check that it reaches stacked experts.
     """
     parameters = _decayed(subject)
     before = _values(_parameters())
@@ -292,9 +292,9 @@ def decay_shrinks_matrices(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=STEPS, capability="bf16-parameters")
 def parameters_in_bf16_are_stepped(subject: Subject) -> None:
-    """Parameters in bf16 with gradients in bf16 are stepped, stay bf16 and finite.
+    """bf16 parameters with bf16 gradients are stepped, and stay bf16 and finite.
 
-    Give buffers the dtype that the arithmetic needs, and cast the update.
+    Give buffers the dtype that the arithmetic needs, and cast the update to bf16.
     """
     parameters = _parameters(dtype=torch.bfloat16)
     before = _values(parameters)
@@ -307,9 +307,9 @@ def parameters_in_bf16_are_stepped(subject: Subject) -> None:
 
 @law(OPTIMIZER, needs=STEPS)
 def layouts_of_other_parameters_do_no_harm(subject: Subject) -> None:
-    """A layout of a name that is not among the parameters is passed over, and so is a call without layouts.
+    """Layouts of unknown names are ignored, and layouts may be left out.
 
-    A frozen model has layouts of tensors that nobody trains: look names up by the parameters.
+    A partly frozen model has layouts of untrained tensors: look up layouts by parameter name.
     """
     if subject.component.contract < 2:
         raise NotApplicable("an optimizer of contract 1 is not told layouts")

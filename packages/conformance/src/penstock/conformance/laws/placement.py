@@ -14,8 +14,8 @@ from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.hooks.problems import ProblemError
 
 CAPABILITIES = {
-    "equal-slots": "every GPU gets the same number of experts where they divide",
-    "load-aware": "a load that is skewed is spread better than by placing experts in order",
+    "equal-slots": "every GPU gets the same number of experts if they divide evenly",
+    "load-aware": "a skewed load is spread better than by placing experts in order",
 }
 PLACEMENT = "placement"
 SIZES = [(8, 2), (16, 4), (160, 8)]  # experts, GPUs
@@ -23,9 +23,9 @@ SIZES = [(8, 2), (16, 4), (160, 8)]  # experts, GPUs
 
 @law(PLACEMENT)
 def every_expert_has_a_gpu(subject: Subject) -> None:
-    """The answer is a numpy array with one entry an expert.
+    """The result is a numpy array with one entry per expert.
 
-    Return `gpu_E`, not a list of experts a GPU.
+    Return `gpu_E`, not a list of experts per GPU.
     """
     for experts, gpus in SIZES:
         gpu_E: Any = subject.build().place(_load(experts), gpus)
@@ -35,7 +35,7 @@ def every_expert_has_a_gpu(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_expert_has_a_gpu,))
 def gpus_are_numbered_in_64_bits(subject: Subject) -> None:
-    """The answer is int64.
+    """The result is int64.
 
     It is used as an index and written to files: `astype(np.int64)` at the end.
     """
@@ -48,7 +48,7 @@ def gpus_are_numbered_in_64_bits(subject: Subject) -> None:
 def every_gpu_exists(subject: Subject) -> None:
     """GPUs are 0 to `gpus - 1`.
 
-    Count from 0, and mind the expert that is left over by a division.
+    Count from 0, and check experts left over by a division.
     """
     for experts, gpus in SIZES:
         gpu_E = subject.build().place(_load(experts), gpus)
@@ -59,7 +59,7 @@ def every_gpu_exists(subject: Subject) -> None:
 def one_gpu_holds_all(subject: Subject) -> None:
     """On one GPU every expert is on it.
 
-    Mind logarithms and differences of the number of GPUs.
+    Check logarithms and differences of the number of GPUs.
     """
     gpu_E = subject.build().place(_load(8), 1)
     expect(np.array_equal(gpu_E, np.zeros(8)), f"the experts are on {gpu_E}")
@@ -67,7 +67,7 @@ def one_gpu_holds_all(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_gpu_exists,))
 def the_load_is_left_alone(subject: Subject) -> None:
-    """The load that was given keeps its values.
+    """The given load is not changed.
 
     Copy it before sorting or dividing in place.
     """
@@ -79,9 +79,9 @@ def the_load_is_left_alone(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(the_load_is_left_alone,))
 def the_choice_depends_on_the_load_alone(subject: Subject) -> None:
-    """The same load is placed the same way, whatever was asked before, and by another object too.
+    """The same load gives the same placement, regardless of earlier calls and for a new object too.
 
-    Ranks must agree: break ties by the number of the expert and draw nothing at random.
+    Ranks must agree: break ties by expert index, and do not draw random numbers.
     """
     placement = subject.build()
     loads = [(load_E, gpus) for experts, gpus in SIZES for load_E in (_load(experts), np.ones(experts))]
@@ -94,9 +94,9 @@ def the_choice_depends_on_the_load_alone(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(the_choice_depends_on_the_load_alone,))
 def the_answer_belongs_to_the_caller(subject: Subject) -> None:
-    """Writing to an answer does not change the next one.
+    """Writing to a result does not change the next one.
 
-    Return a copy of what is kept.
+    Return a copy of cached results.
     """
     placement = subject.build()
     for experts, gpus in SIZES:
@@ -109,7 +109,7 @@ def the_answer_belongs_to_the_caller(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_gpu_exists,))
 def experts_without_load_are_placed(subject: Subject) -> None:
-    """A load of zeros, or of one expert alone, is placed like any other.
+    """A load of zeros, or on a single expert, is placed like any other.
 
     Do not divide by the sum.
     """
@@ -123,9 +123,9 @@ def experts_without_load_are_placed(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(the_choice_depends_on_the_load_alone,))
 def the_unit_of_the_load_plays_no_part(subject: Subject) -> None:
-    """A load in another unit is placed the same way: as a share, as tokens, in thousands.
+    """The unit of the load does not matter: shares, tokens and thousands give the same placement.
 
-    Compare loads with one another, never with a number.
+    Compare loads only with each other, never with a constant.
     """
     placement = subject.build()
     for experts, gpus in SIZES:
@@ -135,7 +135,7 @@ def the_unit_of_the_load_plays_no_part(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(the_choice_depends_on_the_load_alone,))
 def the_type_of_the_load_plays_no_part(subject: Subject) -> None:
-    """Loads of int64, float32 and float64 are placed the same way.
+    """Loads of int64, float32 and float64 give the same placement.
 
     They are counts or weights: convert to float64 first.
     """
@@ -148,9 +148,10 @@ def the_type_of_the_load_plays_no_part(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_gpu_exists,))
 def what_does_not_divide_is_placed_or_refused(subject: Subject) -> None:
-    """Experts that do not divide by the GPUs, or are fewer, get GPUs, or a ValueError or `ProblemError`.
+    """Experts that do not divide evenly among the GPUs, or are fewer, are placed, or raise ValueError or
+    `ProblemError`.
 
-    Name the numbers that are legal, lest a division by zero be all that is said.
+    Name the legal numbers, so that the user does not see only a division by zero.
     """
     for experts, gpus in ((10, 4), (4, 8), (1, 3)):
         try:
@@ -163,7 +164,7 @@ def what_does_not_divide_is_placed_or_refused(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_gpu_exists,))
 def no_gpu_is_no_place(subject: Subject) -> None:
-    """No GPUs at all raise ValueError or `ProblemError`.
+    """Zero GPUs raise ValueError or `ProblemError`.
 
     Check `gpus < 1` first.
     """
@@ -177,9 +178,9 @@ def no_gpu_is_no_place(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(experts_without_load_are_placed,), capability="equal-slots")
 def every_gpu_gets_the_same_number(subject: Subject) -> None:
-    """Where experts divide by GPUs, every GPU gets as many.
+    """If the experts divide evenly among the GPUs, every GPU gets the same number.
 
-    Their memory is alike: fill slots, and close a GPU that has none left.
+    GPUs have equal memory: fill slots, and skip a GPU that has none left.
     """
     for experts, gpus in SIZES:
         for load_E in (_load(experts), np.zeros(experts), np.ones(experts)):
@@ -189,7 +190,7 @@ def every_gpu_gets_the_same_number(subject: Subject) -> None:
 
 @law(PLACEMENT, needs=(every_gpu_exists,), capability="load-aware")
 def a_skewed_load_is_spread(subject: Subject) -> None:
-    """Where the experts of the first GPUs have the most load, the busiest GPU has less than if placed in order.
+    """If the first experts have the most load, the busiest GPU has less load than with experts placed in order.
 
     Place the heaviest expert first, each on the GPU with the least load so far that has a slot.
     """

@@ -23,18 +23,18 @@ from penstock.conformance.parts import random_state
 from penstock.hooks.contracts import ParameterRole
 
 CAPABILITIES = {
-    "compilable": "torch.compile takes the quantizer of a weight whole, value and gradient",
-    "deterministic": "equal weights give equal results, and no global generator is drawn from",
+    "compilable": "torch.compile captures the quantizer as one graph, value and gradient",
+    "deterministic": "equal weights give equal results, without drawing from global generators",
     "embeddings": "embeddings can be stored in the format",
     "experts": "stacked experts can be stored in the format",
     "heads": "output heads can be stored in the format",
-    "idempotent": "a quantized weight stays what it is when it is quantized again",
-    "identity-gradient": "the gradient of the result is that of the weight, unchanged",
+    "idempotent": "quantizing a quantized weight again changes nothing",
+    "identity-gradient": "the gradient passes from the result to the weight unchanged",
     "matrices": "matrices of attention and dense MLPs can be stored in the format",
     "odd": "the negative of a weight is quantized to the negative of its result",
     "packable": "`pack` and `unpack` write and read the bytes of the format",
-    "routers": "gates of routers are quantized too",
-    "scale-equivariant": "a weight times a power of two is quantized to its result times that power",
+    "routers": "router gates are quantized too",
+    "scale-equivariant": "scaling a weight by a power of two scales its result by the same power",
 }
 QUANTIZER = "quantizer"
 
@@ -60,7 +60,7 @@ WELL_FORMED = (the_result_has_the_shape_and_dtype_of_the_weight,)
 def bf16_weights_are_quantized(subject: Subject) -> None:
     """A bf16 weight gives a finite bf16 result.
 
-    Cast to fp32 for the arithmetic and back at the end.
+    Cast to fp32 for the arithmetic, and back to bf16 at the end.
     """
     weight = drawn_weight(*MATRIX).bfloat16()
     result = quantized(subject, subject.build(), weight)
@@ -70,9 +70,9 @@ def bf16_weights_are_quantized(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=WELL_FORMED)
 def the_weight_itself_stays(subject: Subject) -> None:
-    """The weight that is given is not changed.
+    """The given weight is not changed.
 
-    It is the master that goes on learning: round a copy, not in place.
+    It is the master weight that is trained: round a copy, not in place.
     """
     weight = drawn_weight(*MATRIX)
     before = weight.clone()
@@ -98,7 +98,7 @@ def a_matrix_of_zeros_stays_finite(subject: Subject) -> None:
 def extreme_weights_stay_finite(subject: Subject) -> None:
     """Magnitudes of 1e30 and 1e-30, and a matrix with one outlier, have finite results.
 
-    Divide before multiplying, take no squares, and give the scale a floor.
+    Divide before multiplying, avoid squares, and give the scale a floor.
     """
     quantizer = subject.build()
     outlier = drawn_weight(*MATRIX)
@@ -112,9 +112,9 @@ def extreme_weights_stay_finite(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=WELL_FORMED)
 def the_result_resembles_the_weight(subject: Subject) -> None:
-    """The result points where the weight does: their cosine is above 0.5.
+    """The cosine between the result and the weight is above 0.5.
 
-    The sign alone gives 0.8 on normal weights; look for codes that are mixed up, and for scales of the wrong group.
+    The sign alone reaches 0.8 on normal weights: check for mixed-up codes and for scales of the wrong group.
     """
     weight = drawn_weight(64, 256)
     with same_draws():
@@ -125,9 +125,9 @@ def the_result_resembles_the_weight(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=WELL_FORMED)
 def a_weight_that_moves_a_little_keeps_its_level(subject: Subject) -> None:
-    """The result lies on a grid: a weight that moves by a ten-thousandth of itself stays at its level.
+    """The result lies on a grid: a relative change of 1e-4 in a weight does not change its level.
 
-    Return the dequantized values in the forward pass, not the weight; the gradient alone passes straight through.
+    Return the dequantized values in the forward pass, not the weight; only the gradient passes straight through.
     """
     quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     with same_draws():
@@ -147,7 +147,7 @@ def a_weight_that_moves_a_little_keeps_its_level(subject: Subject) -> None:
 def the_gradient_reaches_the_weight(subject: Subject) -> None:
     """The weight gets a finite gradient, and at least half of it is not zero.
 
-    Rounding has the gradient 0: let it pass straight through, `rounded.detach() + (weight - weight.detach())`.
+    Rounding has gradient 0: pass it straight through with `rounded.detach() + (weight - weight.detach())`.
     """
     weight = drawn_weight(*MATRIX).requires_grad_()
     result = quantized(subject, subject.build(), weight)
@@ -163,9 +163,9 @@ def the_gradient_reaches_the_weight(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=(the_gradient_reaches_the_weight,), capability="identity-gradient")
 def the_gradient_passes_unchanged(subject: Subject) -> None:
-    """The gradient of the weight is the gradient of the result.
+    """The gradient of the weight equals the gradient of the result.
 
-    A gradient that is clipped or scaled is no identity: declare `identity-gradient` only without either.
+    Do not declare `identity-gradient` if the gradient is clipped or scaled.
     """
     weight, upstream = drawn_weight(*MATRIX).requires_grad_(), drawn_weight(*MATRIX, seed=1)
     quantized(subject, subject.build(), weight).backward(upstream)
@@ -175,9 +175,9 @@ def the_gradient_passes_unchanged(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=WELL_FORMED, capability="deterministic")
 def equal_weights_give_equal_results(subject: Subject) -> None:
-    """Equal weights give equal results bit for bit, and no global generator is drawn from.
+    """Equal weights give equal results bit for bit, without drawing from global generators.
 
-    A quantizer that rounds at random does not declare `deterministic`.
+    A quantizer with stochastic rounding does not declare `deterministic`.
     """
     quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     before = random_state()
@@ -188,9 +188,9 @@ def equal_weights_give_equal_results(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=WELL_FORMED)
 def leading_dimensions_are_independent(subject: Subject) -> None:
-    """A stack of matrices is quantized as a loop over it would.
+    """A stack of matrices is quantized like a loop over its matrices.
 
-    Experts are stacked: take every statistic over the last two dimensions at most.
+    Experts are stacked: compute statistics over at most the last two dimensions.
     """
     if not subject.claims("deterministic"):
         raise NotApplicable("the quantizer rounds at random")
@@ -207,7 +207,7 @@ def leading_dimensions_are_independent(subject: Subject) -> None:
 def a_quantized_weight_stays(subject: Subject) -> None:
     """Quantizing twice changes nothing.
 
-    It holds where the scale can be read off the result (its maximum), and fails where it cannot (its mean).
+    This holds if the scale can be recovered from the result (its maximum), and fails if it cannot (its mean).
     """
     quantizer = subject.build()
     with same_draws():
@@ -221,7 +221,7 @@ def a_quantized_weight_stays(subject: Subject) -> None:
 def the_negative_is_quantized_to_the_negative(subject: Subject) -> None:
     """q(-w) = -q(w).
 
-    Rounding half up, zero points and levels that are not symmetric break it: then do not declare `odd`.
+    Do not declare `odd` with half-up rounding, zero points or asymmetric levels.
     """
     quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     with same_draws():
@@ -235,7 +235,7 @@ def the_negative_is_quantized_to_the_negative(subject: Subject) -> None:
 def the_scale_of_a_weight_is_kept(subject: Subject) -> None:
     """q(c w) = c q(w) for c = 1/4, 2 and 16.
 
-    A fixed grid breaks it, and so do scales that are rounded: then do not declare `scale-equivariant`.
+    Do not declare `scale-equivariant` with a fixed grid or rounded scales.
     """
     quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     with same_draws():
@@ -250,7 +250,7 @@ def the_scale_of_a_weight_is_kept(subject: Subject) -> None:
 def the_compiler_takes_it_whole(subject: Subject) -> None:
     """`torch.compile(fullgraph=True)` gives the same values and the same gradient.
 
-    Let no value of a tensor decide what is computed (`if tensor.any():`).
+    Do not let tensor values decide what is computed (`if tensor.any():`).
     """
     from torch._dynamo.eval_frame import is_dynamo_supported  # takes seconds: imported by this law alone
 
@@ -280,7 +280,7 @@ def the_compiler_takes_it_whole(subject: Subject) -> None:
 def a_copy_is_the_same_quantizer(subject: Subject) -> None:
     """A deep or pickled copy gives the same results.
 
-    A model that is copied holds one: keep plain values as attributes, no lambdas and no open files.
+    Copied models contain quantizers: store plain values as attributes, not lambdas or open files.
     """
     quantizer, weight = subject.build(), drawn_weight(*MATRIX)
     with same_draws():
@@ -293,9 +293,9 @@ def a_copy_is_the_same_quantizer(subject: Subject) -> None:
 
 @law(QUANTIZER)
 def packed_bytes_are_a_positive_number(subject: Subject) -> None:
-    """A stored weight takes a whole, positive number of bytes.
+    """`packed_bytes` is a positive integer.
 
-    Round up to whole bytes, as a file does, and return an int.
+    Round up to whole bytes and return an int.
     """
     quantizer = subject.build()
     for shape in (MATRIX, (3, *MATRIX), (64, 512)):
@@ -320,9 +320,9 @@ def a_larger_weight_takes_more_bytes(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=COUNTED)
 def a_stored_weight_is_smaller_than_in_bf16(subject: Subject) -> None:
-    """A weight with its scales takes less than the two bytes a number of bf16.
+    """A packed weight with its scales takes less than the two bytes per number of bf16.
 
-    Give bytes and not bits, of the packed codes and not of the simulated weight.
+    Return bytes, not bits, and count the packed codes, not the simulated weight.
     """
     packed = subject.build().packed_bytes((64, 256))
     expect(packed < 2 * 64 * 256, f"64 x 256 weights take {packed} bytes, and {2 * 64 * 256} in bf16")
@@ -330,9 +330,9 @@ def a_stored_weight_is_smaller_than_in_bf16(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=COUNTED)
 def a_stack_takes_the_bytes_of_its_matrices(subject: Subject) -> None:
-    """E stacked matrices take E times the bytes of one.
+    """E stacked matrices take E times the bytes of one matrix.
 
-    Leading dimensions are independent matrices, each with scales of its own: count those too.
+    Leading dimensions are independent matrices, each with its own scales: count those too.
     """
     quantizer = subject.build()
     one = quantizer.packed_bytes(MATRIX)
@@ -345,7 +345,7 @@ def a_stack_takes_the_bytes_of_its_matrices(subject: Subject) -> None:
 def the_codes_fit_into_the_packed_bytes(subject: Subject) -> None:
     """The stored bytes have room for the information of the codes.
 
-    The entropy of the levels in blocks of 16 weights is a lower bound: fewer bytes cannot tell the weights apart.
+    The entropy of the levels in blocks of 16 weights is a lower bound: fewer bytes cannot represent the weights.
     """
     quantizer = subject.build()
     needed = sum(
@@ -357,9 +357,9 @@ def the_codes_fit_into_the_packed_bytes(subject: Subject) -> None:
 
 @law(QUANTIZER)
 def roles_are_a_set_of_roles(subject: Subject) -> None:
-    """`roles` is a frozenset of `ParameterRole`s, and not empty.
+    """`roles` is a non-empty frozenset of `ParameterRole`s.
 
-    Convert what the settings say: `frozenset(ParameterRole(role) for role in roles)`.
+    Convert the setting: `frozenset(ParameterRole(role) for role in roles)`.
     """
     roles = subject.build().roles
     expect(isinstance(roles, frozenset) and roles, f"roles is {roles!r}")
@@ -370,7 +370,7 @@ def roles_are_a_set_of_roles(subject: Subject) -> None:
 def vectors_are_left_out(subject: Subject) -> None:
     """Norms and biases are not among the roles.
 
-    They are vectors, a thousandth of the parameters, and the format takes matrices.
+    They are vectors, about a thousandth of the parameters, and the format is for matrices.
     """
     wrong = _roles(subject.build()) & {ParameterRole.NORM, ParameterRole.BIAS}
     expect(not wrong, f"roles has {', '.join(sorted(wrong))}")
@@ -380,7 +380,8 @@ def vectors_are_left_out(subject: Subject) -> None:
 def routers_are_among_the_roles(subject: Subject) -> None:
     """The gates of routers are among the roles.
 
-    Low precision reorders experts: declare `routers` only where that is meant, and leave the role out otherwise.
+    Low precision changes the order of experts: declare `routers` only if that is intended, and leave the role out
+    otherwise.
     """
     expect(ParameterRole.ROUTER in _roles(subject.build()), "roles has no router")
 

@@ -16,9 +16,9 @@ SHAPES = (MATRIX, (1, 256), (7, 512), (3, *MATRIX), (1, 1, 256))
 
 @law(QUANTIZER, capability=PACKABLE)
 def what_is_packed_is_the_weight_of_the_forward_pass(subject: Subject) -> None:
-    """`unpack(pack(w))` is what the module of the weight returned, bit for bit in fp32.
+    """`unpack(pack(w))` equals the module's output for `w`, bit for bit in fp32.
 
-    Pack codes and scales of the forward pass itself, and multiply them in the same order and precision.
+    Pack the codes and scales of the forward pass, and multiply them in the same order and precision.
     """
     quantizer = built_with_sites(subject)
     for shape in SHAPES:
@@ -34,9 +34,9 @@ def what_is_packed_is_the_weight_of_the_forward_pass(subject: Subject) -> None:
 
 @law(QUANTIZER, capability=PACKABLE)
 def packed_arrays_take_the_packed_bytes(subject: Subject) -> None:
-    """The arrays of `pack` are numpy's and together as large as `packed_bytes` says.
+    """`pack` returns numpy arrays whose total size is `packed_bytes`.
 
-    Count scales and padding in both.
+    Include scales and padding in both.
     """
     quantizer = built_with_sites(subject)
     for shape in SHAPES:
@@ -49,9 +49,9 @@ def packed_arrays_take_the_packed_bytes(subject: Subject) -> None:
 
 @law(QUANTIZER, capability=PACKABLE)
 def a_weight_that_is_not_finite_is_refused_by_name(subject: Subject) -> None:
-    """`pack` raises a `ProblemError` with the name of a weight that holds NaN or an infinity.
+    """For a weight with NaN or infinity, `pack` raises a `ProblemError` that names the weight.
 
-    Look at the weight before its codes, which may hide it, and put `name` into the problem.
+    Check the weight before computing codes, which may hide it, and put `name` in the problem.
     """
     quantizer = built_with_sites(subject)
     for value in (float("nan"), float("inf")):
@@ -67,9 +67,9 @@ def a_weight_that_is_not_finite_is_refused_by_name(subject: Subject) -> None:
 
 @law(QUANTIZER, capability=PACKABLE)
 def the_bytes_have_a_name(subject: Subject) -> None:
-    """`format` is a word that names the bytes, without spaces.
+    """`format` is a name of the byte format, without spaces.
 
-    It stands in the header of a file: change it when the bytes change.
+    It is written to file headers: change it when the bytes change.
     """
     name = built_with_sites(subject).format
     expect(isinstance(name, str) and name and " " not in name, f"format is {name!r}")

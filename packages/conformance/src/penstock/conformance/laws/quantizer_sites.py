@@ -15,9 +15,9 @@ QUANTIZER = "quantizer"
 
 @law(QUANTIZER)
 def every_weight_has_a_module_of_its_own(subject: Subject) -> None:
-    """`site` returns a `torch.nn.Module`, another one at every call.
+    """`site` returns a new `torch.nn.Module` at every call.
 
-    A module keeps what belongs to one weight: make it in `site`, and keep none on the quantizer.
+    A module holds the state of one weight: create it in `site`, and do not keep it on the quantizer.
     """
     quantizer = built_with_sites(subject)
     first, second = site_of(quantizer, MATRIX), site_of(quantizer, MATRIX)
@@ -32,9 +32,9 @@ SITES = (every_weight_has_a_module_of_its_own,)
 
 @law(QUANTIZER, needs=SITES)
 def the_state_of_a_site_is_all_that_it_keeps(subject: Subject) -> None:
-    """A new module that is given the `state_dict` of one that was used returns the same bits.
+    """A new module that loads the `state_dict` of a used one returns the same bits.
 
-    Keep what outlives a pass in parameters and buffers: checkpoints hold nothing else.
+    Keep persistent state in parameters and buffers: checkpoints hold nothing else.
     """
     quantizer = built_with_sites(subject)
     used, restored = site_of(quantizer, MATRIX), site_of(quantizer, MATRIX)
@@ -55,7 +55,7 @@ def the_state_of_a_site_is_all_that_it_keeps(subject: Subject) -> None:
 def what_a_site_learns_gets_a_gradient(subject: Subject) -> None:
     """Every parameter of a module gets a finite gradient when its weight is used.
 
-    An optimizer steps them: let the result depend on each, and register what does not learn as a buffer.
+    The optimizer steps them: make the result depend on each, and register untrained tensors as buffers.
     """
     site = site_of(built_with_sites(subject), MATRIX)
     learned = dict(site.named_parameters())
@@ -68,7 +68,7 @@ def what_a_site_learns_gets_a_gradient(subject: Subject) -> None:
 
 @law(QUANTIZER, capability="matrices")
 def matrices_are_served(subject: Subject) -> None:
-    """The role `matrix` is among the roles, and a module for it can be made.
+    """`roles` contains `matrix`, and `site` makes a module for it.
 
     A config that names the quantizer for a role is checked against the capability.
     """
@@ -77,7 +77,7 @@ def matrices_are_served(subject: Subject) -> None:
 
 @law(QUANTIZER, capability="experts")
 def experts_are_served(subject: Subject) -> None:
-    """The role `expert` is among the roles, and a module for a stack can be made.
+    """`roles` contains `expert`, and `site` makes a module for a stack.
 
     A config that names the quantizer for a role is checked against the capability.
     """
@@ -86,7 +86,7 @@ def experts_are_served(subject: Subject) -> None:
 
 @law(QUANTIZER, capability="embeddings")
 def embeddings_are_served(subject: Subject) -> None:
-    """The role `embedding` is among the roles, and a module for it can be made.
+    """`roles` contains `embedding`, and `site` makes a module for it.
 
     A config that names the quantizer for a role is checked against the capability.
     """
@@ -95,7 +95,7 @@ def embeddings_are_served(subject: Subject) -> None:
 
 @law(QUANTIZER, capability="heads")
 def heads_are_served(subject: Subject) -> None:
-    """The role `head` is among the roles, and a module for it can be made.
+    """`roles` contains `head`, and `site` makes a module for it.
 
     A config that names the quantizer for a role is checked against the capability.
     """

@@ -28,9 +28,9 @@ ROUTER = "router"
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,), capability="empty-batches")
 def a_batch_without_tokens_is_routed(subject: Subject) -> None:
-    """No tokens give empty tensors of the right shapes.
+    """An empty batch gives empty tensors of the right shapes.
 
-    A rank may get nothing but padding: take no maximum and no mean over tokens.
+    A rank may get only padding: do not take a maximum or a mean over tokens.
     """
     router = router_of(subject)
     routing = router(spread(0))
@@ -40,7 +40,7 @@ def a_batch_without_tokens_is_routed(subject: Subject) -> None:
 
 @law(ROUTER, needs=(router_routing.weights_are_not_negative,))
 def every_k_that_is_accepted_works(subject: Subject) -> None:
-    """k of 1, k of all experts and a single expert work, or are refused when the router is built.
+    """k = 1, k = all experts and a single expert work, or are refused when the router is built.
 
     Raise ValueError in the constructor for sizes that cannot work.
     """
@@ -59,9 +59,9 @@ def every_k_that_is_accepted_works(subject: Subject) -> None:
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,), capability="permutation-equivariant")
 def tokens_in_another_order_are_routed_as_before(subject: Subject) -> None:
-    """The routing of permuted tokens is the permuted routing.
+    """Permuting the tokens permutes the routing.
 
-    Where a capacity is filled in the order of tokens, do not declare `permutation-equivariant`.
+    If capacity is filled in token order, do not declare `permutation-equivariant`.
     """
     router = router_of(subject)
     order_T = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(3))
@@ -73,7 +73,7 @@ def tokens_in_another_order_are_routed_as_before(subject: Subject) -> None:
 def a_token_is_routed_alone_as_in_a_batch(subject: Subject) -> None:
     """A token's routing is the same alone and in any batch.
 
-    What is taken over the batch (a capacity, a mean, an expert's choice of tokens) makes serving differ from training.
+    Anything computed over the batch (a capacity, a mean, experts choosing tokens) makes serving differ from training.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -87,7 +87,7 @@ def a_token_is_routed_alone_as_in_a_batch(subject: Subject) -> None:
 def later_tokens_change_nothing(subject: Subject) -> None:
     """The routing of a token does not depend on the tokens after it.
 
-    Routers that let experts choose among the tokens of a sequence leak the future: do not declare `causal` for them.
+    Experts that choose among the tokens of a sequence leak the future: do not declare `causal` for such a router.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -102,9 +102,9 @@ def later_tokens_change_nothing(subject: Subject) -> None:
 def hidden_states_are_left_alone(subject: Subject) -> None:
     """Routing does not change the hidden states.
 
-    They go to the experts next: use no in-place operation on them, nor on a view of them.
+    The experts read them next: do not use in-place operations on them or on a view of them.
     """
     router = router_of(subject)
     hidden_TD = spread()
     router(hidden_TD)
-    expect(torch.equal(hidden_TD, spread()), "the hidden states are others afterwards")
+    expect(torch.equal(hidden_TD, spread()), "the hidden states have changed")

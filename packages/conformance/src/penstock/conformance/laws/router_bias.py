@@ -29,7 +29,7 @@ ROUTER = "router"
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,))
 def the_bias_is_a_buffer_of_the_state(subject: Subject) -> None:
-    """The selection bias is an fp32 buffer [E] without gradient, and part of `state_dict()`.
+    """The selection bias is an fp32 buffer [E] without gradient that is in `state_dict()`.
 
     `register_buffer("e_score_correction_bias", torch.zeros(experts))`: a balancer changes it, a checkpoint keeps it.
     """
@@ -45,7 +45,7 @@ def the_bias_is_a_buffer_of_the_state(subject: Subject) -> None:
 def the_bias_keeps_its_bits_when_the_model_is_cast(subject: Subject) -> None:
     """`.bfloat16()`, `.half()` and `.to(dtype)` leave the selection bias in fp32, bit for bit.
 
-    bf16 holds 8 bits: steps of 0.001 on a bias near 1 would be lost. Put the fp32 bias back in `_apply`.
+    bf16 has 8 bits of precision, so steps of 0.001 on a bias near 1 would be lost. Restore the fp32 bias in `_apply`.
     """
     value_E = 1 + torch.arange(EXPERTS) / 1000
     casts: dict[str, Callable[[nn.Module], object]] = {
@@ -64,7 +64,7 @@ def the_bias_keeps_its_bits_when_the_model_is_cast(subject: Subject) -> None:
 def the_bias_decides_the_choice(subject: Subject) -> None:
     """An expert whose bias outweighs every score is chosen by every token.
 
-    Add `e_score_correction_bias` to the scores from which you choose.
+    Add `e_score_correction_bias` to the scores before choosing.
     """
     for expert in (0, EXPERTS - 1):
         router = _biased_router(subject, 1000 * nn.functional.one_hot(torch.tensor(expert), EXPERTS).float())
@@ -74,9 +74,9 @@ def the_bias_decides_the_choice(subject: Subject) -> None:
 
 @law(ROUTER, needs=(the_bias_is_a_buffer_of_the_state, router_routing.one_token_is_routed))
 def the_bias_never_reaches_the_weights(subject: Subject) -> None:
-    """As long as the choice stays, the bias changes no weight, logit or score.
+    """As long as the choice stays the same, the bias changes no weight, logit or score.
 
-    Gather the weights from the scores without bias: with it, routers train and balance, and are worse for it.
+    Gather weights from the scores without the bias: with it, routers still train and balance, but the model is worse.
     """
     router = _biased_router(subject)
     for hidden_TD in spread(8).split(1):
@@ -91,9 +91,9 @@ def the_bias_never_reaches_the_weights(subject: Subject) -> None:
 
 @law(ROUTER, needs=(the_bias_is_a_buffer_of_the_state, router_routing.weights_are_not_negative))
 def an_expert_with_a_bias_of_minus_infinity_is_never_chosen(subject: Subject) -> None:
-    """A bias of -inf takes an expert out of service; the others are routed to with finite weights.
+    """A bias of -inf takes an expert out of service; the others get tokens with finite weights.
 
-    Compare biased scores and nothing else; multiply none of them, as 0 times -inf is no number.
+    Use biased scores only for comparison; do not multiply them, because 0 times -inf is NaN.
     """
     router = _biased_router(subject)
     if router.k == EXPERTS:

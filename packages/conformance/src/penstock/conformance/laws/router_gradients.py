@@ -31,8 +31,8 @@ ROUTER = "router"
 def the_gradient_reaches_the_gate(subject: Subject) -> None:
     """In training mode the gradient of the weights reaches a parameter, and is finite.
 
-    Do not detach the weights, and do not take them from the indices. One normalised weight a token is always 1, so a
-    router with k=1 learns only where it does not normalise.
+    Do not detach the weights or derive them from the indices. With k=1 a normalised weight is always 1, so such a
+    router learns only without normalisation.
     """
     router = router_of(subject).train()
     weight_TE = weight_of(seeded(lambda: router(spread())))
@@ -66,12 +66,16 @@ def gradients_stay_finite(subject: Subject) -> None:
             raise NotApplicable("the weights have no gradient")
         value = (weight_TE * spread(TOKENS, seed=4)[:, :EXPERTS]).sum()
         for gradient in torch.autograd.grad(value, [hidden_TD, *trained(router)], allow_unused=True):
-            expect(gradient is None or bool(gradient.isfinite().all()), f"hidden states {name} have no finite gradient")
+            expect(
+                gradient is None or bool(gradient.isfinite().all()),
+                f"the gradient for hidden states {name} is not finite",
+            )
 
 
 @law(ROUTER, needs=(the_gradient_reaches_the_gate,), capability="exact-gradient")
 def the_gradient_is_the_derivative(subject: Subject) -> None:
-    """Along its own direction the gradient of the weights is their finite difference, where the choice stays.
+    """Along its own direction the gradient of the weights equals the finite difference, as long as the choice stays the
+    same.
 
     Estimators (straight-through, sparse mixer) differ on purpose: do not declare `exact-gradient` for them.
     """
@@ -98,9 +102,9 @@ def the_gradient_is_the_derivative(subject: Subject) -> None:
 
 @law(ROUTER, needs=(the_gradient_reaches_the_gate, router_slots.slots_are_accounted_for))
 def training_finds_the_experts_that_pay(subject: Subject) -> None:
-    """Where every expert pays another reward, 30 steps of Adam raise the reward, and several experts stay in use.
+    """If each expert pays a different reward, 30 Adam steps raise the mean reward, and several experts stay in use.
 
-    A gradient of the wrong sign trains without complaint: compare it with finite differences of your own.
+    A gradient of the wrong sign raises no error: compare yours with finite differences.
     """
     if not subject.claims("trainable"):
         raise NotApplicable("the router is not trainable")

@@ -17,9 +17,9 @@ ROUTER = "router"
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,))
 def hidden_states_of_any_floating_type_are_routed_in_fp32(subject: Subject) -> None:
-    """bf16, fp16 and fp64 hidden states are routed as the same numbers in fp32 are.
+    """bf16, fp16 and fp64 hidden states are routed like the same values in fp32.
 
-    Convert before the product, `linear(hidden_TD.float(), weight.float())`: rounded logits send tokens elsewhere.
+    Convert before the product, `linear(hidden_TD.float(), weight.float())`: rounded logits change the choice.
     """
     router = router_of(subject)
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -31,9 +31,9 @@ def hidden_states_of_any_floating_type_are_routed_in_fp32(subject: Subject) -> N
 
 @law(ROUTER, needs=(hidden_states_of_any_floating_type_are_routed_in_fp32, router_state.a_seed_decides_the_parameters))
 def a_router_that_was_cast_decides_in_fp32(subject: Subject) -> None:
-    """A router that was cast to bf16 routes as its rounded parameters do in fp32.
+    """A router cast to bf16 routes as its rounded parameters would in fp32.
 
-    Convert the parameters where they are used: `linear(hidden_TD.float(), weight.float())`.
+    Convert the parameters when they are used: `linear(hidden_TD.float(), weight.float())`.
     """
     cast = router_of(subject).bfloat16()
     rounded = router_of(subject).bfloat16().float()
@@ -47,7 +47,7 @@ def a_router_that_was_cast_decides_in_fp32(subject: Subject) -> None:
 def autocast_changes_nothing(subject: Subject) -> None:
     """Under autocast the routing is the same.
 
-    Wrap the gate in `torch.autocast(device_type, enabled=False)`: autocast would take its product in bf16.
+    Wrap the gate in `torch.autocast(device_type, enabled=False)`: autocast would compute its product in bf16.
     """
     router = router_of(subject)
     plain = router(spread())
@@ -59,10 +59,10 @@ def autocast_changes_nothing(subject: Subject) -> None:
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,), capability="no-host-sync")
 def no_value_is_read_from_the_device(subject: Subject) -> None:
-    """A forward pass works on the meta device, where no value can be read.
+    """A forward pass works on the meta device, where values cannot be read.
 
-    `.item()`, `.tolist()`, `nonzero()`, indexing by a mask and `if tensor:` wait for the device; `where` and
-    `masked_fill` do not. Make new tensors on the device of the hidden states.
+    `.item()`, `.tolist()`, `nonzero()`, mask indexing and `if tensor:` wait for the device; `where` and `masked_fill`
+    do not. Create tensors on the device of the hidden states.
     """
     routing = router_of(subject).to("meta")(spread().to("meta"))
     expect(routing.weight_TK.device.type == "meta", "the weights come from another device")
@@ -70,9 +70,9 @@ def no_value_is_read_from_the_device(subject: Subject) -> None:
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,), capability="compilable")
 def it_compiles_as_one_graph(subject: Subject) -> None:
-    """`torch.compile(fullgraph=True)` takes the router, and it routes as before.
+    """`torch.compile(fullgraph=True)` captures the router, and the routing is unchanged.
 
-    Keep Python branches on the values of tensors out of `forward`.
+    Do not branch on tensor values in `forward`.
     """
     router = router_of(subject)
     torch.compiler.reset()

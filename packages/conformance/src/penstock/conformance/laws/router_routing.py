@@ -29,13 +29,13 @@ ROUTER = "router"
 
 @law(ROUTER)
 def it_is_a_module_that_states_its_sizes(subject: Subject) -> None:
-    """A router is a torch module with `experts`, `k` and `e_score_correction_bias`.
+    """A router is a torch module with the attributes `experts`, `k` and `e_score_correction_bias`.
 
-    Derive it from `torch.nn.Module`; `experts` is the number that it is built with, `k` is between 1 and `experts`, and
-    `e_score_correction_bias` is None where the router has none.
+    Subclass `torch.nn.Module`. `experts` is the constructor argument, `k` is between 1 and `experts`, and
+    `e_score_correction_bias` is None for a router without a selection bias.
     """
     router = router_of(subject)
-    expect(isinstance(router, nn.Module), f"a {type(router).__name__} is no torch.nn.Module")
+    expect(isinstance(router, nn.Module), f"a {type(router).__name__} is not a torch.nn.Module")
     expect(router.experts == EXPERTS, f"built with {EXPERTS} experts, it states {router.experts}")
     expect(isinstance(router.k, int) and 1 <= router.k <= EXPERTS, f"k is {router.k!r}")
     expect(hasattr(router, "e_score_correction_bias"), "it has no attribute e_score_correction_bias")
@@ -45,7 +45,7 @@ def it_is_a_module_that_states_its_sizes(subject: Subject) -> None:
 def a_routing_has_the_shapes_and_types_of_the_contract(subject: Subject) -> None:
     """The result is a `Routing` of int64 experts [T, K] and fp32 weights [T, K], logits and scores [T, E].
 
-    K is the router's `k` unless `kept_TK` tells slots apart: then it may differ from batch to batch. Compute logits as
+    K is the router's `k`, except that it may vary by batch if `kept_TK` marks empty slots. Compute logits as
     `linear(hidden_TD.float(), weight.float())`.
     """
     router = router_of(subject)
@@ -55,9 +55,9 @@ def a_routing_has_the_shapes_and_types_of_the_contract(subject: Subject) -> None
 
 @law(ROUTER, needs=(a_routing_has_the_shapes_and_types_of_the_contract,))
 def chosen_experts_exist(subject: Subject) -> None:
-    """Every named expert is one of 0 to `experts` - 1.
+    """Every expert index is between 0 and `experts` - 1.
 
-    Empty slots name a valid expert too: 0 will do, -1 will not.
+    Empty slots need a valid index too: use 0, not -1.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -68,9 +68,9 @@ def chosen_experts_exist(subject: Subject) -> None:
 
 @law(ROUTER, needs=(chosen_experts_exist,))
 def the_experts_of_a_token_are_all_different(subject: Subject) -> None:
-    """A token chooses an expert once.
+    """A token chooses each expert at most once.
 
-    Take the `k` highest in one `topk`, or mask what was chosen before you choose again.
+    Take the `k` highest in one `topk`, or mask chosen experts before choosing again.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -84,7 +84,7 @@ def the_experts_of_a_token_are_all_different(subject: Subject) -> None:
 def everything_is_finite(subject: Subject) -> None:
     """Weights, logits and scores are finite numbers.
 
-    Masks with -inf belong into the choice; `score_TE` is the affinity before it.
+    Apply -inf masks only for the choice; `score_TE` is the affinity before masking.
     """
     routing = router_of(subject)(spread())
     for name in ("weight_TK", "logits_TE", "score_TE"):
@@ -95,7 +95,7 @@ def everything_is_finite(subject: Subject) -> None:
 def weights_are_not_negative(subject: Subject) -> None:
     """No weight is negative.
 
-    Take weights from scores (sigmoid, softmax) and not from logits.
+    Take weights from scores (sigmoid, softmax), not from logits.
     """
     lowest = float(router_of(subject)(spread()).weight_TK.detach().min())
     expect(lowest >= 0, f"a weight is {lowest:.3g}")
@@ -103,9 +103,10 @@ def weights_are_not_negative(subject: Subject) -> None:
 
 @law(ROUTER, needs=(weights_are_not_negative,), capability="normalized")
 def weights_sum_to_the_scale(subject: Subject) -> None:
-    """The weights of a token sum to 1, or to the setting `scale`; with the setting `normalize`, where that is on.
+    """The weights of a token sum to 1, or to the setting `scale`. If there is a setting `normalize`, this holds when it
+    is on.
 
-    Divide by the sum over the chosen experts, after the choice. Tokens that lost a slot or have none are not looked at.
+    Divide by the sum over the chosen experts, after the choice. Tokens with dropped or empty slots are not checked.
     """
     changes = {"normalize": True} if subject.has_field("normalize") else {}
     routing = router_of(subject, changes)(spread())
@@ -132,7 +133,7 @@ def extreme_hidden_states_are_routed(subject: Subject) -> None:
 def ties_are_routed(subject: Subject) -> None:
     """Equal scores give valid experts and finite weights.
 
-    Choose by `topk`, which breaks ties; comparing scores with a threshold does not.
+    Choose with `topk`, which breaks ties; a threshold does not.
     """
     router = router_of(subject)
     same_TD = spread(1).expand(TOKENS, -1)
@@ -144,6 +145,6 @@ def ties_are_routed(subject: Subject) -> None:
 def one_token_is_routed(subject: Subject) -> None:
     """A single token gets valid experts and finite weights.
 
-    Decoding routes one token at a time: `squeeze()` no dimension, divide by no standard deviation.
+    Decoding routes one token at a time: do not `squeeze()` dimensions or divide by a standard deviation.
     """
     expect_valid(router_of(subject)(spread(1)), EXPERTS, "for one token")

@@ -21,9 +21,9 @@ ROUTER = "router"
 
 @law(ROUTER, needs=(router_routing.a_routing_has_the_shapes_and_types_of_the_contract,))
 def slots_are_accounted_for(subject: Subject) -> None:
-    """Every slot is kept, dropped or empty: `kept_TK` and `dropped_TK` are bool [T, K] and exclude each other.
+    """Every slot is kept, dropped or empty: `kept_TK` and `dropped_TK` are bool [T, K] and never both True.
 
-    A slot whose expert turned the token away is dropped; one that was never chosen is neither.
+    A slot whose expert turned the token away is dropped; a slot that was never chosen is neither.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -37,9 +37,9 @@ def slots_are_accounted_for(subject: Subject) -> None:
 
 @law(ROUTER, needs=(slots_are_accounted_for, router_routing.everything_is_finite))
 def a_slot_that_is_not_kept_weighs_nothing(subject: Subject) -> None:
-    """The weight of a slot that does not compute is 0.
+    """The weight of a dropped or empty slot is 0.
 
-    Zero the weights of dropped and empty slots: what combines outputs multiplies by them.
+    Zero the weights of dropped and empty slots: expert outputs are multiplied by them.
     """
     routing = _routing_with_lost_slots(router_of(subject))
     heaviest = float(routing.weight_TK[~kept_of(routing)].detach().abs().max())
@@ -48,9 +48,9 @@ def a_slot_that_is_not_kept_weighs_nothing(subject: Subject) -> None:
 
 @law(ROUTER, needs=(a_slot_that_is_not_kept_weighs_nothing,))
 def nothing_flows_back_through_a_slot_that_is_not_kept(subject: Subject) -> None:
-    """The gradient of a slot that does not compute reaches neither parameters nor hidden states.
+    """A dropped or empty slot sends no gradient to parameters or hidden states.
 
-    Zero its weight with `masked_fill` or `where`, and not by a straight-through sum.
+    Zero its weight with `masked_fill` or `where`, not with a straight-through sum.
     """
     router = router_of(subject)
     hidden_TD = crowded().requires_grad_()
@@ -72,9 +72,9 @@ def _routing_with_lost_slots(router: Any, hidden_TD: Tensor | None = None) -> Ro
 
 @law(ROUTER, needs=(slots_are_accounted_for,), capability="dropless")
 def every_slot_is_kept(subject: Subject) -> None:
-    """However crowded the experts, every slot computes.
+    """Every slot computes, however crowded the experts are.
 
-    Experts without a capacity lose nothing; with one, do not declare `dropless`.
+    Do not declare `dropless` for a router with a capacity.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -87,9 +87,9 @@ DIFFERENT = (router_routing.the_experts_of_a_token_are_all_different,)
 
 @law(ROUTER, needs=(slots_are_accounted_for, *DIFFERENT), capability="exactly-k")
 def every_token_chooses_k_experts(subject: Subject) -> None:
-    """Every token chooses `k` experts: those that it keeps and those that turned it away are `k` together.
+    """Every token chooses `k` experts: kept plus dropped slots add up to `k`.
 
-    Report what capacity turned away in `dropped_TK`: a drop that looks like an empty slot is missing from every count.
+    Report tokens over capacity in `dropped_TK`: a drop that looks like an empty slot is missing from every count.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded(), spread(1)):
@@ -101,9 +101,9 @@ def every_token_chooses_k_experts(subject: Subject) -> None:
 
 @law(ROUTER, needs=(slots_are_accounted_for,), capability="capacity-bounded")
 def no_expert_exceeds_its_capacity(subject: Subject) -> None:
-    """No expert computes more tokens than the router's `capacity(tokens)`, a method that says so for a batch.
+    """No expert computes more tokens than the router's `capacity(tokens)` for that batch.
 
-    Give the router that method, and drop what exceeds it. Buffers of the experts may be sized by it.
+    Give the router a method `capacity`, and drop what exceeds it. Expert buffers may be sized by it.
     """
     router = router_of(subject)
     expect(callable(getattr(router, "capacity", None)), "it has no method capacity(tokens)")
@@ -115,9 +115,9 @@ def no_expert_exceeds_its_capacity(subject: Subject) -> None:
 
 @law(ROUTER, needs=(no_expert_exceeds_its_capacity,))
 def an_expert_with_room_turns_no_token_away(subject: Subject) -> None:
-    """An expert that drops a token computes as many as its capacity allows.
+    """An expert that drops a token is filled to its capacity.
 
-    Count places by expert from 0 and compare with `<`: off by one, an expert is never full.
+    Count positions within an expert from 0 and compare with `<`: an off-by-one leaves a place unused.
     """
     if not subject.claims("capacity-bounded"):
         raise NotApplicable("the router has no capacity")

@@ -29,23 +29,23 @@ ROUTER = "router"
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,))
 def a_seed_decides_the_parameters(subject: Subject) -> None:
-    """Built under the same seed of torch, two routers are the same, and nothing else is drawn from.
+    """Two routers built from the same torch seed are equal, and no other generator is drawn from.
 
-    Initialise with `torch.nn.init`, and not with the generators of Python or numpy.
+    Initialise with `torch.nn.init`, not with the generators of Python or numpy.
     """
     before = other_generators()
     first, second = router_of(subject).state_dict(), router_of(subject).state_dict()
     expect_others_left_alone(before, "the constructor")
-    expect(first.keys() == second.keys(), "their states have other names")
+    expect(first.keys() == second.keys(), "their states have different names")
     differing = [name for name in first if not torch.equal(first[name], second[name])]
     expect(not differing, f"built twice under one seed, {', '.join(differing)} differs")
 
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,))
 def evaluation_repeats_bit_for_bit(subject: Subject) -> None:
-    """In evaluation mode the same hidden states give the same bits.
+    """In evaluation mode the same hidden states give the same bits every time.
 
-    Add noise only where `self.training` holds, and keep no state between calls.
+    Add noise only if `self.training` is True, and keep no state between calls.
     """
     router = router_of(subject)
     first = router(spread())
@@ -57,7 +57,7 @@ def evaluation_repeats_bit_for_bit(subject: Subject) -> None:
 def training_repeats_bit_for_bit(subject: Subject) -> None:
     """In training mode the same hidden states give the same bits.
 
-    Where noise is the point, do not declare `deterministic`.
+    Do not declare `deterministic` for a router with noise.
     """
     router = router_of(subject).train()
     first = router(spread())
@@ -67,10 +67,10 @@ def training_repeats_bit_for_bit(subject: Subject) -> None:
 
 @law(ROUTER, needs=(evaluation_repeats_bit_for_bit,), capability="same-in-training")
 def training_routes_as_evaluation_does(subject: Subject) -> None:
-    """Training and evaluation mode route alike.
+    """Training mode and evaluation mode give the same routing.
 
-    Noise, or another capacity in training, make the model that is evaluated another one: do not declare
-    `same-in-training` where you want that.
+    With noise or a different capacity in training, the evaluated model differs from the trained one. If that is
+    intended, do not declare `same-in-training`.
     """
     router = router_of(subject)
     for hidden_TD in (spread(), crowded()):
@@ -82,9 +82,9 @@ def training_routes_as_evaluation_does(subject: Subject) -> None:
 
 @law(ROUTER, needs=(router_routing.everything_is_finite,))
 def routing_leaves_the_global_generators_alone(subject: Subject) -> None:
-    """Evaluation, and training that is deterministic, draw from no global generator.
+    """Evaluation and deterministic training do not draw from global generators.
 
-    A draw shifts all that comes after it: dropout, the next layer's noise, the order of data.
+    A draw shifts everything after it: dropout, the next layer's noise, the data order.
     """
     router = router_of(subject)
     with generators_left_alone("evaluation"):
@@ -96,9 +96,9 @@ def routing_leaves_the_global_generators_alone(subject: Subject) -> None:
 
 @law(ROUTER, needs=(a_seed_decides_the_parameters, evaluation_repeats_bit_for_bit))
 def the_state_is_all_that_counts(subject: Subject) -> None:
-    """A router that loads another's `state_dict()` routes as that one does.
+    """A router that loads another's `state_dict()` gives the same routing.
 
-    Register every tensor as a parameter or buffer; what is drawn in the constructor and not saved is lost on resume.
+    Register every tensor as a parameter or buffer; values drawn in the constructor and not saved are lost on resume.
     """
     first, second = router_of(subject, seed=0), router_of(subject, seed=1)
     second.load_state_dict(first.state_dict())
@@ -107,9 +107,9 @@ def the_state_is_all_that_counts(subject: Subject) -> None:
 
 @law(ROUTER, needs=(evaluation_repeats_bit_for_bit,))
 def a_deep_copy_is_a_router_of_its_own(subject: Subject) -> None:
-    """A deep copy routes alike, and changing it leaves the original alone.
+    """A deep copy gives the same routing, and changing it does not change the original.
 
-    Keep no tensor that has a gradient function, no closure over `self` and no shared cache as an attribute.
+    Do not store a tensor with a grad_fn, a closure over `self` or a shared cache as an attribute.
     """
     router = router_of(subject)
     before = router(spread())
@@ -123,9 +123,10 @@ def a_deep_copy_is_a_router_of_its_own(subject: Subject) -> None:
 
 @law(ROUTER, needs=(a_seed_decides_the_parameters,))
 def a_router_made_on_the_meta_device_can_be_initialized(subject: Subject) -> None:
-    """Built on the meta device, emptied onto another and reset, a router is the one that is built there.
+    """A router built on meta, moved with `to_empty` and reset equals one built on the target device.
 
-    `reset_parameters` fills every parameter and buffer, drawing as the constructor does. Large models begin on meta.
+    `reset_parameters` must fill every parameter and buffer, with the same draws as the constructor. Large models start
+    on meta.
     """
     built = router_of(subject)
     if not hasattr(built, "reset_parameters"):

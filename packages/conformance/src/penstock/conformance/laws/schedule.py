@@ -15,9 +15,9 @@ GRID = [step / 100 for step in range(101)]
 
 @law(SCHEDULE)
 def a_factor_is_a_finite_number(subject: Subject) -> None:
-    """Every progress in [0, 1] has a finite factor, the ends included.
+    """The factor is finite for every progress in [0, 1], ends included.
 
-    Mind divisions by a share that may be 0, and the progress 1 of the last step.
+    Check divisions by a share that may be 0, and progress 1 at the last step.
     """
     schedule = subject.build()
     for progress in GRID:
@@ -59,25 +59,25 @@ def the_run_learns(subject: Subject) -> None:
 
 @law(SCHEDULE, needs=(a_factor_is_a_finite_number,))
 def a_factor_depends_on_progress_alone(subject: Subject) -> None:
-    """The same progress has the same factor, in whatever order it is asked.
+    """The same progress gives the same factor, in any order of calls.
 
-    A resumed run asks for the middle first: keep no count of calls.
+    A resumed run starts in the middle: do not count calls.
     """
     schedule = subject.build()
     forward = [schedule(progress) for progress in GRID]
     backward = [schedule(progress) for progress in reversed(GRID)][::-1]
-    expect(forward == backward, "asked backwards, the factors are others")
+    expect(forward == backward, "called in reverse order, the factors differ")
 
 
 @law(SCHEDULE, needs=(a_factor_depends_on_progress_alone,))
 def a_copy_is_the_same_schedule(subject: Subject) -> None:
     """A deep or pickled copy gives the same factors.
 
-    Keep plain numbers as attributes, no lambdas and no open files.
+    Store plain numbers as attributes, not lambdas or open files.
     """
     schedule = subject.build()
     for name, other in (("deep", copy.deepcopy(schedule)), ("pickled", pickle.loads(pickle.dumps(schedule)))):
-        expect([other(p) for p in GRID] == [schedule(p) for p in GRID], f"the {name} copy gives other factors")
+        expect([other(p) for p in GRID] == [schedule(p) for p in GRID], f"the {name} copy gives different factors")
 
 
 LAWS = laws_in(globals())

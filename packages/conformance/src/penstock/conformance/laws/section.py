@@ -14,7 +14,7 @@ SECTION = "section"
 def the_target_is_the_schema(subject: Subject) -> None:
     """`target` and `config` name the same `Schema`.
 
-    A section is nothing but its settings: write the class in both.
+    A section is only its settings: name the class in both.
     """
     component = subject.component
     expect(component.target == component.config, f"the target is {component.target}, the schema {component.config}")
@@ -34,7 +34,7 @@ def the_name_is_an_attribute(subject: Subject) -> None:
 def it_may_be_left_out(subject: Subject) -> None:
     """Every setting has a default.
 
-    Installing an app must not make a config invalid that does not write its section.
+    Installing an app must not invalidate configs without its section.
     """
     required = [name for name, field in schema_of(subject.entry).model_fields.items() if field.is_required()]
     expect(not required, f"no default: {', '.join(required)}")

@@ -17,18 +17,18 @@ PORT = 48_213
 def the_command_is_a_list_of_arguments(subject: Subject) -> None:
     """`command(model_folder, port)` returns a list of strings, the program first.
 
-    Write `[sys.executable, "-m", "server", "--port", str(port)]`: no shell reads it, and numbers are strings.
+    Write `[sys.executable, "-m", "server", "--port", str(port)]`: there is no shell, and numbers must be strings.
     """
     command: Any = subject.build().command(subject.folder / "model", PORT)
     expect(isinstance(command, list), f"command returns a {type(command).__name__}")
-    expect(command and command[0], "there is no program in it")
+    expect(command and command[0], "the list has no program")
     wrong = [argument for argument in command if not isinstance(argument, str)]
     expect(not wrong, f"not a string: {wrong[:1]!r}")
 
 
 @law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_names_the_model(subject: Subject) -> None:
-    """An argument has the path of the model's folder.
+    """An argument contains the path of the model folder.
 
     Pass `str(model_folder)` to the server.
     """
@@ -38,18 +38,18 @@ def the_command_names_the_model(subject: Subject) -> None:
 
 @law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_names_the_port(subject: Subject) -> None:
-    """An argument has the port.
+    """An argument contains the port.
 
-    Pass `str(port)` to the server: the caller has found it free, and waits there for an answer.
+    Pass `str(port)` to the server: the caller chose this free port and waits for the server there.
     """
     expect(_naming(subject, subject.folder / "model", str(PORT)), f"no argument has the port {PORT}")
 
 
 @law(SERVER, needs=(the_command_names_the_model,))
 def any_folder_is_one_argument(subject: Subject) -> None:
-    """A folder with spaces, quotes and dollar signs stands in one argument, letter by letter.
+    """A folder name with spaces, quotes and dollar signs is one argument, unchanged.
 
-    Build the list itself instead of splitting a line, and quote nothing.
+    Build the list directly instead of splitting a string, and do not quote.
     """
     folder = subject.folder / 'my "best" model\'s $HOME'
     expect(_naming(subject, folder, str(folder)), f"no argument has the folder {folder.name}")
@@ -57,9 +57,9 @@ def any_folder_is_one_argument(subject: Subject) -> None:
 
 @law(SERVER, needs=(the_command_is_a_list_of_arguments,))
 def the_command_is_the_caller_s(subject: Subject) -> None:
-    """Asking again gives the same list, whatever the caller has done with the first.
+    """A second call returns the same list, even if the caller changed the first.
 
-    Make a new list each time: callers add arguments of their own.
+    Make a new list each time: callers append arguments.
     """
     server = subject.build()
     first: list[str] = server.command(subject.folder, PORT)

@@ -25,7 +25,7 @@ ALIKE = {ParameterRole.HEAD: ParameterRole.EMBEDDING}
 def a_plan_is_groups_of_names(subject: Subject) -> None:
     """The plan of a transformer is a `SharingPlan`: a tuple of tuples of names.
 
-    A plan is compared and kept as a value: return tuples and no lists or sets.
+    Plans are compared and stored as values: return tuples, not lists or sets.
     """
     plan = planned(subject, subject.build(), *transformer())
     expect(isinstance(plan, SharingPlan), f"the plan is a {type(plan).__name__}")
@@ -39,9 +39,9 @@ PLAN = (a_plan_is_groups_of_names,)
 
 @law(SHARING, needs=PLAN)
 def a_transformer_has_something_to_share(subject: Subject) -> None:
-    """A transformer whose layers and embeddings are alike gives at least one group.
+    """A transformer whose layers and embeddings have equal shapes gives at least one group.
 
-    Find parameters by role and shape; where settings name them, let `Schema.example` match names such as
+    Find parameters by role and shape; if settings name them, let `Schema.example` match names such as
     `layers.1.mlp.up_proj.weight`.
     """
     expect(planned(subject, subject.build(), *transformer()).groups, "the plan is empty")
@@ -49,9 +49,9 @@ def a_transformer_has_something_to_share(subject: Subject) -> None:
 
 @law(SHARING, needs=PLAN)
 def names_are_those_of_parameters(subject: Subject) -> None:
-    """A plan names parameters of the model, and nothing else.
+    """A plan contains only names of the model's parameters.
 
-    Take the names from the roles that are given; make none up.
+    Take the names from the given roles.
     """
     roles, shapes = transformer()
     unknown = sorted(
@@ -62,9 +62,9 @@ def names_are_those_of_parameters(subject: Subject) -> None:
 
 @law(SHARING, needs=PLAN)
 def a_name_stands_in_one_group(subject: Subject) -> None:
-    """No name stands twice, neither in two groups nor in one.
+    """No name appears twice, in two groups or in one.
 
-    Groups that meet in a name are one group: join them.
+    Merge groups that have a name in common.
     """
     names = [name for group in planned(subject, subject.build(), *transformer()).groups for name in group]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -75,7 +75,7 @@ def a_name_stands_in_one_group(subject: Subject) -> None:
 def a_group_has_at_least_two_names(subject: Subject) -> None:
     """A group has two names or more.
 
-    Leave out what is shared with nothing.
+    Leave out parameters that are shared with nothing.
     """
     small = [group for group in planned(subject, subject.build(), *transformer()).groups if len(group) < 2]
     expect(not small, f"groups without a partner: {small}")
@@ -85,7 +85,7 @@ def a_group_has_at_least_two_names(subject: Subject) -> None:
 def a_group_has_one_shape(subject: Subject) -> None:
     """All parameters of a group have the same shape.
 
-    Compare shapes before grouping; a transposed matrix is another shape.
+    Compare shapes before grouping; a transposed matrix has a different shape.
     """
     roles, shapes = transformer()
     for group in planned(subject, subject.build(), roles, shapes).groups:
@@ -97,7 +97,7 @@ def a_group_has_one_shape(subject: Subject) -> None:
 def a_group_has_one_role(subject: Subject) -> None:
     """All parameters of a group have the same role; embedding and head count as one.
 
-    Optimizer, decay and quantizer follow from the role, and a tensor can have only one.
+    The role decides optimizer, decay and quantizer, and a tensor can have only one.
     """
     roles, shapes = transformer()
     for group in planned(subject, subject.build(), roles, shapes).groups:
@@ -109,46 +109,46 @@ def a_group_has_one_role(subject: Subject) -> None:
 def the_order_of_the_model_does_not_matter(subject: Subject) -> None:
     """The same parameters in another order give the same groups, with the same first names.
 
-    The first name is the one that is stored: choose it by role or by name, not by position.
+    The first name is the stored one: choose it by role or by name, not by position.
     """
     strategy = subject.build()
     roles, shapes = transformer()
     forward = _as_sets(planned(subject, strategy, roles, shapes))
     backward = _as_sets(planned(subject, strategy, _reversed(roles), _reversed(shapes)))
-    expect(forward == backward, f"only in one of both orders: {sorted(first for first, _ in forward ^ backward)}")
+    expect(forward == backward, f"only in one of the two orders: {sorted(first for first, _ in forward ^ backward)}")
 
 
 @law(SHARING, needs=PLAN)
 def a_plan_depends_on_the_model_alone(subject: Subject) -> None:
-    """The same model gives the same plan, whatever was planned before.
+    """The same model gives the same plan, regardless of earlier calls.
 
-    Keep nothing of earlier calls on the object.
+    Keep no state between calls.
     """
     strategy = subject.build()
     first = planned(subject, strategy, *transformer())
     planned(subject, strategy, *transformer(layers=6))
     expect(
         planned(subject, strategy, *transformer()) == first,
-        "after a plan for another model, the first one is another plan",
+        "after planning for another model, the first plan differs",
     )
 
 
 @law(SHARING, needs=PLAN)
 def roles_and_shapes_stay(subject: Subject) -> None:
-    """What is given is not changed.
+    """The given mappings are not changed.
 
-    The caller goes on to use both mappings: remove names from a copy.
+    The caller still uses both mappings: remove names from a copy.
     """
     given, before = transformer(), transformer()
     planned(subject, subject.build(), *given)
-    expect(given == before, "roles or shapes are others after `plan`")
+    expect(given == before, "roles or shapes have changed after `plan`")
 
 
 @law(SHARING, needs=PLAN)
 def nothing_to_share_is_an_empty_plan_or_a_problem(subject: Subject) -> None:
-    """A model without anything alike gives an empty plan, or a `ProblemError` that says why there is none.
+    """A model with nothing to share gives an empty plan, or a `ProblemError` that says why.
 
-    An exception of another type is a bug to whoever runs the config.
+    An exception of another type looks like a bug to the user.
     """
     roles = {"weight": ParameterRole.MATRIX, "norm.weight": ParameterRole.NORM}
     groups = _groups_or_problem(subject, roles, {"weight": (8, 4), "norm.weight": (4,)})
@@ -157,10 +157,10 @@ def nothing_to_share_is_an_empty_plan_or_a_problem(subject: Subject) -> None:
 
 @law(SHARING, needs=(names_are_those_of_parameters, a_name_stands_in_one_group))
 def what_is_shared_is_not_shared_again(subject: Subject) -> None:
-    """A model to which the plan was applied gives an empty plan, or a `ProblemError`.
+    """A model after the plan is applied gives an empty plan, or a `ProblemError`.
 
-    Of each group the first name is left. Find partners in one pass; pairs of pairs would make a run that is planned
-    twice another model.
+    Only the first name of each group is left. Find all partners in one pass: with pairs of pairs, planning twice would
+    give a different model.
     """
     roles, shapes = transformer()
     dropped = {name for group in planned(subject, subject.build(), roles, shapes).groups for name in group[1:]}
@@ -173,12 +173,12 @@ def what_is_shared_is_not_shared_again(subject: Subject) -> None:
 def a_copy_is_the_same_strategy(subject: Subject) -> None:
     """A deep or pickled copy gives the same plan.
 
-    Keep plain values as attributes, no lambdas and no open files.
+    Store plain values as attributes, not lambdas or open files.
     """
     strategy = subject.build()
     plan = planned(subject, strategy, *transformer())
     for name, other in (("deep", copy.deepcopy(strategy)), ("pickled", pickle.loads(pickle.dumps(strategy)))):
-        expect(planned(subject, other, *transformer()) == plan, f"the {name} copy gives another plan")
+        expect(planned(subject, other, *transformer()) == plan, f"the {name} copy gives a different plan")
 
 
 def _reversed(mapping: dict[str, Value]) -> dict[str, Value]:

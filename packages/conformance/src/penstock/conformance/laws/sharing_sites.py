@@ -17,7 +17,7 @@ SHARING = "sharing"
 def a_site_keeps_the_shape_of_its_weight(subject: Subject) -> None:
     """The effective weight of every site has the shape and dtype of the stored one, and is finite.
 
-    A transform returns what it was given, changed: broadcast gains, do not reshape.
+    A transform must keep shape and dtype: broadcast gains, do not reshape.
     """
     _, sites = applied(subject)
     for name, site in sites.items():
@@ -31,23 +31,23 @@ APPLIED = (a_site_keeps_the_shape_of_its_weight,)
 
 @law(SHARING, needs=APPLIED)
 def every_added_parameter_has_a_role(subject: Subject) -> None:
-    """`roles` has exactly the names of the parameters that were added, each with a `ParameterRole`.
+    """`roles` covers exactly the names of the added parameters, each with a `ParameterRole`.
 
-    Build the names from what `add` returns; optimizers and the size table go by them.
+    Build the names from what `add` returns; optimizers and the size table use them.
     """
     shared, sites = applied(subject)
     added = {name for site in sites.values() for name in site.added_parameters()}
     different = sorted(shared.roles().keys() ^ added)
     expect(not different, f"without a role, or not added: {', '.join(different)}")
     wrong = [name for name, role in shared.roles().items() if not isinstance(role, ParameterRole)]
-    expect(not wrong, f"no roles: {', '.join(wrong)}")
+    expect(not wrong, f"not roles: {', '.join(wrong)}")
 
 
 @law(SHARING, needs=APPLIED)
 def what_was_added_learns(subject: Subject) -> None:
     """Every added parameter gets a finite gradient from the weights of its site.
 
-    Let the effective weight depend on it, and register what does not learn as a buffer.
+    Make the effective weight depend on it, and register untrained tensors as buffers.
     """
     import torch
 
@@ -64,9 +64,9 @@ def what_was_added_learns(subject: Subject) -> None:
 
 @law(SHARING, needs=APPLIED)
 def a_stored_state_is_restored(subject: Subject) -> None:
-    """`load_stored_state(stored_state())` makes the sites of the same weights the same again, bit for bit.
+    """`load_stored_state(stored_state())` restores sites of the same weights, bit for bit.
 
-    Store everything that training changes beside the model's own parameters.
+    Store everything that training changes apart from the model's own parameters.
     """
     import torch
 
@@ -78,14 +78,14 @@ def a_stored_state_is_restored(subject: Subject) -> None:
     fresh, others = applied(subject)
     fresh.load_stored_state({name: tensor.detach().clone() for name, tensor in shared.stored_state().items()})
     different = [name for name in sites if not torch.equal(sites[name].effective(), others[name].effective())]
-    expect(not different, f"restored, these are others: {', '.join(different)}")
+    expect(not different, f"different after restoring: {', '.join(different)}")
 
 
 @law(SHARING, needs=(a_stored_state_is_restored,))
 def a_missing_stored_tensor_is_named(subject: Subject) -> None:
-    """A stored state that lacks a tensor is a `ProblemError` with its name.
+    """A stored state with a missing tensor raises a `ProblemError` that names it.
 
-    Compare names before anything is loaded.
+    Compare names before loading anything.
     """
     shared, _ = applied(subject)
     state = dict(shared.stored_state())
@@ -103,7 +103,7 @@ def a_missing_stored_tensor_is_named(subject: Subject) -> None:
 
 @law(SHARING, needs=APPLIED)
 def the_same_seed_adds_the_same(subject: Subject) -> None:
-    """Two applications with one seed store the same bits, and no global generator is drawn from.
+    """Applying twice with the same seed stores the same bits, without drawing from global generators.
 
     Draw from `torch.Generator().manual_seed(seed)`.
     """
@@ -114,22 +114,22 @@ def the_same_seed_adds_the_same(subject: Subject) -> None:
     before = random_state()
     first, second = (applied(subject, seed=3)[0].stored_state() for _ in range(2))
     expect(random_state() == before, "a global random generator was drawn from")
-    expect(first.keys() == second.keys(), "the second application stores other names")
+    expect(first.keys() == second.keys(), "the second application stores different names")
     other = [name for name in first if not torch.equal(first[name], second[name])]
-    expect(not other, f"applied twice, these are others: {', '.join(other)}")
+    expect(not other, f"different when applied twice: {', '.join(other)}")
 
 
 @law(SHARING, needs=APPLIED)
 def the_report_counts_what_is_saved(subject: Subject) -> None:
-    """`report` has the groups of the plan, and each saves all but one of its tensors.
+    """`report` lists the groups of the plan; each saves all but one of its tensors.
 
-    Count numbers, not bytes; what was added is counted with the parameters.
+    Count numbers, not bytes; added parameters are counted with the model's.
     """
     _, shapes = transformer()
     shared, _ = applied(subject)
     reported = {group.names: group.saved for group in shared.report()}
     expected = {names: (len(names) - 1) * math.prod(shapes[names[0]]) for names in shared.plan.groups}
-    expect(reported == expected, f"the report says {reported}, and it is {expected}")
+    expect(reported == expected, f"the report has {reported}, expected {expected}")
 
 
 LAWS = laws_in(globals())

@@ -16,9 +16,9 @@ from penstock.conformance.laws.task_parts import TASK, metrics_of, random_model,
 
 @law(TASK, needs=(task_results.the_result_is_a_task_result,))
 def the_model_keeps_its_weights(subject: Subject) -> None:
-    """Contract 1: parameters and buffers are what they were, bit for bit, and want gradients as before.
+    """Contract 1: parameters and buffers are unchanged, bit for bit, and so is `requires_grad`.
 
-    Work on a copy where weights must change.
+    Work on a copy if weights must change.
     """
     require_contract(subject, 1)
     model = random_model()
@@ -34,7 +34,7 @@ def the_model_keeps_its_weights(subject: Subject) -> None:
 def no_gradient_is_left(subject: Subject) -> None:
     """Contract 1: no parameter has a gradient after a run.
 
-    Evaluate under `torch.inference_mode()`: the next training step would add to what is left.
+    Evaluate under `torch.inference_mode()`: the next training step would add to a leftover gradient.
     """
     require_contract(subject, 1)
     model = random_model()
@@ -44,9 +44,9 @@ def no_gradient_is_left(subject: Subject) -> None:
 
 @law(TASK, needs=(task_results.the_result_is_a_task_result,))
 def the_model_keeps_its_mode(subject: Subject) -> None:
-    """Contract 1: a model in training mode comes back in training mode, one in evaluation mode in that.
+    """Contract 1: a model comes back in the mode, training or evaluation, that it had before.
 
-    Note `model.training` first, and restore it in a `finally`.
+    Save `model.training` first, and restore it in a `finally`.
     """
     require_contract(subject, 1)
     for training in (True, False):
@@ -58,13 +58,13 @@ def the_model_keeps_its_mode(subject: Subject) -> None:
 
 @law(TASK, needs=(task_results.the_same_model_has_the_same_metrics,))
 def dropout_is_off(subject: Subject) -> None:
-    """Contract 1: the metrics of a model do not depend on the mode in which it comes.
+    """Contract 1: the metrics do not depend on whether the model is given in training or evaluation mode.
 
     Call `model.eval()` before scoring.
     """
     require_contract(subject, 1)
     trained, evaluated = (metrics_of(subject, random_model().train(mode)) for mode in (True, False))
-    expect(trained == evaluated, "a model that comes in training mode has other metrics")
+    expect(trained == evaluated, "a model given in training mode has different metrics")
 
 
 LAWS = laws_in(globals())

@@ -20,13 +20,13 @@ from penstock.hooks.contracts import Generate, Likelihood, Rolling
 @law(TASK)
 @torch.enable_grad()  # ends what a task leaves switched off
 def items_have_ids_of_their_own(subject: Subject) -> None:
-    """Contract 2: every item has an id, a text that is not empty and that no other item has.
+    """Contract 2: every item has an id, a unique non-empty string.
 
-    Take the data set's own id or the number of the row.
+    Use the data set's own id or the row number.
     """
     require_contract(subject, 2)
     ids = [item.id for item in subject.build().items(a_context())]
-    expect(ids, "there are no items")
+    expect(ids, "no items")
     expect(all(isinstance(each, str) and each for each in ids), f"the ids are {ids[:3]}")
     expect(len(set(ids)) == len(ids), f"{len(ids)} items have {len(set(ids))} ids")
 
@@ -34,20 +34,20 @@ def items_have_ids_of_their_own(subject: Subject) -> None:
 @law(TASK, needs=(items_have_ids_of_their_own,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def the_same_is_asked_each_time(subject: Subject) -> None:
-    """Contract 2: another object asks the same of the same items in the same order.
+    """Contract 2: two objects make the same requests for the same items in the same order.
 
-    Draw by the context's seed: answers are kept, and a run that was killed goes on where it was.
+    Draw with the context's seed: answers are cached, and a killed run continues where it stopped.
     """
     require_contract(subject, 2)
-    expect(asked(subject) == asked(subject), "another object has other items or requests")
+    expect(asked(subject) == asked(subject), "another object has different items or requests")
 
 
 @law(TASK, needs=(items_have_ids_of_their_own,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def requests_are_of_tokens(subject: Subject) -> None:
-    """Contract 2: a request is a `Likelihood`, a `Rolling` or a `Generate`, and every token is one of the tokenizer's.
+    """Contract 2: a request is a `Likelihood`, a `Rolling` or a `Generate`, and every token is a tokenizer token.
 
-    Encode texts by the context's tokenizer; a context, a continuation and a prompt have at least one token.
+    Encode texts with the context's tokenizer; a context, continuation or prompt has at least one token.
     """
     require_contract(subject, 2)
     task, context = subject.build(), a_context()
@@ -58,19 +58,22 @@ def requests_are_of_tokens(subject: Subject) -> None:
             for token_N in _tokens(request):
                 whole = len(token_N) and np.issubdtype(token_N.dtype, np.integer)
                 expect(whole, f"item '{item.id}' asks for {token_N[:3]!r}")
-                expect(token_N.min() >= 0 and token_N.max() < BYTES, f"item '{item.id}' has a token of no tokenizer")
+                expect(
+                    token_N.min() >= 0 and token_N.max() < BYTES,
+                    f"item '{item.id}' has a token that is not in the tokenizer",
+                )
 
 
 @law(TASK, needs=(requests_are_of_tokens,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def samples_have_the_same_names(subject: Subject) -> None:
-    """Contract 2: `score` gives at least one sample, and every sample has finite floats under the same names.
+    """Contract 2: `score` returns at least one sample, and all samples have finite floats under the same names.
 
-    Return 0.0 where something does not count, and turn booleans into floats.
+    Return 0.0 for what does not count, and convert booleans to floats.
     """
     require_contract(subject, 2)
     samples = samples_of(subject.build(), random_model(), a_context())
-    expect(samples, "there are no samples")
+    expect(samples, "no samples")
     names = {frozenset(sample) for sample in samples}
     expect(len(names) == 1, f"samples have names such as {[sorted(each) for each in names][:2]}")
     for sample in samples:

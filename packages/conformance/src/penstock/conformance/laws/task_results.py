@@ -38,7 +38,7 @@ def the_result_is_a_task_result(subject: Subject) -> None:
     """
     result = result_of(subject, random_model())
     expect(isinstance(result, TaskResult), f"the result is a {type(result).__name__}")
-    expect(result.metrics, "there are no metrics")
+    expect(result.metrics, "no metrics")
     unnamed = [name for name in result.metrics if not isinstance(name, str) or not name.strip()]
     expect(not unnamed, f"metrics are called {unnamed}")
 
@@ -47,7 +47,7 @@ def the_result_is_a_task_result(subject: Subject) -> None:
 def metrics_are_finite_floats(subject: Subject) -> None:
     """Every metric is a float, neither NaN nor infinite.
 
-    Convert tensors by `.item()`, and mind means over nothing.
+    Convert tensors with `.item()`, and check for means over nothing.
     """
     for name, value in result_of(subject, random_model()).metrics.items():
         expect(isinstance(value, float) and math.isfinite(value), f"{name} is {value!r}")
@@ -55,9 +55,9 @@ def metrics_are_finite_floats(subject: Subject) -> None:
 
 @law(TASK, needs=(the_result_is_a_task_result,))
 def details_can_be_written(subject: Subject) -> None:
-    """`details` is a mapping that strict JSON can hold.
+    """`details` is a mapping that strict JSON can represent.
 
-    Turn arrays into lists, paths into strings, and NaN into None.
+    Convert arrays to lists, paths to strings, and NaN to None.
     """
     details = result_of(subject, random_model()).details
     try:
@@ -68,21 +68,21 @@ def details_can_be_written(subject: Subject) -> None:
 
 @law(TASK, needs=(metrics_are_finite_floats,))
 def the_same_model_has_the_same_metrics(subject: Subject) -> None:
-    """A second run gives the same metrics, of the same object and of another one.
+    """A second run gives the same metrics, with the same object or a new one.
 
-    Seed what is drawn from a setting, and let every run begin anew.
+    Seed random draws from a setting, and start every run fresh.
     """
     task, model = subject.build(), random_model()
     results = [metrics_of(subject, model, task=each) for each in (task, task, subject.build())]
-    expect(results[0] == results[1], "the second run of one object gives other metrics")
-    expect(results[0] == results[2], "another object gives other metrics")
+    expect(results[0] == results[1], "the second run of one object gives different metrics")
+    expect(results[0] == results[2], "another object gives different metrics")
 
 
 @law(TASK, needs=(the_result_is_a_task_result,))
 def no_global_random_numbers_are_drawn(subject: Subject) -> None:
-    """The global random states of torch, numpy and Python are what they were.
+    """Evaluation does not draw from the global generators of torch, numpy and Python.
 
-    Draw from generators of your own: evaluating must not change how training goes on.
+    Use your own generators: evaluation must not change how training continues.
     """
 
     def act() -> None:
@@ -97,7 +97,7 @@ def no_global_random_numbers_are_drawn(subject: Subject) -> None:
 
 @law(TASK, needs=(the_result_is_a_task_result,))
 def torch_keeps_its_settings(subject: Subject) -> None:
-    """Gradients are enabled, the default type and the number of threads are what they were.
+    """Gradient mode, default dtype and number of threads are unchanged after a run.
 
     Use context managers instead of `torch.set_...`.
     """
@@ -116,18 +116,18 @@ def torch_keeps_its_settings(subject: Subject) -> None:
 
 @law(TASK, needs=(the_result_is_a_task_result,))
 def heldout_tokens_are_left_alone(subject: Subject) -> None:
-    """The array of held-out tokens keeps its values.
+    """The array of held-out tokens is not changed.
 
     Copy it before shifting or masking in place.
     """
     tokens_N = heldout_tokens()
     result_of(subject, random_model(), heldout=tokens_N)
-    expect(np.array_equal(tokens_N, heldout_tokens()), "the tokens have other values after the run")
+    expect(np.array_equal(tokens_N, heldout_tokens()), "the tokens have changed after the run")
 
 
 @law(TASK, needs=(the_same_model_has_the_same_metrics, heldout_tokens_are_left_alone))
 def tokens_of_any_type_are_read(subject: Subject) -> None:
-    """Held-out tokens of uint16 or uint32 that cannot be written to give the metrics of int64.
+    """Read-only held-out tokens of uint16 or uint32 give the same metrics as int64.
 
     Shards are memory-mapped as they are stored: convert a window at a time to int64.
     """
@@ -136,14 +136,14 @@ def tokens_of_any_type_are_read(subject: Subject) -> None:
     for kind in (np.uint16, np.uint32):
         stored_N = tokens_N.astype(kind)
         stored_N.flags.writeable = False
-        expect(metrics_of(subject, model, heldout=stored_N) == expected, f"{kind.__name__} gives other metrics")
+        expect(metrics_of(subject, model, heldout=stored_N) == expected, f"{kind.__name__} gives different metrics")
 
 
 @law(TASK, needs=(the_result_is_a_task_result,))
 def nothing_held_out_is_answered_or_refused(subject: Subject) -> None:
-    """Without held-out tokens, or with one alone, there is a result, or a `ProblemError`.
+    """With zero or one held-out token there is a result, or a `ProblemError`.
 
-    Say that the run has none and what to do, where the task needs them.
+    If the task needs held-out tokens, report that the run has none and what to do.
     """
     for tokens_N in (None, heldout_tokens()[:0], heldout_tokens()[:1]):
         try:
@@ -155,9 +155,9 @@ def nothing_held_out_is_answered_or_refused(subject: Subject) -> None:
 
 @law(TASK, needs=(metrics_are_finite_floats,))
 def a_uniform_model_has_the_figures_of_its_vocabulary(subject: Subject) -> None:
-    """Where all 256 bytes are equally likely, metrics named `bits_per_byte` are 8, and `token_perplexity` is 256.
+    """If all 256 bytes are equally likely, metrics named `bits_per_byte` are 8, and `token_perplexity` is 256.
 
-    Mind nats and bits, and divide by the tokens and bytes that are scored. Another convention has another name.
+    Check nats versus bits, and divide by the scored tokens and bytes. Give another convention another name.
     """
     expected = {"bits_per_byte": 8.0, "token_perplexity": 256.0}
     metrics = metrics_of(subject, TableModel(torch.zeros(BYTES, BYTES)).eval())
@@ -186,9 +186,9 @@ def a_model_that_knows_the_text_scores_better(subject: Subject) -> None:
 
 @law(TASK, needs=(the_same_model_has_the_same_metrics,), capability="every-token")
 def the_sequence_length_moves_no_token(subject: Subject) -> None:
-    """A model that looks one token back has the same metrics for any sequence length, but for their names.
+    """A model that looks one token back has the same metric values for any sequence length.
 
-    Score every token but the first once: a window begins with the last token of the one before.
+    Score every token except the first exactly once: start each window with the last token of the previous one.
     """
     model = random_model()
     figures = [list(metrics_of(subject, model, sequence_length=length).values()) for length in (16, 48)]

@@ -23,34 +23,34 @@ from penstock.hooks.problems import ProblemError
 def metrics_name_their_convention(subject: Subject) -> None:
     """Contract 2: every metric is called `NAME@CONVENTION`.
 
-    Say after the @ what another figure of this name could have done otherwise: the variant, the windows, the shots.
+    Name after the @ what distinguishes this figure from others of the same name: the variant, the windows, the shots.
     """
     require_contract(subject, 2)
     bare = [name for name in result_of(subject, random_model()).metrics if not all(name.partition("@"))]
-    expect(not bare, f"no convention is named by {', '.join(bare)}")
+    expect(not bare, f"metrics without a convention: {', '.join(bare)}")
 
 
 @law(TASK, needs=(task_results.the_same_model_has_the_same_metrics,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def the_order_of_samples_does_not_matter(subject: Subject) -> None:
-    """Contract 2: `total` of the samples in another order has the same metrics.
+    """Contract 2: `total` does not depend on the order of samples.
 
-    Sum or average over samples; what belongs together is one sample.
+    Sum or average over samples; return what belongs together as one sample.
     """
     require_contract(subject, 2)
     task, scores = subject.build(), scores_of(subject.build(), random_model(), a_context())
     metrics = task.total(scores, a_context()).metrics
     turned = task.total({name: column_N[::-1].copy() for name, column_N in scores.items()}, a_context()).metrics
     for name, value in metrics.items():
-        expect(name in turned and math.isclose(value, turned[name], rel_tol=1e-9), f"{name} is another number")
+        expect(name in turned and math.isclose(value, turned[name], rel_tol=1e-9), f"{name} has a different value")
 
 
 @law(TASK, needs=(the_order_of_samples_does_not_matter,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def samples_drawn_anew_have_the_same_metrics(subject: Subject) -> None:
-    """Contract 2: `total` of samples that are drawn with repetition has metrics of the same names.
+    """Contract 2: `total` of samples drawn with replacement has the same metric names.
 
-    Name a metric by the context and the settings, not by the number of samples: intervals are found by drawing.
+    Name metrics by context and settings, not by the number of samples: intervals are bootstrapped.
     """
     require_contract(subject, 2)
     task, scores = subject.build(), scores_of(subject.build(), random_model(), a_context())
@@ -58,22 +58,22 @@ def samples_drawn_anew_have_the_same_metrics(subject: Subject) -> None:
     names = task.total(scores, a_context()).metrics.keys()
     for repeated in (np.zeros(samples, dtype=np.int64), np.arange(samples) // 2):
         drawn = {name: column_N[repeated] for name, column_N in scores.items()}
-        expect(task.total(drawn, a_context()).metrics.keys() == names, "samples that repeat have other metrics")
+        expect(task.total(drawn, a_context()).metrics.keys() == names, "repeated samples have different metric names")
 
 
 @law(TASK, needs=(task_results.the_result_is_a_task_result,))
 @torch.enable_grad()  # ends what a task leaves switched off
 def shots_are_shown_or_refused(subject: Subject) -> None:
-    """Contract 2: with two shots, the model is asked something else than with none, or there is a `ProblemError`.
+    """Contract 2: with two shots the requests differ from those with none, or there is a `ProblemError`.
 
-    Refuse a number of shots that nobody would see.
+    Refuse a number of shots that the task ignores.
     """
     require_contract(subject, 2)
     try:
         shown = asked(subject, shots=2)
     except ProblemError:
         return
-    expect(shown != asked(subject, shots=0), "two shots change no request")
+    expect(shown != asked(subject, shots=0), "two shots do not change the requests")
 
 
 LAWS = laws_in(globals())

@@ -15,9 +15,9 @@ from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_i
 from penstock.hooks.problems import ProblemError
 
 CAPABILITIES = {
-    "monotone": "a byte more between any two GPUs never ends the exchange earlier",
+    "monotone": "adding bytes between any two GPUs never makes the exchange faster",
     "subadditive": "two exchanges at once take no longer than one after the other",
-    "interchangeable": "the GPUs of a node may change places among themselves",
+    "interchangeable": "permuting the GPUs of a node changes nothing",
 }
 TOPOLOGY = "topology"
 ROUNDING = 1e-9
@@ -28,7 +28,7 @@ Bytes = NDArray[np.float64]
 def a_node_has_gpus(subject: Subject) -> None:
     """`gpus_per_node` is an int, at least 1.
 
-    It is an attribute or property of the object, in whole GPUs.
+    Make it an integer attribute or property of the object.
     """
     gpus = subject.build().gpus_per_node
     expect(isinstance(gpus, int) and gpus >= 1, f"gpus_per_node is {gpus!r}")
@@ -36,9 +36,9 @@ def a_node_has_gpus(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(a_node_has_gpus,))
 def seconds_are_finite_and_not_negative(subject: Subject) -> None:
-    """Any exchange takes a float of seconds, finite and not negative, on one GPU, one node and two.
+    """Any exchange takes a finite, non-negative float of seconds, on one GPU, one node and two nodes.
 
-    Return `float(...)`, and mind the largest of no links at all.
+    Return `float(...)`, and handle the maximum over no links.
     """
     topology = subject.build()
     for gpus in _sizes(topology):
@@ -50,7 +50,7 @@ def seconds_are_finite_and_not_negative(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(seconds_are_finite_and_not_negative,))
 def the_bytes_are_left_alone(subject: Subject) -> None:
-    """The matrix that was given keeps its values.
+    """The given matrix is not changed.
 
     Copy it before clearing its diagonal or dividing in place.
     """
@@ -58,29 +58,29 @@ def the_bytes_are_left_alone(subject: Subject) -> None:
     for bytes_GG in _exchanges(2 * topology.gpus_per_node):
         before = bytes_GG.copy()
         topology.all_to_all_seconds(bytes_GG)
-        expect(np.array_equal(before, bytes_GG), "the matrix has other values after the call")
+        expect(np.array_equal(before, bytes_GG), "the matrix has changed after the call")
 
 
 @law(TOPOLOGY, needs=(the_bytes_are_left_alone,))
 def seconds_depend_on_the_bytes_alone(subject: Subject) -> None:
-    """The same exchange takes the same seconds, whatever was asked before, and of another object too.
+    """The same exchange takes the same seconds, regardless of earlier calls and for a new object too.
 
-    Keep no traffic from one call to the next, and cache by nothing less than all the bytes.
+    Keep no traffic between calls, and use the whole matrix as a cache key.
     """
     topology = subject.build()
     exchanges = [bytes_GG for gpus in _sizes(topology) for bytes_GG in _exchanges(gpus)]
     forward = [topology.all_to_all_seconds(bytes_GG) for bytes_GG in exchanges]
     backward = [topology.all_to_all_seconds(bytes_GG) for bytes_GG in exchanges[::-1]][::-1]
     alone = [subject.build().all_to_all_seconds(bytes_GG) for bytes_GG in exchanges]
-    expect(forward == backward, "asked in another order, the seconds are others")
-    expect(forward == alone, "asked of new objects, the seconds are others")
+    expect(forward == backward, "called in another order, the seconds differ")
+    expect(forward == alone, "with new objects, the seconds differ")
 
 
 @law(TOPOLOGY, needs=(seconds_depend_on_the_bytes_alone,))
 def whole_bytes_are_bytes(subject: Subject) -> None:
-    """An integer matrix takes the seconds of the same numbers as floats.
+    """An integer matrix takes the same seconds as the same numbers in floats.
 
-    Traffic is counted in integers: convert to float64 first, not to 32 bits.
+    Traffic is counted in integers: convert to float64 first, not to a 32-bit type.
     """
     topology = subject.build()
     for bytes_GG in _exchanges(2 * topology.gpus_per_node):
@@ -90,9 +90,9 @@ def whole_bytes_are_bytes(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(seconds_depend_on_the_bytes_alone,))
 def what_a_gpu_keeps_takes_no_time(subject: Subject) -> None:
-    """Bytes on the diagonal, from a GPU to itself, change nothing.
+    """Bytes on the diagonal, from a GPU to itself, do not change the seconds.
 
-    They stay in its memory: leave the diagonal out.
+    They stay in the GPU's memory: ignore the diagonal.
     """
     topology = subject.build()
     for gpus in _sizes(topology):
@@ -103,9 +103,9 @@ def what_a_gpu_keeps_takes_no_time(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(what_a_gpu_keeps_takes_no_time,))
 def nothing_to_send_is_done_at_once(subject: Subject) -> None:
-    """An exchange of no bytes takes no longer than one of a single byte.
+    """An exchange of zero bytes takes no longer than one of a single byte.
 
-    Count at most a latency where nothing is sent.
+    Count at most the latency if nothing is sent.
     """
     topology = subject.build()
     for gpus in _sizes(topology):
@@ -146,7 +146,7 @@ def twice_the_bytes_take_once_to_twice_the_time(subject: Subject) -> None:
 def another_node_is_no_nearer_than_a_neighbour(subject: Subject) -> None:
     """A message to another node takes no less time than one of its size inside the node.
 
-    See that the faster links are those of the node.
+    Check that links inside the node are the faster ones.
     """
     topology = subject.build()
     size = topology.gpus_per_node
@@ -161,9 +161,9 @@ def another_node_is_no_nearer_than_a_neighbour(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(seconds_are_finite_and_not_negative,))
 def a_node_that_is_not_full_is_answered_or_refused(subject: Subject) -> None:
-    """A number of GPUs that fills no whole nodes gets finite seconds, or a ValueError or `ProblemError`.
+    """A number of GPUs that does not fill whole nodes gives finite seconds, or a ValueError or `ProblemError`.
 
-    Ask for a multiple of `gpus_per_node` by name, lest an index error be all that is said.
+    Ask for a multiple of `gpus_per_node`, so that the user does not see only an index error.
     """
     topology = subject.build()
     for gpus in {topology.gpus_per_node + 1, 2 * topology.gpus_per_node - 1}:
@@ -177,9 +177,9 @@ def a_node_that_is_not_full_is_answered_or_refused(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(seconds_are_finite_and_not_negative,))
 def impossible_bytes_are_refused(subject: Subject) -> None:
-    """Negative bytes, NaN and a matrix that is not square raise ValueError or `ProblemError`.
+    """Negative bytes, NaN and a non-square matrix raise ValueError or `ProblemError`.
 
-    A wrong sign upstream must not come out as a fast network.
+    A wrong sign upstream must not look like a fast network.
     """
     topology = subject.build()
     gpus = max(2, topology.gpus_per_node)
@@ -194,9 +194,9 @@ def impossible_bytes_are_refused(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(twice_the_bytes_take_once_to_twice_the_time,), capability="monotone")
 def more_bytes_never_end_earlier(subject: Subject) -> None:
-    """Bytes added between some GPUs never make the exchange shorter.
+    """Adding bytes between some GPUs never makes the exchange faster.
 
-    Take the largest of the links' times, and no average. Fair sharing of links may break this in earnest.
+    Take the maximum of the links' times, not an average. Fair sharing of links may legitimately break this.
     """
     topology = subject.build()
     draw = np.random.default_rng(1)
@@ -211,7 +211,7 @@ def more_bytes_never_end_earlier(subject: Subject) -> None:
 def two_exchanges_at_once_are_not_slower(subject: Subject) -> None:
     """Two exchanges at once take no longer than one after the other.
 
-    No penalty grows faster than the traffic that causes it. Fair sharing of links may break this in earnest.
+    No penalty may grow faster than the traffic that causes it. Fair sharing of links may legitimately break this.
     """
     topology = subject.build()
     for gpus in _sizes(topology):
@@ -225,9 +225,9 @@ def two_exchanges_at_once_are_not_slower(subject: Subject) -> None:
 
 @law(TOPOLOGY, needs=(seconds_depend_on_the_bytes_alone,), capability="interchangeable")
 def gpus_of_a_node_are_interchangeable(subject: Subject) -> None:
-    """GPUs of a node that change places among themselves leave the seconds as they are.
+    """Permuting the GPUs of a node does not change the seconds.
 
-    Tell GPUs apart by their node alone. A network with rails, one for each GPU of a node, does not declare this.
+    Distinguish GPUs only by node. A rail-optimized network, with one rail per GPU of a node, does not declare this.
     """
     topology = subject.build()
     size: int = topology.gpus_per_node

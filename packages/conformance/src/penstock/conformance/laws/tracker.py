@@ -20,16 +20,16 @@ from penstock.conformance.laws.run_directory import (
 )
 
 CAPABILITIES = {
-    "local": "what is logged is in files of the run directory once the tracker is closed",
-    "durable": "what is logged is in files of the run directory before `log` returns",
-    "exact-resume": "a resumed run leaves the very files of one that was never stopped",
+    "local": "logged metrics are in files of the run directory once the tracker is closed",
+    "durable": "logged metrics are in files of the run directory before `log` returns",
+    "exact-resume": "a resumed run leaves the same files as an uninterrupted one",
 }
 TRACKER = "tracker"
 
 
 @law(TRACKER)
 def a_run_is_logged(subject: Subject) -> None:
-    """Steps are logged in order, and then the tracker is closed.
+    """Steps can be logged in order, and then the tracker closed.
 
     The component is built with `run_directory`, an existing folder.
     """
@@ -40,7 +40,7 @@ def a_run_is_logged(subject: Subject) -> None:
 def a_run_that_logs_nothing_is_closed(subject: Subject) -> None:
     """A tracker that logged nothing can be closed.
 
-    A run may fail before its first step: close what was opened, where anything was.
+    A run may fail before its first step: close only what was opened.
     """
     _build(subject, subject.folder).close()
 
@@ -49,7 +49,7 @@ def a_run_that_logs_nothing_is_closed(subject: Subject) -> None:
 def closing_twice_is_closing_once(subject: Subject) -> None:
     """`close` may be called again.
 
-    Both the end of a run and what cleans up after it call it.
+    Both the end of a run and its cleanup call it.
     """
     tracker = _life(subject, subject.folder, first=1, last=2)
     tracker.close()
@@ -57,18 +57,18 @@ def closing_twice_is_closing_once(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def what_is_no_number_is_logged(subject: Subject) -> None:
-    """NaN and infinities are logged like any value.
+    """NaN and infinities can be logged like any value.
 
-    A loss that diverges is what one wants to see: write null where the format has no such number.
+    A diverging loss must be visible: write null if the format has no NaN.
     """
     _log(_build(subject, subject.folder), {"loss": math.nan, "norm": math.inf, "gap": -math.inf})
 
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def any_type_of_number_is_logged(subject: Subject) -> None:
-    """Integers and numpy's numbers are logged like floats.
+    """Integers and numpy scalars can be logged like floats.
 
-    Convert by `float(value)` or `value.item()` before writing.
+    Convert with `float(value)` or `value.item()` before writing.
     """
     numbers = (7, 2**40, np.float32(0.5), np.float64(0.5), np.int64(7))
     _log(_build(subject, subject.folder), {f"of-type-{number}": value for number, value in enumerate(numbers)})
@@ -76,9 +76,9 @@ def any_type_of_number_is_logged(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def any_name_is_logged(subject: Subject) -> None:
-    """A metric may be called anything: slashes, dots, spaces, signs and other alphabets.
+    """A metric name may contain anything: slashes, dots, spaces, symbols and other alphabets.
 
-    Names such as `heldout.bits_per_byte@disjoint-256` are no file names and no identifiers.
+    Do not use names such as `heldout.bits_per_byte@disjoint-256` as file names or identifiers.
     """
     names = (
         "load/layer.3",
@@ -95,7 +95,7 @@ def any_name_is_logged(subject: Subject) -> None:
 def a_metric_may_come_later(subject: Subject) -> None:
     """Steps need not have the same metrics.
 
-    Evaluations come every so many steps: fix no columns at the first.
+    Evaluations run only every few steps: do not fix the columns at the first step.
     """
     tracker = _build(subject, subject.folder)
     for step, names in enumerate((["loss"], ["loss", "bits"], ["bits"], []), 1):
@@ -105,9 +105,9 @@ def a_metric_may_come_later(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def the_metrics_are_left_alone(subject: Subject) -> None:
-    """The mapping that is logged is read and not changed.
+    """The logged mapping is not changed.
 
-    The next tracker gets the same one: make a new dict to add the step.
+    The next tracker gets the same mapping: make a new dict to add the step.
     """
     metrics = {"loss": 1.0, "norm": 2.0}
     tracker = _build(subject, subject.folder)
@@ -119,18 +119,18 @@ def the_metrics_are_left_alone(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def nothing_is_written_outside_the_run_directory(subject: Subject) -> None:
-    """Files appear in the run directory and nowhere beside it, nor in the working directory.
+    """Files appear only in the run directory, not next to it or in the working directory.
 
-    Join every path to `run_directory`, those of a client library too.
+    Join every path to `run_directory`, including those of a client library.
     """
     expect_nothing_outside(subject.folder, lambda run: _life(subject, run, first=1, last=3))
 
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def a_run_resumes(subject: Subject) -> None:
-    """A new tracker of the same directory resumes from a step before the last, and logs the next ones again.
+    """A new tracker of the same directory can resume from an earlier step and log the following steps again.
 
-    `resume(step)` says that what was logged after it is void: a step that comes again is no error.
+    `resume(step)` invalidates what was logged after that step: a repeated step is not an error.
     """
     _life(subject, subject.folder, first=1, last=4)
     _life(subject, subject.folder, first=3, last=5, resumed=2)
@@ -138,9 +138,9 @@ def a_run_resumes(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_resumes,))
 def what_others_wrote_is_kept(subject: Subject) -> None:
-    """Files of the run directory that are not the tracker's stay as they are, through a resume too.
+    """Other files in the run directory are unchanged, even after a resume.
 
-    Config, checkpoints and traces lie there: empty no folder that is not your own.
+    Config, checkpoints and traces are stored there: never empty a folder that is not your own.
     """
 
     def run_and_resume() -> None:
@@ -152,9 +152,9 @@ def what_others_wrote_is_kept(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_resumes,))
 def a_run_resumes_from_before_its_first_step(subject: Subject) -> None:
-    """A run that logged nothing before it was stopped resumes, from step 0 too.
+    """A run that was stopped before it logged anything can resume, also from step 0.
 
-    There may be no file yet, or an empty one.
+    The file may be missing or empty.
     """
     for step in (0, 5):
         [run] = folders(subject.folder, str(step))
@@ -163,9 +163,9 @@ def a_run_resumes_from_before_its_first_step(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_resumes,))
 def a_run_that_was_never_closed_resumes(subject: Subject) -> None:
-    """A tracker that was never closed stands in no successor's way.
+    """A tracker that was never closed does not block the next one.
 
-    A killed process closes nothing: leave no lock that only `close` takes away.
+    A killed process closes nothing: leave no lock that only `close` removes.
     """
     killed = _build(subject, subject.folder)
     for step in (1, 2, 3):
@@ -175,9 +175,9 @@ def a_run_that_was_never_closed_resumes(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_that_was_never_closed_resumes,))
 def a_line_that_was_cut_is_survived(subject: Subject) -> None:
-    """Where it writes lines of text, a last line that a kill has cut short is no error to `resume`.
+    """If it writes lines of text, `resume` accepts a truncated last line.
 
-    Drop what does not end in a line break before reading the lines.
+    Drop a last line without a line break before parsing.
     """
     _life(subject, subject.folder, first=1, last=3)
     lines = {name: content for name, content in files_of(subject.folder).items() if _is_lines(content)}
@@ -191,9 +191,9 @@ def a_line_that_was_cut_is_survived(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,))
 def runs_are_kept_apart(subject: Subject) -> None:
-    """Trackers of two directories write each to its own.
+    """Trackers of two directories each write only to their own.
 
-    Keep paths and files in the object, not in class or module.
+    Store paths and files on the object, not in class or module.
     """
     one, other = folders(subject.folder, "one", "other")
     first, second = _build(subject, one), _build(subject, other)
@@ -207,7 +207,7 @@ def runs_are_kept_apart(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_is_logged,), capability="local")
 def what_is_logged_is_in_the_run_directory(subject: Subject) -> None:
-    """Files of the run directory hold more of a longer run.
+    """Files of the run directory are larger after a longer run.
 
     Write below `run_directory`. A tracker that sends metrics elsewhere does not declare this.
     """
@@ -219,9 +219,9 @@ def what_is_logged_is_in_the_run_directory(subject: Subject) -> None:
 
 @law(TRACKER, needs=(what_is_logged_is_in_the_run_directory,), capability="durable")
 def a_logged_step_survives_a_kill(subject: Subject) -> None:
-    """Each `log` has grown the files of the run directory before it returns.
+    """Each `log` makes the files of the run directory larger before it returns.
 
-    Flush after every step: what a killed run has not written is lost, and no resume does it again.
+    Flush after every step: what a killed run has not written is lost for good.
     """
     tracker = _build(subject, subject.folder)
     for step in (1, 2, 3):
@@ -233,9 +233,9 @@ def a_logged_step_survives_a_kill(subject: Subject) -> None:
 
 @law(TRACKER, needs=(a_run_resumes, what_is_logged_is_in_the_run_directory), capability="exact-resume")
 def a_resumed_run_leaves_the_files_of_a_whole_one(subject: Subject) -> None:
-    """After a resume the files are, byte for byte, those of a run that was never stopped.
+    """After a resume the files are byte-identical to those of an uninterrupted run.
 
-    Drop the steps after the one that is resumed from, and write no times or process ids.
+    Drop the steps after the resumed one, and do not write times or process ids.
     """
     whole, resumed = folders(subject.folder, "whole", "resumed")
     _life(subject, whole, first=1, last=5)

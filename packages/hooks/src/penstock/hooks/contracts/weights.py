@@ -1,5 +1,4 @@
-"""Parameters of a model: what each is for, which matrices it holds, what lies between it and the product that uses it,
-which of them are one tensor, and in which format they are stored."""
+"""Parameters of a model: roles, layouts, transforms between storage and use, sharing, and storage formats."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from penstock.hooks.contracts.tensors import Array, Tensor
 
 
 class ParameterRole(StrEnum):
-    """What a parameter is for; optimizers, quantizers and sharing strategies choose by it."""
+    """The purpose of a parameter; optimizers, quantizers and sharing strategies select parameters by it."""
 
     MATRIX = "matrix"  # 2-D weights of attention and dense MLPs
     EXPERT = "expert"  # stacked 3-D weights of routed experts, [E, out, in]
@@ -26,11 +25,11 @@ class ParameterRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ParameterLayout:
-    """Which matrices [out, in] a stored tensor holds, where it is more than one or lies another way.
+    """The matrices [out, in] in a stored tensor that holds more than one, or stores them transposed.
 
-    `parts` are the matrices that lie one after another along the outputs, by name and number of rows: gate and up of an
-    expert, or q, k and v. With `blocks` the outputs are that many blocks, each with so many rows of every part: q, k
-    and v head by head. `transposed`: the tensor is stored as [..., in, out].
+    `parts` are matrices concatenated along the outputs, by name and number of rows: gate and up of an expert, or q, k
+    and v. With `blocks` the outputs are that many blocks, each with that many rows of every part: q, k and v per head.
+    `transposed`: the tensor is stored as [..., in, out].
 
     >>> ParameterLayout((("gate", 3), ("up", 3))).shapes((8, 6, 4))
     {'gate': (8, 3, 4), 'up': (8, 3, 4)}
@@ -49,7 +48,7 @@ class ParameterLayout:
         return {name: (*leading, self.blocks * size, columns) for name, size in parts}
 
     def matrices(self, stored: Tensor) -> dict[str, Tensor]:
-        """Each matrix [..., out, in] of a tensor or array: views, but with `blocks` copies."""
+        """Each matrix [..., out, in] of a tensor or array, as a view (a copy with `blocks`)."""
         shapes = self.shapes(tuple(stored.shape))
         views = zip(shapes.items(), self._views(stored), strict=True)
         return {name: view if self.blocks == 1 else view.reshape(shape) for (name, shape), view in views}
@@ -72,15 +71,15 @@ class ParameterLayout:
 
 @runtime_checkable
 class LaidOut(Protocol):
-    """A language model some of whose parameters are not one matrix [..., out, in] each."""
+    """A language model with parameters that are not a single matrix [..., out, in]."""
 
     def parameter_layout(self) -> Mapping[str, ParameterLayout]:
-        """Layout of those parameters by name; the others are matrices or vectors as they stand."""
+        """Layout of those parameters by name; the others are plain matrices or vectors."""
         ...
 
 
 class WeightSite(Protocol):
-    """What lies between a stored parameter and the product that uses it: what sharing adds, then the quantizer."""
+    """The path from a stored parameter to the product that uses it: transforms of sharing, then the quantizer."""
 
     @property
     def role(self) -> ParameterRole: ...
@@ -94,8 +93,8 @@ class WeightSite(Protocol):
         ...
 
     def add(self, transform: Any) -> str:
-        """Puts a `torch.nn.Module`, weight to weight of the same shape, behind what is there and before the quantizer.
-        Returns the name under which the model has it: a parameter `gain` of it is then called `NAME.gain`."""
+        """Appends a `torch.nn.Module` that maps a weight to a weight of the same shape, before the quantizer. Returns
+        its name in the model: its parameter `gain` is then called `NAME.gain`."""
         ...
 
     def effective(self) -> Tensor:
@@ -103,7 +102,7 @@ class WeightSite(Protocol):
         ...
 
     def quantizer_state(self) -> Mapping[str, Tensor]:
-        """What the quantizer keeps of this weight, empty for one without state."""
+        """The quantizer's state for this weight; empty if it has none."""
         ...
 
     def load_quantizer_state(self, state: Mapping[str, Tensor]) -> None:
@@ -113,7 +112,7 @@ class WeightSite(Protocol):
 
 @runtime_checkable
 class Sited(Protocol):
-    """A language model whose weights can be changed on their way to the product, with parameters of that change."""
+    """A language model whose weights can be transformed on use, by modules with their own parameters."""
 
     def weight_sites(self) -> Mapping[str, WeightSite]:
         """Sites by the name of the parameter."""
@@ -122,7 +121,7 @@ class Sited(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
-    """Groups of parameter names that are one tensor; the first name of a group is the one that is stored."""
+    """Groups of parameter names that are one tensor; the first name of a group is the stored one."""
 
     groups: tuple[tuple[str, ...], ...] = ()
 
@@ -135,8 +134,8 @@ class SharingStrategy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedGroup:
-    """Parameters that are one tensor, the numbers that this saves, and how far they were apart before: the norm of what
-    was lost over the norm of what there was, None where the values say nothing (a meta device)."""
+    """Parameters that are one tensor, the count of numbers that this saves, and the relative error: the norm of the
+    difference over the norm of the originals, or None without values (on the meta device)."""
 
     names: tuple[str, ...]
     saved: int
@@ -144,11 +143,11 @@ class SharedGroup:
 
 
 class SharedParameters(Protocol):
-    """What a sharing strategy did to a model, and the parameters that it added."""
+    """The result of a sharing strategy, and the parameters that it added."""
 
     @property
     def plan(self) -> SharingPlan:
-        """Names that are one tensor. Whoever calls `apply` carries it out."""
+        """Names that are one tensor. The caller of `apply` ties them."""
         ...
 
     def roles(self) -> Mapping[str, ParameterRole]:
@@ -156,7 +155,7 @@ class SharedParameters(Protocol):
         ...
 
     def stored_state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold beside the model's own parameters."""
+        """Tensors that a checkpoint must hold in addition to the model's own parameters."""
         ...
 
     def load_stored_state(self, state: Mapping[str, Tensor]) -> None:
@@ -165,11 +164,11 @@ class SharedParameters(Protocol):
 
     def end_step(self, progress: float, total: Callable[[Tensor], Tensor]) -> None:
         """Called after each optimizer step with the trained share of the run; `total` sums over ranks, and all ranks
-        do the same."""
+        must act identically."""
         ...
 
     def hardened(self) -> SharingPlan | None:
-        """The plan that was learned, None where nothing is learned."""
+        """The learned plan, or None if nothing is learned."""
         ...
 
     def report(self) -> Sequence[SharedGroup]: ...
@@ -180,8 +179,8 @@ class SiteSharing(Protocol):
     """Shares parameters and adds parameters of its own: contract 2."""
 
     def apply(self, sites: Mapping[str, WeightSite], seed: int) -> SharedParameters:
-        """Chooses among the sites and adds to them what it needs. Raises `ProblemError`, with nothing added, where
-        there is nothing to share. The same seed adds the same values."""
+        """Chooses sites and adds transforms to them. Raises `ProblemError`, with nothing added, if there is nothing to
+        share. The same seed adds the same values."""
         ...
 
 
@@ -203,13 +202,13 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class SiteQuantizer(Protocol):
-    """Simulates a low-precision weight format by a module for each weight, which may learn: contract 2."""
+    """Simulates a low-precision weight format with one module per weight, which may be trainable: contract 2."""
 
     roles: frozenset[ParameterRole]
 
     def site(self, shape: tuple[int, ...], role: ParameterRole) -> Any:
-        """A `torch.nn.Module` for one weight [..., out, in] of the role, whose layout was taken apart before. Called
-        with the weight, it returns the same shape on the format's grid, with a gradient."""
+        """A `torch.nn.Module` for one weight [..., out, in] of the role; fused tensors are already split. Called with
+        the weight, it returns the same shape on the format's grid, with a gradient."""
         ...
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
@@ -221,18 +220,18 @@ class SiteQuantizer(Protocol):
 class PackedFormat(SiteQuantizer, Protocol):
     """A quantizer that writes and reads the bytes of its format (capability `packable`).
 
-    `format` names the bytes in the header of a file: other bytes, another name.
+    `format` names the byte format in file headers: change it if the bytes change.
     """
 
     format: str
 
     def pack(self, weight: Tensor, site: Any = None, *, name: str = "weight") -> Mapping[str, Array]:
-        """numpy arrays of `packed_bytes` together. `site` is the weight's module, None where it has no state; `name` is
-        what a `ProblemError` calls a weight that cannot be packed because it is not finite."""
+        """numpy arrays with a total size of `packed_bytes`. `site` is the weight's module, or None if it has no state;
+        `name` is the weight's name in the `ProblemError` for values that are not finite."""
         ...
 
     def unpack(self, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-        """The weight that the site returned, bit for bit, as a numpy array."""
+        """The output of the site, bit for bit, as a numpy array."""
         ...
 
 
@@ -248,13 +247,13 @@ class StoragePlan:
 
     @classmethod
     def of(cls, given: StoragePlan | Quantizer | SiteQuantizer | None) -> StoragePlan:
-        """A quantizer alone is the plan of its own roles."""
+        """A single quantizer becomes the plan for its own roles."""
         if isinstance(given, StoragePlan):
             return given
         return cls() if given is None else cls(dict.fromkeys(given.roles, given))
 
     def bytes_of(self, role: ParameterRole, shape: tuple[int, ...], layout: ParameterLayout | None = None) -> int:
-        """Bytes of a stored parameter: packed where its role has a format, bf16 where it has none."""
+        """Bytes of a stored parameter: packed if its role has a format, else bf16."""
         quantizer = self.formats.get(role)
         if quantizer is None:
             return 2 * math.prod(shape)

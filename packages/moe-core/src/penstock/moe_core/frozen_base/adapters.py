@@ -1,4 +1,4 @@
-"""Routed experts for the layers of a model that was built without them.
+"""Adds routed experts to the layers of a model that was built without them.
 
 Shape suffixes: B batch, S sequence, T = B*S tokens, N kept assignments, E experts, D model width, H expert width.
 """
@@ -26,13 +26,13 @@ SWIGLU = ("gate_proj", "up_proj", "down_proj")
 
 
 def decoder_layers(base: nn.Module) -> list[nn.Module]:
-    """The layers in order: the longest list of modules that all have an MLP. Raises `ProblemError` where there is no
-    such list."""
+    """The layers in order: the longest list of modules that all have an MLP. Raises `ProblemError` if there is no such
+    list."""
     lists = [list(module) for module in base.modules() if isinstance(module, nn.ModuleList) and len(module)]
     whole = [layers for layers in lists if None not in map(_mlp, layers)]
     if not whole:
-        what = f"{type(base).__name__} has no layers that all have an MLP ({', '.join(MLP_NAMES)})"
-        raise ProblemError(Problem("no-mlp", what, "model.base", "take a decoder whose layers have one"))
+        what = f"{type(base).__name__} has no list of layers that all have an MLP ({', '.join(MLP_NAMES)})"
+        raise ProblemError(Problem("no-mlp", what, "model.base", "use a decoder whose layers have MLPs"))
     return max(whole, key=len)
 
 
@@ -47,7 +47,7 @@ def _mlp(layer: nn.Module) -> nn.Module | None:
 
 
 class RoutedExperts(nn.Module):
-    """A router and the experts that it chooses among; computes in `x`'s dtype."""
+    """A router and its experts; computes in `x`'s dtype."""
 
     def __init__(self, gate: Router, experts: nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class RoutedExperts(nn.Module):
 
 @contextmanager
 def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Lets a module compute `forward` instead of its own."""
+    """Replaces a module's own forward by `forward`."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -80,9 +80,10 @@ def adapted(
     beside: bool,
     dtype: torch.dtype,
 ) -> Iterator[dict[int, Routing]]:
-    """Within, each MLP computes with its experts in a pass over `rows`; yields the routings by layer, which it fills.
+    """Within this context, each MLP computes with its experts in a pass over `rows`; yields the routings by layer,
+    which the pass fills.
 
-    Modules are as they were afterwards, and a base that is called outside computes what it always did.
+    Modules are restored afterwards, so the base computes as before outside the context.
     """
     routings: dict[int, Routing] = {}
 
@@ -107,8 +108,8 @@ def _sum(own: Any, added_BSD: Tensor) -> Any:
 
 
 def experts_from_zero(experts: int, hidden_size: int, expert_size: int) -> Experts:
-    """SwiGLU experts that add nothing yet: the down projection is zero. The others have a standard deviation of
-    1/sqrt(D), which keeps the scale of what they read."""
+    """SwiGLU experts that initially add nothing: the down projection is zero. The other matrices have a standard
+    deviation of 1/sqrt(D), which preserves the scale of their input."""
     made = Experts(experts, hidden_size, expert_size)
     nn.init.normal_(made.gate_up_proj, std=hidden_size**-0.5)
     nn.init.zeros_(made.down_proj)
@@ -116,16 +117,16 @@ def experts_from_zero(experts: int, hidden_size: int, expert_size: int) -> Exper
 
 
 def copies_of(mlp: nn.Module, experts: int, where: str) -> nn.Module:
-    """Experts that are copies of an MLP: stacked matrices where it is a SwiGLU, `Copies` where it is anything else.
-    Raises `ProblemError` for an MLP that is no function of its input alone."""
+    """Experts that are copies of an MLP: stacked matrices for a SwiGLU, `Copies` for anything else. Raises
+    `ProblemError` for an MLP whose output depends on more than its input."""
     needed = [
         parameter
         for parameter in inspect.signature(mlp.forward).parameters.values()
         if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
     ]
     if len(needed) != 1 or hasattr(mlp, "experts"):
-        what = f"{type(mlp).__name__} is no MLP that can be copied into experts"
-        fix = "leave the layer out, or write `place: beside`"
+        what = f"{type(mlp).__name__} is not an MLP that can be copied into experts"
+        fix = "remove the layer, or write `place: beside`"
         raise ProblemError(Problem("no-mlp", what, where, fix))
     matrices = _swiglu_matrices(mlp)
     if matrices is None:
@@ -139,7 +140,8 @@ def copies_of(mlp: nn.Module, experts: int, where: str) -> nn.Module:
 
 
 def _swiglu_matrices(mlp: nn.Module) -> list[Tensor] | None:
-    """Gate, up and down of a module that computes down(silu(gate(x)) * up(x)), which is tried where it has weights."""
+    """Gate, up and down of a module that computes down(silu(gate(x)) * up(x)), which is verified by running it, if it
+    has weights."""
     named = dict(mlp.named_parameters())
     if named.keys() != {f"{name}.weight" for name in SWIGLU}:
         return None
@@ -154,11 +156,13 @@ def _swiglu_matrices(mlp: nn.Module) -> list[Tensor] | None:
 
 
 class Copies(nn.Module):
-    """E copies of any MLP: its code with stacked parameters [E, ...], a product for each expert."""
+    """E copies of any MLP: its code with stacked parameters [E, ...], called once per expert."""
 
     def __init__(self, mlp: nn.Module, experts: int) -> None:
         super().__init__()
-        self._code = (copy.deepcopy(mlp).eval().to("meta"),)  # in a tuple: its parameters are none of ours
+        self._code = (
+            copy.deepcopy(mlp).eval().to("meta"),
+        )  # in a tuple, so that its parameters are not registered here
         self._names = {name: name.replace(".", "_") for name, _ in mlp.named_parameters()}
         for name, parameter in mlp.named_parameters():
             stacked = parameter.detach().expand(experts, *parameter.shape).clone()
@@ -166,9 +170,9 @@ class Copies(nn.Module):
         self.experts = experts
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""
+        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 if a token has none."""
         if len(x_TD) == 0:
-            return x_TD + next(self.parameters())[:0].sum()  # of no rows, and yet the weights have a gradient
+            return x_TD + next(self.parameters())[:0].sum()  # no rows, but the weights still get a gradient
         rows = sorted_rows(routing, self.experts)
         token_N = rows.slot_N // routing.expert_TK.shape[1]
         x_ND = dispatch(x_TD, token_N, rows.position, rows.start_T)

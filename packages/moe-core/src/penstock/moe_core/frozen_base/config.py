@@ -1,4 +1,4 @@
-"""Settings of the architecture `frozen-base`: which model stays as it is, and where experts learn beside it."""
+"""Settings of the architecture `frozen-base`: which model is frozen, and where experts are added."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from penstock.hooks.problems import Problem
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import PROBLEM, OfKind
 
-# What is built into a model by whoever builds it; here that is the model around the base.
+# Settings that belong to the outer model, not to the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")
 
 
 class FrozenBaseConfig(ArchitectureSettings):
-    """A model that does not train, with routed experts that do."""
+    """A frozen model with trainable routed experts."""
 
     base: Annotated[Choice, OfKind("architecture")]
-    """The model that stays as it is: `{use: glm-moe, pretrained: stories260K.bin}`, `{use: hf, pretrained: NAME}`, or
-    either with a folder that a run wrote."""
+    """The model to freeze: `{use: glm-moe, pretrained: stories260K.bin}`, `{use: hf, pretrained: NAME}`, or either with
+    a folder exported from a run."""
     layers: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     """Layers of the base that get experts, counted from 0."""
     place: Literal["beside", "in_place"] = "beside"
-    """Beside the layer's MLP, to which the experts add, at first nothing; or in its place (upcycling), where each
-    expert begins as a copy of it."""
+    """Where experts go: `beside` adds them to the layer's MLP, starting with a zero contribution; `in_place` replaces
+    the MLP by experts that start as copies of it (upcycling)."""
     experts: int = Field(default=8, gt=0)
-    """Experts of each of these layers."""
+    """Number of experts in each of these layers."""
     expert_size: int | None = Field(default=None, gt=0)
-    """Hidden width of an expert beside an MLP; null takes four times the model's width, as dense MLPs have it. In
-    place, experts are as wide as what they are copies of."""
+    """Hidden width of an expert with `place: beside`; null uses four times the model's width, as in dense MLPs. With
+    `in_place`, experts have the MLP's width."""
     vocab_size: int | None = Field(default=None, gt=0)
-    """Rows of the embedding; null takes the base's, else the tokenizer's."""
+    """Rows of the embedding; null uses the base's, or else the tokenizer's."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        """Experts beside two of the three dense layers of a model small enough for a test."""
+        """Experts next to two of the three dense MLPs of a model small enough for a test."""
         sizes = {
             "hidden_size": 32,
             "num_hidden_layers": 3,
@@ -66,8 +66,8 @@ class FrozenBaseConfig(ArchitectureSettings):
         written = [name for name in BELONGS_OUTSIDE if getattr(base.settings, name, None)]
         if written:
             raise ValueError(
-                f"{' and '.join(written)} of the base would change or balance what does not train: write it beside "
-                "`base`, where it is the experts'"
+                f"{' and '.join(written)} of the base would apply to frozen weights: write it next to `base`, "
+                "where it applies to the experts"
             )
         return base
 
@@ -89,7 +89,7 @@ class FrozenBaseConfig(ArchitectureSettings):
             object.__setattr__(self, "vocab_size", own)
         if own is None or self.vocab_size == own:
             return self
-        problem = Problem("bad-value", f"is {self.vocab_size}, and the base has {own}", fix="leave it out")
+        problem = Problem("bad-value", f"is {self.vocab_size}, but the base has {own}", fix="remove it")
         error = PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
         details = InitErrorDetails(type=error, loc=("vocab_size",), input=self.vocab_size)
         raise ValidationError.from_exception_data(type(self).__name__, [details])
@@ -97,14 +97,16 @@ class FrozenBaseConfig(ArchitectureSettings):
     @model_validator(mode="after")
     def _copies_have_their_size(self) -> FrozenBaseConfig:
         if self.place == "in_place" and self.expert_size is not None:
-            raise ValueError("expert_size: experts in place of an MLP are copies of it and have its size; leave it out")
+            raise ValueError(
+                "expert_size does not apply with `place: in_place`, where experts have the MLP's size; remove it"
+            )
         k = getattr(getattr(self.router, "settings", None), "k", 1)
         if k > self.experts:
-            raise ValueError(f"the router takes k = {k} experts a token, and there are experts = {self.experts}")
+            raise ValueError(f"the router chooses k = {k} experts per token, but experts = {self.experts}")
         return self
 
 
 def absent_layers(missing: list[int], count: int) -> str:
-    """What is wrong with layers that a base of `count` layers does not have."""
+    """The problem text for layers that a base of `count` layers does not have."""
     named = ", ".join(map(str, missing))
-    return f"layers are counted from 0: the base has layers 0 to {count - 1}, and no layer {named}"
+    return f"unknown layer {named}: the base has layers 0 to {count - 1}"

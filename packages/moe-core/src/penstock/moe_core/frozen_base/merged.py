@@ -1,7 +1,8 @@
-"""A frozen base and its experts as one `GlmMoe`, where that architecture has the two.
+"""Merges a frozen base and its experts into one `GlmMoe`, if that architecture can represent them.
 
-Its layers are dense up to one, and mixtures of experts from there on, with a shared expert that every token sees. So
-experts beside an MLP are its experts and the MLP is its shared one; experts in place of an MLP are its experts alone.
+Its layers are dense up to some layer and mixtures of experts from there on, with a shared expert that sees every token.
+Experts next to an MLP become its experts and the MLP its shared expert; experts in place of an MLP become experts
+without a shared one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from penstock.moe_core.layers.experts import Experts
 
 
 def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> GlmMoe:
-    """A model that computes the same; raises `ProblemError` where there is no such `GlmMoe`."""
+    """An equivalent model; raises `ProblemError` if no `GlmMoe` is equivalent."""
     sizes = _sizes(base, adapters, beside=beside)
     config = base.config.model_copy(update={**sizes, "pretrained": None, "vocab_size": base.vocabulary_size})
     with torch.random.fork_rng(devices=[]):
@@ -41,7 +42,7 @@ def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> Glm
 
 
 def _at_temperature_1(gate: Any) -> Any:
-    """The same router for software that knows no temperature: it is the gate's weights that are larger."""
+    """The same router for software without a temperature: the gate's weights are scaled instead."""
     own = copy.deepcopy(gate)
     temperature = getattr(own, "temperature", 1.0)
     weight = getattr(own, "weight", None)
@@ -54,14 +55,14 @@ def _at_temperature_1(gate: Any) -> Any:
 
 def _sizes(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> dict[str, Any]:
     if not isinstance(base, GlmMoe) or base.routers:
-        raise _cannot("experts beside experts" if isinstance(base, GlmMoe) else f"a {type(base).__name__} as its base")
+        raise _cannot("experts next to experts" if isinstance(base, GlmMoe) else f"a {type(base).__name__} as its base")
     first, last = min(adapters), base.config.num_hidden_layers - 1
     if missing := [layer for layer in range(first, last + 1) if layer not in adapters]:
         raise _cannot(f"dense layers after the first one with experts ({', '.join(map(str, missing))})")
     stacks = [adapter.experts for adapter in adapters.values() if isinstance(adapter.experts, Experts)]
     experts, _, hidden = stacks[0].down_proj.shape
     if beside and base.config.intermediate_size % hidden:
-        raise _cannot(f"MLPs of width {base.config.intermediate_size} beside experts of width {hidden}")
+        raise _cannot(f"MLPs of width {base.config.intermediate_size} next to experts of width {hidden}")
     return {
         "first_k_dense_replace": first,
         "n_routed_experts": experts,
@@ -72,7 +73,7 @@ def _sizes(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> di
 
 def _cannot(what: str) -> ProblemError:
     fix = (
-        "take a dense glm-moe base and a sigmoid-topk router, every layer from the first with experts to the last, and "
+        "use a dense glm-moe base, a sigmoid-topk router, experts in every layer from the first to the last, and "
         "an expert_size that divides the MLPs' width"
     )
-    return ProblemError(Problem("not-exportable", f"no exported architecture has {what}", "model", fix))
+    return ProblemError(Problem("not-exportable", f"no exportable architecture has {what}", "model", fix))

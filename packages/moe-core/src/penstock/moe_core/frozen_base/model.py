@@ -1,14 +1,15 @@
-"""A model that stays as it is, with routed experts that learn in chosen layers.
+"""A frozen model with trainable routed experts in chosen layers.
 
 Measured choices:
 
-- Nothing of the base requires a gradient, so a pass records nothing before the first layer with experts, and behind it
-  the gradient of hidden states alone.
-- The head gets no gradient, which leaves two matrix products of three and one exponential a logit (`loss`).
-- The base is never in training mode: dropout would only add noise to what does not learn.
-- Beside an MLP, experts begin with a down projection of zero: x + 0 is x, so the first logits are the base's bits.
-- In place of an MLP, each expert begins as a copy of it, and the weights of a token add up to 1: the first logits are
-  the base's but for the rounding of that sum. The MLP stays in memory, for the base keeps its hash and its names.
+- Nothing of the base requires a gradient, so autograd records nothing before the first layer with experts, and after it
+  only the gradient of hidden states.
+- The head gets no gradient, which leaves two of three matrix products and one exponential per logit (`loss`).
+- The base is never in training mode: dropout would only add noise to frozen weights.
+- Experts next to an MLP start with a zero down projection: x + 0 is x, so the first logits are bit-identical to the
+  base's.
+- Experts in place of an MLP start as copies of it, and the weights of a token sum to 1: the first logits are the base's
+  up to the rounding of that sum. The MLP stays in memory, so the base keeps its hash and its names.
 
 Shape suffixes: B batch, S sequence, T = B*S tokens, D model width, V vocabulary.
 """
@@ -67,11 +68,11 @@ BASE, ADAPTERS = "base.", "adapters."
 
 
 class FrozenBase(nn.Module):
-    """A `LanguageModel` around another one, `base`, which is frozen. See `FrozenBaseConfig` for the numbers.
+    """A `LanguageModel` around a frozen one, `base`. See `FrozenBaseConfig` for the settings.
 
-    `layers` of the base get experts; they are counted from 0. `routers` and routings are those of these layers; the
-    base's own, where it has any, are frozen too and none of them. Raises `ProblemError` for layers that the base does
-    not have, and for a base without MLPs.
+    `layers` of the base get experts; they are counted from 0. `routers` and routings are only those of these layers;
+    routers of the base itself are frozen and not included. Raises `ProblemError` for unknown layers, and for a base
+    without MLPs.
     """
 
     def __init__(
@@ -91,9 +92,7 @@ class FrozenBase(nn.Module):
         self.place: Literal["beside", "in_place"] = place
         mlps = adapters.mlps_of_layers(self.base)
         if missing := [layer for layer in layers if not 0 <= layer < len(mlps)]:
-            raise ProblemError(
-                Problem("bad-value", absent_layers(missing, len(mlps)), "model.layers", "leave them out")
-            )
+            raise ProblemError(Problem("bad-value", absent_layers(missing, len(mlps)), "model.layers", "remove them"))
         width = _width(self.base)
         self.adapters = nn.ModuleDict()
         for layer in sorted(layers):
@@ -110,12 +109,12 @@ class FrozenBase(nn.Module):
 
     @property
     def base(self) -> Any:
-        """The model that stays as it is. A property, since protocols do not see what a module keeps in its own way."""
+        """The frozen model. A property, because protocols do not see submodules."""
         return self._modules["base"]
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the layers compute in; parameters are fp32."""
+        """The dtype in which the layers compute; parameters are fp32."""
         return self.base.compute_dtype
 
     @compute_dtype.setter
@@ -132,7 +131,7 @@ class FrozenBase(nn.Module):
         return self
 
     def forward(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput:
-        """Reads what the base reads; given experts are those of its own routers."""
+        """Reads what the base reads; given experts are for the adapters' routers."""
         inputs = Inputs.of(inputs)
         remembers = self._prefix is not None and cache is None and not inputs.known
         prefix = self._prefix.over(inputs.token_BS) if self._prefix is not None and remembers else nullcontext()
@@ -142,12 +141,13 @@ class FrozenBase(nn.Module):
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """While this lasts, layers before the first one with experts are computed once for the same tokens: a later
-        pass over them begins behind, with the same bits, where the base's layers are a plain chain (see `Prefix`).
+        """Within this context, layers before the first one with experts are computed once for the same tokens. A later
+        pass over them starts after these layers, with the same bits, if the base's layers are a plain chain (see
+        `Prefix`).
 
-        It takes [B, S, D] in `compute_dtype` for each batch of tokens, until the end: with a step's four micro-batches
-        of 4 texts of 256 tokens and D = 64, 1 MiB. Nothing is kept for a pass that knows more than tokens,
-        of a base with routers of its own or one that was put in training mode.
+        It takes [B, S, D] in `compute_dtype` for each batch of tokens until the end: 1 MiB for a step with four
+        micro-batches of 4 texts of 256 tokens and D = 64. Nothing is kept for a pass with inputs other than tokens, for
+        a base with routers of its own, or for a base in training mode.
         """
         first = min(self.routers, default=0)
         if first > 0 and not self.base.routers and not self.base.training:
@@ -176,7 +176,7 @@ class FrozenBase(nn.Module):
         return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
 
     def new_cache(self, batch: int, capacity: int) -> Any:
-        """The base's cache: experts keep nothing."""
+        """The base's cache; experts need none."""
         return self.base.new_cache(batch, capacity)
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
@@ -184,7 +184,7 @@ class FrozenBase(nn.Module):
         return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
-        """What sites added is stepped as norms are, unless who added it says otherwise."""
+        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
         roles = {f"{BASE}{name}": role for name, role in self.base.parameter_roles().items()}
         roles |= dict.fromkeys(
             (f"{ADAPTERS}{name}" for name, _ in self.adapters.named_parameters()), ParameterRole.NORM
@@ -200,11 +200,11 @@ class FrozenBase(nn.Module):
         }
 
     def weight_sites(self) -> dict[str, NamedSite]:
-        """Those of the experts: the base stays as it is."""
+        """Those of the experts; the base is frozen."""
         return {name: site for name, site in sites_of(self).items() if name.startswith(ADAPTERS)}
 
     def export_config(self) -> dict[str, Any]:
-        """The base's, under a `model_type` of our own: no class of transformers has both."""
+        """The base's config under our own `model_type`: no transformers class has both."""
         return {
             **self.base.export_config(),
             "architectures": ["PenstockFrozenBase"],
@@ -218,7 +218,7 @@ class FrozenBase(nn.Module):
         }
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        """The base under its own names behind `base.`, and what trains behind `adapters.`."""
+        """The base's names with prefix `base.`, and trained tensors with prefix `adapters.`."""
         state = {f"{BASE}{name}": tensor for name, tensor in self.base.export_state().items()}
         state |= {f"{ADAPTERS}{name}": tensor for name, tensor in self.trained_state().items()}
         if materialize:
@@ -245,7 +245,7 @@ class FrozenBase(nn.Module):
         return digest.hexdigest()
 
     def merged(self) -> LanguageModel:
-        """One model without a base that computes the same; see `penstock.moe_core.frozen_base.merged`."""
+        """An equivalent single model without a base; see `penstock.moe_core.frozen_base.merged`."""
         return merge(self.base, self._adapters(), beside=self.place == "beside")
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -258,8 +258,8 @@ class FrozenBase(nn.Module):
     def _quantize(self, plan: StoragePlan) -> None:
         for adapter in self._adapters().values():
             if ParameterRole.EXPERT in plan.formats and not isinstance(adapter.experts, Experts):
-                what = "experts that are copies of an MLP which is no SwiGLU have plain weights"
-                fix = "leave it out, or take a SwiGLU base"
+                what = "experts copied from an MLP that is not a SwiGLU cannot be quantized"
+                fix = "remove it, or use a base with SwiGLU MLPs"
                 raise ProblemError(Problem("unsupported", what, "model.quantizer", fix))
         quantize(self.adapters, plan)
 
@@ -282,8 +282,8 @@ def frozen_base(
     eos_token_id: int | list[int] | None = None,
     **settings: Any,
 ) -> FrozenBase:
-    """The component's target: builds the base that the config chose, with the weights that it starts from, and puts
-    experts into it. From Python, `FrozenBase` takes a model that is built."""
+    """The component's target: builds the configured base with its initial weights and puts experts into it. From
+    Python, pass a built model to `FrozenBase`."""
     theirs = architecture_settings(base)
     routers = layer_routers(theirs, theirs.expert_layers)
     built = build_architecture(
@@ -297,13 +297,13 @@ def frozen_base(
 
 
 def _of_the_base(inputs: Inputs) -> Inputs | Tensor:
-    """What the base reads: not the experts that our routers take."""
+    """The inputs for the base, without the experts given to our routers."""
     theirs = replace(inputs, expert_BSK=None)
     return theirs if theirs.known else theirs.token_BS
 
 
 def _width(base: nn.Module) -> int:
-    """D: what the widest use of the embedding looks up."""
+    """D, the width of the embedding."""
     embeddings = [module for module in base.modules() if isinstance(module, nn.Embedding)]
     return max(embeddings, key=lambda each: each.num_embeddings).embedding_dim
 
@@ -315,11 +315,11 @@ def _role(name: str, dimensions: int) -> ParameterRole:
 
 
 def _require_whole_weights(make_router: RouterFactory, layer: int, width: int, experts: int) -> None:
-    """Copies of an MLP add up to the MLP where the weights of a token add up to 1, which is tried."""
+    """Copies of an MLP add up to the MLP if the weights of a token sum to 1; this is checked with a trial routing."""
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.no_grad():
         router = cast(nn.Module, make_router(layer, hidden_size=width, experts=experts)).eval()
         sum_T = router(torch.randn(16, width)).weight_TK.sum(dim=-1)
     if not torch.allclose(sum_T, torch.ones_like(sum_T), atol=1e-4):
-        what = f"the weights of a token add up to {sum_T.min():.3g} to {sum_T.max():.3g} instead of 1"
-        fix = "take a router that normalises them, with scale 1 and without capacity, or write `place: beside`"
+        what = f"the weights of a token sum to between {sum_T.min():.3g} and {sum_T.max():.3g} instead of 1"
+        fix = "use a router that normalises them, with scale 1 and without capacity, or write `place: beside`"
         raise ProblemError(Problem("bad-value", what, "model.router", fix))

@@ -1,4 +1,5 @@
-"""What comes out of the frozen layers before the first one with experts is the same in every pass over the same tokens.
+"""Caches the output of the frozen layers before the first one with experts: it is the same in every pass over the same
+tokens.
 
 Shape suffixes: B batch, S sequence, D model width.
 """
@@ -18,11 +19,11 @@ from penstock.moe_core.layers.routed_rows import RoutedRows
 
 
 class Prefix:
-    """Remembers for the tokens of a pass what the last of some layers returned, so that the next pass over them begins
-    at `following`, the layer behind.
+    """Remembers what the last of some layers returned for the tokens of a pass, so that the next pass over them starts
+    at `following`, the next layer.
 
-    That is kept where the pass shows that a later one needs nothing else of these layers (see `_Chain`); where it does
-    not, they are computed again. It is [B, S, D] for each batch of tokens.
+    The output is kept if the pass shows that a later one needs nothing else from these layers (see `_Chain`); otherwise
+    they are computed again. It takes [B, S, D] per batch of tokens.
     """
 
     def __init__(self, layers: Sequence[nn.Module], following: nn.Module) -> None:
@@ -30,7 +31,7 @@ class Prefix:
         self._known: list[tuple[Tensor, Any]] = []
 
     def over(self, token_BS: Tensor) -> AbstractContextManager[None]:
-        """Within, one pass over the tokens is to run."""
+        """Context for one pass over the tokens."""
         for known_BS, output in self._known:
             if torch.equal(known_BS, token_BS):
                 return self._left_out(output)
@@ -38,8 +39,8 @@ class Prefix:
 
     @contextmanager
     def _left_out(self, output: Any) -> Iterator[None]:
-        """The last layer returns a copy of what it did, since it may be written to. The others return NaN: if something
-        reads them that no watching can show, it is no wrong number that comes out."""
+        """The last layer returns a copy of its stored output, because that may be written to. The others return NaN, so
+        that an undetected reader gets NaN instead of a wrong number."""
 
         def return_nothing(hidden_BSD: Tensor, *_: Any, **__: Any) -> Any:
             return _in_form(output, torch.full_like(hidden_BSD, torch.nan))
@@ -61,15 +62,17 @@ class Prefix:
                 stack.enter_context(standing_in(layer, chain.watching(number, layer.forward)))
             yield
         if chain.whole:
-            self._known.append((token_BS.clone(), chain.kept))  # a caller may load the next tokens into the same memory
+            self._known.append(
+                (token_BS.clone(), chain.kept)
+            )  # the caller may load the next tokens into the same memory
 
 
 class _Chain:
     """Whether what each layer of a pass returns goes to the next layer and nowhere else.
 
     Each is called once and in order; its first argument is what the one before it returned, or the first item of that;
-    nobody else holds on to it; the other items go to no layer; and no argument is something in which a layer could
-    leave what another one finds, such as a cache.
+    nothing else keeps a reference to it; the other items go to no layer; and no argument, such as a cache, lets layers
+    pass state to each other.
     """
 
     def __init__(self, length: int) -> None:
@@ -120,7 +123,7 @@ def _hidden(output: Any) -> Tensor:
 
 
 def _in_form(output: Any, hidden_BSD: Tensor) -> Any:
-    """What a layer returns with these hidden states, where it returns things of which nobody uses the others."""
+    """Rebuilds the layer's return value around these hidden states; unused tuple items become None."""
     return (hidden_BSD, *(None for _ in output[1:])) if isinstance(output, tuple) else hidden_BSD
 
 

@@ -1,8 +1,8 @@
 """Hyper-parameters of the GLM-4.x architecture, under the names of its `config.json`, and the presets.
 
-Figures of `glm-4.6` and `glm-4.5-air` are those of the published checkpoints (zai-org/GLM-4.6, zai-org/GLM-4.5-Air).
+Sizes of `glm-4.6` and `glm-4.5-air` are those of the published checkpoints (zai-org/GLM-4.6, zai-org/GLM-4.5-Air).
 `glm-15b-a3b` is the same architecture at 15B total and 3B active parameters. `quickstart` is what two CPU cores can
-train in two minutes. A checkpoint gives its own sizes: see `GlmMoeConfig.pretrained`.
+train in two minutes. A checkpoint brings its own sizes: see `GlmMoeConfig.pretrained`.
 """
 
 from __future__ import annotations
@@ -85,59 +85,59 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-# What may differ from the checkpoint that a model starts from: the weights have the same shapes without them, and long
-# texts are learnt by raising rope_theta (GLM-4.5: 10,000 up to 4k positions, 1,000,000 from 32k on).
+# Fields that may differ from the pretrained checkpoint: they do not change weight shapes, and long
+# contexts are trained by raising rope_theta (GLM-4.5: 10,000 up to 4k positions, 1,000,000 from 32k on).
 CHANGEABLE = frozenset({"router", "rope_theta", "max_position_embeddings", "initializer_range", "eos_token_id"})
 
 
 class GlmMoeConfig(ArchitectureSettings):
-    """A GLM-4.x model. Sizes not given come from `preset` or `pretrained`, where one is named."""
+    """A GLM-4.x model. Missing sizes come from `preset` or `pretrained`, if given."""
 
     preset: str | None = None
-    """Published or prepared sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b, quickstart."""
+    """Named set of sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b or quickstart."""
     pretrained: Path | None = None
-    """A Hugging Face glm4_moe folder, or a llama2.c .bin, whose sizes, router and weights the model starts from."""
+    """Hugging Face glm4_moe folder or llama2.c .bin file to take sizes, router and weights from."""
     mtp: Literal["drop", "keep"] = "drop"
-    """Layers of a checkpoint that predict tokens further ahead (multi-token prediction): drop them, or keep them as
-    they are, untrained, and write them again."""
+    """What to do with a checkpoint's multi-token prediction layers: drop them, or keep them untrained and write them
+    back on export."""
     hidden_size: int = Field(gt=0)
     """Model width D."""
     num_hidden_layers: int = Field(gt=0)
-    """Number of layers, dense ones included."""
+    """Number of layers, including dense ones."""
     first_k_dense_replace: int = Field(default=1, ge=0)
-    """The first layers that have a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
+    """Number of initial layers with a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
     num_attention_heads: int = Field(gt=0)
-    """Query heads."""
+    """Number of query heads."""
     num_key_value_heads: int = Field(gt=0)
-    """Key and value heads; query heads share them in groups."""
+    """Number of key and value heads; groups of query heads share one."""
     head_dim: int = Field(gt=0)
-    """Width of a head; heads times head_dim need not equal hidden_size."""
+    """Width of a head; num_attention_heads * head_dim need not equal hidden_size."""
     attention_bias: bool = True
     """Bias on q, k and v (never on the output), as in GLM-4.x."""
     use_qk_norm: bool = True
     """RMSNorm on every query and key head before the rotary embedding."""
     partial_rotary_factor: float = Field(default=0.5, gt=0, le=1)
-    """Share of each head that is rotated; GLM-4.x rotates the first half."""
+    """Fraction of each head that gets rotary embedding; GLM-4.x rotates the first half."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
     max_position_embeddings: int = Field(default=131_072, gt=0)
-    """Longest sequence that the exported config promises; sequences of the data are not longer."""
+    """Longest supported sequence, written to the exported config; training sequences may not be longer."""
     intermediate_size: int = Field(gt=0)
     """Hidden width of the dense MLP."""
     moe_intermediate_size: int = Field(default=0, ge=0)
-    """Hidden width H of one expert; a model of dense layers alone needs none."""
+    """Hidden width H of one expert; not needed by a model with only dense layers."""
     n_routed_experts: int = Field(default=0, ge=0)
-    """Experts E of each mixture-of-experts layer; a model of dense layers alone needs none."""
+    """Number of experts E per mixture-of-experts layer; not needed by a model with only dense layers."""
     n_shared_experts: int = Field(default=1, ge=0)
-    """Experts that see every token; their widths add up to one MLP."""
+    """Number of shared experts, which see every token; they are built as one MLP of their total width."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMSNorm."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights."""
     experts_backend: Literal["grouped", "batched", "loop"] | None = None
-    """How expert matrices are multiplied; null takes the fastest that dtype, device and sizes allow."""
+    """Implementation of the expert matrix products; null picks the fastest one that dtype, device and sizes allow."""
     tie_word_embeddings: bool = False
-    """Use the embedding as the head too."""
+    """Use the embedding matrix as the head too."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
@@ -180,26 +180,29 @@ class GlmMoeConfig(ArchitectureSettings):
     @model_validator(mode="before")
     @classmethod
     def _start_from_pretrained(cls, data: Any) -> Any:
-        """What is not written, or null, is the checkpoint's; a router may be null without a registry (see below)."""
+        """Fields that are missing or null come from the checkpoint; a router may be null without a registry (see
+        below)."""
         if not isinstance(data, dict) or not isinstance(data.get("pretrained"), (str, Path)):
             return data
         try:
             given = pretrained_settings(Path(data["pretrained"]).expanduser())
-        except ProblemError:  # reported for the field itself; any sizes will do, lest each be reported as missing
+        except (
+            ProblemError
+        ):  # reported for the field itself; placeholder sizes, so that they are not also reported as missing
             given = {**PRESETS["quickstart"], "router": None}
         return {**given, **{name: value for name, value in data.items() if value is not None or name == "router"}}
 
     @model_validator(mode="before")
     @classmethod
     def _plain_python_passes_a_router_object(cls, data: Any, info: ValidationInfo) -> Any:
-        """Without a registry a preset's router is a name that means nothing: `make_router` gives the object."""
+        """Without a registry a preset's router name cannot be resolved; `make_router` provides the object."""
         return data if info.context or not isinstance(data, dict) else {"router": None, **data}
 
     @field_validator("pretrained")
     @classmethod
     def _pretrained_can_be_read(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if path is not None and info.data.get("preset") is not None:
-            raise ValueError("sizes come from a preset or from a pretrained model: leave one of them out")
+            raise ValueError("preset and pretrained both set the sizes: remove one of them")
         if path is None:
             return None
         try:
@@ -239,7 +242,7 @@ class GlmMoeConfig(ArchitectureSettings):
             )
         if self.first_k_dense_replace > self.num_hidden_layers:
             raise ValueError(
-                f"first_k_dense_replace ({self.first_k_dense_replace}) is more than num_hidden_layers "
+                f"first_k_dense_replace ({self.first_k_dense_replace}) is greater than num_hidden_layers "
                 f"({self.num_hidden_layers})"
             )
         if self.expert_layers and not (self.n_routed_experts and self.moe_intermediate_size):
@@ -258,21 +261,20 @@ class GlmMoeConfig(ArchitectureSettings):
                 )
             if k > self.n_routed_experts:
                 raise ValueError(
-                    f"the router takes k = {k} experts a token, and there are n_routed_experts = "
-                    f"{self.n_routed_experts}"
+                    f"the router chooses k = {k} experts per token, but n_routed_experts = {self.n_routed_experts}"
                 )
         return self
 
 
 def _other_size(value: Any, given: Any) -> Problem:
-    return Problem("bad-value", f"is {value}, and {given} in the pretrained model", fix="leave it out")
+    return Problem("bad-value", f"is {value}, but {given} in the pretrained model", fix="remove it")
 
 
 def pretrained_settings(path: Path) -> dict[str, Any]:
-    """The fields of `GlmMoeConfig` that a checkpoint fixes; raises `ProblemError` where it cannot be read, or is none
-    that a model can start from."""
+    """The fields of `GlmMoeConfig` that a checkpoint fixes; raises `ProblemError` if it cannot be read or is not a
+    supported checkpoint."""
     if path.is_dir():
         return hub_config.read_settings(path)
-    from penstock.moe_core.glm import llama2c  # imports numpy, which commands that only check a config do without
+    from penstock.moe_core.glm import llama2c  # imports numpy, which commands that only check a config do not need
 
     return llama2c.read_settings(path)

@@ -48,8 +48,8 @@ _WHOLE_NUMBERS = (
     "num_experts_per_tok",
 )
 
-# What transformers takes for a field that a file leaves out. Sizes have a default there too, which is GLM-4.5-Air's: a
-# file without them is not trusted to mean it.
+# The defaults of transformers for missing fields. Its defaults for sizes, those of GLM-4.5-Air, are not used: a
+# file without sizes is refused.
 _ABSENT = {
     "first_k_dense_replace": 1,
     "attention_bias": False,
@@ -73,8 +73,8 @@ def to_hub_config(
 ) -> dict[str, Any]:
     """`config.json` of `Glm4MoeForCausalLM`, with the rotary settings in both spellings.
 
-    transformers knows one router for all layers, sigmoid scores with top-k; a model with any other is written with a
-    `model_type` of its own, which transformers refuses instead of computing something else.
+    transformers supports one router for all layers: sigmoid scores with top-k. A model with any other router gets its
+    own `model_type`, so that transformers refuses it instead of computing something else.
     """
     kinds = {
         (
@@ -116,10 +116,10 @@ def to_hub_config(
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The fields of `GlmMoeConfig` that the `config.json` of a folder gives, the router among them.
+    """The fields of `GlmMoeConfig`, including the router, from the `config.json` of a folder.
 
-    Raises `ProblemError` where there is none, where it is of another family, where it asks for what `GlmMoe` does not
-    compute, and with every size that it lacks.
+    Raises `ProblemError` if the file is missing, belongs to another family, asks for something that `GlmMoe` does not
+    compute, or lacks sizes (all are named).
     """
     path = folder / "config.json"
     document = _read_json(path)
@@ -128,7 +128,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     problems = [
         Problem("damaged-file", f"has no '{name}'", str(path))
         if name not in values
-        else Problem("damaged-file", f"'{name}' is {json.dumps(values[name])}, and not a whole number", str(path))
+        else Problem("damaged-file", f"'{name}' is {json.dumps(values[name])}, not an integer", str(path))
         for name in _WHOLE_NUMBERS
         if type(values.get(name)) is not int
     ]

@@ -1,10 +1,10 @@
-"""Our names to and from the names of `glm4_moe` checkpoints on the Hugging Face hub.
+"""Converts our parameter names to and from those of `glm4_moe` checkpoints on the Hugging Face hub.
 
-In memory a layer's experts are two stacked tensors; on disk they are one file entry an expert. Everything else differs
-by the prefix `model.` alone. The stacked layout that transformers 5 keeps in memory is read too.
+In memory a layer's experts are two stacked tensors; on disk each expert has its own entries. Everything else differs
+only by the prefix `model.`. The stacked layout that transformers 5 keeps in memory is read too.
 
-Layers beyond the model's last predict tokens further ahead (multi-token prediction, MTP). They are told apart here and
-otherwise never looked into.
+Layers beyond the model's last predict tokens further ahead (multi-token prediction, MTP). They are separated here and
+otherwise never inspected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EXPERT = re.compile(r"(?P<prefix>.*\.mlp\.experts)\.(?P<expert>\d+)\.(?P<matrix
 
 
 def to_hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One entry an expert and matrix; views of the stacked tensors, no copies."""
+    """One entry per expert and matrix; views of the stacked tensors, not copies."""
     hub: dict[str, Tensor] = {}
     for name, tensor in state.items():
         target = name if name.startswith("lm_head.") else f"model.{name}"
@@ -42,7 +42,7 @@ def to_hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def split_off_prediction_layers(
     state: Mapping[str, Tensor], layers: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of a model of so many layers, and those of the layers beyond."""
+    """The tensors of the first `layers` layers, and those of the layers beyond."""
     own: dict[str, Tensor] = {}
     beyond: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -51,18 +51,18 @@ def split_off_prediction_layers(
 
 
 def count_layers(state: Mapping[str, Tensor]) -> int:
-    """How many different layers the tensors belong to."""
+    """Number of different layers that the tensors belong to."""
     return len({_layer(name) for name in state})
 
 
 def _layer(name: str) -> int:
-    """The layer that a tensor belongs to, -1 where it belongs to none."""
+    """The layer that a tensor belongs to, or -1 if it belongs to no layer."""
     match = _LAYER.fullmatch(name)
     return int(match["layer"]) if match else -1
 
 
 def from_hub_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `to_hub_names`; `own` is the state of the model that they are for."""
+    """Inverse of `to_hub_names`; `own` is the state of the target model."""
     loaded: dict[str, Tensor] = {}
     stacks: dict[str, dict[int, dict[str, Tensor]]] = {}
     for name, tensor in state.items():
@@ -92,7 +92,11 @@ def _check_experts(prefix: str, experts: Mapping[int, Mapping[str, Tensor]], own
         if matrix not in experts.get(expert, {}) or experts[expert][matrix].shape != shape
     ]
     if wrong or len(experts) != count:
-        what = f"missing or of another shape: {', '.join(wrong[:3])}" if wrong else f"{len(experts)} instead of {count}"
+        what = (
+            f"missing or with a different shape: {', '.join(wrong[:3])}"
+            if wrong
+            else f"{len(experts)} instead of {count}"
+        )
         raise ProblemError(Problem("bad-checkpoint", f"the experts of {prefix} do not fit the model", "", what))
 
 
@@ -108,7 +112,7 @@ def check_names(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None
             problems.append(
                 Problem(
                     "bad-checkpoint",
-                    f"tensor '{name}' is {list(tensor.shape)}, and the model's is {list(own[name].shape)}",
+                    f"tensor '{name}' has shape {list(tensor.shape)}, but the model's has {list(own[name].shape)}",
                 )
             )
     if problems:

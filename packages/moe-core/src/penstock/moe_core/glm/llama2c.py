@@ -1,10 +1,10 @@
 """Checkpoints of llama2.c, version 0: seven int32 sizes, then fp32 weights without names.
 
-The model inside is a Llama, which is a `GlmMoe` of dense layers alone, without QK-norm and biases, with whole heads
-rotated. llama2.c rotates the neighbours (2i, 2i + 1) of a head where GLM rotates entry i of one half with entry i of
-the other; queries and keys meet in dot products alone, so their rows are reordered once and the scores stay the same.
+The model inside is a Llama, which is a `GlmMoe` with only dense layers, without QK-norm and biases, and with fully
+rotated heads. llama2.c rotates the neighbours (2i, 2i + 1) of a head where GLM rotates entry i of one half with entry i
+of the other; queries and keys only meet in dot products, so their rows are reordered once and the scores stay the same.
 
-Nothing here imports torch: sizes are needed where a config is validated.
+Nothing here imports torch, because config validation needs the sizes.
 Shape suffixes: L layers, R rows of all heads, D model width.
 """
 
@@ -27,7 +27,7 @@ _STACKED = "model.layers.{}."
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The sizes at the beginning of the file. `vocab_size` is negative where the head is not the embedding."""
+    """The sizes at the beginning of the file. `vocab_size` is negative if the head is not the embedding."""
 
     dim: int
     hidden_dim: int
@@ -48,7 +48,7 @@ class Header:
         )
 
     def layout(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each block of the file, in its order; `{}` stands for the layer, the first dimension."""
+        """Name and shape of each block of the file, in order; `{}` stands for the layer, the first dimension."""
         layers, dim, hidden, vocabulary = self.n_layers, self.dim, self.hidden_dim, abs(self.vocab_size)
         head = dim // self.n_heads
         key_value = head * self.n_kv_heads
@@ -71,8 +71,8 @@ class Header:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The fields of `GlmMoeConfig` that the file fixes; raises `ProblemError` where it is none of llama2.c's, or is not
-    as long as its sizes say."""
+    """The fields of `GlmMoeConfig` that the file fixes; raises `ProblemError` if it is not a llama2.c file, or its
+    length does not match its sizes."""
     header = _read_header(path)
     return {
         "vocab_size": abs(header.vocab_size),
@@ -106,7 +106,7 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
             block = _neighbours_to_halves(block, header.dim // header.n_heads)
         if name.startswith(_STACKED):
             weights.update({name.format(layer): matrix for layer, matrix in enumerate(block)})
-        elif not name.startswith("rotary"):  # older programs read these tables; they follow from the sizes
+        elif not name.startswith("rotary"):  # read by older programs; follows from the sizes
             weights[name] = block
     return weights
 
@@ -126,9 +126,9 @@ def _read_header(path: Path) -> Header:
     header = Header(*_HEADER.unpack(data)) if len(data) == _HEADER.size else None
     if header is None or not header.is_sound:
         fix = "give a llama2.c .bin of version 0, or a Hugging Face folder"
-        raise ProblemError(Problem("unknown-format", "not a checkpoint of llama2.c", str(path), fix))
+        raise ProblemError(Problem("unknown-format", "not a llama2.c checkpoint", str(path), fix))
     expected = _HEADER.size + 4 * sum(math.prod(shape) for shape in header.layout().values())
     if size != expected:
-        what = f"has {size} bytes, and a llama2.c checkpoint of its sizes has {expected}"
-        raise ProblemError(Problem("damaged-file", what, str(path), "fetch or export it again"))
+        what = f"has {size} bytes, but a llama2.c checkpoint with these sizes has {expected}"
+        raise ProblemError(Problem("damaged-file", what, str(path), "download or export it again"))
     return header

@@ -50,7 +50,7 @@ from penstock.moe_core.layers.site import (
     sites_of,
 )
 
-# The fields of `Inputs`, beside its tokens, that the model reads.
+# The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
 
 
@@ -111,8 +111,8 @@ class GlmMoe(nn.Module):
     """A `LanguageModel` (see `penstock.hooks.contracts`).
 
     `make_router(layer, hidden_size=D, experts=E)` makes each mixture-of-experts layer's router. Parameters are fp32;
-    `compute_dtype` is what the layers compute in. Weights are drawn from the global torch generator. `quantizer` is one
-    for the parameters of its roles, or a plan that says it role by role.
+    `compute_dtype` is what the layers compute in. Weights are drawn from the global torch generator. `quantizer` is a
+    quantizer for the parameters of its roles, or a plan with one per role.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class GlmMoe(nn.Module):
     ) -> None:
         super().__init__()
         if config.vocab_size is None:
-            raise ValueError("vocab_size is needed: set it to the tokenizer's vocabulary size")
+            raise ValueError("vocab_size is missing: set it to the tokenizer's vocabulary size")
         self.config = config
         self.vocabulary_size = config.vocab_size
         self.compute_dtype: torch.dtype = torch.float32
@@ -159,7 +159,7 @@ class GlmMoe(nn.Module):
         return {index: layer.mlp.gate for index, layer in enumerate(self.layers) if isinstance(layer.mlp, MoE)}
 
     def forward(self, inputs: Inputs | Tensor, *, cache: KeyValueCache | None = None) -> ModelOutput:
-        """Reads padding on either side, documents, positions and given experts; `document_BS` without a cache alone."""
+        """Reads padding on either side, documents, positions and given experts; `document_BS` only without a cache."""
         inputs = Inputs.of(inputs)
         inputs.require_only(type(self).__name__, *READS)
         position, visible = positions(inputs, cache)
@@ -181,7 +181,7 @@ class GlmMoe(nn.Module):
 
     @property
     def head_weight_VD(self) -> Tensor:
-        """The head, which is this matrix alone."""
+        """The head's weight; the head has nothing else."""
         return self.lm_head.effective()
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
@@ -208,7 +208,7 @@ class GlmMoe(nn.Module):
         return generation.generate(self, inputs, tokens=tokens, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
-        """What sites added is stepped as norms are, unless who added it says otherwise."""
+        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
         added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
         return added | {name: _role(name) for name, _ in own_parameters(self)}
 
@@ -262,7 +262,7 @@ def glm_moe(
 
 
 def _fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
-    """Raises ValueError for a plan that stores one tensor in two formats."""
+    """Raises ValueError if a plan stores one tensor in two formats."""
     embedding, head = (plan.formats.get(role) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
     if tied and embedding is not head:
         raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")

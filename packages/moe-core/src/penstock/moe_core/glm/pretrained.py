@@ -20,7 +20,7 @@ INDEX = "model.safetensors.index.json"
 
 def load_pretrained(model: LanguageModel, path: Path) -> None:
     """Puts the weights at `path` into a model of their sizes; raises `ProblemError` with every missing, damaged or
-    incomplete file, and every tensor that the model and the files do not share."""
+    incomplete file, and every tensor that only the model or only the files have."""
     try:
         model.load_export_state(read_tensors(path))
     except ProblemError as error:
@@ -38,9 +38,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             tensors.update(load_file(file))
         except OSError as error:
             what = f"cannot be read ({error.strerror or error})"
-            raise ProblemError(Problem("missing-file", what, str(file), "fetch it")) from error
+            raise ProblemError(Problem("missing-file", what, str(file), "download it")) from error
         except SafetensorError as error:
-            raise ProblemError(Problem("damaged-file", f"damaged ({error})", str(file), "fetch it again")) from error
+            raise ProblemError(Problem("damaged-file", f"damaged ({error})", str(file), "download it again")) from error
     return tensors
 
 

@@ -17,7 +17,7 @@ from penstock.moe_core.layers.rope import HeadNorm, rotated_heads
 class KeyValueCache:
     """Keys and values of every layer for up to `capacity` positions, allocated once and filled in place.
 
-    `length` positions are filled; `real_BC` is False for padding among them, None where all are real.
+    `length` positions are filled; `real_BC` is False for padding among them, or None if all are real.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class KeyValueCache:
         self.real_BC: Tensor | None = None
 
     def extend(self, layer: int, key_BMSh: Tensor, value_BMSh: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends one layer's new keys and values; returns all of them. `length` moves once a pass, by `advance`."""
+        """Appends one layer's new keys and values; returns all of them. `length` moves once per pass, in `advance`."""
         end = self.length + key_BMSh.shape[2]
         if end > self._stored.shape[4]:
-            raise ValueError(f"the cache holds {self._stored.shape[4]} positions, and {end} are needed")
+            raise ValueError(f"the cache holds {self._stored.shape[4]} positions, but {end} are needed")
         self._stored[layer, 0, :, :, self.length : end] = key_BMSh
         self._stored[layer, 1, :, :, self.length : end] = value_BMSh
         return self._stored[layer, 0, :, :, :end], self._stored[layer, 1, :, :, :end]
 
     def advance(self, positions: int, real_BC: Tensor | None) -> None:
-        """Ends a pass over so many positions, with what is known of padding up to its end."""
+        """Ends a pass over that many positions; records padding up to its end."""
         self.length += positions
         self.real_BC = real_BC
 
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         bias: bool = False,
         qk_norm_epsilon: float | None = None,
     ) -> None:
-        """`layer` is the index in the cache; `qk_norm_epsilon` None leaves queries and keys without a norm."""
+        """`layer` is the index in the cache; `qk_norm_epsilon` None: no norm of queries and keys."""
         super().__init__()
         self.layer = layer
         self.head_dim = head_dim
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         visible: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """`visible`, broadcast to [B, N, S, C], is True where a new position sees another; None: all up to itself."""
+        """`visible`, broadcast to [B, N, S, C], is True if a new position sees another; None: plain causal."""
         heads_BSLh = joined(x_BSD, (self.q_proj, self.k_proj, self.v_proj)).unflatten(-1, (-1, self.head_dim))
         query_BSNh, key_BSMh, value_BSMh = heads_BSLh.split(self.heads, dim=2)
         query_BNSh = _rotated(query_BSNh, self.q_norm, rotary).transpose(1, 2)
@@ -98,7 +98,8 @@ class Attention(nn.Module):
             key_BMCh,
             value_BMCh,
             attn_mask=visible,
-            is_causal=visible is None and query_BNSh.shape[2] == key_BMCh.shape[2],  # one new position sees all
+            is_causal=visible is None
+            and query_BNSh.shape[2] == key_BMCh.shape[2],  # a single new position sees everything
             enable_gqa=True,
         )
         return self.o_proj(out_BNSh.transpose(1, 2).flatten(2))

@@ -1,10 +1,10 @@
 """Tokens to the rows of their experts, and the sum of those rows back.
 
-Each autograd node here keeps its inputs and at most one number a row, recomputes the rest in the backward pass, and
-writes into memory that it owns. Every one equals its plain formula in value and gradient (gradcheck in fp64), and none
-differentiates twice.
+Each autograd node here keeps its inputs and at most one number per row, recomputes the rest in the backward pass, and
+writes into memory that it owns. Every node equals its plain formula in value and gradient (gradcheck in fp64), and none
+supports double backward.
 
-Shape suffixes: T tokens, K experts a token, N assignments, D model width.
+Shape suffixes: T tokens, K experts per token, N assignments, D model width.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch.autograd.function import once_differentiable
 
 
 def dispatch(x_TD: Tensor, token_N: Tensor, position: Tensor, start_T: Tensor | None = None) -> Tensor:
-    """x[token_N]: a row for each assignment. `position` says which rows are a token's: [T, K], or where tokens differ
-    in their number of rows [N], one token's after another's, each beginning at its `start_T`."""
+    """x[token_N]: one row per assignment. `position` holds the rows of each token: [T, K], or [N] if tokens have
+    different numbers of rows, token after token, each starting at its `start_T`."""
     return _Dispatch.apply(x_TD, token_N, position, start_T)  # pyright: ignore[reportReturnType]
 
 
 def combine(y_ND: Tensor, token_N: Tensor, position: Tensor, start_T: Tensor | None = None) -> Tensor:
-    """The sum of each token's rows, [T, D], 0 where it has none: the adjoint of `dispatch`."""
+    """The sum of each token's rows, [T, D], 0 if it has none: the adjoint of `dispatch`."""
     return _Combine.apply(y_ND, token_N, position, start_T)  # pyright: ignore[reportReturnType]
 
 
 class _Dispatch(torch.autograd.Function):
-    """The gradient of plain indexing is a serial `index_put_`; by the positions it is a sum of known rows."""
+    """The gradient of plain indexing is a serial `index_put_`; with the positions it is a sum of known rows."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, token_N: Tensor, position: Tensor, start_T: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from penstock.moe_core.layers.site import Site, Sites
 
 
 class Embedding(Sites, nn.Embedding):
-    """Rows of a weight [V, D], seen through its site."""
+    """Rows of a weight [V, D], used through its site."""
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
         super().__init__(vocabulary_size, width)

@@ -1,13 +1,13 @@
-"""Ways to multiply rows, sorted by expert, with each expert's matrix: values behind one signature.
+"""Ways to multiply rows, sorted by expert, with each expert's matrix, behind one signature.
 
 `grouped`  one `grouped_mm` kernel. On a CPU fp32, bf16 and fp16 with rows of a multiple of 16 bytes, on CUDA bf16 from
            compute capability 8; no fp64 anywhere.
-`batched`  pads every expert to the largest and takes one `bmm`: few kernels where there is no grouped one, at the price
+`batched`  pads every expert to the largest and takes one `bmm`: few kernels if there is no grouped one, at the price
            of the padding.
-`loop`     one product an expert; takes everything. It never indexes `w[i]`: the backward of that allocates a whole
+`loop`     one product per expert; supports everything. It never indexes `w[i]`: the backward of that allocates a whole
            [E, ...] gradient for each expert, 19 to 58 times slower at 160 experts; `unbind` does not.
 
-`AUTO` chooses by what a kernel can take, never by trying. tests/benchmarks/experts.py times them.
+`AUTO` chooses by what a kernel supports, never by trying. tests/benchmarks/experts.py times them.
 
 Shape suffixes: N rows, E experts, I inputs, O outputs.
 """
@@ -25,13 +25,13 @@ from torch import Tensor
 # Rows [N, I] sorted by expert, weights [E, O, I], rows of each expert [E] -> [N, O].
 Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# Where no grouped kernel is able, padding is worth its copies up to this many rows a real one.
+# Without a grouped kernel, padding is worth its copies up to this many padded rows per real row.
 MOST_PADDING = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`multiply`, and whether it takes these rows, weights and counts."""
+    """`multiply`, and whether it supports these rows, weights and counts."""
 
     name: str
     multiply: Multiply
@@ -78,7 +78,7 @@ def _always(x_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> bool:
     return True
 
 
-# In the order of preference.
+# In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
@@ -90,5 +90,5 @@ BACKENDS = {
 
 
 def choose(x_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
-    """The first backend that takes these operands."""
+    """The first backend that supports these operands."""
     return next(backend for backend in BACKENDS.values() if backend.takes(x_NI, weight_EOI, counts_E))

@@ -1,6 +1,6 @@
 """Routed experts: all of a layer's experts as two stacked tensors, and the sort-compute-unsort that feeds them.
 
-Shape suffixes: T tokens, K experts a token, N kept assignments (T*K where every slot is kept), E experts, D model
+Shape suffixes: T tokens, K experts per token, N kept assignments (T*K if every slot is kept), E experts, D model
 width, H expert width.
 """
 
@@ -19,9 +19,9 @@ from penstock.moe_core.layers.site import Site, Sites
 
 
 class SortedRows(NamedTuple):
-    """The kept assignments, a row each, sorted by expert. `slot_N` is the place of each among the T*K slots, and
-    `counts_E` the rows of each expert. `position` and `start_T` say which rows are a token's, as `dispatch`
-    reads them."""
+    """The kept assignments, one row each, sorted by expert. `slot_N` is the index of each in the T*K slots, and
+    `counts_E` the number of rows of each expert. `position` and `start_T` hold the rows of each token, as in
+    `dispatch`."""
 
     slot_N: Tensor
     counts_E: Tensor
@@ -32,7 +32,8 @@ class SortedRows(NamedTuple):
 class Experts(Sites):
     """E SwiGLU experts. `gate_up_proj` [E, 2H, D] holds the gate in its first H rows, `down_proj` [E, D, H].
 
-    `backend` names one of `penstock.moe_core.layers.expert_backends`; None chooses by what a kernel can take.
+    `backend` names one of `penstock.moe_core.layers.expert_backends`; None chooses the first one that supports the
+    operands.
     """
 
     sites = {"gate_up_proj": "gate_up_site", "down_proj": "down_site"}
@@ -51,29 +52,29 @@ class Experts(Sites):
         return self.effective("gate_up_proj"), self.effective("down_proj")
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 where a token has none."""
+        """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 if a token has none."""
         tokens, k = routing.expert_TK.shape
         if tokens == 0:
-            return x_TD + self.down_proj[:0].sum()  # of no rows, and yet the weights have a gradient
+            return x_TD + self.down_proj[:0].sum()  # no rows, but the weights still get a gradient
         gate_up_EFD, down_EDH = (weight.to(x_TD.dtype) for weight in self.effective_weights())
         rows = sorted_rows(routing, len(down_EDH))
         token_N = rows.slot_N // k
 
         x_ND = dispatch(x_TD, token_N, rows.position, rows.start_T)
         multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiply
-        # Weighted here, where rows are H wide, and not after the second product, where they are D wide.
+        # Weighted here, where rows are H wide, not after the second product, where they are D wide.
         weight_N = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype)
         hidden_NH = swiglu(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N)
         return combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
 
     def _backend(self, x_ND: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
         if len(x_ND) == 0:
-            return BACKENDS["loop"]  # the only one that takes no rows, and has gradients for them
+            return BACKENDS["loop"]  # the only backend that accepts zero rows and gives gradients for them
         return self.backend or choose(x_ND, weight_EOI, counts_E)
 
 
 def sorted_rows(routing: Routing, experts: int) -> SortedRows:
-    """Sorts the assignments that are kept; ties stay in the order of their slots."""
+    """Sorts the assignments that are kept; ties keep slot order."""
     if routing.kept_TK is None:
         expert_N = routing.expert_TK.flatten()
         order_N = expert_N.argsort(stable=True)
@@ -88,5 +89,5 @@ def sorted_rows(routing: Routing, experts: int) -> SortedRows:
 
 
 def _inverse(order_N: Tensor) -> Tensor:
-    """The permutation that undoes one."""
+    """The inverse permutation."""
     return torch.empty_like(order_N).scatter_(0, order_N, torch.arange(len(order_N), device=order_N.device))

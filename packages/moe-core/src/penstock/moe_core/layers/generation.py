@@ -1,4 +1,4 @@
-"""Sampling from a model, with a cache or without; both give the same tokens.
+"""Sampling from a model, with or without a cache; both give the same tokens.
 
 Shape suffixes: B batch, S sequence, V vocabulary.
 """
@@ -26,9 +26,9 @@ def generate(
 ) -> Tensor:
     """Continues each row of `inputs` by at most `tokens` tokens: [B, S + tokens] int64.
 
-    Prompts of unequal length are padded on the left, as `real_BS` says; each continues as it does alone. `temperature`
+    Prompts of unequal length are padded on the left (`real_BS`); each continues as it would alone. `temperature`
     0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row repeats it,
-    and generation ends when every row has stopped; a prompt's own tokens stop nothing. Draws come from a generator
+    and generation ends when every row has stopped; stop tokens in prompts are ignored. Draws come from a generator
     seeded with `seed`; the global one is not touched. The model's training mode is restored.
     """
     inputs = Inputs.of(inputs)
@@ -37,9 +37,11 @@ def generate(
     if token_BS.shape[1] == 0:
         raise ValueError("generation needs at least one token to start from, for example the end-of-text token")
     if real_BS is not None and not real_BS[:, -1].all():
-        raise ValueError("prompts end with their last token: put padding on the left")
+        raise ValueError("prompts are padded on the right: put padding on the left")
     if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
-        raise ValueError(f"temperature {temperature} must be >= 0, top_k {top_k} >= 1, top_p {top_p} in (0, 1]")
+        raise ValueError(
+            f"temperature ({temperature}) must be >= 0, top_k ({top_k}) >= 1 and top_p ({top_p}) in (0, 1]"
+        )
     generator = torch.Generator(device=token_BS.device).manual_seed(seed)
     was_training = model.training
     model.train(False)
@@ -63,7 +65,7 @@ def generate(
 
 
 def _continued(real_BS: Tensor | None, token_BS: Tensor) -> Tensor | None:
-    """`real_BS` for a text that grew on the right, where every token is real."""
+    """`real_BS` for a text extended on the right by real tokens."""
     if real_BS is None:
         return None
     return torch.nn.functional.pad(real_BS, (0, token_BS.shape[1] - real_BS.shape[1]), value=True)
@@ -72,7 +74,7 @@ def _continued(real_BS: Tensor | None, token_BS: Tensor) -> Tensor | None:
 def sample(
     logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
 ) -> Tensor:
-    """One token a row [B], from fp32 logits [B, V]."""
+    """One token per row [B], from fp32 logits [B, V]."""
     if temperature == 0.0:
         return logits_BV.argmax(dim=-1)
     logits_BV = logits_BV / temperature
@@ -82,7 +84,7 @@ def sample(
     if top_p is not None:
         sorted_BV, index_BV = logits_BV.sort(dim=-1, descending=True)
         probability_BV = sorted_BV.softmax(dim=-1)
-        before_BV = probability_BV.cumsum(dim=-1) - probability_BV  # the most likely token always stays
+        before_BV = probability_BV.cumsum(dim=-1) - probability_BV  # always keep the most likely token
         drop_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, index_BV, before_BV >= top_p)
         logits_BV = logits_BV.masked_fill(drop_BV, -torch.inf)
     return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=generator).squeeze(1)

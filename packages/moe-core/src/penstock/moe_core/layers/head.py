@@ -14,8 +14,8 @@ from penstock.moe_core.layers.matmul import linear
 
 
 class Head(Matrix):
-    """One matrix [V, D]. Loss and logits are both calls of this module, so whatever watches, shards or casts modules
-    sees them."""
+    """One matrix [V, D]. Loss and logits are both calls of this module, so hooks, sharding and casts that act on
+    modules see them."""
 
     role = ParameterRole.HEAD
 

@@ -1,7 +1,7 @@
 """Linear layers. Weights are fp32 masters; a layer computes in the dtype of its input.
 
 Every module here that owns a weight is called when the weight is used, so that sharding, adapters and casts, which act
-on calls of modules, see it.
+on module calls, see it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from penstock.moe_core.layers.site import Site, Sites
 
 
 class Matrix(Sites):
-    """A weight [outputs, inputs], seen through its site, and a bias."""
+    """A weight [outputs, inputs], used through its site, and a bias."""
 
     role = ParameterRole.MATRIX
 
@@ -44,8 +44,8 @@ class Linear(Matrix):
 
 
 class Projection(Matrix):
-    """A linear layer whose product is taken together with its neighbours' (see `joined`): called with a dtype, it
-    returns its weight and bias in it. The module that multiplies, an attention or an MLP, is the smallest that can be
+    """A linear layer whose product is computed together with others (see `joined`). Called with a dtype, it returns its
+    weight and bias in that dtype. The module that multiplies, an attention or an MLP, is the smallest that can be
     sharded on its own."""
 
     def forward(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -53,7 +53,7 @@ class Projection(Matrix):
 
 
 def joined(x: Tensor, projections: Sequence[Projection]) -> Tensor:
-    """The outputs of several layers of one input, side by side: one matrix product, and one gradient for x."""
+    """The concatenated outputs of several layers for one input: one matrix product, and one gradient for x."""
     weights, biases = zip(*(projection(x.dtype) for projection in projections), strict=True)
     given = [bias for bias in biases if bias is not None]
     return linear(x, torch.cat(weights), torch.cat(given) if given else None)

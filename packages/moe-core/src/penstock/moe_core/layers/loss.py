@@ -4,7 +4,7 @@ At 151,552 tokens of vocabulary, fp32 logits and their gradient for one sequence
 chunk. The gradient is computed in the forward pass, while a chunk's logits are at hand, and only scaled in the backward
 (the idea of Liger Kernel, arXiv 2410.10989): no logit is computed twice.
 
-Shape suffixes: T tokens, C tokens of a chunk, D model width, V vocabulary.
+Shape suffixes: T tokens, C tokens per chunk, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from penstock.moe_core.layers.matmul import rows_times_transposed
 # Logits held at once: 2M values are 8 MB in fp32, which stays in the cache and is still a large product. 1M and 4M take
 # 1.02 and 1.05 times as long (T 2048, D 256, V 8192, two threads).
 CHUNK_LOGITS = 2_097_152
-ROWS = 1024  # at most, of a chunk of a head that does not train
+ROWS = 1024  # limit for a chunk of a head that does not train
 
 
 def linear_cross_entropy(
@@ -34,7 +34,7 @@ def linear_cross_entropy(
     *,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor]:
-    """(sum of the negative log-likelihoods that the mask counts, nats of each token detached).
+    """(sum of the negative log-likelihoods of tokens in the mask, detached nats per token).
 
     The sum carries gradient to `hidden_TD` and `weight_VD`; nats are fp32, masked tokens have 0.
     """
@@ -54,9 +54,9 @@ def head_cross_entropy(
     *,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor]:
-    """The same of a head that may do more than multiply, and does not train: `logits_of` [C, D] returns [C, V].
+    """The same for an untrained head that may be more than a matrix product: `logits_of` [C, D] returns [C, V].
 
-    The sum carries gradient to `hidden_TD` alone.
+    The sum carries gradient only to `hidden_TD`.
     """
     grad_wanted = torch.is_grad_enabled() and hidden_TD.requires_grad
     parts: list[Tensor] = []
@@ -75,7 +75,7 @@ def head_cross_entropy(
 
 
 def _summed(hidden_TD: Tensor, nll_T: Tensor, grad_TD: Tensor | None) -> Tensor:
-    """The sum of the nats, whose gradient is known already where there is one."""
+    """The sum of the nats; its gradient, if any, is already known."""
     return nll_T.sum() if grad_TD is None else _KnownGradient.apply(hidden_TD, nll_T.sum(), grad_TD)  # pyright: ignore
 
 
@@ -102,9 +102,9 @@ def _of_frozen_weight(
 ) -> tuple[Tensor, Tensor | None]:
     """(nats, their gradient in the hidden states, or None) of a head that does not train.
 
-    The gradient of a token is sum_v p_v W_v - W_target, so no probability is needed twice, and chunks can be of the
-    vocabulary, each weighed by its share of the exponentials so far: many rows of few columns make faster
-    products than few rows of all columns (at T 1024, D 64, V 50257 the whole takes half the time).
+    The gradient of a token is sum_v p_v W_v - W_target, so each probability is needed only once, and chunks can split
+    the vocabulary, each weighted by its share of the exponentials so far: many rows of few columns make faster products
+    than few rows of all columns (at T 1024, D 64, V 50257 the whole takes half the time).
     """
     precise = torch.promote_types(torch.float32, hidden_TD.dtype)
     weight = weight_VD.to(hidden_TD.dtype)
@@ -140,8 +140,9 @@ def _of_frozen_weight(
 
 
 def _softmax(logits_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(softmax, peak [C, 1], sum of exp(logit - peak) [C, 1]). The largest probability is one over that sum, so the
-    exponentials of the softmax, the fastest that torch has on a CPU, are the only ones. It takes the logits' memory."""
+    """(softmax, peak [C, 1], sum of exp(logit - peak) [C, 1]). The largest probability is the reciprocal of that sum,
+    so no exponentials other than the softmax's, the fastest in torch on a CPU, are needed. It reuses the logits'
+    memory."""
     peak_C1 = logits_CV.amax(dim=-1, keepdim=True)
     share_CV = torch.softmax(logits_CV, dim=-1, out=logits_CV)
     return share_CV, peak_C1, share_CV.amax(dim=-1, keepdim=True).reciprocal_()

@@ -1,9 +1,9 @@
-"""Matrix products of linear layers, by the faster of the two libraries that a CPU build of torch carries.
+"""Matrix products of linear layers, with the faster of the two libraries in a CPU build of torch.
 
 `F.linear` in fp32 calls MKL, whose kernels leave AVX-512 unused on AMD processors; oneDNN's use it. On a 2-core AMD
 EPYC they take 0.72 to 0.95 of MKL's time for y = x W^T and 0.83 to 0.98 for the gradient of x, at the sizes of
 tests/benchmarks/train_step.py, and a training step takes 0.91 to 0.97; for the gradient of W MKL is the faster one.
-torch has no public door to oneDNN's fp32 product; `mkldnn::_linear_pointwise` is the operator that its compiler emits.
+torch has no public API for oneDNN's fp32 product; `mkldnn::_linear_pointwise` is the operator that its compiler emits.
 
 Shape suffixes: N rows, I inputs, O outputs.
 """
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W^T + b over the last dimension of x [..., I]: `F.linear`, but for rounding."""
+    """x W^T + b over the last dimension of x [..., I]: `F.linear`, up to rounding."""
     if not takes_onednn(x, weight_OI):
         return F.linear(x, weight_OI, bias_O)
     y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias_O)  # pyright: ignore[reportAssignmentType]

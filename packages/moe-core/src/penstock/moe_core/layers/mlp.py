@@ -1,8 +1,8 @@
 """The SwiGLU feed-forward network, and its activation as one autograd node.
 
-The node keeps its inputs and at most one number a row, recomputes the rest in the backward pass, and
-writes into memory that it owns. It equals its plain formula in value and gradient (gradcheck in fp64), and does
-not differentiate twice.
+The node keeps its inputs and at most one number per row, recomputes the rest in the backward pass, and writes into
+memory that it owns. It equals its plain formula in value and gradient (gradcheck in fp64), and does not support double
+backward.
 
 Shape suffixes: N rows, D model width, H hidden width.
 """
@@ -45,7 +45,7 @@ def swiglu(gate_up_N2H: Tensor, weight_N: Tensor | None = None) -> Tensor:
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
-    """Rows of x [N, ...], on a CPU a cacheful at a time, so that a chain of operations reads memory once."""
+    """Blocks of rows of x [N, ...], on a CPU sized for the cache, so that a chain of operations reads memory once."""
     rows = max(1, BLOCK_ELEMENTS // x.shape[-1] if x.device.type == "cpu" else len(x))
     return (slice(start, start + rows) for start in range(0, len(x), rows))
 

@@ -1,8 +1,8 @@
 """RMSNorm, one pass over memory forward and one back.
 
-Each autograd node here keeps its inputs and at most one number a row, recomputes the rest in the backward pass, and
-writes into memory that it owns. Every one equals its plain formula in value and gradient (gradcheck in fp64), and none
-differentiates twice.
+Each autograd node here keeps its inputs and at most one number per row, recomputes the rest in the backward pass, and
+writes into memory that it owns. Every node equals its plain formula in value and gradient (gradcheck in fp64), and none
+supports double backward.
 
 Shape suffixes: N rows, D width of a row.
 """

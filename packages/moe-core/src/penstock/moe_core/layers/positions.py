@@ -1,4 +1,4 @@
-"""Where the tokens of a pass stand, and what each of them sees: causality, padding, documents, and what a cache holds.
+"""Positions and visibility of the tokens in a pass: causality, padding, documents, and cached positions.
 
 Shape suffixes: B batch, S new positions, C cached and new positions.
 """
@@ -21,8 +21,8 @@ class Cached(Protocol):
 
 
 class Positions(NamedTuple):
-    """Of a pass: `position`, [S] or [B, S], is what embeddings of positions use. `visible`, broadcast to [B, N, S, C],
-    is True where a new position sees another; None: all up to itself."""
+    """For one pass: `position`, [S] or [B, S], is the input of position embeddings. `visible`, broadcast to [B, N, S,
+    C], is True if a new position sees another; None: plain causal."""
 
     position: Tensor
     visible: Tensor | None
@@ -38,7 +38,7 @@ def positions(inputs: Inputs, cache: Cached | None = None) -> Positions:
 
 
 def known_real(inputs: Inputs, cache: Cached | None) -> Tensor | None:
-    """False for padding among the cached and the new positions [B, C]; None where all are real."""
+    """False for padding among the cached and the new positions [B, C]; None if all are real."""
     before_BC = None if cache is None else cache.real_BC
     if cache is None or not cache.length or (before_BC is None and inputs.real_BS is None):
         return inputs.real_BS
@@ -60,7 +60,7 @@ def _visible(inputs: Inputs, cached: int, real_BC: Tensor | None) -> Tensor | No
     length, device = inputs.token_BS.shape[1], inputs.token_BS.device
     unhidden = real_BC is None and inputs.document_BS is None
     if unhidden and not (cached and length > 1):
-        return None  # causal attention alone says it
+        return None  # causal attention is enough
     row_S1 = torch.arange(cached, cached + length, device=device)[:, None]
     column_C = torch.arange(cached + length, device=device)
     visible = row_S1 >= column_C
@@ -70,4 +70,4 @@ def _visible(inputs: Inputs, cached: int, real_BC: Tensor | None) -> Tensor | No
         visible = visible & real_BC.bool()[:, None, None, :]
     if inputs.document_BS is not None:
         visible = visible & (inputs.document_BS[:, None, :, None] == inputs.document_BS[:, None, None, :])
-    return visible | (row_S1 == column_C)  # a row that sees nothing has no softmax
+    return visible | (row_S1 == column_C)  # the softmax of a row that sees nothing is undefined

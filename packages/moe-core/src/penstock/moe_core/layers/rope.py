@@ -1,8 +1,8 @@
 """Rotary position embedding over the first part of a head, with the norm of queries and keys before it.
 
-Each autograd node here keeps its inputs and at most one number a row, recomputes the rest in the backward pass, and
-writes into memory that it owns. Every one equals its plain formula in value and gradient (gradcheck in fp64), and none
-differentiates twice.
+Each autograd node here keeps its inputs and at most one number per row, recomputes the rest in the backward pass, and
+writes into memory that it owns. Every node equals its plain formula in value and gradient (gradcheck in fp64), and none
+supports double backward.
 
 Shape suffixes: B batch, S sequence, N heads, h head width, R rotated pairs of a head.
 """
@@ -28,13 +28,13 @@ def rotary_table(position_S: Tensor, rotary_dim: int, theta: float) -> tuple[Ten
 
 
 def rotated_heads(x_BSNh: Tensor, norm_h: Tensor | None, epsilon: float, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
-    """Each head normalised as by `rms_norm` where there is a weight, then its first 2R entries rotated by the angles of
-    its position, [S, R] or [B, S, R]: entry i turns with entry i + R (NeoX order), and the rest passes on."""
+    """Each head is normalised like `rms_norm` if there is a weight, then its first 2R entries are rotated by the angles
+    of its position, [S, R] or [B, S, R]: entry i pairs with entry i + R (NeoX order); the rest is unchanged."""
     return _RotatedHeads.apply(x_BSNh, norm_h, epsilon, cos_SR, sin_SR)  # pyright: ignore[reportReturnType]
 
 
 class HeadNorm(RMSNorm):
-    """RMSNorm of each head and the rotation after it, as one node."""
+    """RMSNorm of each head and its rotation, as one node."""
 
     def forward(self, x_BSNh: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
         return rotated_heads(x_BSNh, self.weight, self.epsilon, cos_SR, sin_SR)
@@ -65,7 +65,7 @@ class _RotatedHeads(torch.autograd.Function):
 
 def _rotate_(x_BSNh: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
     cos, sin = (table_SR.to(x_BSNh.dtype).unsqueeze(-2) for table_SR in (cos_SR, sin_SR))
-    if x_BSNh.device.type == "cpu":  # broadcasting over heads takes 2.4 times as long as one table a head
+    if x_BSNh.device.type == "cpu":  # broadcasting over heads takes 2.4 times as long as one table per head
         cos, sin = (table.expand(*table.shape[:-2], x_BSNh.shape[2], -1).contiguous() for table in (cos, sin))
     pairs = cos_SR.shape[-1]
     first, second = x_BSNh[..., :pairs], x_BSNh[..., pairs : 2 * pairs]

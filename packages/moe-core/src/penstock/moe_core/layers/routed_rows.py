@@ -1,10 +1,9 @@
-"""Which rows a mixture layer routes: those of real tokens, each with what its router asks for.
+"""Selects the rows that a mixture layer routes: those of real tokens, with the inputs that the router asks for.
 
-Padding is taken out before the router and put back behind the experts, so it holds no expert's place, whatever the
-router does with the tokens that it sees.
+Padding is removed before the router and put back after the experts, so it never takes up expert capacity.
 
-Shape suffixes: B batch, S sequence, T = B*S positions, R positions that are real, K experts a token, E experts, D model
-width.
+Shape suffixes: B batch, S sequence, T = B*S positions, R real positions, K experts per token, E experts, D
+model width.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 @dataclass(frozen=True, slots=True)
 class RoutedRows:
-    """The positions of one pass as its routers see them. `real_R` are the indices of real ones; None: all of T."""
+    """The positions of one pass as its routers see them. `real_R` holds the indices of real ones; None: all of T."""
 
     token_T: Tensor
     real_R: Tensor | None
@@ -36,7 +35,7 @@ class RoutedRows:
     def mixture(
         self, layer: int, router: Router, experts: Callable[[Tensor, Routing], Tensor], x_BSD: Tensor
     ) -> tuple[Tensor, Routing]:
-        """What the experts of one layer make of its real tokens, 0 elsewhere, and the routing of all positions."""
+        """The expert outputs of one layer for real tokens, 0 for padding, and the routing of all positions."""
         x_TD = x_BSD.flatten(0, -2)
         asked = self._asked(layer, router, len(x_TD))
         if self.real_R is None:
@@ -52,8 +51,8 @@ class RoutedRows:
         asks = router.asks if isinstance(router, AskingRouter) else frozenset[str]()
         given_BSK = self.expert_BSK.get(layer)
         if given_BSK is not None and "expert_TK" not in asks:
-            what = f"the router of layer {layer} ({type(router).__name__}) takes no given choice of experts"
-            raise ProblemError(Problem("unsupported", what, "inputs.expert_BSK", "leave the layer out"))
+            what = f"the router of layer {layer} ({type(router).__name__}) does not accept given experts"
+            raise ProblemError(Problem("unsupported", what, "inputs.expert_BSK", "remove the layer"))
         asked = {"token_T": self._real(self.token_T)} if "token_T" in asks else {}
         if asked:
             self._require_a_row_each(rows)
@@ -64,10 +63,12 @@ class RoutedRows:
 
     def _require_a_row_each(self, rows: int) -> None:
         if rows != len(self.token_T):
-            raise ValueError(f"a layer sees {rows} rows for {len(self.token_T)} positions: which of them are real?")
+            raise ValueError(
+                f"a layer got {rows} rows for {len(self.token_T)} positions, so real positions cannot be identified"
+            )
 
     def _over_all_positions(self, routing: Routing) -> Routing:
-        """Rows of padding keep and drop nothing."""
+        """Padding rows have no kept or dropped slots."""
         kept_RK = routing.kept_TK
         return Routing(
             expert_TK=self._spread(routing.expert_TK),

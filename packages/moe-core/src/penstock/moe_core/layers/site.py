@@ -1,7 +1,7 @@
 """Weight sites: what lies between a stored parameter and the product that uses it.
 
-What sharing adds comes first, then the quantizer: a tensor that several layers share is stored and quantized as each of
-them uses it. A site is a module beside the parameter, so what it learns is moved, trained and sharded with the model,
+Transforms of sharing come first, then the quantizer, so a tensor that several layers share is quantized as each of them
+uses it. A site is a module next to the parameter, so its own parameters are moved, trained and sharded with the model,
 and the parameter keeps its name. (`torch.nn.utils.parametrize` would rename it.)
 """
 
@@ -18,14 +18,14 @@ from penstock.hooks.contracts import ParameterLayout, ParameterRole, Quantizer, 
 
 
 class Site(nn.Module):
-    """Called with the stored weight, it returns the weight that the product uses."""
+    """Maps the stored weight to the weight that the product uses."""
 
     def __init__(self, role: ParameterRole, layout: ParameterLayout | None = None) -> None:
         super().__init__()
         self.role = role
         self.layout = layout or ParameterLayout()
         self.sharing = nn.ModuleList()
-        self.quantizers = nn.ModuleDict()  # one for each matrix of the layout
+        self.quantizers = nn.ModuleDict()  # one per matrix of the layout
 
     def forward(self, weight: Tensor) -> Tensor:
         for transform in self.sharing:
@@ -49,7 +49,7 @@ class Sites(nn.Module):
 
 
 class Stateless(nn.Module):
-    """A quantizer that is a function."""
+    """Wraps a quantizer that is a function."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Stateless(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class NamedSite:
-    """A `WeightSite` (see `penstock.hooks.contracts`) of a model: the site and the module whose parameter it is of."""
+    """A `WeightSite` (see `penstock.hooks.contracts`) of a model: the site and the module that holds its parameter."""
 
     name: str
     owner: Sites
@@ -109,25 +109,25 @@ def sites_of(module: nn.Module) -> dict[str, NamedSite]:
 
 
 def quantize(module: nn.Module, plan: StoragePlan) -> None:
-    """Puts the plan's quantizer of its role into each site."""
+    """Puts into each site the plan's quantizer for its role."""
     for site in sites_of(module).values():
         if (quantizer := plan.formats.get(site.role)) is not None:
             site.quantize(quantizer)
 
 
 def layouts_in(module: nn.Module) -> dict[str, ParameterLayout]:
-    """Of the parameters below a module, those that are more than one matrix."""
+    """Layouts of the parameters below a module that hold more than one matrix."""
     return {name: site.layout for name, site in sites_of(module).items() if site.layout.parts}
 
 
 def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Named parameters without those that sites added."""
+    """Named parameters except those that sites added."""
     added = _prefixes(module)
     return ((name, each) for name, each in module.named_parameters() if not name.startswith(added))
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:
-    """The state without what sites added: what a checkpoint layout has names for."""
+    """The state without tensors that sites added: the part that checkpoint layouts have names for."""
     added = _prefixes(module)
     return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(added)}
 

@@ -17,13 +17,13 @@ from penstock.hooks.schema import schema_of
 
 @law(ARCHITECTURE)
 def equal_seeds_build_equal_models(subject: Subject) -> None:
-    """Two models that are built after the same seed of torch have the same parameters, and another seed others.
+    """Two models built from the same torch seed have the same parameters; another seed gives different ones.
 
-    Draw weights from the global generator of torch, which a run seeds, and from nothing else.
+    Draw weights only from torch's global generator, which the run seeds.
     """
     first, second, third = (model_of(subject, seed=seed).state_dict() for seed in (0, 0, 1))
     other = [name for name in first if not torch.equal(first[name], second[name])]
-    expect(not other, f"after the same seed, these differ: {', '.join(other)}")
+    expect(not other, f"with the same seed, these differ: {', '.join(other)}")
     expect(any(not torch.equal(first[name], third[name]) for name in first), "another seed gives the same weights")
 
 
@@ -32,9 +32,9 @@ SEEDS = (equal_seeds_build_equal_models,)
 
 @law(ARCHITECTURE)
 def building_draws_from_torch_alone(subject: Subject) -> None:
-    """Building a model leaves the global generators of Python and numpy as they are.
+    """Building a model does not draw from the global generators of Python and numpy.
 
-    A run seeds that of torch: initial weights come from it, and from nothing else.
+    Draw initial weights only from torch's generator, which the run seeds.
     """
     python, numpy_ = random.getstate(), numpy.random.get_state()
     model_of(subject)
@@ -45,23 +45,23 @@ def building_draws_from_torch_alone(subject: Subject) -> None:
 
 @law(ARCHITECTURE)
 def a_model_on_the_meta_device_takes_no_memory(subject: Subject) -> None:
-    """Built under `torch.device("meta")`, a model has the same parameters and buffers, and all are on meta.
+    """A model built under `torch.device("meta")` has the same parameters and buffers, all on meta.
 
-    Plans of runs count parameters so: name no device when tensors are made, and read no values from them.
+    Planning a run counts parameters this way: do not name a device when creating tensors, and do not read their values.
     """
     real, planned = model_of(subject).state_dict(), model_of(subject, device="meta").state_dict()
     forms = [{name: (tuple(value.shape), value.dtype) for name, value in each.items()} for each in (real, planned)]
     other = sorted(name for name in forms[0].keys() | forms[1].keys() if forms[0].get(name) != forms[1].get(name))
-    expect(not other, f"other on the meta device: {', '.join(other)}")
+    expect(not other, f"different on the meta device: {', '.join(other)}")
     heavy = [name for name, value in planned.items() if not value.is_meta]
     expect(not heavy, f"not on the meta device: {', '.join(heavy)}")
 
 
 @law(ARCHITECTURE)
 def every_preset_can_be_built(subject: Subject) -> None:
-    """Each preset of the schema gives all sizes that the model needs, and they fit one another.
+    """Each preset of the schema gives every size the model needs, and the sizes are consistent.
 
-    Built on the meta device, where the largest takes no memory.
+    Presets are built on the meta device, so even the largest takes no memory.
     """
     presets = schema_of(subject.entry).presets()
     if not presets:
@@ -76,16 +76,16 @@ def every_preset_can_be_built(subject: Subject) -> None:
 
 @law(ARCHITECTURE)
 def every_parameter_has_a_role(subject: Subject) -> None:
-    """`parameter_roles` has exactly the names of `named_parameters`, each with a `ParameterRole`.
+    """`parameter_roles` covers exactly the names of `named_parameters`, each with a `ParameterRole`.
 
-    Optimizers, quantizers and sharing choose by it; shared parameters have their first name alone.
+    Optimizers, quantizers and sharing choose by role; list a shared parameter only under its first name.
     """
     model = model_of(subject)
     roles, names = model.parameter_roles(), {name for name, _ in model.named_parameters()}
     different = sorted(roles.keys() ^ names)
-    expect(not different, f"without a role, or no parameter: {', '.join(different)}")
+    expect(not different, f"without a role, or not a parameter: {', '.join(different)}")
     wrong = [name for name, role in roles.items() if not isinstance(role, ParameterRole)]
-    expect(not wrong, f"no roles: {', '.join(wrong)}")
+    expect(not wrong, f"not roles: {', '.join(wrong)}")
 
 
 ROLES = (every_parameter_has_a_role,)
@@ -95,7 +95,7 @@ ROLES = (every_parameter_has_a_role,)
 def roles_fit_the_shapes(subject: Subject) -> None:
     """Matrices, embedding, head and routers are 2-D, stacked experts 3-D, norms and biases 1-D.
 
-    Muon and quantizers trust the role: a vector among the matrices stops the run.
+    Muon and quantizers rely on the role: a vector with the role of a matrix stops the run.
     """
     model = model_of(subject)
     dimensions = {ParameterRole.EXPERT: 3, ParameterRole.NORM: 1, ParameterRole.BIAS: 1}
@@ -110,9 +110,9 @@ def roles_fit_the_shapes(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=ROLES)
 def expert_stacks_have_a_matrix_for_each_expert(subject: Subject) -> None:
-    """The first dimension of every parameter with the role of experts is the number of experts of a router.
+    """Every parameter with the expert role has a router's number of experts as its first dimension.
 
-    Active parameters are counted by it: experts that see every token are matrices.
+    Active parameters are counted from it. Give shared experts, which see every token, the matrix role.
     """
     model = model_of(subject)
     experts, roles = {router.experts for router in model.routers.values()}, model.parameter_roles()
@@ -126,12 +126,12 @@ def expert_stacks_have_a_matrix_for_each_expert(subject: Subject) -> None:
 
 @law(ARCHITECTURE)
 def the_exported_config_is_json(subject: Subject) -> None:
-    """`export_config()` is a mapping that strict JSON gives back as it is, with the size of the vocabulary.
+    """`export_config()` is a mapping that survives strict JSON unchanged, with the vocabulary size.
 
-    Convert paths, tuples and dtypes.
+    Convert paths, tuples and dtypes to JSON types.
     """
     config = model_of(subject).export_config()
-    expect(json.loads(json.dumps(config, allow_nan=False)) == config, "JSON gives back another config")
+    expect(json.loads(json.dumps(config, allow_nan=False)) == config, "the config changes in a JSON round trip")
     expect(config.get("vocab_size") == VOCABULARY, f"vocab_size is {config.get('vocab_size')!r}")
 
 

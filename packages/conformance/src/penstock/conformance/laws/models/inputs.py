@@ -34,7 +34,7 @@ MEMBERS = ("vocabulary_size", "compute_dtype", "routers", "logits", "next_token_
 def its_schema_is_one_of_architectures(subject: Subject) -> None:
     """The component's schema extends `penstock.hooks.architecture.ArchitectureSettings`.
 
-    A run reads from it the router, balance, sharing and quantizer, the vocabulary and the limits of the model.
+    A run reads the router, balance, sharing, quantizer, vocabulary size and limits from it.
     """
     settings = subject.choice().settings
     expect(isinstance(settings, ArchitectureSettings), f"its settings are a {type(settings).__name__}")
@@ -42,9 +42,9 @@ def its_schema_is_one_of_architectures(subject: Subject) -> None:
 
 @law(ARCHITECTURE)
 def it_has_the_members_of_the_contract(subject: Subject) -> None:
-    """A model has every member of `LanguageModel` that runs use: `compute_dtype` and `new_cache` too.
+    """A model has every member of `LanguageModel` that runs use, including `compute_dtype` and `new_cache`.
 
-    `new_cache` returns None where the model keeps nothing from one pass to the next.
+    `new_cache` returns None if the model keeps nothing between passes.
     """
     model = model_of(subject)
     needed = MEMBERS if subject.component.contract > 1 else tuple(set(MEMBERS) - {"compute_dtype", "new_cache"})
@@ -54,9 +54,10 @@ def it_has_the_members_of_the_contract(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS)
 def what_a_model_cannot_read_is_refused_by_name(subject: Subject) -> None:
-    """Each field of `Inputs` changes the logits, or is refused by a `ProblemError` that names it.
+    """Each field of `Inputs` either changes the logits or is refused by a `ProblemError` that names it.
 
-    `Inputs.of(inputs).require_only("MyModel", ...)` names what is read: padding that is ignored gives wrong numbers.
+    Call `Inputs.of(inputs).require_only("MyModel", ...)` with the fields that are read: ignored padding gives wrong
+    numbers.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     plain = logits_of(model, token_BS)
@@ -71,9 +72,9 @@ def what_a_model_cannot_read_is_refused_by_name(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="padding")
 def padding_changes_nothing(subject: Subject) -> None:
-    """Texts padded on either side have the logits that each has alone, and no routing keeps a slot of padding.
+    """Texts padded on either side have the same logits as each text alone, and no routing keeps a padding slot.
 
-    Prompts padded on the left continue as each does alone. Hide padding from attention and from routers
+    Prompts padded on the left must continue as each does alone. Hide padding from attention and routers
     (`Inputs.real_BS`), and count positions from the first real token.
     """
     model, texts = redrawn(subject), [random_tokens(1, length, seed=length)[0] for length in LENGTHS]
@@ -88,14 +89,14 @@ def padding_changes_nothing(subject: Subject) -> None:
     text_BS = model.generate(_padded(texts, "left"), tokens=4)
     for row, text in enumerate(texts):
         alone_S = model.generate(text[None], tokens=4)[0]
-        expect(torch.equal(text_BS[row, -len(alone_S) :], alone_S), "a padded prompt continues otherwise")
+        expect(torch.equal(text_BS[row, -len(alone_S) :], alone_S), "a padded prompt continues differently")
 
 
 @law(ARCHITECTURE, needs=LOGITS, capability="documents")
 def documents_of_a_row_are_independent(subject: Subject) -> None:
-    """With `Inputs.document_BS` the documents of a row have the logits that each has alone.
+    """With `Inputs.document_BS` each document of a row has the same logits as it has alone.
 
-    Attention stays inside one document; positions may count on.
+    Keep attention inside each document; positions may continue across documents.
     """
     model, texts = redrawn(subject), [random_tokens(1, length, seed=length)[0] for length in LENGTHS]
     document_BS = torch.cat([torch.full((length,), number) for number, length in enumerate(LENGTHS)])[None]
@@ -106,15 +107,15 @@ def documents_of_a_row_are_independent(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="token-ids")
 def routers_are_given_the_ids_that_they_ask_for(subject: Subject) -> None:
-    """A router whose `asks` has "token_T" is called with the ids of its rows, in their order.
+    """A router whose `asks` contains "token_T" is called with the ids of its rows, in order.
 
-    `router(hidden_TD, token_T=token_BS.flatten())`, of real tokens alone.
+    Call `router(hidden_TD, token_T=token_BS.flatten())` with real tokens only.
     """
     model, token_BS = redrawn(subject, make_router=_asking_router), random_tokens(2, 9)
     model(token_BS)
     expect(model.routers, "no layer takes a router from the config")
     for router in model.routers.values():
-        expect(torch.equal(router.seen_T, token_BS.flatten()), "a router was given other ids")
+        expect(torch.equal(router.seen_T, token_BS.flatten()), "a router got different ids")
 
 
 class _Asking(TopKRouter):

@@ -33,7 +33,7 @@ from penstock.hooks.contracts import ParameterRole, Router, RouterFactory, Routi
 
 @law(ARCHITECTURE)
 def logits_are_fp32_over_the_vocabulary(subject: Subject) -> None:
-    """A pass over [B, S] tokens gives finite fp32 logits [B, S, V], and V is `vocabulary_size`.
+    """A forward pass over [B, S] tokens gives finite fp32 logits [B, S, V] with V = `vocabulary_size`.
 
     Cast after the head; pad the vocabulary inside the model, if at all.
     """
@@ -52,9 +52,9 @@ LOGITS = (logits_are_fp32_over_the_vocabulary,)
 
 @law(ARCHITECTURE, needs=LOGITS, capability="causal")
 def later_tokens_change_no_earlier_logits(subject: Subject) -> None:
-    """Another token at position t leaves the logits before t as they are.
+    """Changing the token at position t does not change the logits before t.
 
-    Look at the attention mask, and at routers that choose tokens instead of experts.
+    Check the attention mask, and routers in which experts choose tokens.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     before = logits_of(model, token_BS)
@@ -66,9 +66,9 @@ def later_tokens_change_no_earlier_logits(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS)
 def texts_of_a_batch_are_independent(subject: Subject) -> None:
-    """The logits of a text are the same alone and in a batch.
+    """A text has the same logits alone as in a batch.
 
-    Take no statistics over the batch, and drop no tokens when others want the same expert.
+    Do not compute statistics over the batch, and do not drop tokens because others want the same expert.
     """
     model, token_BS = redrawn(subject), random_tokens(3, 9)
     together = logits_of(model, token_BS)
@@ -78,9 +78,9 @@ def texts_of_a_batch_are_independent(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="empty-batches")
 def a_batch_may_be_empty(subject: Subject) -> None:
-    """[0, S] tokens give logits [0, S, V], and a loss of zero whose gradient can be taken.
+    """[0, S] tokens give logits [0, S, V] and a loss of zero that can be differentiated.
 
-    Take no maximum over the batch, and give sizes instead of -1 where tensors are reshaped.
+    Do not take a maximum over the batch, and reshape with explicit sizes instead of -1.
     """
     model, token_BS = redrawn(subject), random_tokens(0, 5)
     logits = logits_of(model, token_BS)
@@ -92,9 +92,9 @@ def a_batch_may_be_empty(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="noise-free")
 def training_computes_what_evaluation_does(subject: Subject) -> None:
-    """The logits in training mode are those in evaluation mode.
+    """Training mode and evaluation mode compute the same logits.
 
-    Look for dropout, and for noise that routers or norms add.
+    Check for dropout, and for noise added by routers or norms.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     expected = logits_of(model, token_BS)
@@ -103,9 +103,9 @@ def training_computes_what_evaluation_does(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS)
 def evaluation_changes_nothing(subject: Subject) -> None:
-    """A pass in evaluation mode leaves every parameter and buffer as it is, and a second one gives the same logits.
+    """A forward pass in evaluation mode changes no parameter or buffer, and a second one gives the same logits.
 
-    Keep counts and running means out of the pass: it returns what others count.
+    Do not count or keep running means in the forward pass: return what others count.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -117,9 +117,9 @@ def evaluation_changes_nothing(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="compilable")
 def the_compiler_takes_a_pass_whole(subject: Subject) -> None:
-    """`torch.compile(fullgraph=True)` traces a pass, and the traced one gives the same logits.
+    """`torch.compile(fullgraph=True)` traces a forward pass, and the compiled pass gives the same logits.
 
-    Let no value of a tensor decide what is computed (`if tensor.any():`), or what shape it has.
+    Do not let tensor values decide what is computed (`if tensor.any():`) or a shape.
     """
     from torch._dynamo.eval_frame import is_dynamo_supported  # takes seconds: imported by this law alone
 
@@ -136,9 +136,9 @@ def the_compiler_takes_a_pass_whole(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS)
 def every_router_has_a_routing(subject: Subject) -> None:
-    """A pass returns the routing of each layer that `routers` names, for every token, and the loss returns them too.
+    """A forward pass returns a routing of every token for each layer in `routers`; so does the loss.
 
-    Losses, balancers and traces go by layer index: use the same in both.
+    Losses, balancers and traces go by layer index: use the same index in both.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     routers = dict(model.routers)
@@ -153,9 +153,9 @@ def every_router_has_a_routing(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(every_router_has_a_routing,))
 def a_router_is_asked_once_a_pass(subject: Subject) -> None:
-    """A pass asks each router once, for all tokens, and returns the routing that it gave.
+    """A forward pass calls each router once, for all tokens, and returns the routing that it gave.
 
-    A router may drop tokens for want of room: what is counted and what is computed must be one decision.
+    A router may drop tokens over capacity: the routing that is counted must be the one that is computed.
     """
     _require_chosen_routers(subject)
     answers: list[Routing] = []
@@ -163,14 +163,14 @@ def a_router_is_asked_once_a_pass(subject: Subject) -> None:
     routings = model(random_tokens(2, 9)).routings
     expect(len(answers) == len(routings), f"{len(model.routers)} routers were asked {len(answers)} times")
     own = all(any(routing is answer for answer in answers) for routing in routings.values())
-    expect(own, "a routing that is returned is none that a router gave")
+    expect(own, "a returned routing did not come from a router")
 
 
 @law(ARCHITECTURE, needs=(every_router_has_a_routing, *STACKS))
 def slots_that_are_not_kept_compute_nothing(subject: Subject) -> None:
-    """An expert whose slots are all dropped or empty has no part in logits and gradients, whatever its weights are.
+    """An expert whose slots are all dropped or empty does not affect logits or gradients, whatever its weights are.
 
-    Leave out the slots that `Routing.kept_TK` does not have: zero times infinity is no number.
+    Skip slots that are False in `Routing.kept_TK`; do not multiply by zero, because zero times infinity is NaN.
     """
     _require_chosen_routers(subject)
     model = redrawn(subject, make_router=_routers_of(_Sparing))
@@ -187,9 +187,9 @@ def slots_that_are_not_kept_compute_nothing(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS)
 def generated_tokens_follow_the_prompt(subject: Subject) -> None:
-    """`generate` returns the prompt and as many tokens as it was asked for, int64, within the vocabulary.
+    """`generate` returns the prompt and the requested number of new tokens, int64, within the vocabulary.
 
-    Return the whole text, not the continuation alone.
+    Return the whole text, not only the continuation.
     """
     model, prompt_BS = redrawn(subject), random_tokens(2, 5)
     text_BS = model.generate(prompt_BS, tokens=4)
@@ -197,14 +197,14 @@ def generated_tokens_follow_the_prompt(subject: Subject) -> None:
     expect(text_BS.dtype == torch.int64, f"the tokens are {text_BS.dtype}")
     expect(torch.equal(text_BS[:, :5], prompt_BS), "the text does not begin with the prompt")
     inside = int(text_BS.min()) >= 0 and int(text_BS.max()) < VOCABULARY
-    expect(inside, "a token is not of the vocabulary")
+    expect(inside, "a token is outside the vocabulary")
 
 
 @law(ARCHITECTURE, needs=(generated_tokens_follow_the_prompt,))
 def generation_is_greedy_unless_asked_otherwise(subject: Subject) -> None:
-    """Without sampling options each new token is the most likely one of a full pass, and the mode of the model stays.
+    """Without sampling options each new token is the argmax of a full forward pass, and the model's mode is restored.
 
-    Check that a cache gives the logits that a full pass gives, and restore `training`.
+    Check that the cache gives the same logits as a full pass, and restore `training`.
     """
     model, prompt_BS = redrawn(subject), random_tokens(2, 5)
     model.train()
@@ -219,9 +219,9 @@ def generation_is_greedy_unless_asked_otherwise(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=LOGITS, capability="cached")
 def a_text_may_be_read_piece_by_piece(subject: Subject) -> None:
-    """With a cache of `new_cache(batch, capacity)` pieces of a text have the logits that the whole has.
+    """With a cache from `new_cache(batch, capacity)`, a text read in pieces has the same logits as the whole text.
 
-    Mind the positions of later pieces, and the mask within one.
+    Check the positions of later pieces, and the mask within a piece.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     whole, cache = logits_of(model, token_BS), model.new_cache(2, 9)

@@ -29,15 +29,15 @@ from penstock.hooks.problems import ProblemError
 
 @law(ARCHITECTURE, needs=LOGITS)
 def an_exported_state_can_be_loaded(subject: Subject) -> None:
-    """`load_export_state(export_state())` makes a fresh model the same one bit for bit, buffers included.
+    """`load_export_state(export_state())` restores a fresh model bit for bit, buffers included.
 
-    Export everything that `state_dict` has, and undo renaming and splitting.
+    Export everything in `state_dict`, and undo renaming and splitting on load.
     """
     model, fresh = redrawn(subject), model_of(subject, seed=1)
     fresh.load_export_state(_copied(model.export_state()))
     own, loaded = model.state_dict(), fresh.state_dict()
     other = sorted(name for name in own if name not in loaded or not torch.equal(own[name], loaded[name]))
-    expect(not other, f"loaded, these are others: {', '.join(other)}")
+    expect(not other, f"different after loading: {', '.join(other)}")
 
 
 STATE = (an_exported_state_can_be_loaded,)
@@ -45,9 +45,9 @@ STATE = (an_exported_state_can_be_loaded,)
 
 @law(ARCHITECTURE, needs=STATE)
 def a_loaded_state_is_a_copy(subject: Subject) -> None:
-    """A model that has loaded a state does not change it when it is trained.
+    """Training a model does not change the state that it loaded.
 
-    Copy tensors into parameters; do not take them over.
+    Copy tensors into the parameters; do not alias them.
     """
     fresh, state = model_of(subject, seed=1), _copied(redrawn(subject).export_state())
     before = _copied(state)
@@ -61,9 +61,9 @@ def a_loaded_state_is_a_copy(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=STATE)
 def a_missing_tensor_is_named(subject: Subject) -> None:
-    """A state that lacks a tensor is a `ProblemError`, and each of its tensors is needed.
+    """A state that lacks any tensor raises a `ProblemError`.
 
-    Say which one is missing: compare names before loading anything.
+    Name the missing tensor: compare names before loading anything.
     """
     state = _copied(redrawn(subject).export_state())
     for name in state:
@@ -73,7 +73,7 @@ def a_missing_tensor_is_named(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=STATE)
 def an_unknown_tensor_is_named(subject: Subject) -> None:
-    """A state with a tensor that the model does not know is a `ProblemError` that names it.
+    """A state with an unknown tensor raises a `ProblemError` that names it.
 
     It belongs to another model: do not drop it silently.
     """
@@ -84,9 +84,9 @@ def an_unknown_tensor_is_named(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=STATE)
 def a_loaded_model_computes_the_same(subject: Subject) -> None:
-    """A model that has loaded a state has the logits of the model that exported it, bit for bit.
+    """A model that loads a state computes the logits of the exporting model, bit for bit.
 
-    Whatever a pass uses is a parameter, a registered buffer, or follows from the settings.
+    A forward pass may use only parameters, registered buffers, and values that follow from the settings.
     """
     model, fresh, token_BS = redrawn(subject), model_of(subject, seed=1).eval(), random_tokens(2, 9)
     fresh.load_export_state(_copied(model.export_state()))
@@ -95,9 +95,9 @@ def a_loaded_model_computes_the_same(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(a_loaded_model_computes_the_same,))
 def a_materialized_state_computes_the_same(subject: Subject) -> None:
-    """What a model with a quantizer exports with `materialize=True` computes its logits in a model without one.
+    """The `materialize=True` state of a model with a quantizer gives the same logits in a model without one.
 
-    Apply the quantizer wherever a pass does, to the same matrices.
+    Apply the quantizer to the same matrices as the forward pass does.
     """
     try:
         model = redrawn(subject, quantizer=HalvingQuantizer())
@@ -113,9 +113,9 @@ def a_materialized_state_computes_the_same(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=STATE)
 def an_exported_state_can_be_written(subject: Subject) -> None:
-    """safetensors writes copies of the tensors of `export_state()`, and what it reads loads into a model.
+    """`export_state()` survives a round trip through safetensors.
 
-    Tensors that are shared stand in it once: leave out every other name.
+    Export a shared tensor once: leave out its other names.
     """
     if importlib.util.find_spec("safetensors") is None:
         raise NotApplicable("safetensors is not installed")
@@ -129,9 +129,9 @@ def an_exported_state_can_be_written(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(*SEEDS, *ROLES, *LOGITS))
 def a_parameter_that_is_replaced_is_used(subject: Subject) -> None:
-    """Where one parameter takes the place of another in its module, passes and `parameter_roles` go by it.
+    """After a parameter is replaced in its module, the forward pass and `parameter_roles` use the new one.
 
-    Sharing strategies make parameters one so: read them from their modules, and keep no other references.
+    Sharing strategies tie parameters this way: read them from their modules, and keep no other references.
     """
     shared, copied, token_BS = redrawn(subject), redrawn(subject), random_tokens(2, 9)
     pairs = _pairs(shared)
@@ -142,14 +142,14 @@ def a_parameter_that_is_replaced_is_used(subject: Subject) -> None:
     share(shared, pairs)
     expect_close(logits_of(shared, token_BS), logits_of(copied, token_BS), "after sharing")
     different = sorted(shared.parameter_roles().keys() ^ {name for name, _ in shared.named_parameters()})
-    expect(not different, f"after sharing, without a role, or no parameter: {', '.join(different)}")
+    expect(not different, f"after sharing, without a role, or not a parameter: {', '.join(different)}")
 
 
 @law(ARCHITECTURE, needs=(*ROLES, *STATE))
 def a_shared_tensor_is_exported_once(subject: Subject) -> None:
-    """Names of one parameter are one memory in the exported state, or one name; and a model that shares loads it.
+    """A shared parameter is exported under one name or as one memory, and a model with the same sharing loads it.
 
-    Export the tensors themselves, no copies of them, lest a checkpoint hold them twice.
+    Export the tensors themselves, not copies, so that a checkpoint does not hold them twice.
     """
     model, fresh = redrawn(subject), model_of(subject, seed=1)
     pairs = _pairs(model)
@@ -161,24 +161,24 @@ def a_shared_tensor_is_exported_once(subject: Subject) -> None:
     fresh.load_export_state(_copied(state))
     own, loaded = model.state_dict(), fresh.state_dict()
     other = sorted(name for name in own if not torch.equal(own[name], loaded[name]))
-    expect(not other, f"loaded, these are others: {', '.join(other)}")
+    expect(not other, f"different after loading: {', '.join(other)}")
 
 
 @law(ARCHITECTURE, needs=(*CONFIG, *STATE), capability="huggingface-layout")
 def transformers_has_its_class(subject: Subject) -> None:
-    """`architectures` and `model_type` of the config name a class of transformers, whose body is `model.` in the names.
+    """`architectures` and `model_type` of the config name a transformers class whose body has the prefix `model.`.
 
-    The names of tensors are `model.*` and `lm_head.*` there; where transformers is installed, it must know the class.
+    Name tensors `model.*` and `lm_head.*`; an installed transformers must know the class.
     """
     model = model_of(subject)
     config = model.export_config()
     classes, kind = config.get("architectures"), config.get("model_type")
     expect(isinstance(classes, list) and len(classes) == 1 and kind, f"architectures {classes!r}, model_type {kind!r}")
     foreign = [name for name in model.export_state() if not name.startswith(("model.", "lm_head."))]
-    expect(not foreign, f"not of a causal model of transformers: {', '.join(foreign[:3])}")
+    expect(not foreign, f"not in a causal model of transformers: {', '.join(foreign[:3])}")
     if importlib.util.find_spec("transformers") is not None:
         library: Any = importlib.import_module("transformers")
-        expect(hasattr(library, classes[0]), f"transformers has no {classes[0]}")
+        expect(hasattr(library, classes[0]), f"transformers has no class {classes[0]}")
 
 
 def _copied(state: Any) -> dict[str, Tensor]:

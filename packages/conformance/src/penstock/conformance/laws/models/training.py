@@ -29,9 +29,10 @@ from penstock.hooks.contracts import Router
 
 @law(ARCHITECTURE, needs=LOGITS)
 def the_loss_is_the_cross_entropy_of_the_logits(subject: Subject) -> None:
-    """`next_token_loss` is the sum of the nats of each token, and `nll_BS` holds them in fp32, detached.
+    """`next_token_loss` is the sum of the tokens' negative log-likelihoods in nats; `nll_BS` holds them in fp32,
+    detached.
 
-    A sum and no mean: the training loop divides by the tokens of the whole step.
+    Return a sum, not a mean: the training loop divides by the tokens of the whole step.
     """
     model, token_BS, target_BS = redrawn(subject), random_tokens(2, 9), random_tokens(2, 9, seed=1)
     expected_BS = nats_of(logits_of(model, token_BS), target_BS)
@@ -48,9 +49,9 @@ LOSS = (the_loss_is_the_cross_entropy_of_the_logits,)
 
 @law(ARCHITECTURE, needs=LOSS)
 def masked_targets_count_for_nothing(subject: Subject) -> None:
-    """The loss counts the targets that the mask has, and the others change neither it nor its gradient.
+    """Only targets in the mask count; the others change neither the loss nor its gradient.
 
-    Multiply the nats by the mask before they are summed; an index that is ignored does the same.
+    Multiply the nats by the mask before summing, or use an ignore index.
     """
     model, token_BS, mask_BS = redrawn(subject), random_tokens(2, 9), torch.ones(2, 9, dtype=torch.bool)
     mask_BS[0, 6:], mask_BS[1, 2] = False, False
@@ -70,9 +71,9 @@ def masked_targets_count_for_nothing(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(masked_targets_count_for_nothing,))
 def a_batch_without_counted_targets_has_no_loss(subject: Subject) -> None:
-    """Where the mask has no target, the loss is zero, and so is its gradient.
+    """If the mask selects no target, the loss and its gradient are zero.
 
-    Divide by nothing that is counted: one rank may get a batch of padding alone.
+    Do not divide by a count: a rank may get a batch of only padding.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     loss = model.next_token_loss(token_BS, token_BS, torch.zeros(2, 9, dtype=torch.bool)).loss
@@ -160,9 +161,9 @@ def training_lowers_the_loss(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(the_gradient_reaches_every_parameter,), capability="mixed-precision")
 def computing_in_bf16_keeps_fp32_parameters(subject: Subject) -> None:
-    """With `compute_dtype` bf16 hidden states are bf16, the loss stays near, and parameters and gradients are fp32.
+    """With `compute_dtype` bf16, hidden states are bf16, the loss stays close, and parameters and gradients are fp32.
 
-    Cast weights on use; logits and loss are fp32 all the same.
+    Cast weights on use; logits and loss stay fp32.
     """
     model, token_BS, target_BS = redrawn(subject), random_tokens(4, 9), random_tokens(4, 9, seed=1)
     exact = model.next_token_loss(token_BS, target_BS).loss.item()

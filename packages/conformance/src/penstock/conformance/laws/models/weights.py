@@ -20,9 +20,9 @@ class _Halved(nn.Module):
 
 @law(ARCHITECTURE, needs=(*ROLES, *LOGITS), capability="weight-sites")
 def weights_are_used_through_their_sites(subject: Subject) -> None:
-    """`weight_sites` has sites by the name of their parameter, and a pass uses what each of them returns.
+    """`weight_sites` maps parameter names to sites, and a forward pass uses the weight that each site returns.
 
-    Call the site wherever the weight is used; a model with halved sites computes what one with halved weights does.
+    Call the site wherever the weight is used: halving the sites must act like halving the weights.
     """
     model, halved = redrawn(subject), redrawn(subject)
     expect(isinstance(model, Sited), "the model has no `weight_sites`")
@@ -40,9 +40,9 @@ def weights_are_used_through_their_sites(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=ROLES)
 def layouts_fit_their_parameters(subject: Subject) -> None:
-    """`parameter_layout` names parameters, and the matrices of a layout make up the whole tensor.
+    """`parameter_layout` names existing parameters, and the matrices of a layout make up the whole tensor.
 
-    Give each part the rows that it has; parameters that are one matrix need no layout.
+    Give each part its number of rows; parameters that are one matrix need no layout.
     """
     model = redrawn(subject)
     parameters = dict(model.named_parameters())
