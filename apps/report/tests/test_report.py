@@ -556,7 +556,7 @@ def test_captions_state_the_numbers_of_the_run(tmp_path: Path) -> None:
         "Backward takes 75 % of an average step of 1.00 s.",
         "Train takes 72 % of a total of 3 min 55 s.",
         "74 % of 12.3 M parameters are expert weights; a token uses 4.21 M of all, 34 %.",
-        "As ternary the weights take 6.20 MB, 7.96 times less than as fp32.",
+        "As ternary the weights take 6.20 MB, as fp32 7.96 times as much.",
         "At 64 GPUs an exchange takes 1.03 ms, 1.47\u00d7 the 700 \u00b5s of perfectly balanced experts.",
     ):
         assert sentence in text, sentence

@@ -196,7 +196,7 @@ def parameters(held: ParameterCounts) -> str:
     name, value = max(held.by_role.items(), key=lambda part: part[1])
     text = f"{percent(value / sum(held.by_role.values()))} of {count(held.total)} parameters are {name} weights"
     if held.active is not None and held.total:
-        text += f"; a token uses {count(held.active)} of them, {percent(held.active / held.total)}"
+        text += f"; a token uses {count(held.active)} of all, {percent(held.active / held.total)}"
     return text + "."
 
 
@@ -205,7 +205,7 @@ def sizes(rows: Sequence[FormatSize]) -> str:
     if small.bytes <= 0 or big is small:
         return f"As {small.format} the weights take {size(small.bytes)}."
     ratio = number(big.bytes / small.bytes)
-    return f"As {small.format} the weights take {size(small.bytes)}, {ratio} times smaller than as {big.format}."
+    return f"As {small.format} the weights take {size(small.bytes)}, as {big.format} {ratio} times as much."
 
 
 def best_run(names: Sequence[str], values: Sequence[float | None], what: str) -> str:

@@ -49,9 +49,9 @@ def what_was_added_learns(subject: Subject) -> None:
 
     Make the effective weight depend on it, and register untrained tensors as buffers.
     """
-    import torch
-
     _, sites = applied(subject)
+    import torch  # only once there is a strategy of contract 2, which needs it
+
     torch.stack([site.effective().square().sum() for site in sites.values()]).sum().backward()
     idle = [
         name
@@ -68,9 +68,9 @@ def a_stored_state_is_restored(subject: Subject) -> None:
 
     Store everything that training changes apart from the model's own parameters.
     """
+    shared, sites = applied(subject)
     import torch
 
-    shared, sites = applied(subject)
     with torch.no_grad():
         for site in sites.values():
             for parameter in site.added_parameters().values():
@@ -107,6 +107,7 @@ def the_same_seed_adds_the_same(subject: Subject) -> None:
 
     Draw from `torch.Generator().manual_seed(seed)`.
     """
+    applied(subject)
     import torch
 
     from penstock.conformance.parts import random_state
