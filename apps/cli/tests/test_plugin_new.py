@@ -65,6 +65,12 @@ def test_an_existing_folder_is_left_alone(tmp_path):
     assert file.read_text() == "mine"
 
 
+def test_the_printed_check_names_the_component_that_was_written(tmp_path):
+    section, schedule = (new(kind, "tri-angle", "--into", str(tmp_path / kind)) for kind in ("section", "schedule"))
+    assert section["next"][-1] == "penstock plugins check tri_angle --kind section"
+    assert schedule["next"][-1] == "penstock plugins check tri-angle --kind schedule"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -191,6 +191,8 @@ def test_json_lines_yields_the_field_and_says_the_line(tmp_path: Path) -> None:
     [
         ('{"text": ', "invalid-json", "not valid JSON"),
         ("[1]", "invalid-json", "list"),
+        ("[" * 100_000, "invalid-json", "not valid JSON"),
+        ('{"text": ' + "9" * 5_000 + "}", "invalid-json", "not valid JSON"),
         ('{"txt": "a"}', "unknown-field", "unknown field 'text'"),
         ('{"text": 3}', "invalid-field", "field 'text' is int"),
         ('{"text": null}', "invalid-field", "field 'text' is NoneType"),

@@ -115,6 +115,13 @@ def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
     assert details["standard_error"] == pytest.approx(expected)
 
 
+def test_a_limit_of_items_is_refused_by_tasks_of_one_text(tokenizer, text_file):
+    limited = TaskContext(tokenizer, sequence_length=8, heldout=np.arange(9), limit=3)
+    for task, setting in ((Heldout(), "max_tokens"), (WikiText2(text_file), "max_bytes")):
+        with pytest.raises(ProblemError, match=f"no items to limit.*'{setting}'"):
+            prepare(task, limited)
+
+
 @pytest.mark.parametrize("heldout", [None, np.array([1])])
 def test_no_heldout_tokens_is_a_problem(uniform_model, tokenizer, heldout):
     with pytest.raises(ProblemError, match="no held-out tokens"):

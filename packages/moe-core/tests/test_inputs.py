@@ -191,6 +191,25 @@ def test_a_given_choice_is_weighed_with_a_gradient(make: Callable[[], Any]) -> N
 
 
 @MODELS
+@pytest.mark.parametrize(
+    ("layer", "expert_BSK", "said"),
+    [
+        (99, torch.zeros(1, 7, 2, dtype=torch.int64), "no router in layer 99"),
+        (1, torch.zeros(1, 7, 1, dtype=torch.int64), r"layer 1 takes int64 \[7, 2\] .*not torch.int64 \[7, 1\]"),
+        (1, torch.zeros(1, 6, 2, dtype=torch.int64), r"not torch.int64 \[6, 2\]"),
+        (1, torch.zeros(1, 7, 2), "not torch.float32"),
+        (1, torch.full((1, 7, 2), 99), "layer 1 has experts 0 to"),
+        (1, torch.full((1, 7, 2), -1), "layer 1 has experts 0 to"),
+    ],
+)
+def test_a_given_choice_that_no_layer_can_take_is_refused(
+    make: Callable[[], Any], layer: int, expert_BSK: torch.Tensor, said: str
+) -> None:
+    with pytest.raises(ProblemError, match=said):
+        make()(Inputs(texts()[0][None], expert_BSK={layer: expert_BSK}))
+
+
+@MODELS
 def test_a_router_that_asks_for_nothing_is_given_nothing(make: Callable[[Any], Any]) -> None:
     model, token_BS = make(Silent), texts()[0][None]
     model(Inputs(token_BS, torch.ones_like(token_BS, dtype=torch.bool)))

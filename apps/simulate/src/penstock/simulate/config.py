@@ -20,7 +20,7 @@ class SimulateSettings(Schema):
     """The network topology; null uses `two-level` from penstock-netsim."""
     placement: PlacementChoice | None = None
     """Placement of experts on GPUs; null uses `contiguous`."""
-    gpus: list[int] = [8, 16, 32, 64, 128, 256]
+    gpus: list[Annotated[int, Field(gt=0)]] = Field(default=[8, 16, 32, 64, 128, 256], min_length=1)
     """Degrees of expert parallelism (numbers of GPUs) to predict."""
     tokens_per_gpu: int = Field(default=4096, gt=0)
     """Tokens that each GPU dispatches per step."""

@@ -135,7 +135,7 @@ class JsonLines:
     def _document(self, line: bytes, where: str) -> Document:
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
         if not isinstance(row, dict):
             raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))

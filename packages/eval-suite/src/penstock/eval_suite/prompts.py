@@ -21,6 +21,13 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
     return Likelihood(before, tokenizer.encode(kept + text)[len(before) :])
 
 
+def refuse_limit(context: TaskContext, task: str, setting: str) -> None:
+    """Raises `ProblemError` if a limit of items is requested from a task that scores one text as a whole."""
+    if context.limit is not None:
+        what = f"task '{task}' scores one text and has no items to limit"
+        raise ProblemError(Problem("no-limit", what, "--limit", f"set '{setting}' of the task"))
+
+
 def refuse_shots(context: TaskContext, task: str) -> None:
     """Raises `ProblemError` if examples are requested from a task without examples."""
     if context.shots:

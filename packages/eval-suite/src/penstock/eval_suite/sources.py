@@ -53,7 +53,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
         if not isinstance(row, dict):
             raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))

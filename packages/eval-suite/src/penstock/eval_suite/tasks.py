@@ -25,7 +25,7 @@ from penstock.eval_suite.metrics import (
     count_words,
     perplexity,
 )
-from penstock.eval_suite.prompts import refuse_shots
+from penstock.eval_suite.prompts import refuse_limit, refuse_shots
 from penstock.eval_suite.sources import hub_rows, local_file, read_text
 from penstock.hooks.contracts import (
     Answer,
@@ -52,6 +52,7 @@ class Heldout:
     def items(self, context: TaskContext) -> Iterator[Item]:
         """Raises `ProblemError` if the run has no held-out tokens."""
         refuse_shots(context, "heldout")
+        refuse_limit(context, "heldout", "max_tokens")
         _require_stride(self.stride, context)
         if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(
@@ -90,6 +91,7 @@ class WikiText2:
     def items(self, context: TaskContext) -> Iterator[Item]:
         """Raises `ProblemError` if there is no text or the tokenizer does not keep every byte of it."""
         refuse_shots(context, "wikitext2")
+        refuse_limit(context, "wikitext2", "max_bytes")
         _require_stride(self.stride, context)
         path = local_file(self.path, context, "wikitext2/wiki.test.raw")
         whole = _from_hub() if path is None else read_text(path)

@@ -54,9 +54,9 @@ def read_trace(path: Path, model: str | None = None) -> RoutingTrace:
 def _reader_of(path: Path) -> Reader:
     match path.name.removesuffix(".xz").rpartition(".")[2]:
         case "jsonl":
-            return lambda path: vllm.traces_of(_open_text(path))
+            return _vllm
         case "json":
-            return lambda path: published.traces_of(_open_text(path).read())
+            return _published
         case "pt":
             return sglang.traces_of
         case _:
@@ -66,6 +66,16 @@ def _reader_of(path: Path) -> Reader:
 def _ours(path: Path) -> dict[str, RoutingTrace]:
     trace = RoutingTrace.load(path)
     return {str(trace.header.get("model", path.stem)): trace}
+
+
+def _vllm(path: Path) -> dict[str, RoutingTrace]:
+    with _open_text(path) as lines:
+        return vllm.traces_of(lines)
+
+
+def _published(path: Path) -> dict[str, RoutingTrace]:
+    with _open_text(path) as file:
+        return published.traces_of(file.read())
 
 
 def _open_text(path: Path) -> TextIO:

@@ -45,6 +45,8 @@ class RoutingTrace:
             raise ValueError("counts_SLE has negative counts")
         if _RESERVED & self.header.keys():
             raise ValueError("the header keys `format` and `arrays` are reserved; use other keys")
+        if "layers" in self.header:
+            _require_layers(self.header["layers"], self.counts_SLE.shape[1])
         if self.expert_NLK is not None:
             layers, experts = self.counts_SLE.shape[1:]
             shape, kind = self.expert_NLK.shape, self.expert_NLK.dtype
@@ -80,6 +82,13 @@ class RoutingTrace:
             return cls(*_read(path))
         except Exception as error:  # zip, zlib, numpy and json each raise their own errors on damaged bytes
             raise ProblemError(Problem("bad-trace", f"not a routing trace, or damaged ({error})", str(path))) from error
+
+
+def _require_layers(layers: Any, rows: int) -> None:
+    """Raises ValueError if the header does not name the model's layer of each row."""
+    numbers = isinstance(layers, list | tuple) and all(type(each) is int and each >= 0 for each in layers)
+    if not numbers or len(set(layers)) != len(layers) or len(layers) != rows:
+        raise ValueError(f"`layers` must be {rows} different layer numbers, not {layers!r}"[:200])
 
 
 def _read(path: Path) -> tuple[NDArray[np.int64], dict[str, Any], NDArray[np.integer[Any]] | None]:

@@ -180,7 +180,7 @@ def new_plugin(
         "next": [
             f"cd {into / folder}",
             "uv pip install --editable .",
-            f"penstock plugins check {name} --kind {kind}",
+            f"penstock plugins check {name.replace('-', '_') if kind == 'section' else name} --kind {kind}",
         ],
     }
     output.print_result(result, as_json, lambda: "\n".join([*result["files"], "", "now:", *result["next"]]))

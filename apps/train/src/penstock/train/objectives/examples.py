@@ -73,7 +73,7 @@ def read_examples(files: Sequence[Path]) -> list[Example]:
 def _example(line: bytes, where: str) -> Example | Problem:
     try:
         fields = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         return Problem("invalid-json", f"not a JSON line ({error})", where)
     if not isinstance(fields, dict):
         return Problem("invalid-json", f"expected a JSON object, got {type(fields).__name__}", where)

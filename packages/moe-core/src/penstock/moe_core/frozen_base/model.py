@@ -135,7 +135,7 @@ class FrozenBase(nn.Module):
         inputs = Inputs.of(inputs)
         remembers = self._prefix is not None and cache is None and not inputs.known
         prefix = self._prefix.over(inputs.token_BS) if self._prefix is not None and remembers else nullcontext()
-        with prefix, self._adapted(RoutedRows.of(inputs)) as routings:
+        with prefix, self._adapted(RoutedRows.of(inputs, self.routers)) as routings:
             hidden_BSD = self.base(_of_the_base(inputs), cache=cache).hidden_BSD
         return ModelOutput(hidden_BSD, routings)
 

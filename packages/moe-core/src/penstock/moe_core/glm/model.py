@@ -163,7 +163,7 @@ class GlmMoe(nn.Module):
         inputs = Inputs.of(inputs)
         inputs.require_only(type(self).__name__, *READS)
         position, visible = positions(inputs, cache)
-        rows = RoutedRows.of(inputs)
+        rows = RoutedRows.of(inputs, self.routers)
         rotary = rotary_table(position, self.config.rotary_dim, self.config.rope_theta)
         x_BSD = self.embed_tokens(inputs.token_BS).to(self.compute_dtype)
         routings: dict[int, Routing] = {}

@@ -26,7 +26,8 @@ def generate(
 ) -> Tensor:
     """Continues each row of `inputs` by at most `tokens` tokens: [B, S + tokens] int64.
 
-    Prompts of unequal length are padded on the left (`real_BS`); each continues as it would alone. `temperature`
+    Prompts of unequal length are padded on the left (`real_BS`); with greedy decoding each
+    continues as it would alone; draws are one stream for all rows. `temperature`
     0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row repeats it,
     and generation ends when every row has stopped; stop tokens in prompts are ignored. Draws come from a generator
     seeded with `seed`; the global one is not touched. The model's training mode is restored.

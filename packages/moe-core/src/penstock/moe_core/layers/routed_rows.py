@@ -8,7 +8,7 @@ model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,12 @@ class RoutedRows:
     expert_BSK: Mapping[int, Tensor]
 
     @classmethod
-    def of(cls, inputs: Inputs) -> RoutedRows:
+    def of(cls, inputs: Inputs, routers: Iterable[int]) -> RoutedRows:
+        """Raises `ProblemError` if experts are given for a layer that is not one of `routers`."""
+        unknown = sorted((inputs.expert_BSK or {}).keys() - set(routers))
+        if unknown:
+            what = f"no router in layer {', '.join(map(str, unknown))}"
+            raise ProblemError(Problem("unsupported", what, "inputs.expert_BSK", "remove the layer"))
         real_R = None if inputs.real_BS is None else inputs.real_BS.flatten().nonzero().squeeze(1)
         return cls(inputs.token_BS.flatten(), real_R, inputs.expert_BSK or {})
 
@@ -56,7 +61,11 @@ class RoutedRows:
         asked = {"token_T": self._real(self.token_T)} if "token_T" in asks else {}
         if asked:
             self._require_a_row_each(rows)
-        return asked if given_BSK is None else {**asked, "expert_TK": self._real(given_BSK.flatten(0, -2))}
+        if given_BSK is None:
+            return asked
+        given_TK = given_BSK.flatten(0, -2)
+        _require_choice(layer, router, given_TK, rows)
+        return {**asked, "expert_TK": self._real(given_TK)}
 
     def _real(self, each_T: Tensor) -> Tensor:
         return each_T if self.real_R is None else each_T.index_select(0, self.real_R)
@@ -82,3 +91,15 @@ class RoutedRows:
     def _spread(self, each_R: Tensor) -> Tensor:
         assert self.real_R is not None
         return each_R.new_zeros(len(self.token_T), *each_R.shape[1:]).index_copy(0, self.real_R, each_R)
+
+
+def _require_choice(layer: int, router: Router, expert_TK: Tensor, rows: int) -> None:
+    """Raises `ProblemError` if these are not `k` experts of the router for each of the positions."""
+    wanted, given = (rows, router.k), tuple(expert_TK.shape)
+    if given != wanted or expert_TK.dtype != torch.int64:
+        what = f"layer {layer} takes int64 {list(wanted)} over all positions, not {expert_TK.dtype} {list(given)}"
+    elif expert_TK.numel() and (expert_TK.min() < 0 or expert_TK.max() >= router.experts):
+        what = f"layer {layer} has experts 0 to {router.experts - 1}, and some given are not among them"
+    else:
+        return
+    raise ProblemError(Problem("bad-value", what, "inputs.expert_BSK", "give the experts that this model chose"))
