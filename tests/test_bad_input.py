@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(capsys, comman
     capsys.readouterr()
     result = command("evaluate", run, "--json")
     assert result["checkpoint"] == "step-00000005"
-    assert "step-00000010: damaged: model.safetensors" in capsys.readouterr().err
+    assert "step-00000010: damaged files: model.safetensors" in capsys.readouterr().err
 
 
 def test_a_diverged_run_stops_and_writes_no_ruined_checkpoint(command, config_file, tmp_path):
@@ -194,4 +194,4 @@ def test_a_diverged_run_stops_and_writes_no_ruined_checkpoint(command, config_fi
 def test_a_profile_of_less_than_a_sequence_is_refused(capsys, trained):
     code, message = fails(capsys, "profile", trained, "--max-tokens", "10")
     assert code == ExitCode.FAILED
-    assert "10 tokens are less than one sequence of 32" in message
+    assert "10 tokens do not fill one window of 32" in message
