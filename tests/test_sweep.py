@@ -87,7 +87,7 @@ def test_a_dry_run_prices_every_cell_and_writes_nothing(sweep_file):
     ("change", "code", "named"),
     [
         (("k: 2}}\n    softmax", "kk: 2}}\n    softmax"), "unknown-field", "cell 'sigmoid, loss-free'"),
-        (("seeds: [0, 1]", "seeds: [0, 0]"), "bad-value", "a seed twice"),
+        (("seeds: [0, 1]", "seeds: [0, 0]"), "bad-value", "each seed may appear only once"),
         (("seeds: [0, 1]", "baseline: sigmoid"), "bad-value", "sigmoid, loss-free; softmax, loss-free"),
         (
             ("softmax: {", "softmax: {model.moe_intermediate_size: 64, "),
