@@ -113,7 +113,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("version", [nox.param(version, id=version) for version in (OLDEST_PYTHON, NEWEST_PYTHON)])
 def light(session: nox.Session, version: str) -> None:
-    """The tests of the members that need no torch, where there is none, on the oldest and the newest Python."""
+    """Tests the members that need no torch, without torch, on the oldest and the newest Python."""
     python = interpreter(version)
     if python is None:
         session.skip(f"this machine has no Python {version}")

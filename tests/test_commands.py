@@ -173,6 +173,15 @@ def test_a_profile_has_a_page_of_load_and_pairs(command, trained, tmp_path):
     assert page.read_text().count("<img") == 1 + 2
 
 
+def test_help_starts_without_libraries_that_it_does_not_need():
+    code = (
+        "import sys; from penstock.cli.main import _exit_code; code = _exit_code(['--help']); "
+        "assert code == 0; assert not {'pydantic', 'numpy', 'torch', 'logging'} & sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -60,7 +60,7 @@ def test_an_existing_folder_is_left_alone(tmp_path):
     new("schedule", "triangle", "--into", str(tmp_path))
     file = tmp_path / "triangle" / "README.md"
     file.write_text("mine")
-    with pytest.raises(ProblemError, match="there is such a folder already"):
+    with pytest.raises(ProblemError, match="the folder already exists"):
         new("schedule", "triangle", "--into", str(tmp_path))
     assert file.read_text() == "mine"
 

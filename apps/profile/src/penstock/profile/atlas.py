@@ -277,7 +277,7 @@ def count_lines(layers: Sequence[LayerProfile]) -> list[tuple[str, ...]]:
 
 
 def verdicts(model: Profile) -> list[str]:
-    """A sentence for each verdict on specialisation, or why there is none, and one for each pair of layers."""
+    """One sentence per pair of layers and per test of specialisation; a test that cannot be run gives its reason."""
     told = [
         f"an expert of layer {pair.layers[0]} gives {pair.information_bits:.3f} bits about the expert of "
         f"layer {pair.layers[1]}"

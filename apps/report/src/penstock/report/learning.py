@@ -110,6 +110,6 @@ def row_size(cards: int) -> Size:
 
 
 def spread(values: Column) -> float:
-    """Largest over median of the positive values; 1 if there are none, as a logarithm could not show them."""
+    """Returns the largest value over the median, or 1 if a value is not positive: a log axis cannot show it."""
     finite = values[np.isfinite(values)]
     return float(finite.max() / np.median(finite)) if finite.size and finite.min() > 0 else 1.0

@@ -24,8 +24,6 @@ class LoadTraceObserver:
         self._layers: tuple[int, ...] = ()
 
     def on_resume(self, step: int) -> None:
-        for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # left by a killed process
-            leftover.unlink()
         if not self.path.exists():
             return
         trace = RoutingTrace.load(self.path)

@@ -33,8 +33,9 @@ class Restored:
 
 
 def restore(path: Path, registry: Registry) -> Restored:
-    """Loads the newest whole checkpoint of a run; raises `ProblemError` if there is none or its data is gone. Warns
-    about components whose code has changed since training: what is measured then is not what was trained."""
+    """Loads the newest whole checkpoint of a run; raises `ProblemError` if the run has no whole checkpoint or
+    its data is missing. Warns if the code of a component has changed since training, because the restored model may
+    then compute something else."""
     run = RunDirectory.open(path)
     config = run.config(registry)
     checkpoint = newest_checkpoint(run.checkpoints, messages.warn)

@@ -38,7 +38,7 @@ class PublishedTokenizer:
 
     @classmethod
     def of_model(cls, model: str) -> PublishedTokenizer:
-        """The tokenizer of a folder or of a name on the hub; raises `ProblemError` if there is none."""
+        """Loads the tokenizer of a folder or of a hub name; raises `ProblemError` if it is missing."""
         folder = Path(model).expanduser()
         return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
 

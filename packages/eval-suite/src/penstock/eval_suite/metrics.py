@@ -36,8 +36,8 @@ def word_perplexity(nll_nats: Numbers, word_count: int) -> float:
 
 
 def perplexity(nll_nats: Numbers, count: float) -> float:
-    """exp of the sum over `count` units, whatever they are; infinite if there are none or the result is too large
-    for a float."""
+    """Returns exp(sum of `nll_nats` / `count`), where `count` is a number of tokens, words or bytes. The result is
+    infinite if `count` is 0 or the value exceeds a float."""
     return _exp(float(np.sum(nll_nats, dtype=np.float64)) / count) if count else math.inf
 
 

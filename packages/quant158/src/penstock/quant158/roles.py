@@ -16,7 +16,7 @@ _REFUSED = {
 
 
 def checked_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRole]:
-    """The roles as a set; raises `ValueError` with the reason if one cannot be ternary or if there are none.
+    """Returns the roles as a set. Raises `ValueError` if the set is empty or a role cannot be ternary.
 
     >>> sorted(checked_roles(["matrix", "expert"]))
     [<ParameterRole.EXPERT: 'expert'>, <ParameterRole.MATRIX: 'matrix'>]

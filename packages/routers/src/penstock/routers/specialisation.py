@@ -14,9 +14,9 @@ from torch import Tensor
 def token_specialisation(expert_TK: Tensor, token_T: Tensor, experts: int) -> float:
     """The share of the entropy of the experts that the token's id explains: I(expert; id) / H(expert).
 
-    A finite sample shows some information even if there is none, so the information of the same choices in random order
-    (a fixed permutation) is subtracted: about 0 for a router that ignores its input, 1 if the id alone decides. 0
-    without assignments, and if one expert takes all.
+    A finite sample overestimates the information. The function therefore subtracts the information of the same choices
+    in random order (a fixed permutation). A router that ignores its input scores about 0, and a router that uses only
+    the id scores 1. The result is 0 without assignments, or if one expert takes all tokens.
     """
     entropy = _entropy(expert_TK.flatten().bincount(minlength=experts))
     if not len(token_T) or entropy == 0:

@@ -27,7 +27,7 @@ def quantile(probability: float, degrees: int) -> float:
     for _ in range(MOST_ITERATIONS):
         density = math.exp((half - 1) * math.log(x) - x - math.lgamma(half))
         step = (_lower_gamma(half, x) - probability) / density
-        x = max(x - step, x / 10)  # never below 0, where there is no density
+        x = max(x - step, x / 10)  # stays above 0, because the density is zero below
         if abs(step) <= RELATIVE_ERROR * x:
             break
     return 2 * x

@@ -235,12 +235,12 @@ def render(kind: str, name: str, distribution: str) -> tuple[str, dict[str, str]
 
 
 def write(folder: Path, contents: Mapping[str, str]) -> list[Path]:
-    """Writes a package to a folder of its own; raises `ProblemError` where there is one already."""
+    """Writes a package to a new folder; raises `ProblemError` if the folder exists."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         fix = "give another name, or another folder with --into"
-        raise ProblemError(Problem("folder-exists", "there is such a folder already", str(folder), fix)) from None
+        raise ProblemError(Problem("folder-exists", "the folder already exists", str(folder), fix)) from None
     except OSError as error:
         what = f"the folder cannot be made ({error.strerror})"
         raise ProblemError(Problem("cannot-write", what, str(folder))) from error

@@ -80,7 +80,7 @@ def _text(states: list[dict[str, Any]], components: list[dict[str, Any]]) -> str
             [(c["kind"], c["use"], c["id"].split(":")[0], c["summary"]) for c in components],
         ),
         output.table(
-            ("plugin", "version", "entry point", "state", "components, or why there are none"),
+            ("plugin", "version", "entry point", "state", "components, or the reason it has none"),
             [
                 (s["distribution"], s["version"], s["entry_point"], s["state"], s["cause"] or s["components"])
                 for s in states

@@ -48,7 +48,7 @@ def routing_of(logits_TE: Tensor, k: int = 2, expert_TK: Tensor | None = None) -
 
 
 def gradient_of(loss: Any, logits_TE: Tensor, mask_T: Tensor | None = None) -> Tensor:
-    """The gradient [T, E] of the loss by the logits; 0 where there is none."""
+    """Returns the gradient [T, E] of the loss with respect to the logits; 0 if the loss does not depend on them."""
     leaf_TE = logits_TE.detach().clone().requires_grad_()
     value = loss(routing_of(leaf_TE), mask_T)
     if not value.requires_grad:

@@ -147,7 +147,7 @@ class LanguageModel(Generative, Protocol):
 @runtime_checkable
 class PlainHead(Protocol):
     """A language model that can say when its head is one matrix: logits are `hidden_BSD @ head_weight_VD.T` and nothing
-    else. `head_weight_VD` is None where there is more to it, such as a bias, a scale or a cap."""
+    else. `head_weight_VD` is None if the head also has a bias, a scale or a cap."""
 
     @property
     def head_weight_VD(self) -> Tensor | None: ...

@@ -26,8 +26,8 @@ SWIGLU = ("gate_proj", "up_proj", "down_proj")
 
 
 def decoder_layers(base: nn.Module) -> list[nn.Module]:
-    """The layers in order: the longest list of modules that all have an MLP. Raises `ProblemError` if there is no such
-    list."""
+    """Returns the longest list of modules that all have an MLP: the decoder layers in order. Raises `ProblemError` if
+    the model has no list like that."""
     lists = [list(module) for module in base.modules() if isinstance(module, nn.ModuleList) and len(module)]
     whole = [layers for layers in lists if None not in map(_mlp, layers)]
     if not whole:

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from penstock.hooks.atomic import write_json
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -56,7 +54,7 @@ def write_record(path: Path, value: Any) -> None:
 
 
 def read_record(kind: type[T], path: Path) -> T | None:
-    """The value in a file, of a record or of a container of records; None if there is no such file.
+    """Reads a record, or a container of records, from a file; returns None if the file does not exist.
 
     Raises `ProblemError` with the file, and with the field if its type is wrong.
     """
@@ -69,6 +67,8 @@ def read_record(kind: type[T], path: Path) -> T | None:
 
 
 def _parsed(kind: type[T], text: bytes, where: str) -> T:
+    from pydantic import TypeAdapter, ValidationError  # commands that only print start without it
+
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
