@@ -186,7 +186,7 @@ def test_a_checkpoint_of_other_code_is_continued_only_where_that_is_allowed(drif
     run_command([*resume, "--allow-plugin-drift"])
     line = json.loads((drifted / "resumes.jsonl").read_text())
     assert len(line["plugins"]) == 1
-    assert f"continuing as allowed, although {line['plugins'][0]}" in capsys.readouterr().err
+    assert f"continuing despite a change: {line['plugins'][0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "profile", "export"])

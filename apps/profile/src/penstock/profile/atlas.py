@@ -75,11 +75,10 @@ def tables_of(trace: RoutingTrace) -> Tables:
 
 
 def _require_header(trace: RoutingTrace) -> None:
-    steps, rows, _ = trace.counts_SLE.shape
-    layers, domains = trace.header.get("layers", [0] * rows), trace.header.get("domains", [""] * steps)
+    steps = len(trace.counts_SLE)
+    domains = trace.header.get("domains", [""] * steps)
     dropped = trace.header.get("dropped_warm_up", 0)
     problems = {
-        f"'layers' must be a list of {rows} integers, one per layer": not _is_list(layers, int, rows),
         f"'domains' must be a list of {steps} names, one per step": not _is_list(domains, str, steps),
         "'dropped_warm_up' must be an integer >= 0, a number of rows": type(dropped) is not int or dropped < 0,
     }

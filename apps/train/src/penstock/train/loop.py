@@ -24,6 +24,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
@@ -81,8 +82,7 @@ class Sums:
 
 
 class Trainer:
-    """Trains one composition in one run directory, to which only rank 0 writes. `say` and `warn` receive messages for
-    the user."""
+    """Trains one composition in one run directory, to which only rank 0 writes and of which only it reports."""
 
     def __init__(
         self,
@@ -92,12 +92,9 @@ class Trainer:
         composition: Composition,
         objective: Objective,
         engine: Engine,
-        say: Callable[[str], None],
-        warn: Callable[[str], None],
     ) -> None:
         self.config, self.run, self.dataset, self.composition = config, run, dataset, composition
         self.model, self.objective, self.engine = composition.model, objective, engine
-        self.say, self.warn = say, warn
         self.writes = engine.rank == 0
         self.parts = micro_batches(config.train, engine.ranks)
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
@@ -142,7 +139,7 @@ class Trainer:
         """Continues from the newest whole checkpoint; returns its step, or 0 if there is no checkpoint. Raises
         `ProblemError`, with nothing changed, if all are damaged, if it does not fit, or if other component code wrote
         it and that is not allowed. `plugin_drift` lists what was allowed."""
-        checkpoint = self.engine.share(newest_checkpoint(self.run.checkpoints, self.warn) if self.writes else None)
+        checkpoint = self.engine.share(newest_checkpoint(self.run.checkpoints, messages.warn) if self.writes else None)
         if checkpoint is not None:
             self.plugin_drift = checkpoint.plugin_changes(self.plugins)
             if self.plugin_drift and not allow_plugin_drift:
@@ -182,7 +179,10 @@ class Trainer:
     def train(self) -> None:
         """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
         try:
-            with Progress(self.steps, self.step, shown=self.writes) as progress, stop_requests(self.say) as asked:
+            with (
+                Progress(self.steps, self.step, shown=self.writes) as progress,
+                stop_requests(reported=self.writes) as asked,
+            ):
                 while self.step < self.steps:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_per_step)

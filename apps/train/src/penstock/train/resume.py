@@ -163,7 +163,7 @@ class Resumption:
         for line in free:
             messages.note(f"changed: {line}")
         for line in [*allowed, *plugins]:
-            messages.warn(f"continuing as allowed, although {line}")
+            messages.warn(f"continuing despite a change: {line}")
         for name, (then, now) in machine.items():
             what = " differs" if "\n" in f"{then}{now}" else f": was {then}, is {now}"
             messages.warn(f"the result may not be bit-identical to an uninterrupted run: {name}{what}")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from penstock.run import messages
+
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
@@ -19,14 +21,15 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step, reported through `say`; a second
-    one acts at once."""
+def stop_requests(*, reported: bool) -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step, with a note if `reported`; a second one
+    acts at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        say("\nstopping after this step and writing a checkpoint; interrupt again to stop immediately")
+        if reported:
+            messages.note("\nstopping after this step and writing a checkpoint; interrupt again to stop immediately")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, previous[each])
 

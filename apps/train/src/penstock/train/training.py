@@ -156,15 +156,10 @@ def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )
-    say, warn = (messages.note, messages.warn) if first else (_silent, _silent)
-    trainer = Trainer(config, run, dataset, composition, objective, engine, say, warn)
+    trainer = Trainer(config, run, dataset, composition, objective, engine)
     require_same_plugins(trainer.plugins, engine.gather)
     require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
     return trainer
-
-
-def _silent(text: str) -> None:
-    """Only rank 0 reports messages."""
 
 
 def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:

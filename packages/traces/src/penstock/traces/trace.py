@@ -85,10 +85,10 @@ class RoutingTrace:
 
 
 def _require_layers(layers: Any, rows: int) -> None:
-    """Raises ValueError if the header does not name the model's layer of each row."""
+    """Raises ValueError if the header does not name the layer of each row. A layer with two mixtures has two rows."""
     numbers = isinstance(layers, list | tuple) and all(type(each) is int and each >= 0 for each in layers)
-    if not numbers or len(set(layers)) != len(layers) or len(layers) != rows:
-        raise ValueError(f"`layers` must be {rows} different layer numbers, not {layers!r}"[:200])
+    if not numbers or len(layers) != rows:
+        raise ValueError(f"the header's 'layers' must be a list of {rows} integers, one per layer, none below 0")
 
 
 def _read(path: Path) -> tuple[NDArray[np.int64], dict[str, Any], NDArray[np.integer[Any]] | None]:
