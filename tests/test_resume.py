@@ -299,7 +299,7 @@ def test_allowed_drift_takes_effect_and_is_written_down(capsys, server, command,
     run = interrupted(server, tiny, tmp_path)
     rate = "train.optimizer={use: muon, lr: 0.001}"
     command("train", tiny, rate, "--runs", tmp_path / "runs", "--resume", "auto", "--allow-config-drift")
-    assert "although train.optimizer.lr: was 0.02, is 0.001" in capsys.readouterr().err
+    assert "continuing despite a change: train.optimizer.lr: was 0.02, is 0.001" in capsys.readouterr().err
     assert recorded(run)["config"]["train.optimizer.lr"] == [0.02, 0.001]
     rows = [row for row in outcome(run)["metrics"] if "learning_rate" in row]
     assert rows[3]["learning_rate"] == pytest.approx(0.001 * rows[3]["learning_rate_factor"])
