@@ -17,7 +17,7 @@ from penstock.hooks import KINDS, Registry, contracts, spec
 from penstock.hooks.architecture import LayerOverride
 from penstock.hooks.config import Schema
 from penstock.hooks.registry import Entry
-from penstock.hooks.schema import schema_of
+from penstock.hooks.schema import descriptions, schema_of
 from penstock.run.config import envelope_of
 
 WORKSPACE = Path(__file__).parents[1]
@@ -125,8 +125,8 @@ def undescribed(schema: type[Schema]) -> list[str]:
     return [
         f"{each.__name__}.{name}"
         for each in schemas_within(schema)
-        for name, field in each.model_fields.items()
-        if not (field.description or "").strip()
+        for name in each.model_fields
+        if not descriptions(each).get(name, "").strip()
     ]
 
 

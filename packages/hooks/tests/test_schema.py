@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from penstock.hooks import Choice, Registry
 from penstock.hooks.architecture import RouterChoice
 from penstock.hooks.config import OfKind, Schema, choice_of, parse_config, schema_at, validate
+from penstock.hooks.schema import descriptions
 
 
 class Item(Schema):
@@ -56,7 +57,7 @@ def test_defaults_are_validated() -> None:
 
 
 def test_docstrings_below_fields_describe_them(parts: ModuleType) -> None:
-    assert parts.TopKSettings.model_fields["k"].description == "Experts a token."
+    assert descriptions(parts.TopKSettings)["k"] == "Experts a token."
 
 
 def test_what_the_user_wrote_stands_above_the_preset(parts: ModuleType, registry: Registry) -> None:

@@ -9,14 +9,18 @@ from typing import Any
 import click
 
 from penstock.hooks.problems import ExitCode, ProblemError
-from penstock.run.records import record
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
 
 def print_result(value: Any, as_json: bool, human: Callable[[], str]) -> None:
     """Prints a command's result, a record or plain data: as JSON, or as the text that `human` makes."""
-    click.echo(json.dumps(record.as_json(value), indent=2, default=str) if as_json else human())
+    if not as_json:
+        click.echo(human())
+        return
+    from penstock.run.records import record  # help need not wait for it
+
+    click.echo(json.dumps(record.as_json(value), indent=2, default=str))
 
 
 def note(text: str) -> None:

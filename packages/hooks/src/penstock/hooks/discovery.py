@@ -221,23 +221,26 @@ def _headers(distribution: importlib.metadata.Distribution) -> dict[str, str]:
 def _ask(module: object, manager: pluggy.PluginManager) -> tuple[Component, ...]:
     try:
         manager.register(module)
-        _check_hooks_exist(module, manager)
-        return tuple(component for kind, hook in KINDS.items() for component in _offered(module, manager, kind, hook))
+        callers = {caller.name: caller for caller in manager.get_hookcallers(module) or ()}
+        _check_hooks_exist(callers.values())
+        return tuple(
+            component for kind, hook in KINDS.items() for component in _offered(module, callers.get(hook), kind, hook)
+        )
     finally:
         if manager.is_registered(module):
             manager.unregister(module)
 
 
-def _check_hooks_exist(module: object, manager: pluggy.PluginManager) -> None:
+def _check_hooks_exist(callers: Iterable[pluggy.HookCaller]) -> None:
     """Like pluggy's `check_pending`, but for this plugin only and with a hint: a misspelt hook would otherwise be
     silently ignored."""
-    for caller in manager.get_hookcallers(module) or ():
+    for caller in callers:
         if not caller.has_spec() and not all(implementation.optionalhook for implementation in caller.get_hookimpls()):
             raise TypeError(f"unknown hook '{caller.name}', {did_you_mean(caller.name, KINDS.values())}")
 
 
-def _offered(module: object, manager: pluggy.PluginManager, kind: str, hook: str) -> Iterable[Component]:
-    implementations: list[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
+def _offered(module: object, caller: pluggy.HookCaller | None, kind: str, hook: str) -> Iterable[Component]:
+    implementations = caller.get_hookimpls() if caller else []
     if not implementations and inspect.isfunction(getattr(module, hook, None)):
         raise TypeError(f"function {hook} has the name of a hook but no @hookimpl")
     for implementation in implementations:  # not called through pluggy, which drops an answer of None

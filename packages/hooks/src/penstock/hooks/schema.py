@@ -7,9 +7,14 @@ component that NAME stands for, which the registry in the validation context kno
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
@@ -43,13 +48,13 @@ class Schema(BaseModel):
     """
 
     model_config = ConfigDict(
+        defer_build=True,  # classes that are only derived from are never built; the others at their first use
         extra="forbid",
         allow_inf_nan=False,
         frozen=True,
         validate_default=True,
         protected_namespaces=(),
         arbitrary_types_allowed=True,
-        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -94,16 +99,47 @@ class Schema(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler, /
     ) -> JsonSchemaValue:
-        """Lists the presets, and does not require fields that one of them sets."""
+        """Describes the fields, lists the presets, and does not require fields that one of them sets."""
         reference = handler(core_schema)
-        presets = cls.presets()
+        shown, presets = handler.resolve_ref_schema(reference), cls.presets()
+        for name, text in descriptions(cls).items():
+            shown["properties"][name].setdefault("description", text)
         if presets:
-            shown = handler.resolve_ref_schema(reference)
             given = {name for values in presets.values() for name in values}
             shown["required"] = [name for name in shown.get("required", []) if name not in given]
             if "preset" in shown.get("properties", {}):
                 shown["properties"]["preset"]["enum"] = [*presets, None]
         return reference
+
+
+@cache
+def descriptions(schema: type[Schema]) -> dict[str, str]:
+    """What each described field is: its `Field(description=...)`, or the docstring below it.
+
+    pydantic's `use_attribute_docstrings` would read the source of every class when it is made, which would take a fifth
+    of the time of `config validate`; this reads it when somebody asks.
+    """
+    below_fields: dict[str, str] = {}
+    for owner in reversed(schema.__mro__):
+        if issubclass(owner, Schema):
+            below_fields.update(_docstrings(owner))
+    given = {name: field.description or below_fields.get(name) for name, field in schema.model_fields.items()}
+    return {name: text for name, text in given.items() if text}
+
+
+def _docstrings(schema: type[Schema]) -> Iterator[tuple[str, str]]:
+    """Each field of a class's own body with the docstring below it; none where the source is not at hand."""
+    try:
+        [body] = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
+    except OSError:
+        return
+    lines = cast(ast.ClassDef, body).body
+    for pair in pairwise(lines):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
+            case _:
+                pass
 
 
 class OnResume(Enum):

@@ -13,7 +13,7 @@ from penstock.conformance import capabilities
 from penstock.hooks.component import CONTRACTS
 from penstock.hooks.config import OfKind
 from penstock.hooks.registry import Choice, Entry, Registry
-from penstock.hooks.schema import schema_of
+from penstock.hooks.schema import descriptions, schema_of
 
 # Where a config names a component of a kind; `NAME` stands for what is written after `use`.
 CONFIG_LINES = {
@@ -90,15 +90,17 @@ def config_line(entry: Entry, registry: Registry) -> str:
 
 def settings_table(entry: Entry) -> list[dict[str, Any]]:
     """The component's settings, one per row."""
+    schema = schema_of(entry)
+    described = descriptions(schema)
     return [
         {
             "field": name,
             "type": type_name((field.annotation, *field.metadata)),
             "required": field.is_required(),
             "default": None if field.is_required() else _plain(field.get_default(call_default_factory=True)),
-            "description": " ".join((field.description or "").split()),
+            "description": " ".join(described.get(name, "").split()),
         }
-        for name, field in schema_of(entry).model_fields.items()
+        for name, field in schema.model_fields.items()
     ]
 
 
