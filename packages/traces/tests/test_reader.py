@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import lzma
 import os
@@ -127,12 +129,12 @@ def test_one_trace_of_several_is_chosen_by_its_model(tmp_path: Path) -> None:
         read_trace(path, "gpt")
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, code: str = "bad-trace") -> str:
     with pytest.raises(ProblemError) as caught:
         read_traces(path)
     (problem,) = caught.value.problems
     assert problem.where == str(path)
-    assert problem.code == "bad-trace"
+    assert problem.code == code
     return problem.what
 
 
@@ -192,9 +194,21 @@ def test_a_missing_file_is_named_whatever_its_format(tmp_path: Path, name: str) 
 @pytest.mark.parametrize("name", ["a.json.xz", "a.jsonl.xz"])
 def test_a_packed_file_that_is_cut_off_or_was_never_packed_is_refused(tmp_path: Path, name: str) -> None:
     whole = written(tmp_path / name, log_text() if "jsonl" in name else counts_text({"a": [{"0": 1}] * 3})).read_bytes()
-    for content in (whole[:-7], whole[: len(whole) // 2], b"", b"not xz"):
+    for content in (whole[:-7], whole[: len(whole) // 2], b"", b"not xz", whole + b"more"):
         (tmp_path / name).write_bytes(content)
-        assert refused(tmp_path / name)
+        assert "compressed file is damaged" in refused(tmp_path / name, "damaged-file")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
+def test_a_log_in_several_streams_is_read_to_its_end_or_refused(tmp_path: Path, suffix: str) -> None:
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
+    lines = log_text().splitlines(keepends=True)
+    parts = [compress("".join(half).encode()) for half in (lines[:5], lines[5:])]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(b"".join(parts))
+    assert only(path).header["tokens"] == 8
+    path.write_bytes(parts[0] + parts[1][:1] + b"?" + parts[1][2:])
+    assert "stream 2" in refused(path, "damaged-file")
 
 
 def public(name: str) -> Path:
