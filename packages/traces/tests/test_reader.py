@@ -121,7 +121,7 @@ def test_a_recording_of_sglang_has_a_step_a_pass_and_does_not_say_k() -> None:
 
 
 def test_one_trace_of_several_is_chosen_by_its_model(tmp_path: Path) -> None:
-    domains = {"expert_counts": {"a": [{"0": 1, "1": 1}] * 3}}
+    domains = {"expert_counts": {"a": [{str(expert): 1 for expert in range(8)}] * 3}}
     path = written(tmp_path / "a.json", table_text(olmoe=domains, mistral=domains))
     assert read_trace(path).header["model"] == "olmoe"
     assert read_trace(path, "mistral").header["model"] == "mistral"
@@ -153,7 +153,12 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
         ("a.json", counts_text({"a": [{"0": 1}] * 2}), "counts of 2 layers"),
         ("a.json", counts_text({"a": [{"0": 1}] * 3}, "unheard"), "unknown number of experts per token of unheard"),
         ("a.json", counts_text({"a": [{"0": -1}] * 3}), "negative counts"),
-        ("a.json", counts_text({"a": [{"0": 1, "-1": 1}] * 3}), "assignments of expert -1"),
+        ("a.json", counts_text({"a": [{"0": 1, "-1": 1}] * 3}), "'-1' is not the number of an expert"),
+        ("a.json", counts_text({"a": [{"1": 1, "01": 1}] * 3}), "'01' is not the number of an expert"),
+        ("a.json", counts_text({"a": [{"9999999": 1}] * 3}), "'9999999' is not the number of an expert"),
+        ("a.json", '{"models": {"mistral": {"expert_counts": {"a": [{"1": 1, "1": 2}]}}}}', "key '1' occurs twice"),
+        ("a.json", counts_text({"a": [{"0": 3}]}, "m", expert_counts_top1={"a": [{"0": 0}]}), "3 assignments of 0"),
+        ("a.json", counts_text({"a": [{"0": 3}]}, "m", expert_counts_top1={"a": [{"0": 2}]}), "3 assignments of 2"),
         ("a.json", counts_text({"a": [{"0": 1.5}] * 3}), "1.5 assignments of expert 0"),
         ("a.json", pairs_text([[0, 1, 5]], [[0, 1, 5]]), "disagree on the load of the layer between"),
         ("a.json", pairs_text([[0, 1, -5]], [[1, 1, -5]]), "not negative"),
@@ -168,6 +173,14 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
         ("a.jsonl", log_text() + "\n{", "line 10: "),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1.5, 2]', 1), "line 3: .* integers"),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1]', 1), "different numbers of experts"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1, 1]', 1), r"line 3: .*twice: \[1, 1\]"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [-1, 2]', 1), "line 3: .*out of range"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": []', 1), "line 3: .*out of range"),
+        ("a.jsonl", log_text(layers=(-1,)), "line 2: .*out of range"),
+        ("a.jsonl", log_text(experts=0), "line 1: `num_experts` is 0; it must be"),
+        ("a.jsonl", log_text(experts=10**12), "line 1: `num_experts` is 1000000000000; it must be"),
+        ("a.jsonl", log_text().replace('"num_experts": 5', '"num_experts": 5.5'), "line 1: `num_experts` is 5.5"),
+        ("a.jsonl", log_text() + "\n[1]", "line 10: expected a JSON object, got list"),
         ("a.jsonl", log_text(experts=2), "experts 0 to 3, but only 2 experts"),
         ("a.jsonl", "\n".join(log_text(2000).splitlines()[:2001]), "all of its tokens chose the same experts"),
         ("a.jsonl", log_text().splitlines()[0], "no routed tokens"),
