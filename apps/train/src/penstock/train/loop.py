@@ -233,7 +233,7 @@ class Trainer:
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
                 raise self._diverged("gradient", norm)
-            stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
+            stepped = {"gradient_norm": norm, **self.engine.step((self.step + 0.5) / self.steps)}
         self.step += 1
         self.composition.shared.end_step(self.step / self.steps, self.engine.total)
         with watch("balance"):
