@@ -86,9 +86,9 @@ def test_a_changed_file_has_another_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("water", "not a JSON line"),
+        ("water", "not valid JSON"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"prompt": "a"}', "not an example: its fields are 'prompt', write 'text'"),
+        ('{"prompt": "a"}', "not an example of one form: its fields are 'prompt', write 'text'"),
         ('{"text": 5}', "'text' must be a string, not 5"),
         ('{"text": ""}', "'text' is empty"),
         ('{"prompt": "a", "completion": ""}', "'completion' is empty"),

@@ -105,12 +105,6 @@ def test_truncated_compressed_file_is_named(tmp_path: Path, suffix: str) -> None
     assert (problem.code, problem.where) == ("damaged-file", str(path))
 
 
-def test_frames_of_one_zstandard_file_are_joined(tmp_path: Path) -> None:
-    path = tmp_path / "a.zst"
-    path.write_bytes(compressed(b"one ", ".zst") + compressed(b"two", ".zst"))
-    assert texts(TextCorpus([path])) == ["one two"]
-
-
 def compressed(data: bytes, suffix: str) -> bytes:
     if suffix == ".gz":
         return gzip.compress(data)

@@ -97,13 +97,13 @@ def reference_lines(axes: Axes, values: Mapping[str, float], series: Series) -> 
         floors[side] += 0.075 * (high - low)
 
 
-def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
+def end_labels(axes: Axes, lines: Sequence[Series], colors: Sequence[str] = SERIES) -> None:
     """The last value of each line next to its end, kept apart, in the line's colour if there are several.
 
     No labels if there are too many lines to distinguish.
     """
     ends = []
-    for (x, y), color in zip(lines, SERIES if len(lines) > 1 else (INK,), strict=False):
+    for (x, y), color in zip(lines, colors if len(lines) > 1 else (INK,), strict=False):
         finite = np.isfinite(y)
         ends.append((float(y[finite][-1]), float(x[finite][-1]), color))
     if len(ends) > 4:
@@ -112,8 +112,7 @@ def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
     for value, x_end, color in sorted(ends):
         at = float(axes.transData.transform((x_end, value))[1])
         floor = max(at, floor)
-        text = axis_text(float(f"{value:.3g}"))
-        text = text if len(text) <= 6 else axis_text(float(f"{value:.2g}"))
+        text = number(value) if abs(value) < 1000 else axis_text(float(f"{value:.3g}"))
         axes.annotate(
             text,
             (x_end, value),
@@ -143,6 +142,41 @@ def smoothed(values: Column) -> Column:
     weight = present[stop] - present[start]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight > 0, (total[stop] - total[start]) / weight, math.nan)
+
+
+def ending(values: Column) -> tuple[float, int]:
+    """Where a smoothed line ends, and the rows that this is a mean of; labels and sentences both say this.
+
+    >>> ending(np.array([3.0, 2.0, 1.0]))
+    (1.0, 1)
+    """
+    curve = smoothed(values)
+    return float(curve[np.isfinite(curve)][-1]), len(values) // 40 + 1
+
+
+def coinciding(series: Mapping[str, Series], tolerance: float = 0.004) -> list[list[str]]:
+    """Names of lines that hide each other: they are nowhere further apart than a line is wide, which is about
+    `tolerance` of the frame.
+
+    >>> x = np.arange(3.0)
+    >>> coinciding({"a": (x, x), "b": (x, 1 - x), "c": (x, x)})
+    [['a', 'c']]
+    """
+    values = [y[np.isfinite(y)] for _, y in series.values()]
+    values = [each for each in values if each.size]
+    height = max((float(each.max()) for each in values), default=0.0) - min(
+        (float(each.min()) for each in values), default=0.0
+    )
+    groups: list[list[str]] = []
+    for name, (x, y) in series.items():
+        for group in groups:
+            other_x, other_y = series[group[0]]
+            if np.array_equal(x, other_x) and bool((np.abs(y - other_y) <= tolerance * height).all()):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
 
 
 def decimated(x: Column, y: Column) -> tuple[Column, Column]:

@@ -146,6 +146,23 @@ class LanguageModel(Generative, Protocol):
 
 
 @runtime_checkable
+class Publishable(Protocol):
+    """A language model that other software may know in another layout than its checkpoints have.
+
+    An exporter for that software writes `published_config()` and `published_state()` instead of `export_config()` and
+    `export_state(materialize=True)`. Both raise `ProblemError` where no published architecture computes the same.
+    """
+
+    def published_config(self) -> dict[str, Any]:
+        """The `config.json` of a published architecture that computes the same logits."""
+        ...
+
+    def published_state(self) -> dict[str, Tensor]:
+        """Its tensors, under its names."""
+        ...
+
+
+@runtime_checkable
 class PlainHead(Protocol):
     """A language model that can say when its head is one matrix: logits are `hidden_BSD @ head_weight_VD.T` and nothing
     else. `head_weight_VD` is None if the head also has a bias, a scale or a cap."""

@@ -68,6 +68,10 @@ _ABSENT = {
 }
 
 
+# What a config says whose class transformers has.
+GLM4_MOE: dict[str, Any] = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe"}
+
+
 def to_hub_config(
     config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: bool, prediction_layers: int
 ) -> dict[str, Any]:
