@@ -127,6 +127,33 @@ def end_labels(axes: Axes, lines: Sequence[Series], colors: Sequence[str] = SERI
         floor += 13
 
 
+def named_points(axes: Axes, named: Sequence[tuple[str, float, float]]) -> None:
+    """The name of each point next to it, towards the middle of the frame, and kept apart from names below it.
+
+    Call it last: it needs the frame's final limits.
+    """
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    floors = [-math.inf, -math.inf]
+    for name, x, y in sorted(named, key=lambda point: point[2]):
+        right = int(x > (low + high) / 2)
+        at = float(axes.transData.transform((x, y))[1])
+        height = max(at, floors[right])
+        axes.annotate(
+            name,
+            (x, y),
+            ((8, -8)[right], height - at),
+            textcoords="offset points",
+            ha=("left", "right")[right],
+            va="center",
+            color=INK,
+            fontsize=10.5,
+            annotation_clip=False,
+            zorder=6,
+        )
+        floors[right] = height + 13
+
+
 def smoothed(values: Column) -> Column:
     """A moving average over a twentieth of the rows, ignoring NaN; below forty rows, the values themselves.
 
