@@ -172,17 +172,14 @@ def test_cells_without_figures_are_in_the_table_with_the_reason():
 
 
 def test_a_failed_run_is_named_on_the_page(sweep_file):
-    sweep_file.write_text(
-        sweep_file.read_text().replace(
-            "k: 2}}\n  balance", "k: 2}, train.optimizer: {use: muon, lr: 1.0e+30}}\n  balance"
-        )
-    )
+    text, wild = sweep_file.read_text(), "k: 2}, train.optimizer: {use: muon, lr: 1.0e+30}}\n    softmax"
+    sweep_file.write_text(text.replace("k: 2}}\n    softmax", wild))
     with pytest.raises(ProblemError, match="became nan"):
         sweep(sweep_file)
     folder = sweep_file.parent / "runs" / "small"
     found = json.loads((folder / "sweep.json").read_text())
     failed, *left = found["missing"]
-    assert (failed["cell"], failed["seed"]) == ("softmax, loss-free", 0)
+    assert (failed["cell"], failed["seed"]) == ("sigmoid, loss-free", 0)
     assert failed["why"].startswith("failed: ")
     assert {run["why"] for run in left} == {"not run yet"}
     assert "failed: " in (folder / "sweep.html").read_text()

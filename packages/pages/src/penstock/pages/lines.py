@@ -206,6 +206,24 @@ def coinciding(series: Mapping[str, Series], tolerance: float = 0.004) -> list[l
     return [group for group in groups if len(group) > 1]
 
 
+def merged(series: Mapping[str, Series]) -> dict[str, Series]:
+    """The lines with those that coincide as one, which has all their names, or the first two and how many more.
+
+    >>> x = np.arange(3.0)
+    >>> list(merged({"a": (x, x), "b": (x, 1 - x), "c": (x, x)}))
+    ['a and c', 'b']
+    """
+    groups = {group[0]: group for group in coinciding(series)}
+    hidden = {name for group in groups.values() for name in group[1:]}
+    return {_together(groups.get(name, [name])): line for name, line in series.items() if name not in hidden}
+
+
+def _together(names: Sequence[str]) -> str:
+    if len(names) > 3:
+        return f"{names[0]}, {names[1]} and {len(names) - 2} alike"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def decimated(x: Column, y: Column) -> tuple[Column, Column]:
     """At most 2 * `POINTS` points with the same outline: the lowest and the highest of each bin, in order."""
     if len(y) <= 2 * POINTS:
