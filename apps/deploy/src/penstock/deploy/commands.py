@@ -34,7 +34,7 @@ def export(registry: Registry, run_path: Path, exporter: str, out: Path | None, 
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    files = choice.build().export(model, restored.dataset.folder / "tokenizer.json", folder)
+    files = choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
     result = {
         "folder": str(folder),
         "format": name,
