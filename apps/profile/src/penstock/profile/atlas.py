@@ -43,6 +43,8 @@ HEADINGS = (
 MOST_COUNTS = 16
 """Largest number of experts whose counts are printed; larger ones are in the JSON and on the page."""
 MOST_PREFERRED = 3
+WORD_BITS = "domain_word_bits"
+"""Key of a trace's header: `word_information` of each layer."""
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
@@ -78,8 +80,11 @@ def _require_header(trace: RoutingTrace) -> None:
     steps = len(trace.counts_SLE)
     domains = trace.header.get("domains", [""] * steps)
     dropped = trace.header.get("dropped_warm_up", 0)
+    layers = trace.counts_SLE.shape[1]
+    words = trace.header.get(WORD_BITS, [0.0] * layers)
     problems = {
         f"'domains' must be a list of {steps} names, one per step": not _is_list(domains, str, steps),
+        f"'{WORD_BITS}' must be a list of {layers} numbers, one per layer": not _is_list(words, float, layers),
         "'dropped_warm_up' must be an integer >= 0, a number of rows": type(dropped) is not int or dropped < 0,
     }
     found = [what for what, wrong in problems.items() if wrong]
@@ -134,7 +139,8 @@ def _specialisation(tables: Tables, row: int) -> LayerSpecialisation | None:
         )
         for index, name in enumerate(tables.domains)
     }
-    return LayerSpecialisation(**figures.specialisation(count_ME), domains=domains)
+    words = tables.trace.header.get(WORD_BITS)
+    return LayerSpecialisation(**figures.specialisation(count_ME, words[row] if words else None), domains=domains)
 
 
 def _coactivation(tables: Tables, row: int) -> list[ExpertPair] | None:
@@ -289,4 +295,19 @@ def verdicts(model: Profile) -> list[str]:
     for layer in model.layers:
         if layer.specialisation is not None:
             layers_by_verdict.setdefault(layer.specialisation.verdict, []).append(str(layer.layer))
-    return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]
+    return [
+        *(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()),
+        *_word_lines(model),
+        *told,
+    ]
+
+
+def _word_lines(model: Profile) -> list[str]:
+    """What each layer's bits were held against, if the tokens were known."""
+    known = [
+        f"{found.information_bits:.3f} against {found.information_bits_words:.3f} in layer {layer.layer}"
+        for layer in model.layers
+        if (found := layer.specialisation) is not None and found.information_bits_words is not None
+    ]
+    what = "bits of domain, against the 95 % bound of routers that give each token id experts at random: "
+    return [what + ", ".join(known)] if known else []
