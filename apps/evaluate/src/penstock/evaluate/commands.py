@@ -63,7 +63,13 @@ def evaluate(
 def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
     """Evaluates the newest checkpoint on `tasks`, or on the config's if none are given, and keeps the result in the run
     directory. `options` are those of `task_context`."""
-    from penstock.evaluate.evaluation import evaluate_restored, prepare_tasks, task_context, with_earlier_tasks
+    from penstock.evaluate.evaluation import (
+        evaluate_restored,
+        prepare_tasks,
+        task_context,
+        versions_of,
+        with_earlier_tasks,
+    )
     from penstock.train.compose import open_dataset
     from penstock.train.progress import StageProgress
     from penstock.train.restore import restore
@@ -71,10 +77,11 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
         context = task_context(config, open_dataset(run.runs, config, verify=False), **options)
-        prepared = prepare_tasks(tasks or config.evaluate.tasks, context)
+        chosen = tasks or config.evaluate.tasks
+        prepared = prepare_tasks(chosen, context)
         restored = restore(run.path, registry)
         with StageProgress() as progress:
-            result = evaluate_restored(restored, prepared, progress=progress)
+            result = evaluate_restored(restored, prepared, versions=versions_of(chosen), progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_record(run.path / "evaluation.json", result)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
     Baselines,
     Evaluation,
+    HeldoutText,
     Performance,
     Sample,
     TaskFigures,
@@ -40,10 +42,14 @@ BASELINE_TOKENS = 10_000_000
 
 
 def evaluate_restored(
-    restored: Restored, tasks: Mapping[str, PreparedTask], *, progress: Callable[[str, int, int], None] | None = None
+    restored: Restored,
+    tasks: Mapping[str, PreparedTask],
+    *,
+    versions: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. `progress`
-    receives the name of each task, and the number of rows done and in total."""
+    receives the name of each task, and the number of rows done and in total; `versions` are those of the tasks."""
     begun = time.perf_counter()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
     answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
@@ -53,16 +59,33 @@ def evaluate_restored(
             result = task.run(restored.model)
         else:
             result = task.run(restored.model, answers, progress=partial(progress, name) if progress else None)
-        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals))
+        version = (versions or {}).get(name)
+        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
+    heldout = _tokens(restored.dataset, "heldout")
     return Evaluation(
         checkpoint=restored.checkpoint.path.name,
         tasks=found,
         heldout_bits_per_byte=_figure_of(found),
-        baselines=baselines(restored, _tokens(restored.dataset, "heldout")),
+        baselines=baselines(restored, heldout),
         samples=samples(restored),
         performance=speed,
         seconds=round(time.perf_counter() - begun, 3),
+        heldout_text=heldout_text(restored.dataset),
     )
+
+
+def versions_of(choices: Sequence[Choice]) -> dict[str, str]:
+    """The distribution, its version and the contract of each task."""
+    entries = [choice.entry for choice in choices]
+    return {entry.component.name: f"{entry.origin}, contract {entry.component.contract}" for entry in entries}
+
+
+def heldout_text(dataset: TokenDataset) -> HeldoutText:
+    """Which text the run held out, whatever tokenizer splits it."""
+    tokenizer = dataset.tokenizer()
+    documents = [tokenizer.decode(part) for part in _documents(_tokens(dataset, "heldout"), tokenizer.end_of_text)]
+    text = "".join(documents).encode()
+    return HeldoutText(hashlib.sha256(text).hexdigest(), len(text), sum(map(bool, documents)))
 
 
 def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, PreparedTask]:
@@ -134,7 +157,7 @@ def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
 
 
 def tokens_seen(restored: Restored) -> np.ndarray:
-    """The tokens that the model was trained on: the windows of its steps, or the whole split after one epoch."""
+    """The tokens that the model was trained on: the windows of its first steps, or the whole split after an epoch."""
     split, train = restored.dataset.split("train"), restored.config.train
     order = TokenOrder(
         split,
@@ -142,10 +165,10 @@ def tokens_seen(restored: Restored) -> np.ndarray:
         batch_size=train.batch_size,
         seed=restored.config.seed,
     )
-    steps = min(restored.checkpoint.step, BASELINE_TOKENS // order.tokens_per_step)
+    steps = min(restored.checkpoint.step, max(1, BASELINE_TOKENS // order.tokens_per_step))
     if steps >= order.steps_per_epoch:
         return split.slice(0, min(len(split), BASELINE_TOKENS))
-    return np.concatenate([order.batch(step).flatten() for step in range(steps)])
+    return np.concatenate([order.batch(step).flatten() for step in range(steps)])[:BASELINE_TOKENS]
 
 
 def samples(restored: Restored) -> list[Sample]:

@@ -50,4 +50,5 @@ def profile_figures(tables: Tables) -> Profile:
         tokens=trace.header["tokens"],
         max_violation_global=max_violation(trace.counts_LE).mean().item(),
         max_violation_batch=max_violation(trace.counts_SLE).mean().item(),
+        data=trace.header.get("data"),
     )

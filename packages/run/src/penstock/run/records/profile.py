@@ -75,7 +75,8 @@ class Profile(Record):
     """Figures of one trace. `k` is one number, or one per layer if they differ.
 
     The fields after `pairs` are known if a model read text: `max_violation_global` is the mean over layers of MaxVio of
-    all tokens together, `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1).
+    all tokens together, `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1); `data` is
+    the fingerprint of what was read.
     """
 
     model: str = ""
@@ -89,6 +90,7 @@ class Profile(Record):
     tokens: int | None = field(default=None, metadata=ABSENT)
     max_violation_global: float | None = field(default=None, metadata=ABSENT)
     max_violation_batch: float | None = field(default=None, metadata=ABSENT)
+    data: str | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
