@@ -163,7 +163,8 @@ class Trainer:
             )
             what = f"the data differs from what the run was trained on ({', '.join(names)})"
             fix = "restore that data, or start a new run"
-            raise failed("other-data", what, str(self.dataset.folder), fix)
+            prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
+            raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
             with self.engine.full_state():
                 checkpoint.load(self.composition)
