@@ -31,7 +31,7 @@ def sizes(**changes):
         ({"head_dim": 31}, "positive even number"),
         ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is greater than num_hidden_layers \(3\)"),
         ({"hidden_size": 0}, "greater than 0"),
-        ({"n_routed_experts": 0}, "layers 1 to 2 have experts, which need n_routed_experts and moe_intermediate_size"),
+        ({"n_routed_experts": 0}, "layers 1 to 2 have experts, which need it"),
         ({"moe_intermediate_size": 0}, "a model without experts has first_k_dense_replace = num_hidden_layers = 3"),
     ],
 )

@@ -7,16 +7,14 @@ train in two minutes. A checkpoint brings its own sizes: see `GlmMoeConfig.pretr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.architecture import ArchitectureSettings, router_misfits
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.schema import PROBLEM
 from penstock.moe_core.glm import hub_config, layouts
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
@@ -214,59 +212,42 @@ class GlmMoeConfig(ArchitectureSettings):
             raise ValueError(str(error)) from error
         return path.expanduser()
 
-    @model_validator(mode="after")
-    def _sizes_are_those_of_the_pretrained_model(self) -> GlmMoeConfig:
-        if self.pretrained is None:
-            return self
-        wrong = [
-            InitErrorDetails(
-                type=PydanticCustomError(PROBLEM, "{problem}", {"problem": _other_size(value, given)}),
-                loc=(name,),
-                input=value,
-            )
-            for name, given in pretrained_settings(self.pretrained).items()
-            if name not in CHANGEABLE and (value := getattr(self, name)) != given
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data(type(self).__name__, wrong)
-        return self
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> GlmMoeConfig:
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        if self.pretrained is not None:
+            for name, given in pretrained_settings(self.pretrained).items():
+                if name not in CHANGEABLE and (value := getattr(self, name)) != given:
+                    yield (name,), _other_size(value, given)
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
-                f"num_key_value_heads ({self.num_key_value_heads})"
-            )
+            heads = f"num_attention_heads ({self.num_attention_heads}) is not a multiple of"
+            yield ("num_attention_heads",), f"{heads} num_key_value_heads ({self.num_key_value_heads})"
         if self.rotary_dim % 2 or not self.rotary_dim:
-            raise ValueError(
-                f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor}) must be "
-                "a positive even number"
-            )
+            rotated = f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor})"
+            yield ("head_dim",), f"{rotated} must be a positive even number"
         if self.first_k_dense_replace > self.num_hidden_layers:
-            raise ValueError(
-                f"first_k_dense_replace ({self.first_k_dense_replace}) is greater than num_hidden_layers "
-                f"({self.num_hidden_layers})"
-            )
-        if self.expert_layers and not (self.n_routed_experts and self.moe_intermediate_size):
-            raise ValueError(
-                f"layers {self.first_k_dense_replace} to {self.num_hidden_layers - 1} have experts, which need "
-                "n_routed_experts and moe_intermediate_size; a model without experts has first_k_dense_replace = "
-                f"num_hidden_layers = {self.num_hidden_layers}"
-            )
-        routers = [self.router, *(override.router for override in self.overrides)]
-        for choice in routers if self.expert_layers else []:
-            k = getattr(getattr(choice, "settings", None), "k", 1)
-            groups = getattr(getattr(choice, "settings", None), "groups", 1)
-            if self.n_routed_experts % groups:
-                raise ValueError(
-                    f"the router's groups = {groups} do not divide n_routed_experts = {self.n_routed_experts}"
-                )
-            if k > self.n_routed_experts:
-                raise ValueError(
-                    f"the router chooses k = {k} experts per token, but n_routed_experts = {self.n_routed_experts}"
-                )
-        return self
+            dense = f"first_k_dense_replace ({self.first_k_dense_replace}) is greater than"
+            yield ("first_k_dense_replace",), f"{dense} num_hidden_layers ({self.num_hidden_layers})"
+        if self.expert_layers:
+            yield from self._experts_missing()
+        if self.expert_layers and self.n_routed_experts:
+            yield from router_misfits(self, self.n_routed_experts)
+
+    def _experts_missing(self) -> Iterator[tuple[tuple[str], str]]:
+        layers = f"layers {self.first_k_dense_replace} to {self.num_hidden_layers - 1} have experts, which need it"
+        dense = f"a model without experts has first_k_dense_replace = num_hidden_layers = {self.num_hidden_layers}"
+        for name in ("n_routed_experts", "moe_intermediate_size"):
+            if not getattr(self, name):
+                yield (name,), f"{layers}; {dense}"
+
+    def misfits_in(self, dtype: str, device: str) -> Iterator[tuple[str, str]]:
+        if self.experts_backend != "grouped" or not self.expert_layers:
+            return
+        unit = 16 // {"fp32": 4, "bf16": 2}[dtype]
+        for name in ("hidden_size", "moe_intermediate_size"):
+            if getattr(self, name) % unit:
+                what = f"is {getattr(self, name)}, but experts_backend = grouped needs a multiple of {unit} in {dtype}"
+                yield name, what
+        if device.startswith("cuda") and dtype != "bf16":
+            yield "experts_backend", "grouped products need train.dtype = bf16 on a GPU"
 
 
 def _other_size(value: Any, given: Any) -> Problem:
