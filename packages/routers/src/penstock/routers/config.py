@@ -42,8 +42,8 @@ class TopKConfig(Schema):
 
     capacity: float | None = Field(default=None, gt=0)
     """Tokens that an expert takes per batch, as a multiple of the even share. Later tokens are dropped, so a token's
-    routing depends on earlier tokens. null drops none, as in most models since DeepSeek-V3; the Switch Transformer used
-    1.25."""
+    routing depends on earlier tokens, and evaluation reads one text at a time. null drops none, as in most models since
+    DeepSeek-V3; the Switch Transformer used 1.25."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
