@@ -27,6 +27,9 @@ SharingChoice: TypeAlias = Annotated[Choice, OfKind("sharing")]
 QuantizerChoice: TypeAlias = Annotated[Choice, OfKind("quantizer")]
 
 
+# Tensor libraries fail with an overflow, not with a name, where sizes exceed 64 bits.
+LARGEST_SIZE = 2**31 - 1
+
 SITES = "weight-sites"  # the capability of an architecture whose models are `Sited`
 
 # What a quantizer of contract 2 declares for each role that it serves: `capabilities`, so that a config is checked
@@ -119,7 +122,7 @@ class ArchitectureSettings(Schema):
     `matrix`, `expert` (both: `weights`), `embedding` and `head`. Null trains plain weights."""
     overrides: list[LayerOverride] = []
     """Other components for some layers; a layer may be claimed once."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null takes the tokenizer's."""
     eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
     """The token or tokens that end a text; null takes the tokenizer's."""
