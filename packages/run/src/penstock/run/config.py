@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from penstock.hooks.architecture import SITES, StorageSettings, architecture_settings, layer_routers, unanswered_asks
+from penstock.hooks.architecture import (
+    SITES,
+    StorageSettings,
+    architecture_settings,
+    layer_routers,
+    routers_without_gradient,
+    unanswered_asks,
+)
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -169,6 +176,7 @@ def load_run_config(
     """
     config, document = read_run_config(path, overrides, registry, owns=owns)
     check_positions(config, document)
+    check_routers_learn(config, document)
     return config, document
 
 
@@ -259,6 +267,13 @@ def check_positions(config: RunConfig, document: ConfigDocument) -> None:
         what = f"sequences have {length} tokens, but the model reads at most {positions} positions"
         where = document.where(("data", "sequence_length"))
         raise ProblemError(Problem("bad-value", what, where, "shorten the sequences, or give the model more positions"))
+
+
+def check_routers_learn(config: RunConfig, document: ConfigDocument) -> None:
+    """Raises `ProblemError` for each router that would learn nothing from the text. A run of an earlier version is read
+    all the same: what it has learnt can be measured."""
+    if problems := routers_without_gradient(config.model):
+        raise ProblemError([replace(problem, where=document.where(_location(problem.where))) for problem in problems])
 
 
 def check_layers(config: RunConfig, document: ConfigDocument) -> None:
