@@ -228,8 +228,9 @@ class MaskedModel(HfModel):
     predicts, offers = "hidden tokens from both sides", "call masked_loss(inputs, target_BS, mask_BS)"
 
     def masked_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
-        """Loss of `target_BS` at the positions where `mask_BS` is True, and `inputs` hides them."""
-        return self._token_loss(self(inputs), target_BS, mask_BS)
+        """Loss of `target_BS` at the real positions where `mask_BS` is True, and `inputs` hides them."""
+        inputs = Inputs.of(inputs)
+        return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
 
 
 class SequenceToSequenceModel(HfModel):

@@ -23,7 +23,7 @@ from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
 from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from penstock.hooks.registry import Choice, names_of
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
@@ -80,13 +80,6 @@ def evaluate_restored(
         seconds=round(time.perf_counter() - begun, 3),
         heldout_text=None if heldout is None else heldout_text(restored.tokenizer, heldout),
     )
-
-
-def names_of(choices: Sequence[Choice]) -> list[str]:
-    """The names of tasks in results: that of the component, and `text-2` for the second `text`."""
-    names = [choice.entry.component.name for choice in choices]
-    before = [names[:position].count(name) for position, name in enumerate(names)]
-    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)]
 
 
 def rows_together(architecture: Choice) -> int:

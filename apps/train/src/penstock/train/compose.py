@@ -23,7 +23,7 @@ from penstock.hooks.contracts import (
     StoragePlan,
 )
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from penstock.hooks.registry import Choice, names_of
 from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
@@ -98,7 +98,8 @@ def compose_model(
     storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
     shared = apply_sharing(model, [choice.build() for choice in settings.sharing], config.seed)
     check_formats(storage, shared.plan, roles)
-    losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
+    penalties = [choice for choice in settings.balance if choice.entry.component.kind == "balance-loss"]
+    losses = {name: choice.build() for name, choice in zip(names_of(penalties), penalties, strict=True)}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)

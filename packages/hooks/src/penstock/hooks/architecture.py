@@ -234,6 +234,32 @@ def unanswered_asks(choice: Choice, path: str = "model") -> list[Problem]:
     ]
 
 
+def routers_without_gradient(choice: Choice) -> list[Problem]:
+    """A problem for each trained router whose weights are constant: one expert per token, of normalised weight. The
+    text then has no gradient for the router, which learns to balance the load and nothing else."""
+    settings = architecture_settings(choice)
+    routers = {f"model.overrides.{at}.router": override.router for at, override in enumerate(settings.overrides)}
+    if settings.router is not None:
+        routers["model.router"] = settings.router
+    used = list(layer_routers(settings, settings.expert_layers).values())
+    return [
+        Problem(
+            "untrained-router",
+            f"with k = 1 and normalize, every weight of '{router.entry.component.name}' is the same, so it learns "
+            "nothing from the text",
+            where,
+            "write `normalize: false`, or k of 2 or more; `use: frozen` is a router that is not trained",
+        )
+        for where, router in routers.items()
+        if any(router is each for each in used) and _weights_are_constant(router)
+    ]
+
+
+def _weights_are_constant(router: Choice) -> bool:
+    k, normalize = (getattr(router.settings, name, None) for name in ("k", "normalize"))
+    return "trainable" in router.entry.component.capabilities and k == 1 and normalize is True
+
+
 def layer_routers(settings: ArchitectureSettings, layers: Iterable[int]) -> dict[int, Choice]:
     """The router of each mixture-of-experts layer; raises `ProblemError` with every conflict and every pattern that
     matches nothing."""
