@@ -47,14 +47,14 @@ def test_profile_of_a_trace_imports_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_olmoe_is_specialised_and_mixtral_is_not(tmp_path):
+def test_olmoe_depends_on_the_domain_and_mixtral_does_not(tmp_path):
     page = tmp_path / "atlas.html"
     result = run(["profile", str(public("olmoe_mixtral_expert_counts.json")), "--report", str(page)])
     told = {
         model["model"]: {layer["specialisation"]["verdict"].split(", ")[1] for layer in model["layers"]}
         for model in result["models"]
     }
-    assert told["olmoe"] == {"specialised"}
+    assert told["olmoe"] == {"depends on the domain (perhaps only by its words)"}
     assert told["mistral"] == {"no specialisation"}
     assert page.read_text().count("<img") == 4 + 4 * 3
 
@@ -117,8 +117,8 @@ def test_a_file_that_is_no_trace_is_said_and_no_page_is_written(tmp_path, name):
         ([[[1, 1], [1, 1]]], {"k": 1, "layers": [1]}, "'layers' must be a list of 2 integers, one per layer"),
         ([[[1, 1]]], {"k": 1, "layers": 3}, "'layers' must be a list of 1 integers"),
         ([[[1, 1]]], {"k": 1, "layers": ["3"]}, "'layers' must be a list of 1 integers"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' must be an integer >= 0"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' must be an integer >= 0"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' is .* must be an integer of at least 0"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' is .* must be an integer of at least 0"),
     ],
 )
 def test_a_header_that_does_not_fit_is_said(tmp_path, counts, header, message):

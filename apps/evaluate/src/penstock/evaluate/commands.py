@@ -76,6 +76,7 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
         heldout_tokens,
         prepare_tasks,
         task_context,
+        versions_of,
         with_earlier_tasks,
     )
     from penstock.train.progress import StageProgress
@@ -87,13 +88,14 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
         tokenizer = data.tokenizer() if data else BpeTokenizer.load(checkpoint_of(run).path)
         heldout = heldout_tokens(data) if data else None
         context = task_context(config, tokenizer, heldout, **options)
+        chosen = tasks or config.evaluate.tasks
         with _said_of_missing_data(missing):
-            prepared = prepare_tasks(tasks or config.evaluate.tasks, context)
+            prepared = prepare_tasks(chosen, context)
         if missing is not None:
             messages.note(f"without baselines: {missing}")
         restored = restore(run.path, registry)
         with StageProgress() as progress:
-            result = evaluate_restored(restored, prepared, heldout, progress=progress)
+            result = evaluate_restored(restored, prepared, heldout, versions=versions_of(chosen), progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_record(run.path / "evaluation.json", result)
     return result

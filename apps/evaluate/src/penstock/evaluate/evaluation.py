@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
-from penstock.eval_suite.runner import Prepared, prepare
+from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
+from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
@@ -27,6 +29,7 @@ from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
     Baselines,
     Evaluation,
+    HeldoutText,
     Performance,
     Sample,
     TaskFigures,
@@ -44,11 +47,12 @@ def evaluate_restored(
     tasks: Mapping[str, PreparedTask],
     heldout: np.ndarray | None,
     *,
+    versions: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. Without
     `heldout`, the run's held-out tokens, there are no baselines. `progress` receives the name of each task, and the
-    number of rows done and in total."""
+    number of rows done and in total; `versions` are those of the tasks."""
     begun = time.perf_counter()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
     answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
@@ -57,8 +61,14 @@ def evaluate_restored(
         if isinstance(task, EarlierTask):
             result = task.run(restored.model)
         else:
-            result = task.run(restored.model, answers, progress=partial(progress, name) if progress else None)
-        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals))
+            result = task.run(
+                restored.model,
+                answers,
+                batch_size=rows_together(restored.config.model),
+                progress=partial(progress, name) if progress else None,
+            )
+        version = (versions or {}).get(name)
+        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
     return Evaluation(
         checkpoint=restored.checkpoint.path.name,
         tasks=found,
@@ -68,7 +78,38 @@ def evaluate_restored(
         samples=samples(restored),
         performance=speed,
         seconds=round(time.perf_counter() - begun, 3),
+        heldout_text=None if heldout is None else heldout_text(restored.tokenizer, heldout),
     )
+
+
+def names_of(choices: Sequence[Choice]) -> list[str]:
+    """The names of tasks in results: that of the component, and `text-2` for the second `text`."""
+    names = [choice.entry.component.name for choice in choices]
+    before = [names[:position].count(name) for position, name in enumerate(names)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)]
+
+
+def rows_together(architecture: Choice) -> int:
+    """How many texts the model may read at once: one, if a router does not promise to choose alike in any batch."""
+    settings = architecture_settings(architecture)
+    routers = [settings.router, *(override.router for override in settings.overrides)]
+    alike = all("batch-invariant" in router.entry.component.capabilities for router in routers if router is not None)
+    base = getattr(settings, "base", None)
+    return BATCH_SIZE if alike and (base is None or rows_together(base) == BATCH_SIZE) else 1
+
+
+def versions_of(choices: Sequence[Choice]) -> dict[str, str]:
+    """The distribution, its version and the contract of each task."""
+    entries = [choice.entry for choice in choices]
+    versions = [f"{entry.origin}, contract {entry.component.contract}" for entry in entries]
+    return dict(zip(names_of(choices), versions, strict=True))
+
+
+def heldout_text(tokenizer: Tokenizer, heldout: np.ndarray) -> HeldoutText:
+    """Which text the held-out tokens are, whatever tokenizer splits it."""
+    documents = [tokenizer.decode(part) for part in _documents(heldout, tokenizer.end_of_text)]
+    text = "".join(documents).encode()
+    return HeldoutText(hashlib.sha256(text).hexdigest(), len(text), sum(map(bool, documents)))
 
 
 def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, PreparedTask]:
@@ -76,10 +117,8 @@ def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, 
     wrong with them, before a model is loaded."""
     prepared: dict[str, PreparedTask] = {}
     problems: list[Problem] = []
-    for position, choice in enumerate(choices):
+    for name, choice in zip(names_of(choices), choices, strict=True):
         component = choice.entry.component
-        same = sum(other.entry.component.name == component.name for other in choices[:position])
-        name = f"{component.name}-{same + 1}" if same else component.name
         try:
             if component.contract == 1:
                 _refuse_options(component.name, context)
@@ -148,7 +187,7 @@ def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
 
 
 def tokens_seen(restored: Restored) -> np.ndarray:
-    """The tokens that the model was trained on: the windows of its steps, or the whole split after one epoch."""
+    """The tokens that the model was trained on: the windows of its first steps, or the whole split after an epoch."""
     split, train = restored.dataset.split("train"), restored.config.train
     order = TokenOrder(
         split,
@@ -156,10 +195,10 @@ def tokens_seen(restored: Restored) -> np.ndarray:
         batch_size=train.batch_size,
         seed=restored.config.seed,
     )
-    steps = min(restored.checkpoint.step, BASELINE_TOKENS // order.tokens_per_step)
+    steps = min(restored.checkpoint.step, max(1, BASELINE_TOKENS // order.tokens_per_step))
     if steps >= order.steps_per_epoch:
         return split.slice(0, min(len(split), BASELINE_TOKENS))
-    return np.concatenate([order.batch(step).flatten() for step in range(steps)])
+    return np.concatenate([order.batch(step).flatten() for step in range(steps)])[:BASELINE_TOKENS]
 
 
 def samples(restored: Restored) -> list[Sample]:

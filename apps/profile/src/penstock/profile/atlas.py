@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -43,6 +42,8 @@ HEADINGS = (
 MOST_COUNTS = 16
 """Largest number of experts whose counts are printed; larger ones are in the JSON and on the page."""
 MOST_PREFERRED = 3
+WORD_BITS = "domain_word_bits"
+"""Key of a trace's header: `word_information` of each layer."""
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
@@ -65,33 +66,21 @@ class Tables:
 
 def tables_of(trace: RoutingTrace) -> Tables:
     """Raises `ProblemError` if the trace is empty or its header does not fit it."""
+    _require_word_bits(trace)
     if not trace.counts_SLE.any():
         name, fix = str(trace.header.get("model", "trace")), "record at least one step"
         raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
-    _require_header(trace)
     layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
     domains = list(dict.fromkeys(trace.header.get("domains", [])))
     return Tables(trace, layers, domains, _domain_counts(trace, domains), _meetings(trace), _pair_counts(trace))
 
 
-def _require_header(trace: RoutingTrace) -> None:
-    steps = len(trace.counts_SLE)
-    domains = trace.header.get("domains", [""] * steps)
-    dropped = trace.header.get("dropped_warm_up", 0)
-    problems = {
-        f"'domains' must be a list of {steps} names, one per step": not _is_list(domains, str, steps),
-        "'dropped_warm_up' must be an integer >= 0, a number of rows": type(dropped) is not int or dropped < 0,
-    }
-    found = [what for what, wrong in problems.items() if wrong]
-    if found:
-        raise ProblemError(
-            [Problem("bad-trace", f"the header's {what}", "trace", "correct the header") for what in found]
-        )
-
-
-def _is_list(value: Any, kind: type, length: int) -> bool:
-    """Checks exact types, because in Python JSON's true is an int."""
-    return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
+def _require_word_bits(trace: RoutingTrace) -> None:
+    rows = trace.counts_SLE.shape[1]
+    bits = trace.header.get(WORD_BITS, [0.0] * rows)
+    if not isinstance(bits, list) or len(bits) != rows or any(type(each) is not float for each in bits):
+        what = f"the header's '{WORD_BITS}' must be a list of {rows} numbers, one per layer"
+        raise ProblemError(Problem("bad-trace", what, "trace", "correct the header"))
 
 
 def load_figures(tables: Tables) -> list[LayerProfile]:
@@ -134,7 +123,8 @@ def _specialisation(tables: Tables, row: int) -> LayerSpecialisation | None:
         )
         for index, name in enumerate(tables.domains)
     }
-    return LayerSpecialisation(**figures.specialisation(count_ME), domains=domains)
+    words = tables.trace.header.get(WORD_BITS)
+    return LayerSpecialisation(**figures.specialisation(count_ME, words[row] if words else None), domains=domains)
 
 
 def _coactivation(tables: Tables, row: int) -> list[ExpertPair] | None:
@@ -289,4 +279,19 @@ def verdicts(model: Profile) -> list[str]:
     for layer in model.layers:
         if layer.specialisation is not None:
             layers_by_verdict.setdefault(layer.specialisation.verdict, []).append(str(layer.layer))
-    return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]
+    return [
+        *(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()),
+        *_word_lines(model),
+        *told,
+    ]
+
+
+def _word_lines(model: Profile) -> list[str]:
+    """What each layer's bits were held against, if the tokens were known."""
+    known = [
+        f"{found.information_bits:.3f} against {found.information_bits_words:.3f} in layer {layer.layer}"
+        for layer in model.layers
+        if (found := layer.specialisation) is not None and found.information_bits_words is not None
+    ]
+    what = "bits of domain, against the 95 % bound of routers that give each token id experts at random: "
+    return [what + ", ".join(known)] if known else []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -135,6 +135,24 @@ class ArchitectureSettings(Schema):
     def max_positions(self) -> int | None:
         """The longest sequence that the model can read or is promised to; None: no limit is known."""
         return None
+
+    def export_obstacles(self) -> list[Problem]:
+        """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
+        stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
+        return []
+
+
+# Names of the longest sequence in a config.json; the type of model decides which one it has.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def promised_positions(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a config.json promises, or None if it promises none.
+
+    >>> promised_positions({"n_positions": 1024})
+    1024
+    """
+    return next((config[name] for name in POSITIONS if isinstance(config.get(name), int)), None)
 
 
 # The fields that the application builds; the others are arguments of the target.
