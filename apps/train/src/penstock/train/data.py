@@ -96,7 +96,7 @@ def find_data(run: RunDirectory, *more: Path) -> Path | None:
     record = read_record(DataRecord, run.path / RECORD)
     if record is None:
         return _found_by_name(run, *more)
-    folders = (manifest.parent for place in _places(run, *more) for manifest in sorted(place.glob(f"*/{MANIFEST}")))
+    folders = (manifest.parent for place in _places(run, *more) for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")))
     return next((folder for folder in (*folders, Path(record.folder)) if _hashes(folder) == record.files), None)
 
 
