@@ -53,13 +53,13 @@ def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
             ["changed.yaml:11:3: model.vocab_size", "399 embeddings, but data.tokenizer.vocab_size is 400"],
         ),
         ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
-        ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
+        ("k: 2}", "k: 9}", ["changed.yaml", "model.router.k", "k = 9", "a layer has 8"]),
         (
             "num_key_value_heads: 1",
             "num_key_value_heads: 3",
             ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"],
         ),
-        ("k: 2}", "k: 2, groups: 3}", ["changed.yaml", "groups = 3 do not divide n_routed_experts = 8"]),
+        ("k: 2}", "k: 2, groups: 3}", ["changed.yaml", "model.router.groups: groups = 3 do not divide the 8 experts"]),
         (
             "tokens: 1536",
             "tokens: 1536\n  observers: [{use: load-trace, every: 0}]",
@@ -195,3 +195,20 @@ def test_a_profile_of_less_than_a_sequence_is_refused(capsys, trained):
     code, message = fails(capsys, "profile", trained, "--max-tokens", "10")
     assert code == ExitCode.FAILED
     assert "10 tokens do not fill one window of 32" in message
+
+
+def test_a_dry_run_names_everything_that_would_stop_the_run(capsys, config_file, tmp_path):
+    objective = "train.objective={use: masked-next-token, paths: [a.jsonl], heldout: [b.jsonl]}"
+    corpus = "data.corpus={use: text, paths: [no-such-folder]}"
+    code, message = fails(capsys, "train", config_file, objective, corpus, "--dry-run", "--runs", tmp_path / "runs")
+    assert code == ExitCode.USAGE
+    assert "a.jsonl" in message
+    assert "no-such-folder" in message
+
+
+def test_a_start_that_fails_says_so_in_its_status(capsys, config_file, tmp_path):
+    _, message = fails(capsys, "train", config_file, "data.heldout_share=0.0000001", "--runs", tmp_path / "runs")
+    [status] = (tmp_path / "runs").glob("*/2*/status.json")
+    written = json.loads(status.read_text())
+    assert written["state"] == "failed"
+    assert written["message"] in message

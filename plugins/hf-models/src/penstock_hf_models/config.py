@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings, promised_positions
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, promised_positions
 
 Task = Literal["causal", "masked", "seq2seq"]
 
@@ -33,7 +33,7 @@ class HfConfig(ArchitectureSettings):
     """A folder, or a name on the hub, to take config and weights from."""
     revision: str | None = None
     """Branch, tag or commit of a name on the hub."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null uses those of the file or pretrained model, or else the tokenizer's."""
 
     @classmethod

@@ -17,15 +17,14 @@ from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
-from penstock.run.plugin_lock import require_importable
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
+from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
     compose_model,
     compose_optimizer,
     parameter_summary,
-    planned_vocabulary,
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
@@ -76,20 +75,31 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    require_importable(config.data, config.model, config.train)
-    _require_buildable(config)
+    require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
         assert run is not None  # rank 0's
-        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext():
+        recorded = _failed_start_recorded(run) if first else nullcontext()
+        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext(), recorded:
             resumption = found and check_resume(
                 found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
             )
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+@contextmanager
+def _failed_start_recorded(run: RunDirectory) -> Iterator[None]:
+    """A run that fails before its first step says so in its status, instead of being "created" for ever."""
+    try:
+        yield
+    except Exception as error:
+        if run.status().state == "created":
+            run.write_status(Status(state="failed", message=str(error)))
+        raise
 
 
 @contextmanager
@@ -204,10 +214,3 @@ def _trained(trainer: Trainer) -> Trained:
         parameters=parameter_summary(trainer.composition),
         learnt=learnt or None,
     )
-
-
-def _require_buildable(config: RunConfig) -> None:
-    """Builds the model on the meta device, and the objective without data, so that errors that only the built objects
-    can find are raised before any work."""
-    compose_model(config, planned_vocabulary(config), "meta")
-    config.train.objective.build()

@@ -16,7 +16,7 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -68,6 +68,11 @@ class Schema(BaseModel):
         to `folder`, which is empty. A component without required fields can keep this default."""
         return {}
 
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        """Values that are valid each and do not fit together: for each, the path of the field to change, such as
+        ("router", "k"), and what is wrong. All of them are reported at once."""
+        yield from ()
+
     @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
         """Where the value of an unwritten field `name` comes from (a preset), or None for its default."""
@@ -87,6 +92,18 @@ class Schema(BaseModel):
         # any preset replaces an unknown one, so that the fields it would have set are not reported as missing
         values = presets[name] if name in presets else next(iter(presets.values()), dict[str, Any]())
         return {**values, **fields}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wrong = [
+            InitErrorDetails(
+                type=_carrier(what if isinstance(what, Problem) else Problem("bad-value", what)), loc=at, input=self
+            )
+            for at, what in self.misfits()
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
 
     @field_validator("preset", mode="after", check_fields=False)
     @classmethod

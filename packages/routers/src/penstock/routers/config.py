@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from penstock.hooks.architecture import RouterSettings
 from penstock.hooks.config import Schema
 from penstock.routers.balancers import rate_steps
 
 
-class TopKConfig(Schema):
+class TopKConfig(RouterSettings):
     """How many experts a token visits, and how their outputs are weighted."""
 
     score_function: ClassVar[str | None] = None
@@ -45,11 +47,19 @@ class TopKConfig(Schema):
     routing depends on earlier tokens, and evaluation reads one text at a time. null drops none, as in most models since
     DeepSeek-V3; the Switch Transformer used 1.25."""
 
-    @model_validator(mode="after")
-    def _groups_fit(self) -> Self:
+    def misfits(self) -> Iterator[tuple[tuple[str], str]]:
         if self.groups_kept > self.groups:
-            raise ValueError(f"groups_kept={self.groups_kept} of groups={self.groups}: keep at most all groups")
-        return self
+            yield ("groups_kept",), f"groups_kept={self.groups_kept} of groups={self.groups}: keep at most all groups"
+
+    def misfits_among(self, experts: int) -> Iterator[tuple[str, str]]:
+        size, rest = divmod(experts, self.groups)
+        if rest:
+            yield "groups", f"groups = {self.groups} do not divide the {experts} experts of a layer"
+        elif self.groups > 1 and size < 2:
+            yield "groups", f"{self.groups} groups of {experts} experts are of one each, but a group needs two"
+        elif self.k > self.groups_kept * size:
+            kept = f"groups_kept = {self.groups_kept} leaves {self.groups_kept * size} experts to choose from"
+            yield "groups_kept", f"{kept}, but k is {self.k}"
 
 
 class SigmoidTopKConfig(TopKConfig):
