@@ -151,6 +151,18 @@ def test_the_curve_of_a_part_never_ends_with_the_evaluation_of_all_text(tmp_path
     assert "8,192 tokens of the held-out text take 1.38 at step 40" in bits.caption
 
 
+def test_a_task_says_on_what_it_was_measured_with_the_digits_of_its_interval(tmp_path: Path) -> None:
+    metric = "heldout.token_perplexity@disjoint-256"
+    interval = {"low": 17.297, "high": 58.423, "standard_error": 10.5, "samples": 45, "method": "bootstrap"}
+    details = {"bytes": 810_898, "standard_error_blocks": "documents"}
+    task = {"metrics": {metric: 32.756}, "details": details, "intervals": {metric: interval}}
+    path = make_run(tmp_path / "run", evaluation={"tasks": {"heldout": task}})
+    run(["report", str(path)])
+    page = (path / "report.html").read_text().replace("\u00a0", " ")
+    assert "Measured on 45 documents, 811 kB (heldout)." in page
+    assert '<td class="n">33</td><td class="n">17 to 58</td>' in page
+
+
 def named(*configs: dict[str, Any]) -> list[str]:
     runs: Any = [SimpleNamespace(name=config.get("name", "r"), config=config) for config in configs]
     return labels(runs)

@@ -244,6 +244,7 @@ def make_run(
                     "mean_seconds": seconds * slowdown,
                     "p99_seconds": 1.25 * seconds * slowdown,
                     "max_seconds": 1.4 * seconds,
+                    "exchanges": 480,
                     "balanced_seconds": seconds,
                     "slowdown": slowdown,
                     "bytes_between_nodes": 3e6 * gpus,
@@ -561,7 +562,8 @@ def test_captions_state_the_numbers_of_the_run(tmp_path: Path) -> None:
         "Train takes 72 % of a total of 3 min 55 s.",
         "74 % of 12.3 M parameters are expert weights; a token uses 4.21 M of all, 34 %.",
         "As ternary the weights take 6.20 MB, as fp32 7.96 times as much.",
-        "At 64 GPUs an exchange takes 1.03 ms, 1.47\u00d7 the 700 \u00b5s of perfectly balanced experts.",
+        "With 64 GPUs an exchange takes 1.03 ms, 1.47\u00d7 the 700 \u00b5s of perfectly balanced experts. "
+        "Means are over 480 exchanges.",
     ):
         assert sentence in text, sentence
 

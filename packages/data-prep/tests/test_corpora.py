@@ -157,6 +157,33 @@ def test_one_path_in_place_of_a_sequence_is_refused() -> None:
         list(TextCorpus("a.txt").documents())
 
 
+@pytest.mark.parametrize("pattern", ["", "/abs/*", "**.txt\0", "nowhere/*", "."])
+def test_a_pattern_that_selects_no_files_is_a_problem(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    assert problem_of(TextCorpus([tmp_path], pattern=pattern)).code in ("invalid-value", "empty-corpus")
+
+
+def test_the_home_of_an_unknown_user_leads_nowhere() -> None:
+    assert problem_of(TextCorpus(["~no-such-user-here/x"])).code == "missing-file"
+
+
+def test_a_separator_that_no_text_contains_is_refused() -> None:
+    with pytest.raises(ProblemError, match="lone surrogate"):
+        TextCorpus(["a.txt"], separator="\ud800")
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read_and_counted(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(name, "w") as file:
+        file.write("text")
+    corpus = TextCorpus([tmp_path])
+    assert texts(corpus) == ["text"]
+    assert corpus.fingerprint()["files"] == 1
+    with open(name, "wb") as file:
+        file.write(b"\xe9")
+    assert "not a text file" in problem_of(corpus).what
+
+
 def test_fingerprint_follows_the_input(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     corpus = TextCorpus([tmp_path])

@@ -117,6 +117,10 @@ def test_a_model_trains_resumes_with_the_same_bits_evaluates_and_exports(
     assert network.config.vocab_size == network.get_input_embeddings().weight.shape[0] == 400
     assert network.config.eos_token_id is not None
 
+    asked = ("--prompt", "def ", "--tokens", 4, "--temperature", 0, "--json")
+    assert command("generate", run, *asked)["new_tokens"] == 4
+    assert command("generate", exported, *asked)["new_tokens"] == 4
+
 
 def _as_if_stopped(run: Path, copy: Path, *, step: int) -> None:
     """A copy of a run that has nothing after `step`."""

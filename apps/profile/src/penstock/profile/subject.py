@@ -94,7 +94,7 @@ def subject_of_run(
     config, model = restored.config, restored.model
     length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
     _require_experts(model, str(restored.run.path))
-    tokenizer = restored.dataset.tokenizer()
+    tokenizer = restored.tokenizer
     if sources:
         encode = _encoder(tokenizer)
         streams = [_read(source, encode, tokenizer.end_of_text, length, max_tokens, scored) for source in sources]
@@ -107,7 +107,7 @@ def subject_of_run(
         **routing_header(config.name, model),
         "split": "corpus" if sources else "heldout",
         "data": _data_hash(streams) if sources else restored.dataset.hash,
-        "tokenizer": restored.dataset.manifest.tokenizer_sha256,
+        "tokenizer": tokenizer.hash,
         "checkpoint": restored.checkpoint.path.name,
     }
     return Subject(config.name, model, streams, length, config.train.batch_size, header, scored)

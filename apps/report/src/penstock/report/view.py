@@ -40,7 +40,7 @@ class RunView:
     layer_rows: list[LayerRow]
     layer_legend: tuple[str, str, str] | None
     layer_caption: str
-    measured_on: Mapping[str, str]
+    measured_on: str
     bars: list[Bar]
     sizes: list[Part]
     sizes_caption: str
@@ -77,10 +77,11 @@ def view(run: Run, label: str, anchor: str) -> RunView:
     )
 
 
-def measured_on(run: Run) -> dict[str, str]:
+def measured_on(run: Run) -> str:
     """What each task read: its samples and bytes, as far as they are recorded."""
     tasks = run.evaluation.tasks if run.evaluation else {}
-    return {name: captions.amount(task.details, task.intervals) for name, task in tasks.items()}
+    amounts = {name: captions.amount(task.details, task.intervals) for name, task in tasks.items()}
+    return "; ".join(f"{amount} ({name})" for name, amount in amounts.items() if amount)
 
 
 def scoped(anchor: str, cards: Iterable[Card]) -> list[Card]:

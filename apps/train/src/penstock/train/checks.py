@@ -24,10 +24,10 @@ from penstock.train.compose import (
     Composition,
     compose_model,
     compose_optimizer,
-    data_folder,
     pick_device,
     planned_vocabulary,
 )
+from penstock.train.data import content_settings, data_folder
 
 FIRST_DOCUMENTS = 8
 # What a run reads of a model, apart from calling it: `penstock.hooks.contracts.LanguageModel`.
@@ -59,9 +59,10 @@ def the_corpus_has_documents(planned: Planned) -> None:
     """Reads the first documents, unless they are prepared already."""
     data = planned.config.data
     filters = [choice.build() for choice in data.filters]
-    if data_folder(planned.runs, planned.config).exists():
+    corpus = data.corpus.build()
+    if data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists():
         return
-    documents = iter(data.corpus.build().documents())
+    documents = iter(corpus.documents())
     for each in filters:
         documents = each(documents)
     if not list(islice(documents, FIRST_DOCUMENTS)):

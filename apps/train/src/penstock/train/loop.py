@@ -30,7 +30,8 @@ from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
-from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters, training_data
+from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
+from penstock.train.data import training_data
 from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
@@ -163,7 +164,8 @@ class Trainer:
             )
             what = f"the data differs from what the run was trained on ({', '.join(names)})"
             fix = "restore that data, or start a new run"
-            raise failed("other-data", what, str(self.dataset.folder), fix)
+            prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
+            raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
             with self.engine.full_state():
                 checkpoint.load(self.composition)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import failed
@@ -23,12 +24,10 @@ from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
     compose_model,
     compose_optimizer,
-    open_dataset,
     parameter_summary,
-    prepare_data,
     size_table,
-    training_data,
 )
+from penstock.train.data import find_data, prepare_data, record_data, training_data
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.numerics import record_numerics
@@ -127,13 +126,13 @@ def _train(
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
-    prepared = engine.share(prepare_run(config, runs) if first else {})
+    prepared = engine.share(_prepared(config, run, runs, resumption) if first else {})
     if first and not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
 
     begun = time.perf_counter()
     keep_freed_memory()
-    trainer = _trainer(config, run, runs, engine)
+    trainer = _trainer(config, run, Path(prepared["data"]), engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; steps lost to a kill are not counted twice
     if first:
@@ -152,10 +151,16 @@ def _train(
     return _trained(trainer)
 
 
-def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -> Trainer:
+def _prepared(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
+    """The data of a new run; that of a resumed one is what it was trained on, even if the corpus has changed since."""
+    found = find_data(run, runs) if resumption is not None else None
+    return prepare_run(config, runs) if found is None else {"data": str(found), "reused": True, "seconds": 0.0}
+
+
+def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -> Trainer:
     """Assembles everything that trains; raises `ProblemError` if ranks differ in it."""
     first = engine.rank == 0
-    dataset = open_dataset(runs, config, verify=first)
+    dataset = TokenDataset.open(data, verify=first)
     composition = compose_model(
         config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
     )
@@ -189,6 +194,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
         ranks=trainer.engine.ranks,
     )
     run.write_status(status)
+    record_data(run, trainer.dataset)
     write_record(run.path / "sizes.json", size_table(composition))
 
 

@@ -85,6 +85,9 @@ class TextCorpus:
     def __init__(self, paths: Sequence[str | Path], *, pattern: str = "**/*", separator: str | None = None) -> None:
         if separator == "":
             raise ProblemError(Problem("invalid-value", "the separator is empty", "separator", "leave it out"))
+        if separator is not None and not _is_unicode(separator):
+            what = "the separator has a lone surrogate, which no text contains"
+            raise ProblemError(Problem("invalid-value", what, "separator", "write valid Unicode"))
         self._paths = paths
         self._pattern = pattern
         self._separator = separator
@@ -217,6 +220,14 @@ def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
         what = f"field '{field}' has a lone surrogate, {text[error.start]!r}, at character {error.start}"
         raise ProblemError(Problem("invalid-field", what, where, "rewrite it from valid Unicode")) from None
     return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_field(field: str, known: Any, where: str) -> None:

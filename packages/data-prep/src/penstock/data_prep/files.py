@@ -26,7 +26,7 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     found: dict[Path, None] = {}
     problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
     for path in paths:
-        files = _files_behind(Path(path).expanduser(), pattern)
+        files = _files_behind(path, pattern)
         if isinstance(files, Problem):
             problems.append(files)
         else:
@@ -36,17 +36,29 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     return list(found)
 
 
-def _files_behind(path: Path, pattern: str) -> list[Path] | Problem:
+def _files_behind(given: str | Path, pattern: str) -> list[Path] | Problem:
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:  # ~name of a user that is not known
+        return Problem("missing-file", f"file or folder not found ({error})", str(given), "write the path in full")
     if os.path.isfile(path):  # unlike `Path.is_file`, False for a name that is too long
         return [path]
     if os.path.isdir(path):
-        inside = (file for file in path.glob(pattern) if not _hidden(file.relative_to(path)))
-        files = sorted(file for file in inside if file.is_file())
-        return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(path))
+        return _files_below(path, pattern)
     if glob.has_magic(str(path)):
         files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
-        return files or Problem("empty-corpus", "no file matches", str(path))
+        return files or Problem("empty-corpus", "no file matches", str(path), "check the pattern")
     return Problem("missing-file", "file or folder not found", str(path), f"relative paths start at {Path.cwd()}")
+
+
+def _files_below(folder: Path, pattern: str) -> list[Path] | Problem:
+    try:
+        inside = [file for file in folder.glob(pattern) if not _hidden(file.relative_to(folder))]
+    except (ValueError, NotImplementedError, IndexError) as error:  # pathlib's, and they differ between its versions
+        what = f"'{pattern}' does not select files of a folder ({error})"
+        return Problem("invalid-value", what, "pattern", "use a relative pattern, such as **/*.txt")
+    files = sorted(file for file in inside if file.is_file())
+    return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(folder), "check both")
 
 
 def _hidden(relative: Path) -> bool:
@@ -57,9 +69,17 @@ def fingerprint(files: Sequence[Path]) -> Mapping[str, Any]:
     """Changes when a file is added, removed or written to: names, sizes and times, not contents."""
     digest = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        status = _status(file)
+        digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return {"files": len(files), "sha256": digest.hexdigest()}
+
+
+def _status(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:  # removed since it was found
+        fix = "leave the files alone while they are read"
+        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(file), fix)) from error
 
 
 def import_extra(module: str, extra: str, where: str) -> Any:

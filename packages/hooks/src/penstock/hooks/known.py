@@ -76,6 +76,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "prepare"): "penstock-train",
     ("command", "train"): "penstock-train",
     ("command", "evaluate"): "penstock-evaluate",
+    ("command", "generate"): "penstock-generate",
+    ("command", "chat"): "penstock-generate",
     ("command", "profile"): "penstock-profile",
     ("command", "simulate"): "penstock-simulate",
     ("command", "report"): "penstock-report",

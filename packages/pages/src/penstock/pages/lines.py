@@ -127,6 +127,33 @@ def end_labels(axes: Axes, lines: Sequence[Series], colors: Sequence[str] = SERI
         floor += 13
 
 
+def named_points(axes: Axes, named: Sequence[tuple[str, float, float]]) -> None:
+    """The name of each point next to it, towards the middle of the frame, and kept apart from names below it.
+
+    Call it last: it needs the frame's final limits.
+    """
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    floors = [-math.inf, -math.inf]
+    for name, x, y in sorted(named, key=lambda point: point[2]):
+        right = int(x > (low + high) / 2)
+        at = float(axes.transData.transform((x, y))[1])
+        height = max(at, floors[right])
+        axes.annotate(
+            name,
+            (x, y),
+            ((8, -8)[right], height - at),
+            textcoords="offset points",
+            ha=("left", "right")[right],
+            va="center",
+            color=INK,
+            fontsize=10.5,
+            annotation_clip=False,
+            zorder=6,
+        )
+        floors[right] = height + 13
+
+
 def smoothed(values: Column) -> Column:
     """A moving average over a twentieth of the rows, ignoring NaN; below forty rows, the values themselves.
 
@@ -177,6 +204,24 @@ def coinciding(series: Mapping[str, Series], tolerance: float = 0.004) -> list[l
         else:
             groups.append([name])
     return [group for group in groups if len(group) > 1]
+
+
+def merged(series: Mapping[str, Series]) -> dict[str, Series]:
+    """The lines with those that coincide as one, which has all their names, or the first two and how many more.
+
+    >>> x = np.arange(3.0)
+    >>> list(merged({"a": (x, x), "b": (x, 1 - x), "c": (x, x)}))
+    ['a and c', 'b']
+    """
+    groups = {group[0]: group for group in coinciding(series)}
+    hidden = {name for group in groups.values() for name in group[1:]}
+    return {_together(groups.get(name, [name])): line for name, line in series.items() if name not in hidden}
+
+
+def _together(names: Sequence[str]) -> str:
+    if len(names) > 3:
+        return f"{names[0]}, {names[1]} and {len(names) - 2} alike"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def decimated(x: Column, y: Column) -> tuple[Column, Column]:

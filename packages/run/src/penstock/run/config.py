@@ -64,7 +64,10 @@ class DataSettings(Schema):
     sequence_length: int = Field(default=256, ge=2)
     """Tokens per training sequence."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    """Fraction of the documents held out from training."""
+    """Fraction of the documents held out from training; of a single document, the fraction at its end."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the held-out split and of the tokenizer's sample. It is not the run's seed, so runs with other seeds
+    share their data."""
 
 
 class TrainSettings(Schema):
@@ -130,7 +133,7 @@ class RunConfig(Schema):
     name: Annotated[str, OnResume.FIXED] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the experiment, and of the folder that holds its runs."""
     seed: Annotated[int, OnResume.FIXED] = Field(default=0, ge=0, lt=2**63)
-    """Seed of initial weights, data order and splits."""
+    """Seed of initial weights and data order."""
     data: Annotated[DataSettings, OnResume.FIXED]
     """Text."""
     model: Annotated[ArchitectureChoice, OnResume.SAME_COMPONENT]
@@ -155,8 +158,8 @@ class RunConfig(Schema):
         return {**self.model_dump(mode="json", include=set(self.held())), **self._absent}
 
     def data_settings(self) -> dict[str, Any]:
-        """Exactly what the prepared data depends on."""
-        return {"seed": self.seed, **self.resolved()["data"]}
+        """Exactly what the prepared data depends on: every setting of it but the length of sequences."""
+        return {name: value for name, value in self.resolved()["data"].items() if name != "sequence_length"}
 
 
 def digest(value: Any) -> str:
@@ -193,6 +196,7 @@ def _read(
     written = read_config(path)
     absent: dict[str, Any] = {}
     if path.name == RESOLVED:
+        written = replace(written, value=with_data_seed(written.value))
         absent = {name: value for name, value in written.value.items() if name not in envelope.model_fields}
     kept = {name: value for name, value in written.value.items() if name not in absent}
     document = apply_overrides(replace(written, value=kept), overrides)
@@ -201,6 +205,14 @@ def _read(
     config._absent = absent
     checks.require(config, document, checked)
     return config, document
+
+
+def with_data_seed(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Every value of a run's config, whose `seed` decided the split too before `data.seed` did."""
+    data = resolved.get("data")
+    if not isinstance(data, dict) or "seed" in data or "seed" not in resolved:
+        return resolved
+    return {**resolved, "data": {**data, "seed": resolved["seed"]}}
 
 
 def envelope_of(registry: Registry) -> type[RunConfig]:

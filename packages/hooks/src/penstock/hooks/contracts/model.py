@@ -119,7 +119,8 @@ class LanguageModel(Generative, Protocol):
     def routers(self) -> Mapping[int, Router]: ...
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all)."""
+        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all). The others
+        may have any target, such as -100, and any hidden state."""
         ...
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:

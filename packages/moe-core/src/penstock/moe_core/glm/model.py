@@ -273,6 +273,8 @@ class GlmMoe(nn.Module):
         if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
         huggingface.check_names(loaded, own)
+        if self.lm_head.weight is self.embed_tokens.weight:
+            huggingface.check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
         load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
