@@ -146,7 +146,7 @@ def _plain_bools(value: Any, annotation: object) -> Any:
 
 def _is_a_number(annotation: object) -> bool:
     kinds = list(_alternatives(annotation))
-    return (int in kinds or float in kinds) and not any(kind in (bool, str, Any, object) for kind in kinds)
+    return (int in kinds or float in kinds) and not any(each in kinds for each in (bool, str, Any, object))
 
 
 @cache
