@@ -58,7 +58,8 @@ def the_device_can_be_used(planned: Planned) -> None:
 def the_corpus_has_documents(planned: Planned) -> None:
     """Reads the first documents, unless they are prepared already."""
     data = planned.config.data
-    corpus, filters = data.corpus.build(), [choice.build() for choice in data.filters]
+    filters = [choice.build() for choice in data.filters]
+    corpus = data.corpus.build()
     if data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists():
         return
     documents = iter(corpus.documents())

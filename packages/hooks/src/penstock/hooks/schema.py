@@ -84,7 +84,10 @@ class Schema(BaseModel):
     def _apply_preset(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        fields = cast("dict[str, Any]", data)
+        fields = {
+            name: _plain_bools(value, cls.model_fields[name].annotation) if name in cls.model_fields else value
+            for name, value in cast("dict[str, Any]", data).items()
+        }
         name = fields.get("preset") if "preset" in cls.model_fields else None
         if not isinstance(name, str):
             return fields
@@ -127,6 +130,23 @@ class Schema(BaseModel):
             if "preset" in shown.get("properties", {}):
                 shown["properties"]["preset"]["enum"] = [*presets, None]
         return reference
+
+
+def _plain_bools(value: Any, annotation: object) -> Any:
+    """`value` with the words true and false in place of booleans where numbers are expected: pydantic reads True as 1,
+    and refuses the words like any other text."""
+    if isinstance(value, bool):
+        return str(value).lower() if _is_a_number(annotation) else value
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+        inner = [args[0] for each in _alternatives(annotation) if (args := get_args(each))]
+        return [_plain_bools(item, inner[0]) for item in items] if inner else items
+    return value
+
+
+def _is_a_number(annotation: object) -> bool:
+    kinds = list(_alternatives(annotation))
+    return (int in kinds or float in kinds) and not any(each in kinds for each in (bool, str, Any, object))
 
 
 @cache

@@ -33,7 +33,7 @@ class TopKConfig(RouterSettings):
     groups_kept: int = Field(default=1, ge=1)
     """Groups from which a token may choose experts; DeepSeek-V3 keeps 4 of 8."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.001)
     """Scores are computed from logits / temperature: below 1 sharper, above 1 more even. Published models use 1.0."""
 
     noise: float = Field(default=0.0, ge=0)
@@ -89,7 +89,7 @@ class ChoiceConfig(Schema):
     scale: float = 1.0
     """Factor on the weights."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.001)
     """Scores are computed from logits / temperature: below 1 sharper, above 1 more even."""
 
 
