@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.optim_muon.schedules import Cosine, WarmupStableDecay
 from penstock.traces.trace import RoutingTrace
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,16 @@ def test_dry_run_counts_without_writing(command, config_file, workplace):
     assert plan["steps"] == 12
     assert plan["parameters"]["total"] > plan["parameters"]["active"]
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_the_first_and_the_last_step_have_the_rate_of_their_middle(trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    factors = [row["learning_rate_factor"] for row in rows if "learning_rate_factor" in row]
+    schedule = Cosine()
+    assert factors == [schedule((step + 0.5) / 12) for step in range(12)]
+    assert factors[0] > 0.99  # the middle of the first of 12 steps is beyond a warm-up of 2 %
+    one_step = [WarmupStableDecay(warmup=0.5, decay=0.5)(progress) for progress in (0.0, 0.5, 1.0)]
+    assert one_step == [0.0, 1.0, 0.0]
 
 
 def test_an_export_generates_the_same_tokens_in_transformers(command, trained, tmp_path):

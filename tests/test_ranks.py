@@ -132,8 +132,9 @@ def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(
         {"prompt": f"gate {number} opens " * (1 + number % 3), "completion": "water " * (1 + 5 * (number % 4 == 0))}
         for number in range(12)
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    objective = "train.objective={use: masked-next-token, paths: [rows.jsonl], heldout: [rows.jsonl]}"
+    for name in ("rows.jsonl", "heldout.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    objective = "train.objective={use: masked-next-token, paths: [rows.jsonl], heldout: [heldout.jsonl]}"
     arguments = [tiny, objective, BALANCE[1], "model.router={use: sigmoid-topk, k: 2}", "data.sequence_length=32"]
     arguments += ["train.tokens=768"]
     ranks = train_as_ranks(*arguments, "train.micro_batch_size=2", "--runs", "ranks", cwd=tmp_path)
@@ -231,8 +232,9 @@ def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_before_a_run_is_
 
 def test_a_dry_run_finds_every_line_that_is_no_example(tiny, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "water"}\n{"prompt": "gate"}\nwater\n{"text": ""}\n')
-    file = tmp_path / "bad.jsonl"
-    objective = f"train.objective={{use: masked-next-token, paths: [{file}], heldout: [{file}]}}"
+    (tmp_path / "good.jsonl").write_text('{"text": "water"}\n')
+    paths = f"paths: [{tmp_path / 'bad.jsonl'}], heldout: [{tmp_path / 'good.jsonl'}]"
+    objective = f"train.objective={{use: masked-next-token, {paths}}}"
     with pytest.raises(ProblemError) as raised:
         run_command(["train", str(tiny), objective, "--dry-run"])
     lines = [f"{tmp_path}/bad.jsonl:{number}" for number in (2, 3, 4)]

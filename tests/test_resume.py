@@ -376,3 +376,21 @@ def test_what_any_strategy_shares_is_stored_once_and_resumes_bit_equal(workplace
     shutil.rmtree(newest)
     run_command([*arguments, "--resume", str(run)], registry)
     assert differences(outcome(run), expected) == []
+
+
+def test_examples_that_changed_are_named_as_the_objectives_and_not_as_prepared_data(command, tiny, tmp_path):
+    for name in ("rows", "heldout"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "water opens the gate"}\n' * 4)
+    files = f"paths: [{tmp_path}/rows.jsonl], heldout: [{tmp_path}/heldout.jsonl]"
+    command(
+        "train",
+        tiny,
+        f"train.objective={{use: masked-next-token, {files}}}",
+        "train.tokens=64",
+        "--runs",
+        tmp_path / "runs",
+    )
+    (run,) = (tmp_path / "runs").glob("*/2*")
+    (tmp_path / "rows.jsonl").write_text('{"text": "the gate is closed"}\n' * 4)
+    with pytest.raises(ProblemError, match=r"train\.objective: the data differs.*\(train/.*rows\.jsonl\)"):
+        command("train", run / "config.resolved.yaml", "--resume", run, "--runs", tmp_path / "runs")

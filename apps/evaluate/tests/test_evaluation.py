@@ -46,5 +46,11 @@ def test_after_an_epoch_all_tokens_were_seen():
     assert tokens_seen(restored(20)).tolist() == list(range(1001))
 
 
+def test_a_step_that_is_longer_than_what_is_read_is_read_in_part(monkeypatch):
+    monkeypatch.setattr("penstock.evaluate.evaluation.BASELINE_TOKENS", 20)
+    order = TokenOrder(Split(), sequence_length=10, batch_size=5, seed=3)
+    assert tokens_seen(restored(4)).tolist() == order.batch(0).flatten().tolist()[:20]
+
+
 def test_documents_are_cut_at_the_end_of_text():
     assert _documents(np.array([5, 6, 0, 7, 0, 0, 8]), 0) == [[5, 6], [7], [], [8]]

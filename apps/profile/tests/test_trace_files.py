@@ -117,8 +117,8 @@ def test_a_file_that_is_no_trace_is_said_and_no_page_is_written(tmp_path, name):
         ([[[1, 1], [1, 1]]], {"k": 1, "layers": [1]}, "'layers' must be a list of 2 integers, one per layer"),
         ([[[1, 1]]], {"k": 1, "layers": 3}, "'layers' must be a list of 1 integers"),
         ([[[1, 1]]], {"k": 1, "layers": ["3"]}, "'layers' must be a list of 1 integers"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' must be an integer >= 0"),
-        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' must be an integer >= 0"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": "x"}, "'dropped_warm_up' is .* must be an integer of at least 0"),
+        ([[[1, 1]]], {"k": 1, "dropped_warm_up": -1}, "'dropped_warm_up' is .* must be an integer of at least 0"),
     ],
 )
 def test_a_header_that_does_not_fit_is_said(tmp_path, counts, header, message):

@@ -33,9 +33,11 @@ class Letters:
 
 
 def objective(folder: Path, *lines: Any, length: int = 8) -> MaskedNextToken:
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made = MaskedNextToken(paths=[str(file)], heldout=[str(file)])
+    """The lines are trained on and held out, in two files."""
+    files = [folder / "rows.jsonl", folder / "heldout.jsonl"]
+    for file in files:
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = MaskedNextToken(paths=[str(files[0])], heldout=[str(files[1])])
     source: Any = None
     made.prepare(TrainingData(source, source, Letters(), END, np.ones(27, dtype=np.int64), length, 2, 100, seed=3))
     return made
@@ -86,9 +88,11 @@ def test_a_changed_file_has_another_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("water", "not a JSON line"),
+        ("water", "not valid JSON"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"prompt": "a"}', "not an example: its fields are 'prompt', write 'text'"),
+        ('{"prompt": "a"}', "not an example of one form: its fields are 'prompt', write 'text'"),
+        ('{"text": "a", "prompt": "b"}', "not an example of one form: its fields are 'text', 'prompt'"),
+        ('{"text": "a", "tokens": [1, "x"]}', "its fields are 'text', 'tokens'"),
         ('{"text": 5}', "'text' must be a string, not 5"),
         ('{"text": ""}', "'text' is empty"),
         ('{"prompt": "a", "completion": ""}', "'completion' is empty"),
@@ -102,8 +106,10 @@ def test_a_changed_file_has_another_fingerprint(tmp_path):
 def test_a_line_that_is_no_example_is_named_with_its_file_and_number(tmp_path, line, said):
     file = tmp_path / "rows.jsonl"
     file.write_text(f'{{"text": "fine"}}\n\n{line}\n')
+    fine = tmp_path / "fine.jsonl"
+    fine.write_text('{"text": "fine"}')
     with pytest.raises(ProblemError, match=said) as raised:
-        MaskedNextToken(paths=[str(file)], heldout=[str(file)])
+        MaskedNextToken(paths=[str(file)], heldout=[str(fine)])
     assert {problem.where for problem in raised.value.problems} == {f"{file}:3"}
 
 
@@ -119,3 +125,11 @@ def test_what_only_the_tokenizer_can_tell_is_told_before_the_first_step(tmp_path
     with pytest.raises(ProblemError, match=said) as raised:
         objective(tmp_path, {"text": "abc"}, line)
     assert raised.value.problems[0].where.endswith("rows.jsonl:2")
+
+
+def test_a_file_that_is_trained_on_is_not_held_out_under_any_name(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "fine"}')
+    (tmp_path / "other.jsonl").symlink_to("rows.jsonl")
+    for heldout in ("rows.jsonl", "other.jsonl", "*.jsonl"):
+        with pytest.raises(ProblemError, match="is trained on and held out, name it in `paths` or"):
+            MaskedNextToken(paths=[str(tmp_path / "rows.jsonl")], heldout=[str(tmp_path / heldout)])

@@ -105,12 +105,6 @@ def test_truncated_compressed_file_is_named(tmp_path: Path, suffix: str) -> None
     assert (problem.code, problem.where) == ("damaged-file", str(path))
 
 
-def test_frames_of_one_zstandard_file_are_joined(tmp_path: Path) -> None:
-    path = tmp_path / "a.zst"
-    path.write_bytes(compressed(b"one ", ".zst") + compressed(b"two", ".zst"))
-    assert texts(TextCorpus([path])) == ["one two"]
-
-
 def compressed(data: bytes, suffix: str) -> bytes:
     if suffix == ".gz":
         return gzip.compress(data)
@@ -161,6 +155,33 @@ def test_a_path_that_is_longer_than_names_can_be_leads_nowhere() -> None:
 def test_one_path_in_place_of_a_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="pass a sequence"):
         list(TextCorpus("a.txt").documents())
+
+
+@pytest.mark.parametrize("pattern", ["", "/abs/*", "**.txt\0", "nowhere/*", "."])
+def test_a_pattern_that_selects_no_files_is_a_problem(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    assert problem_of(TextCorpus([tmp_path], pattern=pattern)).code in ("invalid-value", "empty-corpus")
+
+
+def test_the_home_of_an_unknown_user_leads_nowhere() -> None:
+    assert problem_of(TextCorpus(["~no-such-user-here/x"])).code == "missing-file"
+
+
+def test_a_separator_that_no_text_contains_is_refused() -> None:
+    with pytest.raises(ProblemError, match="lone surrogate"):
+        TextCorpus(["a.txt"], separator="\ud800")
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read_and_counted(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(name, "w") as file:
+        file.write("text")
+    corpus = TextCorpus([tmp_path])
+    assert texts(corpus) == ["text"]
+    assert corpus.fingerprint()["files"] == 1
+    with open(name, "wb") as file:
+        file.write(b"\xe9")
+    assert "not a text file" in problem_of(corpus).what
 
 
 def test_fingerprint_follows_the_input(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +59,24 @@ def test_slice_is_numpys_across_shards(prepared: Path, data: st.DataObject) -> N
     part = split.slice(start, stop)
     assert part.dtype == np.int64
     assert np.array_equal(part, whole[start:stop])
+
+
+def test_more_shards_than_file_handles_are_read(tmp_path: Path) -> None:
+    folder = prepare(
+        Stories(), [], tmp_path / "data", sequence_length=4, vocabulary_size=300, heldout_share=0, shard_tokens=1
+    ).folder
+    script = (
+        "import resource, sys\n"
+        "from penstock.data_prep.dataset import TokenDataset\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+        "split = TokenDataset.open(sys.argv[1]).split('train')\n"
+        "print(len(split._paths), sum(split.slice(0, split.tokens)), sum(split.slice(at, at + 1)[0] for at in "
+        "range(0, split.tokens, 97)))\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True).stdout
+    split = TokenDataset.open(folder).split("train")
+    whole = split.slice(0, split.tokens)
+    assert list(map(int, printed.split())) == [150, whole.sum(), whole[::97].sum()]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 4), (0, 10**9)])

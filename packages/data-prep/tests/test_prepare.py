@@ -296,3 +296,16 @@ def test_what_cannot_be_prepared_says_why(
     assert problem.code == code
     assert said in problem.what
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_file_that_cuts_texts_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    good = run(tmp_path / "good").folder / "tokenizer.json"
+    whole = json.loads(good.read_bytes())
+    limit = {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0}
+    cutting = tmp_path / "cutting.json"
+    cutting.write_text(json.dumps({**whole, "truncation": limit}))
+    with pytest.raises(ProblemError, match=r"cutting.json: it cuts texts off after 20 tokens"):
+        run(tmp_path / "bad", tokenizer_file=cutting)
+    assert not (tmp_path / "bad").exists()
+    again = run(tmp_path / "again", tokenizer_file=good)
+    assert documents_of(again.folder, "train") == documents_of(tmp_path / "good", "train")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +151,126 @@ def test_a_tokenizer_that_changes_text_is_refused(folder: Path, part: str, lossy
     with pytest.raises(ProblemError, match="not lossless") as caught:
         BpeTokenizer(json.dumps(document).encode(), "theirs.json")
     assert caught.value.problems[0].where == "theirs.json"
+
+
+def changed(folder: Path, **parts: Any) -> bytes:
+    """The tokenizer with other parts; those of its model are named `model_PART`."""
+    document = json.loads((folder / "tokenizer.json").read_bytes())
+    for name, value in parts.items():
+        if name.startswith("model_"):
+            document["model"][name.removeprefix("model_")] = value
+        else:
+            document[name] = value
+    return json.dumps(document).encode()
+
+
+def refusal(serialized: bytes) -> list[str]:
+    with pytest.raises(ProblemError) as caught:
+        BpeTokenizer(serialized)
+    assert {problem.code for problem in caught.value.problems} == {"unusable-tokenizer"}
+    assert all(problem.fix for problem in caught.value.problems)
+    return [problem.what for problem in caught.value.problems]
+
+
+TRUNCATION = {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0}
+PADDING = {
+    "strategy": "BatchLongest",
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": END_OF_TEXT,
+}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"truncation": TRUNCATION}, "cuts texts off after 20 tokens"),
+        ({"padding": PADDING}, "pads texts"),
+        ({"model_dropout": 0.1}, "merges at random"),
+        ({"model_end_of_word_suffix": "</w>"}, "adds '</w>'"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "Q"}}, r"normalizer \(Replace\)"),
+        ({"normalizer": {"type": "Prepend", "prepend": " "}}, r"normalizer \(Prepend\)"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, BYTE_LEVEL]}}, "drops"),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {"type": "Split", "pattern": {"String": "q"}, "behavior": "Removed", "invert": False},
+                        BYTE_LEVEL,
+                    ],
+                }
+            },
+            "pre-tokenizer Split drops",
+        ),
+        ({"pre_tokenizer": None}, "0 of its pre-tokenizers turn text into bytes"),
+    ],
+)
+def test_what_loses_adds_or_draws_text_is_refused_by_name(folder: Path, parts: dict[str, Any], said: str) -> None:
+    (what,) = refusal(changed(folder, **parts))
+    assert re.search(said, what)
+
+
+@pytest.mark.parametrize("stripped", ["lstrip", "rstrip"])
+def test_an_added_token_that_takes_the_space_beside_it_is_refused(folder: Path, stripped: str) -> None:
+    ours = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours.add_tokens([tokenizers.AddedToken("[SEP]", **{stripped: True})])
+    (what,) = refusal(ours.to_str().encode())
+    assert "'[SEP]' takes the white space" in what
+
+
+def test_an_added_token_is_the_bytes_of_its_name(folder: Path) -> None:
+    ours = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours.add_tokens([tokenizers.AddedToken("[SEP]")])
+    tokenizer = BpeTokenizer(ours.to_str().encode())
+    tokens = tokenizer.encode("a  [SEP]  b")
+    assert tokenizer.decode(tokens) == "a  [SEP]  b"
+    assert tokenizer.byte_lengths()[tokens].sum() == 11
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused_whatever_text_it_was_trained_on() -> None:
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=500, special_tokens=[END_OF_TEXT], show_progress=False)
+    theirs.train_from_iterator(["only ASCII"], trainer)
+    (what,) = refusal(theirs.to_str().encode())
+    assert f"lacks {256 - len(set('only ASCII'))} of the 256 bytes" in what
+
+
+@pytest.mark.parametrize("added", [[], [{"special": False}]])
+def test_an_end_of_text_that_texts_could_spell_is_refused(folder: Path, added: list[dict[str, Any]]) -> None:
+    ours = json.loads((folder / "tokenizer.json").read_bytes())["added_tokens"][0]
+    (what,) = refusal(changed(folder, added_tokens=[{**ours, **each} for each in added]))
+    assert f"'{END_OF_TEXT}' is not one of its special tokens" in what
+
+
+def test_ids_that_are_shared_or_leave_large_gaps_are_refused(folder: Path) -> None:
+    vocabulary = json.loads((folder / "tokenizer.json").read_bytes())["model"]["vocab"]
+    last = max(vocabulary, key=lambda token: vocabulary[token])
+    (shared,) = refusal(changed(folder, model_vocab={**vocabulary, last: 300}))
+    assert "1 tokens have the id of another one" in shared
+    (far,) = refusal(changed(folder, model_vocab={**vocabulary, last: 2**31}))
+    assert f"ids up to {2**31}" in far
+
+
+def test_everything_that_is_wrong_with_a_tokenizer_is_said_at_once(folder: Path) -> None:
+    assert len(refusal(changed(folder, truncation=TRUNCATION, padding=PADDING, model_dropout=0.5))) == 3
+
+
+def test_a_model_that_is_not_bpe_is_refused(folder: Path) -> None:
+    words = {"type": "WordLevel", "vocab": {END_OF_TEXT: 0, "a": 1}, "unk_token": "a"}
+    assert refusal(changed(folder, model=words)) == ["its model is WordLevel, not BPE"]
+
+
+def test_tokens_that_lack_bytes_of_a_text_are_refused(tokenizer: BpeTokenizer) -> None:
+    token_N = np.array(tokenizer.encode("caf\xe9 noir"))
+    tokenizer.require_every_byte(token_N, "caf\xe9 noir".encode())
+    with pytest.raises(ProblemError, match=r"hold \d+ of the 10 bytes of the text that begins with 'caf\xe9 noir'"):
+        tokenizer.require_every_byte(token_N[:-1], "caf\xe9 noir".encode())
 
 
 def test_text_is_cut_up_only_where_the_split_is_known(folder: Path, tokenizer: BpeTokenizer) -> None:

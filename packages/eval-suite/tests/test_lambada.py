@@ -91,7 +91,7 @@ def test_a_line_that_is_no_json_is_named(tokenizer, tmp_path):
 
 
 def test_missing_files_are_named(tokenizer, tmp_path):
-    with pytest.raises(ProblemError, match="absent: cannot be read"):
+    with pytest.raises(ProblemError, match="absent: file not found"):
         prepare(Lambada(tmp_path / "absent"), context(tokenizer))
     with pytest.raises(ProblemError, match=r"the folder has no lambada/lambada_test\.jsonl"):
         prepare(Lambada(), context(tokenizer, data=tmp_path))

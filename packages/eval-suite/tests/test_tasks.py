@@ -151,7 +151,11 @@ def test_missing_damaged_and_misnamed_files_are_problems(tokenizer, tmp_path):
     misnamed, damaged = tmp_path / "wiki.test.raw", tmp_path / "wiki.test.raw.xz"
     misnamed.write_bytes(lzma.compress(TEXT.encode()))
     damaged.write_bytes(lzma.compress(TEXT.encode())[:-9])
-    cases = {tmp_path / "absent": "cannot be read", misnamed: "decompress it first", damaged: "cannot be decompressed"}
+    cases = {
+        tmp_path / "absent": "file not found",
+        misnamed: "decompress it first",
+        damaged: "compressed file is damaged",
+    }
     for path, message in cases.items():
         with pytest.raises(ProblemError, match=message):
             prepare(WikiText2(path), TaskContext(tokenizer, None, 8))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_any_text_is_a_config_or_a_problem(text: str) -> None:
     assert codes <= {"bad-yaml", "duplicate-key"}
 
 
+def nested(levels: int) -> str:
+    return "a: " + "[" * levels + "]" * levels
+
+
+def test_what_would_fill_memory_or_stack_is_refused_where_it_begins() -> None:
+    aliases = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for letter, before in zip("bcdefghij", "abcdefghi", strict=True):
+        aliases.append(f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9)}]")
+    (exploding,) = problems("\n".join(aliases))
+    assert re.match(r"run.yaml:\d:\d+: has more than 200000 values, aliases", exploding)
+    (deep,) = problems(nested(150))
+    assert deep == "run.yaml:1:103: is nested more than 100 levels deep"
+    (deeper,) = problems(nested(1200))
+    assert deeper == "run.yaml: its values are nested too deep, use at most 100 levels"
+    assert parse_config(nested(90)).value["a"]
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0x" + "f" * 5000, "0o" + "7" * 5000, "1_" * 1000 + "0" * 1000])
+def test_a_huge_integer_is_refused_in_every_base(digits: str) -> None:
+    (problem,) = problems(f"a: 1\nb: {digits}")
+    assert problem.startswith("run.yaml:2:1: an integer of")
+
+
+def test_aliases_stand_for_their_values() -> None:
+    assert parse_config("a: &x {k: [1]}\nb: *x\nc: [*x, *x]").value["c"] == [{"k": [1]}] * 2
+
+
 @modest
 @given(mappings(NAMES, st.integers()))
 def test_every_value_knows_the_place_where_it_stands(value: dict[str, Any]) -> None:
@@ -167,7 +195,7 @@ def test_every_duplicate_key_is_reported_with_the_first() -> None:
         ("a: !!python/object:os.system {}", "run.yaml:1:1: unknown tag 'tag:yaml.org,2002:python/object:os.system'"),
         ("a: !secret b", "run.yaml:1:1: unknown tag '!secret'"),
         ("a: !!int b", "run.yaml:1:1: 'b' is not of type int"),
-        (f"a: {'9' * 5000}", "run.yaml:1:1: Exceeds the limit"),
+        (f"a: {'9' * 5000}", "run.yaml:1:1: an integer of 5000 digits"),
     ],
 )
 def test_what_is_no_config_says_where(text: str, message: str) -> None:

@@ -75,3 +75,26 @@ def test_the_same_seed_gives_the_same_trace():
 def test_numbers_that_do_not_fit_are_problems(wrong, message):
     with pytest.raises(ProblemError, match=message):
         synthetic_trace(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"skew": float("nan")}, "skew is nan"),
+        ({"skew": -5.0}, "skew is -5.0"),
+        ({"skew": 1e9}, "skew is 1000000000.0"),
+        ({"law": "power-law", "skew": 0.0}, "skew is 0.0, use a number from 0.05 to 100"),
+        ({"seed": -1}, "seed is -1"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+    ],
+)
+def test_numbers_that_no_draw_can_follow_are_refused(settings, said):
+    with pytest.raises(ProblemError, match=said):
+        synthetic_trace(**{"law": "zipf", "steps": 1, "tokens": 8, **settings})
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("skew", [0.05, 100])
+def test_the_limits_of_skew_can_be_drawn(law, skew):
+    trace = synthetic_trace(law, experts=256, k=8, layers=1, steps=1, tokens=64, skew=skew)
+    assert trace.counts_SLE.sum() == 8 * 64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import lzma
 import os
@@ -119,7 +121,7 @@ def test_a_recording_of_sglang_has_a_step_a_pass_and_does_not_say_k() -> None:
 
 
 def test_one_trace_of_several_is_chosen_by_its_model(tmp_path: Path) -> None:
-    domains = {"expert_counts": {"a": [{"0": 1, "1": 1}] * 3}}
+    domains = {"expert_counts": {"a": [{str(expert): 1 for expert in range(8)}] * 3}}
     path = written(tmp_path / "a.json", table_text(olmoe=domains, mistral=domains))
     assert read_trace(path).header["model"] == "olmoe"
     assert read_trace(path, "mistral").header["model"] == "mistral"
@@ -127,12 +129,12 @@ def test_one_trace_of_several_is_chosen_by_its_model(tmp_path: Path) -> None:
         read_trace(path, "gpt")
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, code: str = "bad-trace") -> str:
     with pytest.raises(ProblemError) as caught:
         read_traces(path)
     (problem,) = caught.value.problems
     assert problem.where == str(path)
-    assert problem.code == "bad-trace"
+    assert problem.code == code
     return problem.what
 
 
@@ -151,7 +153,12 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
         ("a.json", counts_text({"a": [{"0": 1}] * 2}), "counts of 2 layers"),
         ("a.json", counts_text({"a": [{"0": 1}] * 3}, "unheard"), "unknown number of experts per token of unheard"),
         ("a.json", counts_text({"a": [{"0": -1}] * 3}), "negative counts"),
-        ("a.json", counts_text({"a": [{"0": 1, "-1": 1}] * 3}), "assignments of expert -1"),
+        ("a.json", counts_text({"a": [{"0": 1, "-1": 1}] * 3}), "'-1' is not the number of an expert"),
+        ("a.json", counts_text({"a": [{"1": 1, "01": 1}] * 3}), "'01' is not the number of an expert"),
+        ("a.json", counts_text({"a": [{"9999999": 1}] * 3}), "'9999999' is not the number of an expert"),
+        ("a.json", '{"models": {"mistral": {"expert_counts": {"a": [{"1": 1, "1": 2}]}}}}', "key '1' occurs twice"),
+        ("a.json", counts_text({"a": [{"0": 3}]}, "m", expert_counts_top1={"a": [{"0": 0}]}), "3 assignments of 0"),
+        ("a.json", counts_text({"a": [{"0": 3}]}, "m", expert_counts_top1={"a": [{"0": 2}]}), "3 assignments of 2"),
         ("a.json", counts_text({"a": [{"0": 1.5}] * 3}), "1.5 assignments of expert 0"),
         ("a.json", pairs_text([[0, 1, 5]], [[0, 1, 5]]), "disagree on the load of the layer between"),
         ("a.json", pairs_text([[0, 1, -5]], [[1, 1, -5]]), "not negative"),
@@ -166,6 +173,14 @@ CUT = "\n".join(log_text(layers=(3, 7)).splitlines()[:-1])
         ("a.jsonl", log_text() + "\n{", "line 10: "),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1.5, 2]', 1), "line 3: .* integers"),
         ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1]', 1), "different numbers of experts"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [1, 1]', 1), r"line 3: .*twice: \[1, 1\]"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": [-1, 2]', 1), "line 3: .*out of range"),
+        ("a.jsonl", log_text().replace('"topk_ids": [1, 2]', '"topk_ids": []', 1), "line 3: .*out of range"),
+        ("a.jsonl", log_text(layers=(-1,)), "line 2: .*out of range"),
+        ("a.jsonl", log_text(experts=0), "line 1: `num_experts` is 0; it must be"),
+        ("a.jsonl", log_text(experts=10**12), "line 1: `num_experts` is 1000000000000; it must be"),
+        ("a.jsonl", log_text().replace('"num_experts": 5', '"num_experts": 5.5'), "line 1: `num_experts` is 5.5"),
+        ("a.jsonl", log_text() + "\n[1]", "line 10: expected a JSON object, got list"),
         ("a.jsonl", log_text(experts=2), "experts 0 to 3, but only 2 experts"),
         ("a.jsonl", "\n".join(log_text(2000).splitlines()[:2001]), "all of its tokens chose the same experts"),
         ("a.jsonl", log_text().splitlines()[0], "no routed tokens"),
@@ -192,9 +207,21 @@ def test_a_missing_file_is_named_whatever_its_format(tmp_path: Path, name: str) 
 @pytest.mark.parametrize("name", ["a.json.xz", "a.jsonl.xz"])
 def test_a_packed_file_that_is_cut_off_or_was_never_packed_is_refused(tmp_path: Path, name: str) -> None:
     whole = written(tmp_path / name, log_text() if "jsonl" in name else counts_text({"a": [{"0": 1}] * 3})).read_bytes()
-    for content in (whole[:-7], whole[: len(whole) // 2], b"", b"not xz"):
+    for content in (whole[:-7], whole[: len(whole) // 2], b"", b"not xz", whole + b"more"):
         (tmp_path / name).write_bytes(content)
-        assert refused(tmp_path / name)
+        assert "compressed file is damaged" in refused(tmp_path / name, "damaged-file")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
+def test_a_log_in_several_streams_is_read_to_its_end_or_refused(tmp_path: Path, suffix: str) -> None:
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
+    lines = log_text().splitlines(keepends=True)
+    parts = [compress("".join(half).encode()) for half in (lines[:5], lines[5:])]
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(b"".join(parts))
+    assert only(path).header["tokens"] == 8
+    path.write_bytes(parts[0] + parts[1][:1] + b"?" + parts[1][2:])
+    assert "stream 2" in refused(path, "damaged-file")
 
 
 def public(name: str) -> Path:

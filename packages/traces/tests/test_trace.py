@@ -24,14 +24,27 @@ HEADERS = st.dictionaries(
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 
 
+def counted(expert_NLK: np.ndarray, experts: int) -> np.ndarray:
+    """Assignments [L, E]."""
+    layers = expert_NLK.shape[1]
+    rows = [np.bincount(expert_NLK[:, row].ravel(), minlength=experts) for row in range(layers)]
+    return np.array(rows, dtype=np.int64).reshape(layers, experts)
+
+
 @st.composite
 def traces(draw: st.DrawFn) -> RoutingTrace:
     steps, layers, experts = draw(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 5)))
-    counts = draw(arrays.arrays(np.int64, (steps, layers, experts), elements=st.integers(0, 2**62)))
-    kind = draw(st.sampled_from([np.uint8, np.int16, np.int64]))
-    shape = (draw(st.integers(0, 4)), layers, draw(st.integers(1, 3)))
-    chosen = draw(st.none() | arrays.arrays(kind, shape, elements=st.integers(0, experts - 1)))
-    return RoutingTrace(counts, draw(HEADERS), chosen)
+    header = draw(HEADERS)
+    if draw(st.booleans()):
+        counts = draw(arrays.arrays(np.int64, (steps, layers, experts), elements=st.integers(0, 2**62)))
+        return RoutingTrace(counts, header)
+    kind, k = draw(st.sampled_from([np.uint8, np.int16, np.int64])), draw(st.integers(1, experts))
+    orders = st.lists(st.permutations(range(experts)), min_size=layers, max_size=layers)
+    tokens = draw(st.lists(orders, max_size=4)) if layers and steps else []
+    expert_NLK = np.array(tokens, dtype=kind).reshape(len(tokens), layers, experts)[:, :, :k]
+    counts = np.zeros((steps, layers, experts), dtype=np.int64)
+    counts[:1] = counted(expert_NLK, experts)
+    return RoutingTrace(counts, header, expert_NLK)
 
 
 def assert_same(left: RoutingTrace, right: RoutingTrace) -> None:
@@ -43,12 +56,13 @@ def assert_same(left: RoutingTrace, right: RoutingTrace) -> None:
             np.testing.assert_array_equal(one, other, strict=True)
 
 
+CHOSEN_NLK = np.array([[[0, 1], [2, 3], [3, 0]], [[1, 2], [3, 0], [2, 1]]], dtype=np.int16)
+
+
 def example() -> RoutingTrace:
-    return RoutingTrace(
-        np.arange(24, dtype=np.int64).reshape(2, 3, 4),
-        {"model": "x", "k": 2},
-        np.array([[[0, 1], [2, 3], [3, 0]]], dtype=np.int16),
-    )
+    """Two steps of a token each."""
+    counts_SLE = np.stack([counted(token_NLK, 4) for token_NLK in (CHOSEN_NLK[:1], CHOSEN_NLK[1:])])
+    return RoutingTrace(counts_SLE, {"model": "x", "k": 2}, CHOSEN_NLK)
 
 
 @in_one_folder
@@ -89,10 +103,10 @@ def test_a_reader_of_the_old_trace_is_not_disturbed_by_a_new_one(tmp_path: Path)
     path = tmp_path / "trace.npz"
     example().save(path)
     with path.open("rb") as reader:
-        RoutingTrace(example().counts_SLE * 2).save(path)
+        RoutingTrace(example().counts_SLE * 2).save(str(path))
         (tmp_path / "old.npz").write_bytes(reader.read())
     assert_same(RoutingTrace.load(tmp_path / "old.npz"), example())
-    assert_same(RoutingTrace.load(path), RoutingTrace(example().counts_SLE * 2))
+    assert_same(RoutingTrace.load(str(path)), RoutingTrace(example().counts_SLE * 2))
 
 
 def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
@@ -116,6 +130,21 @@ def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
         ({"expert_NLK": np.zeros((1, 1), np.int64)}, "expert_NLK must be"),
         ({"expert_NLK": np.zeros((1, 2, 1), np.int64)}, r"expert_NLK must be integers \[tokens, 3, k\]"),
         ({"expert_NLK": np.zeros((1, 3, 1))}, "expert_NLK must be integers"),
+        ({"header": {"domain_word_bits": [0.5]}}, "'domain_word_bits' must be a list of 3 numbers, one per layer"),
+        ({"header": {"domain_word_bits": [0.5, float("nan"), 0.5]}}, "'domain_word_bits' must be"),
+        ({"header": {"k": 0}}, "'k' .* is 0; it must be from 1 to 4"),
+        ({"header": {"k": 5}}, "'k' .* is 5"),
+        ({"header": {"k": [2, 2, -1]}}, r"'k' .* is \[2, 2, -1\]"),
+        ({"header": {"k": True}}, "'k' .* is True"),
+        ({"header": {"hidden_size": 0}}, "'hidden_size' is 0; it must be an integer of at least 1"),
+        ({"header": {"hidden_size": 7.5}}, "'hidden_size' is 7.5"),
+        ({"header": {"tokens": -1}}, "'tokens' is -1"),
+        ({"header": {"dropped_warm_up": "x"}}, "'dropped_warm_up' is 'x'"),
+        ({"header": {"steps": [1]}}, "'steps' must be a list of 2 integers"),
+        ({"header": {"domains": ["a", 5]}}, "'domains' must be a list of 2 names"),
+        ({"expert_NLK": CHOSEN_NLK[:1]}, r"row 0 the tokens' experts \(expert_NLK\) are not those"),
+        ({"expert_NLK": CHOSEN_NLK[..., [0, 0]]}, "row 0 a token names an expert twice"),
+        ({"expert_NLK": CHOSEN_NLK, "header": {"k": 1}}, "2 experts per token, but the header's 'k' is 1"),
         ({"expert_NLK": np.full((1, 3, 1), 4)}, r"outside 0\.\.3"),
         ({"expert_NLK": np.full((1, 3, 1), -1)}, r"outside 0\.\.3"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,14 @@ class HfConfig(ArchitectureSettings):
     """Branch, tag or commit of a name on the hub."""
     vocab_size: int | None = Field(default=None, gt=0)
     """Rows of the embedding; null uses those of the file or pretrained model, or else the tokenizer's."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """A mixture of experts that declares no more than every model of transformers keeps: it drops attention out."""
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
+        experts = {"num_experts": 4, "num_experts_per_tok": 2}
+        return {"model_type": "qwen3_moe", "settings": {**sizes, **heads, **experts}}
 
     @property
     def expert_layers(self) -> tuple[int, ...]:

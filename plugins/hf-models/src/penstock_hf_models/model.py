@@ -31,6 +31,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.frozen_base.adapters import standing_in
 from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.loss import NO_TARGET, counted_rows
 from penstock.moe_core.layers.positions import known_real, positions
 from penstock_hf_models import weights
 from penstock_hf_models.activations import use_fused_gelu
@@ -176,7 +177,8 @@ class HfModel(nn.Module):
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
         """Sum of the nats of tokens in the mask. Logits exist only for one chunk of tokens at a time."""
-        hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
+        mask_T = None if mask_BS is None else mask_BS.flatten()
+        hidden_TD, target_T = counted_rows(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
         chunks = list(
             zip(
                 *(each.split(max(1, CHUNK_LOGITS // self.vocabulary_size)) for each in (hidden_TD, target_T)),
@@ -190,7 +192,7 @@ class HfModel(nn.Module):
         return LossOutput(nll_BS.sum(), nll_BS.detach(), output.routings)
 
     def _nats(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(hidden_CD), target_C, reduction="none")
+        return F.cross_entropy(self.logits(hidden_CD), target_C, reduction="none", ignore_index=NO_TARGET)
 
     def _nats_again(self, hidden_CD: Tensor, target_C: Tensor) -> Any:
         return checkpoint(self._nats, hidden_CD, target_C, use_reentrant=False)

@@ -157,7 +157,7 @@ def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
 
 
 def tokens_seen(restored: Restored) -> np.ndarray:
-    """The tokens that the model was trained on: the windows of its steps, or the whole split after one epoch."""
+    """The tokens that the model was trained on: the windows of its first steps, or the whole split after an epoch."""
     split, train = restored.dataset.split("train"), restored.config.train
     order = TokenOrder(
         split,
@@ -165,10 +165,10 @@ def tokens_seen(restored: Restored) -> np.ndarray:
         batch_size=train.batch_size,
         seed=restored.config.seed,
     )
-    steps = min(restored.checkpoint.step, BASELINE_TOKENS // order.tokens_per_step)
+    steps = min(restored.checkpoint.step, max(1, BASELINE_TOKENS // order.tokens_per_step))
     if steps >= order.steps_per_epoch:
         return split.slice(0, min(len(split), BASELINE_TOKENS))
-    return np.concatenate([order.batch(step).flatten() for step in range(steps)])
+    return np.concatenate([order.batch(step).flatten() for step in range(steps)])[:BASELINE_TOKENS]
 
 
 def samples(restored: Restored) -> list[Sample]:

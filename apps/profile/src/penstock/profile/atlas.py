@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from penstock.run.records.profile import (
 )
 from penstock.traces import load
 from penstock.traces import specialisation as figures
+from penstock.traces.header import WORD_BITS
 from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
@@ -43,8 +43,6 @@ HEADINGS = (
 MOST_COUNTS = 16
 """Largest number of experts whose counts are printed; larger ones are in the JSON and on the page."""
 MOST_PREFERRED = 3
-WORD_BITS = "domain_word_bits"
-"""Key of a trace's header: `word_information` of each layer."""
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
@@ -66,37 +64,13 @@ class Tables:
 
 
 def tables_of(trace: RoutingTrace) -> Tables:
-    """Raises `ProblemError` if the trace is empty or its header does not fit it."""
+    """Raises `ProblemError` if the trace is empty or its header's `pairs` do not fit it."""
     if not trace.counts_SLE.any():
         name, fix = str(trace.header.get("model", "trace")), "record at least one step"
         raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
-    _require_header(trace)
     layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
     domains = list(dict.fromkeys(trace.header.get("domains", [])))
     return Tables(trace, layers, domains, _domain_counts(trace, domains), _meetings(trace), _pair_counts(trace))
-
-
-def _require_header(trace: RoutingTrace) -> None:
-    steps = len(trace.counts_SLE)
-    domains = trace.header.get("domains", [""] * steps)
-    dropped = trace.header.get("dropped_warm_up", 0)
-    layers = trace.counts_SLE.shape[1]
-    words = trace.header.get(WORD_BITS, [0.0] * layers)
-    problems = {
-        f"'domains' must be a list of {steps} names, one per step": not _is_list(domains, str, steps),
-        f"'{WORD_BITS}' must be a list of {layers} numbers, one per layer": not _is_list(words, float, layers),
-        "'dropped_warm_up' must be an integer >= 0, a number of rows": type(dropped) is not int or dropped < 0,
-    }
-    found = [what for what, wrong in problems.items() if wrong]
-    if found:
-        raise ProblemError(
-            [Problem("bad-trace", f"the header's {what}", "trace", "correct the header") for what in found]
-        )
-
-
-def _is_list(value: Any, kind: type, length: int) -> bool:
-    """Checks exact types, because in Python JSON's true is an int."""
-    return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
 
 
 def load_figures(tables: Tables) -> list[LayerProfile]:

@@ -25,7 +25,7 @@ from penstock.simulate.config import SimulateSettings
 if TYPE_CHECKING:
     from penstock.profile.subject import Subject
 
-_TRACE_SUFFIXES = (".npz", ".json", ".jsonl", ".xz", ".pt")
+_TRACE_SUFFIXES = (".npz", ".json", ".jsonl", ".pt", ".gz", ".bz2", ".xz", ".zst")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 

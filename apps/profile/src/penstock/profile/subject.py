@@ -162,6 +162,7 @@ def _encoder(tokenizer: BpeTokenizer) -> Encode:
     def encode(text: str) -> tuple[Integers, Integers]:
         parts = [np.array(tokenizer.encode(part), dtype=np.int64) for part in tokenizer.parts(text)]
         token_N = np.concatenate([*parts, np.empty(0, dtype=np.int64)])
+        tokenizer.require_every_byte(token_N, text.encode())
         return token_N, length_V[token_N]
 
     return encode

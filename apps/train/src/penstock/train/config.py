@@ -23,7 +23,7 @@ class MaskedNextTokenConfig(Schema):
     """Rows of JSON lines: {"text"}, {"prompt", "completion"}, or {"tokens", "mask"}."""
 
     paths: tuple[str, ...]
-    """Files, folders (searched recursively for *.jsonl*) and globs to train on; .gz, .xz and .zst files are
+    """Files, folders (searched recursively for *.jsonl*) and globs to train on; .gz, .bz2, .xz and .zst files are
     decompressed."""
     heldout: tuple[str, ...]
     """Files, folders and globs of rows that are only evaluated, in the same form as `paths`."""

@@ -163,7 +163,8 @@ class Trainer:
             )
             what = f"the data differs from what the run was trained on ({', '.join(names)})"
             fix = "restore that data, or start a new run"
-            raise failed("other-data", what, str(self.dataset.folder), fix)
+            prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
+            raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
             with self.engine.full_state():
                 checkpoint.load(self.composition)
@@ -233,7 +234,7 @@ class Trainer:
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
                 raise self._diverged("gradient", norm)
-            stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
+            stepped = {"gradient_norm": norm, **self.engine.step((self.step + 0.5) / self.steps)}
         self.step += 1
         self.composition.shared.end_step(self.step / self.steps, self.engine.total)
         with watch("balance"):

@@ -26,7 +26,7 @@ class TextCorpusConfig(Schema):
     """Text files."""
 
     paths: tuple[str, ...]
-    """Files, folders (searched recursively) and globs; .gz, .xz and .zst files are decompressed."""
+    """Files, folders (searched recursively) and globs; .gz, .bz2, .xz and .zst files are decompressed."""
     pattern: str = "**/*"
     """Which files of a folder are read. Names that start with a dot are never read."""
     separator: str | None = None
@@ -44,7 +44,7 @@ class JsonLinesConfig(Schema):
     """JSON Lines: one object per line."""
 
     paths: tuple[str, ...]
-    """Files, folders (searched recursively for *.jsonl*) and globs; .gz, .xz and .zst files are decompressed."""
+    """Files, folders (searched recursively for *.jsonl*) and globs; .gz, .bz2, .xz and .zst files are decompressed."""
     field: str = "text"
     """The key of the text in each object."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from penstock.data_prep.builtin_docs import builtin_documents
-from penstock.data_prep.files import decode, find_files, fingerprint, import_extra, open_input, split_stream
+from penstock.data_prep.files import decode, find_files, fingerprint, import_extra, split_stream
+from penstock.hooks.compressed import open_input
 from penstock.hooks.contracts import Document
+from penstock.hooks.json_lines import json_rows
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 
@@ -75,7 +76,7 @@ def _python_source(path: Path) -> str | None:
 
 
 class TextCorpus:
-    """UTF-8 text files: files, folders (the files that match `pattern`) and globs, plain or .gz, .xz, .zst.
+    """UTF-8 text files: files, folders (the files that match `pattern`) and globs, plain or .gz, .bz2, .xz, .zst.
 
     Each file is one document unless `separator` splits it into several. Newlines around a separator are dropped, and so
     are blank documents.
@@ -84,6 +85,9 @@ class TextCorpus:
     def __init__(self, paths: Sequence[str | Path], *, pattern: str = "**/*", separator: str | None = None) -> None:
         if separator == "":
             raise ProblemError(Problem("invalid-value", "the separator is empty", "separator", "leave it out"))
+        if separator is not None and not _is_unicode(separator):
+            what = "the separator has a lone surrogate, which no text contains"
+            raise ProblemError(Problem("invalid-value", what, "separator", "write valid Unicode"))
         self._paths = paths
         self._pattern = pattern
         self._separator = separator
@@ -113,7 +117,7 @@ class TextCorpus:
 
 
 class JsonLines:
-    """One JSON object per line, the text under `field`; plain or .gz, .xz, .zst. Blank lines are skipped."""
+    """One JSON object per line, the text under `field`; plain or .gz, .bz2, .xz, .zst. Blank lines are skipped."""
 
     def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
         self._paths = paths
@@ -121,31 +125,14 @@ class JsonLines:
 
     def documents(self) -> Iterator[Document]:
         for path in self._files():
-            with open_input(path) as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield self._document(line, f"{path}:{number}")
+            for where, row in json_rows(path):
+                yield Document(_text_of(row, self._field, where), where)
 
     def fingerprint(self) -> Mapping[str, Any]:
         return fingerprint(self._files())
 
     def _files(self) -> list[Path]:
         return find_files(self._paths, "**/*.jsonl*")
-
-    def _document(self, line: bytes, where: str) -> Document:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
-        if not isinstance(row, dict):
-            raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))
-        text = _text_of(row, self._field, where)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON escapes can spell a lone surrogate, UTF-8 cannot
-            what = f"field '{self._field}' has a lone surrogate, {text[error.start]!r}, at character {error.start}"
-            raise ProblemError(Problem("invalid-field", what, where, "rewrite the line from valid Unicode")) from None
-        return Document(text, where)
 
 
 class Parquet:
@@ -227,7 +214,20 @@ def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
     text = row[field]
     if not isinstance(text, str):
         raise ProblemError(Problem("invalid-field", f"field '{field}' is {type(text).__name__}, not a string", where))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON escapes can spell a lone surrogate, UTF-8 cannot
+        what = f"field '{field}' has a lone surrogate, {text[error.start]!r}, at character {error.start}"
+        raise ProblemError(Problem("invalid-field", what, where, "rewrite it from valid Unicode")) from None
     return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_field(field: str, known: Any, where: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from penstock.data_prep.shards import MANIFEST, FileRecord, Manifest, SplitRecor
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
+_OPEN_SHARDS = 64
 _REMEDY = "delete the folder and prepare the data again"
 
 
@@ -64,6 +64,7 @@ class TokenSplit:
         self._paths = [folder / f"{shard.name}.bin" for shard in record.shards]
         self._ends = np.array(list(accumulate(shard.tokens for shard in record.shards)), dtype=np.int64)
         self._dtype = dtype
+        self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.tokens
@@ -78,14 +79,21 @@ class TokenSplit:
             shard = int(np.searchsorted(self._ends, at, side="right"))
             end = int(self._ends[shard])
             upto = min(stop, end)
-            offset = end - len(self._maps[shard])
-            out[at - start : upto - start] = self._maps[shard][at - offset : upto - offset]
+            tokens_N = self._mapped(shard)
+            offset = end - len(tokens_N)
+            out[at - start : upto - start] = tokens_N[at - offset : upto - offset]
             at = upto
         return out
 
-    @cached_property
-    def _maps(self) -> list[np.ndarray]:
-        return [np.memmap(path, dtype=self._dtype, mode="r") for path in self._paths]
+    def _mapped(self, shard: int) -> np.ndarray:
+        """The shard's tokens. Few shards stay open, because each one takes a file handle; opening costs 50 us."""
+        found = self._maps.pop(shard, None)
+        if found is None:
+            found = np.memmap(self._paths[shard], dtype=self._dtype, mode="r")
+            if len(self._maps) >= _OPEN_SHARDS:
+                del self._maps[next(iter(self._maps))]
+        self._maps[shard] = found  # the dictionary's order is that of use
+        return found
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:

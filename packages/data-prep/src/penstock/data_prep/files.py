@@ -1,18 +1,14 @@
-"""Finds, opens and decodes input files; anything wrong with a file is a `Problem` that names it."""
+"""Finds and decodes input files; anything wrong with a file is a `Problem` that names it."""
 
 from __future__ import annotations
 
 import glob
-import gzip
 import hashlib
 import importlib
-import io
-import lzma
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -30,7 +26,7 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     found: dict[Path, None] = {}
     problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
     for path in paths:
-        files = _files_behind(Path(path).expanduser(), pattern)
+        files = _files_behind(path, pattern)
         if isinstance(files, Problem):
             problems.append(files)
         else:
@@ -40,17 +36,29 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     return list(found)
 
 
-def _files_behind(path: Path, pattern: str) -> list[Path] | Problem:
+def _files_behind(given: str | Path, pattern: str) -> list[Path] | Problem:
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:  # ~name of a user that is not known
+        return Problem("missing-file", f"file or folder not found ({error})", str(given), "write the path in full")
     if os.path.isfile(path):  # unlike `Path.is_file`, False for a name that is too long
         return [path]
     if os.path.isdir(path):
-        inside = (file for file in path.glob(pattern) if not _hidden(file.relative_to(path)))
-        files = sorted(file for file in inside if file.is_file())
-        return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(path))
+        return _files_below(path, pattern)
     if glob.has_magic(str(path)):
         files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
-        return files or Problem("empty-corpus", "no file matches", str(path))
+        return files or Problem("empty-corpus", "no file matches", str(path), "check the pattern")
     return Problem("missing-file", "file or folder not found", str(path), f"relative paths start at {Path.cwd()}")
+
+
+def _files_below(folder: Path, pattern: str) -> list[Path] | Problem:
+    try:
+        inside = [file for file in folder.glob(pattern) if not _hidden(file.relative_to(folder))]
+    except (ValueError, NotImplementedError, IndexError) as error:  # pathlib's, and they differ between its versions
+        what = f"'{pattern}' does not select files of a folder ({error})"
+        return Problem("invalid-value", what, "pattern", "use a relative pattern, such as **/*.txt")
+    files = sorted(file for file in inside if file.is_file())
+    return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(folder), "check both")
 
 
 def _hidden(relative: Path) -> bool:
@@ -61,81 +69,17 @@ def fingerprint(files: Sequence[Path]) -> Mapping[str, Any]:
     """Changes when a file is added, removed or written to: names, sizes and times, not contents."""
     digest = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        status = _status(file)
+        digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return {"files": len(files), "sha256": digest.hexdigest()}
 
 
-@contextmanager
-def open_input(path: Path) -> Iterator[BinaryIO]:
-    """The decompressed bytes of a file; raises `ProblemError` for any error while reading it."""
+def _status(file: Path) -> os.stat_result:
     try:
-        with path.open("rb") as raw, _decompressed(path, raw) as stream:
-            yield stream
-    except (gzip.BadGzipFile, lzma.LZMAError, EOFError, _DamagedZstd) as error:
-        what = f"the compressed file is damaged ({error})"
-        raise ProblemError(Problem("damaged-file", what, str(path), "download or write it again")) from error
-    except OSError as error:
-        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path))) from error
-
-
-def _decompressed(path: Path, raw: BinaryIO) -> BinaryIO:
-    match path.suffix:
-        case ".gz":
-            return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-        case ".xz":
-            return cast(BinaryIO, lzma.LZMAFile(raw))
-        case ".zst":
-            return cast(BinaryIO, io.BufferedReader(_ZstdReader(path, raw), _CHUNK))
-        case _:
-            return raw
-
-
-class _DamagedZstd(Exception):
-    """An error that the frame decoder reported."""
-
-
-class _ZstdReader(io.RawIOBase):
-    """Reads Zstandard frames and detects a truncated one; the library's own `stream_reader` ends it silently."""
-
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
-        zstandard = import_extra("zstandard", "zstd", str(path))
-        self._raw = raw
-        self._error = zstandard.ZstdError
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._compressed = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            if not self._compressed and not (read := self._read_compressed()):
-                return read
-            self._advance()
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _read_compressed(self) -> int:
-        self._compressed = self._raw.read(1 << 16)  # small, because its decompressed bytes are all held at once
-        if not self._compressed and self._frame is not None:
-            raise _DamagedZstd("it ends in the middle of a frame")
-        return len(self._compressed)
-
-    def _advance(self) -> None:
-        if self._frame is None:
-            self._frame = self._new_frame()
-        try:
-            self._ready = memoryview(self._frame.decompress(self._compressed))
-        except self._error as error:
-            raise _DamagedZstd(str(error)) from error
-        self._compressed = b""
-        if self._frame.eof:
-            self._compressed, self._frame = self._frame.unused_data, None
+        return file.stat()
+    except OSError as error:  # removed since it was found
+        fix = "leave the files alone while they are read"
+        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(file), fix)) from error
 
 
 def import_extra(module: str, extra: str, where: str) -> Any:

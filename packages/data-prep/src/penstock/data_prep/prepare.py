@@ -356,13 +356,15 @@ def _batches(spool: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _encode_documents(tokenizer: BpeTokenizer, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
-    """The tokens of each document and its end-of-text, int64."""
+    """The tokens of each document and its end-of-text, int64; raises `ProblemError` if they lack a byte of it."""
     parts = [list(tokenizer.parts(data.decode())) for data in documents]
     flat = [part for document in parts for part in document]
     end = np.array([tokenizer.end_of_text])
     encoded = _encode_in_turn(tokenizer, flat)
-    for document in parts:
-        yield np.concatenate([*(next(encoded) for _ in document), end])
+    for data, document in zip(documents, parts, strict=True):
+        token_N = np.concatenate([next(encoded) for _ in document])
+        tokenizer.require_every_byte(token_N, data)
+        yield np.concatenate([token_N, end])
 
 
 def _encode_in_turn(tokenizer: BpeTokenizer, texts: Sequence[str]) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from penstock.data_prep.llama2c import convert_llama2c
+from penstock.data_prep.lossless import (
+    BYTE_FALLBACK,
+    BYTE_LEVEL,
+    decoder_kinds,
+    lossless_problems,
+    pre_tokenizer_parts,
+)
 from penstock.hooks.problems import Problem, ProblemError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -44,12 +52,9 @@ SPLIT = (
 # `tokenizers` counts pairs in 32 bits and silently drops the most frequent pair past 2**31 (its issue 2058).
 MAXIMUM_TRAINING_BYTES = 2**31 - 1
 
-# Kinds of decoder that turn tokens back into bytes: those of byte-level BPE, and of llama2.c's byte fallback.
-_BYTE_LEVEL = ("ByteLevel",)
-_BYTE_FALLBACK = ("ByteFallback", "Fuse", "Strip")
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-# What lossy tokenizers change: white space, composed characters, case, text that spells special tokens.
+# A net under the rules of `lossless`: white space, composed characters, case, text that spells special tokens.
 _PROBE = f"A  e\u0301 \ufb01 \u0130 東京\u3000\U0001f600\r\n\t\0 don 't , <s>{END_OF_TEXT} "
 
 _CONFIG = {
@@ -68,17 +73,15 @@ class BpeTokenizer:
     """
 
     def __init__(self, serialized: bytes, where: str = "tokenizer.json") -> None:
-        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` if it is not a byte-level BPE
-        tokenizer or not lossless."""
+        """`serialized` is the content of a `tokenizer.json`; raises `ProblemError` with everything that keeps it from
+        encoding each text as exactly its bytes, such as truncation, padding or a normalizer."""
         self._tokenizer, document = _parse(serialized, where)
         self._tokenizer.encode_special_tokens = True
-        end_of_text = self._tokenizer.token_to_id(END_OF_TEXT)
-        if end_of_text is None:
-            raise ProblemError(Problem("unusable-tokenizer", f"the tokenizer has no token '{END_OF_TEXT}'", where))
-        self.end_of_text: int = end_of_text
+        self.end_of_text: int = self._tokenizer.get_vocab(with_added_tokens=True)[END_OF_TEXT]
         self.vocabulary_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.hash = hashlib.sha256(serialized).hexdigest()
-        self._is_byte_level = _decoder_kinds(document) == _BYTE_LEVEL
+        self._where = where
+        self._is_byte_level = decoder_kinds(document) == BYTE_LEVEL
         self._splits_as_ours = _splits_as_ours(document)
         if any(self.decode(self.encode(text)) != text for text in (_PROBE, f" {_PROBE}")):
             what = "not lossless: encoding and decoding changes a text"
@@ -104,11 +107,24 @@ class BpeTokenizer:
         """Special tokens are spelled out; bytes that are not valid UTF-8 become U+FFFD."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
+    def require_every_byte(self, token_N: np.ndarray, text: bytes) -> None:
+        """Raises `ProblemError` if the tokens of a text do not hold exactly its bytes."""
+        space = 0 if self._is_byte_level or not text else 1
+        held = int(self._byte_lengths[token_N].sum()) - space
+        if held != len(text):
+            start = text[:40].decode(errors="ignore")
+            what = f"its tokens hold {held} of the {len(text)} bytes of the text that begins with {start!r}"
+            raise ProblemError(Problem("lossy-tokenizer", what, self._where, "use a byte-level tokenizer"))
+
     def byte_lengths(self) -> np.ndarray:
         """Bytes of each token, int64 [V]; 0 for special tokens. Bits per byte divides by their sum over a text.
 
         The space that a llama2.c tokenizer puts before a text counts, so its sum is 1 too large for each document.
         """
+        return self._byte_lengths.copy()
+
+    @cached_property
+    def _byte_lengths(self) -> np.ndarray:
         lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
         for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
             if self._is_byte_level:
@@ -126,22 +142,34 @@ def _parse(serialized: bytes, where: str) -> tuple[tokenizers.Tokenizer, dict[st
         document = json.loads(text)
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
-        problem = Problem("damaged-file", f"not a tokenizer of the `tokenizers` library ({error})", where)
-        raise ProblemError(problem) from error
-    kinds = _decoder_kinds(document)
-    if kinds not in (_BYTE_LEVEL, _BYTE_FALLBACK):
-        raise ProblemError(Problem("unusable-tokenizer", f"not byte-level (its decoder is {'+'.join(kinds)})", where))
+        what = f"not a tokenizer of the `tokenizers` library ({error})"
+        raise ProblemError(Problem("damaged-file", what, where, "save or download it again")) from error
+    unusable = _unusable(tokenizer, document)
+    problems = [Problem("unusable-tokenizer", unusable, where, "use a byte-level BPE tokenizer")] if unusable else []
+    problems = problems or lossless_problems(document, END_OF_TEXT, where)
+    if problems:
+        raise ProblemError(problems)
     return tokenizer, document
 
 
-def _decoder_kinds(document: Mapping[str, Any]) -> tuple[str, ...]:
-    decoder: dict[str, Any] = document.get("decoder") or {"type": "none"}
-    return tuple(part["type"] for part in decoder.get("decoders", [decoder]))
+def _unusable(tokenizer: tokenizers.Tokenizer, document: Mapping[str, Any]) -> str | None:
+    """Why this is not the kind of tokenizer whose losses can be told from its file."""
+    if not isinstance(tokenizer.model, models.BPE):
+        return f"its model is {type(tokenizer.model).__name__}, not BPE"
+    kinds = decoder_kinds(document)
+    if kinds not in (BYTE_LEVEL, BYTE_FALLBACK):
+        return f"not byte-level (its decoder is {'+'.join(kinds)})"
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        return f"the tokenizer has no token '{END_OF_TEXT}'"
+    return None
 
 
 def _splits_as_ours(document: Mapping[str, Any]) -> bool:
-    before = document.get("pre_tokenizer") or {}
-    return any(part.get("pattern") == {"Regex": SPLIT} for part in before.get("pretokenizers", [before]))
+    """Whether no token of any text crosses a cut of `segments`."""
+    first, *_ = *pre_tokenizer_parts(document), {}
+    ours = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
+    lines = any("\n" in token["content"] for token in document["added_tokens"] if not token["special"])
+    return first == ours and not lines
 
 
 def read_tokenizer(path: str | Path) -> bytes:

@@ -25,7 +25,7 @@ class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
     path: Path | None = None
-    """A local `wiki.test.raw`, plain, .xz or .gz; null means the data folder, or the hub if there is no data folder."""
+    """A local `wiki.test.raw`, plain or compressed; null means the data folder, or the hub if there is no folder."""
     stride: int | None = Field(default=None, gt=0)
     """Tokens between the starts of windows; null means disjoint windows."""
     max_bytes: int | None = Field(default=None, gt=1)
@@ -43,7 +43,7 @@ class LambadaConfig(Schema):
     """`lambada`: OpenAI's variant of the test set."""
 
     path: Path | None = None
-    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain, .xz or .gz; null means
+    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or compressed; null means
     the data folder, or the Hugging Face hub if there is no data folder."""
 
     @classmethod

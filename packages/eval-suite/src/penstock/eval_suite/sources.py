@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.hooks.compressed import open_input
 from penstock.hooks.contracts import TaskContext
+from penstock.hooks.json_lines import json_rows
 from penstock.hooks.problems import Problem, ProblemError
 
-_DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress}
+_SUFFIXES = ("", ".xz", ".gz", ".bz2", ".zst")
 
 
 def local_file(path: Path | None, context: TaskContext, name: str) -> Path | None:
@@ -20,44 +19,36 @@ def local_file(path: Path | None, context: TaskContext, name: str) -> Path | Non
     if neither is given. Raises `ProblemError` if the folder does not have the file."""
     if path is not None or context.data is None:
         return path
-    candidates = [context.data / f"{name}{suffix}" for suffix in ("", *_DECOMPRESS)]
+    candidates = [context.data / f"{name}{suffix}" for suffix in _SUFFIXES]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
-        what = f"the folder has no {name}, {name}.xz or {name}.gz"
+        what = f"the folder has no {name}, plain or compressed ({', '.join(_SUFFIXES[1:])})"
         fix = "put it there, or name another folder with --data"
         raise ProblemError(Problem("missing-file", what, str(context.data), fix))
     return found
 
 
 def read_text(path: Path) -> str:
-    """A text file, byte for byte, decompressed if its name ends in .xz or .gz."""
+    """A text file, byte for byte, decompressed if its name says so."""
+    _require_file(path)
+    with open_input(path) as stream:
+        data = stream.read()
     try:
-        stored = path.read_bytes()
-    except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-        raise ProblemError(Problem("missing-file", what, str(path), "set a file with `path` or --data")) from error
-    try:
-        return _DECOMPRESS.get(path.suffix, bytes)(stored).decode("utf-8")  # not read_text: it would rewrite line ends
+        return data.decode("utf-8")  # not a text stream: it would rewrite line ends
     except UnicodeDecodeError as error:
-        fix = "decompress it first, or rename it to end in .xz or .gz"
+        fix = "decompress it first, or let its name end in .xz, .gz, .bz2 or .zst"
         raise ProblemError(Problem("unreadable-file", "is not UTF-8 text", str(path), fix)) from error
-    except (lzma.LZMAError, OSError, EOFError) as error:
-        raise ProblemError(Problem("damaged-file", f"cannot be decompressed ({error})", str(path))) from error
 
 
-def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The location of each row of a JSON lines file, and the row; blank lines are skipped."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ProblemError(Problem("invalid-json", f"not valid JSON ({error})", where)) from None
-        if not isinstance(row, dict):
-            raise ProblemError(Problem("invalid-json", f"expected a JSON object, got {type(row).__name__}", where))
-        yield where, row
+def local_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The place of each row of a JSON lines file, plain or compressed, and the row."""
+    _require_file(path)
+    yield from json_rows(path)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ProblemError(Problem("missing-file", "file not found", str(path), "set a file with `path` or --data"))
 
 
 def texts_of(rows: Iterable[tuple[str, Mapping[str, Any]]], column: str) -> Iterator[tuple[str, str]]:

@@ -136,6 +136,11 @@ class ArchitectureSettings(Schema):
         """The longest sequence that the model can read or is promised to; None: no limit is known."""
         return None
 
+    def export_obstacles(self) -> list[Problem]:
+        """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
+        stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
+        return []
+
 
 # The fields that the application builds; the others are arguments of the target.
 BUILT = frozenset({"router", "balance", "sharing", "quantizer", "overrides"})

@@ -15,6 +15,11 @@ import yaml
 
 from penstock.hooks.problems import Problem, ProblemError
 
+_MOST_VALUES = 200_000
+"""Read in a second. Nine lines of nine aliases each stand for 400 million values."""
+_MOST_LEVELS = 100
+_MOST_DIGITS = 1000
+
 Location: TypeAlias = tuple[str | int, ...]
 Value: TypeAlias = "dict[str, Value] | list[Value] | str | int | float | bool | None"
 
@@ -80,7 +85,10 @@ def parse_config(text: str, name: str = "config") -> ConfigDocument:
 def parse_value(text: str, name: str) -> tuple[Value, dict[Location, str]]:
     """Any YAML value, and the place "NAME:LINE:COLUMN" of every value inside it."""
     try:
-        node = _Loader(text).get_single_node()
+        return _parse(text, name)
+    except RecursionError:
+        fix = f"use at most {_MOST_LEVELS} levels"
+        raise ProblemError(Problem("bad-yaml", "its values are nested too deep", name, fix)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = name if mark is None else _place(name, mark)
@@ -88,6 +96,10 @@ def parse_value(text: str, name: str) -> tuple[Value, dict[Location, str]]:
         raise ProblemError(Problem("bad-yaml", f"not valid YAML ({what})", where)) from error
     except yaml.YAMLError as error:
         raise ProblemError(Problem("bad-yaml", f"not valid YAML ({error})", name)) from error
+
+
+def _parse(text: str, name: str) -> tuple[Value, dict[Location, str]]:
+    node = _Loader(text).get_single_node()
     if node is None:
         return None, {(): name}
     reading = _Reading(name)
@@ -117,6 +129,11 @@ class _Reading:
 
     def value(self, node: yaml.Node, at: Location) -> Value:
         where = self.sources.setdefault(at, _place(self.name, node.start_mark))
+        if len(self.sources) > _MOST_VALUES:
+            what = f"has more than {_MOST_VALUES} values, aliases (*name) written out"
+            raise ProblemError(Problem("bad-yaml", what, where, "write a smaller file, with fewer aliases"))
+        if len(self.around) >= _MOST_LEVELS:
+            raise ProblemError(Problem("bad-yaml", f"is nested more than {_MOST_LEVELS} levels deep", where))
         if any(node is outer for outer in self.around):
             return self._bad("an alias refers to a value that contains it", where)
         if isinstance(node, yaml.ScalarNode):
@@ -137,7 +154,7 @@ class _Reading:
         try:
             if scalar.pattern.match(node.value):
                 return scalar.read(node.value)
-        except ValueError as error:  # more digits than Python converts
+        except ValueError as error:
             return self._bad(str(error), where)
         return self._bad(f"'{node.value}' is not of type {node.tag.removeprefix(_TAG)}", where)
 
@@ -172,6 +189,8 @@ def _place(name: str, mark: yaml.Mark) -> str:
 
 def _integer(text: str) -> int:
     digits = text.replace("_", "")
+    if len(digits) > _MOST_DIGITS:  # Python limits only decimal ones, and then cannot print the others
+        raise ValueError(f"an integer of {len(digits)} digits is too large, use at most {_MOST_DIGITS}")
     return int(digits, 0) if digits.startswith(("0x", "0o")) else int(digits)
 
 

@@ -22,11 +22,15 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Law = Callable[[np.random.Generator, int, float], Floats]
 
+MOST_SKEWED = 100
+HEAVIEST_TAIL = 0.05
+"""Limits of `skew`, far beyond any model; within them no weight leaves the range of a float."""
+
 _TOKENS_ALIKE = 64  # tokens that share one random order of experts
 
 
 def _zipf(rng: np.random.Generator, experts: int, skew: float) -> Floats:
-    return rng.permutation(1.0 / np.arange(1, experts + 1) ** skew)
+    return rng.permutation(1.0 / np.arange(1.0, experts + 1) ** skew)
 
 
 def _incast(rng: np.random.Generator, experts: int, _: float) -> Floats:
@@ -41,7 +45,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "uniform": lambda rng, experts, skew: np.ones(experts),
         "zipf": _zipf,
         "log-normal": lambda rng, experts, skew: rng.lognormal(0.0, skew, experts),
-        "power-law": lambda rng, experts, skew: rng.pareto(max(skew, 1e-9), experts) + 1.0,
+        "power-law": lambda rng, experts, skew: rng.pareto(skew, experts) + 1.0,
         "incast": _incast,
     }
 )
@@ -73,6 +77,7 @@ def synthetic_trace(
         raise ProblemError(Problem("unknown-traffic", what, "synthetic", did_you_mean(law, LAWS)))
     limit = groups if group_limit is None else group_limit
     _check(experts, k, layers, steps, tokens, groups, limit)
+    _check_draw(law, skew, hidden_size, seed)
     rng = np.random.default_rng(seed)
     counts_SLE = np.zeros((steps, layers, experts), dtype=np.int64)
     expert_NLK = np.zeros((steps * tokens, layers, k), dtype=np.int32)
@@ -147,5 +152,19 @@ def _check(experts: int, k: int, layers: int, steps: int, tokens: int, groups: i
     elif k > experts // groups * limit:
         what = f"a token cannot choose {k} of {experts // groups * limit} experts"
         problems.append(Problem("bad-value", what, "synthetic", "lower k, or raise experts or limit"))
+    if problems:
+        raise ProblemError(problems)
+
+
+def _check_draw(law: str, skew: float, hidden_size: int, seed: int) -> None:
+    problems: list[Problem] = []
+    least = HEAVIEST_TAIL if law == "power-law" else 0
+    if not least <= skew <= MOST_SKEWED:  # also false for nan
+        fix = f"use a number from {least} to {MOST_SKEWED}"
+        problems.append(Problem("bad-value", f"skew is {skew}", "synthetic", fix))
+    if hidden_size < 1:
+        problems.append(Problem("bad-value", f"hidden_size is {hidden_size}", "synthetic", "use at least 1"))
+    if seed < 0:
+        problems.append(Problem("bad-value", f"seed is {seed}", "synthetic", "use a number of at least 0"))
     if problems:
         raise ProblemError(problems)

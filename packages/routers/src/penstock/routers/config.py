@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,8 @@ from penstock.routers.balancers import rate_steps
 
 class TopKConfig(Schema):
     """How many experts a token visits, and how their outputs are weighted."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token. 2 suits small first models (Mixtral has 2 of 8); GLM-4.x has 8 of 160."""
@@ -50,8 +52,22 @@ class TopKConfig(Schema):
         return self
 
 
+class SigmoidTopKConfig(TopKConfig):
+    """Sigmoid scores of one matrix."""
+
+    score_function: ClassVar[str | None] = "sigmoid"
+
+
+class SoftmaxTopKConfig(TopKConfig):
+    """Softmax scores of one matrix."""
+
+    score_function: ClassVar[str | None] = "softmax"
+
+
 class ChoiceConfig(Schema):
     """Settings of every router with scores."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token."""
@@ -69,6 +85,8 @@ class ChoiceConfig(Schema):
 class SinkhornConfig(ChoiceConfig):
     """Top-k of a balanced plan."""
 
+    score_function: ClassVar[str | None] = "softmax"  # in evaluation
+
     iterations: int = Field(default=8, ge=1)
     """Rounds of the Sinkhorn iteration in training; 8 rounds bring the columns of the plan within 1 % of even."""
 
@@ -82,6 +100,8 @@ class ClusterConfig(ChoiceConfig):
 
 class UnlearnedConfig(Schema):
     """Settings of the routers that learn nothing."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token."""

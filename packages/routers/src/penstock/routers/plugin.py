@@ -51,7 +51,7 @@ def routers() -> list[Component]:
         _router(
             "sigmoid-topk",
             "topk:SigmoidTopK",
-            "TopKConfig",
+            "SigmoidTopKConfig",
             "Sigmoid scores, selection bias, optional groups (GLM-4.x, DeepSeek-V3)",
             TOP_K,
             "arXiv 2412.19437",
@@ -59,7 +59,7 @@ def routers() -> list[Component]:
         _router(
             "softmax-topk",
             "topk:SoftmaxTopK",
-            "TopKConfig",
+            "SoftmaxTopKConfig",
             "Softmax scores, selection bias, optional groups (Mixtral, Qwen3-MoE)",
             TOP_K,
             "arXiv 2401.04088",
@@ -119,7 +119,7 @@ def routers() -> list[Component]:
         _router(
             "frozen",
             "controls:FrozenTopK",
-            "TopKConfig",
+            "SigmoidTopKConfig",
             "Control: sigmoid-topk with a gate that is never trained",
             ALONE | SAME_IN_TRAINING | REPLAYABLE | {"exact-gradient"},
         ),

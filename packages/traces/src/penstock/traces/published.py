@@ -12,6 +12,7 @@ Shape suffixes: M domains, L layers, P pairs of layers, E experts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,15 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 """Facts missing from the tables, from the models' configs and the published figures, by the start of a model's name."""
 
+MOST_PAIRED = 4096
+"""More experts than any model has in a layer; a table of pairs of them is then 128 MB."""
+
 Layer = Mapping[str, int]
 
 
 def traces_of(text: str) -> dict[str, RoutingTrace]:
     """The traces of a table by the name of their model; raises ValueError, KeyError or TypeError if it is not one."""
-    models: Mapping[str, Mapping[str, Any]] = json.loads(text)["models"]
+    models: Mapping[str, Mapping[str, Any]] = json.loads(text, object_pairs_hook=_without_duplicates)["models"]
     counts = {name: _of_counts(name, tables) for name, tables in models.items() if "expert_counts" in tables}
     if counts:
         return counts
@@ -47,7 +51,7 @@ def traces_of(text: str) -> dict[str, RoutingTrace]:
 def _of_counts(model: str, tables: Mapping[str, Any]) -> RoutingTrace:
     domains = {name: _layers(domain) for name, domain in tables["expert_counts"].items()}
     _require_equal_lengths(model, domains, "layers")
-    experts = 1 + max(int(expert) for layers in domains.values() for counts in layers for expert in counts)
+    experts = 1 + max(_expert(key) for layers in domains.values() for counts in layers for key in counts)
     count_MLE = np.array([[_row(counts, experts) for counts in layers] for layers in domains.values()], dtype=np.int64)
     said = next((domain["layers"] for domain in tables["expert_counts"].values() if isinstance(domain, Mapping)), None)
     header = _header(model, count_MLE.shape[1], said, _k_of_first_choices(domains, tables))
@@ -61,18 +65,37 @@ def _layers(domain: Any) -> Sequence[Layer]:
 
 def _row(counts: Layer, experts: int) -> list[int]:
     row = [0] * experts
-    for expert, count in counts.items():
-        if type(count) is not int or int(expert) < 0:
-            raise ValueError(f"{count!r} assignments of expert {expert} are not a count")
-        row[int(expert)] = count
+    for key, count in counts.items():
+        if type(count) is not int:
+            raise ValueError(f"{count!r} assignments of expert {key} are not a count")
+        row[_expert(key)] = count
     return row
+
+
+def _expert(key: str) -> int:
+    """The number that a key spells. "01" is refused, because it would be counted over "1"."""
+    if not re.fullmatch("0|[1-9][0-9]{0,5}", key):
+        raise ValueError(f"'{key}' is not the number of an expert")
+    return int(key)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which Python would keep the last of equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' occurs twice")
+    return found
 
 
 def _k_of_first_choices(domains: Mapping[str, Sequence[Layer]], tables: Mapping[str, Any]) -> int | None:
     """Experts per token, if `expert_counts_top1` has the counts of tokens' first experts in one of the domains."""
     for name, domain in tables.get("expert_counts_top1", {}).items():
         if name in domains:
-            return round(sum(domains[name][0].values()) / sum(_layers(domain)[0].values()))
+            total, tokens = sum(domains[name][0].values()), sum(_layers(domain)[0].values())
+            if tokens < 1 or total % tokens:
+                raise ValueError(f"'{name}' has {total} assignments of {tokens} tokens, which is no number per token")
+            return total // tokens
     return None
 
 
@@ -94,6 +117,8 @@ def _of_pairs(model: str, domains: Mapping[str, Sequence[Sequence[tuple[int, int
     rows = [np.array(pair) for pairs in domains.values() for pair in pairs]
     if any(row.ndim != 2 or row.shape[1] != 3 or row.dtype.kind != "i" or row.min() < 0 for row in rows):
         raise ValueError("pairs of layers must be triples of integers that are not negative")
+    if max(int(row[:, :2].max()) for row in rows) >= MOST_PAIRED:
+        raise ValueError(f"pairs of layers name experts of {MOST_PAIRED} and above")
     experts = 1 + max(int(row[:, :2].max()) for row in rows)
     pairs = len(next(iter(domains.values())))
     count_MPEE = np.zeros((len(domains), pairs, experts, experts), dtype=np.int64)

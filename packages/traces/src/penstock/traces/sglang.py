@@ -45,7 +45,9 @@ def traces_of(path: Path) -> dict[str, RoutingTrace]:
     counts = np.asarray(recording["logical_count"])
     if counts.ndim not in (2, 3) or not np.isfinite(counts).all():
         raise ValueError(f"`logical_count` must be finite numbers [steps, layers, experts], not {counts.shape}")
-    counts_SLE = np.rint(counts.reshape(-1, *counts.shape[-2:])).astype(np.int64)
+    if counts.dtype.kind not in "iufb" or (counts != np.rint(counts)).any() or (np.abs(counts) > 2**62).any():
+        raise ValueError("`logical_count` has numbers that are no counts")
+    counts_SLE = counts.reshape(-1, *counts.shape[-2:]).astype(np.int64)
     header = {"model": path.stem, "layers": list(range(counts_SLE.shape[1]))}
     return {path.stem: RoutingTrace(counts_SLE, header)}
 

@@ -11,7 +11,7 @@ Shape suffixes: S steps, L layers, E experts, N tokens, K experts per token.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,10 @@ from penstock.traces.trace import RoutingTrace
 
 DUMMY_RUN = 1024
 """More consecutive tokens with the same choice than in any text: the longest run in the public traces' text is 7."""
+
+
+MOST_EXPERTS = 1 << 20
+"""More experts than any model has; a table of counts for a number beyond it would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,8 @@ def traces_of(lines: Iterable[str]) -> dict[str, RoutingTrace]:
     if not text_N.any():
         raise ValueError("all of its tokens chose the same experts")
     expert_NLK, token_N = expert_NLK[text_N], token_N[text_N]
-    experts = int(log.meta.get("num_experts", expert_NLK.max() + 1))
-    if expert_NLK.min() < 0 or expert_NLK.max() >= experts:
+    experts = log.meta.get("num_experts", int(expert_NLK.max()) + 1)
+    if expert_NLK.max() >= experts:
         raise ValueError(f"it has experts {expert_NLK.min()} to {expert_NLK.max()}, but only {experts} experts")
     step_N = np.concatenate([[0], np.cumsum(np.diff(token_N) <= 0)])
     counts_SLE = np.zeros((int(step_N[-1]) + 1, len(layers), experts), dtype=np.int64)
@@ -71,13 +75,22 @@ def _parsed(lines: Iterable[str]) -> _Log:
     return log
 
 
-def _take(log: _Log, record: Mapping[str, Any]) -> None:
+def _take(log: _Log, record: Any) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {type(record).__name__}")
     if not log.meta:
         log.meta.update({**record, "model_id": str(record["model_id"])})
+        experts = record.get("num_experts", 1)
+        if type(experts) is not int or not 0 < experts <= MOST_EXPERTS:
+            raise ValueError(f"`num_experts` is {experts!r}; it must be an integer from 1 to {MOST_EXPERTS}")
     elif record["type"] == "route":
         layer, token, chosen = record["layer"], record["token_idx"], record["topk_ids"]
-        if {type(each) for each in (layer, token, *chosen)} != {int}:
+        if not isinstance(chosen, list) or {type(each) for each in (layer, token, *chosen)} != {int}:
             raise ValueError("`layer`, `token_idx` and `topk_ids` must be integers")
+        if not chosen or min(layer, token, *chosen) < 0 or max(chosen) >= MOST_EXPERTS or token >= 2**63:
+            raise ValueError("`layer`, `token_idx` or `topk_ids` is out of range")
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"`topk_ids` names an expert twice: {chosen}")
         log.tokens.setdefault(layer, []).append(token)
         log.experts.setdefault(layer, []).append(chosen)
 

@@ -20,7 +20,7 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.component import CONTRACTS, KINDS
-from penstock.hooks.discovery import canonical
+from penstock.hooks.installed import canonical
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 

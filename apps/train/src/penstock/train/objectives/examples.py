@@ -7,17 +7,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.data_prep.files import open_input
 from penstock.hooks.contracts import Tokenizer
+from penstock.hooks.json_lines import json_rows_or_problems
 from penstock.hooks.problems import Problem, ProblemError
 
 FORMS = (("text",), ("prompt", "completion"), ("tokens", "mask"))
+_REPAIR = "repair or remove the line"
 SHOWN = 20  # most lines that one error reports
 
 
@@ -54,15 +54,12 @@ def read_examples(files: Sequence[Path]) -> list[Example]:
     problems: list[Problem] = []
     for file in files:
         before = len(examples)
-        with open_input(file) as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                read = _example(line, f"{file}:{number}")
-                if isinstance(read, Problem):
-                    problems.append(read)
-                else:
-                    examples.append(read)
+        for where, fields in json_rows_or_problems(file):
+            read = fields if isinstance(fields, Problem) else _example(fields, where)
+            if isinstance(read, Problem):
+                problems.append(read)
+            else:
+                examples.append(read)
         if len(examples) == before and not problems:
             problems.append(Problem("empty-corpus", "the file has no examples", str(file), "remove it from the list"))
     if problems:
@@ -70,20 +67,15 @@ def read_examples(files: Sequence[Path]) -> list[Example]:
     return examples
 
 
-def _example(line: bytes, where: str) -> Example | Problem:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Problem("invalid-json", f"not a JSON line ({error})", where)
-    if not isinstance(fields, dict):
-        return Problem("invalid-json", f"expected a JSON object, got {type(fields).__name__}", where)
-    form = next((form for form in FORMS if all(name in fields for name in form)), None)
+def _example(fields: dict[str, Any], where: str) -> Example | Problem:
+    given = {name for form in FORMS for name in form if name in fields}
+    form = next((form for form in FORMS if set(form) == given), None)
     if form is None:
         has = ", ".join(f"'{name}'" for name in fields) or "nothing"
-        fix = "write 'text', 'prompt' and 'completion', or 'tokens' and 'mask'"
-        return Problem("bad-example", f"not an example: its fields are {has}", where, fix)
+        fix = "write 'text', or 'prompt' and 'completion', or 'tokens' and 'mask'"
+        return Problem("bad-example", f"not an example of one form: its fields are {has}", where, fix)
     wrong = _wrong_tokens(fields) if "tokens" in form else _wrong_text(fields, form)
-    return Example(fields, where) if wrong is None else Problem("bad-example", wrong, where)
+    return Example(fields, where) if wrong is None else Problem("bad-example", wrong, where, _REPAIR)
 
 
 def _wrong_text(fields: dict[str, Any], form: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ Shape suffixes: B rows of a batch, S sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class MaskedNextToken:
 
     def __init__(self, *, paths: Sequence[str], heldout: Sequence[str]) -> None:
         self.files = {"train": find_files(paths, "**/*.jsonl*"), "heldout": find_files(heldout, "**/*.jsonl*")}
+        _require_apart(self.files)
         self.examples = {split: read_examples(files) for split, files in self.files.items()}
 
     def prepare(self, data: TrainingData) -> None:
@@ -90,6 +91,14 @@ class MaskedNextToken:
             counted_BS=torch.from_numpy(counted_BS),
             text_bytes=int(self.data.byte_lengths_V[target_BS[counted_BS]].sum()),
         )
+
+
+def _require_apart(files: Mapping[str, Sequence[Path]]) -> None:
+    trained = {file.resolve() for file in files["train"]}
+    what, fix = "the file is trained on and held out", "name it in `paths` or in `heldout` only"
+    problems = [Problem("bad-value", what, str(file), fix) for file in files["heldout"] if file.resolve() in trained]
+    if problems:
+        raise ProblemError(problems)
 
 
 def _rows(examples: Sequence[Example], data: TrainingData) -> list[Row]:

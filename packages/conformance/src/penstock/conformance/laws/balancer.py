@@ -22,11 +22,6 @@ from penstock.conformance.laws.routings import EXPERTS, HIDDEN_SIZE, generators_
 from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES: dict[str, str] = {
-    "exact-counts": "loads that differ by one are distinguished, however large they are",
-    "expert-symmetric": "renumbering the experts renumbers the update",
-    "scale-free": "the update depends on the shares of the load, not on its size",
-}
 BALANCER = "balancer"
 
 

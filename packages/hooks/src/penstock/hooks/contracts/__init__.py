@@ -31,6 +31,7 @@ from penstock.hooks.contracts.model import (
     ModelOutput,
     PartlyFrozen,
     PlainHead,
+    Publishable,
     Remembering,
 )
 from penstock.hooks.contracts.network import Placement, Topology
@@ -113,6 +114,7 @@ __all__ = [
     "PartlyFrozen",
     "Placement",
     "PlainHead",
+    "Publishable",
     "Quantizer",
     "Remembering",
     "ReplaceableRouter",

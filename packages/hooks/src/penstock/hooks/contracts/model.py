@@ -119,7 +119,8 @@ class LanguageModel(Generative, Protocol):
     def routers(self) -> Mapping[int, Router]: ...
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all)."""
+        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all). The others
+        may have any target, such as -100, and any hidden state."""
         ...
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
@@ -141,6 +142,23 @@ class LanguageModel(Generative, Protocol):
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `export_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
+@runtime_checkable
+class Publishable(Protocol):
+    """A language model that other software may know in another layout than its checkpoints have.
+
+    An exporter for that software writes `published_config()` and `published_state()` instead of `export_config()` and
+    `export_state(materialize=True)`. Both raise `ProblemError` where no published architecture computes the same.
+    """
+
+    def published_config(self) -> dict[str, Any]:
+        """The `config.json` of a published architecture that computes the same logits."""
+        ...
+
+    def published_state(self) -> dict[str, Tensor]:
+        """Its tensors, under its names."""
         ...
 
 

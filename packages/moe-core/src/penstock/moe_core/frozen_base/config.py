@@ -10,9 +10,11 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from penstock.hooks.architecture import ArchitectureSettings, architecture_settings
-from penstock.hooks.problems import Problem
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import PROBLEM, OfKind
+from penstock.moe_core.frozen_base.mergeable import merged_config
+from penstock.moe_core.glm.layouts import obstacles, rules_of
 
 # Settings that belong to the outer model, not to the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")
@@ -59,6 +61,21 @@ class FrozenBaseConfig(ArchitectureSettings):
     @property
     def max_positions(self) -> int | None:
         return architecture_settings(self.base).max_positions
+
+    def export_obstacles(self) -> list[Problem]:
+        base = self.base.settings
+        size = self.expert_size or 4 * getattr(base, "hidden_size", 0)
+        try:
+            merged = merged_config(
+                base,
+                self.layers,
+                experts=self.experts,
+                expert_size=size if self.place == "beside" else getattr(base, "intermediate_size", 0),
+                beside=self.place == "beside",
+            )
+        except ProblemError as error:
+            return list(error.problems)
+        return obstacles(merged, rules_of(self))
 
     @field_validator("base")
     @classmethod

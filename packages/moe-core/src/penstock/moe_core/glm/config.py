@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from penstock.hooks.architecture import ArchitectureSettings
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.schema import PROBLEM
-from penstock.moe_core.glm import hub_config
+from penstock.moe_core.glm import hub_config, layouts
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -172,6 +172,9 @@ class GlmMoeConfig(ArchitectureSettings):
     @property
     def max_positions(self) -> int:
         return self.max_position_embeddings
+
+    def export_obstacles(self) -> list[Problem]:
+        return layouts.obstacles(self, layouts.rules_of(self), prediction_layers=self.mtp == "keep")
 
     @property
     def rotary_dim(self) -> int:

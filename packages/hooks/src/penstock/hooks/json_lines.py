@@ -1,0 +1,42 @@
+"""JSON lines, plain or compressed: each non-blank line is a JSON object in UTF-8, and a bad one is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from penstock.hooks.compressed import open_input
+from penstock.hooks.problems import Problem, ProblemError
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place of each line, "FILE:LINE", and its object; raises `ProblemError` at the first line that is none."""
+    for where, row in json_rows_or_problems(path):
+        if isinstance(row, Problem):
+            raise ProblemError(row)
+        yield where, row
+
+
+def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Problem]]:
+    """Like `json_rows`, with a `Problem` in place of a bad line, for readers that report all of them at once."""
+    with open_input(path) as stream:
+        for number, line in enumerate(stream, 1):
+            where = f"{path}:{number}"
+            if line.strip():
+                yield where, _row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
+
+
+def _row(line: bytes, where: str) -> dict[str, Any] | Problem:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        what = f"invalid UTF-8, 0x{line[error.start]:02x} at byte {error.start} of the line"
+        return Problem("not-text", what, where, "convert the file to UTF-8")
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, thousands of brackets
+        return Problem("invalid-json", f"not valid JSON ({error})", where, "repair or remove the line")
+    if not isinstance(row, dict):
+        what = f"expected a JSON object, got {type(row).__name__}"
+        return Problem("invalid-json", what, where, "repair or remove the line")
+    return cast("dict[str, Any]", row)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from penstock.hooks.json_lines import json_rows, json_rows_or_problems
+from penstock.hooks.problems import Problem, ProblemError
+
+
+def written(folder: Path, content: bytes) -> Path:
+    path = folder / "a.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+def test_each_object_has_the_number_of_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, b'\xef\xbb\xbf{"a": 1}\n\n  \n{"a": "\xe6\xb0\xb4"}')
+    assert list(json_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:4", {"a": "水"})]
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert [row for _, row in json_rows(packed)] == [{"a": 1}, {"a": "水"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (b'{"a": ', "invalid-json", "not valid JSON"),
+        (b"[1]", "invalid-json", "expected a JSON object, got list"),
+        (b"null", "invalid-json", "got NoneType"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "invalid-json", "4300 digits"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", "recursion"),
+        (b'{"a": "caf\xe9"}', "not-text", "0xe9 at byte 10 of the line"),
+        ('{"a": 1}'.encode("utf-16"), "not-text", "0xff at byte 0"),
+        ('{"a": 1}'.encode("utf-16-le"), "invalid-json", "not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_named_with_what_is_wrong_and_what_to_do(
+    tmp_path: Path, line: bytes, code: str, said: str
+) -> None:
+    path = written(tmp_path, b'{"a": 0}\n' + line + b'\n{"a": 2}')
+    with pytest.raises(ProblemError) as caught:
+        list(json_rows(path))
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where, bool(problem.fix)) == (code, f"{path}:2", True)
+    assert said in problem.what
+
+
+def test_all_bad_lines_can_be_had_at_once(tmp_path: Path) -> None:
+    rows = [row for _, row in json_rows_or_problems(written(tmp_path, b'{\n{"a": 1}\n[]'))]
+    assert [type(row) for row in rows] == [Problem, dict, Problem]
