@@ -23,6 +23,7 @@ from penstock.run.records.profile import (
 )
 from penstock.traces import load
 from penstock.traces import specialisation as figures
+from penstock.traces.header import WORD_BITS
 from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
@@ -42,8 +43,6 @@ HEADINGS = (
 MOST_COUNTS = 16
 """Largest number of experts whose counts are printed; larger ones are in the JSON and on the page."""
 MOST_PREFERRED = 3
-WORD_BITS = "domain_word_bits"
-"""Key of a trace's header: `word_information` of each layer."""
 PREFERENCES = ("layer", "domain", "prefers", "avoids", "most preferred, share of its tokens")
 
 
@@ -65,22 +64,13 @@ class Tables:
 
 
 def tables_of(trace: RoutingTrace) -> Tables:
-    """Raises `ProblemError` if the trace is empty or its header does not fit it."""
-    _require_word_bits(trace)
+    """Raises `ProblemError` if the trace is empty or its header's `pairs` do not fit it."""
     if not trace.counts_SLE.any():
         name, fix = str(trace.header.get("model", "trace")), "record at least one step"
         raise ProblemError(Problem("empty-trace", "the trace has no assignments", name, fix))
     layers = trace.header.get("layers", range(trace.counts_SLE.shape[1]))
     domains = list(dict.fromkeys(trace.header.get("domains", [])))
     return Tables(trace, layers, domains, _domain_counts(trace, domains), _meetings(trace), _pair_counts(trace))
-
-
-def _require_word_bits(trace: RoutingTrace) -> None:
-    rows = trace.counts_SLE.shape[1]
-    bits = trace.header.get(WORD_BITS, [0.0] * rows)
-    if not isinstance(bits, list) or len(bits) != rows or any(type(each) is not float for each in bits):
-        what = f"the header's '{WORD_BITS}' must be a list of {rows} numbers, one per layer"
-        raise ProblemError(Problem("bad-trace", what, "trace", "correct the header"))
 
 
 def load_figures(tables: Tables) -> list[LayerProfile]:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.profile.atlas import WORD_BITS, Tables, model_figures
+from penstock.profile.atlas import Tables, model_figures
 from penstock.profile.subject import Subject
 from penstock.routers.load import expert_load
 from penstock.run.records.profile import Profile
 from penstock.traces.accumulator import TraceAccumulator
+from penstock.traces.header import WORD_BITS
 from penstock.traces.load import max_violation
 from penstock.traces.specialisation import word_information
 from penstock.traces.trace import RoutingTrace
