@@ -13,6 +13,8 @@ from penstock.hooks.problems import ProblemError
     [
         (["--format", "hff"], "unknown exporter 'hff', did you mean 'hf'"),
         (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
+        (["--for", "gguf"], "engine: input should be 'transformers', 'vllm' or 'sglang', not 'gguf'"),
+        (["--for", "vllm", "--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field"),
         ([], "not a run directory"),
     ],
 )
