@@ -2,7 +2,7 @@
 
 `torch.optim.Muon` takes 2-D parameters alone, so it gets every matrix of the stacks as a parameter of its own: the same
 matrices with the same gradients and settings. Two ways to cut the experts are compared: gate and up as one matrix
-[2H, D], as the stacks hold them, and as two [H, D].
+[2H, D], as `split_fused: false` takes them, and as two [H, D], as they are by default.
 
 Newton-Schulz runs in each optimizer's own precision: bf16 in torch, which has no other; here bf16 where the processor
 multiplies it, else fp32, which is several times as fast there. `ours in` shows both. `products alone` is the time of
