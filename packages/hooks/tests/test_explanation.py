@@ -99,3 +99,10 @@ def test_a_resolved_config_written_out_means_the_same(registry: Registry) -> Non
     again = parse_config(written, "config.resolved.yaml")
     assert validate(Run, again, registry) == config
     assert {setting.source.split(":")[0] for setting in explain(config, again, registry)} == {"config.resolved.yaml"}
+
+
+def test_an_unknown_path_names_its_neighbours_alone(registry: Registry) -> None:
+    with pytest.raises(ProblemError) as raised:
+        sources(registry, "{name: x, model: {use: model, preset: small}}", prefix="model.zzz")
+    known = "model.preset, model.router, model.use, model.width"
+    assert str(raised.value).endswith(f"the config has no 'model.zzz', known: {known}")

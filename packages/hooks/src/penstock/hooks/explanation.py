@@ -27,10 +27,18 @@ def explain(config: Schema, document: ConfigDocument, registry: Registry, prefix
     below = [leaf for leaf in leaves if not prefix or f"{dotted(leaf[0])}.".startswith(f"{prefix}.")]
     if not below:
         known = {dotted(location[:length]) for location, _ in leaves for length in range(1, len(location) + 1)}
-        hint = did_you_mean(prefix, known)
+        hint = did_you_mean(prefix, _beside(prefix, known))
         raise ProblemError(Problem("unknown-path", f"the config has no '{prefix}'", document.name, hint))
     root = type(config)
     return [Setting(dotted(at), value, _source(root, document, registry, at)) for at, value in below]
+
+
+def _beside(prefix: str, known: set[str]) -> set[str]:
+    """The known paths next to one that is unknown: below the last of its beginnings that exists."""
+    above = prefix
+    while above and above not in known:
+        above = above.rpartition(".")[0]
+    return {path for path in known if path.rpartition(".")[0] == above}
 
 
 def _leaves(value: Value, at: Location) -> list[tuple[Location, Value]]:
