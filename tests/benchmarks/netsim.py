@@ -1,6 +1,7 @@
 """Speed and accuracy of the network simulator at the sizes that it promises.
 
-- alpha-beta: 1,000 steps of 61 layers and 256 experts on 8,192 GPUs, with P50 and P99, in seconds and memory.
+- alpha-beta: 1,000 steps of 61 layers and 256 experts on 8,192 GPUs, with the median and the longest step, in seconds
+  and memory.
 - fluid: 256 GPUs, 65,280 messages of log-normal sizes, in seconds; and at 64 GPUs against exact events.
 """
 

@@ -149,6 +149,15 @@ def test_a_damaged_file_of_a_folder_is_named(exported: Path, tmp_path: Path, fil
         load(folder)
 
 
+def test_a_folder_that_only_its_run_can_build_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(exported, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "penstock_glm_moe"}))
+    with pytest.raises(ProblemError, match="which only its run can build"):
+        load(folder)
+
+
 def test_a_folder_without_tokenizer_or_weights_is_named(exported: Path, tmp_path: Path) -> None:
     for missing in ("tokenizer.json", "model.safetensors"):
         folder = tmp_path / missing

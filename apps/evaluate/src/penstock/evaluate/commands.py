@@ -33,7 +33,7 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
     "tasks",
     multiple=True,
     help="Task to run instead of the config's: NAME or {use: NAME, ...}, such as "
-    "'{use: wikitext2, path: wiki.test.raw}'. Repeatable.",
+    "'{use: text, paths: [README.md]}'. Repeatable.",
 )
 @click.option(
     "--shots",

@@ -19,10 +19,11 @@ from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
-from penstock.eval_suite.runner import Prepared, prepare
+from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
+from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from penstock.hooks.registry import Choice, names_of
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
@@ -60,7 +61,12 @@ def evaluate_restored(
         if isinstance(task, EarlierTask):
             result = task.run(restored.model)
         else:
-            result = task.run(restored.model, answers, progress=partial(progress, name) if progress else None)
+            result = task.run(
+                restored.model,
+                answers,
+                batch_size=rows_together(restored.config.model),
+                progress=partial(progress, name) if progress else None,
+            )
         version = (versions or {}).get(name)
         found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
     return Evaluation(
@@ -76,11 +82,13 @@ def evaluate_restored(
     )
 
 
-def names_of(choices: Sequence[Choice]) -> list[str]:
-    """The names of tasks in results: that of the component, and `text-2` for the second `text`."""
-    names = [choice.entry.component.name for choice in choices]
-    before = [names[:position].count(name) for position, name in enumerate(names)]
-    return [f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True)]
+def rows_together(architecture: Choice) -> int:
+    """How many texts the model may read at once: one, if a router does not promise to choose alike in any batch."""
+    settings = architecture_settings(architecture)
+    routers = [settings.router, *(override.router for override in settings.overrides)]
+    alike = all("batch-invariant" in router.entry.component.capabilities for router in routers if router is not None)
+    base = getattr(settings, "base", None)
+    return BATCH_SIZE if alike and (base is None or rows_together(base) == BATCH_SIZE) else 1
 
 
 def versions_of(choices: Sequence[Choice]) -> dict[str, str]:

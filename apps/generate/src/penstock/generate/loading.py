@@ -69,7 +69,11 @@ def _of_run(restored: Restored) -> TextModel:
 
 def _of_folder(folder: Path, registry: Registry) -> TextModel:
     config, tokenizer_config = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
-    use = OWN_ARCHITECTURES.get(str(config.get("model_type")), "hf")
+    kind = str(config.get("model_type"))
+    if kind.startswith("penstock_"):
+        what, fix = f"a model of Penstock's own kind '{kind}', which only its run can build", "give the run's folder"
+        raise failed("not-a-model", what, str(folder), fix)
+    use = OWN_ARCHITECTURES.get(kind, "hf")
     tokenizer = PublishedTokenizer.of_model(str(folder))
     with _at(folder):
         choice = registry.choose("architecture", {"use": use, "pretrained": str(folder)})

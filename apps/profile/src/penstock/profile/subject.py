@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.hooks.architecture import promised_positions
 from penstock.hooks.contracts import Document, LanguageModel
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
@@ -199,8 +200,8 @@ def _documents(source: Source, name: str) -> Iterator[Document]:
 
 
 def _window_length(model: LanguageModel, length: int, max_tokens: int | None) -> int:
-    most = model.export_config().get("max_position_embeddings")
-    if isinstance(most, int) and length > most:
+    most = promised_positions(model.export_config())
+    if most is not None and length > most:
         what = f"the model has {most} positions, but a window has {length} tokens"
         raise ProblemError(Problem("bad-value", what, "--sequence-length", f"use at most {most}"))
     if max_tokens is not None and max_tokens < length:

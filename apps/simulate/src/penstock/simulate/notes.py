@@ -9,7 +9,7 @@ from penstock.netsim.simulate import RemarkedTopology, SimulationRow
 
 SENT_EACH_TIME = (
     "A token is sent once for each of its experts, even if two of them are on one GPU or node. Kernels that send it "
-    "once per GPU move less."
+    "once per GPU move less; --deduplicate sends it once per node."
 )
 SENT_ONCE = (
     "A token is sent to each node once, and there once to each GPU that holds one of its experts. Other kernels do not "

@@ -12,7 +12,7 @@ from torch import nn
 
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
-from penstock.hooks.architecture import architecture_settings, layer_routers
+from penstock.hooks.architecture import architecture_settings, layer_routers, promised_positions
 from penstock.hooks.contracts import (
     BalanceLoss,
     Balancer,
@@ -23,7 +23,7 @@ from penstock.hooks.contracts import (
     StoragePlan,
 )
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from penstock.hooks.registry import Choice, names_of
 from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
@@ -94,10 +94,12 @@ def compose_model(
         make_router=lambda layer, **context: routers[layer].build(**context),
         quantizer=quantizer,
     )
+    _require_positions(model, config.data.sequence_length)
     storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
     shared = apply_sharing(model, [choice.build() for choice in settings.sharing], config.seed)
     check_formats(storage, shared.plan, roles)
-    losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
+    penalties = [choice for choice in settings.balance if choice.entry.component.kind == "balance-loss"]
+    losses = {name: choice.build() for name, choice in zip(names_of(penalties), penalties, strict=True)}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)
@@ -108,6 +110,15 @@ def build_architecture(choice: Choice, device: torch.device | str, **context: An
     """The model on a device, built from its own settings and the context, which overrides them."""
     with torch.device(device), _named_as_problems():
         return architecture.build_architecture(choice, **context)
+
+
+def _require_positions(model: LanguageModel, length: int) -> None:
+    """The config was checked as far as it says; a type of transformers has a default that only its class knows."""
+    most = promised_positions(model.export_config())
+    if most is not None and length > most:
+        what = f"sequences have {length} tokens, but the model reads at most {most} positions"
+        fix = "shorten the sequences, or give the model more positions"
+        raise ProblemError(Problem("bad-value", what, "data.sequence_length", fix))
 
 
 def _compute_in_bf16(model: LanguageModel) -> None:

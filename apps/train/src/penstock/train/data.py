@@ -91,14 +91,13 @@ def open_data(run: RunDirectory, config: RunConfig) -> TokenDataset:
 
 
 def find_data(run: RunDirectory, *more: Path) -> Path | None:
-    """The folder of the data that a run was trained on, searched for where it was, next to the run, and under the
-    folders of runs `more`; None if it is nowhere."""
+    """The folder of the data that a run was trained on, searched for next to the run, under the folders of runs `more`,
+    and where it was; None if it is nowhere."""
     record = read_record(DataRecord, run.path / RECORD)
     if record is None:
         return _found_by_name(run, *more)
-    folders = (manifest.parent for place in _places(run, *more) for manifest in sorted(place.glob(f"*/{MANIFEST}")))
-    candidates = [Path(record.folder), *folders]
-    return next((folder for folder in candidates if _hashes(folder) == record.files), None)
+    folders = (manifest.parent for place in _places(run, *more) for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")))
+    return next((folder for folder in (*folders, Path(record.folder)) if _hashes(folder) == record.files), None)
 
 
 def _places(run: RunDirectory, *more: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
@@ -26,6 +26,9 @@ BalanceChoice: TypeAlias = Annotated[Choice, OfKind("balance-loss", "balancer")]
 SharingChoice: TypeAlias = Annotated[Choice, OfKind("sharing")]
 QuantizerChoice: TypeAlias = Annotated[Choice, OfKind("quantizer")]
 
+
+# Tensor libraries fail with an overflow, not with a name, where sizes exceed 64 bits.
+LARGEST_SIZE = 2**31 - 1
 
 SITES = "weight-sites"  # the capability of an architecture whose models are `Sited`
 
@@ -119,7 +122,7 @@ class ArchitectureSettings(Schema):
     `matrix`, `expert` (both: `weights`), `embedding` and `head`. Null trains plain weights."""
     overrides: list[LayerOverride] = []
     """Other components for some layers; a layer may be claimed once."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null takes the tokenizer's."""
     eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
     """The token or tokens that end a text; null takes the tokenizer's."""
@@ -143,6 +146,19 @@ class ArchitectureSettings(Schema):
         """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
         stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
         return []
+
+
+# Names of the longest sequence in a config.json; the type of model decides which one it has.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def promised_positions(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a config.json promises, or None if it promises none.
+
+    >>> promised_positions({"n_positions": 1024})
+    1024
+    """
+    return next((config[name] for name in POSITIONS if isinstance(config.get(name), int)), None)
 
 
 class RouterSettings(Schema):
@@ -216,6 +232,32 @@ def unanswered_asks(choice: Choice, path: str = "model") -> list[Problem]:
         for where, router in routers.items()
         if "token-ids" in router.entry.component.capabilities
     ]
+
+
+def routers_without_gradient(choice: Choice) -> list[Problem]:
+    """A problem for each trained router whose weights are constant: one expert per token, of normalised weight. The
+    text then has no gradient for the router, which learns to balance the load and nothing else."""
+    settings = architecture_settings(choice)
+    routers = {f"model.overrides.{at}.router": override.router for at, override in enumerate(settings.overrides)}
+    if settings.router is not None:
+        routers["model.router"] = settings.router
+    used = list(layer_routers(settings, settings.expert_layers).values())
+    return [
+        Problem(
+            "untrained-router",
+            f"with k = 1 and normalize, every weight of '{router.entry.component.name}' is the same, so it learns "
+            "nothing from the text",
+            where,
+            "write `normalize: false`, or k of 2 or more; `use: frozen` is a router that is not trained",
+        )
+        for where, router in routers.items()
+        if any(router is each for each in used) and _weights_are_constant(router)
+    ]
+
+
+def _weights_are_constant(router: Choice) -> bool:
+    k, normalize = (getattr(router.settings, name, None) for name in ("k", "normalize"))
+    return "trainable" in router.entry.component.capabilities and k == 1 and normalize is True
 
 
 def layer_routers(settings: ArchitectureSettings, layers: Iterable[int]) -> dict[int, Choice]:

@@ -21,7 +21,8 @@ class TopKConfig(RouterSettings):
     """Experts per token. 2 suits small first models (Mixtral has 2 of 8); GLM-4.x has 8 of 160."""
 
     normalize: bool = True
-    """Make the weights of a token sum to `scale` (as in GLM-4.x, DeepSeek-V3 and Qwen3-MoE)."""
+    """Make the weights of a token sum to `scale` (as in GLM-4.x, DeepSeek-V3 and Qwen3-MoE). With k = 1 a trained
+    router needs false: its only weight would be constant, and without a gradient."""
 
     scale: float = 1.0
     """Factor on the weights: 1.0 in GLM-4.5-Air, 2.5 in GLM-4.6."""
@@ -44,8 +45,8 @@ class TopKConfig(RouterSettings):
 
     capacity: float | None = Field(default=None, gt=0)
     """Tokens that an expert takes per batch, as a multiple of the even share. Later tokens are dropped, so a token's
-    routing depends on earlier tokens. null drops none, as in most models since DeepSeek-V3; the Switch Transformer used
-    1.25."""
+    routing depends on earlier tokens, and evaluation reads one text at a time. null drops none, as in most models since
+    DeepSeek-V3; the Switch Transformer used 1.25."""
 
     def misfits(self) -> Iterator[tuple[tuple[str], str]]:
         if self.groups_kept > self.groups:

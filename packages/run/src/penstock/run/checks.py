@@ -20,6 +20,7 @@ from penstock.hooks.architecture import (
     StorageSettings,
     architecture_settings,
     layer_routers,
+    routers_without_gradient,
     unanswered_asks,
 )
 from penstock.hooks.config import ConfigDocument
@@ -98,6 +99,10 @@ def balancers_can_steer_every_router(config: RunConfig) -> Iterator[Problem]:
             yield Problem("router-without-bias", what, path, fix)
 
 
+def routers_learn_from_the_text(config: RunConfig) -> Iterable[Problem]:
+    return routers_without_gradient(config.model)
+
+
 def routers_of(config: RunConfig) -> dict[str, Choice]:
     """The routers that some layer uses, by their path in the config."""
     settings = architecture_settings(config.model)
@@ -122,6 +127,7 @@ CHECKS = (
     ),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
+    ConfigCheck("routers learn from the text", routers_learn_from_the_text),
     ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
 )
 

@@ -74,7 +74,9 @@ class TrainSettings(Schema):
     """How the model is trained."""
 
     tokens: int = Field(gt=0)
-    """Tokens to train on, rounded up to whole steps."""
+    """Tokens to train on, rounded up to whole steps of batch_size times data.sequence_length tokens. The padding of an
+    objective that reads lines counts towards it, because the number of steps is known before any line is read; the
+    tokens that are logged and reported are without padding."""
     batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
     """Sequences per optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings, architecture_settings, router_misfits
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, architecture_settings, router_misfits
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import OfKind
@@ -30,12 +30,12 @@ class FrozenBaseConfig(ArchitectureSettings):
     place: Literal["beside", "in_place"] = "beside"
     """Where experts go: `beside` adds them to the layer's MLP, starting with a zero contribution; `in_place` replaces
     the MLP by experts that start as copies of it (upcycling)."""
-    experts: int = Field(default=8, gt=0)
+    experts: int = Field(default=8, gt=0, le=LARGEST_SIZE)
     """Number of experts in each of these layers."""
-    expert_size: int | None = Field(default=None, gt=0)
+    expert_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Hidden width of an expert with `place: beside`; null uses four times the model's width, as in dense MLPs. With
     `in_place`, experts have the MLP's width."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null uses the base's, or else the tokenizer's."""
 
     @classmethod

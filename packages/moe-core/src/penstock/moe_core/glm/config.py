@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings, router_misfits
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, router_misfits
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.glm import hub_config, layouts
 
@@ -98,17 +98,17 @@ class GlmMoeConfig(ArchitectureSettings):
     mtp: Literal["drop", "keep"] = "drop"
     """What to do with a checkpoint's multi-token prediction layers: drop them, or keep them untrained and write them
     back on export."""
-    hidden_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=LARGEST_SIZE)
     """Model width D."""
-    num_hidden_layers: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of layers, including dense ones."""
-    first_k_dense_replace: int = Field(default=1, ge=0)
+    first_k_dense_replace: int = Field(default=1, ge=0, le=LARGEST_SIZE)
     """Number of initial layers with a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
-    num_attention_heads: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of query heads."""
-    num_key_value_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of key and value heads; groups of query heads share one."""
-    head_dim: int = Field(gt=0)
+    head_dim: int = Field(gt=0, le=LARGEST_SIZE)
     """Width of a head; num_attention_heads * head_dim need not equal hidden_size."""
     attention_bias: bool = True
     """Bias on q, k and v (never on the output), as in GLM-4.x."""
@@ -118,15 +118,15 @@ class GlmMoeConfig(ArchitectureSettings):
     """Fraction of each head that gets rotary embedding; GLM-4.x rotates the first half."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
-    max_position_embeddings: int = Field(default=131_072, gt=0)
+    max_position_embeddings: int = Field(default=131_072, gt=0, le=LARGEST_SIZE)
     """Longest supported sequence, written to the exported config; training sequences may not be longer."""
-    intermediate_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, le=LARGEST_SIZE)
     """Hidden width of the dense MLP."""
-    moe_intermediate_size: int = Field(default=0, ge=0)
+    moe_intermediate_size: int = Field(default=0, ge=0, le=LARGEST_SIZE)
     """Hidden width H of one expert; not needed by a model with only dense layers."""
-    n_routed_experts: int = Field(default=0, ge=0)
+    n_routed_experts: int = Field(default=0, ge=0, le=LARGEST_SIZE)
     """Number of experts E per mixture-of-experts layer; not needed by a model with only dense layers."""
-    n_shared_experts: int = Field(default=1, ge=0)
+    n_shared_experts: int = Field(default=1, ge=0, le=LARGEST_SIZE)
     """Number of shared experts, which see every token; they are built as one MLP of their total width."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMSNorm."""

@@ -22,13 +22,15 @@ class DomainPreference(Record):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpecialisation(Record):
-    """Bits of information that a layer's experts give about the domain, against a router that ignores it."""
+    """Bits of information that a layer's experts give about the domain, against a router that ignores it (`null`), and
+    against one that gives each token id experts at random (`words`, None if the tokens are unknown)."""
 
     information_bits: float
     information_bits_null: float
     significant: bool
     verdict: str
     domains: dict[str, DomainPreference]
+    information_bits_words: float | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
