@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from penstock.cli.main import main
+from penstock.cli.main import main, run
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.problems import ExitCode
 from penstock.run.config import load_run_config, read_run_config
@@ -248,3 +249,30 @@ def test_a_start_that_fails_says_so_in_its_status(capsys, config_file, tmp_path)
     written = json.loads(status.read_text())
     assert written["state"] == "failed"
     assert written["message"] in message
+
+
+def test_a_folder_given_as_a_config_says_how_a_run_is_continued(capsys, tmp_path):
+    code, message = fails(capsys, "train", tmp_path)
+    assert code == ExitCode.USAGE
+    assert "--resume RUN" in message
+
+
+PLUGIN = """
+from penstock.hooks import Component, hookimpl
+@hookimpl
+def routers():
+    settings = "penstock.routers.config:SigmoidTopKConfig"
+    return [Component("router", "own", "penstock.routers.topk:SigmoidTopK", "A router of a file", settings)]
+"""
+
+
+def test_a_run_of_a_plugin_file_names_the_file_when_it_is_missing(capsys, config_file, tmp_path, monkeypatch):
+    file = tmp_path / "own_router.py"
+    file.write_text(PLUGIN)
+    chosen = ("train", config_file, "model.router={use: own, k: 2}", "train.tokens=256", "--runs", tmp_path / "runs")
+    command = ["--plugin", str(file), *map(str, chosen)]
+    monkeypatch.setattr(sys, "argv", ["penstock", *command])
+    run(command)
+    [made] = (tmp_path / "runs").glob("*/2*")
+    _, message = fails(capsys, "evaluate", made)
+    assert f"the run was started with `--plugin {file}`: pass it again" in message

@@ -77,9 +77,9 @@ def test_the_printed_check_names_the_component_that_was_written(tmp_path):
         (("schedule", "Tri Angle"), "lower-case words"),
         (("schedule", "class"), "cannot be the name of the component's module"),
         (("schedule", "plugin"), "cannot be the name of the component's module"),
-        (("schedule", "random"), "is a module that is there already"),
-        (("schedule", "numpy"), "is a module that is there already"),
-        (("schedule", "triangle", "--distribution", "penstock"), "is a module that is there already"),
+        (("schedule", "random"), "a module of that name is installed"),
+        (("schedule", "numpy"), "a module of that name is installed"),
+        (("schedule", "triangle", "--distribution", "penstock"), "a module of that name is installed"),
         (("schedule", "triangle", "--distribution", "a b"), "cannot be the name of a package"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_run_whose_fused_tensors_were_one_matrix_goes_on_so_or_the_change_is_n
 def test_a_setting_that_is_newer_than_the_run_and_is_used_is_a_change(make, load):
     run = make()
     without(run, "train", "optimizer", "weight_decay")
-    with pytest.raises(ProblemError, match=r"weight_decay: was None, is 0\.5.*--allow-config-drift"):
+    with pytest.raises(ProblemError, match=r"weight_decay: was null, is 0\.5.*--allow-config-drift"):
         check(run, load("train.optimizer={use: muon, weight_decay: 0.5}")[0])
 
 

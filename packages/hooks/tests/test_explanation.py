@@ -81,7 +81,7 @@ def test_the_prefix_is_a_whole_part_of_the_path(registry: Registry) -> None:
         "routers.1.use", "routers.1.inner.depth", "routers.1.routers"]  # fmt: skip
     with pytest.raises(ProblemError, match=r"the config has no 'mod', did you mean 'model'\?"):
         sources(registry, TEXT, prefix="mod")
-    with pytest.raises(ProblemError, match=r"the config has no 'model.ruoter', did you mean 'model.router'\?"):
+    with pytest.raises(ProblemError, match=r"the config has no 'model.ruoter', did you mean 'router'\?"):
         sources(registry, TEXT, prefix="model.ruoter")
 
 
@@ -99,3 +99,10 @@ def test_a_resolved_config_written_out_means_the_same(registry: Registry) -> Non
     again = parse_config(written, "config.resolved.yaml")
     assert validate(Run, again, registry) == config
     assert {setting.source.split(":")[0] for setting in explain(config, again, registry)} == {"config.resolved.yaml"}
+
+
+def test_an_unknown_path_names_its_neighbours_alone(registry: Registry) -> None:
+    with pytest.raises(ProblemError) as raised:
+        sources(registry, "{name: x, model: {use: model, preset: small}}", prefix="model.zzz")
+    known = "preset, router, use, width"
+    assert str(raised.value).endswith(f"the config has no 'model.zzz', known: {known}")

@@ -230,3 +230,16 @@ def test_values_that_do_not_fit_together_are_each_located_at_their_field() -> No
         "config:1:1: low: is above high = 2",
         "config:3:1: width: does not fit between them",
     ]
+
+
+class Outer(Schema):
+    pair: Pair | None = None
+    numbers: Numbers = Numbers()
+
+
+def test_null_is_called_null_and_a_section_that_is_null_says_what_to_do() -> None:
+    with pytest.raises(ProblemError) as raised:
+        validate(Outer, parse_config("numbers: null\npair: {low: null, high: 2}"), Registry([]))
+    section, low = (str(problem) for problem in raised.value.problems)
+    assert section.endswith("numbers: must be a mapping of settings, not null, remove the key to use the defaults")
+    assert low.endswith("not null")

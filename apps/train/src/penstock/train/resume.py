@@ -34,7 +34,8 @@ class Change:
     rule: OnResume | None
 
     def __str__(self) -> str:
-        return f"{self.path}: was {self.before}, is {self.now}"
+        before, now = ("null" if value is None else value for value in (self.before, self.now))
+        return f"{self.path}: was {before}, is {now}"
 
 
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:

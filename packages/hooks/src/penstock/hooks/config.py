@@ -46,6 +46,9 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ConfigDocument:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ProblemError(Problem("missing-file", "config file not found", str(path))) from None
+    except IsADirectoryError:
+        fix = "name a YAML file; a run is continued with `--resume RUN`, and its config is RUN/config.resolved.yaml"
+        raise ProblemError(Problem("unreadable-file", "a folder is not a config", str(path), fix)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ProblemError(Problem("unreadable-file", f"cannot be read as text ({error})", str(path))) from error
     return apply_overrides(parse_config(text, str(path)), overrides)

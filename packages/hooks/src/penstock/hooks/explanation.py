@@ -27,10 +27,18 @@ def explain(config: Schema, document: ConfigDocument, registry: Registry, prefix
     below = [leaf for leaf in leaves if not prefix or f"{dotted(leaf[0])}.".startswith(f"{prefix}.")]
     if not below:
         known = {dotted(location[:length]) for location, _ in leaves for length in range(1, len(location) + 1)}
-        hint = did_you_mean(prefix, known)
+        hint = _nearest(prefix, known)
         raise ProblemError(Problem("unknown-path", f"the config has no '{prefix}'", document.name, hint))
     root = type(config)
     return [Setting(dotted(at), value, _source(root, document, registry, at)) for at, value in below]
+
+
+def _nearest(prefix: str, known: set[str]) -> str:
+    """A hint for an unknown path: the names below the last of its beginnings that exists."""
+    above, wrong = prefix, ""
+    while above and above not in known:
+        above, _, wrong = above.rpartition(".")
+    return did_you_mean(wrong, [path.rpartition(".")[2] for path in known if path.rpartition(".")[0] == above])
 
 
 def _leaves(value: Value, at: Location) -> list[tuple[Location, Value]]:

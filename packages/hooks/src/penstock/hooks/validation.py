@@ -83,6 +83,10 @@ def _problem(details: ErrorDetails) -> Problem:
             return Problem("missing-field", "this field is required")
         case "value_error" | "assertion_error":
             return Problem("bad-value", str(context["error"]))
+        case "model_type" | "dict_type" if details["input"] is None:
+            return Problem(
+                "bad-value", "must be a mapping of settings, not null", fix="remove the key to use the defaults"
+            )
         case "model_type" | "dict_type":
             return Problem("bad-value", f"must be a mapping of settings, not {_short(details['input'])}")
         case _:
@@ -92,6 +96,8 @@ def _problem(details: ErrorDetails) -> Problem:
 
 
 def _short(value: object) -> str:
+    if value is None:
+        return "null"
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = 80
     return shortener.repr(value)

@@ -20,7 +20,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -99,7 +100,19 @@ class RunDirectory:
         return cls(path)
 
     def config(self, registry: Registry) -> RunConfig:
-        return read_run_config(self.path / RESOLVED, (), registry)[0]
+        try:
+            return read_run_config(self.path / RESOLVED, (), registry)[0]
+        except ProblemError as error:
+            raise ProblemError([self._with_its_plugins(each) for each in error.problems], error.exit_code) from None
+
+    def _with_its_plugins(self, problem: Problem) -> Problem:
+        """The problem of an unknown component, with the plugin files that the run was started with."""
+        environment = read_record(Environment, self.path / "environment.json")
+        if problem.code != "unknown-component" or environment is None:
+            return problem
+        files = [file for option, file in pairwise(environment.argv) if option == "--plugin"]
+        again = shlex.join([word for file in files for word in ("--plugin", file)])
+        return replace(problem, fix=f"the run was started with `{again}`: pass it again") if files else problem
 
     def section(self, name: str, schema: type[Section], registry: Registry) -> Section:
         """The run's settings of one section, or its defaults if the run does not have it. No other part of the config

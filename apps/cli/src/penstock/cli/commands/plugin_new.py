@@ -296,6 +296,6 @@ def _distribution_problems(distribution: str, import_name: str) -> list[Problem]
         what = f"'{distribution}' cannot be the name of a package"
         return [Problem("bad-name", what, where, "use letters, digits and hyphens")]
     if keyword.iskeyword(import_name) or importlib.util.find_spec(import_name) is not None:
-        what = f"'{import_name}', which the package would be imported as, is a module that is there already"
+        what = f"the package would be imported as '{import_name}', but a module of that name is installed"
         return [Problem("bad-name", what, where, "give the package another name with --distribution")]
     return []

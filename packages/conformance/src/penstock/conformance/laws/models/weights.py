@@ -49,7 +49,7 @@ def layouts_fit_their_parameters(subject: Subject) -> None:
     if not isinstance(model, LaidOut):
         raise NotApplicable("every parameter of the model is one matrix")
     for name, layout in model.parameter_layout().items():
-        expect(name in parameters, f"'{name}' is no parameter")
+        expect(name in parameters, f"there is no parameter '{name}'")
         found = sum(each.numel() for each in layout.matrices(parameters[name].detach()).values())
         rows = sum(shape[-2] for shape in layout.shapes(tuple(parameters[name].shape)).values())
         stored = parameters[name].shape[-1 if layout.transposed else -2]
