@@ -85,7 +85,7 @@ def test_a_limit_is_of_documents_and_in_the_name(uniform_model, tokenizer, folde
 def test_what_cannot_be_scored_is_named(tokenizer, tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text("\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff")
-    cases = {"absent.txt": "absent.txt: cannot be read", "blank.txt": "no text", "bytes.txt": "is not UTF-8 text"}
+    cases = {"absent.txt": "absent.txt: file not found", "blank.txt": "no text", "bytes.txt": "is not UTF-8 text"}
     for name, message in cases.items():
         with pytest.raises(ProblemError, match=message):
             prepare(Text([tmp_path / name]), TaskContext(tokenizer, None, 8))

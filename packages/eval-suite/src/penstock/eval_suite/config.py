@@ -52,7 +52,7 @@ class TextConfig(Schema):
     """`text`: any text."""
 
     paths: tuple[Path, ...] = Field(min_length=1)
-    """Files, plain, .xz or .gz, and folders, whose files are all read. Each file is a document, or each line of a
+    """Files, plain or compressed, and folders, whose files are all read. Each file is a document, or each line of a
     .jsonl file."""
     column: str = "text"
     """The key of the text in each line of a .jsonl file."""

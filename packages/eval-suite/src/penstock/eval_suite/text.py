@@ -17,12 +17,12 @@ import numpy as np
 
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.prompts import refuse_shots
-from penstock.eval_suite.sources import json_rows, read_text, texts_of
+from penstock.eval_suite.sources import local_rows, read_text, texts_of
 from penstock.eval_suite.tasks import Stream, check_lossless, details_of, require_stride, stream_bits_per_byte
 from penstock.hooks.contracts import Answer, Array, Item, Rolling, RollingAnswer, TaskContext, TaskResult
 from penstock.hooks.problems import Problem, ProblemError
 
-_JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+_JSON_LINES = tuple(f".jsonl{suffix}" for suffix in ("", ".gz", ".xz", ".bz2", ".zst"))
 
 
 class Text:
@@ -83,7 +83,7 @@ class Text:
 
     def _documents_of(self, file: Path) -> Iterator[tuple[str, str]]:
         if file.name.endswith(_JSON_LINES):
-            yield from texts_of(json_rows(file), self._column)
+            yield from texts_of(local_rows(file), self._column)
         elif self._separator is None:
             yield str(file), read_text(file)
         else:
