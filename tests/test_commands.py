@@ -133,15 +133,23 @@ def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
     assert "transformers has no architecture with these routers" in failed.stderr
 
 
-def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path):
-    text = "The gate feeds the turbine .\n" * 40
-    (tmp_path / "wiki.test.raw").write_text(text)
-    task = f"{{use: wikitext2, path: {tmp_path / 'wiki.test.raw'}}}"
+def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path, capsys):
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(f"The gate feeds turbine {name} .\n" * 40)
     own = command("evaluate", trained)
-    result = command("evaluate", trained, "--task", task)
-    assert set(result["tasks"]) == {"wikitext2", "heldout"}  # what was measured before is kept
+    capsys.readouterr()
+    asked = [("--task", f"{{use: text, paths: [{tmp_path / name}]}}") for name in ("one.txt", "two.txt")]
+    result = command("evaluate", trained, *asked[0], *asked[1])
+    assert set(result["tasks"]) == {"text", "text-2", "heldout"}  # what was measured before is kept
+    assert result["measured"] == ["text", "text-2"]
     assert result["heldout_bits_per_byte"] == own["heldout_bits_per_byte"]
-    assert result["tasks"]["wikitext2"]["metrics"]["wikitext2.bits_per_byte@raw-disjoint-32"] > 0
+    (figure,) = result["tasks"]["text-2"]["metrics"].items()
+    assert figure[0].startswith("text.bits_per_byte@two.txt-")
+    assert figure[1] > 0
+    now, earlier = capsys.readouterr().out.split("from earlier evaluations of this checkpoint")
+    assert "text.bits_per_byte@one.txt" in now
+    assert "heldout.bits_per_byte" not in now
+    assert "heldout.bits_per_byte" in earlier
 
 
 def test_ternary_training_runs_and_its_size_is_reported(command, config_file, tmp_path, read_json):

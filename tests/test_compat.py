@@ -107,7 +107,7 @@ def test_every_old_plugin_loads_alone_and_is_built_through_a_registry(file, tmp_
 
 
 def test_the_data_are_those_of_the_old_corpus_and_filter(trained):
-    [manifest] = (trained.parent.parent / "data").glob("compat-*/manifest.json")
+    [manifest] = (trained.parent.parent / "data").glob("*/manifest.json")
     splits = read(manifest)["splits"]
     assert sum(split["documents"] for split in splits.values()) == 120  # of 240, half of which are titles
 

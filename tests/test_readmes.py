@@ -117,6 +117,9 @@ def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     (tmp_path / "README.md").write_text(readme)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
+    python = re.findall(r"```python title=\"after a run\"\n(.*?)```", readme, re.S)
+    assert len(python) == 1
+    block += f"python - <<'END'\n{python[0]}END\n"
     script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(

@@ -296,3 +296,16 @@ def test_an_encoder_decoder_learns_one_text_from_another_and_says_what_it_cannot
     other = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY)
     other.load_export_state(model.export_state())
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("prompt", [[7], [3, 7], [7, 3]])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_only_generated_tokens_end_a_text(prompt: list[int], use_cache: bool) -> None:
+    """A prompt may be the end of text alone: what a model writes without a prompt."""
+    model, token_BS = build("mixtral"), torch.tensor([prompt])
+    free = model.generate(token_BS, tokens=6, use_cache=use_cache)[0, len(prompt) :].tolist()
+    stopped = model.generate(token_BS, tokens=6, stop_token=7, use_cache=use_cache)[0, len(prompt) :].tolist()
+    assert stopped == (free[: free.index(7) + 1] if 7 in free else free)
+    third = free[2]
+    ended = model.generate(torch.tensor([[third]]), tokens=4, stop_token=third, use_cache=use_cache)
+    assert ended.shape[1] > 1

@@ -38,7 +38,7 @@ from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.layouts import parameter_layout
 from penstock_hf_models.roles import parameter_roles
-from penstock_hf_models.routing import collecting, one_a_layer, router_sites
+from penstock_hf_models.routing import collecting, observed, one_a_layer, router_sites
 
 CHUNK_LOGITS = 2**24  # logits that a loss holds at once, 64 MiB in fp32; more are computed again in the backward
 
@@ -72,7 +72,8 @@ class HfModel(nn.Module):
         self.network = network
         self.vocabulary_size = int(cast(nn.Embedding, network.get_input_embeddings()).weight.shape[0])
         self.compute_dtype: torch.dtype = torch.float32
-        self._sites = one_a_layer(router_sites(network))
+        width = int(getattr(network.config.get_text_config(), "hidden_size", 0))
+        self._sites = observed(one_a_layer(router_sites(network)), width)
         self._head_is_plain: bool | None = None
         use_blocks(network)
         use_fused_gelu(network)
@@ -227,8 +228,9 @@ class MaskedModel(HfModel):
     predicts, offers = "hidden tokens from both sides", "call masked_loss(inputs, target_BS, mask_BS)"
 
     def masked_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
-        """Loss of `target_BS` at the positions where `mask_BS` is True, and `inputs` hides them."""
-        return self._token_loss(self(inputs), target_BS, mask_BS)
+        """Loss of `target_BS` at the real positions where `mask_BS` is True, and `inputs` hides them."""
+        inputs = Inputs.of(inputs)
+        return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
 
 
 class SequenceToSequenceModel(HfModel):

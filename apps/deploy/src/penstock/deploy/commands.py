@@ -42,7 +42,7 @@ def export(
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    files = choice.build().export(model, restored.dataset.folder / "tokenizer.json", folder)
+    files = choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
     result = {
         "folder": str(folder),
         "format": name,

@@ -11,7 +11,7 @@ import torch
 
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
-from penstock.evaluate.evaluation import heldout_text, task_context
+from penstock.evaluate.evaluation import heldout_text, heldout_tokens, task_context
 from penstock.hooks.atomic import read_json
 from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
@@ -74,12 +74,14 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
 def measure(restored: Restored) -> RunFigures:
     """The figures of a trained run that a sweep compares. All held-out text is read, once for the likelihood and once
     for the routing; seconds are those of training only."""
-    scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
+    heldout = heldout_tokens(restored.dataset)
+    context = task_context(restored.config, restored.tokenizer, heldout)
+    scored = run_task(Heldout(), restored.model, context)
     status = restored.run.status()
     assert status.tokens_seen is not None  # the run is finished
     assert status.seconds is not None
     active = active_parameters(restored.composition)
-    text = heldout_text(restored.dataset)
+    text = heldout_text(restored.tokenizer, heldout)
     figures = RunFigures(
         bits_per_byte=heldout_figure(scored.metrics) or math.nan,
         tokens=status.tokens_seen,

@@ -19,7 +19,7 @@ from penstock.hooks.config import OnResume, Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run import messages
-from penstock.run.config import RESOLVED, RunConfig
+from penstock.run.config import RESOLVED, RunConfig, with_data_seed
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
@@ -67,7 +67,7 @@ def _meant(before: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
 
 def resolved_of(run: RunDirectory) -> dict[str, Any]:
     """Every value of the run's config."""
-    return parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value
+    return with_data_seed(parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value)
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -34,6 +34,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
     "balancer": {
         "exact-counts": "loads that differ by one are distinguished, however large they are",
         "expert-symmetric": "renumbering the experts renumbers the update",
+        "selection-bias": "the balancer sets the router's selection bias, and refuses a router without one",
         "scale-free": "the update depends on the shares of the load, not on its size",
     },
     "corpus": {
@@ -77,6 +78,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "empty-batches": "an empty batch is routed",
         "exact-gradient": "the gradient of the weights is their true derivative as long as the choice stays the same",
         "exactly-k": "every token chooses `k` experts, including those that turn it away",
+        "no-selection-bias": "the router has no selection bias, so a balancer that sets one cannot steer it",
         "no-host-sync": "a forward pass reads no tensor values, so it never waits for the device",
         "normalized": "the weights of a token sum to 1, or to the setting `scale`",
         "permutation-equivariant": "permuting the tokens permutes the routing",

@@ -59,6 +59,17 @@ class Choice:
             return target(**self.arguments(), **context)
 
 
+def names_of(choices: Sequence[Choice]) -> list[str]:
+    """A name of its own for each choice, in results and logs: that of the component, and `text-2` for the second
+    `text`, whether it is the same component or one of another distribution."""
+    names: list[str] = []
+    for choice in choices:
+        short = choice.entry.component.name
+        numbered = (f"{short}-{number}" for number in range(2, len(choices) + 2))
+        names.append(next(name for name in (short, *numbered) if name not in names))
+    return names
+
+
 class Registry:
     """All components of the loaded plugins, by kind and name."""
 

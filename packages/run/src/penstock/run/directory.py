@@ -174,7 +174,7 @@ def environment(config: RunConfig, source: Path, overrides: Sequence[str], regis
         processor=processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         host=platform.node(),
-        packages=installed.versions(),
+        packages={**installed.versions()},
         git=_git(Path(__file__), source),
         seed=config.seed,
         argv=list(sys.argv),

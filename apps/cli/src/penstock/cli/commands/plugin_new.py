@@ -86,7 +86,7 @@ STARTERS: dict[str, Starter] = {
         "Bias in proportion to the load error",
         "model: {balance: [{use: NAME}]}",
         (TORCH,),
-        ("expert-symmetric", "scale-free"),
+        ("expert-symmetric", "scale-free", "selection-bias"),
     ),
     "quantizer": Starter(
         "Integers with one scale per row",

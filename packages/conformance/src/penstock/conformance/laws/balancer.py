@@ -295,6 +295,22 @@ def a_router_that_cannot_be_balanced_is_a_problem(subject: Subject) -> None:
     expect(changed, "a router without a bias is neither refused nor changed")
 
 
+@law(BALANCER, needs=FORM, capability="selection-bias")
+def a_router_without_a_bias_is_refused(subject: Subject) -> None:
+    """A router whose `e_score_correction_bias` is None raises a `ProblemError`.
+
+    `config validate` refuses such a router beside this balancer, before anything is built.
+    """
+    router = _router()
+    del router.e_score_correction_bias
+    router.e_score_correction_bias = None  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        _update(subject.build(), router, _skewed())
+    except ProblemError:
+        return
+    expect(False, "the router is not refused")
+
+
 @law(BALANCER, needs=FORM)
 def counts_of_another_number_of_experts_are_refused(subject: Subject) -> None:
     """Counts for a different number of experts raise an error.

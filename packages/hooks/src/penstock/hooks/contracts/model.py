@@ -26,7 +26,8 @@ class Inputs:
     int64, token types. `expert_BSK` int64, by layer: the experts that a router takes instead of choosing. `encoder`,
     what the encoder of an encoder-decoder model reads.
 
-    A model raises `ProblemError` for a field that it cannot honour (`require_only`); it ignores none.
+    A model raises `ProblemError` for a field that it cannot honour (`require_only`); it ignores none. A field of other
+    positions than the tokens, and a mask that is not bool, raise it at once.
     """
 
     token_BS: Tensor
@@ -36,6 +37,20 @@ class Inputs:
     type_BS: Tensor | None = None
     expert_BSK: Mapping[int, Tensor] | None = None
     encoder: Inputs | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("real_BS", "document_BS", "position_BS", "type_BS"):
+            if (value := getattr(self, name)) is not None:
+                self._require_positions(name, value, mask=name == "real_BS")
+
+    def _require_positions(self, name: str, value: Tensor, *, mask: bool) -> None:
+        given, wanted = tuple(value.shape), tuple(self.token_BS.shape)
+        if given != wanted:
+            what = f"has shape {list(given)}, but the tokens have {list(wanted)}"
+            raise ProblemError(Problem("bad-value", what, f"inputs.{name}", "give one value for each token"))
+        if mask and not str(value.dtype).endswith("bool"):
+            what = f"is {value.dtype}, not bool"
+            raise ProblemError(Problem("bad-value", what, f"inputs.{name}", "give True for the positions that count"))
 
     @classmethod
     def of(cls, given: Inputs | Tensor) -> Inputs:
@@ -49,7 +64,10 @@ class Inputs:
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def counted(self, mask_BS: Tensor | None) -> Tensor | None:
-        """The positions that a loss counts: those of the mask (None: all) that are real."""
+        """The positions that a loss counts: those of the mask (None: all) that are real. Raises `ProblemError` for a
+        mask that is not one of these positions."""
+        if mask_BS is not None:
+            self._require_positions("mask_BS", mask_BS, mask=True)
         if self.real_BS is None or mask_BS is None:
             return mask_BS if self.real_BS is None else self.real_BS
         return mask_BS & self.real_BS

@@ -77,6 +77,8 @@ class Evaluation(Record):
 
     checkpoint: str = ""
     tasks: dict[str, TaskFigures] = field(default_factory=lambda: dict[str, TaskFigures]())
+    measured: list[str] | None = None
+    """Names of the tasks that the last evaluation measured; the others are kept from earlier ones."""
     heldout_bits_per_byte: float | None = None
     baselines: Baselines = field(default_factory=Baselines)
     samples: list[Sample] = field(default_factory=lambda: list[Sample]())
