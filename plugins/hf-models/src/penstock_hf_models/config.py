@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.json_text import parse_json
 
 Task = Literal["causal", "masked", "seq2seq"]
 
@@ -103,7 +103,7 @@ def _config(origin: Any) -> dict[str, Any]:
         return {}
     path = Path(origin).expanduser()
     try:
-        config = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+        config = parse_json((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
