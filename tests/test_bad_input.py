@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.main import main
+from penstock.hooks import ProblemError, Registry
 from penstock.hooks.problems import ExitCode
+from penstock.run.config import load_run_config, read_run_config
+from penstock.train.compose import compose_model
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -53,13 +56,18 @@ def test_a_wrong_config_ends_with_2_as_json_too(config_file, tmp_path, capsys):
             ["changed.yaml:11:3: model.vocab_size", "399 embeddings, but data.tokenizer.vocab_size is 400"],
         ),
         ("k: 2}", "k: two}", ["changed.yaml:17:31: model.router.k", "valid integer"]),
-        ("k: 2}", "k: 9}", ["changed.yaml", "k = 9", "n_routed_experts = 8"]),
+        ("k: 2}", "k: 9}", ["changed.yaml", "model.router.k", "k = 9", "a layer has 8"]),
         (
             "num_key_value_heads: 1",
             "num_key_value_heads: 3",
             ["num_attention_heads (2) is not a multiple of num_key_value_heads (3)"],
         ),
-        ("k: 2}", "k: 2, groups: 3}", ["changed.yaml", "groups = 3 do not divide n_routed_experts = 8"]),
+        ("k: 2}", "k: 2, groups: 3}", ["changed.yaml", "model.router.groups: groups = 3 do not divide the 8 experts"]),
+        (
+            "k: 2}",
+            "k: 1}",
+            ["changed.yaml:17:3: model.router: with k = 1 and normalize", "write `normalize: false`, or k of 2"],
+        ),
         (
             "tokens: 1536",
             "tokens: 1536\n  observers: [{use: load-trace, every: 0}]",
@@ -82,6 +90,34 @@ def test_a_wrong_config_names_the_line_and_what_was_meant(capsys, config_file, t
     for part in expected:
         assert part in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("router", ["sigmoid-topk", "softmax-topk", "sqrtsoftplus-topk", "two-layer", "sinkhorn"])
+def test_a_router_that_the_text_would_not_train_is_refused_in_every_layer_that_has_it(config_file, router):
+    registry = Registry.discover()
+    constant = f"{{use: {router}, k: 1}}"
+    override = f"model.overrides=[{{match: layers.2.mlp, router: {constant}}}]"
+    for written in (f"model.router={constant}", override):
+        with pytest.raises(ProblemError, match="learns nothing from the text"):
+            load_run_config(config_file, [written], registry)
+        read_run_config(config_file, [written], registry)  # of a run of an earlier version
+        load_run_config(config_file, [written.replace("k: 1", "k: 1, normalize: false")], registry)
+    upcycled = (
+        "model={use: frozen-base, place: in_place, layers: [0], router: ROUTER, "
+        "base: {use: glm-moe, preset: quickstart, first_k_dense_replace: 3}}"
+    )
+    with pytest.raises(ProblemError, match=r"model\.router: .*learns nothing from the text"):
+        load_run_config(config_file, [upcycled.replace("ROUTER", constant)], registry)
+    for untrained in ("{use: frozen, k: 1}", "{use: cluster, k: 1}"):
+        load_run_config(config_file, [f"model.router={untrained}"], registry)
+
+
+def test_losses_of_one_name_are_both_used(config_file):
+    registry = Registry.discover()
+    twice = "model.balance=[{use: z-loss, weight: 1000}, {use: loss-free}, {use: z-loss, weight: 0.5}]"
+    config, _ = load_run_config(config_file, [twice], registry)
+    losses = compose_model(config, 400, "meta").losses
+    assert {name: loss.weight for name, loss in losses.items()} == {"z-loss": 1000, "z-loss-2": 0.5}
 
 
 def test_all_config_problems_come_at_once(capsys, config_file, tmp_path):
@@ -195,3 +231,20 @@ def test_a_profile_of_less_than_a_sequence_is_refused(capsys, trained):
     code, message = fails(capsys, "profile", trained, "--max-tokens", "10")
     assert code == ExitCode.FAILED
     assert "10 tokens do not fill one window of 32" in message
+
+
+def test_a_dry_run_names_everything_that_would_stop_the_run(capsys, config_file, tmp_path):
+    objective = "train.objective={use: masked-next-token, paths: [a.jsonl], heldout: [b.jsonl]}"
+    corpus = "data.corpus={use: text, paths: [no-such-folder]}"
+    code, message = fails(capsys, "train", config_file, objective, corpus, "--dry-run", "--runs", tmp_path / "runs")
+    assert code == ExitCode.USAGE
+    assert "a.jsonl" in message
+    assert "no-such-folder" in message
+
+
+def test_a_start_that_fails_says_so_in_its_status(capsys, config_file, tmp_path):
+    _, message = fails(capsys, "train", config_file, "data.heldout_share=0.0000001", "--runs", tmp_path / "runs")
+    [status] = (tmp_path / "runs").glob("*/2*/status.json")
+    written = json.loads(status.read_text())
+    assert written["state"] == "failed"
+    assert written["message"] in message

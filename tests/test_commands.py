@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.optim_muon.schedules import Cosine, WarmupStableDecay
 from penstock.traces.trace import RoutingTrace
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,16 @@ def test_dry_run_counts_without_writing(command, config_file, workplace):
     assert sorted(workplace.rglob("*")) == before
 
 
+def test_the_first_and_the_last_step_have_the_rate_of_their_middle(trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    factors = [row["learning_rate_factor"] for row in rows if "learning_rate_factor" in row]
+    schedule = Cosine()
+    assert factors == [schedule((step + 0.5) / 12) for step in range(12)]
+    assert factors[0] > 0.99  # the middle of the first of 12 steps is beyond a warm-up of 2 %
+    one_step = [WarmupStableDecay(warmup=0.5, decay=0.5)(progress) for progress in (0.0, 0.5, 1.0)]
+    assert one_step == [0.0, 1.0, 0.0]
+
+
 def test_an_export_generates_the_same_tokens_in_transformers(command, trained, tmp_path):
     from penstock.hooks.registry import Registry
     from penstock.train.restore import restore
@@ -122,15 +133,23 @@ def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
     assert "transformers has no architecture with these routers" in failed.stderr
 
 
-def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path):
-    text = "The gate feeds the turbine .\n" * 40
-    (tmp_path / "wiki.test.raw").write_text(text)
-    task = f"{{use: wikitext2, path: {tmp_path / 'wiki.test.raw'}}}"
+def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path, capsys):
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(f"The gate feeds turbine {name} .\n" * 40)
     own = command("evaluate", trained)
-    result = command("evaluate", trained, "--task", task)
-    assert set(result["tasks"]) == {"wikitext2", "heldout"}  # what was measured before is kept
+    capsys.readouterr()
+    asked = [("--task", f"{{use: text, paths: [{tmp_path / name}]}}") for name in ("one.txt", "two.txt")]
+    result = command("evaluate", trained, *asked[0], *asked[1])
+    assert set(result["tasks"]) == {"text", "text-2", "heldout"}  # what was measured before is kept
+    assert result["measured"] == ["text", "text-2"]
     assert result["heldout_bits_per_byte"] == own["heldout_bits_per_byte"]
-    assert result["tasks"]["wikitext2"]["metrics"]["wikitext2.bits_per_byte@raw-disjoint-32"] > 0
+    (figure,) = result["tasks"]["text-2"]["metrics"].items()
+    assert figure[0].startswith("text.bits_per_byte@two.txt-")
+    assert figure[1] > 0
+    now, earlier = capsys.readouterr().out.split("from earlier evaluations of this checkpoint")
+    assert "text.bits_per_byte@one.txt" in now
+    assert "heldout.bits_per_byte" not in now
+    assert "heldout.bits_per_byte" in earlier
 
 
 def test_ternary_training_runs_and_its_size_is_reported(command, config_file, tmp_path, read_json):

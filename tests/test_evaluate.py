@@ -50,6 +50,15 @@ def test_a_task_reads_the_folder_of_data_and_says_its_limit(command, run, data, 
     assert read_json(run / "evaluation.json") == result
 
 
+def test_an_evaluation_says_which_text_was_held_out_and_which_task_read_it(command, run, read_json):
+    result = command("evaluate", run, "--task", "heldout")
+    manifest = read_json(next((run.parent.parent / "data").glob("*/manifest.json")))
+    split = manifest["splits"]["heldout"]
+    assert result["heldout_text"]["bytes"] == split["text_bytes"]
+    assert result["heldout_text"]["documents"] == split["documents"]
+    assert result["tasks"]["heldout"]["version"].startswith("penstock-eval-suite ")
+
+
 def test_a_second_evaluation_computes_nothing_and_finds_the_same(command, run, data):
     first = command("evaluate", run, "--task", "lambada", "--task", "heldout", "--data", data)
     (kept,) = (run / "answers").iterdir()

@@ -79,6 +79,8 @@ def test_a_checkpoint_holds_what_trains_and_the_hash_of_the_base(
     assert model.base_hash() == written["sha256"]
     figures = {"trained_share", "loss_before", "loss_after", "entropy", "gini", "specialisation", "balance/switch-loss"}
     assert figures <= result["learnt"].keys()
+    generated = command("generate", result["run_dir"], "--prompt", "def ", "--tokens", 80, "--json")
+    assert (generated["stopped_by"], generated["prompt_tokens"] + generated["new_tokens"]) == ("positions", 64)
 
 
 def test_a_run_that_is_resumed_has_the_bits_of_one_that_was_not(
@@ -159,7 +161,7 @@ def test_an_export_that_no_class_has_is_refused(
     config: Callable[..., Path], command: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = Path(command("train", config(), "--runs", tmp_path / "runs", "--json")["run_dir"])
-    with pytest.raises(ProblemError, match="no exportable architecture has a CausalModel as its base"):
+    with pytest.raises(ProblemError, match="no exportable architecture has a base that is not a glm-moe"):
         command("export", run)
     assert not (run / "export-hf").exists()
 

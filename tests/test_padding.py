@@ -8,10 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from penstock.eval_suite.likelihood import token_nll
+from penstock.eval_suite.passes import compute
+from penstock.eval_suite.rows import Row
+from penstock.evaluate.evaluation import rows_together
 from penstock.hooks import Registry
-from penstock.hooks.contracts import Inputs
+from penstock.hooks.config import ConfigDocument, validate
+from penstock.hooks.contracts import Inputs, Likelihood, LikelihoodAnswer
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.model import GlmMoe
+from penstock.run.config import RunConfig
 
 SHORT, LONG = 8, 64
 ROUTERS = {
@@ -19,6 +25,7 @@ ROUTERS = {
     "sinkhorn": {"use": "sinkhorn"},
     "round-robin": {"use": "round-robin"},
     "hash": {"use": "hash"},
+    "expert-choice": {"use": "expert-choice"},
 }
 
 
@@ -72,3 +79,40 @@ def test_a_padded_batch_is_routed_as_the_packed_texts_are(registry, name):
         assert not routing.kept_TK[~real_T].any()
         places = expected.expert_TK.numel() if expected.kept_TK is None else int(expected.kept_TK.sum())
         assert int(routing.kept_TK.sum()) == places
+
+
+def rows_of_unequal_length() -> list[Row]:
+    generator = torch.Generator().manual_seed(5)
+    lengths = (17, 9, 33, 5)
+    tokens = [torch.randint(1, 61, (length,), generator=generator).numpy() for length in lengths]
+    return [Row(Likelihood, token_S, len(token_S) - 4) for token_S in tokens]
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_an_evaluation_gives_a_text_the_likelihood_that_it_has_alone(registry, name):
+    model, rows = model_with(registry, ROUTERS[name]).eval(), rows_of_unequal_length()
+    tokenizer: Any = None
+    together = compute(model, rows, tokenizer)
+    alone = [compute(model, [row], tokenizer)[0] for row in rows]
+    for each, expected in zip(together, alone, strict=True):
+        assert isinstance(each, LikelihoodAnswer)
+        assert isinstance(expected, LikelihoodAnswer)
+        assert each.nll == pytest.approx(expected.nll, rel=1e-5)
+    stream = torch.cat([torch.from_numpy(row.token_S) for row in rows]).numpy()
+    nats = [token_nll(model, stream, sequence_length=12, batch_size=size) for size in (1, 4)]
+    assert nats[0] == pytest.approx(nats[1], rel=1e-5)
+
+
+def test_a_router_that_does_not_promise_to_choose_alike_in_any_batch_reads_texts_one_at_a_time(registry):
+    def together(**model: Any) -> int:
+        config = {"name": "x", "data": {"corpus": {"use": "python-stdlib"}}, "train": {"tokens": 1}, "model": model}
+        document = ConfigDocument(config, {(): "here"}, "here")
+        return rows_together(validate(RunConfig, document, registry).model)
+
+    quickstart = {"use": "glm-moe", "preset": "quickstart"}
+    assert together(**quickstart, router={"use": "sigmoid-topk"}) == 16
+    assert together(**quickstart, router={"use": "expert-choice"}) == 1
+    override = {"match": "layers.2.mlp", "router": {"use": "round-robin"}}
+    assert together(**quickstart, router={"use": "sigmoid-topk"}, overrides=[override]) == 1
+    base = {**quickstart, "first_k_dense_replace": 1, "router": {"use": "round-robin"}}
+    assert together(use="frozen-base", base=base, layers=[0], router={"use": "softmax-topk"}) == 1

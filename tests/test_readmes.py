@@ -102,12 +102,24 @@ def test_an_example_that_fails_says_where(tmp_path: Path, reader: Callable[[Path
     assert "line 2" in (tmp_path / "said").read_text()
 
 
+def test_the_readmes_agree_on_the_speed_of_the_simulator() -> None:
+    (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `netsim.py` |")]
+    whole, fluid = row.split("|")[3].strip().split("; ")
+    seconds, memory = whole.split(", ")
+    own = " ".join((ROOT / "packages" / "netsim" / "README.md").read_text().split())
+    assert f"on 8,192 GPUs take {seconds} and {memory}" in own
+    assert f"messages of 256 GPUs take {fluid} (fluid)" in own
+
+
 def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     readme = (ROOT / "README.md").read_text()
     (block,) = [fence for fence in re.findall(r"```bash\n(.*?)```", readme, re.S) if "penstock prepare" in fence]
     (tmp_path / "README.md").write_text(readme)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "quickstart.yaml").write_text((workplace / "configs" / "quickstart.yaml").read_text())
+    python = re.findall(r"```python title=\"after a run\"\n(.*?)```", readme, re.S)
+    assert len(python) == 1
+    block += f"python - <<'END'\n{python[0]}END\n"
     script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(

@@ -394,3 +394,39 @@ def test_examples_that_changed_are_named_as_the_objectives_and_not_as_prepared_d
     (tmp_path / "rows.jsonl").write_text('{"text": "the gate is closed"}\n' * 4)
     with pytest.raises(ProblemError, match=r"train\.objective: the data differs.*\(train/.*rows\.jsonl\)"):
         command("train", run / "config.resolved.yaml", "--resume", run, "--runs", tmp_path / "runs")
+
+
+def test_tokens_of_a_run_are_without_padding_before_and_after_it_is_continued(command, tiny, tmp_path):
+    lines = [{"tokens": list(range(50, 50 + length)), "mask": [1] * length} for length in (3, 6, 3, 6)]
+    for name in ("rows", "heldout"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = f"paths: [{tmp_path}/rows.jsonl], heldout: [{tmp_path}/heldout.jsonl]"
+    objective = f"train.objective={{use: masked-next-token, {files}}}"
+    sizes = ["train.batch_size=4", "data.sequence_length=32", "train.tokens=384", "train.checkpoint_every=1"]
+    arguments = ["train", tiny, objective, *sizes, "--runs", tmp_path / "runs"]
+    each_step = 2 * (2 + 5)  # the last token of a line is read by nobody
+
+    def told(run: Path) -> tuple[list[int], int]:
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        tokens = [row["tokens"] for row in rows if "tokens" in row]
+        return tokens, json.loads((run / "status.json").read_text())["tokens_seen"]
+
+    trained = command(*arguments)
+    (run,) = (tmp_path / "runs").glob("*/2*")
+    assert told(run) == ([each_step, 2 * each_step, 3 * each_step], 3 * each_step)
+    assert trained["train_tokens"] == 3 * each_step
+    shutil.rmtree(run / "checkpoints" / "step-00000003")
+    command(*arguments, "--resume", run)
+    assert told(run) == ([each_step, 2 * each_step, 3 * each_step], 3 * each_step)
+
+
+def test_heldout_lines_of_special_tokens_alone_have_a_loss_and_no_bits_per_byte(command, tiny, tmp_path):
+    for name in ("rows", "heldout"):
+        (tmp_path / f"{name}.jsonl").write_text('{"tokens": [0, 0, 0], "mask": [1, 1, 1]}\n')
+    files = f"paths: [{tmp_path}/rows.jsonl], heldout: [{tmp_path}/heldout.jsonl]"
+    objective = f"train.objective={{use: masked-next-token, {files}}}"
+    command("train", tiny, objective, "train.tokens=64", "--runs", tmp_path / "runs")
+    (metrics,) = (tmp_path / "runs").glob("*/2*/metrics.jsonl")
+    names = {name for row in metrics.read_text().splitlines() for name in json.loads(row)}
+    assert "heldout/loss" in names
+    assert "heldout/bits_per_byte" not in names

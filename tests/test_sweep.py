@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
-from penstock.run.records.sweep import SweptRun
-from penstock.sweep.compare import compare
+from penstock.run.records.sweep import MissingRun, SweepFigures, SweptRun
+from penstock.sweep.compare import compare, line, missing_lines
+from penstock.sweep.page import summary
 
 SWEEP = """\
 name: small
@@ -54,6 +56,9 @@ def test_every_cell_is_trained_once_with_every_seed_and_compared_in_pairs(sweep_
     assert sigmoid["difference"] is None
     assert softmax["difference"]["mean"] == pytest.approx(sum(differences) / 2)
     assert len({(row["seed"], row["flops"]) for row in result["runs"]}) == 2
+    assert softmax["difference"]["half_width"] is None
+    assert softmax["verdict"] == "too few seeds (n = 2)"
+    assert all(row["text"] and row["text_bytes"] > 1000 and row["machine"] for row in result["runs"])
     page = Path(result["report"]).read_text()
     assert "softmax, loss-free" in page
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
@@ -125,6 +130,59 @@ def test_a_seed_that_the_baseline_has_not_run_yet_is_left_out():
     assert difference is not None
     assert difference.mean == pytest.approx(0.1)
     assert difference.half_width is None
+    assert difference.pairs == 1
+
+
+def test_two_equal_differences_are_no_verdict():
+    rows = [row("a", seed, 1.0) for seed in range(2)] + [row("b", seed, 1.0001) for seed in range(2)]
+    assert compare(rows, "a")[1].verdict == "too few seeds (n = 2)"
+
+
+def test_runs_of_another_held_out_text_are_no_pairs():
+    rows = [replace(row(cell, 0, 1.0), text=text) for cell, text in (("a", "x"), ("b", "y"))]
+    (_, other) = compare(rows, "a")
+    assert other.difference is None
+    assert other.verdict == "other held-out text"
+
+
+def test_a_cell_whose_baseline_has_not_run_is_not_called_the_baseline():
+    assert compare([row("b", 0, 1.0)], "a")[0].verdict == "no pair yet"
+
+
+def test_a_figure_has_the_digits_that_its_interval_leaves_it():
+    rows = [row("a", seed, 1.0) for seed in range(3)] + [row("b", seed, 1.1 + seed / 10) for seed in range(3)]
+    name, seeds, bits, against, verdict, *_ = line(compare(rows, "a")[1])
+    assert (name, seeds, bits, against, verdict) == (
+        "b",
+        "3",
+        "1.200",
+        "+0.20 \xb1 0.25",
+        "no difference shown (n = 3)",
+    )
+
+
+def test_cells_without_figures_are_in_the_table_with_the_reason():
+    missing = [MissingRun("b", 0, "failed: the loss is nan at step 3"), MissingRun("c", 0, "not run yet")]
+    result = SweepFigures("a", compare([row("a", 0, 1.0)], "a"), [row("a", 0, 1.0)], missing)
+    assert [(name, why) for name, _, _, _, why, *_ in missing_lines(result)] == [
+        ("b", "failed: the loss is nan at step 3"),
+        ("c", "not run yet"),
+    ]
+    assert "b with seed 0 failed: the loss is nan at step 3." in summary(result, 3)
+
+
+def test_a_failed_run_is_named_on_the_page(sweep_file):
+    text, wild = sweep_file.read_text(), "k: 2}, train.optimizer: {use: muon, lr: 1.0e+30}}\n    softmax"
+    sweep_file.write_text(text.replace("k: 2}}\n    softmax", wild))
+    with pytest.raises(ProblemError, match="became nan"):
+        sweep(sweep_file)
+    folder = sweep_file.parent / "runs" / "small"
+    found = json.loads((folder / "sweep.json").read_text())
+    failed, *left = found["missing"]
+    assert (failed["cell"], failed["seed"]) == ("sigmoid, loss-free", 0)
+    assert failed["why"].startswith("failed: ")
+    assert {run["why"] for run in left} == {"not run yet"}
+    assert "failed: " in (folder / "sweep.html").read_text()
 
 
 def test_the_interval_is_students():

@@ -130,9 +130,12 @@ def test_a_disk_without_write_permission_is_named_before_any_work(server, tiny, 
 
 @pytest.fixture
 def copy(unkilled, tmp_path) -> Path:
-    """A folder with a copy of the unkilled run, whose last checkpoint is gone, and of its data."""
+    """A folder with a copy of the unkilled run, whose last checkpoint is gone, and of its data, as if made there."""
     shutil.copytree(unkilled.run.parents[1], tmp_path / "runs")
     shutil.rmtree(only_run(tmp_path) / "checkpoints" / "step-00000006")
+    record = json.loads((only_run(tmp_path) / "data.json").read_text())
+    folder = str(tmp_path / "runs" / "data" / Path(record["folder"]).name)
+    (only_run(tmp_path) / "data.json").write_text(json.dumps({**record, "folder": folder}))
     return tmp_path
 
 
@@ -164,7 +167,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(command, tiny, workplace, 
         assert {path: data for path, data in contents(run).items() if path.name != "stages.json"} == {
             path: data for path, data in before.items() if path.name != "stages.json"
         }
-        with pytest.raises(ProblemError, match="trained with a different tokenizer than the data's"):
+        with pytest.raises(ProblemError, match="the data of this run was not found"):
             command("evaluate", run)
     finally:
         text.write_bytes(original)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -102,13 +105,13 @@ def test_what_cannot_be_checked_is_a_problem(arguments, said):
 
 def test_a_name_of_two_kinds_means_both_unless_the_kind_is_said():
     registry = registry_of(FLAT, NAMESAKE)
-    shown = plugins("show", "flat", "--no-check", registry=registry)
+    shown = plugins("show", "flat", registry=registry)
     assert {each["kind"] for each in shown} == {"schedule", "corpus"}
-    shown = plugins("show", "flat", "--no-check", "--kind", "schedule", registry=registry)
+    shown = plugins("show", "flat", "--kind", "schedule", registry=registry)
     assert [each["kind"] for each in shown] == ["schedule"]
 
 
-def test_show_has_settings_provider_line_and_verdict(capsys):
+def test_show_has_settings_provider_line_and_how_to_check(capsys):
     (shown,) = plugins("show", "flat")
     (row,) = shown["settings"]
     assert row == {
@@ -119,18 +122,44 @@ def test_show_has_settings_provider_line_and_verdict(capsys):
         "description": "Factor of every step.",
     }
     text = capsys.readouterr().out
-    for part in ("acme 1.2", "train: {schedule: {use: flat}}", shown["verdict"], "Factor of every step."):
+    for part in ("acme 1.2", "train: {schedule: {use: flat}}", shown["check"], "Factor of every step."):
         assert part in text
 
 
-def test_show_without_check_imports_no_target():
-    (shown,) = plugins("show", "flat", "--no-check", registry=registry_of(NAMESAKE))
-    assert shown["verdict"] is None
+def test_show_imports_no_target():
+    (shown,) = plugins("show", "flat", registry=registry_of(NAMESAKE))
+    assert shown["check"] == "penstock plugins check flat --kind corpus"
+
+
+def test_show_imports_neither_torch_nor_laws():
+    code = """import sys
+from penstock.cli.main import run
+run(["plugins", "show", "sigmoid-topk"])
+sys.exit(any(name == "torch" or name.startswith("penstock.conformance.laws.") for name in sys.modules))"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "promises causal" in result.stdout
+
+
+class NeedyConfig(Schema):
+    peak: float
+    """Factor of every step."""
+
+
+NEEDY = replace(FLAT, name="needy", config=f"{HERE}:NeedyConfig")
+
+
+def test_a_component_without_an_example_is_asked_for_settings_and_not_called_broken():
+    with pytest.raises(ProblemError, match="schedule 'needy' needs settings to be checked") as raised:
+        plugins("check", "needy", registry=registry_of(NEEDY))
+    assert "peak: this field is required" in str(raised.value)
+    (report,) = plugins("check", "needy", "--set", "peak=1.0", registry=registry_of(NEEDY))
+    assert report["passed"]
 
 
 def test_a_name_that_two_distributions_have_is_written_in_full():
     other = Registry([*REGISTRY.plugins, Loaded(Origin("other", "1", "other"), (FLAT,))])
-    (shown,) = plugins("show", "acme:flat", "--no-check", registry=other)
+    (shown,) = plugins("show", "acme:flat", registry=other)
     assert shown["use"] == "train: {schedule: {use: acme:flat}}"
 
 

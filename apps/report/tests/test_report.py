@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from penstock.hooks.problems import ProblemError
-from penstock.report.compare import differences
+from penstock.report.labels import differences
 from penstock.report.page import render_report
 from penstock.traces.trace import RoutingTrace
 
@@ -31,6 +31,7 @@ model:
     - {{use: loss-free, rate: {rate}}}
 train:
   tokens: 2_000_000
+  evaluate_tokens: 8192
   optimizer: {{use: muon, lr: 0.02}}
 """
 
@@ -173,6 +174,7 @@ def make_run(
         {
             "checkpoint": f"step-{steps:06d}",
             "heldout_bits_per_byte": bits,
+            "heldout_text": {"sha256": "6a1f", "bytes": 1_200_000, "documents": 45},
             "seconds": 21.0,
             "tasks": {
                 "heldout": {
@@ -242,6 +244,7 @@ def make_run(
                     "mean_seconds": seconds * slowdown,
                     "p99_seconds": 1.25 * seconds * slowdown,
                     "max_seconds": 1.4 * seconds,
+                    "exchanges": 480,
                     "balanced_seconds": seconds,
                     "slowdown": slowdown,
                     "bytes_between_nodes": 3e6 * gpus,
@@ -465,7 +468,7 @@ def test_text_that_cannot_be_shown_is_replaced(tmp_path: Path) -> None:
 
 def test_several_runs_are_compared_first_and_then_shown_each(pair: Page) -> None:
     assert "2 runs compared" in pair.text
-    assert "fast has the lowest held-out bits per byte, 2.25, 0.25 below slow." in pair.text
+    assert "fast has the lowest held-out bits per byte, 2.25, 0.25 below slow. Each is one run" in pair.text
     assert re.search(r'<td class="n best">2\.25</td>', pair.html)
     assert not re.search(r'best">2\.50', pair.html)
     assert "model.balance.0.rate" in pair.text
@@ -479,10 +482,11 @@ def test_no_two_elements_share_an_id(pair: Page) -> None:
     assert {left or right for left, right in used} <= set(ids)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_directories(tmp_path: Path) -> None:
+def test_runs_of_one_name_and_one_config_are_numbered_and_their_directories_listed(tmp_path: Path) -> None:
     page = rendered(tmp_path, *(bare_run(tmp_path / name) for name in ("20260101-aa", "20260102-bb")))
-    assert "bare / 20260101-aa" in page.text
-    assert "bare / 20260102-bb" in page.text
+    assert "2 runs of bare compared" in page.text
+    for text in ("bare (1)", "bare (2)", "20260101-aa", "20260102-bb"):
+        assert text in page.text
 
 
 def test_a_dense_model_says_that_there_is_no_load(tmp_path: Path) -> None:
@@ -545,19 +549,21 @@ def test_captions_state_the_numbers_of_the_run(tmp_path: Path) -> None:
     RoutingTrace(counts_SLE.astype(np.int64), {"layers": [3, 5]}).save(run / "trace" / "train.npz")
     text = rendered(tmp_path, run).text
     for sentence in (
-        "Loss falls from 8.00 at step 1 to 4.00 nats per token (mean of the last 10 rows), level over the last tenth.",
-        "Held-out text takes 1.50 bits per byte at step 12: 67 % below unigram (4.61), 56 % below bigram (3.42), "
-        "37 % below xz (2.38). Earlier points are measured on a part of the text.",
+        "Loss falls from 8.00 at step 1 to 4.00 nats per token (mean of the last 3 rows), level over the last tenth.",
+        "All held-out text (1.20 MB, 45 documents) takes 1.50 bits per byte at step 12: 67 % below unigram (4.61), "
+        "56 % below bigram (3.42), 37 % below xz (2.38). In training, 8,192 tokens of the held-out text take 1.10 at "
+        "step 12. The two are not comparable: the text differs.",
         "Peaks at 0.5 at step 3 and ends at 0.125, 25 % of the peak.",
         "Median 1.00; the largest, 9.00, is at step 7.",
         "Median 2,500 tokens per second; nine steps in ten are between 2,500 and 2,500.",
-        "falls from 2.00 in the first tenth of the run to 0.5 in the last (0 is even). The worst layer ends at 3.00.",
+        "falls from 2.00 in the first tenth of the run to 0.5 at its end (0 is even). The worst layer ends at 3.00.",
         "the busiest expert, number 0 of layer 5, has 2.50\u00d7 its fair share, and 2 of 8 experts are never chosen.",
         "Backward takes 75 % of an average step of 1.00 s.",
         "Train takes 72 % of a total of 3 min 55 s.",
         "74 % of 12.3 M parameters are expert weights; a token uses 4.21 M of all, 34 %.",
         "As ternary the weights take 6.20 MB, as fp32 7.96 times as much.",
-        "At 64 GPUs an exchange takes 1.03 ms, 1.47\u00d7 the 700 \u00b5s of perfectly balanced experts.",
+        "With 64 GPUs an exchange takes 1.03 ms, 1.47\u00d7 the 700 \u00b5s of perfectly balanced experts. "
+        "Means are over 480 exchanges.",
     ):
         assert sentence in text, sentence
 

@@ -140,6 +140,16 @@ def test_a_setting_that_is_newer_than_the_run_stands_at_its_default(make, load, 
     assert check(run, load()[0]).changes == []
 
 
+def test_a_run_whose_fused_tensors_were_one_matrix_goes_on_so_or_the_change_is_named(make, load):
+    run = make()
+    without(run, "train", "optimizer", "split_fused")
+    assert check(run, load("train.optimizer={use: muon, split_fused: false}")[0]).changes == []
+    with pytest.raises(ProblemError, match="split_fused: was False, is True"):
+        check(run, load()[0])
+    other = make("train.optimizer={use: adamw}")
+    assert check(other, load("train.optimizer={use: adamw}")[0]).changes == []
+
+
 def test_a_setting_that_is_newer_than_the_run_and_is_used_is_a_change(make, load):
     run = make()
     without(run, "train", "optimizer", "weight_decay")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from penstock.data_prep.corpora import TextCorpus
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.dedup import ExactDedup
-from penstock.data_prep.prepare import Prepared, held_out, prepare
+from penstock.data_prep.prepare import Prepared, held_out, prepare, tail_start
 from penstock.hooks.contracts import Document
 from penstock.hooks.problems import ProblemError
 
@@ -98,6 +98,27 @@ def test_held_out_share_is_kept_and_the_seed_moves_it() -> None:
 
 def test_no_share_means_no_heldout_split(tmp_path: Path) -> None:
     assert list(run(tmp_path / "data", heldout_share=0).manifest.splits) == ["train"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lone_document_is_held_out_by_its_last_lines(tmp_path: Path, seed: int) -> None:
+    text = "".join(STORIES)
+    manifest = run(tmp_path / "data", ["", text, text], seed=seed).manifest
+    (head,), (tail,) = documents_of(tmp_path / "data", "train"), documents_of(tmp_path / "data", "heldout")
+    assert head + tail == text
+    assert head.endswith("\n")
+    assert len(tail) == pytest.approx(0.1 * len(text), abs=50)
+    assert manifest.heldout.rule == "the last share of the only document"
+    assert (manifest.corpus.documents, manifest.corpus.empty) == (3, 1)
+
+
+@given(text=st.text(st.sampled_from("a東😀\n"), min_size=8, max_size=60), share=st.floats(0.05, 0.95))
+def test_a_tail_begins_between_characters_and_has_its_share(text: str, share: float) -> None:
+    data = text.encode()
+    at = tail_start(data, share)
+    assert data[:at].decode() + data[at:].decode() == text
+    rest, wanted = len(data) - at, len(data) - round(len(data) * (1 - share))
+    assert wanted / 2 <= rest <= 2 * wanted or (wanted - 3 <= rest <= wanted)
 
 
 def test_tokenizer_has_not_seen_the_heldout_split(tmp_path: Path) -> None:
@@ -280,7 +301,8 @@ def test_parent_that_is_a_file_is_named(tmp_path: Path) -> None:
         ([], {}, "empty-corpus", "the corpus has no documents"),
         (["", ""], {}, "empty-corpus", "no document with text is left (documents after Listed 2, ExactDedup 1)"),
         (["short"], {"heldout_share": 0}, "too-few-tokens", "has 6 tokens in 1 of 1 documents"),
-        (STORIES[:1], {"seed": 1}, "too-few-tokens", "split 'heldout' has 0 tokens in 0 of 1 documents"),
+        (STORIES[:1], {}, "too-few-tokens", "split 'heldout' has 12 tokens in 1 of 1 documents"),
+        (STORIES[:2], {"seed": 2}, "too-few-tokens", "split 'heldout' has 0 tokens in 0 of 2 documents"),
         (["a\ud800"], {}, "not-text", "character 1 is a lone surrogate"),
         (STORIES, {"heldout_share": 1.0}, "invalid-value", "is 1.0"),
         (STORIES, {"vocabulary_size": 100}, "invalid-value", "a vocabulary of 100 is smaller"),

@@ -102,3 +102,50 @@ def test_a_model_without_a_tokenizer_that_can_be_read_is_a_problem(tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text('{"model": ')
     with pytest.raises(ProblemError, match=r"its tokenizer\.json cannot be read"):
         PublishedTokenizer.of_model(str(tmp_path))
+
+
+def streamed(tokenizer: tokenizers.Tokenizer, context: list[int], token_N: list[int]) -> str:
+    stream = PublishedTokenizer(tokenizer).stream(context)
+    return "".join([*map(stream.push, token_N), stream.finish()])
+
+
+@settings(deadline=None)
+@given(context=st.lists(st.integers(0, 499), max_size=12), token_N=st.lists(st.integers(0, 499), max_size=40))
+@example(context=[], token_N=[16 + byte for byte in b"\xf0\x9f\x98"])
+def test_any_bytes_streamed_are_the_bytes_decoded_at_once(context: list[int], token_N: list[int]) -> None:
+    tokenizer = BYTE_LEVEL
+    characters = tokenizer.encode(tokenizer.decode(context)).ids  # a prompt is text, so it ends with a character
+    assert streamed(tokenizer, characters, token_N) == tokenizer.decode(token_N)
+
+
+@settings(deadline=None)
+@given(before=st.text(max_size=6), text=st.text(max_size=20))
+@example(before="", text="水車 😀")
+@example(before="Zwölf", text=" 水車")
+def test_a_streamed_text_of_byte_fallback_is_the_text_behind_its_prompt(before: str, text: str) -> None:
+    token_N = SENTENCEPIECE.encode(before + text).ids
+    context = SENTENCEPIECE.encode(before).ids
+    shared = [token for token, other in zip(token_N, context, strict=False) if token == other]
+    if shared != context:  # the text changed the prompt's last tokens
+        return
+    whole = SENTENCEPIECE.decode(token_N)
+    assert streamed(SENTENCEPIECE, context, token_N[len(context) :]) == whole[len(SENTENCEPIECE.decode(context)) :]
+
+
+def test_a_piece_holds_whole_characters_and_no_special_token() -> None:
+    stream = PublishedTokenizer(BYTE_LEVEL).stream([0])
+    token_N = [BYTE_LEVEL.token_to_id(letter) for letter in "æ°\u00b4"]  # the alphabet of byte-level BPE
+    assert [stream.push(token) for token in [*token_N, 0]] == ["", "", "水", ""]
+    assert stream.finish() == ""
+
+
+def test_only_a_spelled_prompt_reads_special_tokens() -> None:
+    tokenizer = PublishedTokenizer(BYTE_LEVEL)
+    assert 0 not in tokenizer.prompt("<|endoftext|>a")
+    assert tokenizer.prompt("<|endoftext|>a", spelled=True) == [0, *tokenizer.prompt("a")]
+    assert 0 not in tokenizer.prompt("<|endoftext|>a")
+    assert PublishedTokenizer(SENTENCEPIECE).prompt("a")[0] == 1
+    assert 1 not in PublishedTokenizer(SENTENCEPIECE).prompt("a", spelled=True)
+
+
+BYTE_LEVEL, SENTENCEPIECE = train_tokenizer(TEXTS, vocabulary_size=500), sentencepiece()

@@ -44,6 +44,14 @@ def test_the_last_word_is_asked_for_with_the_space_before_it(tokenizer, file):
     assert [item.id for item in items] == ["0", "1", "2"]
 
 
+def test_a_row_may_end_its_line(tokenizer, tmp_path):
+    asked = {}
+    for end in ("", "\n", "\r\n"):
+        task = Lambada(write(tmp_path / "rows.jsonl", [{"text": f"{text}{end}"} for text in PASSAGES]))
+        asked[end] = [task.requests(item, context(tokenizer)) for item in task.items(context(tokenizer))]
+    assert asked[""] == asked["\n"] == asked["\r\n"]
+
+
 def test_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, file):
     result = run_task(Lambada(file), uniform_model, context(tokenizer))
     mean_tokens = (len(" turbine") + len(" penstock") + len(" b")) / 3
@@ -73,6 +81,7 @@ def test_the_folder_of_data_has_it_plain_or_compressed(tokenizer, tmp_path, name
     [
         ([{"text": "a b"}, {"passage": "c d"}], "jsonl:2: unknown column 'text', the row has passage"),
         ([{"text": 7}], "jsonl:1: column 'text' is int"),
+        ([{"text": "a\ud800 b"}], "jsonl:1: column 'text' has half of a surrogate pair at character 1"),
         ([{"text": "word"}], "jsonl:1: the passage does not end with a space and a word"),
         ([{"text": "a word "}], "jsonl:1: the passage does not end"),
         ([["a b"]], "jsonl:1: expected a JSON object, got list"),

@@ -1,6 +1,7 @@
 """Tasks end to end with a byte tokenizer, for which the figures can be computed by hand."""
 
 import gzip
+import hashlib
 import lzma
 import math
 import os
@@ -25,6 +26,8 @@ from penstock.hooks.contracts import Task, TaskContext, TaskResult
 
 TEXT = " \n = Title = \n \n Some words , and more .\n"
 UNIFORM_BITS = math.log2(257)
+SHA256 = hashlib.sha256(TEXT.encode()).hexdigest()
+OTHER = f"raw-{SHA256[:8]}"
 
 
 def run(task: Task, model: Any, tokenizer: Any, **context: Any) -> TaskResult:
@@ -61,28 +64,28 @@ def test_the_name_says_what_was_left_out(uniform_model, tokenizer, text_file):
     short = run(Heldout(max_tokens=10, stride=2), uniform_model, tokenizer, heldout=heldout, sequence_length=4)
     assert "heldout.bits_per_byte@first-10-tokens-sliding-4-stride-2" in short.metrics
     assert short.details["tokens"] == 9
-    task = WikiText2(text_file, max_bytes=20)
+    task = WikiText2(text_file, max_bytes=20, sha256=SHA256)
     result = run(task, uniform_model, tokenizer, heldout=None, sequence_length=8)
-    assert "wikitext2.bits_per_byte@raw-first-16-bytes-disjoint-8" in result.metrics
+    assert f"wikitext2.bits_per_byte@{OTHER}-first-16-bytes-disjoint-8" in result.metrics
     assert result.details["bytes"] == 15
 
 
 def test_wikitext_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, text_file):
-    result = run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8)
+    result = run(WikiText2(text_file, sha256=SHA256), uniform_model, tokenizer, heldout=None, sequence_length=8)
     scored = len(TEXT) - 1  # the first byte is context
     assert result.metrics == {
-        "wikitext2.bits_per_byte@raw-disjoint-8": pytest.approx(UNIFORM_BITS),
-        "wikitext2.word_perplexity@raw-disjoint-8": pytest.approx(257 ** (scored / 11)),
-        "wikitext2.token_perplexity@raw-disjoint-8": pytest.approx(257),
+        f"wikitext2.bits_per_byte@{OTHER}-disjoint-8": pytest.approx(UNIFORM_BITS),
+        f"wikitext2.word_perplexity@{OTHER}-disjoint-8": pytest.approx(257 ** (scored / 11)),
+        f"wikitext2.token_perplexity@{OTHER}-disjoint-8": pytest.approx(257),
     }
     assert result.details["words"] == 11
 
 
 def test_tasks_score_as_token_nll_does(make_gru, tokenizer, text_file):
     model = make_gru(257)
-    result = run(WikiText2(text_file, stride=3), model, tokenizer, heldout=None, sequence_length=8)
+    result = run(WikiText2(text_file, stride=3, sha256=SHA256), model, tokenizer, heldout=None, sequence_length=8)
     nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=8, stride=3)
-    figure = result.metrics["wikitext2.bits_per_byte@raw-sliding-8-stride-3"]
+    figure = result.metrics[f"wikitext2.bits_per_byte@{OTHER}-sliding-8-stride-3"]
     assert figure == pytest.approx(nll.sum() / math.log(2) / (len(TEXT) - 1))
 
 
@@ -98,7 +101,7 @@ def test_figures_are_those_of_the_whole_stream_at_once(make_gru, tokenizer, text
     assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
     expected_error = bits_per_byte_standard_error(nll, byte_N, block)
     assert found.details["standard_error"] == pytest.approx(expected_error, rel=1e-12)
-    found = run(WikiText2(text_file), model, tokenizer, heldout=None, sequence_length=16)
+    found = run(WikiText2(text_file, sha256=SHA256), model, tokenizer, heldout=None, sequence_length=16)
     nll = token_nll(model, np.array(tokenizer.encode(TEXT)), sequence_length=16)
     expected = [bits_per_byte(nll, len(nll)), word_perplexity(nll, 11), token_perplexity(nll)]
     assert list(found.metrics.values()) == pytest.approx(expected, rel=1e-14)
@@ -117,7 +120,7 @@ def test_the_standard_error_takes_documents_as_samples(make_gru, tokenizer):
 
 def test_a_limit_of_items_is_refused_by_tasks_of_one_text(tokenizer, text_file):
     limited = TaskContext(tokenizer, sequence_length=8, heldout=np.arange(9), limit=3)
-    for task, setting in ((Heldout(), "max_tokens"), (WikiText2(text_file), "max_bytes")):
+    for task, setting in ((Heldout(), "max_tokens"), (WikiText2(text_file, sha256=SHA256), "max_bytes")):
         with pytest.raises(ProblemError, match=f"no items to limit.*'{setting}'"):
             prepare(task, limited)
 
@@ -136,15 +139,20 @@ def test_a_stride_longer_than_the_windows_is_a_problem(uniform_model, tokenizer)
 def test_a_tokenizer_that_loses_bytes_is_a_problem(uniform_model, tokenizer, text_file):
     tokenizer.encode = lambda text: [byte + 1 for byte in text.encode() if byte != 32]
     with pytest.raises(ProblemError, match="byte-level"):
-        run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8)
+        run(WikiText2(text_file, sha256=SHA256), uniform_model, tokenizer, heldout=None, sequence_length=8)
 
 
 def test_compressed_text_is_read_where_its_name_says_so(uniform_model, tokenizer, text_file, tmp_path):
-    expected = run(WikiText2(text_file), uniform_model, tokenizer, heldout=None, sequence_length=8).metrics
+    expected = run(
+        WikiText2(text_file, sha256=SHA256), uniform_model, tokenizer, heldout=None, sequence_length=8
+    ).metrics
     for suffix, compress in ((".xz", lzma.compress), (".gz", gzip.compress)):
         path = tmp_path / f"text{suffix}"
         path.write_bytes(compress(TEXT.encode()))
-        assert run(WikiText2(path), uniform_model, tokenizer, heldout=None, sequence_length=8).metrics == expected
+        assert (
+            run(WikiText2(path, sha256=SHA256), uniform_model, tokenizer, heldout=None, sequence_length=8).metrics
+            == expected
+        )
 
 
 def test_missing_damaged_and_misnamed_files_are_problems(tokenizer, tmp_path):
@@ -161,6 +169,16 @@ def test_missing_damaged_and_misnamed_files_are_problems(tokenizer, tmp_path):
             prepare(WikiText2(path), TaskContext(tokenizer, None, 8))
 
 
+@pytest.mark.parametrize("changed", [f"{TEXT} ", TEXT[:-1], TEXT.replace("\n", "\r\n")])
+def test_wikitext_refuses_another_text_even_if_it_would_be_cut(tokenizer, tmp_path, changed):
+    path = tmp_path / "wiki.test.raw"
+    path.write_bytes(changed.encode())
+    for task in (WikiText2(path), WikiText2(path, max_bytes=4, sha256=SHA256)):
+        with pytest.raises(ProblemError, match="not the test split of WikiText-2") as caught:
+            prepare(task, TaskContext(tokenizer, None, 8))
+        assert caught.value.problems[0].where == str(path)
+
+
 def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="the extra 'hf' is not installed")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -173,7 +191,7 @@ def test_an_unreachable_hub_says_to_give_a_path(uniform_model, tokenizer, tmp_pa
 
 def test_components_build_by_name(uniform_model, tokenizer, text_file):
     registry = Registry.discover()
-    task = registry.build("task", {"use": "wikitext2", "path": str(text_file), "max_bytes": 1000})
+    task = registry.build("task", {"use": "wikitext2", "path": str(text_file), "max_bytes": 1000, "sha256": SHA256})
     assert run(task, uniform_model, tokenizer, heldout=None, sequence_length=8).details["bytes"] == len(TEXT) - 1
     assert isinstance(registry.build("task", "heldout"), Heldout)
 
@@ -202,6 +220,7 @@ def test_wikitext2_itself(make_gru, tokenizer, tmp_path):
     result = run(task, make_gru(257), tokenizer, heldout=None, sequence_length=256)
     [bits] = [value for name, value in result.metrics.items() if "bits_per_byte" in name]
     assert bits == pytest.approx(UNIFORM_BITS, rel=0.05)  # untrained
+    assert all("@raw-first-" in name for name in result.metrics)  # it is the published text
     assert 29_000 < result.details["bytes"] < 30_000
     assert 0 < result.details["standard_error"] < 0.1
 

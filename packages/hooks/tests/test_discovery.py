@@ -20,9 +20,9 @@ from penstock.hooks.discovery import (
     Loaded,
     Origin,
     Selection,
-    canonical,
     discover,
 )
+from penstock.hooks.installed import canonical
 
 HEAD = "from penstock.hooks import Component, hookimpl\n"
 COMPONENT = "Component(kind='router', name='mine', target='json:dumps', summary='')"

@@ -219,3 +219,8 @@ def test_an_alias_repeats_a_value_without_sharing_it() -> None:
     value = parse_config("a: &x {k: 2}\nb: *x\n").value
     assert value == {"a": {"k": 2}, "b": {"k": 2}}
     assert value["a"] is not value["b"]
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(ProblemError, match="config:1:1: the text has half a surrogate pair"):
+        parse_config('prompt: "\\ud800"')

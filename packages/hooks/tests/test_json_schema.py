@@ -86,6 +86,26 @@ def test_an_editor_accepts_what_validation_accepts(registry: Registry, text: str
     assert Draft202012Validator(json_schema(Run, registry)).is_valid(document.value) == valid
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{name: x, router: {use: top-k, k: many}}", ["router", "k"]),
+        ("{name: x, router: {use: top-k, kk: 4}}", ["router"]),
+        ("{name: x, router: {use: nested, inner: {depth: deep}}}", ["router", "inner", "depth"]),
+        ("{name: x, router: {use: nope}}", ["router", "use"]),
+        ("{name: x, router: nope}", ["router"]),
+        ("{name: x, router: {use: needy}}", ["router"]),
+        ("{name: x, model: {use: model, width: wide}}", ["model", "width"]),
+        ("{name: x, model: {use: model, width: 3, router: {use: top-k, k: many}}}", ["model", "router", "k"]),
+        ("{name: x, balance: [nudge, {use: penalty, rate: high}]}", ["balance", 1, "rate"]),
+    ],
+)
+def test_a_wrong_value_is_one_error_at_its_field(registry: Registry, text: str, place: list[Any]) -> None:
+    validator: Any = Draft202012Validator(json_schema(Run, registry))
+    errors = list(validator.iter_errors(parse_config(text).value))
+    assert [(list(error.absolute_path), error.context) for error in errors] == [(place, [])]
+
+
 def test_both_verdicts_occur_among_the_examples(registry: Registry) -> None:
     verdicts = [Draft202012Validator(json_schema(Run, registry)).is_valid(parse_config(each).value) for each in CONFIGS]
     assert 8 <= sum(verdicts) <= len(verdicts) - 8

@@ -27,7 +27,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_table_names_every_module_that_a_user_imports() -> None:
     modules = {module.name for module in pkgutil.iter_modules(penstock.hooks.__path__)}
     named = set(re.findall(r"^\| `(\w+)` \|", README, re.M))
-    assert named == modules - BEHIND_CONFIG - {"first_contract", "known", "testing", "trace"}
+    assert named == modules - BEHIND_CONFIG - {"first_contract", "installed", "known", "testing", "trace"}
 
 
 def test_the_entry_point_group_is_the_one_that_is_searched() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from types import ModuleType
 from typing import Annotated, TypeAlias
 
@@ -174,3 +175,58 @@ def test_settings_are_validated_outside_a_document(parts: ModuleType, registry: 
     assert validate_settings(registry.get("router", "bare"), {}, registry) is None
     with pytest.raises(ProblemError, match=r"^router 'top-k': kk: unknown field, did you mean 'k'\?$"):
         validate_settings(entry, {"kk": 4}, registry)
+
+
+class Numbers(Schema):
+    count: int = 1
+    share: float | None = None
+    sizes: list[int] = []
+    steps: float | list[list[float]] = 1.0
+    switch: bool = False
+    either: bool | int = 0
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("count: true", "count"),
+        ("share: false", "share"),
+        ("sizes: [1, true]", "sizes.1"),
+        ("steps: [[0, true]]", "steps.0.1"),
+        ("count: 1.5", "count"),
+        ("count: '1e3'", "count"),
+        ("share: .nan", "share"),
+        ("share: 1e999", "share"),
+    ],
+)
+def test_what_is_no_number_is_refused_and_never_taken_for_one(written: str, path: str) -> None:
+    with pytest.raises(ProblemError, match=rf": {re.escape(path)}: "):
+        validate(Numbers, parse_config(written), Registry([]))
+
+
+def test_numbers_and_booleans_are_what_they_look_like() -> None:
+    written = "count: 1e3\nshare: 2_000\nswitch: true\neither: true\nsteps: [[0, 1e-3]]"
+    assert validate(Numbers, parse_config(written), Registry([])) == Numbers(
+        count=1000, share=2000.0, switch=True, either=True, steps=[[0.0, 0.001]]
+    )
+
+
+class Pair(Schema):
+    low: int
+    high: int
+    width: int = 1
+
+    def misfits(self):
+        if self.low > self.high:
+            yield ("low",), f"is above high = {self.high}"
+        if self.width > self.high - self.low:
+            yield ("width",), "does not fit between them"
+
+
+def test_values_that_do_not_fit_together_are_each_located_at_their_field() -> None:
+    with pytest.raises(ProblemError) as raised:
+        validate(Pair, parse_config("low: 3\nhigh: 2\nwidth: 5"), Registry([]))
+    assert [str(problem) for problem in raised.value.problems] == [
+        "config:1:1: low: is above high = 2",
+        "config:3:1: width: does not fit between them",
+    ]

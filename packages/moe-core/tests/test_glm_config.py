@@ -31,7 +31,7 @@ def sizes(**changes):
         ({"head_dim": 31}, "positive even number"),
         ({"first_k_dense_replace": 9}, r"first_k_dense_replace \(9\) is greater than num_hidden_layers \(3\)"),
         ({"hidden_size": 0}, "greater than 0"),
-        ({"n_routed_experts": 0}, "layers 1 to 2 have experts, which need n_routed_experts and moe_intermediate_size"),
+        ({"n_routed_experts": 0}, "layers 1 to 2 have experts, which need it"),
         ({"moe_intermediate_size": 0}, "a model without experts has first_k_dense_replace = num_hidden_layers = 3"),
     ],
 )
@@ -210,3 +210,9 @@ def test_a_path_that_cannot_be_read_is_the_only_problem(tmp_path):
 def test_a_preset_beside_a_pretrained_model_is_refused(hub):
     with pytest.raises(ProblemError, match="remove one of them"):
         read(hub(), "preset: quickstart")
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "n_routed_experts"])
+def test_a_size_that_no_tensor_has_is_refused_at_its_field(name):
+    with pytest.raises(ValueError, match=rf"{name}\n.*less than or equal to 2147483647"):
+        sizes(**{name: 10**30})

@@ -31,9 +31,24 @@ def test_a_tied_head_is_stored_once_and_restored(make_model):
     assert torch.equal(other.lm_head.weight, state["model.embed_tokens.weight"])
 
 
+def test_a_tied_model_takes_its_own_head_and_refuses_another(make_model):
+    model = make_model(tie_word_embeddings=True)
+    state = {name: tensor.clone() + 1 for name, tensor in model.export_state().items()}
+    model.load_export_state({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()})
+    before = model.embed_tokens.weight.clone()
+    for head in (before + 1, before.clone().index_fill_(0, torch.tensor([95]), 7.0)):
+        with pytest.raises(ProblemError, match=r"ties the head .* 'lm_head.weight' differs from 'embed_tokens.weight'"):
+            model.load_export_state({**state, "lm_head.weight": head})
+    assert torch.equal(model.embed_tokens.weight, before)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda state: state.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
+            "'norm.weight' holds torch.int8, not floating-point numbers",
+        ),
         (lambda state: state.pop("model.norm.weight"), "'norm.weight' is missing"),
         (lambda state: state.pop("model.embed_tokens.weight"), "'embed_tokens.weight' is missing"),
         (

@@ -222,6 +222,30 @@ def test_a_damaged_file_is_named(theirs, read, damage):
     assert caught.value.problems[0].where == str(file)
 
 
+def test_a_folder_whose_config_ties_another_head_is_refused_and_loads_once_they_agree(theirs, read):
+    folder = theirs(tie_word_embeddings=True)
+    state = load_file(folder / "model.safetensors")
+    embedding = state["model.embed_tokens.weight"]
+    save_file({**state, "lm_head.weight": embedding + 1}, folder / "model.safetensors")
+    with pytest.raises(ProblemError, match=f"{folder}: the config ties the head .* set tie_word_embeddings to false"):
+        read(folder)
+    edit_json(folder / "config.json", tie_word_embeddings=False)
+    model = read(folder)
+    assert torch.equal(model.embed_tokens.weight, embedding)
+    assert torch.equal(model.lm_head.weight, embedding + 1)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ProblemError, match=r"'lm_head.weight' is missing, set tie_word_embeddings to true"):
+        read(folder)
+
+
+@pytest.mark.parametrize("names", [{"a": 5}, {"a": "../model.safetensors"}, {"a": ""}, {"a": ["x"]}, {}, ["a"]])
+def test_an_index_that_names_no_files_of_the_folder_is_damaged(theirs, read, names):
+    folder = theirs()
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ProblemError, match=f"{INDEX}: not an index of safetensors files"):
+        read(folder)
+
+
 def test_tensors_that_the_files_lack_are_named_with_the_folder(theirs, read):
     folder = theirs()
     state = load_file(folder / "model.safetensors")

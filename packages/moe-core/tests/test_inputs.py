@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,3 +236,21 @@ def test_what_a_model_cannot_read_is_refused_by_name(make: Callable[[], Any]) ->
         model(Inputs(token_BS, document_BS=torch.zeros_like(token_BS)), cache=cache)
     with pytest.raises(ValueError, match="put padding on the left"):
         model.generate(padded("right"), tokens=1)
+
+
+@pytest.mark.parametrize("field", ["real_BS", "document_BS", "position_BS", "type_BS"])
+def test_a_field_of_other_positions_than_the_tokens_is_refused_by_name(field: str) -> None:
+    token_BS = torch.zeros(2, 7, dtype=torch.int64)
+    value_BS = torch.ones(2, 6, dtype=torch.bool if field == "real_BS" else torch.int64)
+    with pytest.raises(ProblemError, match=rf"inputs\.{field}: has shape \[2, 6\], but the tokens have \[2, 7\]"):
+        replace(Inputs(token_BS), **{field: value_BS})
+
+
+@MODELS
+def test_a_mask_that_is_not_one_of_the_tokens_is_refused_by_name(make: Callable[[], Any]) -> None:
+    model, token_BS = make(), texts()[0][None]
+    with pytest.raises(ProblemError, match=r"inputs\.real_BS: is torch\.int64, not bool"):
+        Inputs(token_BS, torch.ones_like(token_BS))
+    for mask_BS, said in ((torch.ones(7, dtype=torch.bool), r"shape \[7\]"), (torch.ones(1, 7), "torch.float32")):
+        with pytest.raises(ProblemError, match=rf"inputs\.mask_BS: .*{said}"):
+            model.next_token_loss(token_BS, token_BS, mask_BS)

@@ -149,3 +149,34 @@ def test_no_gradient_is_computed_where_none_is_asked():
     loss, nll = linear_cross_entropy(torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 1, 2]))
     assert not loss.requires_grad
     assert nll.sum() == pytest.approx(loss.item())
+
+
+@pytest.mark.parametrize("of", ["trained", "frozen", "any head"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_masked_may_be_anything(bad, of):
+    torch.manual_seed(0)
+    hidden, target = torch.randn(6, 8), torch.randint(0, 11, (6,))
+    mask = torch.tensor([True, False, True, True, False, True])
+    spoilt = hidden.clone()
+    spoilt[1], spoilt[4] = bad, -bad
+    weight = torch.randn(11, 8, requires_grad=of == "trained")
+
+    def run(hidden_TD, target_T):
+        hidden_TD = hidden_TD.clone().requires_grad_()
+        if of == "any head":
+            loss, nll = head_cross_entropy(lambda h: h @ weight.T, hidden_TD, target_T, mask, 11, chunk_logits=22)
+        else:
+            loss, nll = linear_cross_entropy(hidden_TD, weight, target_T, mask, chunk_logits=22)
+        return loss, nll, torch.autograd.grad(loss, (hidden_TD, weight) if of == "trained" else (hidden_TD,))
+
+    expected, found = run(hidden, target), run(spoilt, target.where(mask, -100))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert (found[1][~mask] == 0).all()
+    for gradient, wanted in zip(found[2], expected[2], strict=True):
+        assert torch.equal(gradient, wanted)
+
+
+def test_a_target_outside_the_vocabulary_is_refused_by_any_head_too():
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        head_cross_entropy(lambda h: h, torch.randn(1, 8), torch.tensor([-100]), None, 8)

@@ -40,7 +40,12 @@ def flat(row: SimulationRow) -> dict[str, float]:
     fields = asdict(row)
     stragglers = fields.pop("stragglers")
     return {
-        **{f"step.{name}": seconds for name, seconds in fields.pop("step").items()},
+        **{
+            f"{spread}.{name}": seconds
+            for spread in ("step", "dispatch", "combine", "both")
+            for name, seconds in fields.pop(spread).items()
+            if seconds is not None
+        },
         **{
             f"straggler {number} {name}": value
             for number, each in enumerate(stragglers)
@@ -51,8 +56,6 @@ def flat(row: SimulationRow) -> dict[str, float]:
             for name in ("load_G", "step_quantiles")
             for number, value in enumerate(fields.pop(name))
         },
-        **{f"dispatch.{name}": seconds for name, seconds in fields.pop("dispatch").items()},
-        **{f"combine.{name}": seconds for name, seconds in fields.pop("combine").items()},
         **fields,
     }
 
@@ -184,18 +187,34 @@ def test_no_fidelity_is_faster_than_the_ports(fidelity):
 
 
 def test_a_step_is_all_its_layers_one_after_the_other():
-    trace = skewed_trace(steps=5, layers=3)
+    trace = skewed_trace(steps=100, layers=3)
     [row] = simulate(trace, TwoLevel(), Contiguous(), gpus=[16], hidden_size=512)
     assert row.step.mean == pytest.approx(3 * (row.dispatch.mean + row.combine.mean))
     assert row.step_quantiles[50] == pytest.approx(row.step.p50)
     assert row.step_quantiles[100] == row.step.max
 
 
+def test_percentiles_need_a_hundred_samples_and_are_of_dispatch_and_combine_together():
+    some, many = (
+        simulate(skewed_trace(steps=steps, layers=1), TwoLevel(), Contiguous(), gpus=[16], hidden_size=512)[0]
+        for steps in (99, 100)
+    )
+    assert (some.both.p99, some.step.p99, some.step_quantiles) == (None, None, ())
+    assert many.both.count == 100
+    assert many.both.p99 == many.step.p99 == many.step_quantiles[99]
+    assert many.both.max == many.step.max
+
+
+def test_rows_count_the_copies_of_experts():
+    rows = simulate(uniform_trace(8), TwoLevel(), Contiguous(), gpus=[4, 8, 32], hidden_size=512)
+    assert [row.copies for row in rows] == [8, 8, 32]
+
+
 def test_layers_without_tokens_in_a_step_take_no_time_in_it():
     counts_SLE = np.full((2, 2, 4), 100, dtype=np.int64)
     counts_SLE[1, 0] = 0
     [row] = simulate(RoutingTrace(counts_SLE, {"k": 1}), TwoLevel(), Contiguous(), gpus=[4], hidden_size=512)
-    assert row.step.max == pytest.approx(2 * row.step_quantiles[0])
+    assert row.step.max == pytest.approx(row.step.mean * 4 / 3)  # two layers in one step, one in the other
 
 
 def test_stragglers_are_the_gpus_of_busy_experts():

@@ -63,6 +63,8 @@ def test_a_byte_that_pack_never_writes_is_refused():
 def test_a_row_length_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"11 trits per row need uint8 \[\.\.\., 3\]"):
         unpack(torch.zeros(4, 2, dtype=torch.uint8), 11)
+    with pytest.raises(ValueError, match="-3 trits per row"):
+        unpack(torch.zeros(4, 0, dtype=torch.uint8), -3)
 
 
 def test_a_number_without_a_row_is_refused():

@@ -13,7 +13,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from penstock.hooks.contracts import BalanceLoss, Routing
 from penstock.routers.load import count_assignments
-from penstock.routers.losses import SequenceLoss, SwitchLoss, ZLoss, switch_loss, z_loss
+from penstock.routers.losses import GlobalLoss, SequenceLoss, SwitchLoss, ZLoss, switch_loss, z_loss
 from penstock.routers.topk import SigmoidTopK, SoftmaxTopK
 
 LOSSES: list[BalanceLoss] = [SwitchLoss(), ZLoss()]
@@ -190,3 +190,22 @@ def test_sequence_loss_is_the_mean_of_the_switch_losses_of_sequences_that_have_t
     expected = torch.stack(alone).mean() if alone else torch.zeros((), dtype=torch.float64)
     loss = SequenceLoss()(routing, mask_T, sequences=sequences)
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss", [SwitchLoss(), SequenceLoss(), GlobalLoss(), ZLoss()], ids=lambda each: type(each).__name__
+)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_of_masked_tokens_may_be_anything_and_get_no_gradient(loss, bad):
+    torch.manual_seed(0)
+    mask = torch.tensor([True, False, True, True, False, True])
+    logits, expert = torch.randn(6, 4), torch.rand(6, 4).argsort()[:, :2]
+    results = []
+    for filling in (0.5, bad):
+        values = [each.masked_fill(~mask[:, None], filling).requires_grad_() for each in (logits, logits.softmax(-1))]
+        value = loss(Routing(expert, torch.full((6, 2), 0.5), *values), mask)
+        gradient = torch.autograd.grad(value, values[0] if isinstance(loss, ZLoss) else values[1])[0]
+        assert not gradient[~mask].any()
+        results.append((value, gradient))
+    assert torch.equal(results[1][0], results[0][0])
+    assert torch.equal(results[1][1], results[0][1])

@@ -172,6 +172,17 @@ def test_a_tied_head_is_not_stored_and_is_tied_again_when_loaded(tokenizer_file:
         assert torch.equal(loaded(TOKEN_BS).logits, model.logits())
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_engines_that_do_not_tie_get_the_head_as_a_tensor(tokenizer_file: Path, tmp_path: Path, engine: str):
+    model = HubGlm(tied=True)
+    export(model, tokenizer_file, tmp_path / "hub", dtype="float32", engine=engine)
+    tensors = stored(tmp_path / "hub")
+    assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["tie_word_embeddings"] is False
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "hub")(TOKEN_BS).logits, model.logits())
+
+
 def test_a_head_that_the_config_calls_tied_and_is_not_is_refused(tokenizer_file: Path, tmp_path: Path):
     model = HubGlm(tied=True)
     model.network.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 32))
@@ -236,5 +247,7 @@ def test_a_folder_with_other_files_is_refused_before_anything_is_computed(tokeni
 def test_settings_that_make_no_sense_are_errors():
     with pytest.raises(ValueError, match="'bfloat16' or 'float32', not 'float16'"):
         HuggingFaceExporter(dtype="float16")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="engine must be one of transformers, vllm, sglang, not 'gguf'"):
+        HuggingFaceExporter(engine="gguf")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="must be positive"):
         HuggingFaceExporter(shard_bytes=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from penstock.traces.specialisation import (
     preference,
     specialisation,
     wilson_interval,
+    word_information,
 )
 
 tables = st.lists(st.lists(st.integers(0, 50), min_size=4, max_size=4), min_size=1, max_size=4).map(np.array)
@@ -143,15 +145,53 @@ def test_a_share_is_of_the_tokens_and_uniform_is_k_of_the_experts():
     ("table", "verdict"),
     [
         ([[100, 100], [100, 100]], "even load, no specialisation"),
-        ([[200, 0], [0, 200]], "even load, specialised"),
+        ([[200, 0], [0, 200]], "even load, depends on the domain (perhaps only by its words)"),
         ([[190, 10], [190, 10]], "uneven load, no specialisation"),
-        ([[400, 0], [0, 100]], "uneven load, specialised"),
+        ([[400, 0], [0, 100]], "uneven load, depends on the domain (perhaps only by its words)"),
         ([[100, 100]], "even load, specialisation unknown (one domain)"),
         ([[100, 100], [0, 0]], "even load, specialisation unknown (one domain)"),
     ],
 )
 def test_even_load_and_specialisation_are_told_apart(table, verdict):
     assert specialisation(np.array(table))["verdict"] == verdict
+
+
+def routed(route: Callable[[int, int, np.random.Generator], int], seed: int = 0) -> tuple[np.ndarray, float]:
+    """The counts [M, E] of 8 experts over two domains, which share the 5 most frequent of 200 ids each, and the
+    bound of their words; `route` gives the expert of an id in a domain."""
+    generator = np.random.default_rng(seed)
+    frequency = 1 / np.arange(1, 201)
+    domain_N = np.repeat([0, 1], 4000)
+    drawn_N = generator.choice(200, size=8000, p=frequency / frequency.sum())
+    token_N = np.where(drawn_N < 5, drawn_N, drawn_N + 200 * domain_N)
+    experts = {
+        (int(domain), int(token)): route(int(domain), int(token), generator)
+        for domain, token in sorted(set(zip(domain_N.tolist(), token_N.tolist(), strict=True)))
+    }
+    expert_N = np.array([experts[pair] for pair in zip(domain_N.tolist(), token_N.tolist(), strict=True)])
+    count_ME = np.bincount(domain_N * 8 + expert_N, minlength=16).reshape(2, 8)
+    return count_ME, word_information(domain_N, token_N, expert_N[:, None], 8)
+
+
+def test_a_random_router_depends_on_the_domain_by_its_words_and_is_not_called_specialised():
+    verdicts = set()
+    for seed in range(10):
+        expert_V = np.random.default_rng(100 + seed).integers(0, 8, 400)
+        count_ME, words = routed(lambda domain, token, generator, own=expert_V: int(own[token]), seed)
+        assert specialisation(count_ME)["significant"]
+        verdicts.add(specialisation(count_ME, words)["verdict"].split(", ")[1])
+    assert verdicts <= {"no specialisation beyond the domain's words", "no specialisation"}
+
+
+def test_experts_of_a_domain_are_specialised_whether_by_words_or_by_context():
+    def by_words(domain: int, token: int, generator: np.random.Generator) -> int:
+        return int(generator.integers(0, 8)) if token < 5 else int(generator.integers(0, 4)) + 4 * domain
+
+    def by_context(domain: int, token: int, generator: np.random.Generator) -> int:
+        return int(generator.integers(0, 4)) + 4 * domain
+
+    for route in (by_words, by_context):
+        assert specialisation(*routed(route))["verdict"].endswith("load, specialised")
 
 
 def test_a_difference_too_small_to_use_is_no_specialisation_however_significant():

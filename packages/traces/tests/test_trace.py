@@ -130,6 +130,8 @@ def test_counts_over_all_steps_are_the_sum_of_steps() -> None:
         ({"expert_NLK": np.zeros((1, 1), np.int64)}, "expert_NLK must be"),
         ({"expert_NLK": np.zeros((1, 2, 1), np.int64)}, r"expert_NLK must be integers \[tokens, 3, k\]"),
         ({"expert_NLK": np.zeros((1, 3, 1))}, "expert_NLK must be integers"),
+        ({"header": {"domain_word_bits": [0.5]}}, "'domain_word_bits' must be a list of 3 numbers, one per layer"),
+        ({"header": {"domain_word_bits": [0.5, float("nan"), 0.5]}}, "'domain_word_bits' must be"),
         ({"header": {"k": 0}}, "'k' .* is 0; it must be from 1 to 4"),
         ({"header": {"k": 5}}, "'k' .* is 5"),
         ({"header": {"k": [2, 2, -1]}}, r"'k' .* is \[2, 2, -1\]"),

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -73,11 +74,26 @@ def test_settings_that_cannot_work_are_problems_of_the_config(text: str, words: 
         ({"pretrained": "no/such/folder/anywhere"}, "model not found"),
         ({"config_file": Path("nowhere.json")}, "nowhere.json: file not found"),
         ({"model_type": "gpt2", "quantizer": object()}, "model.quantizer"),
+        ({"model_type": "gpt2", "settings": {"n_head": 7}}, "model.settings: gpt2 cannot be built .*divisible"),
+        ({"model_type": "llama", "settings": {"hidden_act": "x"}}, "llama cannot be built .KeyError: 'x'"),
+        ({"model_type": "llama", "settings": {"num_attention_heads": 0}}, "llama refuses its config .ZeroDivision"),
+        ({"model_type": "mixtral", "settings": {"num_local_experts": -1}}, "mixtral cannot be built .RuntimeError"),
     ],
 )
-def test_what_transformers_cannot_build_is_a_problem(arguments: dict, words: str) -> None:
-    with pytest.raises(ProblemError, match=words):
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_transformers_cannot_build_is_a_problem(arguments: dict, words: str, device: str) -> None:
+    with pytest.raises(ProblemError, match=words), torch.device(device):
         hf_model(vocab_size=64, **arguments)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("origin", ["config_file", "pretrained"])
+def test_a_file_that_its_class_refuses_is_named(tmp_path: Path, origin: str, device: str) -> None:
+    model_type = {"model_type": "gpt2", "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({**model_type, "n_embd": 32, "n_layer": 1, "n_head": 5}))
+    given: Any = {origin: str(tmp_path) if origin == "pretrained" else tmp_path}
+    with pytest.raises(ProblemError, match=f"gpt2 cannot be built|{tmp_path}: "), torch.device(device):
+        hf_model(**given)
 
 
 def test_a_file_gives_config_and_vocabulary_and_settings_stand_above_it(tmp_path: Path) -> None:

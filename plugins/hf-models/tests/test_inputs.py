@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from families import DENSE, MIXTURES, VOCABULARY, build, tokens
+from penstock_hf_models import model as model_module
 from penstock_hf_models.build import hf_model
 from torch import Tensor
 from torch.nn import functional as F
 
 from penstock.hooks import ProblemError
-from penstock.hooks.contracts import Inputs
+from penstock.hooks.contracts import Inputs, ModelOutput
 from penstock.moe_core.frozen_base.model import FrozenBase
 from penstock.routers.topk import SoftmaxTopK
 
@@ -155,3 +156,21 @@ def test_an_encoder_reads_a_padded_text(family: str) -> None:
     torch.testing.assert_close(loss, F.cross_entropy(expected.flatten(0, 1), target_BS.flatten(), reduction="sum"))
     alone = logits(model, Inputs(decoder_BS[1:2], encoder=Inputs(texts()[1][None])))
     torch.testing.assert_close(found[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [VOCABULARY, 2**24])
+def test_what_is_masked_may_be_anything(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "CHUNK_LOGITS", chunk)
+    model, target_BS = build("gpt2"), tokens(1, 4)
+    mask_BS = torch.tensor([[True, False, True, False]])
+    hidden_BSD = torch.randn(1, 4, 32)
+    bad_BSD = hidden_BSD.where(mask_BS[..., None], torch.nan)
+    found: list[tuple[Tensor, Tensor]] = []
+    for each_BSD, each_BS in ((hidden_BSD, target_BS), (bad_BSD, target_BS.where(mask_BS, -100))):
+        each_BSD = each_BSD.clone().requires_grad_()
+        loss = model._token_loss(ModelOutput(each_BSD, {}), each_BS, mask_BS).loss
+        found.append((loss, torch.autograd.grad(loss, each_BSD)[0]))
+    assert torch.equal(found[1][0], found[0][0])
+    assert torch.equal(found[1][1], found[0][1])
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        model.next_token_loss(target_BS, torch.full_like(target_BS, -100))

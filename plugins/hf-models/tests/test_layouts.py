@@ -38,9 +38,23 @@ ATTENTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "modernbert": ("modernbert", {**HEADS, "intermediate_size": 48, "pad_token_id": 0}),
+    "openai-gpt": ("openai-gpt", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "persimmon": ("persimmon", {**HEADS, "intermediate_size": 48, "qk_layernorm": False}),
+    "deberta": ("deberta", {**HEADS, "intermediate_size": 48, "pos_att_type": []}),
 }
 LINEAR = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, "layer_types": ["linear_attention"] * 2}
-WITH_VALUES = {**ATTENTIONS, "minimax": ("minimax", {**SIZES, **LINEAR})}  # no softmax, so no product of q and k alone
+DELTA = {
+    **{"layer_types": ["linear_attention"] * 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 4},
+}
+FEW = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+WITH_VALUES = {  # no softmax of the product of these q and k alone
+    **ATTENTIONS,
+    "minimax": ("minimax", {**SIZES, **LINEAR}),
+    "deepseek_v3": ("deepseek_v3", {**MIXTURES["deepseek_v3"], "qk_nope_head_dim": 4}),
+    "qwen3_next": ("qwen3_next", {**SIZES, **DELTA, **FEW}),
+    "qwen3_5": ("qwen3_5_text", {**SIZES, **DELTA}),
+}
 GATED = {
     **{
         family: (family, MIXTURES[family]) for family in ("mixtral", "qwen3_moe", "jetmoe", "granitemoe", "llama4_text")
@@ -48,6 +62,11 @@ GATED = {
     "glm4": ("glm4", {**SIZES, "head_dim": 8, "pad_token_id": 0}),
     "phi3": ATTENTIONS["phi3"],
     "modernbert": ATTENTIONS["modernbert"],
+    "granitemoeshared": ("granitemoeshared", {**MIXTURES["granitemoe"], "shared_intermediate_size": 24}),
+}
+RECURRENT = {
+    "mamba": ("mamba", DENSE["mamba"]),
+    "falcon_mamba": ("falcon_mamba", {**DENSE["mamba"], "time_step_rank": 2}),
 }
 
 DOWN = (
@@ -63,7 +82,7 @@ def drawn(case: tuple[str, dict[str, Any]]) -> Any:
     """A model of random weights without biases, which would move what is to stay."""
     family, settings = case
     torch.manual_seed(0)
-    task = "masked" if family == "modernbert" else "causal"
+    task = "masked" if family in {"modernbert", "deberta"} else "causal"
     model = hf_model(task=task, model_type=family, settings=settings, vocab_size=VOCABULARY).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,7 +130,7 @@ def test_attention_depends_on_the_product_of_queries_and_keys(case):
 def test_the_up_matrix_is_a_factor_and_the_gate_is_not(case):
     model, token_BS = drawn(case), tokens(2, 9)
     before = hidden(model, token_BS)
-    assert change(model, up=lambda matrix: 2 * matrix) == 2
+    assert change(model, up=lambda matrix: 2 * matrix) >= 2
     down = [
         name for name in dict(model.named_parameters()) if name.endswith(DOWN) and "feed_forward.shared" not in name
     ]
@@ -123,6 +142,42 @@ def test_the_up_matrix_is_a_factor_and_the_gate_is_not(case):
     without = hidden(model, token_BS)
     change(model, up=torch.randn_like)
     assert torch.equal(hidden(model, token_BS), without)
+
+
+@pytest.mark.parametrize("case", RECURRENT.values(), ids=RECURRENT)
+def test_a_closed_gate_of_a_state_space_lets_nothing_through(case):
+    model, token_BS = drawn(case), tokens(2, 9)
+    assert change(model, gate=torch.zeros_like) == 2
+    without = hidden(model, token_BS)
+    change(model, state=torch.randn_like)
+    assert torch.equal(hidden(model, token_BS), without)
+
+
+def test_a_short_convolution_has_two_factors_and_a_convolved_matrix():
+    kinds = {"layer_types": ["conv", "conv"], "block_multiple_of": 8}
+    model, token_BS = drawn(("lfm2", {**SIZES, **kinds, "pad_token_id": 0})), tokens(2, 9)
+    before = hidden(model, token_BS)
+    for doubled, halved in (("before", "after"), ("after", "whole")):
+        assert change(model, **{doubled: lambda matrix: 2 * matrix}) == 2
+        assert not torch.allclose(hidden(model, token_BS), before, rtol=1e-3, atol=1e-3)
+        change(model, **{halved: lambda matrix: matrix / 2})
+        torch.testing.assert_close(hidden(model, token_BS), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fused_tensor_of_an_unknown_class_is_one_matrix_and_is_named_once(caplog):
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 4, "head_dim": 16}
+    model = hf_model(model_type="mamba2", settings={**settings, "n_groups": 1}, vocab_size=VOCABULARY)
+    assert model.parameter_layout() == {}
+    assert caplog.messages == [
+        "how these weights are divided into matrices is not known, so muon updates each as one matrix: "
+        "Mamba2Mixer.in_proj"
+    ]
+
+
+@pytest.mark.parametrize("family", [*DENSE, *MIXTURES])
+def test_every_fused_tensor_of_a_known_family_is_divided(family, caplog):
+    build(family, task="masked" if family == "bert" else "causal").parameter_layout()
+    assert [record for record in caplog.records if record.name == "penstock"] == []
 
 
 def test_rows_of_gpt_oss_are_gate_and_up_in_turn():

@@ -151,6 +151,25 @@ def test_embeddings_tied_by_a_strategy_are_stored_once_and_the_config_says_so() 
     assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mixtral"])
+def test_another_head_than_the_one_that_the_config_ties_is_kept_beside_the_embedding(family: str, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    model = build(family)
+    embedding = model.network.get_input_embeddings().weight.detach()
+    state = {**model.export_state(), "lm_head.weight": embedding + 1}
+    save_file(
+        {name: tensor.clone() for name, tensor in state.items()}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    (tmp_path / "config.json").write_text(json.dumps({**model.export_config(), "tie_word_embeddings": True}))
+    loaded = hf_model(pretrained=str(tmp_path))
+    network: Any = loaded.network
+    assert torch.equal(network.get_input_embeddings().weight, embedding)
+    assert torch.equal(network.get_output_embeddings().weight, embedding + 1)
+    assert loaded.export_config()["tie_word_embeddings"] is False
+    assert torch.equal(loaded.export_state()["lm_head.weight"], embedding + 1)
+
+
 def test_every_parameter_has_the_role_of_what_it_does() -> None:
     roles = {name.removeprefix("network."): role for name, role in build("qwen2_moe").parameter_roles().items()}
     assert {
@@ -277,3 +296,16 @@ def test_an_encoder_decoder_learns_one_text_from_another_and_says_what_it_cannot
     other = hf_model(task="seq2seq", model_type="t5", settings=T5, vocab_size=VOCABULARY)
     other.load_export_state(model.export_state())
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("prompt", [[7], [3, 7], [7, 3]])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_only_generated_tokens_end_a_text(prompt: list[int], use_cache: bool) -> None:
+    """A prompt may be the end of text alone: what a model writes without a prompt."""
+    model, token_BS = build("mixtral"), torch.tensor([prompt])
+    free = model.generate(token_BS, tokens=6, use_cache=use_cache)[0, len(prompt) :].tolist()
+    stopped = model.generate(token_BS, tokens=6, stop_token=7, use_cache=use_cache)[0, len(prompt) :].tolist()
+    assert stopped == (free[: free.index(7) + 1] if 7 in free else free)
+    third = free[2]
+    ended = model.generate(torch.tensor([[third]]), tokens=4, stop_token=third, use_cache=use_cache)
+    assert ended.shape[1] > 1

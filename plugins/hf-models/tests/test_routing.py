@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from families import MIXTURES, build, tokens
+from families import MIXTURES, VOCABULARY, build, tokens
+from penstock_hf_models.build import hf_model
+from penstock_hf_models.scores import observed_rule
 from torch import Tensor
 
 from penstock.hooks import ProblemError
@@ -100,6 +102,57 @@ def test_the_output_says_what_was_computed(family: str) -> None:
         order_TK, expected_TK = (each.expert_TK.argsort(dim=-1) for each in (routing, seen[layer]))
         assert torch.equal(routing.expert_TK.gather(1, order_TK), seen[layer].expert_TK.gather(1, expected_TK))
         torch.testing.assert_close(routing.weight_TK.gather(1, order_TK), seen[layer].weight_TK.gather(1, expected_TK))
+
+
+SCORES = {"deepseek_v3": torch.sigmoid, "glm4_moe": torch.sigmoid, "llama4_text": torch.sigmoid}
+
+
+@each_mixture
+@pytest.mark.parametrize("k", [1, 2])
+@torch.no_grad()
+def test_scores_follow_from_the_class_with_one_expert_a_token_and_with_a_gate_of_zeros(family: str, k: int) -> None:
+    model: Any = hf_model(
+        model_type=family, settings={**MIXTURES[family], "num_experts_per_tok": k}, vocab_size=VOCABULARY
+    ).eval()
+    expected = SCORES.get(family, lambda logits_TE: logits_TE.softmax(dim=-1))
+    gates = [each for site in model.routers.values() for each in site.module.parameters() if each.dim() == 2]
+    for std in (0.0, 1.0):
+        for gate in gates:
+            gate.normal_(0, std)
+        for routing in model(tokens(2, 5)).routings.values():
+            assert torch.equal(routing.score_TE, expected(routing.logits_TE))
+
+
+@torch.no_grad()
+def test_a_model_built_on_the_meta_device_scores_as_the_same_model_elsewhere() -> None:
+    for family in ("mixtral", "deepseek_v3"):
+        with torch.device("meta"):
+            built: Any = hf_model(model_type=family, settings=MIXTURES[family], vocab_size=VOCABULARY)
+        rules = {site.score_rule for site in built.routers.values()}
+        assert rules == {site.score_rule for site in build(family).routers.values()} != {None}
+
+
+@torch.no_grad()
+def test_the_scores_of_a_module_that_cannot_be_watched_are_examined_in_every_pass() -> None:
+    model = build("deepseek_v3")
+    for site in model.routers.values():
+        site.score_rule = None
+        site.module.weight.zero_()
+    guessed = model(tokens(2, 5)).routings
+    assert all(torch.equal(each.score_TE, each.logits_TE.softmax(dim=-1)) for each in guessed.values())
+    for site in model.routers.values():
+        site.module.weight.normal_()
+    examined = model(tokens(2, 5)).routings
+    assert all(torch.equal(each.score_TE, each.logits_TE.sigmoid()) for each in examined.values())
+
+
+@pytest.mark.parametrize("wants", ["more", "nothing known"])
+def test_only_what_was_seen_is_a_rule(wants: str) -> None:
+    class Other(torch.nn.Linear):
+        def forward(self, hidden: Tensor, *given: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return given[0] if wants == "more" else super().forward(hidden).tanh()
+
+    assert observed_rule(Other(8, 4), experts=4, hidden_size=8) is None
 
 
 def test_a_router_that_does_not_say_what_it_chose_is_refused() -> None:

@@ -117,6 +117,10 @@ def test_a_model_trains_resumes_with_the_same_bits_evaluates_and_exports(
     assert network.config.vocab_size == network.get_input_embeddings().weight.shape[0] == 400
     assert network.config.eos_token_id is not None
 
+    asked = ("--prompt", "def ", "--tokens", 4, "--temperature", 0, "--json")
+    assert command("generate", run, *asked)["new_tokens"] == 4
+    assert command("generate", exported, *asked)["new_tokens"] == 4
+
 
 def _as_if_stopped(run: Path, copy: Path, *, step: int) -> None:
     """A copy of a run that has nothing after `step`."""
@@ -167,3 +171,15 @@ def test_an_encoder_says_in_training_what_it_can_do(folder: Path, command: Comma
     bert = f"  task: masked\n  model_type: bert\n  settings: {sizes}\n"
     with pytest.raises(ProblemError, match="call masked_loss"):
         command("train", write(folder, bert))
+
+
+def test_sequences_beyond_the_default_positions_of_the_type_are_refused_before_training(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "text.py").write_text("def gate(): return 'water'\n" * 400)
+    config = CONFIG.replace("CORPUS", str(tmp_path)).replace("MODEL\n", GPT2.replace(" n_positions: 160,", ""))
+    (tmp_path / "run.yaml").write_text(config)
+    longest = "data.sequence_length=1024"
+    command("train", tmp_path / "run.yaml", longest, "--dry-run")
+    with pytest.raises(ProblemError, match="sequences have 1025 tokens, but the model reads at most 1024 positions"):
+        command("train", tmp_path / "run.yaml", "data.sequence_length=1025", "--dry-run")

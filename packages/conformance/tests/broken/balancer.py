@@ -190,6 +190,16 @@ class Rounding(Good):
         return (load_E.mean() - load_E).round().sign()
 
 
+class ByOtherMeans(Good):
+    """Scales the gate of a router without a bias."""
+
+    def update(self, router: Any, counts_E: Tensor, *, tokens_seen: int) -> None:
+        if router.e_score_correction_bias is None:
+            router.weight.data.mul_(1.01)
+        else:
+            super().update(router, counts_E, tokens_seen=tokens_seen)
+
+
 of = described("balancer", "A balancer that breaks one law", ALL)
 GOOD = of(Good)
 BROKEN = {
@@ -210,7 +220,8 @@ BROKEN = {
     "balancer/a-copy-is-the-same-balancer": of(Unpicklable),
     "balancer/a-router-that-was-cast-is-balanced-in-fp32": of(LowPrecision),
     "balancer/an-expert-that-is-out-of-service-stays-out": of(Centring),
-    "balancer/a-router-that-cannot-be-balanced-is-a-problem": of(Silent),
+    "balancer/a-router-that-cannot-be-balanced-is-a-problem": of(Silent, ALL - {"selection-bias"}),
+    "balancer/a-router-without-a-bias-is-refused": of(ByOtherMeans),
     "balancer/counts-of-another-number-of-experts-are-refused": of(Broadcasting),
     "balancer/experts-under-other-numbers-are-balanced-alike": of(PlayingFavourites),
     "balancer/a-larger-batch-moves-the-bias-as-far": of(ByLoad),

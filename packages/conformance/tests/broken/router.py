@@ -19,7 +19,7 @@ from penstock.conformance import capabilities
 from penstock.hooks.contracts import Routing
 
 # What a router without capacity promises, to whom ids mean nothing and which chooses itself.
-ALL = frozenset(capabilities("router")) - {"capacity-bounded", "replayable", "token-ids"}
+ALL = frozenset(capabilities("router")) - {"capacity-bounded", "no-selection-bias", "replayable", "token-ids"}
 # What a router with a capacity that is filled in the order of tokens still promises.
 OF_CAPACITY = ALL - {"dropless", "batch-invariant", "permutation-equivariant"}
 
@@ -433,7 +433,7 @@ BROKEN = {
     "router/a-slot-that-is-not-kept-weighs-nothing": of(WeighingDropped, OF_CAPACITY),
     "router/nothing-flows-back-through-a-slot-that-is-not-kept": of(TrainingDropped, OF_CAPACITY - {"exact-gradient"}),
     "router/every-slot-is-kept": of(Capacity, OF_CAPACITY | {"dropless"}),
-    "router/every-token-chooses-k-experts": of(HidingDrops, OF_CAPACITY - {"normalized"}),
+    "router/every-token-chooses-k-experts": of(HidingDrops, OF_CAPACITY - {"normalized"} | {"no-selection-bias"}),
     "router/no-expert-exceeds-its-capacity": of(OverCapacity, OF_CAPACITY | {"capacity-bounded"}),
     "router/an-expert-with-room-turns-no-token-away": of(NeverFull, OF_CAPACITY | {"capacity-bounded"}),
     "router/extreme-hidden-states-are-routed": of(Overflowing),
@@ -443,6 +443,7 @@ BROKEN = {
     "router/the-bias-decides-the-choice": of(TimidBias),
     "router/the-bias-never-reaches-the-weights": of(BiasInWeights),
     "router/an-expert-with-a-bias-of-minus-infinity-is-never-chosen": of(MaskedByProduct),
+    "router/there-is-no-bias": of(Good, ALL | {"no-selection-bias"}),
     "router/a-batch-without-tokens-is-routed": of(NeverEmpty),
     "router/one-token-is-routed": of(Standardizing, ALL - {"batch-invariant"}),
     "router/every-k-that-is-accepted-works": of(OneTooFew, config=WITH_K),

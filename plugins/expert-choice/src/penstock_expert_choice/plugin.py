@@ -13,6 +13,7 @@ CAPABILITIES = frozenset(
         "deterministic",
         "empty-batches",
         "exact-gradient",
+        "no-selection-bias",
         "normalized",
         "permutation-equivariant",
         "same-in-training",

@@ -34,6 +34,7 @@ class ExpertChoice(nn.Module):
     0 < capacity_factor <= experts.
     """
 
+    depends_on_batch = True
     weight: nn.Parameter
 
     def __init__(

@@ -58,6 +58,7 @@ def hf_model(
     `quantizer` is a `ProblemError`. A pretrained model keeps its vocabulary, which may be larger than `vocab_size`.
     On the meta device no weights are read.
     """
+    origins = {"pretrained": pretrained, "config_file": config_file}
     if quantizer is not None:
         what = "quantizers are not supported in transformers models"
         raise ProblemError(Problem("unsupported", what, "model.quantizer", "remove it, or use glm-moe"))
@@ -73,13 +74,20 @@ def hf_model(
         raise ProblemError(_other_task(task, config.model_type))
     if task == "causal" and hasattr(config, "is_decoder"):
         config.is_decoder = True  # an encoder such as BERT would see the tokens that it is to predict
-    return wrapper(_network(auto, config, pretrained, revision))
+    origin = next((name for name, given in origins.items() if given is not None), "settings")
+    return wrapper(_network(auto, config, pretrained, revision, f"model.{origin}"))
 
 
-def _network(auto: Any, config: PreTrainedConfig, pretrained: str | None, revision: str | None) -> PreTrainedModel:
+def _network(
+    auto: Any, config: PreTrainedConfig, pretrained: str | None, revision: str | None, origin: str
+) -> PreTrainedModel:
     if pretrained is not None and not torch.empty(0).is_meta:
         return loaded(auto, str(_local(pretrained)), config=config, **_at(revision))
-    return auto.from_config(config, dtype=torch.float32)
+    try:
+        return auto.from_config(config, dtype=torch.float32)
+    except Exception as error:  # of whatever the class computes with its config's numbers and names
+        what = f"{config.model_type} cannot be built ({type(error).__name__}: {' '.join(str(error).split())})"
+        raise ProblemError(Problem("bad-value", what, origin, "correct the settings or the config.json")) from error
 
 
 def _published(pretrained: str, revision: str | None) -> PreTrainedConfig:
@@ -89,7 +97,7 @@ def _published(pretrained: str, revision: str | None) -> PreTrainedConfig:
         what = f"model not found ({str(error).splitlines()[0]})"
         fix = "name a folder with config.json and safetensors, or a reachable model on the hub"
         raise ProblemError(Problem("missing-model", what, "model.pretrained", fix)) from error
-    except (StrictDataclassError, TypeError, AttributeError, KeyError) as error:
+    except Exception as error:  # of whatever the config's class computes with its fields
         what = f"its config.json cannot be used ({' '.join(str(error).split())})"
         raise ProblemError(Problem("bad-value", what, "model.pretrained", "save or download it again")) from error
 
@@ -114,8 +122,16 @@ def _config(
     rows = {} if vocab_size is None else {"vocab_size": vocab_size}
     try:
         config = kind(**{**given, **settings, **rows})
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise ProblemError(Problem("bad-value", " ".join(str(error).split()), "model.settings")) from error
+    except Exception as error:  # of whatever the config's class computes with its fields
+        what = " ".join(str(error).split())
+        named = (
+            what
+            if isinstance(error, (StrictDataclassError, TypeError, ValueError))
+            else f"{type(error).__name__}: {what}"
+        )
+        raise ProblemError(
+            Problem("bad-value", f"{model_type} refuses its config ({named})", "model.settings")
+        ) from error
     _forget_tokens_beyond(config)
     return config
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, promised_positions
 from penstock.hooks.json_text import parse_json
 
 Task = Literal["causal", "masked", "seq2seq"]
 
 # Fields of a transformers config that are written next to `settings`, because Penstock sets them if the user does not.
 BESIDE = ("vocab_size", "eos_token_id")
-
-# Names that model types use for their longest sequence.
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 class HfConfig(ArchitectureSettings):
@@ -35,8 +33,16 @@ class HfConfig(ArchitectureSettings):
     """A folder, or a name on the hub, to take config and weights from."""
     revision: str | None = None
     """Branch, tag or commit of a name on the hub."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null uses those of the file or pretrained model, or else the tokenizer's."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        """A mixture of experts that declares no more than every model of transformers keeps: it drops attention out."""
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attention_dropout": 0.1}
+        experts = {"num_experts": 4, "num_experts_per_tok": 2}
+        return {"model_type": "qwen3_moe", "settings": {**sizes, **heads, **experts}}
 
     @property
     def expert_layers(self) -> tuple[int, ...]:
@@ -47,8 +53,7 @@ class HfConfig(ArchitectureSettings):
     def max_positions(self) -> int | None:
         """From `settings` or a local config.json; the field's name varies by model type."""
         given = self.settings if self.pretrained is None else {}
-        known = {**_config(self.config_file or self.pretrained), **given}
-        return next((known[name] for name in POSITIONS if isinstance(known.get(name), int)), None)
+        return promised_positions({**_config(self.config_file or self.pretrained), **given})
 
     @model_validator(mode="before")
     @classmethod

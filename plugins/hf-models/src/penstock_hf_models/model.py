@@ -31,13 +31,14 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.frozen_base.adapters import standing_in
 from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.loss import NO_TARGET, counted_rows
 from penstock.moe_core.layers.positions import known_real, positions
 from penstock_hf_models import weights
 from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.layouts import parameter_layout
 from penstock_hf_models.roles import parameter_roles
-from penstock_hf_models.routing import collecting, one_a_layer, router_sites
+from penstock_hf_models.routing import collecting, observed, one_a_layer, router_sites
 
 CHUNK_LOGITS = 2**24  # logits that a loss holds at once, 64 MiB in fp32; more are computed again in the backward
 
@@ -71,7 +72,8 @@ class HfModel(nn.Module):
         self.network = network
         self.vocabulary_size = int(cast(nn.Embedding, network.get_input_embeddings()).weight.shape[0])
         self.compute_dtype: torch.dtype = torch.float32
-        self._sites = one_a_layer(router_sites(network))
+        width = int(getattr(network.config.get_text_config(), "hidden_size", 0))
+        self._sites = observed(one_a_layer(router_sites(network)), width)
         self._head_is_plain: bool | None = None
         use_blocks(network)
         use_fused_gelu(network)
@@ -176,7 +178,8 @@ class HfModel(nn.Module):
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
         """Sum of the nats of tokens in the mask. Logits exist only for one chunk of tokens at a time."""
-        hidden_TD, target_T = output.hidden_BSD.flatten(0, 1), target_BS.flatten()
+        mask_T = None if mask_BS is None else mask_BS.flatten()
+        hidden_TD, target_T = counted_rows(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
         chunks = list(
             zip(
                 *(each.split(max(1, CHUNK_LOGITS // self.vocabulary_size)) for each in (hidden_TD, target_T)),
@@ -190,7 +193,7 @@ class HfModel(nn.Module):
         return LossOutput(nll_BS.sum(), nll_BS.detach(), output.routings)
 
     def _nats(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(hidden_CD), target_C, reduction="none")
+        return F.cross_entropy(self.logits(hidden_CD), target_C, reduction="none", ignore_index=NO_TARGET)
 
     def _nats_again(self, hidden_CD: Tensor, target_C: Tensor) -> Any:
         return checkpoint(self._nats, hidden_CD, target_C, use_reentrant=False)
@@ -225,8 +228,9 @@ class MaskedModel(HfModel):
     predicts, offers = "hidden tokens from both sides", "call masked_loss(inputs, target_BS, mask_BS)"
 
     def masked_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
-        """Loss of `target_BS` at the positions where `mask_BS` is True, and `inputs` hides them."""
-        return self._token_loss(self(inputs), target_BS, mask_BS)
+        """Loss of `target_BS` at the real positions where `mask_BS` is True, and `inputs` hides them."""
+        inputs = Inputs.of(inputs)
+        return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))
 
 
 class SequenceToSequenceModel(HfModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,15 +19,14 @@ from transformers import PreTrainedModel
 
 from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import Problem, ProblemError
-
-ScoreRule = Callable[[Tensor], Tensor]
+from penstock_hf_models.scores import ScoreRule, fitting_rule, observed_rule
 
 
 @dataclass(slots=True)
 class RouterSite:
     """A router module of a model. As a `penstock.hooks.contracts.ReplaceableRouter` it chooses experts for hidden
     states, shows the bias of routers that have one, which a balancer may change, and lets the model compute another
-    choice."""
+    choice. Without a `score_rule`, the scores of every pass are examined."""
 
     name: str
     layer: int
@@ -60,14 +59,14 @@ class RouterSite:
         are all positions, including padding. Raises `ProblemError` in the forward pass of a module that does not return
         its choice."""
 
-        def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        def replaced(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             routing = self.read(output)
             if routing is None:
                 raise ProblemError(unreadable(self))
             changed = change(routing)
             return None if changed is routing else self._rewritten(output, changed)
 
-        handle = self.module.register_forward_hook(replace)
+        handle = self.module.register_forward_hook(replaced)
         try:
             yield
         finally:
@@ -80,12 +79,11 @@ class RouterSite:
             return None
         logits_TE, expert_TK, weight_TK = (each.flatten(0, -2) for each in found)
         logits_TE, weight_TK, expert_TK = logits_TE.float(), weight_TK.float(), expert_TK.long()
-        if self.score_rule is None:
-            self.score_rule = _score_rule(logits_TE, expert_TK, weight_TK)
-        return Routing(expert_TK, weight_TK, logits_TE, self.score_rule(logits_TE))
+        rule = self.score_rule or fitting_rule(logits_TE, expert_TK, weight_TK)
+        return Routing(expert_TK, weight_TK, logits_TE, rule(logits_TE))
 
     def chosen(self, output: Any) -> Tensor | None:
-        """Only the experts [T, K] of `read`, without scores: finding the score rule waits for the device."""
+        """Only the experts [T, K] of `read`, without scores: examining the scores waits for the device."""
         found = self._found(output)
         return None if found is None else found[1].flatten(0, -2)
 
@@ -97,7 +95,6 @@ class RouterSite:
             case (Tensor() as score_TE, Tensor() as logits_TE) if score_TE.shape == logits_TE.shape:
                 # llama4: scores of the chosen, 0 for the others, with which a score that underflowed would tie.
                 expert_TK = score_TE.topk(self.k, dim=-1).indices
-                self.score_rule = torch.sigmoid
                 return logits_TE, expert_TK, score_TE.gather(-1, expert_TK)
             case tuple() if len(output) > self.logits_index:
                 return self._found_by_type(output[self.logits_index], output)
@@ -141,6 +138,11 @@ def router_sites(model: nn.Module) -> list[RouterSite]:
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     innermost = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
     return [found[name] for name in sorted(innermost, key=order.__getitem__)]
+
+
+def observed(sites: list[RouterSite], hidden_size: int) -> list[RouterSite]:
+    """The sites with the score rule of their modules."""
+    return [replace(site, score_rule=observed_rule(site.module, site.experts, hidden_size)) for site in sites]
 
 
 def one_a_layer(sites: list[RouterSite]) -> list[RouterSite]:
@@ -201,22 +203,3 @@ def _grouped(expert_TK: Tensor, weight_TK: Tensor, experts: int) -> tuple[Tensor
 def unreadable(site: RouterSite) -> Problem:
     what = f"{type(site.module).__name__} does not return which experts it chose"
     return Problem("unreadable-router", what, site.name, "try a newer version of transformers")
-
-
-@torch.no_grad()
-def _score_rule(logits_TE: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> ScoreRule:
-    """The sigmoid if a token's weights are proportional to its sigmoids (DeepSeek-V3 and relatives), else the softmax
-    over experts, which transformers' own balancing loss uses for every family."""
-
-    def misfit(score_TE: Tensor) -> float:
-        chosen_TK = score_TE.gather(-1, expert_TK)
-        share_TK = [each / each.sum(dim=-1, keepdim=True) for each in (chosen_TK, weight_TK)]
-        return (share_TK[0] - share_TK[1]).abs().max().item()
-
-    sigmoid = misfit(logits_TE.sigmoid()) if expert_TK.numel() and expert_TK.shape[-1] > 1 else torch.inf
-    fits = sigmoid < 0.01 and sigmoid < misfit(logits_TE.softmax(dim=-1))
-    return torch.sigmoid if fits else _softmax
-
-
-def _softmax(logits_TE: Tensor) -> Tensor:
-    return logits_TE.softmax(dim=-1)

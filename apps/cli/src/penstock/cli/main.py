@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.discovery import Broken, Incompatible, Selection
+from penstock.hooks.installed import ENTRY_POINTS
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Entry, Registry
 
@@ -59,6 +61,7 @@ def _registry(ctx: click.Context) -> Registry:
     )
     if not isinstance(ctx.obj, Registry):
         ctx.obj = Registry.discover(selection, cache(output.warn))  # cached, so that each warning is printed once
+        _work_around_unreadable(ctx.obj)
         for plugin in ctx.obj.plugins:
             if isinstance(plugin, (Broken, Incompatible)):
                 output.warn(f"plugin {plugin.origin} is not usable: {plugin.cause}")
@@ -66,6 +69,14 @@ def _registry(ctx: click.Context) -> Registry:
         what = "plugins cannot be selected for an existing registry"
         raise ProblemError(Problem("bad-value", what, " ".join(selection.arguments()), "call it without a registry"))
     return ctx.obj
+
+
+def _work_around_unreadable(registry: Registry) -> None:
+    """pydantic and torch look for plugins of their own when they are imported, and raise for every distribution whose
+    entry points cannot be read. Without this, one of these would stop every command that needs either."""
+    if any(plugin.origin.entry_point == ENTRY_POINTS for plugin in registry.plugins):
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 # Eager, so that `--help` after them lists the commands of the selected plugins.
@@ -94,17 +105,28 @@ def root(no_plugins: bool, only: tuple[str, ...], plugin_files: tuple[str, ...])
 def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
     """Runs one command line in this process and returns the command's result; errors are raised. `registry` replaces
     the installed plugins."""
-    return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
+    try:
+        return root.main(args, prog_name="penstock", standalone_mode=False, obj=registry)
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes that of any code for a closed prompt
+            raise error.__cause__ from None
+        raise
 
 
 def main(args: list[str] | None = None) -> None:
     """The console script: runs the command line and exits with an `ExitCode`."""
-    sys.exit(_exit_code(args))
+    code = _exit_code(args)
+    try:
+        output.flush_results()
+    except ProblemError as error:
+        code = output.print_problems(error)
+    sys.exit(code)
 
 
 def _exit_code(args: list[str] | None) -> int:
     try:
-        root.main(args, prog_name="penstock", standalone_mode=False)
+        with output.results_written():
+            run(args)
     except ProblemError as error:
         return output.print_problems(error)
     except click.ClickException as error:

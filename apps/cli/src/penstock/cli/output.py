@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.hooks.problems import ExitCode, ProblemError, failed
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
@@ -21,6 +24,33 @@ def print_result(value: Any, as_json: bool, human: Callable[[], str]) -> None:
     from penstock.run.records import record  # help need not wait for it
 
     click.echo(json.dumps(record.as_json(value), indent=2, default=str))
+
+
+@contextmanager
+def results_written() -> Iterator[None]:
+    """Raises `ProblemError` if what is printed inside cannot be written, for example because the disk is full."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        if error.filename is None:  # it does not say what could not be written; one more line tells
+            flush_results(more="\n")
+        raise
+
+
+def flush_results(more: str = "") -> None:
+    """Writes out what is still in the buffer of stdout, and `more`; raises `ProblemError` if that is impossible."""
+    if sys.stdout is None:  # closed by whoever started the process
+        return
+    try:
+        sys.stdout.write(more)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it exits
+        if not isinstance(error, BrokenPipeError):
+            what, fix = f"the result cannot be written ({error.strerror})", "free some space, or write it elsewhere"
+            raise failed("cannot-write", what, "stdout", fix) from error
 
 
 def note(text: str) -> None:

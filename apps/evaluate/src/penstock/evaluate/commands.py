@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.contracts import Interval
+from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run import messages
+from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory, stage
-from penstock.run.records.evaluation import Evaluation
+from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.run.records.record import write_record
+
+if TYPE_CHECKING:
+    from penstock.data_prep.dataset import TokenDataset
 
 run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 
@@ -26,7 +33,7 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
     "tasks",
     multiple=True,
     help="Task to run instead of the config's: NAME or {use: NAME, ...}, such as "
-    "'{use: wikitext2, path: wiki.test.raw}'. Repeatable.",
+    "'{use: text, paths: [README.md]}'. Repeatable.",
 )
 @click.option(
     "--shots",
@@ -63,30 +70,63 @@ def evaluate(
 def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
     """Evaluates the newest checkpoint on `tasks`, or on the config's if none are given, and keeps the result in the run
     directory. `options` are those of `task_context`."""
-    from penstock.evaluate.evaluation import evaluate_restored, prepare_tasks, task_context, with_earlier_tasks
-    from penstock.train.compose import open_dataset
+    from penstock.data_prep.tokenizer import BpeTokenizer
+    from penstock.evaluate.evaluation import (
+        evaluate_restored,
+        heldout_tokens,
+        prepare_tasks,
+        task_context,
+        versions_of,
+        with_earlier_tasks,
+    )
     from penstock.train.progress import StageProgress
-    from penstock.train.restore import restore
+    from penstock.train.restore import checkpoint_of, restore
 
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
-        context = task_context(config, open_dataset(run.runs, config, verify=False), **options)
-        prepared = prepare_tasks(tasks or config.evaluate.tasks, context)
+        data, missing = _data(run, config)
+        tokenizer = data.tokenizer() if data else BpeTokenizer.load(checkpoint_of(run).path)
+        heldout = heldout_tokens(data) if data else None
+        context = task_context(config, tokenizer, heldout, **options)
+        chosen = tasks or config.evaluate.tasks
+        with _said_of_missing_data(missing):
+            prepared = prepare_tasks(chosen, context)
+        if missing is not None:
+            messages.note(f"without baselines: {missing}")
         restored = restore(run.path, registry)
         with StageProgress() as progress:
-            result = evaluate_restored(restored, prepared, progress=progress)
+            result = evaluate_restored(restored, prepared, heldout, versions=versions_of(chosen), progress=progress)
         result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_record(run.path / "evaluation.json", result)
     return result
 
 
+def _data(run: RunDirectory, config: RunConfig) -> tuple[TokenDataset | None, ProblemError | None]:
+    """The run's data, or why there is none: a task that brings its own text needs none."""
+    from penstock.train.data import open_data
+
+    try:
+        return open_data(run, config), None
+    except ProblemError as error:
+        return None, error
+
+
+@contextmanager
+def _said_of_missing_data(missing: ProblemError | None) -> Iterator[None]:
+    """A task that needs the run's held-out tokens fails with the reason why there are none."""
+    try:
+        yield
+    except ProblemError as error:
+        others = [problem for problem in error.problems if problem.code != "no-heldout"]
+        if missing is None or len(others) == len(error.problems):
+            raise
+        raise ProblemError([*missing.problems, *others], error.exit_code) from error
+
+
 def evaluation_text(result: Evaluation) -> str:
-    rows = [
-        (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
-        for task in result.tasks.values()
-        for name, value in task.metrics.items()
-        if value is not None
-    ]
+    """The figures: those of the tasks that were measured now, of the run, and of tasks that were measured earlier."""
+    now = result.tasks if result.measured is None else result.measured
+    rows = _rows({name: task for name, task in result.tasks.items() if name in now})
     rows += [(f"held-out text by {name}", f"{value:.4f}", "") for name, value in result.baselines.named.items()]
     if speed := result.performance:
         rows += [
@@ -94,7 +134,19 @@ def evaluation_text(result: Evaluation) -> str:
             ("first token, ms", f"{speed.prefill_ms:.1f}", ""),
         ]
     samples = "\n\n".join(f"--- {sample.prompt!r}\n{sample.prompt}{sample.text}" for sample in result.samples)
-    return f"{output.table((result.checkpoint, 'value', '95 % interval'), rows)}\n\n{samples}"
+    parts = [output.table((result.checkpoint, "value", "95 % interval"), rows)]
+    if earlier := _rows({name: task for name, task in result.tasks.items() if name not in now}):
+        parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
+    return "\n\n".join([*parts, samples])
+
+
+def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:
+    return [
+        (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
+        for task in tasks.values()
+        for name, value in task.metrics.items()
+        if value is not None
+    ]
 
 
 def _interval_text(interval: Interval | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +19,17 @@ from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
-from penstock.eval_suite.runner import Prepared, prepare
-from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1
+from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
+from penstock.hooks.architecture import architecture_settings
+from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
+from penstock.hooks.registry import Choice, names_of
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
     Baselines,
     Evaluation,
+    HeldoutText,
     Performance,
     Sample,
     TaskFigures,
@@ -40,10 +43,16 @@ BASELINE_TOKENS = 10_000_000
 
 
 def evaluate_restored(
-    restored: Restored, tasks: Mapping[str, PreparedTask], *, progress: Callable[[str, int, int], None] | None = None
+    restored: Restored,
+    tasks: Mapping[str, PreparedTask],
+    heldout: np.ndarray | None,
+    *,
+    versions: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. `progress`
-    receives the name of each task, and the number of rows done and in total."""
+    """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. Without
+    `heldout`, the run's held-out tokens, there are no baselines. `progress` receives the name of each task, and the
+    number of rows done and in total; `versions` are those of the tasks."""
     begun = time.perf_counter()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
     answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
@@ -52,31 +61,63 @@ def evaluate_restored(
         if isinstance(task, EarlierTask):
             result = task.run(restored.model)
         else:
-            result = task.run(restored.model, answers, progress=partial(progress, name) if progress else None)
-        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals))
+            result = task.run(
+                restored.model,
+                answers,
+                batch_size=rows_together(restored.config.model),
+                progress=partial(progress, name) if progress else None,
+            )
+        version = (versions or {}).get(name)
+        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
     return Evaluation(
         checkpoint=restored.checkpoint.path.name,
         tasks=found,
         heldout_bits_per_byte=_figure_of(found),
-        baselines=baselines(restored, _tokens(restored.dataset, "heldout")),
+        measured=sorted(found),
+        baselines=Baselines() if heldout is None else baselines(restored, heldout),
         samples=samples(restored),
         performance=speed,
         seconds=round(time.perf_counter() - begun, 3),
+        heldout_text=None if heldout is None else heldout_text(restored.tokenizer, heldout),
     )
 
 
+def rows_together(architecture: Choice) -> int:
+    """How many texts the model may read at once: one, if a router does not promise to choose alike in any batch."""
+    settings = architecture_settings(architecture)
+    routers = [settings.router, *(override.router for override in settings.overrides)]
+    alike = all("batch-invariant" in router.entry.component.capabilities for router in routers if router is not None)
+    base = getattr(settings, "base", None)
+    return BATCH_SIZE if alike and (base is None or rows_together(base) == BATCH_SIZE) else 1
+
+
+def versions_of(choices: Sequence[Choice]) -> dict[str, str]:
+    """The distribution, its version and the contract of each task."""
+    entries = [choice.entry for choice in choices]
+    versions = [f"{entry.origin}, contract {entry.component.contract}" for entry in entries]
+    return dict(zip(names_of(choices), versions, strict=True))
+
+
+def heldout_text(tokenizer: Tokenizer, heldout: np.ndarray) -> HeldoutText:
+    """Which text the held-out tokens are, whatever tokenizer splits it."""
+    documents = [tokenizer.decode(part) for part in _documents(heldout, tokenizer.end_of_text)]
+    text = "".join(documents).encode()
+    return HeldoutText(hashlib.sha256(text).hexdigest(), len(text), sum(map(bool, documents)))
+
+
 def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, PreparedTask]:
-    """Tasks by name; raises one `ProblemError` with everything that is wrong with them, before a model is loaded."""
+    """Tasks by name, such as `text` and `text-2` for two of the same; raises one `ProblemError` with everything that is
+    wrong with them, before a model is loaded."""
     prepared: dict[str, PreparedTask] = {}
     problems: list[Problem] = []
-    for choice in choices:
+    for name, choice in zip(names_of(choices), choices, strict=True):
         component = choice.entry.component
         try:
             if component.contract == 1:
                 _refuse_options(component.name, context)
-                prepared[component.name] = EarlierTask(choice.build(), context)
+                prepared[name] = EarlierTask(choice.build(), context)
             else:
-                prepared[component.name] = prepare(choice.build(), context)
+                prepared[name] = prepare(choice.build(), context)
         except ProblemError as error:
             problems += error.problems
     if problems:
@@ -84,10 +125,15 @@ def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, 
     return prepared
 
 
-def task_context(config: RunConfig, dataset: TokenDataset, **options: Any) -> TaskContext:
+def task_context(config: RunConfig, tokenizer: Tokenizer, heldout: np.ndarray | None, **options: Any) -> TaskContext:
     """What tasks know about the run; `options` come from the command line."""
-    length = config.data.sequence_length
-    return TaskContext(dataset.tokenizer(), _tokens(dataset, "heldout"), length, **options)
+    return TaskContext(tokenizer, heldout, config.data.sequence_length, **options)
+
+
+def heldout_tokens(dataset: TokenDataset) -> np.ndarray:
+    """All tokens that the run held out."""
+    split = dataset.split("heldout")
+    return split.slice(0, len(split))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +169,7 @@ def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
 
 def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
     """Bits per byte of the held-out text by token frequencies, by token pairs, and by `xz -9`."""
-    seen, tokenizer = tokens_seen(restored), restored.dataset.tokenizer()
+    seen, tokenizer = tokens_seen(restored), restored.tokenizer
     size, lengths = tokenizer.vocabulary_size, tokenizer.byte_lengths()
     text = "".join(tokenizer.decode(document) for document in _documents(heldout, tokenizer.end_of_text))
     return Baselines(
@@ -150,7 +196,7 @@ def tokens_seen(restored: Restored) -> np.ndarray:
 
 def samples(restored: Restored) -> list[Sample]:
     """The model's continuation of each prompt, from a fixed seed."""
-    settings, tokenizer = restored.config.evaluate, restored.dataset.tokenizer()
+    settings, tokenizer = restored.config.evaluate, restored.tokenizer
     shown = []
     for number, prompt in enumerate(settings.prompts):
         start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
@@ -193,11 +239,6 @@ def _refuse_options(task: str, context: TaskContext) -> None:
 
 def _figure_of(tasks: Mapping[str, TaskFigures]) -> float | None:
     return heldout_figure(tasks["heldout"].metrics) if "heldout" in tasks else None
-
-
-def _tokens(dataset: TokenDataset, split: str) -> np.ndarray:
-    tokens = dataset.split(split)
-    return tokens.slice(0, len(tokens))
 
 
 def _documents(tokens: np.ndarray, end_of_text: int) -> list[list[int]]:

@@ -23,6 +23,7 @@ from penstock.run.records.profile import (
 )
 from penstock.traces import load
 from penstock.traces import specialisation as figures
+from penstock.traces.header import WORD_BITS
 from penstock.traces.trace import RoutingTrace
 
 NAMES = ("max_violation", "max_over_mean", "max_over_min", "gini", "cv", "variance", "entropy")
@@ -112,7 +113,8 @@ def _specialisation(tables: Tables, row: int) -> LayerSpecialisation | None:
         )
         for index, name in enumerate(tables.domains)
     }
-    return LayerSpecialisation(**figures.specialisation(count_ME), domains=domains)
+    words = tables.trace.header.get(WORD_BITS)
+    return LayerSpecialisation(**figures.specialisation(count_ME, words[row] if words else None), domains=domains)
 
 
 def _coactivation(tables: Tables, row: int) -> list[ExpertPair] | None:
@@ -267,4 +269,19 @@ def verdicts(model: Profile) -> list[str]:
     for layer in model.layers:
         if layer.specialisation is not None:
             layers_by_verdict.setdefault(layer.specialisation.verdict, []).append(str(layer.layer))
-    return [*(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()), *told]
+    return [
+        *(f"{verdict}: layer {', '.join(layers)}" for verdict, layers in layers_by_verdict.items()),
+        *_word_lines(model),
+        *told,
+    ]
+
+
+def _word_lines(model: Profile) -> list[str]:
+    """What each layer's bits were held against, if the tokens were known."""
+    known = [
+        f"{found.information_bits:.3f} against {found.information_bits_words:.3f} in layer {layer.layer}"
+        for layer in model.layers
+        if (found := layer.specialisation) is not None and found.information_bits_words is not None
+    ]
+    what = "bits of domain, against the 95 % bound of routers that give each token id experts at random: "
+    return [what + ", ".join(known)] if known else []

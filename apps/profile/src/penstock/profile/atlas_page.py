@@ -23,7 +23,7 @@ from penstock.profile.atlas import (
     preference_lines,
     verdicts,
 )
-from penstock.run.records.profile import Atlas
+from penstock.run.records.profile import Atlas, Profile
 from penstock.traces import specialisation as figures
 
 TEMPLATE = Path(__file__).with_name("atlas.html.j2")
@@ -75,7 +75,8 @@ def write_atlas(title: str, tables: Mapping[str, Tables], result: Atlas, out: Pa
             model.model,
             f"{model.assignments:,} assignments, {each.trace.counts_SLE.shape[2]} experts in "
             f"{each.trace.counts_SLE.shape[1]} layers"
-            + (f", domains {', '.join(model.domains)}" if model.domains else ""),
+            + (f", domains {', '.join(model.domains)}" if model.domains else "")
+            + _text_read(model),
             cards_of(each),
             [layer_line(layer) for layer in model.layers],
             verdicts(model),
@@ -85,6 +86,13 @@ def write_atlas(title: str, tables: Mapping[str, Tables], result: Atlas, out: Pa
         for model, each in zip(result.models, tables.values(), strict=True)
     ]
     return write_page(TEMPLATE, out, title=title, views=views, columns=HEADINGS, of_domains=PREFERENCES)
+
+
+def _text_read(model: Profile) -> str:
+    """How many tokens of which text, if a model read text."""
+    if model.tokens is None:
+        return ""
+    return f", {model.tokens:,} tokens of {'held-out text' if model.split == 'heldout' else 'the given text'}"
 
 
 def cards_of(tables: Tables) -> list[MapCard]:

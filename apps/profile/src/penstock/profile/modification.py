@@ -42,7 +42,8 @@ COLUMNS = (
 HELP = (
     "`changed` is the share of assignments that differ from the router's. `exchange` is dispatch and combine of a "
     "layer with one expert per GPU; `slowdown` compares it with evenly loaded experts. A row is on the Pareto front if "
-    "no other row beats it in quality, MaxVio and exchange together."
+    "no other row beats it in quality, MaxVio and exchange together. A token is sent once for each of its experts, "
+    "also to two on one node; kernels that send it once per node move less."
 )
 
 

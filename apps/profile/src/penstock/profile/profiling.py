@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from penstock.hooks.problems import Problem, ProblemError
@@ -13,7 +14,9 @@ from penstock.profile.subject import Subject
 from penstock.routers.load import expert_load
 from penstock.run.records.profile import Profile
 from penstock.traces.accumulator import TraceAccumulator
+from penstock.traces.header import WORD_BITS
 from penstock.traces.load import max_violation
+from penstock.traces.specialisation import word_information
 from penstock.traces.trace import RoutingTrace
 
 
@@ -24,7 +27,7 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
     called with the number of tokens read."""
     model, layers = subject.model, sorted(subject.model.routers)
     recorded = TraceAccumulator(layers, model.routers[layers[0]].experts)
-    read = 0
+    read, tokens = 0, list[tuple[str, np.ndarray]]()
     for domain, batch_BS in subject.batches():
         routings = model(batch_BS).routings
         if missing := [layer for layer in layers if layer not in routings]:
@@ -36,9 +39,26 @@ def record_trace(subject: Subject, progress: Callable[[int], object] = lambda do
             raise ProblemError(Problem("unsupported", what, "--domains", "profile it without --domains"))
         chosen = [routings[layer].expert_TK.cpu().numpy() for layer in layers] if every_slot_kept else None
         recorded.add(chosen, counts_LE=expert_load(routings).counts_LE.cpu().numpy(), domain=domain)
+        if domain is not None:
+            tokens.append((domain, batch_BS.cpu().numpy().ravel()))
         read += batch_BS.numel()
         progress(read)
-    return recorded.trace(**subject.header, tokens=subject.tokens)
+    trace = recorded.trace(**subject.header, tokens=subject.tokens)
+    return replace(trace, header={**trace.header, **_word_bits(trace, tokens)}) if tokens else trace
+
+
+def _word_bits(trace: RoutingTrace, tokens: Sequence[tuple[str, np.ndarray]]) -> dict[str, list[float]]:
+    """For each layer, what the words of the domains alone would make of its experts; the trace has no tokens to find it
+    out later."""
+    names = list(dict.fromkeys(domain for domain, _ in tokens))
+    if trace.expert_NLK is None or len(names) < 2:
+        return {}
+    domain_N = np.concatenate([np.full(len(token_N), names.index(domain)) for domain, token_N in tokens])
+    token_N = np.concatenate([token_N for _, token_N in tokens])
+    layers, experts = trace.counts_LE.shape
+    return {
+        WORD_BITS: [word_information(domain_N, token_N, trace.expert_NLK[:, row], experts) for row in range(layers)]
+    }
 
 
 def profile_figures(tables: Tables) -> Profile:
@@ -50,4 +70,5 @@ def profile_figures(tables: Tables) -> Profile:
         tokens=trace.header["tokens"],
         max_violation_global=max_violation(trace.counts_LE).mean().item(),
         max_violation_batch=max_violation(trace.counts_SLE).mean().item(),
+        data=trace.header.get("data"),
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.hooks.architecture import promised_positions
 from penstock.hooks.contracts import Document, LanguageModel
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
@@ -94,7 +95,7 @@ def subject_of_run(
     config, model = restored.config, restored.model
     length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
     _require_experts(model, str(restored.run.path))
-    tokenizer = restored.dataset.tokenizer()
+    tokenizer = restored.tokenizer
     if sources:
         encode = _encoder(tokenizer)
         streams = [_read(source, encode, tokenizer.end_of_text, length, max_tokens, scored) for source in sources]
@@ -107,7 +108,7 @@ def subject_of_run(
         **routing_header(config.name, model),
         "split": "corpus" if sources else "heldout",
         "data": _data_hash(streams) if sources else restored.dataset.hash,
-        "tokenizer": restored.dataset.manifest.tokenizer_sha256,
+        "tokenizer": tokenizer.hash,
         "checkpoint": restored.checkpoint.path.name,
     }
     return Subject(config.name, model, streams, length, config.train.batch_size, header, scored)
@@ -199,8 +200,8 @@ def _documents(source: Source, name: str) -> Iterator[Document]:
 
 
 def _window_length(model: LanguageModel, length: int, max_tokens: int | None) -> int:
-    most = model.export_config().get("max_position_embeddings")
-    if isinstance(most, int) and length > most:
+    most = promised_positions(model.export_config())
+    if most is not None and length > most:
         what = f"the model has {most} positions, but a window has {length} tokens"
         raise ProblemError(Problem("bad-value", what, "--sequence-length", f"use at most {most}"))
     if max_tokens is not None and max_tokens < length:

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from penstock.hooks.contracts import Interval
 from penstock.pages.drawing import Column
-from penstock.pages.formats import TIMES, count, duration, number, percent, size, times
+from penstock.pages.formats import TIMES, count, duration, number, percent, rounded, size, times
 from penstock.pages.heat_maps import SORTED_ABOVE
-from penstock.pages.lines import frame_top
+from penstock.pages.lines import ending, frame_top
+from penstock.report.basis import Basis
 from penstock.report.data import LoadHistory
 from penstock.report.headline import against
 from penstock.run.records.profile import Profile
 from penstock.run.records.training import FormatSize, ParameterCounts
 
 Series = tuple[Column, Column]
+
+ROWS_FOR_TAILS = 40
+"""Fewest steps of which the slowest twentieth is stated: it is then two steps."""
 
 
 def finite(series: Series) -> Series:
@@ -48,8 +54,8 @@ def loss(train: Series | None, heldout: Series | None) -> str:
     if len(values) == 1:
         return f"One step was recorded, step {steps[0]:,.0f}, with a loss of {number(values[0])} nats per token."
     last = tenth(values)
-    end = float(values[-last:].mean())
-    where = f"mean of the last {last:,} rows" if last > 1 else f"step {steps[-1]:,.0f}"
+    end, rows = ending(train[1])
+    where = f"mean of the last {rows:,} rows" if rows > 1 else f"step {steps[-1]:,.0f}"
     start = f"{number(values[0])} at step {steps[0]:,.0f}"
     text = f"Loss {_moves(values[0], end)} from {start} to {number(end)} nats per token ({where})"
     if last > 1:
@@ -60,7 +66,8 @@ def loss(train: Series | None, heldout: Series | None) -> str:
         text += f"; {plural(missing, 'row')} without a finite loss, the first at step {first:,.0f}"
     if frame_top(values) < values.max():
         text += f"; a spike to {number(values.max())} at step {steps[values.argmax()]:,.0f} is outside the frame"
-    return text + "."
+    text += "."
+    return f"{text} {heldout_loss(heldout)}" if heldout and np.isfinite(heldout[1]).any() else text
 
 
 def heldout_loss(series: Series) -> str:
@@ -84,20 +91,27 @@ def _moves(first: float, last: float) -> str:
     return "falls" if last < first else "rises"
 
 
-def bits_per_byte(series: Series, baselines: Mapping[str, float], *, whole: bool) -> str:
-    """`whole`: the last value is over all held-out text and earlier ones over a part, so they are not ranked."""
-    steps, values = finite(series)
-    text = f"Held-out text takes {number(values[-1])} bits per byte at step {steps[-1]:,.0f}"
+def whole_text(value: float, step: float, text: str, interval: Interval | None, baselines: Mapping[str, float]) -> str:
+    """Bits per byte of all held-out text, which the baselines read too."""
+    amount = f" ({text})" if text else ""
+    words = f"All held-out text{amount} takes {number(value)} bits per byte at step {step:,.0f}"
+    if interval is not None:
+        words += ", 95 % interval {} to {}".format(*rounded((interval.low, interval.high), interval))
     if baselines:
-        text += ": " + ", ".join(
-            f"{against(float(values[-1]), value, name)} ({number(value)})" for name, value in baselines.items()
+        words += ": " + ", ".join(
+            f"{against(value, baseline, name)} ({number(baseline)})" for name, baseline in baselines.items()
         )
+    return words + "."
+
+
+def part_of_text(series: Series, part: str, *, compared: bool) -> str:
+    """Bits per byte of the part that training reads; `compared`: a figure of the whole text is next to it."""
+    steps, values = finite(series)
+    words = f"In training, {part} of the held-out text take {number(values[-1])} at step {steps[-1]:,.0f}"
     best = int(values.argmin())
-    if whole and len(values) > 1:
-        return text + ". Earlier points are measured on a part of the text."
     if best != len(values) - 1 and values[best] < values[-1] * 0.995:
-        text += f"; the lowest, {number(values[best])}, was at step {steps[best]:,.0f}"
-    return text + "."
+        words += f"; the lowest, {number(values[best])}, was at step {steps[best]:,.0f}"
+    return words + (". The two are not comparable: the text differs." if compared else ".")
 
 
 def learning_rate(series: Series) -> str:
@@ -121,18 +135,23 @@ def gradient_norm(series: Series) -> str:
 
 def throughput(series: Series) -> str:
     values = finite(series)[1]
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    middle = float(np.median(values))
+    if len(values) < ROWS_FOR_TAILS:
+        low, high = float(values.min()), float(values.max())
+        steps = plural(len(values), "step")
+        return f"Median {count(middle)} tokens per second of {steps}, from {count(low)} to {count(high)}."
+    low, high = np.quantile(values, (0.05, 0.95))
     return f"Median {count(middle)} tokens per second; nine steps in ten are between {count(low)} and {count(high)}."
 
 
 def change(name: str, series: Series, meaning: str = "") -> str:
-    """First against last tenth of one balance figure."""
+    """The first tenth of one balance figure against its end."""
     values = finite(series)[1]
-    first, last = float(values[: tenth(values)].mean()), float(values[-tenth(values) :].mean())
+    first, last = float(values[: tenth(values)].mean()), ending(series[1])[0]
     verb, note = _moves(first, last), f" ({meaning})" if meaning else ""
     if verb == "stays":
         return f"{name} stays at {number(last)}{note}."
-    return f"{name} {verb} from {number(first)} in the first tenth of the run to {number(last)} in the last{note}."
+    return f"{name} {verb} from {number(first)} in the first tenth of the run to {number(last)} at its end{note}."
 
 
 def violation(mean: Series | None, worst: Series | None) -> str:
@@ -140,8 +159,7 @@ def violation(mean: Series | None, worst: Series | None) -> str:
     if mean is not None:
         parts.append(change("MaxVio per batch, averaged over layers,", mean, "0 is even"))
     if worst is not None:
-        values = finite(worst)[1]
-        parts.append(f"The worst layer ends at {number(values[-tenth(values) :].mean())}.")
+        parts.append(f"The worst layer ends at {number(ending(worst[1])[0])}.")
     return " ".join(parts)
 
 
@@ -208,17 +226,68 @@ def sizes(rows: Sequence[FormatSize]) -> str:
     return f"As {small.format} the weights take {size(small.bytes)}, as {big.format} {ratio} times as much."
 
 
-def best_run(names: Sequence[str], values: Sequence[float | None], what: str) -> str:
-    """Which run is lowest, and by how much."""
-    known = sorted(
-        (value, name) for name, value in zip(names, values, strict=True) if value is not None and math.isfinite(value)
-    )
+def ranking(names: Sequence[str], values: Sequence[float | None], bases: Sequence[Basis], what: str) -> str:
+    """Which run is lowest and by how much, among runs that were measured on the same thing; the others are named."""
+    known = [
+        (name, value, basis)
+        for name, value, basis in zip(names, values, bases, strict=True)
+        if value is not None and math.isfinite(value)
+    ]
     if len(known) < 2:
         return ""
-    (value, name), (second, runner_up) = known[:2]
-    if value == second:
+    groups: dict[tuple[str, ...], list[tuple[float, str]]] = {}
+    for name, value, basis in known:
+        if basis.key:
+            groups.setdefault(basis.key, []).append((value, name))
+    ranked = [_lowest(group, what) for group in groups.values() if len(group) > 1]
+    unrecorded = [name for name, _, basis in known if not basis.key]
+    if len(groups) > 1:
+        ranked.append(f"The {what} of {listed(names_of(groups))} are not ranked: they were not measured on the same.")
+    if unrecorded:
+        ranked.append(f"What the {what} of {listed(unrecorded)} was measured on is not recorded, so it is not ranked.")
+    return " ".join(ranked)
+
+
+def names_of(groups: Mapping[tuple[str, ...], Sequence[tuple[float, str]]]) -> list[str]:
+    """One run of each group."""
+    return [group[0][1] for group in groups.values()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _lowest(group: Sequence[tuple[float, str]], what: str) -> str:
+    (value, name), (second, runner_up) = sorted(group)[:2]
+    if number(value) == number(second):
         return f"{name} and {runner_up} share the lowest {what}, {number(value)}."
     return f"{name} has the lowest {what}, {number(value)}, {number(second - value)} below {runner_up}."
+
+
+def amount(details: Mapping[str, Any], intervals: Mapping[str, Interval]) -> str:
+    """What a task read, from its details and the samples of its intervals.
+
+    >>> amount({"bytes": 2000, "items": 1, "standard_error_blocks": "documents"}, {"a": Interval(0, 1, 1, 45, "")})
+    '45 documents, 2.00\xa0kB'
+    """
+    samples = next((each.samples for each in intervals.values()), None) or details.get("n") or details.get("items")
+    unit = details.get("standard_error_blocks") if intervals else "items"
+    unit = unit if isinstance(unit, str) else "items"
+    read = details.get("bytes")
+    parts = [
+        f"{samples:,} {unit.removesuffix('s') if samples == 1 else unit}" if isinstance(samples, int) else "",
+        size(read) if isinstance(read, int) else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def coincide(groups: Sequence[Sequence[str]]) -> str:
+    """Which lines of a chart lie on one another."""
+    return " ".join(f"The lines of {listed(group)} coincide." for group in groups)
 
 
 def heat_legend(limit: float) -> tuple[str, str, str]:

@@ -27,10 +27,17 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
 
 
 def write_report(runs: Sequence[RunDirectory], out: Path | None = None) -> Path:
-    """Writes the page about one run or several to `out`, or to report.html in the first run; returns its path."""
-    from penstock.report.page import render_report
+    """Writes the page about one run or several to `out`, or to report.html in the first run; returns its path.
+
+    Warns about each record that is damaged or holds an impossible value.
+    """
+    from penstock.report.data import read_run
+    from penstock.report.page import render_runs
 
     target = out or runs[0].path / "report.html"
     with stage(runs[0], "report"):
-        render_report([run.path for run in runs], target)
+        found = [read_run(run.path) for run in runs]
+        for problem in (problem for run in found for problem in run.problems):
+            output.warn(str(problem))
+        render_runs(found, target)
     return target

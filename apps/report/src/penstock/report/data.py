@@ -1,7 +1,7 @@
 """Reads a run directory into frozen values. A missing file is None; a damaged one is None and a `Problem`.
 
 The page must be written even for a run that was killed half way, so nothing here stops at the first bad file: what
-could not be read is kept in `Run.problems`, and the page shows it.
+could not be read, and every figure that cannot be, is kept in `Run.problems`; the page and the command show it.
 
 Shape suffixes: S steps, L mixture-of-experts layers, E experts, C columns (bins of steps).
 """
@@ -21,6 +21,7 @@ from penstock.hooks.config import parse_config
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.pages.drawing import Column
+from penstock.report.plausible import impossible, plausible
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.origin import Environment, PluginLock
 from penstock.run.records.profile import Profile
@@ -35,6 +36,18 @@ COLUMNS = 200
 """Bins of steps in a heat map."""
 SHOWN_LAYERS = 8
 """Largest number of heat maps drawn."""
+
+NEVER_NEGATIVE = (
+    "elapsed",
+    "gradient_norm",
+    "heldout/bits_per_byte",
+    "heldout/loss",
+    "learning_rate",
+    "load/",
+    "seconds/",
+    "tokens",
+)
+"""Beginnings of the names of columns that cannot be negative. A plugin's losses and balance figures can."""
 
 T = TypeVar("T")
 
@@ -63,7 +76,7 @@ class LoadHistory:
     """Expert load while training, binned in time: load divided by the layer's mean load.
 
     `ratio_LEC` holds the shown layers only, NaN where a bin has no assignments; `last_LE` holds all layers over the
-    last tenth of the recorded rows.
+    last tenth of the recorded rows. `data` is the fingerprint of the prepared data, empty if it is not recorded.
     """
 
     layers: tuple[int, ...]
@@ -72,6 +85,7 @@ class LoadHistory:
     last_LE: Column
     first_step: int
     last_step: int
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +182,13 @@ def _read_config(path: Path, problems: list[Problem]) -> tuple[str, dict[str, An
 
 def _read(path: Path, kind: type[T], problems: list[Problem]) -> T | None:
     try:
-        record = read_record(kind, path)
-        if not _fits_64_bits(as_json(record)):
+        found = read_record(kind, path)
+        if not _fits_64_bits(as_json(found)):
             raise ProblemError(Problem("damaged-file", "an integer has more than 64 bits", str(path), "write it again"))
-        return record
     except ProblemError as error:
         problems.extend(error.problems)
         return None
+    return None if found is None else plausible(found, str(path), problems)
 
 
 def _fits_64_bits(value: Any) -> bool:
@@ -203,7 +217,24 @@ def _read_metrics(path: Path, problems: list[Problem]) -> Metrics | None:
             train[float(step)] = row
     if bad:
         problems.append(Problem("damaged-file", f"{bad} unreadable rows were skipped", str(path)))
-    return Metrics(_columns(train), _columns(heldout), stride) if train or heldout else None
+    if not train and not heldout:
+        return None
+    trained, evaluated = (_possible(_columns(rows), path, problems) for rows in (train, heldout))
+    return Metrics(trained, evaluated, stride)
+
+
+def _possible(table: dict[str, Column], path: Path, problems: list[Problem]) -> dict[str, Column]:
+    """The columns, with NaN for values below 0 of figures that are never negative."""
+    for name, column in table.items():
+        wrong = column < 0
+        if not name.startswith(NEVER_NEGATIVE) or not wrong.any():
+            continue
+        first, rows = int(np.flatnonzero(wrong)[0]), int(wrong.sum())
+        what = f"{impossible(float(column[first]))}, so it is left out" + (f", as are {rows - 1} more" * (rows > 1))
+        where = f"{path}: {name} of step {table['step'][first]:g}"
+        problems.append(Problem("impossible-value", what, where, "train the run again"))
+        table[name] = np.where(wrong, math.nan, column)
+    return table
 
 
 def _stride(path: Path) -> int:
@@ -284,6 +315,7 @@ def binned(trace: RoutingTrace, columns: int = COLUMNS, shown: int = SHOWN_LAYER
         last_LE=relative(trace.counts_SLE[-max(1, rows // 10) :].sum(axis=0)),
         first_step=int(first),
         last_step=int(last),
+        data=str(trace.header.get("data") or ""),
     )
 
 

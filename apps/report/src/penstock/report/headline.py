@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from penstock.pages.formats import NO_BREAK, TIMES, count, duration, number, percent
+from penstock.hooks.contracts import Interval
+from penstock.pages.formats import NO_BREAK, TIMES, count, duration, number, percent, rounded
+from penstock.report import basis
+from penstock.report.basis import Basis
 from penstock.report.data import Run
+from penstock.report.labels import plain
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A named quantity of a run; `better` says which end of a comparison wins, if any."""
+    """A named quantity of a run. `better` says which end of a comparison wins, if any, among runs in which it has the
+    same `basis`."""
 
     name: str
     short: str
@@ -23,6 +28,7 @@ class Figure:
     show: Callable[[float | None], str]
     note: Callable[[Run], str]
     better: Literal["low", "high", ""] = ""
+    basis: Callable[[Run], Basis] = lambda run: basis.UNRECORDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class Tile:
 
 def tiles(run: Run) -> list[Tile]:
     """The figures that this run has."""
-    found = [(figure, value) for figure in FIGURES if (value := figure.value(run)) is not None and math.isfinite(value)]
+    figures = [figure for figure in FIGURES if figure is not PARTIAL or evaluated_bits(run) is None]
+    found = [(figure, value) for figure in figures if (value := figure.value(run)) is not None and math.isfinite(value)]
     return [Tile(figure.name, *_split(figure.show(value)), figure.note(run)) for figure, value in found]
 
 
@@ -57,23 +64,45 @@ def summary(run: Run) -> str:
 def _model(run: Run) -> str:
     model = run.config.get("model")
     model = model if isinstance(model, dict) else {}
-    words = str(model.get("use") or "A model")
+    words = plain(str(model.get("use") or "A model"))
     if isinstance(model.get("preset"), str):
         words += f" ({model['preset']})"
     router = model.get("router")
     if not isinstance(router, dict) or run.dense:
         return words
-    words += f", {router.get('use', 'its router')} choosing"
-    layers = run.profile.layers if run.profile else []
-    experts = f"{len(layers[0].counts)} experts" if layers and layers[0].counts else "the experts"
+    words += f", {plain(str(router.get('use', 'its router')))} choosing"
+    known = experts_of(run)
+    experts = f"{known:,} experts" if known else "its experts"
     return f"{words} {router['k']} of {experts} per token" if "k" in router else f"{words} among {experts}"
 
 
-def bits_per_byte(run: Run) -> float | None:
-    """From the evaluation, else the last value measured in training."""
-    if run.evaluation and run.evaluation.heldout_bits_per_byte is not None:
-        return run.evaluation.heldout_bits_per_byte
+def experts_of(run: Run) -> int | None:
+    """Routed experts per layer, from what was recorded, else from the config."""
+    if run.load is not None and run.load.layers:
+        return int(run.load.last_LE.shape[1])
+    layers = run.profile.layers if run.profile else []
+    if layers and layers[0].counts:
+        return len(layers[0].counts)
+    model = run.config.get("model")
+    given = [model.get(name) for name in EXPERT_SETTINGS] if isinstance(model, dict) else []
+    return next((value for value in given if isinstance(value, int)), None)
+
+
+def evaluated_bits(run: Run) -> float | None:
+    """Bits per byte of all held-out text, by `penstock evaluate`."""
+    return run.evaluation.heldout_bits_per_byte if run.evaluation else None
+
+
+def partial_bits(run: Run) -> float | None:
+    """Bits per byte of the part of the held-out text that training reads, at its last evaluation."""
     return _last(run, "heldout/bits_per_byte")
+
+
+def bits_interval(run: Run) -> Interval | None:
+    """How far `evaluated_bits` may be off by the choice of documents."""
+    task = run.evaluation.tasks.get("heldout") if run.evaluation else None
+    found = [each for name, each in task.intervals.items() if "bits_per_byte@" in name] if task else []
+    return next(iter(found), None)
 
 
 def tokens(run: Run) -> float | None:
@@ -131,10 +160,15 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _bits_note(run: Run) -> str:
-    value = bits_per_byte(run)
+    value, interval, text = evaluated_bits(run), bits_interval(run), basis.heldout_text(run).text
+    if value is None:
+        return ""
     named = run.evaluation.baselines.named if run.evaluation else {}
-    wanted: Mapping[str, Any] = {name: named[name] for name in ("bigram", "xz") if name in named}
-    return ", ".join(against(value, baseline, name) for name, baseline in wanted.items()) if value is not None else ""
+    wanted: Mapping[str, float] = {name: named[name] for name in ("bigram", "xz") if name in named}
+    notes = [", ".join(against(value, baseline, name) for name, baseline in wanted.items()), text]
+    if interval is not None:
+        notes.insert(1, "95 % interval {} to {}".format(*rounded((interval.low, interval.high), interval)))
+    return "; ".join(filter(None, notes))
 
 
 def _tokens_note(run: Run) -> str:
@@ -162,11 +196,35 @@ def _wall_note(run: Run) -> str:
     return f"{percent(seconds / total)} of it {name}" if total else ""
 
 
+def _partial_note(run: Run) -> str:
+    return f"last evaluation in training, on {basis.heldout_part(run).text} of the held-out text"
+
+
+def _speed_note(run: Run) -> str:
+    where = basis.machine(run).text
+    return "median of training steps" + (f"; {where}" if where else "")
+
+
+EXPERT_SETTINGS = ("n_routed_experts", "num_experts", "num_local_experts", "experts")
+"""Settings that architectures call the number of routed experts per layer."""
+EVALUATED = Figure(
+    "Held-out bits per byte", "bits per byte", evaluated_bits, number, _bits_note, "low", basis.heldout_text
+)
+PARTIAL = Figure(
+    "Held-out bits per byte, in part",
+    "bits per byte, in training",
+    partial_bits,
+    number,
+    _partial_note,
+    "low",
+    basis.heldout_part,
+)
 FIGURES = (
-    Figure("Held-out bits per byte", "bits per byte", bits_per_byte, number, _bits_note, "low"),
+    EVALUATED,
+    PARTIAL,
     Figure("Tokens trained", "tokens", tokens, count, _tokens_note),
-    Figure("Tokens per second", "tokens/s", speed, count, lambda run: "median of training steps", "high"),
+    Figure("Tokens per second", "tokens/s", speed, count, _speed_note, "high", basis.machine),
     Figure("Parameters", "parameters", parameters, count, _parameters_note),
-    Figure("MaxVio, global", "MaxVio", violation, number, _violation_note, "low"),
+    Figure("MaxVio, global", "MaxVio", violation, number, _violation_note, "low", basis.profiled_text),
     Figure("Wall time", "wall time", wall_seconds, duration, _wall_note),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +12,13 @@ from penstock.pages import charts
 from penstock.pages.card import Card
 from penstock.pages.drawing import FULL, HALF, MAIN, SERIES, SIDE, SMALL, Chart, Column, Key, Series, Size, draw, frame
 from penstock.pages.lines import end_labels, points, raw_and_smooth, reference_lines, smoothed
-from penstock.report import captions
+from penstock.report import basis, captions, headline
 from penstock.report.data import Run
 
 
 def main_cards(run: Run) -> list[Card]:
     """Loss and held-out bits per byte."""
-    metrics, evaluation = run.metrics, run.evaluation
+    metrics = run.metrics
     train = metrics.series("loss") if metrics else None
     heldout = metrics.series("heldout/loss") if metrics else None
     bits = heldout_bits(run)
@@ -28,16 +28,7 @@ def main_cards(run: Run) -> list[Card]:
         chart = loss_chart(train, heldout, MAIN if both else FULL)
         cards.append(Card("Loss", "nats per token", chart, captions.loss(train, heldout)))
     if bits is not None:
-        baselines = evaluation.baselines.named if evaluation else {}
-        chart = bits_per_byte_chart(bits, baselines, SIDE if both else FULL)
-        cards.append(
-            Card(
-                "Held-out text",
-                "bits per byte",
-                chart,
-                captions.bits_per_byte(bits, baselines, whole=evaluation is not None),
-            )
-        )
+        cards.append(Card("Held-out text", "bits per byte", bits_chart(bits, SIDE if both else FULL), bits.caption))
     return cards
 
 
@@ -57,28 +48,61 @@ def loss_chart(train: Series | None, heldout: Series | None, wide: Size = FULL) 
     return draw(plot, "loss", (*keys, *((Key("held-out", 2, "dot"),) if heldout else ())), wide)
 
 
-def bits_per_byte_chart(series: Series, baselines: Mapping[str, float], wide: Size = FULL) -> Chart:
-    """Held-out bits per byte over steps, with the baselines as horizontal lines."""
+@dataclass(frozen=True, slots=True)
+class HeldoutBits:
+    """Bits per byte of held-out text: `part` over steps while training, and `whole`, one evaluation of all of it."""
+
+    part: Series | None
+    whole: tuple[float, float] | None
+    part_text: str
+    whole_text: str
+    baselines: Mapping[str, float]
+    caption: str
+
+
+def heldout_bits(run: Run) -> HeldoutBits | None:
+    """Both measurements, which are of different text and so never on one line; None without either."""
+    part = run.metrics.series("heldout/bits_per_byte") if run.metrics else None
+    value = headline.evaluated_bits(run)
+    whole = None if value is None else (evaluated_step(run), value)
+    if part is None and whole is None:
+        return None
+    baselines = run.evaluation.baselines.named if run.evaluation and whole else {}
+    texts = basis.heldout_part(run).text, basis.heldout_text(run).text
+    words = []
+    if whole is not None:
+        words.append(captions.whole_text(whole[1], whole[0], texts[1], headline.bits_interval(run), baselines))
+    if part is not None:
+        words.append(captions.part_of_text(part, texts[0], compared=whole is not None))
+    return HeldoutBits(part, whole, *texts, baselines, " ".join(words))
+
+
+def evaluated_step(run: Run) -> float:
+    """The step of the evaluated checkpoint, whose folder is `step-NUMBER`; else the run's last step."""
+    number = run.evaluation.checkpoint.rpartition("-")[2] if run.evaluation else ""
+    if number.isdecimal():
+        return float(number)
+    return float(run.status.step or 0) if run.status else 0.0
+
+
+def bits_chart(bits: HeldoutBits, wide: Size = FULL) -> Chart:
+    """The curve of the part, the point of the whole, and the baselines of the whole as horizontal lines."""
+    point = None if bits.whole is None else (np.array([bits.whole[0]]), np.array([bits.whole[1]]))
 
     def plot(axes: Axes, size: Size) -> None:
-        points(axes, *series, color=SERIES[1], joined=True)
-        reference_lines(axes, baselines, series)
+        drawn, colors = [], []
+        if bits.part is not None:
+            points(axes, *bits.part, color=SERIES[1], joined=True)
+            drawn, colors = [bits.part], [SERIES[1]]
+        if point is not None:
+            axes.plot(*point, color=SERIES[2], marker="D", markersize=7, linestyle="", zorder=6)
+            drawn, colors = [*drawn, point], [*colors, SERIES[2]]
+            reference_lines(axes, bits.baselines, bits.part or point)
         frame(axes, size, "step")
-        end_labels(axes, [series])
+        end_labels(axes, drawn, colors)
 
-    return draw(plot, "bits-per-byte", (), wide)
-
-
-def heldout_bits(run: Run) -> Series | None:
-    """Bits per byte while training, measured on a part of the held-out text, up to the evaluation of all of it."""
-    series = run.metrics.series("heldout/bits_per_byte") if run.metrics else None
-    value = run.evaluation.heldout_bits_per_byte if run.evaluation else None
-    if value is None or not math.isfinite(value):
-        return series
-    steps, values = series if series is not None else (np.empty(0), np.empty(0))
-    last = float(run.status.step or 0) if run.status else float(steps.max(initial=0))
-    before = steps < last
-    return np.append(steps[before], last), np.append(values[before], value)
+    keys = (Key(f"{bits.part_text}, in training", 2),) if bits.part is not None else ()
+    return draw(plot, "bits-per-byte", (*keys, *((Key("all of it", 3, "dot"),) if point is not None else ())), wide)
 
 
 def small_cards(run: Run) -> list[Card]:

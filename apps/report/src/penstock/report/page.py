@@ -9,6 +9,7 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.pages.page import write_page
 from penstock.report.compare import compare
 from penstock.report.data import Run, read_run
+from penstock.report.labels import labels
 from penstock.report.view import view
 
 TEMPLATE = Path(__file__).with_name("runs.html.j2")
@@ -22,19 +23,13 @@ def render_report(run_directories: Sequence[Path], out: Path) -> Path:
     """
     if not run_directories:
         raise ProblemError(Problem("no-runs", "a report needs at least one run directory", "report"))
-    runs = [read_run(Path(directory)) for directory in run_directories]
+    return render_runs([read_run(Path(directory)) for directory in run_directories], out)
+
+
+def render_runs(runs: Sequence[Run], out: Path) -> Path:
+    """`render_report` of runs that are already read."""
     views = [
         view(run, label, f"run-{index}") for index, (run, label) in enumerate(zip(runs, labels(runs), strict=True), 1)
     ]
     comparison = compare(views) if len(views) > 1 else None
     return write_page(TEMPLATE, out, views=views, comparison=comparison)
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names, with the directory's name if two runs share one, and a number if they share that too."""
-    names = [run.name for run in runs]
-    unique = [
-        name if names.count(name) == 1 else f"{name} / {run.path.resolve().name}"
-        for name, run in zip(names, runs, strict=True)
-    ]
-    return [name if unique.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(unique, start=1)]

@@ -40,6 +40,7 @@ class RunView:
     layer_rows: list[LayerRow]
     layer_legend: tuple[str, str, str] | None
     layer_caption: str
+    measured_on: str
     bars: list[Bar]
     sizes: list[Part]
     sizes_caption: str
@@ -65,6 +66,7 @@ def view(run: Run, label: str, anchor: str) -> RunView:
         layer_rows=strips,
         layer_legend=layer_legend,
         layer_caption=captions.layers(run.profile) if run.profile else "",
+        measured_on=measured_on(run),
         bars=bars(run),
         sizes=size_parts(run),
         sizes_caption=captions.sizes(run.sizes) if run.sizes else "",
@@ -73,6 +75,13 @@ def view(run: Run, label: str, anchor: str) -> RunView:
         command=command(run),
         hints=hints(run),
     )
+
+
+def measured_on(run: Run) -> str:
+    """What each task read: its samples and bytes, as far as they are recorded."""
+    tasks = run.evaluation.tasks if run.evaluation else {}
+    amounts = {name: captions.amount(task.details, task.intervals) for name, task in tasks.items()}
+    return "; ".join(f"{amount} ({name})" for name, amount in amounts.items() if amount)
 
 
 def scoped(anchor: str, cards: Iterable[Card]) -> list[Card]:

@@ -204,37 +204,41 @@ def simulation_text(result: Simulation) -> str:
 
 def _table_text(result: Simulation) -> str:
     where = " ".join(filter(None, [result.topology, result.hardware]))
+    first = result.rows[0]
+    steps = first.step_seconds.steps if first.step_seconds else None
     columns = (
         "GPUs",
         "nodes",
         "dispatch",
         "combine",
-        "p99 of both",
+        "longest" if first.p99 is None else "p99 of both",
         "balanced",
         "slowdown",
         "step p50",
-        "step p99",
+        "longest step" if first.step_seconds is None or first.step_seconds.p99 is None else "step p99",
         "waits for GPU",
     )
-    return (
+    head = (
         f"{where}, {result.placement} placement, {result.fidelity}, {result.tokens_per_gpu:,} tokens per GPU, "
-        f"width {result.hidden_size}, top-{result.k}; microseconds per layer, milliseconds per step\n\n"
-        + output.table(columns, map(_cells, result.rows))
+        f"width {result.hidden_size}, top-{result.k} of {result.experts} experts; microseconds per layer, milliseconds "
+        f"per step; {first.exchanges:,} exchanges in {steps:,} steps"
     )
+    return "\n\n".join([head, output.table(columns, map(_cells, result.rows)), *result.notes])
 
 
 def _cells(row: NetworkRow) -> tuple[Any, ...]:
     step = row.step_seconds
+    slow = None if step is None else step.max if step.p99 is None else step.p99
     return (
         row.gpus,
         row.nodes,
         _scaled(row.dispatch_seconds, 1e6, 1),
         _scaled(row.combine_seconds, 1e6, 1),
-        _scaled(row.p99_seconds, 1e6, 1),
+        _scaled(row.max_seconds if row.p99 is None else row.p99, 1e6, 1),
         _scaled(row.balanced_seconds, 1e6, 1),
         _scaled(row.slowdown, 1, 2),
         _scaled(step and step.p50, 1e3, 2),
-        _scaled(step and step.p99, 1e3, 2),
+        _scaled(slow, 1e3, 2),
         ", ".join(f"{each.gpu} ({each.share:.0%})" for each in row.stragglers[:2]),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.netsim.simulate import Picture
+from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.formats import duration, times
 from penstock.pages.page import write_page
@@ -20,42 +21,59 @@ def write_network_page(result: Simulation, placements: Sequence[Simulation], dra
     """Atomically writes the page about `result` to `out`, and returns `out`."""
     rows = result.rows
     last = max(rows, key=lambda row: row.gpus)
-    cards = [
-        Card(
-            "Exchange between experts",
-            "dispatch and combine",
-            network_charts.network_chart(rows),
-            network_charts.network_caption(rows),
-        ),
+    return write_page(
+        TEMPLATE,
+        out,
+        name="Network prediction",
+        summary=_summary(result),
+        main_cards=_main_cards(rows, last),
+        cards=_detail_cards(rows, placements, drawn),
+        rows=rows,
+        notes=result.notes,
+        tail="longest" if last.p99 is None else "p99",
+        caption=f"Dispatch and combine of one layer. {network_charts.steps_caption(last)}",
+    )
+
+
+def _summary(result: Simulation) -> str:
+    where = " ".join(filter(None, [result.topology, result.hardware]))
+    return (
+        f"{result.trace} on {where}: {result.fidelity}, {result.placement} placement, "
+        f"{result.tokens_per_gpu:,} tokens per GPU of width {result.hidden_size:,}, top-{result.k} of "
+        f"{result.experts:,} experts. A model's estimate, not a measurement."
+    )
+
+
+def _main_cards(rows: Sequence[NetworkRow], last: NetworkRow) -> list[Card]:
+    exchange = network_charts.network_chart(rows, drawing.HALF)
+    return [
+        Card("Exchange between experts", "dispatch and combine", exchange, network_charts.network_caption(rows)),
         Card(
             "Load of the GPUs",
             f"{last.gpus:,} GPUs, 1 is the mean",
             network_charts.load_chart(last.load),
             _load_caption(last),
         ),
-        Card(
-            "Tail of the steps",
-            "share of steps that take longer",
-            network_charts.tail_chart(rows),
-            _tail_caption(last),
-        ),
     ]
-    if drawn is not None and len(drawn.begin_E):
-        cards.append(
-            Card(
-                "Use of links", f"dispatch of layer {drawn.layer}", network_charts.use_chart(drawn), _use_caption(drawn)
-            )
-        )
-    if len(placements) > 1:
-        cards.append(
-            Card("Placements", "slowdown over balanced", network_charts.placement_chart(placements), _best(placements))
-        )
-    where = " ".join(filter(None, [result.topology, result.hardware]))
-    summary = (
-        f"{result.trace} on {where}: {result.fidelity}, {result.placement} placement, "
-        f"{result.tokens_per_gpu:,} tokens per GPU of width {result.hidden_size:,}, top-{result.k}."
-    )
-    return write_page(TEMPLATE, out, name="Network prediction", summary=summary, cards=cards, rows=rows)
+
+
+def _detail_cards(rows: Sequence[NetworkRow], placements: Sequence[Simulation], drawn: Picture | None) -> list[Card]:
+    """Those of the tail, the links and the placements that there is something to show of, as wide as their row."""
+    tails = network_charts.with_tail(rows)
+    use = drawn if drawn is not None and len(drawn.begin_E) else None
+    several = placements if len(placements) > 1 else []
+    wide = {1: drawing.FULL, 2: drawing.HALF}.get(sum(map(bool, (tails, use, several))), drawing.SMALL)
+    cards: list[Card] = []
+    if tails:
+        chart = network_charts.tail_chart(tails, wide)
+        cards.append(Card("Tail of the steps", "% that take longer", chart, network_charts.steps_caption(tails[-1])))
+    if use is not None:
+        chart = network_charts.use_chart(use, wide)
+        cards.append(Card("Use of links", f"dispatch of layer {use.layer}", chart, _use_caption(use)))
+    if several:
+        chart = network_charts.placement_chart(several, wide)
+        cards.append(Card("Placements", "slowdown over balanced", chart, _best(several)))
+    return cards
 
 
 def _load_caption(row: NetworkRow) -> str:
@@ -65,25 +83,18 @@ def _load_caption(row: NetworkRow) -> str:
     )
 
 
-def _tail_caption(row: NetworkRow) -> str:
-    step = row.step_seconds
-    if step is None:
-        return ""
-    return (
-        f"At {row.gpus:,} GPUs the exchanges of the median step take {duration(step.p50)}, one step in a hundred takes "
-        f"{duration(step.p99)} or more, and the longest takes {duration(step.max)}."
-    )
-
-
 def _use_caption(drawn: Picture) -> str:
     first = float(drawn.finish_G[drawn.finish_G > 0].min(initial=drawn.seconds))
     return (
         f"{len(drawn.finish_G)} GPUs, fluid model: the first GPU finishes after {duration(first)}, the last after "
-        f"{duration(drawn.seconds)}. The busiest links are shown."
+        f"{duration(drawn.seconds)}. The busiest links are shown; those that are used alike share a line."
     )
 
 
 def _best(placements: Sequence[Simulation]) -> str:
-    best = min(placements, key=lambda each: each.rows[-1].slowdown or math.inf)
-    row = best.rows[-1]
-    return f"At {row.gpus:,} GPUs {best.placement} is closest to even load, at {times(row.slowdown)} the balanced time."
+    """The placement closest to even load at the largest number of GPUs, or those that show the same digits."""
+    slowdowns = {each.placement: each.rows[-1].slowdown or math.inf for each in placements}
+    least = min(slowdowns.values())
+    best = [name for name, slowdown in slowdowns.items() if times(slowdown) == times(least)]
+    gpus, verb = placements[0].rows[-1].gpus, "is" if len(best) == 1 else "are"
+    return f"With {gpus:,} GPUs {' and '.join(best)} {verb} closest to even load, {times(least)} the balanced time."

@@ -14,6 +14,7 @@ from penstock.netsim.fidelity import Fidelity
 from penstock.netsim.simulate import Picture, SimulationRow, picture, simulate
 from penstock.netsim.synthetic import synthetic_trace
 from penstock.run.records.simulation import NetworkRow, Simulation, StepSeconds, StragglingGpu
+from penstock.simulate.notes import notes
 from penstock.traces.reader import read_trace
 from penstock.traces.trace import RoutingTrace
 
@@ -89,6 +90,7 @@ def simulate_trace(
     """What `simulation.json` holds."""
     width = width_of(trace, hidden_size, where)
     topology = case.topology.build()
+    experts, k = trace.counts_SLE.shape[2], trace.header["k"]
     rows = simulate(
         trace,
         topology,
@@ -109,8 +111,10 @@ def simulate_trace(
         trace=where,
         hidden_size=width,
         tokens_per_gpu=case.tokens_per_gpu,
-        k=trace.header["k"],
+        k=k,
         rows=[_row(row) for row in rows],
+        experts=experts,
+        notes=notes(rows, experts, k, topology, deduplicate=case.deduplicate),
     )
 
 
@@ -144,10 +148,10 @@ def _row(row: SimulationRow) -> NetworkRow:
         dispatch_seconds=row.dispatch.mean,
         combine_seconds=row.combine.mean,
         mean_seconds=row.dispatch.mean + row.combine.mean,
-        p50_seconds=row.dispatch.p50 + row.combine.p50,
-        p99_seconds=row.dispatch.p99 + row.combine.p99,
-        max_seconds=row.dispatch.max + row.combine.max,
-        step_seconds=StepSeconds(row.step.mean, row.step.p50, row.step.p99, row.step.max),
+        p50_seconds=row.both.p50,
+        p99_seconds=row.both.p99,
+        max_seconds=row.both.max,
+        step_seconds=StepSeconds(row.step.mean, row.step.p50, row.step.p99, row.step.max, row.step.count),
         step_quantiles=list(row.step_quantiles),
         balanced_seconds=row.balanced_seconds,
         slowdown=row.slowdown,
@@ -156,6 +160,8 @@ def _row(row: SimulationRow) -> NetworkRow:
         worst_layer_slowdown=row.worst_layer_slowdown,
         load=list(row.load_G),
         stragglers=[StragglingGpu(each.gpu, each.share, each.load) for each in row.stragglers],
+        exchanges=row.both.count,
+        copies=row.copies,
     )
 
 

@@ -10,9 +10,10 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import runs_option
+from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.records.record import Record
-from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
+from penstock.run.records.sweep import CellFigures, MissingRun, SweepFigures, SweptRun
 
 if TYPE_CHECKING:
     from penstock.sweep.grid import Sweep
@@ -58,6 +59,10 @@ class SweepResult(Record):
     runs: list[SweptRun]
     report: str
 
+    @property
+    def figures(self) -> SweepFigures:
+        return SweepFigures(self.baseline, self.cells, self.runs)
+
 
 @dataclass(frozen=True, slots=True)
 class CellPrice(Record):
@@ -92,18 +97,30 @@ def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
     folder = runs / settings.name
     jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs are complete early
     rows: list[SweptRun] = []
+
+    def write(failure: str = "") -> tuple[SweepFigures, Path]:
+        """What is known so far, with a reason for every run that has no figures."""
+        left = [(cell.name, seed) for cell, seed in jobs[len(rows) :]]
+        missing = [MissingRun(*run, "not run yet") for run in left]
+        if failure:
+            missing[0] = MissingRun(*left[0], f"failed: {failure}")
+        result = SweepFigures(loaded.baseline, compare(rows, loaded.baseline), rows, missing)
+        write_record(folder / "sweep.json", result)
+        return result, write_sweep_page(settings.name, result, len(jobs), folder / "sweep.html")
+
     for number, (cell, seed) in enumerate(jobs, 1):
         output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")
-        rows.append(train_and_measure(loaded, cell, seed, runs, registry))
-        cells = compare(rows, loaded.baseline)
-        write_record(folder / "sweep.json", SweepFigures(loaded.baseline, cells, rows))
-        summary = f"{len(rows)} of {len(jobs)} runs; baseline: {loaded.baseline}"
-        report = write_sweep_page(settings.name, cells, summary, folder / "sweep.html")
+        try:
+            rows.append(train_and_measure(loaded, cell, seed, runs, registry))
+        except ProblemError as error:
+            write(error.problems[0].what)
+            raise
+        result, report = write()
     return SweepResult(
         name=settings.name,
         baseline=loaded.baseline,
         seconds=round(sum(row.seconds for row in rows), 1),
-        cells=cells,
+        cells=result.cells,
         runs=rows,
         report=str(report),
     )
@@ -112,7 +129,7 @@ def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
 def _text(result: SweepResult) -> str:
     from penstock.sweep.compare import text
 
-    return f"{text(result.cells)}\n\n{result.seconds:,.0f} s of training\nreport: {result.report}"
+    return f"{text(result.figures)}\n\n{result.seconds:,.0f} s of training\nreport: {result.report}"
 
 
 def _price(loaded: Sweep, active: dict[str, int], runs: Path) -> SweepPrice:

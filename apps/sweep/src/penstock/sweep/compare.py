@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy.stats import t as student
 
 from penstock.cli import output
-from penstock.run.records.sweep import CellFigures, Difference, SweptRun
+from penstock.pages.formats import digits_for, size
+from penstock.run.records.sweep import CellFigures, Difference, SweepFigures, SweptRun
 
 CONFIDENCE = 0.95
+FEWEST_PAIRS = 3
+"""Fewest pairs with an interval: two differences that happen to be equal would have one of width 0."""
 COLUMNS = ("cell", "seeds", "bits/byte", "against", "verdict", "MaxVio", "worst", "dead", "us/token", "ps/FLOP")
 HELP = (
     "Bits per byte: mean over seeds; `against` is the mean difference from the baseline with the same seed and its "
-    f"{CONFIDENCE:.0%} confidence interval (Student's t over the paired differences). MaxVio, its worst layer and dead "
-    "experts are over all held-out tokens. us/token and ps/FLOP use the wall-clock time of training, with 6 FLOPs per "
-    "active parameter and token."
+    f"{CONFIDENCE:.0%} confidence interval (Student's t over n paired differences, n >= {FEWEST_PAIRS}). MaxVio, its "
+    "worst layer and dead experts are over all held-out tokens. us/token and ps/FLOP use the wall-clock time of "
+    "training, with 6 FLOPs per active parameter and token."
 )
 
 
@@ -28,13 +31,13 @@ def compare(rows: Sequence[SweptRun], baseline: str) -> list[CellFigures]:
     for row in rows:
         by_cell.setdefault(row.cell, {})[row.seed] = row
     against = by_cell.get(baseline, {})
-    return [
-        _cell(cell, list(runs.values()), None if cell == baseline else paired(_pairs(runs, against)))
-        for cell, runs in by_cell.items()
-    ]
+    return [_cell(cell, runs, None if cell == baseline else against) for cell, runs in by_cell.items()]
 
 
-def _cell(cell: str, runs: Sequence[SweptRun], difference: Difference | None) -> CellFigures:
+def _cell(cell: str, by_seed: Mapping[int, SweptRun], against: Mapping[int, SweptRun] | None) -> CellFigures:
+    """`against` holds the baseline's runs; None for the baseline itself."""
+    runs = list(by_seed.values())
+    difference = None if against is None else paired(_pairs(by_seed, against))
     seconds = sum(run.seconds for run in runs)
     return CellFigures(
         cell=cell,
@@ -47,12 +50,19 @@ def _cell(cell: str, runs: Sequence[SweptRun], difference: Difference | None) ->
         picoseconds_per_flop=1e12 * seconds / sum(run.flops for run in runs),
         active_parameters=runs[0].active_parameters,
         difference=difference,
+        verdict="baseline" if against is None else verdict(difference) if difference else _unpaired(by_seed, against),
     )
 
 
+def _unpaired(runs: Mapping[int, SweptRun], against: Mapping[int, SweptRun]) -> str:
+    """Why a cell has no difference to the baseline."""
+    return "other held-out text" if runs.keys() & against.keys() else "no pair yet"
+
+
 def _pairs(runs: Mapping[int, SweptRun], against: Mapping[int, SweptRun]) -> list[tuple[float, float]]:
-    """Bits per byte of both cells, for every seed that both have."""
-    return [(run.bits_per_byte, against[seed].bits_per_byte) for seed, run in runs.items() if seed in against]
+    """Bits per byte of both cells, for every seed with which both were measured on the same held-out text."""
+    both = [(run, against[seed]) for seed, run in runs.items() if seed in against]
+    return [(one.bits_per_byte, other.bits_per_byte) for one, other in both if one.text == other.text]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -62,8 +72,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
-    """Mean of the paired differences with the half width of its confidence interval, which needs at least two pairs;
-    None without pairs.
+    """Mean of the paired differences with the half width of its confidence interval, which needs `FEWEST_PAIRS`; None
+    without pairs.
 
     >>> found = paired([(1.1, 1.0), (1.2, 1.0), (1.3, 1.0)])
     >>> round(found.mean, 4), round(found.half_width, 4)
@@ -74,30 +84,58 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
         return None
     count = len(differences)
     half = None
-    if count > 1:
+    if count >= FEWEST_PAIRS:
         half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
-    return Difference(statistics.fmean(differences), half)
+    return Difference(statistics.fmean(differences), half, count)
 
 
-def verdict(difference: Difference | None) -> str:
-    """The conclusion that an interval allows.
+def verdict(difference: Difference) -> str:
+    """The conclusion that an interval allows, with the number of pairs.
 
-    >>> verdict(Difference(-0.02, 0.01)), verdict(Difference(-0.02, 0.03))
-    ('better', 'no difference shown')
+    >>> verdict(Difference(-0.02, 0.01, 3)), verdict(Difference(-0.02, 0.03, 3)), verdict(Difference(-0.02, None, 2))
+    ('better (n = 3)', 'no difference shown (n = 3)', 'too few seeds (n = 2)')
     """
-    if difference is None:
-        return "baseline"
-    mean, half = difference.mean, difference.half_width
+    mean, half, n = difference.mean, difference.half_width, f" (n = {difference.pairs})"
     if half is None:
-        return "one seed shows nothing"
+        return f"too few seeds{n}"
     if abs(mean) <= half:
-        return "no difference shown"
-    return "better" if mean < 0 else "worse"
+        return f"no difference shown{n}"
+    return ("better" if mean < 0 else "worse") + n
 
 
-def text(cells: Iterable[CellFigures]) -> str:
+def text(result: SweepFigures) -> str:
     """The table printed by the command."""
-    return output.table(COLUMNS, map(line, cells)) + f"\n\n{HELP}"
+    parts = [output.table(COLUMNS, [*map(line, result.cells), *missing_lines(result)]), HELP, basis(result.runs)]
+    return "\n\n".join(filter(None, parts))
+
+
+def basis(runs: Sequence[SweptRun]) -> str:
+    """What the figures were measured on: seeds, held-out text and machine."""
+    if not runs:
+        return ""
+    seeds = ", ".join(map(str, dict.fromkeys(run.seed for run in runs)))
+    texts = {run.text: run.text_bytes for run in runs if run.text is not None}
+    sizes = sorted({each for each in texts.values() if each is not None})
+    parts = [f"Seeds {seeds}"]
+    if sizes:
+        span = size(sizes[0]) if len(sizes) == 1 else f"{size(sizes[0])} to {size(sizes[-1])}"
+        parts.append(f"{span} of held-out text" + (f", {len(texts)} different texts" if len(texts) > 1 else ""))
+    machines = list(dict.fromkeys(run.machine for run in runs if run.machine))
+    if machines:
+        parts.append("trained on " + " and ".join(machines))
+    if len(machines) > 1:
+        parts.append("so times of cells do not compare")
+    return "; ".join(parts) + "."
+
+
+def missing_lines(result: SweepFigures) -> list[tuple[str, ...]]:
+    """A row for each cell without any figures, which says why."""
+    measured = {cell.cell for cell in result.cells}
+    whys: dict[str, str] = {}
+    for run in result.missing:
+        if run.cell not in measured:
+            whys.setdefault(run.cell, run.why)
+    return [(cell, "0", "-", "", why, *["-"] * (len(COLUMNS) - 5)) for cell, why in whys.items()]
 
 
 def line(cell: CellFigures) -> tuple[str, ...]:
@@ -105,9 +143,9 @@ def line(cell: CellFigures) -> tuple[str, ...]:
     return (
         cell.cell,
         str(cell.seeds),
-        f"{cell.bits_per_byte:.4f}",
+        f"{cell.bits_per_byte:.3f}",
         interval(cell.difference),
-        verdict(cell.difference),
+        cell.verdict,
         _figure(cell.max_violation),
         _figure(cell.max_violation_worst),
         "-" if cell.dead_experts is None else f"{cell.dead_experts:.1f}",
@@ -118,14 +156,17 @@ def line(cell: CellFigures) -> tuple[str, ...]:
 
 def interval(difference: Difference | None) -> str:
     """
-    >>> interval(Difference(-0.0213, 0.01)), interval(None)
-    ('-0.0213 \\xb1 0.0100', '')
+    >>> interval(Difference(-0.0213, 0.0104, 3)), interval(None)
+    ('-0.021 \\xb1 0.010', '')
     """
     if difference is None:
         return ""
     half = difference.half_width
-    return f"{difference.mean:+.4f}" + ("" if half is None else f" \xb1 {half:.4f}")
+    if half is None:
+        return f"{difference.mean:+.3f}"
+    digits = digits_for(half) if half else 4
+    return f"{difference.mean:+.{digits}f} \xb1 {half:.{digits}f}"
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.2f}"

@@ -31,7 +31,8 @@ class SweepConfig(Schema):
     axes: dict[str, dict[str, Settings]] = Field(min_length=1)
     """The axes to compare. Each axis maps the names of its values to their settings; the cells are all combinations."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
-    """Seeds; every cell is trained once with each, with the same data split, data order and initial random numbers."""
+    """Seeds; every cell is trained once with each. All runs have the same data split, and runs of one seed the same
+    data order and initial random numbers."""
     baseline: str | None = None
     """The cell that the others are compared with, such as "softmax, switch"; the first cell if empty."""
     flops_tolerance: float = Field(default=0.02, ge=0)

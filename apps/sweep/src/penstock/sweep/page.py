@@ -6,69 +6,128 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from penstock.pages import drawing
 from penstock.pages.card import Card
+from penstock.pages.lines import named_points
 from penstock.pages.page import write_page
-from penstock.run.records.sweep import CellFigures, Difference
-from penstock.sweep.compare import COLUMNS, CONFIDENCE, HELP, line
+from penstock.run.records.sweep import CellFigures, Difference, SweepFigures
+from penstock.sweep.compare import COLUMNS, CONFIDENCE, HELP, basis, line, missing_lines
 
 Cells = Sequence[CellFigures]
 TEMPLATE = Path(__file__).with_name("sweep.html.j2")
+ROW, FRAME = 44, 60
+"""Pixels of a cell's row in the forest plot, and of what surrounds the rows."""
 
 
-def write_sweep_page(name: str, cells: Cells, summary: str, out: Path) -> Path:
-    """Atomically writes the page to `out`."""
-    cards = [
-        Card(
-            "Difference from the baseline",
-            "held-out bits per byte, lower is better",
-            difference_chart(cells),
-            f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. An interval that contains 0 "
-            "shows no difference.",
-        )
-    ]
+def write_sweep_page(name: str, result: SweepFigures, wanted: int, out: Path) -> Path:
+    """Atomically writes the page to `out`; `wanted` is the number of runs of the whole grid."""
+    cells, missing = result.cells, missing_lines(result)
+    return write_page(
+        TEMPLATE,
+        out,
+        name=name,
+        summary=summary(result, wanted),
+        cards=cards_of(result),
+        columns=COLUMNS,
+        rows=[*map(line, cells), *missing],
+        caption=HELP,
+    )
+
+
+def summary(result: SweepFigures, wanted: int) -> str:
+    """How much of the grid is measured, and on what."""
+    parts = [f"{len(result.runs)} of {wanted} runs; baseline: {result.baseline}.", basis(result.runs)]
+    failed = [f"{run.cell} with seed {run.seed} {run.why}." for run in result.missing if run.why != "not run yet"]
+    return " ".join(filter(None, [*parts, *failed]))
+
+
+def cards_of(result: SweepFigures) -> list[Card]:
+    """The forest plot, and quality against balance if a cell has experts; none before the first run is measured."""
+    if not result.cells:
+        return []
+    cells, whys = result.cells, {name: why for name, _, _, _, why, *_ in missing_lines(result)}
+    caption = (
+        f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. An interval that contains 0 "
+    )
+    caption += "shows no difference."
+    if any(cell.difference and cell.difference.half_width is None for cell in cells):
+        caption += " A hollow point has too few seeds for an interval, and shows nothing."
+    chart = difference_chart(cells, whys)
+    cards = [Card("Difference from the baseline", "held-out bits per byte, lower is better", chart, caption)]
     if any(cell.max_violation is not None for cell in cells):
-        caption = "Each point is a cell, numbered as in the table. Further left is more even, lower is better."
-        cards.append(Card("Quality against balance", "bits per byte over MaxVio", balance_chart(cells), caption))
-    rows = [(f"{number}. {first}", *rest) for number, (first, *rest) in enumerate(map(line, cells), 1)]
-    return write_page(TEMPLATE, out, name=name, summary=summary, cards=cards, columns=COLUMNS, rows=rows, caption=HELP)
+        whole = [cell for cell in cells if cell.seeds == max(cell.seeds for cell in cells)]
+        text = f"Each point is a cell, a mean over {whole[0].seeds} seeds. Further left is more even, lower is better."
+        if len(whole) < len(cells):
+            text += " Cells with fewer seeds are left out, because seeds differ more than cells."
+        cards.append(Card("Quality against balance", "bits per byte over MaxVio", balance_chart(whole), text))
+    return cards
 
 
-def difference_chart(cells: Cells) -> drawing.Chart:
-    """A forest plot: one row per cell, the baseline at 0."""
+def difference_chart(cells: Cells, missing: dict[str, str]) -> drawing.Chart:
+    """A forest plot: one named row per cell, the baseline at 0. A cell without figures has the reason."""
+    rows = len(cells) + len(missing)
 
     def plot(axes: Axes, size: drawing.Size) -> None:
         axes.axvline(0, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         for row, cell in enumerate(cells):
-            difference = cell.difference or Difference(0.0, None)
-            color = drawing.SERIES[0] if cell.difference else drawing.MUTED
-            half = difference.half_width or 0.0
-            axes.errorbar(difference.mean, row, xerr=half, color=color, marker="o", markersize=6, capsize=4, zorder=5)
+            _row_name(axes, row, cell.cell if cell.difference else f"{cell.cell} ({cell.verdict})")
+            if cell.difference or cell.verdict == "baseline":
+                _point(axes, row, cell.difference)
+        for row, (name, why) in enumerate(missing.items(), len(cells)):
+            _row_name(axes, row, f"{name} ({why})")
         drawing.frame(axes, size, "bits per byte")
         axes.xaxis.set_major_locator(MaxNLocator(4 if size[0] < 400 else 6))
-        axes.yaxis.set_major_locator(FixedLocator(range(len(cells))))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda row, _: f"{row + 1:.0f}"))
-        axes.set_ylim(len(cells) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.set_ylim(rows - 0.5, -0.7)
         axes.margins(x=0.1)
 
-    return drawing.draw(plot, "sweep-differences", (), drawing.HALF)
+    height = FRAME + ROW * rows
+    wide, narrow = (drawing.HALF[0], max(drawing.HALF[1], height)), (drawing.NARROW[0], max(drawing.NARROW[1], height))
+    return drawing.draw(plot, "sweep-differences", (), wide, narrow)
+
+
+def _row_name(axes: Axes, row: int, text: str) -> None:
+    axes.annotate(
+        text,
+        (0, row - 0.24),
+        xycoords=("axes fraction", "data"),
+        xytext=(-drawing.LEFT, 0),
+        textcoords="offset points",
+        va="bottom",
+        color=drawing.INK,
+        fontsize=10.5,
+        annotation_clip=False,
+    )
+
+
+def _point(axes: Axes, row: int, difference: Difference | None) -> None:
+    """The mean with its interval; hollow without an interval, muted for the baseline."""
+    mean, half = (difference.mean, difference.half_width) if difference else (0.0, None)
+    color = drawing.SERIES[0] if difference else drawing.MUTED
+    fill = drawing.CARD if difference and half is None else color
+    axes.errorbar(
+        mean, row, xerr=half or 0.0, color=color, marker="o", markersize=7, capsize=4, zorder=5, markerfacecolor=fill
+    )
 
 
 def balance_chart(cells: Cells) -> drawing.Chart:
-    """Bits per byte over MaxVio, one numbered point per cell."""
+    """Bits per byte over MaxVio, one named point per cell."""
+    known = [(cell.cell, cell.max_violation, cell.bits_per_byte) for cell in cells if cell.max_violation is not None]
 
     def plot(axes: Axes, size: drawing.Size) -> None:
-        for number, cell in enumerate(cells, 1):
-            if cell.max_violation is None:
-                continue
-            at = (cell.max_violation, cell.bits_per_byte)
-            axes.plot(*at, color=drawing.SERIES[0], marker="o", markersize=6, zorder=5)
-            axes.annotate(str(number), at, (7, 4), textcoords="offset points", color=drawing.INK, fontweight="bold")
+        axes.plot(
+            [x for _, x, _ in known],
+            [y for *_, y in known],
+            color=drawing.SERIES[0],
+            linestyle="",
+            marker="o",
+            zorder=5,
+        )
         drawing.frame(axes, size, "MaxVio over all held-out tokens")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.margins(x=0.12, y=0.15)
+        named_points(axes, known)
 
     return drawing.draw(plot, "sweep-balance", (), drawing.HALF)

@@ -11,7 +11,7 @@ import torch
 
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
-from penstock.evaluate.evaluation import task_context
+from penstock.evaluate.evaluation import heldout_text, heldout_tokens, task_context
 from penstock.hooks.atomic import read_json
 from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
@@ -23,6 +23,7 @@ from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.run.records.evaluation import heldout_figure
+from penstock.run.records.origin import Environment
 from penstock.run.records.record import read_record, write_record
 from penstock.run.records.sweep import RunFigures, SweptRun
 from penstock.sweep.grid import Cell, Sweep
@@ -64,7 +65,7 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
         run = RunDirectory(Path(trained.run_dir))
     path = run.path / FIGURES
     figures = read_record(RunFigures, path)
-    if figures is None:
+    if figures is None or figures.text is None:
         figures = measure(restore(run.path, registry))
         write_record(path, figures)
     return SweptRun(**figures.to_json(), cell=cell.name, seed=seed, run=str(run.path))
@@ -73,17 +74,23 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
 def measure(restored: Restored) -> RunFigures:
     """The figures of a trained run that a sweep compares. All held-out text is read, once for the likelihood and once
     for the routing; seconds are those of training only."""
-    scored = run_task(Heldout(), restored.model, task_context(restored.config, restored.dataset))
+    heldout = heldout_tokens(restored.dataset)
+    context = task_context(restored.config, restored.tokenizer, heldout)
+    scored = run_task(Heldout(), restored.model, context)
     status = restored.run.status()
     assert status.tokens_seen is not None  # the run is finished
     assert status.seconds is not None
     active = active_parameters(restored.composition)
+    text = heldout_text(restored.tokenizer, heldout)
     figures = RunFigures(
         bits_per_byte=heldout_figure(scored.metrics) or math.nan,
         tokens=status.tokens_seen,
         seconds=status.seconds,
         active_parameters=active,
         flops=6 * active * status.tokens_seen,
+        text=text.sha256,
+        text_bytes=text.bytes,
+        machine=_machine(restored.run),
     )
     if not restored.model.routers:
         return figures
@@ -94,6 +101,15 @@ def measure(restored: Restored) -> RunFigures:
         max_violation_worst=max(layer.max_violation or 0.0 for layer in profile.layers),
         dead_experts=sum(layer.dead_experts or 0.0 for layer in profile.layers),
     )
+
+
+def _machine(run: RunDirectory) -> str | None:
+    """The processor and threads that trained the run, as recorded."""
+    found = read_record(Environment, run.path / "environment.json")
+    if found is None:
+        return None
+    threads = f"{found.threads} threads" if found.threads else ""
+    return ", ".join(filter(None, (found.processor or found.platform, threads))) or None
 
 
 def require_equal_flops(sweep: Sweep) -> dict[str, int]:

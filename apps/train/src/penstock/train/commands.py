@@ -10,9 +10,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument, runs_option
+from penstock.hooks.config import ConfigDocument
 from penstock.hooks.registry import Registry
+from penstock.run.checks import export_notes
 from penstock.run.config import RunConfig, load_run_config
-from penstock.run.plugin_lock import plugin_lock, require_importable
+from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.record import as_json
 from penstock.run.records.training import Trained
 
@@ -78,7 +80,7 @@ def train(
     """
     config, document = load_run_config(config_file, overrides, registry)
     if dry_run:
-        result = _plan(config)
+        result = _plan(config, document, runs)
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
     from penstock.train.training import train_run
@@ -110,30 +112,24 @@ def trained_text(trained: Trained) -> str:
     return "\n".join([*lines, f"run: {trained.run_dir}"])
 
 
-def _plan(config: RunConfig) -> dict[str, Any]:
-    """What a run would be, computed from the model on the meta device; reads no data."""
-    require_importable(config.data, config.model, config.train)
-    from penstock.train.compose import (
-        compose_model,
-        compose_optimizer,
-        parameter_summary,
-        pick_device,
-        planned_vocabulary,
-        size_table,
-    )
+def _plan(config: RunConfig, document: ConfigDocument, runs: Path) -> dict[str, Any]:
+    """What a run would be, computed from the model on the meta device; raises `ProblemError` with everything that would
+    stop the run."""
+    from penstock.train.checks import Planned, require
+    from penstock.train.compose import parameter_summary, pick_device, size_table
 
-    composition = compose_model(config, planned_vocabulary(config), "meta")
-    compose_optimizer(config, composition.model, composition.shared.roles())
-    config.train.objective.build()
+    planned = Planned(config, runs)
+    require(planned, document)
     per_step = config.train.batch_size * config.data.sequence_length
     return {
         "name": config.name,
         "device": str(pick_device(config.train.device)),
         "steps": math.ceil(config.train.tokens / per_step),
         "tokens_per_step": per_step,
-        "parameters": parameter_summary(composition).to_json(),
-        "sizes": as_json(size_table(composition)),
+        "parameters": parameter_summary(planned.composition).to_json(),
+        "sizes": as_json(size_table(planned.composition)),
         "components": plugin_lock(config),
+        "notes": export_notes(config),
     }
 
 
@@ -149,6 +145,7 @@ def _plan_text(plan: dict[str, Any]) -> str:
             output.table(("parameters", "count"), rows),
             output.table(("stored as", "size"), [(s["format"], output.human_bytes(s["bytes"])) for s in plan["sizes"]]),
             output.table(("kind", "component", "from"), components),
+            *plan["notes"],
             "nothing was written: this was a dry run",
         ]
     )

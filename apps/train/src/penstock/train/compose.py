@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from penstock.data_prep.dataset import TokenDataset
-from penstock.data_prep.prepare import Prepared, prepare
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
-from penstock.hooks.architecture import architecture_settings, layer_routers
+from penstock.hooks.architecture import architecture_settings, layer_routers, promised_positions
 from penstock.hooks.contracts import (
     BalanceLoss,
     Balancer,
@@ -24,11 +21,10 @@ from penstock.hooks.contracts import (
     SharedParameters,
     SharingPlan,
     StoragePlan,
-    TrainingData,
 )
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
-from penstock.run.config import RunConfig, digest
+from penstock.hooks.registry import Choice, names_of
+from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
 from penstock.sharing.plan import plan_of
@@ -40,28 +36,6 @@ from penstock.train.weights import (
     layouts_of,
     load_added_state,
 )
-
-
-def data_folder(root: Path, config: RunConfig) -> Path:
-    """Prepared data is shared by all runs with the same data settings."""
-    return root / "data" / f"{config.name}-{digest(config.data_settings())}"
-
-
-def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, int | None], None] | None) -> Prepared:
-    """Prepares the config's data, or finds it prepared."""
-    return prepare(
-        config.data.corpus.build(),
-        [choice.build() for choice in config.data.filters],
-        data_folder(root, config),
-        vocabulary_size=config.data.tokenizer.vocab_size,
-        sequence_length=config.data.sequence_length,
-        heldout_share=config.data.heldout_share,
-        seed=config.seed,
-        sample_bytes=config.data.tokenizer.sample_bytes,
-        tokenizer_file=config.data.tokenizer.file,
-        describe=config.data_settings(),
-        progress=progress,
-    )
 
 
 def planned_vocabulary(config: RunConfig) -> int:
@@ -120,10 +94,12 @@ def compose_model(
         make_router=lambda layer, **context: routers[layer].build(**context),
         quantizer=quantizer,
     )
+    _require_positions(model, config.data.sequence_length)
     storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
     shared = apply_sharing(model, [choice.build() for choice in settings.sharing], config.seed)
     check_formats(storage, shared.plan, roles)
-    losses = {c.entry.component.name: c.build() for c in settings.balance if c.entry.component.kind == "balance-loss"}
+    penalties = [choice for choice in settings.balance if choice.entry.component.kind == "balance-loss"]
+    losses = {name: choice.build() for name, choice in zip(names_of(penalties), penalties, strict=True)}
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)
@@ -134,6 +110,15 @@ def build_architecture(choice: Choice, device: torch.device | str, **context: An
     """The model on a device, built from its own settings and the context, which overrides them."""
     with torch.device(device), _named_as_problems():
         return architecture.build_architecture(choice, **context)
+
+
+def _require_positions(model: LanguageModel, length: int) -> None:
+    """The config was checked as far as it says; a type of transformers has a default that only its class knows."""
+    most = promised_positions(model.export_config())
+    if most is not None and length > most:
+        what = f"sequences have {length} tokens, but the model reads at most {most} positions"
+        fix = "shorten the sequences, or give the model more positions"
+        raise ProblemError(Problem("bad-value", what, "data.sequence_length", fix))
 
 
 def _compute_in_bf16(model: LanguageModel) -> None:
@@ -243,34 +228,3 @@ def _formats(storage: StoragePlan) -> str:
     if len(names) == 1:
         return next(iter(names.values()))
     return ", ".join(f"{name} ({', '.join(roles[key])})" for key, name in names.items())
-
-
-def training_data(config: RunConfig, dataset: TokenDataset) -> TrainingData:
-    """The data from which the config's objective makes its batches."""
-    tokenizer = dataset.tokenizer()
-    return TrainingData(
-        train=dataset.split("train"),
-        heldout=dataset.split("heldout"),
-        tokenizer=tokenizer,
-        end_of_text=tokenizer.end_of_text,
-        byte_lengths_V=tokenizer.byte_lengths(),
-        sequence_length=config.data.sequence_length,
-        batch_size=config.train.batch_size,
-        heldout_tokens=config.train.evaluate_tokens,
-        seed=config.seed,
-    )
-
-
-def open_dataset(root: Path, config: RunConfig, *, verify: bool) -> TokenDataset:
-    """The config's prepared data; raises `ProblemError` if it was never prepared."""
-    folder = data_folder(root, config)
-    if not folder.exists():
-        raise ProblemError(
-            Problem(
-                "missing-data",
-                "the data of this config is not prepared",
-                str(folder),
-                "run `penstock prepare CONFIG` first",
-            )
-        )
-    return TokenDataset.open(folder, verify=verify)

@@ -30,7 +30,8 @@ from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
-from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters, training_data
+from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
+from penstock.train.data import training_data
 from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
@@ -109,6 +110,7 @@ class Trainer:
             routings=engine.routings,
         )
         self.step = 0
+        self.tokens_seen = 0  # without padding
         self.elapsed = 0.0
         self.metrics: dict[str, float] = {}
         trackers, observers = (config.train.trackers, config.train.observers) if self.writes else ((), ())
@@ -121,10 +123,6 @@ class Trainer:
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._data |= objective.fingerprint()
         self._last_checkpoint: Checkpoint | None = None
-
-    @property
-    def tokens_seen(self) -> int:
-        return self.step * self.tokens_per_step
 
     def _trace_header(self) -> dict[str, Any]:
         """What a routing trace of this run says about its model and data."""
@@ -175,18 +173,19 @@ class Trainer:
             fix = "undo the change to the config, or start a new run"
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
         self.step, self.elapsed = state["step"], state["elapsed"]
+        self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._last_checkpoint = checkpoint
 
     def train(self) -> None:
         """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
         try:
             with (
-                Progress(self.steps, self.step, shown=self.writes) as progress,
+                Progress(self.steps, self.step, tokens=self.tokens_seen, shown=self.writes) as progress,
                 stop_requests(reported=self.writes) as asked,
             ):
                 while self.step < self.steps:
                     self.metrics = self._train_step()
-                    progress.advance(self.step, self.metrics, self.tokens_per_step)
+                    progress.advance(self.step, self.metrics, self.tokens_seen)
                     self._after_step(last=self.step == self.steps, stop=self.engine.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
             self._close()
@@ -234,8 +233,9 @@ class Trainer:
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
                 raise self._diverged("gradient", norm)
-            stepped = {"gradient_norm": norm, **self.engine.step(self.step / self.steps)}
+            stepped = {"gradient_norm": norm, **self.engine.step((self.step + 0.5) / self.steps)}
         self.step += 1
+        self.tokens_seen += tokens
         self.composition.shared.end_step(self.step / self.steps, self.engine.total)
         with watch("balance"):
             load, balance = self.balancing.finish(tokens_seen=self.tokens_seen)
@@ -245,7 +245,7 @@ class Trainer:
             "tokens": self.tokens_seen,
             **losses,
             **stepped,
-            "tokens_per_second": self.tokens_per_step / seconds,
+            "tokens_per_second": tokens / seconds,
             "elapsed": self.elapsed,
             **{f"seconds/{part}": value for part, value in watch.seconds.items()},
         }
@@ -258,7 +258,7 @@ class Trainer:
         return metrics
 
     def _batches(self) -> tuple[list[Batch], int, int]:
-        """This rank's micro-batches on its device, and the units and tokens of the step over all ranks."""
+        """This rank's micro-batches on its device, and the units and real tokens of the step over all ranks."""
         engine = self.engine
         batches = self.objective.batches(self.step, rank=engine.rank, ranks=engine.ranks, parts=self.parts)
         tokens = sum(_real_tokens(batch) for batch in batches)
@@ -289,7 +289,7 @@ class Trainer:
         nats, units = sum(loss for loss, _ in in_order), sum(batch.units for batch in batches)
         metrics = {"heldout/loss": nats / units, **_ratios([measured for _, measured in in_order])}
         text_bytes = [batch.text_bytes for batch in batches if batch.text_bytes is not None]
-        if len(text_bytes) == len(batches):
+        if len(text_bytes) == len(batches) and sum(text_bytes):  # special tokens alone are no text
             metrics["heldout/bits_per_byte"] = bits_per_byte([nats], sum(text_bytes))
         return metrics
 
@@ -321,7 +321,13 @@ class Trainer:
         self._require_finite()
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {"step": self.step, "elapsed": self.elapsed, "balancing": self.balancing.state(), "data": self._data}
+        state = {
+            "step": self.step,
+            "tokens": self.tokens_seen,
+            "elapsed": self.elapsed,
+            "balancing": self.balancing.state(),
+            "data": self._data,
+        }
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,
             self.step,

@@ -16,7 +16,7 @@ LINE_EVERY = 15.0  # seconds between lines without a terminal
 class Progress:
     """Shows step, loss, tokens per second and time left; nothing unless `shown`."""
 
-    def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
+    def __init__(self, steps: int, done: int, *, tokens: int = 0, shown: bool = True) -> None:
         self._steps, self._shown = steps, shown
         self._terminal = sys.stderr.isatty()
         self._bar = Bar(
@@ -30,7 +30,7 @@ class Progress:
         )
         self._task: TaskID = self._bar.add_task("", total=steps, completed=done)
         self._second = self._line = self._begun = time.monotonic()
-        self._first = done
+        self._first, self._first_tokens = done, tokens
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -40,9 +40,11 @@ class Progress:
         self._bar.stop()
 
     def advance(self, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        """Shows that this many steps and tokens of the run are done."""
         now = time.monotonic()
-        rate = (step - self._first) / max(now - self._begun, 1e-9)
-        text = f"loss {metrics['loss']:.3f}  {rate * tokens:,.0f} tokens/s"
+        seconds = max(now - self._begun, 1e-9)
+        rate = (step - self._first) / seconds
+        text = f"loss {metrics['loss']:.3f}  {(tokens - self._first_tokens) / seconds:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, description=text)
         if self._shown and not self._terminal and (now - self._line >= LINE_EVERY or step == self._steps):
             self._line = now

@@ -19,7 +19,7 @@ from penstock.hooks.config import OnResume, Schema, dump_config, parse_config
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run import messages
-from penstock.run.config import RESOLVED, RunConfig
+from penstock.run.config import RESOLVED, RunConfig, with_data_seed
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 
@@ -37,25 +37,16 @@ class Change:
         return f"{self.path}: was {self.before}, is {self.now}"
 
 
-# What a run did if its config predates the field.
-BEFORE_THERE_WAS = {
-    ("train", "engine"): {("train", "engine", "use"): "penstock-train:local"},
-    ("train", "objective"): {("train", "objective", "use"): "penstock-train:next-token"},
-}
-
-
 def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     """Every value in which `config` differs from the run's. A section that `config` leaves out counts for the settings
     that it marks, which then have their defaults; a section of an app that is not installed does not count. A setting
-    that the run's config lacks is newer than the run, which did what its default does."""
+    that the run's config lacks is newer than the run, which did what its default does, or what `_meant` says."""
     whole, held = config.model_dump(mode="json"), config.held()
     ours = {name: value for name, value in resolved_of(run).items() if name in whole}
     written = config.model_dump(mode="json", exclude_unset=True)
     before = _leaves(ours)
     now = _leaves({name: whole[name] if name in ours else written.get(name, whole[name]) for name in [*held, *ours]})
-    for field, meant in BEFORE_THERE_WAS.items():
-        if not any(path[: len(field)] == field for path in before):
-            before |= meant
+    before = _meant(before) | before
     found = [
         Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
         for path in sorted({*before, *now})
@@ -64,9 +55,19 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     return [change for change in found if change.rule is not OnResume.FREE or change.path.split(".")[0] in held]
 
 
+def _meant(before: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """What a run did if its config predates the setting, and the setting's default is something else."""
+    meant = {
+        ("train", "engine", "use"): "penstock-train:local",
+        ("train", "objective", "use"): "penstock-train:next-token",
+    }
+    split = {("train", "optimizer", "split_fused"): False}
+    return meant | (split if before.get(("train", "optimizer", "use")) == "penstock-optim-muon:muon" else {})
+
+
 def resolved_of(run: RunDirectory) -> dict[str, Any]:
     """Every value of the run's config."""
-    return parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value
+    return with_data_seed(parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value)
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

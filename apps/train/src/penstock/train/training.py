@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import failed
@@ -16,20 +17,17 @@ from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
-from penstock.run.plugin_lock import require_importable
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
+from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
     compose_model,
     compose_optimizer,
-    open_dataset,
     parameter_summary,
-    planned_vocabulary,
-    prepare_data,
     size_table,
-    training_data,
 )
+from penstock.train.data import find_data, prepare_data, record_data, training_data
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.numerics import record_numerics
@@ -77,20 +75,31 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    require_importable(config.data, config.model, config.train)
-    _require_buildable(config)
+    require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
         assert run is not None  # rank 0's
-        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext():
+        recorded = _failed_start_recorded(run) if first else nullcontext()
+        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext(), recorded:
             resumption = found and check_resume(
                 found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
             )
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+@contextmanager
+def _failed_start_recorded(run: RunDirectory) -> Iterator[None]:
+    """A run that fails before its first step says so in its status, instead of being "created" for ever."""
+    try:
+        yield
+    except Exception as error:
+        if run.status().state == "created":
+            run.write_status(Status(state="failed", message=str(error)))
+        raise
 
 
 @contextmanager
@@ -117,13 +126,13 @@ def _train(
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
-    prepared = engine.share(prepare_run(config, runs) if first else {})
+    prepared = engine.share(_prepared(config, run, runs, resumption) if first else {})
     if first and not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
 
     begun = time.perf_counter()
     keep_freed_memory()
-    trainer = _trainer(config, run, runs, engine)
+    trainer = _trainer(config, run, Path(prepared["data"]), engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; steps lost to a kill are not counted twice
     if first:
@@ -142,10 +151,16 @@ def _train(
     return _trained(trainer)
 
 
-def _trainer(config: RunConfig, run: RunDirectory, runs: Path, engine: Engine) -> Trainer:
+def _prepared(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
+    """The data of a new run; that of a resumed one is what it was trained on, even if the corpus has changed since."""
+    found = find_data(run, runs) if resumption is not None else None
+    return prepare_run(config, runs) if found is None else {"data": str(found), "reused": True, "seconds": 0.0}
+
+
+def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -> Trainer:
     """Assembles everything that trains; raises `ProblemError` if ranks differ in it."""
     first = engine.rank == 0
-    dataset = open_dataset(runs, config, verify=first)
+    dataset = TokenDataset.open(data, verify=first)
     composition = compose_model(
         config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
     )
@@ -179,6 +194,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
         ranks=trainer.engine.ranks,
     )
     run.write_status(status)
+    record_data(run, trainer.dataset)
     write_record(run.path / "sizes.json", size_table(composition))
 
 
@@ -198,10 +214,3 @@ def _trained(trainer: Trainer) -> Trained:
         parameters=parameter_summary(trainer.composition),
         learnt=learnt or None,
     )
-
-
-def _require_buildable(config: RunConfig) -> None:
-    """Builds the model on the meta device, and the objective without data, so that errors that only the built objects
-    can find are raised before any work."""
-    compose_model(config, planned_vocabulary(config), "meta")
-    config.train.objective.build()

@@ -21,7 +21,9 @@ import xxhash
 from penstock.data_prep.atomic import building, locked
 from penstock.data_prep.dataset import damage, read_manifest
 from penstock.data_prep.shards import (
+    HASH_RULE,
     MANIFEST,
+    TAIL_RULE,
     CorpusRecord,
     FileRecord,
     HeldoutRule,
@@ -87,7 +89,8 @@ def prepare(
 
     `describe` records the origin (JSON). A folder is reused if its `describe` and arguments are equal and the corpus
     detects no change of its input. `sequence_length` only has to fit into each split. `heldout_share` of the documents
-    go to the split "heldout", chosen by a hash of text and `seed`; 0 leaves the split out. `sample_bytes` of the
+    go to the split "heldout", chosen by a hash of text and `seed`, or of a single document the end; 0 leaves the split
+    out. `sample_bytes` of the
     training split train the tokenizer, by default 1024 per token of the vocabulary: on Python source a tokenizer of
     4,096 tokens then compresses within 1 % of one trained on all 11.5 MB. `tokenizer_file` is an existing tokenizer to
     use instead: a `tokenizer.json`, a folder that contains one, or a llama2.c `.bin`; the vocabulary is then that of
@@ -172,7 +175,7 @@ def _existing(folder: Path, settings: Mapping[str, Any], corpus: Corpus) -> Mani
         raise ProblemError(Problem("folder-in-use", what, str(folder), "choose another folder"))
     manifest, _ = read_manifest(folder)
     changed = _differences(manifest.settings, settings)
-    fingerprint = _fingerprint(corpus)
+    fingerprint = fingerprint_of(corpus)
     if fingerprint is not None and fingerprint != manifest.corpus.fingerprint:
         changed.append("the input files or their version changed")
     if changed:
@@ -196,7 +199,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     return changes
 
 
-def _fingerprint(corpus: Corpus) -> dict[str, Any] | None:
+def fingerprint_of(corpus: Corpus) -> dict[str, Any] | None:
     """The corpus's fingerprint, or None if it has none or its input is gone: tokens outlive the text they encode."""
     try:
         return json.loads(json.dumps(corpus.fingerprint())) if isinstance(corpus, Fingerprinted) else None
@@ -216,9 +219,10 @@ class _Builder:
         self._existing = tokenizer
         self._progress = progress
         self._files: dict[str, FileRecord] = {}
+        self._with_text = 0  # documents
 
     def build(self, corpus: Corpus, filters: Sequence[DocumentFilter], sequence_length: int) -> Manifest:
-        fingerprint = _fingerprint(corpus)
+        fingerprint = fingerprint_of(corpus)
         counters = [_Counter(type(stage).__name__) for stage in (corpus, *filters)]
         spools = self._read(_pipeline(corpus, filters, counters), counters)
         contents = self._train(spools["train"]) if self._existing is None else tokenizer_files(self._existing)
@@ -232,13 +236,17 @@ class _Builder:
             vocabulary_size=tokenizer.vocabulary_size,
             tokenizer_sha256=tokenizer.hash,
             splits=splits,
-            heldout=HeldoutRule(share=self._settings["heldout_share"], seed=self._settings["seed"]),
+            heldout=HeldoutRule(
+                rule=TAIL_RULE if self._settings["heldout_share"] and self._with_text == 1 else HASH_RULE,
+                share=self._settings["heldout_share"],
+                seed=self._settings["seed"],
+            ),
             corpus=CorpusRecord(
                 name=read.name,
                 documents=read.documents,
                 bytes=read.bytes,
                 skipped=getattr(corpus, "skipped", 0),
-                empty=counters[-1].documents - sum(spool.documents for spool in spools.values()),
+                empty=counters[-1].documents - self._with_text,
                 fingerprint=fingerprint,
             ),
             filters=tuple(before.stage(after) for before, after in pairwise(counters)),
@@ -264,7 +272,21 @@ class _Builder:
             spool.flush()
         self._progress("read", counters[0].bytes, counters[0].bytes)
         _require_documents(spools.values(), counters)
+        self._with_text = sum(spool.documents for spool in spools.values())
+        if share and self._with_text == 1:
+            self._hold_out_tail(spools, share)
         return spools
+
+    def _hold_out_tail(self, spools: dict[str, Spool], share: float) -> None:
+        """Cuts the only document in two, because whole documents cannot be held out."""
+        (document,) = (data for spool in spools.values() for data in spool)
+        cut = tail_start(document, share)
+        for name, part in (("train", document[:cut]), ("heldout", document[cut:])):
+            spools[name].remove()
+            spools[name] = Spool(self._folder / f"{name}.spool")
+            if part:
+                spools[name].append(part)
+            spools[name].flush()
 
     def _train(self, spool: Spool) -> dict[str, bytes]:
         sample = self._settings["sample_bytes"]
@@ -301,6 +323,19 @@ class _Builder:
 def held_out(data: bytes, share: float, seed: int) -> bool:
     """Whether a document belongs to the held-out split: `share` of all texts do, whatever else is in the corpus."""
     return xxhash.xxh3_64_intdigest(data, seed % 2**64) < share * 2**64
+
+
+def tail_start(data: bytes, share: float) -> int:
+    """Where the last `share` of a document begins: at the nearest start of a line, if that leaves between half and
+    twice the share, else between two characters."""
+    at = round(len(data) * (1 - share))
+    lines = (data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at) + 1 or len(data))
+    nearest = min(lines, key=lambda start: abs(start - at))
+    if 0 < nearest < len(data) and 0.5 <= (len(data) - nearest) / max(1, len(data) - at) <= 2:
+        return nearest
+    while at < len(data) and data[at] & 0xC0 == 0x80:  # inside a character
+        at += 1
+    return at
 
 
 def _pipeline(corpus: Corpus, filters: Sequence[DocumentFilter], counters: Sequence[_Counter]) -> Iterator[Document]:
@@ -399,7 +434,7 @@ def _require_sequences(splits: Mapping[str, SplitRecord], documents: int, sequen
             f"split '{name}' has {split.tokens} tokens in {split.documents} of {documents} documents; one sequence and "
             f"its target need {sequence_length + 1}",
             "data",
-            _remedy(name),
+            _remedy(name, documents),
         )
         for name, split in splits.items()
         if split.tokens <= sequence_length
@@ -408,9 +443,11 @@ def _require_sequences(splits: Mapping[str, SplitRecord], documents: int, sequen
         raise ProblemError(problems)
 
 
-def _remedy(split: str) -> str:
+def _remedy(split: str, documents: int) -> str:
     if split == "train":
         return "shorten sequence_length or add text"
+    if documents == 1:
+        return "shorten sequence_length, raise heldout_share, or add text"
     return (
         "shorten sequence_length, raise heldout_share, or cut the text into more documents (whole documents are held "
         "out; `separator` of the corpus `text` splits files)"

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
+from tokenizers.decoders import DecodeStream
 
 from penstock.hooks.problems import Problem, ProblemError
 
 Integers = NDArray[np.int64]
+
+_CONTEXT = 8  # tokens before a text that decide how its first token is decoded; one is enough for a leading space
 
 
 class PublishedTokenizer:
@@ -42,6 +46,21 @@ class PublishedTokenizer:
         folder = Path(model).expanduser()
         return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
 
+    def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
+        """The tokens of a prompt. With `spelled`, as for a text made by a chat template, text that spells a special
+        token is that token, and the tokenizer puts none of its own around it."""
+        if not spelled:
+            return self._tokenizer.encode(text).ids
+        self._tokenizer.encode_special_tokens = False
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        finally:
+            self._tokenizer.encode_special_tokens = True
+
+    def stream(self, context: Sequence[int]) -> TextStream:
+        """Decodes the tokens that follow `context` one by one."""
+        return TextStream(self._tokenizer, context)
+
     def encode(self, text: str) -> tuple[Integers, Integers]:
         """The tokens [N] of a text, and the UTF-8 bytes [N] that each adds to those before it.
 
@@ -56,6 +75,34 @@ class PublishedTokenizer:
         if len(upto_N):
             upto_N[-1] = upto_C[-1]
         return token_N, np.diff(upto_N, prepend=0)
+
+
+class TextStream:
+    """The text of tokens as they come: whole characters only, and no special tokens.
+
+    The pieces, joined, are what decoding all tokens at once gives: the bytes of one character may lie in several
+    tokens, and whether a token begins with a space may depend on the token before it.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, context: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._token_N = list(context[-_CONTEXT:])
+        if tokenizer.decode(self._token_N).endswith("\ufffd"):  # the stream would wait for the rest of a character
+            self._token_N = []
+        self._before = len(tokenizer.decode(self._token_N))
+        self._shown = 0
+        self._stream = DecodeStream(ids=list(self._token_N), skip_special_tokens=True)
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this token."""
+        self._token_N.append(token)
+        piece = self._stream.step(self._tokenizer, token) or ""
+        self._shown += len(piece)
+        return piece
+
+    def finish(self) -> str:
+        """What is left: bytes that no token completed to a character, as U+FFFD."""
+        return self._tokenizer.decode(self._token_N)[self._before + self._shown :]
 
 
 def _of_folder(folder: Path) -> tokenizers.Tokenizer:

@@ -93,10 +93,17 @@ class CorpusRecord(Schema):
     fingerprint: dict[str, Any] | None
 
 
-class HeldoutRule(Schema):
-    """Which documents are held out: a pure function of the text, so a document never changes sides."""
+HashRule = Literal["xxh3_64(utf-8 text, seed) < share * 2**64"]
+TailRule = Literal["the last share of the only document"]
+HASH_RULE: HashRule = "xxh3_64(utf-8 text, seed) < share * 2**64"
+TAIL_RULE: TailRule = "the last share of the only document"
 
-    rule: Literal["xxh3_64(utf-8 text, seed) < share * 2**64"] = "xxh3_64(utf-8 text, seed) < share * 2**64"
+
+class HeldoutRule(Schema):
+    """Which text is held out: documents by a pure function of their text, so that none ever changes sides, or the end
+    of a document that is the only one."""
+
+    rule: HashRule | TailRule = HASH_RULE
     share: float
     seed: int
 

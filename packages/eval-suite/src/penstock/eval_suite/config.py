@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ class HeldoutConfig(Schema):
     """Score only this many tokens from the start; null means all. A limit becomes part of the metric's name."""
 
 
+WIKITEXT2_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7dd08"
+"""SHA-256 of `wiki.test.raw` in wikitext-2-raw-v1.zip, which the rows of Salesforce/wikitext give too."""
+
+
 class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
@@ -31,12 +36,36 @@ class WikiText2Config(Schema):
     max_bytes: int | None = Field(default=None, gt=1)
     """Score only this many bytes from the start, cut at a line; null means all 1,290,590. A limit becomes part of the
     metric's name."""
+    sha256: str = Field(default=WIKITEXT2_SHA256, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the whole text, before any cut. The figures of another text than WikiText-2's have the beginning of
+    its hash in their names."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
         lines = (f" The mill ground {number} sacks of corn in the year {1800 + number} . \n" for number in range(40))
-        (folder / "wiki.test.raw").write_text("".join(lines), encoding="utf-8")
-        return {"path": str(folder / "wiki.test.raw")}
+        text = "".join(lines)
+        (folder / "wiki.test.raw").write_text(text, encoding="utf-8")
+        return {"path": str(folder / "wiki.test.raw"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+class TextConfig(Schema):
+    """`text`: any text."""
+
+    paths: tuple[Path, ...] = Field(min_length=1)
+    """Files, plain, .xz or .gz, and folders, whose files are all read. Each file is a document, or each line of a
+    .jsonl file."""
+    column: str = "text"
+    """The key of the text in each line of a .jsonl file."""
+    separator: str | None = Field(default=None, min_length=1)
+    """Splits a file into documents, for example `<|endoftext|>`; newlines around it are dropped."""
+    stride: int | None = Field(default=None, gt=0)
+    """Tokens between the starts of windows; null means disjoint windows."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        text = "".join(f"Day {day}: the gate is {'open' if day % 3 else 'shut'}.\n\n" for day in range(12))
+        (folder / "days.txt").write_text(text, encoding="utf-8")
+        return {"paths": [str(folder / "days.txt")], "separator": "\n\n"}
 
 
 class LambadaConfig(Schema):

@@ -33,7 +33,7 @@ class Lambada:
         """Raises `ProblemError` for a missing file or column, and for a passage of one word."""
         refuse_shots(context, "lambada")
         for number, (where, text) in enumerate(self._passages(context)):
-            passage, space, word = text.rpartition(" ")
+            passage, space, word = text.rstrip("\r\n").rpartition(" ")  # a copy of a row may end its line
             if not space or not word:
                 what = "the passage does not end with a space and a word to predict"
                 raise ProblemError(Problem("invalid-field", what, where, "remove the row"))

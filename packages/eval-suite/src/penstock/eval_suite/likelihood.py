@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.contracts import BatchDependentRouter, LanguageModel, PartlyFrozen
 
 Progress = Callable[[int, int], None]
 
@@ -78,7 +78,8 @@ def token_nll(
 
     Runs in evaluation mode without gradients and restores the model's mode. `progress(done, total)` is called after
     each batch with numbers of predictions. Batches do not change the result beyond rounding: windows never see each
-    other, and short ones are padded on the right, which a causal model never sees.
+    other, and short ones are padded on the right, which a causal model never sees. A model whose routers depend on the
+    batch (`depends_on_batch`) reads one window at a time.
 
     Raises ValueError for fewer than two tokens, for ids outside the vocabulary and for an impossible stride.
     """
@@ -110,8 +111,10 @@ def window_nll(
     """One batch: for each row of tokens, the negative log-likelihood of `row[1 + scored:]` given all tokens before.
 
     The model is in evaluation mode. Rows may have unequal lengths: short ones are padded on the right, which a causal
-    model never sees.
+    model never sees; or rows are read one at a time, where they would compete for experts.
     """
+    if len(token_rows) > 1 and depends_on_batch(model):
+        return [window_nll(model, [row], [first])[0] for row, first in zip(token_rows, scored, strict=True)]
     lengths = [len(row) - 1 for row in token_rows]
     token_BS = np.zeros((len(token_rows), max(lengths)), dtype=np.int64)
     target_BS = np.zeros_like(token_BS)
@@ -124,6 +127,14 @@ def window_nll(
     output = model.next_token_loss(*(torch.from_numpy(array).to(device) for array in (token_BS, target_BS, mask_BS)))
     nll_BS = output.nll_BS.double().cpu().numpy()
     return [nll_BS[number, first:length] for number, (first, length) in enumerate(zip(scored, lengths, strict=True))]
+
+
+def depends_on_batch(model: LanguageModel) -> bool:
+    """Whether a router of the model, or of its frozen base, may choose other experts for a token among other tokens."""
+    routers = getattr(model, "routers", {}).values()  # of a model that only predicts, there are none to ask
+    if any(isinstance(router, BatchDependentRouter) and router.depends_on_batch for router in routers):
+        return True
+    return isinstance(model, PartlyFrozen) and depends_on_batch(model.base)
 
 
 def device_of(model: LanguageModel) -> torch.device:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.eval_suite.likelihood import device_of, window_nll
+from penstock.eval_suite.likelihood import depends_on_batch, device_of, window_nll
 from penstock.eval_suite.rows import Output, Row
 from penstock.hooks.contracts import (
     Generate,
@@ -30,14 +30,17 @@ HEAD_ROWS = 1024
 
 def compute(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     """The output of each row. All rows have the same kind, and prompts the same length. The model is in evaluation
-    mode. Raises `ProblemError` if a token is not in the model's vocabulary."""
+    mode. If its routers depend on the batch, it reads one row at a time. Raises `ProblemError` if a token is not in the
+    model's vocabulary."""
     largest = max(int(row.token_S.max()) for row in rows)
     smallest = min(int(row.token_S.min()) for row in rows)
     if smallest < 0 or largest >= model.vocabulary_size:
         token = smallest if smallest < 0 else largest
         what = f"token {token} is outside the model's vocabulary of {model.vocabulary_size}"
         raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
-    return _COMPUTE[rows[0].kind](model, rows, tokenizer)
+    together = 1 if depends_on_batch(model) else len(rows)
+    batches = (rows[start : start + together] for start in range(0, len(rows), together))
+    return [output for batch in batches for output in _COMPUTE[batch[0].kind](model, batch, tokenizer)]
 
 
 def _windows(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:

@@ -19,6 +19,15 @@ def tasks() -> list[Component]:
         ),
         Component(
             kind="task",
+            name="text",
+            target="penstock.eval_suite.text:Text",
+            config="penstock.eval_suite.config:TextConfig",
+            summary="Bits per byte of any files, by document.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+        ),
+        Component(
+            kind="task",
             name="wikitext2",
             target="penstock.eval_suite.tasks:WikiText2",
             config="penstock.eval_suite.config:WikiText2Config",

@@ -2,7 +2,7 @@
 
 A row is one line of a batch: a window of a stream, a context with its continuation, or a prompt. A request may need
 several rows, and rows of different requests are computed together. The output of a row depends only on the model and
-the row, so it can be stored under the row's hash.
+the row, so it can be stored under the row's hash: a model whose routers depend on the batch reads one row at a time.
 
 Shape suffixes: S tokens of a row, N tokens of a stream.
 """

@@ -63,6 +63,11 @@ def texts_of(rows: Iterable[tuple[str, Mapping[str, Any]]], column: str) -> Iter
         if not isinstance(text, str):
             what = f"column '{column}' is {type(text).__name__}, not a string"
             raise ProblemError(Problem("invalid-field", what, where))
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON escapes can spell half of a surrogate pair, UTF-8 cannot
+            what = f"column '{column}' has half of a surrogate pair at character {error.start}"
+            raise ProblemError(Problem("invalid-field", what, where, "rewrite the line from valid Unicode")) from None
         yield where, text
 
 

@@ -9,6 +9,7 @@ Shape suffixes: N tokens of a stream, K samples, which are its documents or wind
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.eval_suite.config import WIKITEXT2_SHA256
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.metrics import (
     bits_per_byte,
@@ -53,13 +55,13 @@ class Heldout:
         """Raises `ProblemError` if the run has no held-out tokens."""
         refuse_shots(context, "heldout")
         refuse_limit(context, "heldout", "max_tokens")
-        _require_stride(self.stride, context)
+        require_stride(self.stride, context)
         if context.heldout is None or len(context.heldout) < 2:
             raise ProblemError(
                 Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "set a held-out share")
             )
         token_N = np.asarray(context.heldout)[: self.max_tokens]
-        yield Item("heldout", _Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]]))
+        yield Item("heldout", Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]]))
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
         return [Rolling(item.document.token_N, context.sequence_length, self.stride)]
@@ -73,33 +75,42 @@ class Heldout:
         convention = cut + window_convention(context.sequence_length, self.stride)
         return TaskResult(
             {
-                f"heldout.bits_per_byte@{convention}": _bits_per_byte(scores),
+                f"heldout.bits_per_byte@{convention}": stream_bits_per_byte(scores),
                 f"heldout.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
-            _details(scores),
+            details_of(scores),
         )
 
 
 class WikiText2:
     """Bits per raw byte, word perplexity and token perplexity on the test split of WikiText-2."""
 
-    def __init__(self, path: str | Path | None = None, stride: int | None = None, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        stride: int | None = None,
+        max_bytes: int | None = None,
+        sha256: str = WIKITEXT2_SHA256,
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.stride = stride
         self.max_bytes = max_bytes
+        self.sha256 = sha256
 
     def items(self, context: TaskContext) -> Iterator[Item]:
-        """Raises `ProblemError` if there is no text or the tokenizer does not keep every byte of it."""
+        """Raises `ProblemError` if there is no text, if it is another text than `sha256` says, and if the tokenizer
+        does not keep every byte of it."""
         refuse_shots(context, "wikitext2")
         refuse_limit(context, "wikitext2", "max_bytes")
-        _require_stride(self.stride, context)
+        require_stride(self.stride, context)
         path = local_file(self.path, context, "wikitext2/wiki.test.raw")
         whole = _from_hub() if path is None else read_text(path)
+        _require_hash(whole, self.sha256, WIKITEXT2_REPOSITORY if path is None else str(path))
         text = whole if self.max_bytes is None else _first_lines(whole, self.max_bytes)
         token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
-        _check_lossless(context.tokenizer, token_N, text)
+        check_lossless(context.tokenizer, token_N, text)
         cut_at = len(text.encode()) if len(text) < len(whole) else 0
-        stream = _Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]], count_words(text), cut_at)
+        stream = Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]], count_words(text), cut_at)
         yield Item("wiki.test.raw", stream)
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
@@ -111,19 +122,20 @@ class WikiText2:
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         cut_at = int(scores["cut_at"][0])
         cut = f"first-{cut_at}-bytes-" if cut_at else ""
-        convention = f"raw-{cut}{window_convention(context.sequence_length, self.stride)}"
+        other = "" if self.sha256 == WIKITEXT2_SHA256 else f"{self.sha256[:8]}-"
+        convention = f"raw-{other}{cut}{window_convention(context.sequence_length, self.stride)}"
         return TaskResult(
             {
-                f"wikitext2.bits_per_byte@{convention}": _bits_per_byte(scores),
+                f"wikitext2.bits_per_byte@{convention}": stream_bits_per_byte(scores),
                 f"wikitext2.word_perplexity@{convention}": _perplexity(scores, "words"),
                 f"wikitext2.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
-            {**_details(scores), "words": round(float(scores["words"].sum()))},
+            {**details_of(scores), "words": round(float(scores["words"].sum()))},
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Stream:
+class Stream:
     """Tokens [N], and the bytes [N - 1] of all but the first token, which is context only and does not count.
 
     `words` are those of the whole text. `cut_at` is its number of bytes if it is the beginning of a longer text, and 0
@@ -154,7 +166,7 @@ class _Stream:
         return [dict(zip(columns, values, strict=True)) | same for values in zip(*columns.values(), strict=True)]
 
 
-def _bits_per_byte(scores: Mapping[str, Array]) -> float:
+def stream_bits_per_byte(scores: Mapping[str, Array]) -> float:
     byte_count = int(scores["bytes"].sum())
     return bits_per_byte(scores["nll"], byte_count) if byte_count else math.inf  # resampled documents may be empty
 
@@ -163,7 +175,7 @@ def _perplexity(scores: Mapping[str, Array], unit: str) -> float:
     return perplexity(scores["nll"], float(scores[unit].sum()))
 
 
-def _details(scores: Mapping[str, Array]) -> dict[str, Any]:
+def details_of(scores: Mapping[str, Array]) -> dict[str, Any]:
     """`standard_error` is that of bits per byte over the samples."""
     nll_K, byte_K = scores["nll"], scores["bytes"]
     return {
@@ -174,17 +186,27 @@ def _details(scores: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-def _require_stride(stride: int | None, context: TaskContext) -> None:
+def require_stride(stride: int | None, context: TaskContext) -> None:
+    """Raises `ProblemError` for a stride that leaves tokens between windows unscored."""
     if stride is not None and stride > context.sequence_length:
         what = f"a stride of {stride} is longer than the sequence length {context.sequence_length}"
         raise ProblemError(Problem("bad-value", what, "stride", "tokens between two windows would never be scored"))
 
 
-def _check_lossless(tokenizer: Tokenizer, tokens: NDArray[np.int64], text: str) -> None:
+def check_lossless(tokenizer: Tokenizer, tokens: NDArray[np.int64], text: str) -> None:
+    """Raises `ProblemError` if the tokens do not hold every byte of the text."""
     kept, given = int(tokenizer.byte_lengths()[tokens].sum()), len(text.encode())
     if kept != given:
         what = f"the tokens contain {kept} bytes of a text of {given}, so bits per byte would be wrong"
         raise ProblemError(Problem("lossy-tokenizer", what, "tokenizer", "use a byte-level tokenizer"))
+
+
+def _require_hash(text: str, expected: str, where: str) -> None:
+    found = hashlib.sha256(text.encode()).hexdigest()
+    if found != expected:
+        what = f"not the test split of WikiText-2: the SHA-256 of the text is {found[:12]}..., not {expected[:12]}..."
+        fix = "take wiki.test.raw of wikitext-2-raw-v1; the task `text` scores any text"
+        raise ProblemError(Problem("wrong-text", what, where, fix))
 
 
 def _from_hub() -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Self, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.first_contract import reading_tokens
@@ -26,6 +26,9 @@ BalanceChoice: TypeAlias = Annotated[Choice, OfKind("balance-loss", "balancer")]
 SharingChoice: TypeAlias = Annotated[Choice, OfKind("sharing")]
 QuantizerChoice: TypeAlias = Annotated[Choice, OfKind("quantizer")]
 
+
+# Tensor libraries fail with an overflow, not with a name, where sizes exceed 64 bits.
+LARGEST_SIZE = 2**31 - 1
 
 SITES = "weight-sites"  # the capability of an architecture whose models are `Sited`
 
@@ -77,13 +80,11 @@ class StorageSettings(Schema):
             raise ValueError(f"'{name}' does not serve the role {' and '.join(refused)}; it serves {', '.join(served)}")
         return choice
 
-    @model_validator(mode="after")
-    def _names_each_role_once(self) -> Self:
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.weights and (self.matrix or self.expert):
-            raise ValueError("`weights` stands for matrix and expert: name those two, or `weights` alone")
+            yield ("weights",), "`weights` stands for matrix and expert: name those two, or `weights` alone"
         if not self.by_role():
-            raise ValueError("no role has a quantizer: name one, or write `quantizer: null`")
-        return self
+            yield (), "no role has a quantizer: name one, or write `quantizer: null`"
 
 
 def _form_of_storage(value: object) -> str:
@@ -121,7 +122,7 @@ class ArchitectureSettings(Schema):
     `matrix`, `expert` (both: `weights`), `embedding` and `head`. Null trains plain weights."""
     overrides: list[LayerOverride] = []
     """Other components for some layers; a layer may be claimed once."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null takes the tokenizer's."""
     eos_token_id: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] | None = None
     """The token or tokens that end a text; null takes the tokenizer's."""
@@ -135,6 +136,50 @@ class ArchitectureSettings(Schema):
     def max_positions(self) -> int | None:
         """The longest sequence that the model can read or is promised to; None: no limit is known."""
         return None
+
+    def misfits_in(self, dtype: str, device: str) -> Iterator[tuple[str, str]]:
+        """Settings with which the model cannot compute in a dtype (fp32 or bf16) on a device, as in `train`: for each
+        the field, and what is wrong."""
+        yield from ()
+
+    def export_obstacles(self) -> list[Problem]:
+        """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
+        stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
+        return []
+
+
+# Names of the longest sequence in a config.json; the type of model decides which one it has.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def promised_positions(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a config.json promises, or None if it promises none.
+
+    >>> promised_positions({"n_positions": 1024})
+    1024
+    """
+    return next((config[name] for name in POSITIONS if isinstance(config.get(name), int)), None)
+
+
+class RouterSettings(Schema):
+    """Base of the config schemas of routers that know which layers they fit."""
+
+    def misfits_among(self, experts: int) -> Iterator[tuple[str, str]]:
+        """Settings that do not fit a layer of so many experts: for each the field, and what is wrong."""
+        yield from ()
+
+
+def router_misfits(settings: ArchitectureSettings, experts: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What does not fit layers of so many experts in the routers of an architecture's settings, as `Schema.misfits`."""
+    routers: dict[tuple[str | int, ...], Choice | None] = {("router",): settings.router}
+    routers |= {("overrides", at, "router"): override.router for at, override in enumerate(settings.overrides)}
+    for path, choice in routers.items():
+        own = None if choice is None else choice.settings
+        k = getattr(own, "k", None)
+        if isinstance(k, int) and k > experts:
+            yield (*path, "k"), f"the router chooses k = {k} experts per token, but a layer has {experts}"
+        elif isinstance(own, RouterSettings):
+            yield from (((*path, field), what) for field, what in own.misfits_among(experts))
 
 
 # The fields that the application builds; the others are arguments of the target.
@@ -187,6 +232,32 @@ def unanswered_asks(choice: Choice, path: str = "model") -> list[Problem]:
         for where, router in routers.items()
         if "token-ids" in router.entry.component.capabilities
     ]
+
+
+def routers_without_gradient(choice: Choice) -> list[Problem]:
+    """A problem for each trained router whose weights are constant: one expert per token, of normalised weight. The
+    text then has no gradient for the router, which learns to balance the load and nothing else."""
+    settings = architecture_settings(choice)
+    routers = {f"model.overrides.{at}.router": override.router for at, override in enumerate(settings.overrides)}
+    if settings.router is not None:
+        routers["model.router"] = settings.router
+    used = list(layer_routers(settings, settings.expert_layers).values())
+    return [
+        Problem(
+            "untrained-router",
+            f"with k = 1 and normalize, every weight of '{router.entry.component.name}' is the same, so it learns "
+            "nothing from the text",
+            where,
+            "write `normalize: false`, or k of 2 or more; `use: frozen` is a router that is not trained",
+        )
+        for where, router in routers.items()
+        if any(router is each for each in used) and _weights_are_constant(router)
+    ]
+
+
+def _weights_are_constant(router: Choice) -> bool:
+    k, normalize = (getattr(router.settings, name, None) for name in ("k", "normalize"))
+    return "trainable" in router.entry.component.capabilities and k == 1 and normalize is True
 
 
 def layer_routers(settings: ArchitectureSettings, layers: Iterable[int]) -> dict[int, Choice]:

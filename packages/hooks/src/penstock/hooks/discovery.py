@@ -7,18 +7,20 @@ attributed to its own distribution.
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
-import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 import pluggy
 
-from penstock.hooks import spec
+from penstock.hooks import installed, spec
 from penstock.hooks.component import CONTRACTS, KINDS, Component
+from penstock.hooks.installed import canonical
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.single_file import PluginFile
@@ -126,7 +128,7 @@ def discover(selection: Selection | None = None) -> tuple[Discovered, ...]:
     """Every plugin in a fixed order (distribution, then entry point). Raises `ProblemError` if the selection names
     a file that cannot be read or whose name is taken, or a distribution without plugins."""
     wanted = selection or Selection()
-    points = [(_origin(point), point.load) for point in importlib.metadata.entry_points(group=GROUP)]
+    points = list(_installed())
     _require_installed(wanted.only, {origin.distribution for origin, _ in points})
     found = [(origin, load, wanted.cause_against(origin.distribution)) for origin, load in points]
     found += [(origin, load, None) for origin, load in _files(wanted.files)]
@@ -144,6 +146,20 @@ def components_of(module: object) -> tuple[Component, ...]:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(spec)
     return _ask(module, manager)
+
+
+def _installed() -> Iterator[tuple[Origin, Callable[[], object]]]:
+    """The plugins of installed distributions, and as a plugin that does not load what cannot be read of others."""
+    for offer in installed.offers(GROUP):
+        for point in offer.points:
+            yield Origin(offer.distribution, offer.version, point.name), partial(installed.load, point)
+        if offer.error:
+            origin = Origin(offer.distribution, offer.version, installed.ENTRY_POINTS)
+            yield origin, partial(_refuse, f"its {installed.ENTRY_POINTS} cannot be read ({offer.error})")
+
+
+def _refuse(why: str) -> object:
+    raise ValueError(why)
 
 
 def _files(names: Iterable[str]) -> Iterator[tuple[Origin, Callable[[], object]]]:
@@ -172,7 +188,8 @@ def _require_installed(names: Iterable[str], installed: set[str]) -> None:
 def _load_plugin(origin: Origin, load: Callable[[], object], manager: pluggy.PluginManager) -> Discovered:
     """Imports one plugin by calling `load()`, calls all its hooks, and returns the outcome."""
     try:
-        components = _ask(load(), manager)
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            components = _ask(load(), manager)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything, SystemExit included
@@ -188,34 +205,6 @@ def _since(component: Component) -> str:
 
 def _supported(component: Component) -> bool:
     return component.contract in CONTRACTS[component.kind]
-
-
-def canonical(name: str) -> str:
-    """A distribution's name as package indexes compare it (PEP 503).
-
-    >>> canonical("Penstock_Moe.Core")
-    'penstock-moe-core'
-    """
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _origin(point: importlib.metadata.EntryPoint) -> Origin:
-    headers = _headers(point.dist) if point.dist else {}  # a half-removed distribution has neither name nor version
-    return Origin(canonical(headers.get("name", "unknown")), headers.get("version", "unknown"), point.name)
-
-
-def _headers(distribution: importlib.metadata.Distribution) -> dict[str, str]:
-    """Name and version, from the first lines of the metadata. Parsing all of it, README included, takes ten times as
-    long and would dominate discovery."""
-    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if key.lower() in ("name", "version"):
-            found[key.lower()] = value.strip()
-        if not colon or len(found) == 2:
-            break
-    return found
 
 
 def _ask(module: object, manager: pluggy.PluginManager) -> tuple[Component, ...]:

@@ -144,6 +144,8 @@ class _Reading:
 
     def _scalar(self, node: yaml.ScalarNode, where: str) -> Value:
         if node.tag == f"{_TAG}str":
+            if any("\ud800" <= character <= "\udfff" for character in node.value):
+                return self._bad("the text has half a surrogate pair, which no file can hold", where)
             return node.value
         scalar = _SCALARS.get(node.tag)
         if scalar is None:

@@ -7,13 +7,16 @@ name is reached by its id, and `warn` reports the clash. A `Registry` is a value
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.hooks.component import KINDS, Component, load_attribute
-from penstock.hooks.discovery import Broken, Discovered, Incompatible, Loaded, Origin, Selection, canonical, discover
+from penstock.hooks.discovery import Broken, Discovered, Incompatible, Loaded, Origin, Selection, discover
+from penstock.hooks.installed import canonical
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mean
 
@@ -32,7 +35,8 @@ class Entry:
     def imported(self, path: str) -> Any:
         """The object behind the component's "module:attribute"; raises `ProblemError` if it cannot be imported."""
         try:
-            return load_attribute(path)
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                return load_attribute(path)
         except Exception as error:  # importing a plugin runs its code, which may raise anything
             raise ProblemError(broken(self, error), ExitCode.PLUGIN) from error
 
@@ -50,7 +54,20 @@ class Choice:
 
     def build(self, **context: Any) -> Any:
         """Imports the target and calls it with settings and context; raises `ProblemError` if the import fails."""
-        return self.entry.imported(self.entry.component.target)(**self.arguments(), **context)
+        target = self.entry.imported(self.entry.component.target)
+        with redirect_stdout(sys.stderr):
+            return target(**self.arguments(), **context)
+
+
+def names_of(choices: Sequence[Choice]) -> list[str]:
+    """A name of its own for each choice, in results and logs: that of the component, and `text-2` for the second
+    `text`, whether it is the same component or one of another distribution."""
+    names: list[str] = []
+    for choice in choices:
+        short = choice.entry.component.name
+        numbered = (f"{short}-{number}" for number in range(2, len(choices) + 2))
+        names.append(next(name for name in (short, *numbered) if name not in names))
+    return names
 
 
 class Registry:

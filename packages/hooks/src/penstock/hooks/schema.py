@@ -16,7 +16,7 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -68,6 +68,11 @@ class Schema(BaseModel):
         to `folder`, which is empty. A component without required fields can keep this default."""
         return {}
 
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        """Values that are valid each and do not fit together: for each, the path of the field to change, such as
+        ("router", "k"), and what is wrong. All of them are reported at once."""
+        yield from ()
+
     @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
         """Where the value of an unwritten field `name` comes from (a preset), or None for its default."""
@@ -79,7 +84,10 @@ class Schema(BaseModel):
     def _apply_preset(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        fields = cast("dict[str, Any]", data)
+        fields = {
+            name: _plain_bools(value, cls.model_fields[name].annotation) if name in cls.model_fields else value
+            for name, value in cast("dict[str, Any]", data).items()
+        }
         name = fields.get("preset") if "preset" in cls.model_fields else None
         if not isinstance(name, str):
             return fields
@@ -87,6 +95,18 @@ class Schema(BaseModel):
         # any preset replaces an unknown one, so that the fields it would have set are not reported as missing
         values = presets[name] if name in presets else next(iter(presets.values()), dict[str, Any]())
         return {**values, **fields}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        wrong = [
+            InitErrorDetails(
+                type=_carrier(what if isinstance(what, Problem) else Problem("bad-value", what)), loc=at, input=self
+            )
+            for at, what in self.misfits()
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(type(self).__name__, wrong)
+        return self
 
     @field_validator("preset", mode="after", check_fields=False)
     @classmethod
@@ -110,6 +130,23 @@ class Schema(BaseModel):
             if "preset" in shown.get("properties", {}):
                 shown["properties"]["preset"]["enum"] = [*presets, None]
         return reference
+
+
+def _plain_bools(value: Any, annotation: object) -> Any:
+    """`value` with the words true and false in place of booleans where numbers are expected: pydantic reads True as 1,
+    and refuses the words like any other text."""
+    if isinstance(value, bool):
+        return str(value).lower() if _is_a_number(annotation) else value
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+        inner = [args[0] for each in _alternatives(annotation) if (args := get_args(each))]
+        return [_plain_bools(item, inner[0]) for item in items] if inner else items
+    return value
+
+
+def _is_a_number(annotation: object) -> bool:
+    kinds = list(_alternatives(annotation))
+    return (int in kinds or float in kinds) and not any(each in kinds for each in (bool, str, Any, object))
 
 
 @cache

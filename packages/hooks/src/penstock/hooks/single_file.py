@@ -8,7 +8,6 @@ bytes, so it can be listed and locked like an installed plugin.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from penstock.hooks import installed
 from penstock.hooks.problems import Problem, ProblemError
 
 
@@ -73,11 +73,8 @@ def _other_owner(stem: str, path: Path) -> str | None:
     spec = find_spec(stem)
     if spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path):
         return f"an installed module ({spec.origin or ', '.join(spec.submodule_search_locations or ())})"
-    try:
-        distribution = importlib.metadata.distribution(stem)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return f"an installed distribution ({distribution.metadata['Name']} {distribution.version})"
+    distribution = installed.named(stem)
+    return f"an installed distribution ({distribution})" if distribution else None
 
 
 def find_spec(name: str, path: list[str] | None = None) -> ModuleSpec | None:

@@ -37,6 +37,9 @@ def routers() -> list[Component]:
     """Choosers of experts. Called as `target(**schema, hidden_size=D, experts=E)`, returns a `Router`.
 
     A router with an attribute `asks` (see `AskingRouter`) is called with what it names beside hidden states.
+    A router that is the top k of the sigmoid or the softmax of one matrix [E, D], `weight`, in evaluation says so:
+    `score_function` is "sigmoid" or "softmax" on the router and, as a class variable, on its schema. Such a model can
+    be exported. None says that it is something else.
 
     >>> Component(kind="router", name="my-router", target="my_package.router:MyRouter",
     ...           config="my_package.config:MyRouterConfig", summary="Top-k of a cosine score").kind

@@ -50,21 +50,34 @@ class LinkedTopology(Protocol):
     def network(self, gpus: int) -> Network: ...
 
 
+FEWEST_FOR_PERCENTILES = 100
+"""Fewest exchanges or steps with a 99th percentile: of fewer, it would be interpolated up to the largest."""
+
+
+@runtime_checkable
+class RemarkedTopology(Protocol):
+    """A topology that says which of its parts take no part at some numbers of GPUs."""
+
+    def remarks(self, gpus: Sequence[int]) -> list[str]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds over all simulated exchanges or steps."""
+    """Seconds over `count` simulated exchanges or steps; `p99` is None below `FEWEST_FOR_PERCENTILES`."""
 
     mean: float
     p50: float
-    p99: float
+    p99: float | None
     max: float
+    count: int
 
     @classmethod
     def of(cls, seconds: Floats) -> Spread:
-        if not len(seconds):
-            return cls(0.0, 0.0, 0.0, 0.0)
-        p50, p99 = np.quantile(seconds, (0.5, 0.99))
-        return cls(float(seconds.mean()), float(p50), float(p99), float(seconds.max()))
+        count = len(seconds)
+        if not count:
+            return cls(0.0, 0.0, None, 0.0, 0)
+        p99 = float(np.quantile(seconds, 0.99)) if count >= FEWEST_FOR_PERCENTILES else None
+        return cls(float(seconds.mean()), float(np.median(seconds)), p99, float(seconds.max()), count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +93,23 @@ class Straggler:
 class SimulationRow:
     """The result for one number of GPUs.
 
-    `dispatch` and `combine` are seconds of one layer's exchange, `step` of all layers of a step, one after the other.
+    `dispatch` and `combine` are seconds of one layer's exchange and `both` of the two together, `step` of all layers of
+    a step, one after the other. `copies` is the number of expert copies on all GPUs together.
     `balanced_seconds` is dispatch plus combine of a layer when every GPU's experts get the same share of the same
     bytes, and `slowdown` the mean simulated sum divided by it (1 is perfect). `bytes_between_nodes` is sent by all GPUs
     together in a layer's dispatch and combine, on average. `worst_layer` is the model's index of the layer with the
     largest mean time, `worst_layer_slowdown` its own slowdown. `load_G` is the average load of each GPU relative to the
     mean; `stragglers` are the GPUs that most often get the most. `step_quantiles` are seconds of a step at 0, 1, ..
-    100 %.
+    100 %, empty below `FEWEST_FOR_PERCENTILES` steps.
     """
 
     gpus: int
     nodes: int
     dispatch: Spread
     combine: Spread
+    both: Spread
     step: Spread
+    copies: int
     balanced_seconds: float
     slowdown: float
     bytes_between_nodes: float
@@ -247,6 +263,7 @@ class _Layer:
     share_SG: Floats
     counts_SE: Integers
     gpu_EC: Integers
+    copies: int
 
 
 def _layers(trace: RoutingTrace, placement: Placement, gpus: int, way: _Way) -> Iterator[_Layer]:
@@ -261,7 +278,7 @@ def _layers(trace: RoutingTrace, placement: Placement, gpus: int, way: _Way) -> 
             steps = steps[counts_SE[chosen[steps]].any(axis=1)]
             some_SE = counts_SE[chosen[steps]]
             if len(steps):
-                yield _Layer(layer, steps, gpu_shares(slot_loads(some_SE), gpu_R, gpus), some_SE, gpu_EC)
+                yield _Layer(layer, steps, gpu_shares(slot_loads(some_SE), gpu_R, gpus), some_SE, gpu_EC, len(gpu_R))
 
 
 def _slots(
@@ -289,7 +306,7 @@ def _row(
     times_L: list[list[Floats]] = [[] for _ in range(trace.counts_SLE.shape[1])]
     steps = len(way.chosen(trace.counts_SLE.shape[0]))
     step_S, share_G, busiest_G = np.zeros(steps), np.zeros(gpus), np.zeros(gpus)
-    between = 0.0
+    between, copies = 0.0, 0
     tokens_TLK = _tokens(trace)
     for layer in _layers(trace, placement, gpus, way):
         exchanges = _Exchanges(
@@ -301,6 +318,7 @@ def _row(
         share_G += layer.share_SG.sum(axis=0)
         busiest_G += np.bincount(layer.share_SG.argmax(axis=1), minlength=gpus)
         between += exchanges.bytes_between_nodes()
+        copies = max(copies, layer.copies)
     dispatch, combine = np.concatenate([block for layer in times_L for block in layer], axis=1)
     mean_L = [float(np.concatenate(layer, axis=1).sum(axis=0).mean()) if layer else 0.0 for layer in times_L]
     worst = int(np.argmax(mean_L))
@@ -311,7 +329,9 @@ def _row(
         nodes=-(-gpus // way.topology.gpus_per_node),
         dispatch=Spread.of(dispatch),
         combine=Spread.of(combine),
+        both=Spread.of(dispatch + combine),
         step=Spread.of(step_S),
+        copies=copies,
         balanced_seconds=balanced,
         slowdown=_ratio(float((dispatch + combine).mean()), balanced),
         bytes_between_nodes=between / len(dispatch),
@@ -319,8 +339,12 @@ def _row(
         worst_layer_slowdown=_ratio(mean_L[worst], balanced),
         load_G=tuple(load_G.tolist()),
         stragglers=_stragglers(busiest_G / busiest_G.sum(), load_G),
-        step_quantiles=tuple(np.quantile(step_S, np.linspace(0, 1, 101)).tolist()),
+        step_quantiles=_quantiles(step_S),
     )
+
+
+def _quantiles(step_S: Floats) -> tuple[float, ...]:
+    return () if len(step_S) < FEWEST_FOR_PERCENTILES else tuple(np.quantile(step_S, np.linspace(0, 1, 101)).tolist())
 
 
 def _tokens(trace: RoutingTrace) -> Integers | None:
@@ -395,7 +419,7 @@ def _balanced_seconds(trace: RoutingTrace, gpus: int, batch: Batch, sent: tuple[
     held = -(-trace.counts_SLE.shape[2] // gpus)
     gpu_EC = np.repeat(np.arange(gpus), held)[:, None]
     one_SE = np.ones((1, held * gpus), dtype=np.int64)
-    even = _Layer(0, np.zeros(1, dtype=np.int64), np.full((1, gpus), 1 / gpus), one_SE, gpu_EC)
+    even = _Layer(0, np.zeros(1, dtype=np.int64), np.full((1, gpus), 1 / gpus), one_SE, gpu_EC, held * gpus)
     out_S, back_S = _Exchanges(way, gpus, batch, sent, even, None).seconds()
     return float(out_S[0] + back_S[0])
 

@@ -28,6 +28,17 @@ MOST_ROUTED_GPUS = 2048
 """Routes between all pairs of 2,048 GPUs take about 200 MB; twice as many GPUs take four times that."""
 
 
+_AS_TWO_LEVEL = ", so its size does not matter and the prediction equals that of two-level."
+
+
+def _gpus(counts: Sequence[int]) -> str:
+    """
+    >>> _gpus([8, 16, 32])
+    '8, 16 and 32 GPUs'
+    """
+    return " and ".join(filter(None, [", ".join(map(str, counts[:-1])), str(counts[-1])])) + " GPUs"
+
+
 class LinkTopology(NodePorts, ABC):
     """A topology described by its links, with the ports of a hardware preset."""
 
@@ -139,6 +150,12 @@ class FatTree(LinkTopology):
         self.nodes_per_leaf = nodes_per_leaf
         self.oversubscription = oversubscription
 
+    def remarks(self, gpus: Sequence[int]) -> list[str]:
+        """At which numbers of GPUs all nodes are under one leaf switch."""
+        inside = [count for count in gpus if count <= self.nodes_per_leaf * self.gpus_per_node]
+        where = "are under one leaf switch: the core is not used"
+        return [f"With {_gpus(inside)} all nodes {where}{_AS_TWO_LEVEL}"] if inside else []
+
     def _build(self, gpus: int) -> Network:
         node_G = self._nodes(gpus)
         leaf_G = node_G // self.nodes_per_leaf
@@ -172,6 +189,12 @@ class Dragonfly(LinkTopology):
             raise ValueError("dragonfly: nodes_per_group and taper must be positive")
         self.nodes_per_group = nodes_per_group
         self.taper = taper
+
+    def remarks(self, gpus: Sequence[int]) -> list[str]:
+        """At which numbers of GPUs all nodes are in one group."""
+        inside = [count for count in gpus if count <= self.nodes_per_group * self.gpus_per_node]
+        where = "are in one group: no global link is used"
+        return [f"With {_gpus(inside)} all nodes {where}{_AS_TWO_LEVEL}"] if inside else []
 
     def _build(self, gpus: int) -> Network:
         node_G = self._nodes(gpus)

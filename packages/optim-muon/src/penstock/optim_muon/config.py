@@ -58,9 +58,9 @@ class MuonConfig(Schema):
     adamw_eps: float = Field(default=1e-8, ge=0)
     """AdamW's epsilon, added to the denominator; torch's default."""
 
-    split_fused: bool = False
+    split_fused: bool = True
     """Orthogonalise each matrix of a fused tensor, such as gate and up of experts, separately. If off, a tensor is one
-    matrix, as in runs before this setting existed."""
+    matrix, in which the larger gradient takes the update of the others; runs before this default were trained so."""
 
     @field_validator("muon_roles")
     @classmethod

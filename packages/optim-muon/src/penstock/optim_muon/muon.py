@@ -48,8 +48,9 @@ class MuonAdamW(torch.optim.Optimizer):
     embeddings.
 
     `layouts` says which parameters hold more than one matrix, such as the gate and up matrices of experts in one
-    tensor. With `split_fused` each of them is orthogonalised separately; without it, as before contract 2, the tensor
-    is one matrix.
+    tensor, or are stored as [in, out]. Each matrix [out, in] is orthogonalised and scaled separately. Without
+    `split_fused` every tensor is one matrix as it is stored: the update of gate shrinks to a tenth where the gradient
+    of up is 1,000 times larger. The momentum has the shape of the tensor either way.
 
     Raises ValueError for a Muon role other than matrix and expert, for a parameter in one with fewer than two
     dimensions, and for numbers out of range.
@@ -72,7 +73,7 @@ class MuonAdamW(torch.optim.Optimizer):
         role_lr: Mapping[ParameterRole, float] | None = None,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,
-        split_fused: bool = False,
+        split_fused: bool = True,
     ) -> None:
         adamw_lr = lr if adamw_lr is None else adamw_lr
         rates = checked_rates(role_lr or {})

@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions of the trained share of the run, so a resumed run continues the curve.
 
 `warmup` and `decay` are fractions of the run, `final` is the factor at the end. Warm-up is linear from 0. Progress is
-clamped to [0, 1].
+clamped to [0, 1]. A step is asked about at its middle, (step + 1/2) / steps, so neither the first nor the last step is
+wasted on a rate of 0.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 
 from penstock.pages.drawing import SERIES, SMALL, Chart, Key, Series, Size, draw, frame
-from penstock.pages.lines import decimated, end_labels, line, points, raw_and_smooth, smoothed
+from penstock.pages.lines import coinciding, decimated, end_labels, line, points, raw_and_smooth, smoothed
 
 
 def single_chart(
@@ -40,15 +40,17 @@ def lines_chart(
     top: float | None = None,
     wide: Size = SMALL,
 ) -> Chart:
-    """Several quantities over one axis, one colour each: smoothed, or raw and `marked` by points."""
+    """Several quantities over one axis, one colour each: smoothed, or raw and `marked` by points. A line on top of
+    another is dashed, so that both are seen."""
+    hidden = {name for group in coinciding(series) for name in group[1:]}
 
     def plot(axes: Axes, size: Size) -> None:
-        for index, (x, y) in enumerate(series.values()):
-            style = "-" if index < len(SERIES) else "--"
+        for index, (name, (x, y)) in enumerate(series.items()):
+            style = "--" if name in hidden or index >= len(SERIES) else "-"
+            color = SERIES[index % len(SERIES)]
             if marked:
-                points(axes, x, y, color=SERIES[index % len(SERIES)], joined=True)
-            else:
-                line(axes, *decimated(x, smoothed(y)), color=SERIES[index % len(SERIES)], style=style)
+                points(axes, x, y, color=color)
+            line(axes, *decimated(x, y if marked else smoothed(y)), color=color, style=style)
         if from_zero:
             axes.set_ylim(bottom=0)
         if top is not None:

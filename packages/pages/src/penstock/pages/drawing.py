@@ -79,10 +79,12 @@ class Chart:
         return Chart(wide, narrow, self.legend)
 
 
-def draw(plot: Callable[[Axes, Size], None], name: str, legend: tuple[Key, ...], wide: Size) -> Chart:
+def draw(
+    plot: Callable[[Axes, Size], None], name: str, legend: tuple[Key, ...], wide: Size, narrow: Size = NARROW
+) -> Chart:
     """Draws a chart in both sizes, or once if the card is small everywhere."""
     first = _svg(plot, name, wide)
-    return Chart(first, first if wide == SMALL else _svg(plot, f"{name}-narrow", NARROW), legend)
+    return Chart(first, first if wide == SMALL else _svg(plot, f"{name}-narrow", narrow), legend)
 
 
 def _svg(plot: Callable[[Axes, Size], None], name: str, size: Size) -> str:

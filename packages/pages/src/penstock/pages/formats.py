@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 DASH = "\u2014"
 TIMES = "\u00d7"
@@ -40,6 +42,40 @@ def decimals(value: float | None) -> str:
     ('1.300', '0.040')
     """
     return number(value) if value is None or not math.isfinite(value) else f"{value:,.3f}"
+
+
+class Bounds(Protocol):
+    """An interval of a figure."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+def digits_for(half_width: float) -> int:
+    """Decimals that a value deserves: those that show its interval's half width with two digits, at most six.
+
+    >>> digits_for(0.0132), digits_for(22.8)
+    (3, 0)
+    """
+    if not math.isfinite(half_width) or half_width <= 0:
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(half_width))))
+
+
+def rounded(values: Sequence[float | None], bounds: Bounds | None) -> tuple[str, ...]:
+    """Values with the digits that an interval leaves them; three decimals without one.
+
+    >>> from types import SimpleNamespace
+    >>> rounded([32.7559, 17.297], SimpleNamespace(low=17.297, high=58.423)), rounded([0.375], None)
+    (('33', '17'), ('0.375',))
+    """
+    digits = 3 if bounds is None else digits_for((bounds.high - bounds.low) / 2)
+    return tuple(
+        number(value) if value is None or not math.isfinite(value) else f"{value:,.{digits}f}" for value in values
+    )
 
 
 def count(value: float | None) -> str:

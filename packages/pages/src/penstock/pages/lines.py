@@ -97,13 +97,13 @@ def reference_lines(axes: Axes, values: Mapping[str, float], series: Series) -> 
         floors[side] += 0.075 * (high - low)
 
 
-def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
+def end_labels(axes: Axes, lines: Sequence[Series], colors: Sequence[str] = SERIES) -> None:
     """The last value of each line next to its end, kept apart, in the line's colour if there are several.
 
     No labels if there are too many lines to distinguish.
     """
     ends = []
-    for (x, y), color in zip(lines, SERIES if len(lines) > 1 else (INK,), strict=False):
+    for (x, y), color in zip(lines, colors if len(lines) > 1 else (INK,), strict=False):
         finite = np.isfinite(y)
         ends.append((float(y[finite][-1]), float(x[finite][-1]), color))
     if len(ends) > 4:
@@ -112,8 +112,7 @@ def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
     for value, x_end, color in sorted(ends):
         at = float(axes.transData.transform((x_end, value))[1])
         floor = max(at, floor)
-        text = axis_text(float(f"{value:.3g}"))
-        text = text if len(text) <= 6 else axis_text(float(f"{value:.2g}"))
+        text = number(value) if abs(value) < 1000 else axis_text(float(f"{value:.3g}"))
         axes.annotate(
             text,
             (x_end, value),
@@ -126,6 +125,33 @@ def end_labels(axes: Axes, lines: Sequence[Series]) -> None:
             zorder=6,
         )
         floor += 13
+
+
+def named_points(axes: Axes, named: Sequence[tuple[str, float, float]]) -> None:
+    """The name of each point next to it, towards the middle of the frame, and kept apart from names below it.
+
+    Call it last: it needs the frame's final limits.
+    """
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    floors = [-math.inf, -math.inf]
+    for name, x, y in sorted(named, key=lambda point: point[2]):
+        right = int(x > (low + high) / 2)
+        at = float(axes.transData.transform((x, y))[1])
+        height = max(at, floors[right])
+        axes.annotate(
+            name,
+            (x, y),
+            ((8, -8)[right], height - at),
+            textcoords="offset points",
+            ha=("left", "right")[right],
+            va="center",
+            color=INK,
+            fontsize=10.5,
+            annotation_clip=False,
+            zorder=6,
+        )
+        floors[right] = height + 13
 
 
 def smoothed(values: Column) -> Column:
@@ -143,6 +169,59 @@ def smoothed(values: Column) -> Column:
     weight = present[stop] - present[start]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight > 0, (total[stop] - total[start]) / weight, math.nan)
+
+
+def ending(values: Column) -> tuple[float, int]:
+    """Where a smoothed line ends, and the rows that this is a mean of; labels and sentences both say this.
+
+    >>> ending(np.array([3.0, 2.0, 1.0]))
+    (1.0, 1)
+    """
+    curve = smoothed(values)
+    return float(curve[np.isfinite(curve)][-1]), len(values) // 40 + 1
+
+
+def coinciding(series: Mapping[str, Series], tolerance: float = 0.004) -> list[list[str]]:
+    """Names of lines that hide each other: they are nowhere further apart than a line is wide, which is about
+    `tolerance` of the frame.
+
+    >>> x = np.arange(3.0)
+    >>> coinciding({"a": (x, x), "b": (x, 1 - x), "c": (x, x)})
+    [['a', 'c']]
+    """
+    values = [y[np.isfinite(y)] for _, y in series.values()]
+    values = [each for each in values if each.size]
+    height = max((float(each.max()) for each in values), default=0.0) - min(
+        (float(each.min()) for each in values), default=0.0
+    )
+    groups: list[list[str]] = []
+    for name, (x, y) in series.items():
+        for group in groups:
+            other_x, other_y = series[group[0]]
+            if np.array_equal(x, other_x) and bool((np.abs(y - other_y) <= tolerance * height).all()):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
+
+
+def merged(series: Mapping[str, Series]) -> dict[str, Series]:
+    """The lines with those that coincide as one, which has all their names, or the first two and how many more.
+
+    >>> x = np.arange(3.0)
+    >>> list(merged({"a": (x, x), "b": (x, 1 - x), "c": (x, x)}))
+    ['a and c', 'b']
+    """
+    groups = {group[0]: group for group in coinciding(series)}
+    hidden = {name for group in groups.values() for name in group[1:]}
+    return {_together(groups.get(name, [name])): line for name, line in series.items() if name not in hidden}
+
+
+def _together(names: Sequence[str]) -> str:
+    if len(names) > 3:
+        return f"{names[0]}, {names[1]} and {len(names) - 2} alike"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def decimated(x: Column, y: Column) -> tuple[Column, Column]:

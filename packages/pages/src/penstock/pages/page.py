@@ -31,6 +31,7 @@ def write_page(template: Path, out: Path, **values: Any) -> Path:
     environment.filters |= {
         "number": formats.number,
         "decimals": formats.decimals,
+        "rounded": formats.rounded,
         "count": formats.count,
         "size": formats.size,
         "duration": formats.duration,

@@ -47,7 +47,7 @@ def unpack(packed: Tensor, trits: int) -> Tensor:
 
     Raises `ValueError` if the row length does not match `trits`, or if a byte cannot come from `pack`.
     """
-    if packed.dtype != torch.uint8 or packed.ndim == 0 or packed.shape[-1] != packed_row_bytes(trits):
+    if trits < 0 or packed.dtype != torch.uint8 or packed.ndim == 0 or packed.shape[-1] != packed_row_bytes(trits):
         raise ValueError(
             f"unpack: {trits} trits per row need uint8 [..., {packed_row_bytes(trits)}], "
             f"not {packed.dtype} {tuple(packed.shape)}"

@@ -50,10 +50,12 @@ def ternarize(weight: Tensor, group: Group = "tensor") -> Ternary:
     """scale = max(mean |weight|, 1e-5), trit = weight / scale rounded half to even and clipped to -1, 0, 1.
 
     `weight` is [..., out, in] in any floating dtype. A NaN or an infinity makes its whole group NaN or infinite in
-    `value()`, so divergence stays visible.
+    `value()`, so divergence stays visible. The scale of a matrix without values is the floor.
     """
     if weight.ndim < 2:
         raise ValueError(f"ternarize: expected a matrix [..., out, in], got shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"ternarize: expected floating-point weights, got {weight.dtype}")
     full = weight.detach().float()
     magnitude = full.abs().sum(-1, keepdim=True)
     count = full.shape[-1]
@@ -62,7 +64,7 @@ def ternarize(weight: Tensor, group: Group = "tensor") -> Ternary:
         # threads and on how many matrices are stacked.
         magnitude = magnitude.sum(-2, keepdim=True)
         count *= full.shape[-2]
-    scale = (magnitude / count).clamp_(min=SMALLEST_SCALE)
+    scale = (magnitude / max(count, 1)).clamp_(min=SMALLEST_SCALE)
     return Ternary((full / scale).round_().clamp_(-1, 1).to(torch.int8), scale)
 
 
@@ -118,15 +120,19 @@ class TernaryQuantizer:
         return TernarySite(self.group)
 
     def pack(self, weight: Tensor, site: nn.Module | None = None, *, name: str = "weight") -> dict[str, NDArray[Any]]:
-        """`codes` and `scale`; raises `ProblemError` for a weight that is not finite in fp32."""
+        """`codes` and `scale`, the scale as the dtype of the weight holds it, because that is what the forward pass
+        multiplies by; raises `ProblemError` for a weight that has no such codes."""
+        _check_packable(weight, name)
         stored = ternarize(weight, self.group)
-        if not bool(weight.isfinite().all() and stored.scale.isfinite().all()):
-            what = f"'{name}' has NaN or infinite values, which ternary codes cannot represent"
+        scale = stored.scale.to(weight.dtype).float()
+        if not bool(scale.isfinite().all()):
+            largest = float(weight.detach().float().abs().max())
+            what = f"'{name}' has values of up to {largest:.3g}, and the sum of a matrix exceeds the range of fp32"
             raise ProblemError(Problem("not-finite", what, "", "use a checkpoint from before the run diverged"))
-        return {"codes": pack(stored.trit).cpu().numpy(), "scale": stored.scale.cpu().numpy()}
+        return {"codes": pack(stored.trit).cpu().numpy(), "scale": scale.cpu().numpy()}
 
     def unpack(self, arrays: Arrays, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The weight used in the forward pass, fp32, bit for bit."""
+        """The weight used in the forward pass, bit for bit, as fp32, which holds every bf16 and fp16 number."""
         return unpacked(arrays, shape)
 
     def packed_bytes(self, shape: tuple[int, ...]) -> int:
@@ -139,3 +145,13 @@ class TernaryQuantizer:
         if len(shape) < 2:
             raise ValueError(f"packed_bytes: expected a matrix [..., out, in], got shape {tuple(shape)}")
         return packed_bytes(shape, math.prod(shape[:-1] if self.group == "row" else shape[:-2]))
+
+
+def _check_packable(weight: Tensor, name: str) -> None:
+    """Raises `ProblemError` for a weight that ternary codes cannot represent."""
+    if weight.ndim < 2 or not weight.is_floating_point():
+        what = f"'{name}' is {weight.dtype} {tuple(weight.shape)}, not a floating-point matrix"
+        raise ProblemError(Problem("bad-weights", what, "", "pack matrices of weights only"))
+    if not bool(weight.isfinite().all()):
+        what = f"'{name}' has NaN or infinite values, which ternary codes cannot represent"
+        raise ProblemError(Problem("not-finite", what, "", "use a checkpoint from before the run diverged"))

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from penstock.hooks.architecture import RouterSettings
 from penstock.hooks.config import Schema
 from penstock.routers.balancers import rate_steps
 
 
-class TopKConfig(Schema):
+class TopKConfig(RouterSettings):
     """How many experts a token visits, and how their outputs are weighted."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token. 2 suits small first models (Mixtral has 2 of 8); GLM-4.x has 8 of 160."""
 
     normalize: bool = True
-    """Make the weights of a token sum to `scale` (as in GLM-4.x, DeepSeek-V3 and Qwen3-MoE)."""
+    """Make the weights of a token sum to `scale` (as in GLM-4.x, DeepSeek-V3 and Qwen3-MoE). With k = 1 a trained
+    router needs false: its only weight would be constant, and without a gradient."""
 
     scale: float = 1.0
     """Factor on the weights: 1.0 in GLM-4.5-Air, 2.5 in GLM-4.6."""
@@ -28,7 +33,7 @@ class TopKConfig(Schema):
     groups_kept: int = Field(default=1, ge=1)
     """Groups from which a token may choose experts; DeepSeek-V3 keeps 4 of 8."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.001)
     """Scores are computed from logits / temperature: below 1 sharper, above 1 more even. Published models use 1.0."""
 
     noise: float = Field(default=0.0, ge=0)
@@ -40,18 +45,40 @@ class TopKConfig(Schema):
 
     capacity: float | None = Field(default=None, gt=0)
     """Tokens that an expert takes per batch, as a multiple of the even share. Later tokens are dropped, so a token's
-    routing depends on earlier tokens. null drops none, as in most models since DeepSeek-V3; the Switch Transformer used
-    1.25."""
+    routing depends on earlier tokens, and evaluation reads one text at a time. null drops none, as in most models since
+    DeepSeek-V3; the Switch Transformer used 1.25."""
 
-    @model_validator(mode="after")
-    def _groups_fit(self) -> Self:
+    def misfits(self) -> Iterator[tuple[tuple[str], str]]:
         if self.groups_kept > self.groups:
-            raise ValueError(f"groups_kept={self.groups_kept} of groups={self.groups}: keep at most all groups")
-        return self
+            yield ("groups_kept",), f"groups_kept={self.groups_kept} of groups={self.groups}: keep at most all groups"
+
+    def misfits_among(self, experts: int) -> Iterator[tuple[str, str]]:
+        size, rest = divmod(experts, self.groups)
+        if rest:
+            yield "groups", f"groups = {self.groups} do not divide the {experts} experts of a layer"
+        elif self.groups > 1 and size < 2:
+            yield "groups", f"{self.groups} groups of {experts} experts are of one each, but a group needs two"
+        elif self.k > self.groups_kept * size:
+            kept = f"groups_kept = {self.groups_kept} leaves {self.groups_kept * size} experts to choose from"
+            yield "groups_kept", f"{kept}, but k is {self.k}"
+
+
+class SigmoidTopKConfig(TopKConfig):
+    """Sigmoid scores of one matrix."""
+
+    score_function: ClassVar[str | None] = "sigmoid"
+
+
+class SoftmaxTopKConfig(TopKConfig):
+    """Softmax scores of one matrix."""
+
+    score_function: ClassVar[str | None] = "softmax"
 
 
 class ChoiceConfig(Schema):
     """Settings of every router with scores."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token."""
@@ -62,12 +89,14 @@ class ChoiceConfig(Schema):
     scale: float = 1.0
     """Factor on the weights."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=0.001)
     """Scores are computed from logits / temperature: below 1 sharper, above 1 more even."""
 
 
 class SinkhornConfig(ChoiceConfig):
     """Top-k of a balanced plan."""
+
+    score_function: ClassVar[str | None] = "softmax"  # in evaluation
 
     iterations: int = Field(default=8, ge=1)
     """Rounds of the Sinkhorn iteration in training; 8 rounds bring the columns of the plan within 1 % of even."""
@@ -82,6 +111,8 @@ class ClusterConfig(ChoiceConfig):
 
 class UnlearnedConfig(Schema):
     """Settings of the routers that learn nothing."""
+
+    score_function: ClassVar[str | None] = None
 
     k: int = Field(default=2, ge=1)
     """Experts per token."""

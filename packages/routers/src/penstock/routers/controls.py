@@ -112,6 +112,8 @@ class RoundRobin(UnlearnedRouter):
     """Token t of a batch goes to the experts t*k, t*k + 1, ... modulo E: even to within one, for any text. When
     decoding one token at a time, every token is the first of its batch."""
 
+    depends_on_batch = True
+
     def experts_of(self, hidden_TD: Tensor) -> Tensor:
         slots = torch.arange(len(hidden_TD) * self.k, device=hidden_TD.device)
         return (slots % self.experts).view(-1, self.k)

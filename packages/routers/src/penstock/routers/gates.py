@@ -19,6 +19,7 @@ class TwoLayer(SoftmaxTopK):
     `inner_weight` [D/2, D] and `weight` [E, D/2] are fp32 parameters.
     """
 
+    score_function = "two-layer"
     inner_weight: Tensor
 
     def register_gate(self) -> None:

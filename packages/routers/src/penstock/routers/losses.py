@@ -46,7 +46,7 @@ def z_loss(*, logits_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None = N
     `tokens` is the number of counted tokens of the whole batch; `logits_TE` may be a part of it. `mask_T` is True for
     tokens that count (None: all count). 0 if no token counts.
     """
-    return _masked_sum(logits_TE.logsumexp(dim=-1).square(), mask_T) / at_least_one(tokens)
+    return _masked_sum(_counted_rows(logits_TE, mask_T).logsumexp(dim=-1).square(), mask_T) / at_least_one(tokens)
 
 
 def sequence_loss(
@@ -64,7 +64,8 @@ def sequence_loss(
     one_BN = slot_BSK.expand_as(expert_BSK).flatten(1).to(score_TE.dtype)
     counts_BE = score_TE.new_zeros(sequences, experts).scatter_add(1, expert_BSK.flatten(1), one_BN)
     share_BE = counts_BE / counts_BE.sum(dim=-1, keepdim=True).clamp(min=1)
-    probability_BSE = torch.where(mask_BS1, normalized(score_TE).view(sequences, -1, experts), 0.0)
+    probability_TE = normalized(_counted_rows(score_TE, mask_T))
+    probability_BSE = torch.where(mask_BS1, probability_TE.view(sequences, -1, experts), 0.0)
     tokens_B1 = mask_BS1.sum(dim=1)
     mean_BE = probability_BSE.sum(dim=1) / tokens_B1.clamp(min=1)
     counted = (tokens_B1 > 0).sum().clamp(min=1)
@@ -78,7 +79,7 @@ def normalized(score_TE: Tensor) -> Tensor:
 
 def mean_probability(score_TE: Tensor, tokens: int | Tensor, mask_T: Tensor | None) -> Tensor:
     """[E], this part's contribution to the mean of normalised scores over the `tokens` of the whole batch."""
-    return _masked_sum(normalized(score_TE), mask_T) / at_least_one(tokens)
+    return _masked_sum(normalized(_counted_rows(score_TE, mask_T)), mask_T) / at_least_one(tokens)
 
 
 def chosen_counts(routing: Routing, mask_T: Tensor | None = None) -> Tensor:
@@ -160,6 +161,11 @@ class ZLoss:
 def counted(values_TE: Tensor, mask_T: Tensor | None) -> int | Tensor:
     """The number of tokens that count."""
     return values_TE.shape[0] if mask_T is None else mask_T.sum()
+
+
+def _counted_rows(values_TE: Tensor, mask_T: Tensor | None) -> Tensor:
+    """The values with 1 in place of masked rows: what those become is left out, but its slope at a NaN is NaN."""
+    return values_TE if mask_T is None else values_TE.where(mask_T[:, None], 1.0)
 
 
 def _masked_sum(values: Tensor, mask_T: Tensor | None) -> Tensor:

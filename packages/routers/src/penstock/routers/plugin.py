@@ -15,6 +15,7 @@ ALONE = ALWAYS | {"batch-invariant", "permutation-equivariant"}
 SAME_IN_TRAINING = frozenset({"same-in-training"})
 # A given choice of experts is weighted like the router's own.
 REPLAYABLE = frozenset({"replayable"})
+UNBIASED = frozenset({"no-selection-bias"})
 LEARNED = frozenset({"exact-gradient", "trainable"}) | REPLAYABLE
 # Under default settings: a `capacity` takes away what ALONE adds and "dropless", `noise` takes "same-in-training".
 TOP_K = ALONE | SAME_IN_TRAINING | LEARNED
@@ -51,7 +52,7 @@ def routers() -> list[Component]:
         _router(
             "sigmoid-topk",
             "topk:SigmoidTopK",
-            "TopKConfig",
+            "SigmoidTopKConfig",
             "Sigmoid scores, selection bias, optional groups (GLM-4.x, DeepSeek-V3)",
             TOP_K,
             "arXiv 2412.19437",
@@ -59,7 +60,7 @@ def routers() -> list[Component]:
         _router(
             "softmax-topk",
             "topk:SoftmaxTopK",
-            "TopKConfig",
+            "SoftmaxTopKConfig",
             "Softmax scores, selection bias, optional groups (Mixtral, Qwen3-MoE)",
             TOP_K,
             "arXiv 2401.04088",
@@ -99,7 +100,7 @@ def routers() -> list[Component]:
             "controls:TokenHash",
             "TokenHashConfig",
             "Baseline: experts by a hash of the token's id, as in the published hash layers",
-            ALONE | SAME_IN_TRAINING | {"token-ids"},
+            ALONE | SAME_IN_TRAINING | UNBIASED | {"token-ids"},
             "arXiv 2106.04426",
         ),
         _router(
@@ -107,19 +108,19 @@ def routers() -> list[Component]:
             "controls:Hash",
             "HashConfig",
             "Baseline: experts by a locality-sensitive hash of the hidden state",
-            ALONE | SAME_IN_TRAINING,
+            ALONE | SAME_IN_TRAINING | UNBIASED,
         ),
         _router(
             "random",
             "controls:Random",
             "RandomConfig",
             "Control: random experts for every hidden state",
-            ALONE | SAME_IN_TRAINING,
+            ALONE | SAME_IN_TRAINING | UNBIASED,
         ),
         _router(
             "frozen",
             "controls:FrozenTopK",
-            "TopKConfig",
+            "SigmoidTopKConfig",
             "Control: sigmoid-topk with a gate that is never trained",
             ALONE | SAME_IN_TRAINING | REPLAYABLE | {"exact-gradient"},
         ),
@@ -128,7 +129,7 @@ def routers() -> list[Component]:
             "controls:RoundRobin",
             "UnlearnedConfig",
             "Control: experts in turn, perfectly even load",
-            ALWAYS | SAME_IN_TRAINING,
+            ALWAYS | SAME_IN_TRAINING | UNBIASED,
         ),
     ]
 
@@ -196,7 +197,7 @@ def balance_losses() -> list[Component]:
 
 
 # Common to both balancers: updates depend on integer counts of the load, and treat all experts equally.
-SHARES = frozenset({"exact-counts", "expert-symmetric", "scale-free"})
+SHARES = frozenset({"exact-counts", "expert-symmetric", "scale-free", "selection-bias"})
 
 
 @hookimpl

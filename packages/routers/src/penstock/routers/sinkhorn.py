@@ -20,8 +20,6 @@ class SinkhornTopK(SoftmaxTopK):
     columns of the plan within 1 % of even on random logits with standard deviation 1 (a test checks this).
     """
 
-    score_function = "sinkhorn"
-
     def __init__(
         self,
         hidden_size: int,

@@ -90,6 +90,11 @@ class TopKRouter(nn.Module, ABC):
         self.register_gate()
         self.reset_parameters()
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """A capacity is shared by the tokens of a pass."""
+        return self.capacity is not None
+
     def register_gate(self) -> None:
         """Creates the tensors of `gate`, in fp32; `reset_parameters` fills them."""
         self.weight = nn.Parameter(torch.empty(self.experts, self.hidden_size, dtype=torch.float32))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
-from penstock.hooks.architecture import SITES, StorageSettings, architecture_settings, layer_routers, unanswered_asks
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
-from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run import checks
 from penstock.run.sections import installed_sections, missing_section, with_sections
 
 RESOLVED = "config.resolved.yaml"
 """In a run directory: every value of the run's config."""
+
+# Types of devices that torch trains on; "privateuseone" and "npu" stand for those that packages add.
+DEVICES = ("auto", "cpu", "cuda", "hpu", "mps", "mtia", "npu", "privateuseone", "xla", "xpu")
 
 ArchitectureChoice: TypeAlias = Annotated[Choice, OfKind("architecture")]
 CorpusChoice: TypeAlias = Annotated[Choice, OfKind("corpus")]
@@ -61,14 +64,19 @@ class DataSettings(Schema):
     sequence_length: int = Field(default=256, ge=2)
     """Tokens per training sequence."""
     heldout_share: float = Field(default=0.05, gt=0, lt=1)
-    """Fraction of the documents held out from training."""
+    """Fraction of the documents held out from training; of a single document, the fraction at its end."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the held-out split and of the tokenizer's sample. It is not the run's seed, so runs with other seeds
+    share their data."""
 
 
 class TrainSettings(Schema):
     """How the model is trained."""
 
     tokens: int = Field(gt=0)
-    """Tokens to train on, rounded up to whole steps."""
+    """Tokens to train on, rounded up to whole steps of batch_size times data.sequence_length tokens. The padding of an
+    objective that reads lines counts towards it, because the number of steps is known before any line is read; the
+    tokens that are logged and reported are without padding."""
     batch_size: Annotated[int, OnResume.FIXED] = Field(default=16, gt=0)
     """Sequences per optimizer step, over all ranks and micro-batches."""
     micro_batch_size: Annotated[int | None, OnResume.FREE] = Field(default=None, gt=0)
@@ -100,13 +108,20 @@ class TrainSettings(Schema):
     observers: Annotated[list[ObserverChoice], OnResume.FREE] = [_use("load-trace")]
     """Observers of training, such as the recorder of expert load."""
 
-    @model_validator(mode="after")
-    def _micro_batches_fill_the_batch(self) -> TrainSettings:
+    @field_validator("device")
+    @classmethod
+    def _is_a_device_to_train_on(cls, device: str) -> str:
+        kind, colon, index = device.partition(":")
+        if kind not in DEVICES:
+            raise ValueError(f"no type of device to train on: use one of {', '.join(DEVICES)}")
+        if colon and not index.isdecimal():
+            raise ValueError("write the number of the device after the colon, such as cuda:1")
+        return device
+
+    def misfits(self) -> Iterator[tuple[tuple[str], str]]:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size})"
-            )
-        return self
+            what = f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size})"
+            yield ("micro_batch_size",), what
 
     @property
     def micro_batches(self) -> int:
@@ -120,7 +135,7 @@ class RunConfig(Schema):
     name: Annotated[str, OnResume.FIXED] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the experiment, and of the folder that holds its runs."""
     seed: Annotated[int, OnResume.FIXED] = Field(default=0, ge=0, lt=2**63)
-    """Seed of initial weights, data order and splits."""
+    """Seed of initial weights and data order."""
     data: Annotated[DataSettings, OnResume.FIXED]
     """Text."""
     model: Annotated[ArchitectureChoice, OnResume.SAME_COMPONENT]
@@ -145,8 +160,8 @@ class RunConfig(Schema):
         return {**self.model_dump(mode="json", include=set(self.held())), **self._absent}
 
     def data_settings(self) -> dict[str, Any]:
-        """Exactly what the prepared data depends on."""
-        return {"seed": self.seed, **self.resolved()["data"]}
+        """Exactly what the prepared data depends on: every setting of it but the length of sequences."""
+        return {name: value for name, value in self.resolved()["data"].items() if name != "sequence_length"}
 
 
 def digest(value: Any) -> str:
@@ -162,29 +177,44 @@ def load_run_config(
     The config holds the sections that it writes and those that the running command `owns`. A section of an app that is
     not installed is a problem that names the package; in the config of a run it is kept as it is.
     """
-    config, document = read_run_config(path, overrides, registry, owns=owns)
-    check_positions(config, document)
-    return config, document
+    return _read(path, overrides, registry, owns, checks.CHECKS)
 
 
 def read_run_config(
     path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
 ) -> tuple[RunConfig, ConfigDocument]:
-    """Reads the config of an existing run, which may predate the check of the sequence length."""
+    """Reads the config of an existing run, which may predate some checks."""
+    return _read(path, overrides, registry, owns, [check for check in checks.CHECKS if check.earlier_runs])
+
+
+def _read(
+    path: Path,
+    overrides: Sequence[str],
+    registry: Registry,
+    owns: Iterable[str],
+    checked: Iterable[checks.ConfigCheck],
+) -> tuple[RunConfig, ConfigDocument]:
     envelope = envelope_of(registry)
     written = read_config(path)
     absent: dict[str, Any] = {}
     if path.name == RESOLVED:
+        written = replace(written, value=with_data_seed(written.value))
         absent = {name: value for name, value in written.value.items() if name not in envelope.model_fields}
     kept = {name: value for name, value in written.value.items() if name not in absent}
     document = apply_overrides(replace(written, value=kept), overrides)
     document = replace(document, value={**document.value, **{name: {} for name in owns if name not in document.value}})
     config = _validated(envelope, document, registry)
     config._absent = absent
-    check_layers(config, document)
-    check_vocabulary(config, document)
-    check_sites(config, document)
+    checks.require(config, document, checked)
     return config, document
+
+
+def with_data_seed(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Every value of a run's config, whose `seed` decided the split too before `data.seed` did."""
+    data = resolved.get("data")
+    if not isinstance(data, dict) or "seed" in data or "seed" not in resolved:
+        return resolved
+    return {**resolved, "data": {**data, "seed": resolved["seed"]}}
 
 
 def envelope_of(registry: Registry) -> type[RunConfig]:
@@ -211,56 +241,3 @@ def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Re
     if problems:
         raise ProblemError(problems, exit_code)
     return config
-
-
-def check_vocabulary(config: RunConfig, document: ConfigDocument) -> None:
-    """Raises `ProblemError` if the tokenizer can produce tokens without an embedding in the model."""
-    embeddings = architecture_settings(config.model).vocab_size
-    tokens = config.data.tokenizer.vocab_size
-    if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
-        what = f"the model has {embeddings} embeddings, but data.tokenizer.vocab_size is {tokens}"
-        where = document.where(("model", "vocab_size"))
-        raise ProblemError(Problem("vocabulary-mismatch", what, where, "leave it out, or raise it to that size"))
-
-
-def check_sites(config: RunConfig, document: ConfigDocument) -> None:
-    """Raises `ProblemError` for what needs weight sites in an architecture without them."""
-    architecture, settings = config.model.entry.component, architecture_settings(config.model)
-    if SITES in architecture.capabilities:
-        return
-    sharing = [index for index, each in enumerate(settings.sharing) if each.entry.component.contract >= 2]
-    needing: list[tuple[str | int, ...]] = [("sharing", index) for index in sharing]
-    if isinstance(settings.quantizer, StorageSettings):
-        needing.append(("quantizer",))
-    what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
-    problems = [Problem("unsupported", what, document.where(("model", *path)), fix) for path in needing]
-    if problems:
-        raise ProblemError(problems)
-
-
-def check_positions(config: RunConfig, document: ConfigDocument) -> None:
-    """Raises `ProblemError` if sequences are longer than the architecture can read."""
-    positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
-    if positions is not None and length > positions:
-        what = f"sequences have {length} tokens, but the model reads at most {positions} positions"
-        where = document.where(("data", "sequence_length"))
-        raise ProblemError(Problem("bad-value", what, where, "shorten the sequences, or give the model more positions"))
-
-
-def check_layers(config: RunConfig, document: ConfigDocument) -> None:
-    """Per-layer composition: raises `ProblemError` with every conflict and every router that the architecture cannot
-    serve, each with its line in the config."""
-    try:
-        settings = architecture_settings(config.model)
-        layer_routers(settings, settings.expert_layers)
-        if problems := unanswered_asks(config.model):
-            raise ProblemError(problems)
-    except ProblemError as error:
-        raise ProblemError(
-            [replace(problem, where=document.where(_location(problem.where))) for problem in error.problems],
-            error.exit_code,
-        ) from None
-
-
-def _location(path: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in (path or "model").split("."))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import calendar
 import errno
-import importlib.metadata
 import os
 import platform
 import re
@@ -27,6 +26,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from penstock.hooks import installed
 from penstock.hooks.atomic import read_json, sync, sync_files, write_json
 from penstock.hooks.config import ConfigDocument, Schema, dump_config, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
@@ -168,15 +168,13 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
 
 def environment(config: RunConfig, source: Path, overrides: Sequence[str], registry: Registry) -> Environment:
     """Versions, source state, seed and host: what the run's bits depend on, and the command that starts it again."""
-    found = (dist.metadata for dist in importlib.metadata.distributions())  # parsed again on every access
-    packages = sorted({(package["Name"].lower(), package["Version"]) for package in found if package["Name"]})
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         host=platform.node(),
-        packages=dict(packages),
+        packages={**installed.versions()},
         git=_git(Path(__file__), source),
         seed=config.seed,
         argv=list(sys.argv),

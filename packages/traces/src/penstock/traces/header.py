@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+WORD_BITS = "domain_word_bits"
+"""`word_information` of each layer: what the words of the domains alone make of its experts."""
 
 
 def check_header(header: Mapping[str, Any], shape: tuple[int, ...]) -> None:
@@ -22,6 +26,8 @@ def check_header(header: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         raise ValueError(f"the header's 'steps' must be a list of {steps} integers, one per step, none below 0")
     if "domains" in header and not _is_list_of(header["domains"], steps, lambda each: isinstance(each, str)):
         raise ValueError(f"the header's 'domains' must be a list of {steps} names, one per step")
+    if WORD_BITS in header and not _is_list_of(header[WORD_BITS], layers, _is_bits):
+        raise ValueError(f"the header's '{WORD_BITS}' must be a list of {layers} numbers, one per layer, none below 0")
 
 
 def _check_layers(layers: Any, rows: int) -> None:
@@ -38,6 +44,10 @@ def _check_k(k: Any, experts: int) -> None:
 
 def _is_list_of(value: Any, length: int, holds: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == length and all(map(holds, value))
+
+
+def _is_bits(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def _is_integer(value: Any, least: int) -> bool:

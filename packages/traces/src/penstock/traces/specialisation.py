@@ -4,7 +4,11 @@ Even load does not show what experts have learned: identical experts are evenly 
 specialisation, the dependence of the chosen expert on the domain of the token. Both are computed from counts, and the
 null hypothesis is a router that ignores the domain.
 
-Shape suffixes: M domains, E experts, N tokens, K experts per token.
+A router of random weights depends on the domain too, because domains have different words and it sends each word to the
+same experts. So a layer is called specialised only if it depends on the domain by more than routers that give each
+token id experts at random (`word_information`).
+
+Shape suffixes: M domains, E experts, N tokens, K experts per token, V token ids that occur.
 """
 
 from __future__ import annotations
@@ -103,9 +107,9 @@ def wilson_interval(successes: Counts, trials: NDArray[Any], confidence: float =
     return np.where(trials > 0, low, 0.0), np.where(trials > 0, high, 1.0)
 
 
-def mutual_information(count_ME: Counts) -> float:
+def mutual_information(count_ME: Counts | Floats) -> float:
     """Information of an assignment's expert about its domain, in bits; 0 for independence and for an empty table."""
-    total = int(count_ME.sum())
+    total = float(count_ME.sum())
     if total == 0:
         return 0.0
     joint_ME = count_ME / total
@@ -123,6 +127,49 @@ def independent_information(count_ME: Counts, confidence: float = CONFIDENCE) ->
     if total == 0 or degrees < 1:
         return 0.0
     return chi_squared.quantile(confidence, int(degrees)) / (2 * total * math.log(2))
+
+
+WORD_DRAWS = 200
+"""Random routers that are compared: the 95 % bound is then the tenth largest."""
+WORDS_TOGETHER = 16
+"""Token ids of similar frequency whose experts are exchanged. A rare id has few experts and a frequent one many, so
+exchanging those would not be what a router does."""
+
+
+def word_information(
+    domain_N: NDArray[np.integer[Any]],
+    token_N: NDArray[np.integer[Any]],
+    expert_NK: NDArray[np.integer[Any]],
+    experts: int,
+    *,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> float:
+    """The bits that `mutual_information` stays below with this confidence if experts know words but not domains: the
+    experts of each token id are exchanged at random with those of an id that is about as frequent."""
+    _, id_N = np.unique(token_N, return_inverse=True)
+    size = int(id_N.max(initial=-1)) + 1
+    domains = int(np.max(domain_N, initial=-1)) + 1
+    if size == 0:
+        return 0.0
+    count_MV = np.bincount(domain_N * size + id_N, minlength=domains * size).reshape(domains, size).astype(np.float64)
+    count_VE = np.zeros((size, experts))
+    for slot_N in expert_NK.T:
+        count_VE += np.bincount(id_N * experts + slot_N, minlength=size * experts).reshape(size, experts)
+    share_VE = count_VE / count_MV.sum(axis=0)[:, None]
+    generator = np.random.default_rng(seed)
+    bits = [mutual_information(count_MV @ share_VE[_exchanged(count_MV, generator)]) for _ in range(WORD_DRAWS)]
+    return float(np.quantile(bits, confidence))
+
+
+def _exchanged(count_MV: Floats, generator: np.random.Generator) -> NDArray[np.int64]:
+    """For each token id, a random one of the `WORDS_TOGETHER` ids that are about as frequent; each id once."""
+    size = count_MV.shape[1]
+    by_frequency_V = np.lexsort((generator.random(size), -count_MV.sum(axis=0)))
+    within_groups_V = np.lexsort((generator.random(size), np.arange(size) // WORDS_TOGETHER))
+    other_V = np.empty(size, dtype=np.int64)
+    other_V[by_frequency_V] = by_frequency_V[within_groups_V]
+    return other_V
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +205,24 @@ def preference(count_ME: Counts, k: int) -> Preference:
     return Preference(count_ME / np.maximum(token_M1, 1), low_ME, high_ME, k / count_ME.shape[1])
 
 
-def specialisation(count_ME: Counts) -> dict[str, Any]:
-    """One layer's `information_bits` with its null, and a verdict on load and specialisation in words."""
+def specialisation(count_ME: Counts, word_bits: float | None = None) -> dict[str, Any]:
+    """One layer's `information_bits` with its nulls, and a verdict on load and specialisation in words. `word_bits` is
+    what `word_information` gives; None if the tokens are unknown, so that nothing can be called specialised."""
     bits, null = mutual_information(count_ME), independent_information(count_ME)
     count_E = count_ME.sum(axis=0)
     even = bool(count_E.any() and max_violation(count_E) <= EVEN_BELOW)
     if np.count_nonzero(count_ME.sum(axis=1)) < 2:
         told = "specialisation unknown (one domain)"
+    elif bits <= null or bits < TELLS_FROM_BITS:
+        told = "no specialisation"
+    elif word_bits is None:
+        told = "depends on the domain (perhaps only by its words)"
     else:
-        told = "specialised" if bits > null and bits >= TELLS_FROM_BITS else "no specialisation"
+        told = "specialised" if bits >= word_bits + TELLS_FROM_BITS else "no specialisation beyond the domain's words"
     return {
         "information_bits": bits,
         "information_bits_null": null,
+        "information_bits_words": word_bits,
         "significant": bits > null,
         "verdict": f"{'even' if even else 'uneven'} load, {told}",
     }

@@ -14,7 +14,8 @@ from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.config import RunConfig, check_layers, envelope_of, load_run_config
+from penstock.run.checks import export_notes
+from penstock.run.config import RunConfig, envelope_of, load_run_config
 
 
 @click.group()
@@ -39,12 +40,13 @@ def schema(registry: Registry) -> dict[str, Any]:
 def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], as_json: bool) -> dict[str, Any]:
     """Find every problem of a config without importing torch. Exits with code 2 if there are any."""
     try:
-        load_run_config(config_file, overrides, registry)
-        problems = []
-        error = None
+        run_config, _ = load_run_config(config_file, overrides, registry)
+        notes, problems, error = export_notes(run_config), [], None
     except ProblemError as raised:
-        problems, error = [problem.as_dict() for problem in raised.problems], raised
-    result = {"config": str(config_file), "valid": error is None, "problems": problems}
+        notes, problems, error = [], [problem.as_dict() for problem in raised.problems], raised
+    result = {"config": str(config_file), "valid": error is None, "problems": problems, "notes": notes}
+    for note in notes:
+        output.note(note)
     if error is None or as_json:
         output.print_result(result, as_json, lambda: f"{config_file}: valid")
     if error is not None:
@@ -81,7 +83,6 @@ def explain_command(
 
 def explain_layer(run_config: RunConfig, document: ConfigDocument, registry: Registry, path: str) -> list[Setting]:
     """The router of one layer and which part of the config gave it to the layer."""
-    check_layers(run_config, document)
     settings = architecture_settings(run_config.model)
     by_name = {f"layers.{layer}.mlp": layer for layer in settings.expert_layers}
     name = ".".join(path.split(".")[:3])

@@ -116,13 +116,20 @@ def _colored(status: Status) -> str:
 
 def _settings(entry: Entry, registry: Registry, overrides: Sequence[str], folder: Path) -> Mapping[str, Any] | None:
     """The example of the component's schema with the overrides applied; None, meaning the example, if there are no
-    overrides. Raises `ProblemError` for invalid settings."""
-    if not overrides:
-        return None
+    overrides. Raises `ProblemError` for invalid settings, and for a component whose schema has no example although its
+    settings have no defaults: nothing is known to be wrong with it."""
     example = dict(schema_of(entry).example(folder))
     settings = apply_overrides(ConfigDocument(example, {(): "example"}, "--set"), overrides).value
-    validate_settings(entry, settings, registry, "--set")
-    return settings
+    try:
+        validate_settings(entry, settings, registry, "--set")
+    except ProblemError as error:
+        if overrides or example:
+            raise
+        needed = "; ".join(str(problem).removeprefix("--set: ") for problem in error.problems)
+        what = f"{entry.component.kind} '{entry.component.name}' needs settings to be checked ({needed})"
+        fix = "pass them with --set, or return working ones from `example` of its schema"
+        raise ProblemError(Problem("needs-settings", what, fix=fix)) from error
+    return settings if overrides else None
 
 
 def _waiver(entries: Sequence[Entry], law: str, until: str, reason: str) -> Waiver:

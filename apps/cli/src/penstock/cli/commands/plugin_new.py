@@ -20,7 +20,7 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.component import CONTRACTS, KINDS
-from penstock.hooks.discovery import canonical
+from penstock.hooks.installed import canonical
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 
@@ -86,7 +86,7 @@ STARTERS: dict[str, Starter] = {
         "Bias in proportion to the load error",
         "model: {balance: [{use: NAME}]}",
         (TORCH,),
-        ("expert-symmetric", "scale-free"),
+        ("expert-symmetric", "scale-free", "selection-bias"),
     ),
     "quantizer": Starter(
         "Integers with one scale per row",

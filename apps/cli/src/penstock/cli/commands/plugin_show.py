@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 
 from penstock.cli import output
-from penstock.cli.commands.plugin_check import entries_named, kind_option, run_check
-from penstock.conformance import capabilities
+from penstock.cli.commands.plugin_check import entries_named, kind_option
+from penstock.conformance.promises import CAPABILITIES
 from penstock.hooks.component import CONTRACTS
 from penstock.hooks.config import OfKind
 from penstock.hooks.registry import Choice, Entry, Registry
@@ -44,24 +44,22 @@ CONFIG_LINES = {
 @click.command("show")
 @click.argument("name")
 @kind_option
-@click.option("--no-check", is_flag=True, help="Skip the conformance check, which imports the code.")
 @output.json_option
 @click.pass_obj
-def show_plugin(registry: Registry, name: str, kind: str | None, no_check: bool, as_json: bool) -> list[dict[str, Any]]:
-    """Show a component's summary, provider, settings and results against the laws of its kind.
+def show_plugin(registry: Registry, name: str, kind: str | None, as_json: bool) -> list[dict[str, Any]]:
+    """Show a component's summary, provider, capabilities and settings. None of its code is imported.
 
     NAME is a component's name, `distribution:name` or `kind/name`. If several kinds have NAME, all are shown.
     """
-    result = [describe(entry, registry, run=not no_check) for entry in entries_named(registry, name, kind)]
+    result = [describe(entry, registry) for entry in entries_named(registry, name, kind)]
     output.print_result(result, as_json, lambda: "\n\n".join(map(_text, result)))
     return result
 
 
-def describe(entry: Entry, registry: Registry, *, run: bool) -> dict[str, Any]:
-    """Everything about one component; with `run`, the kit's verdict and which laws are broken."""
+def describe(entry: Entry, registry: Registry) -> dict[str, Any]:
+    """Everything about one component that its description and schema say."""
     component, origin = entry.component, entry.origin
-    meanings = capabilities(component.kind)
-    report = run_check(entry, registry) if run else None
+    meanings = CAPABILITIES.get(component.kind, {})
     return {
         "kind": component.kind,
         "name": component.name,
@@ -76,8 +74,7 @@ def describe(entry: Entry, registry: Registry, *, run: bool) -> dict[str, Any]:
         "reference": component.reference,
         "settings": settings_table(entry),
         "use": config_line(entry, registry),
-        "verdict": None if report is None else report.verdict,
-        "broken": None if report is None else [result.law for result in report.broken],
+        "check": f"penstock plugins check {registry.name_of(entry)} --kind {component.kind}",
     }
 
 
@@ -138,7 +135,7 @@ def _text(shown: dict[str, Any]) -> str:
         *((f"promises {each}", meaning) for each, meaning in shown["capabilities"].items()),
         ("reference", shown["reference"]),
         ("use", shown["use"]),
-        ("laws", _verdict(shown)),
+        ("laws", shown["check"]),
     ]
     width = max(len(name) for name, _ in rows)
     parts = [
@@ -159,10 +156,3 @@ def _default(setting: dict[str, Any]) -> str:
     if setting["required"]:
         return "(required)"
     return "null" if setting["default"] is None else str(setting["default"])
-
-
-def _verdict(shown: dict[str, Any]) -> str:
-    if shown["verdict"] is None:
-        return ""
-    broken = f"; broken: {', '.join(shown['broken'])}" if shown["broken"] else ""
-    return shown["verdict"] + broken

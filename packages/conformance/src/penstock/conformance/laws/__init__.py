@@ -1,2 +1,1 @@
-"""One module a kind, imported when a component of the kind is checked: `LAWS`, in the order in which they are run, and
-`CAPABILITIES`, what a component of the kind may declare."""
+"""One module a kind, imported when a component of the kind is checked: `LAWS`, in the order in which they are run."""

@@ -22,11 +22,6 @@ from penstock.conformance.laws.routings import EXPERTS, HIDDEN_SIZE, generators_
 from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES: dict[str, str] = {
-    "exact-counts": "loads that differ by one are distinguished, however large they are",
-    "expert-symmetric": "renumbering the experts renumbers the update",
-    "scale-free": "the update depends on the shares of the load, not on its size",
-}
 BALANCER = "balancer"
 
 
@@ -298,6 +293,22 @@ def a_router_that_cannot_be_balanced_is_a_problem(subject: Subject) -> None:
     after = router.state_dict()
     changed = before.keys() != after.keys() or any(not torch.equal(after[name], before[name]) for name in before)
     expect(changed, "a router without a bias is neither refused nor changed")
+
+
+@law(BALANCER, needs=FORM, capability="selection-bias")
+def a_router_without_a_bias_is_refused(subject: Subject) -> None:
+    """A router whose `e_score_correction_bias` is None raises a `ProblemError`.
+
+    `config validate` refuses such a router beside this balancer, before anything is built.
+    """
+    router = _router()
+    del router.e_score_correction_bias
+    router.e_score_correction_bias = None  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        _update(subject.build(), router, _skewed())
+    except ProblemError:
+        return
+    expect(False, "the router is not refused")
 
 
 @law(BALANCER, needs=FORM)

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 
-CAPABILITIES: dict[str, str] = {}
 COMMAND = "command"
 
 

@@ -22,9 +22,6 @@ from penstock.hooks.contracts import Document
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
 
-CAPABILITIES = {
-    "fingerprint": "fingerprint() detects changes of the input cheaply, without reading it",
-}
 CORPUS = "corpus"
 HEAD = 64
 

@@ -28,9 +28,6 @@ from penstock.hooks.contracts import Batch, Inputs, ModelOutput, ObjectiveOutput
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
 
-CAPABILITIES = {
-    "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches"
-}
 ENGINE = "engine"
 RATE = 0.5
 

@@ -16,7 +16,6 @@ from penstock.conformance.law import NotApplicable, Subject, Violation, expect, 
 from penstock.conformance.parts import TinyModel, random_state, write_tokenizer
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES: dict[str, str] = {}
 EXPORTER = "exporter"
 
 

@@ -15,11 +15,6 @@ from penstock.conformance.randomness import leaves_the_random_state
 from penstock.hooks.contracts import Document
 from penstock.hooks.registry import Choice
 
-CAPABILITIES = {
-    "drops-only": "every document that passes is unchanged",
-    "idempotent": "filtering a second time changes nothing more",
-    "stateless": "one object filters a second stream like the first",
-}
 FILTER = "filter"
 PATIENCE = 4096
 _ADJECTIVES = (

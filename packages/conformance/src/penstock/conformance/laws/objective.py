@@ -22,7 +22,6 @@ from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_i
 from penstock.conformance.parts import VOCABULARY, TinyModel, random_state
 from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput, TrainingData
 
-CAPABILITIES: dict[str, str] = {}
 OBJECTIVE = "objective"
 BATCH, LENGTH = 4, 8
 

@@ -20,7 +20,6 @@ from penstock.conformance.laws.run_directory import (
 from penstock.conformance.randomness import leaves_the_random_state
 from penstock.hooks.contracts import StepRecord
 
-CAPABILITIES = {"exact-resume": "a resumed run leaves the same files as an uninterrupted one"}
 OBSERVER = "observer"
 _HEADER = {"model": "kit", "k": 2, "hidden_size": 8, "tokenizer": "bytes", "data": "0" * 16}
 

@@ -14,7 +14,6 @@ from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_i
 from penstock.conformance.parts import random_state
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 
-CAPABILITIES = {"bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16"}
 OPTIMIZER = "optimizer"
 SHAPES: dict[ParameterRole, dict[str, tuple[int, ...]]] = {
     ParameterRole.MATRIX: {"wide": (8, 16), "tall": (16, 8), "square": (8, 8)},

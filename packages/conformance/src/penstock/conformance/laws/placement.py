@@ -13,10 +13,6 @@ from numpy.typing import NDArray
 from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES = {
-    "equal-slots": "every GPU gets the same number of experts if they divide evenly",
-    "load-aware": "a skewed load is spread better than by placing experts in order",
-}
 PLACEMENT = "placement"
 SIZES = [(8, 2), (16, 4), (160, 8)]  # experts, GPUs
 

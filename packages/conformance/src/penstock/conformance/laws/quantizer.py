@@ -22,20 +22,6 @@ from penstock.conformance.laws.quantized import MATRIX, drawn_weight, quantized,
 from penstock.conformance.parts import random_state
 from penstock.hooks.contracts import ParameterRole
 
-CAPABILITIES = {
-    "compilable": "torch.compile captures the quantizer as one graph, value and gradient",
-    "deterministic": "equal weights give equal results, without drawing from global generators",
-    "embeddings": "embeddings can be stored in the format",
-    "experts": "stacked experts can be stored in the format",
-    "heads": "output heads can be stored in the format",
-    "idempotent": "quantizing a quantized weight again changes nothing",
-    "identity-gradient": "the gradient passes from the result to the weight unchanged",
-    "matrices": "matrices of attention and dense MLPs can be stored in the format",
-    "odd": "the negative of a weight is quantized to the negative of its result",
-    "packable": "`pack` and `unpack` write and read the bytes of the format",
-    "routers": "router gates are quantized too",
-    "scale-equivariant": "scaling a weight by a power of two scales its result by the same power",
-}
 QUANTIZER = "quantizer"
 
 

@@ -106,6 +106,15 @@ def an_expert_with_a_bias_of_minus_infinity_is_never_chosen(subject: Subject) ->
     expect(tokens == 0, f"{tokens} tokens choose an expert with a bias of -inf")
 
 
+@law(ROUTER, needs=(router_routing.everything_is_finite,), capability="no-selection-bias")
+def there_is_no_bias(subject: Subject) -> None:
+    """`e_score_correction_bias` is None.
+
+    `config validate` refuses such a router beside a balancer that sets the bias, before anything is built.
+    """
+    expect(router_of(subject).e_score_correction_bias is None, "the router has a selection bias")
+
+
 def _biased_router(subject: Subject, value_E: Tensor | None = None) -> Any:
     router = router_of(subject)
     if router.e_score_correction_bias is None:

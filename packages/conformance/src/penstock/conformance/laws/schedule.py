@@ -8,7 +8,6 @@ import pickle
 
 from penstock.conformance.law import Subject, expect, law, laws_in
 
-CAPABILITIES: dict[str, str] = {}
 SCHEDULE = "schedule"
 GRID = [step / 100 for step in range(101)]
 

@@ -6,7 +6,6 @@ from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.conformance.laws import general
 from penstock.hooks.schema import schema_of
 
-CAPABILITIES: dict[str, str] = {}
 SECTION = "section"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.conformance.laws import general
 
-CAPABILITIES: dict[str, str] = {}
 SERVER = "server"
 PORT = 48_213
 

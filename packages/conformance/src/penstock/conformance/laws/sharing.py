@@ -13,7 +13,6 @@ from penstock.conformance.laws.shared import Roles, Shapes, planned, transformer
 from penstock.hooks.contracts import ParameterRole, SharingPlan
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES: dict[str, str] = {}
 SHARING = "sharing"
 Value = TypeVar("Value")
 

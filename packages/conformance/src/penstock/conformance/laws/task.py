@@ -7,8 +7,4 @@ from __future__ import annotations
 
 from penstock.conformance.laws import task_itself, task_questions, task_results, task_totals
 
-CAPABILITIES = {
-    "every-token": "every token is scored once, so a model that looks one token back has the same metrics for any "
-    "sequence length",
-}
 LAWS = (*task_questions.LAWS, *task_results.LAWS, *task_itself.LAWS, *task_totals.LAWS)

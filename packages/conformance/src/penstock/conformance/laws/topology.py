@@ -14,11 +14,6 @@ from numpy.typing import NDArray
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 from penstock.hooks.problems import ProblemError
 
-CAPABILITIES = {
-    "monotone": "adding bytes between any two GPUs never makes the exchange faster",
-    "subadditive": "two exchanges at once take no longer than one after the other",
-    "interchangeable": "permuting the GPUs of a node changes nothing",
-}
 TOPOLOGY = "topology"
 ROUNDING = 1e-9
 Bytes = NDArray[np.float64]

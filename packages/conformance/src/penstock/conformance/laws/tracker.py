@@ -19,11 +19,6 @@ from penstock.conformance.laws.run_directory import (
     folders,
 )
 
-CAPABILITIES = {
-    "local": "logged metrics are in files of the run directory once the tracker is closed",
-    "durable": "logged metrics are in files of the run directory before `log` returns",
-    "exact-resume": "a resumed run leaves the same files as an uninterrupted one",
-}
 TRACKER = "tracker"
 
 

@@ -31,6 +31,7 @@ from penstock.hooks.contracts.model import (
     ModelOutput,
     PartlyFrozen,
     PlainHead,
+    Publishable,
     Remembering,
 )
 from penstock.hooks.contracts.network import Placement, Topology
@@ -38,6 +39,7 @@ from penstock.hooks.contracts.routing import (
     AskingRouter,
     BalanceLoss,
     Balancer,
+    BatchDependentRouter,
     BatchLoad,
     ExpertLoad,
     OnlineRouter,
@@ -84,6 +86,7 @@ __all__ = [
     "BalanceLoss",
     "Balancer",
     "Batch",
+    "BatchDependentRouter",
     "BatchLoad",
     "Corpus",
     "Document",
@@ -113,6 +116,7 @@ __all__ = [
     "PartlyFrozen",
     "Placement",
     "PlainHead",
+    "Publishable",
     "Quantizer",
     "Remembering",
     "ReplaceableRouter",

@@ -26,7 +26,8 @@ class Inputs:
     int64, token types. `expert_BSK` int64, by layer: the experts that a router takes instead of choosing. `encoder`,
     what the encoder of an encoder-decoder model reads.
 
-    A model raises `ProblemError` for a field that it cannot honour (`require_only`); it ignores none.
+    A model raises `ProblemError` for a field that it cannot honour (`require_only`); it ignores none. A field of other
+    positions than the tokens, and a mask that is not bool, raise it at once.
     """
 
     token_BS: Tensor
@@ -36,6 +37,20 @@ class Inputs:
     type_BS: Tensor | None = None
     expert_BSK: Mapping[int, Tensor] | None = None
     encoder: Inputs | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("real_BS", "document_BS", "position_BS", "type_BS"):
+            if (value := getattr(self, name)) is not None:
+                self._require_positions(name, value, mask=name == "real_BS")
+
+    def _require_positions(self, name: str, value: Tensor, *, mask: bool) -> None:
+        given, wanted = tuple(value.shape), tuple(self.token_BS.shape)
+        if given != wanted:
+            what = f"has shape {list(given)}, but the tokens have {list(wanted)}"
+            raise ProblemError(Problem("bad-value", what, f"inputs.{name}", "give one value for each token"))
+        if mask and not str(value.dtype).endswith("bool"):
+            what = f"is {value.dtype}, not bool"
+            raise ProblemError(Problem("bad-value", what, f"inputs.{name}", "give True for the positions that count"))
 
     @classmethod
     def of(cls, given: Inputs | Tensor) -> Inputs:
@@ -49,7 +64,10 @@ class Inputs:
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def counted(self, mask_BS: Tensor | None) -> Tensor | None:
-        """The positions that a loss counts: those of the mask (None: all) that are real."""
+        """The positions that a loss counts: those of the mask (None: all) that are real. Raises `ProblemError` for a
+        mask that is not one of these positions."""
+        if mask_BS is not None:
+            self._require_positions("mask_BS", mask_BS, mask=True)
         if self.real_BS is None or mask_BS is None:
             return mask_BS if self.real_BS is None else self.real_BS
         return mask_BS & self.real_BS
@@ -119,7 +137,8 @@ class LanguageModel(Generative, Protocol):
     def routers(self) -> Mapping[int, Router]: ...
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all)."""
+        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all). The others
+        may have any target, such as -100, and any hidden state."""
         ...
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
@@ -141,6 +160,23 @@ class LanguageModel(Generative, Protocol):
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `export_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
+@runtime_checkable
+class Publishable(Protocol):
+    """A language model that other software may know in another layout than its checkpoints have.
+
+    An exporter for that software writes `published_config()` and `published_state()` instead of `export_config()` and
+    `export_state(materialize=True)`. Both raise `ProblemError` where no published architecture computes the same.
+    """
+
+    def published_config(self) -> dict[str, Any]:
+        """The `config.json` of a published architecture that computes the same logits."""
+        ...
+
+    def published_state(self) -> dict[str, Tensor]:
+        """Its tensors, under its names."""
         ...
 
 

@@ -91,6 +91,18 @@ class AskingRouter(Protocol):
 
 
 @runtime_checkable
+class BatchDependentRouter(Protocol):
+    """A router that says whether it may choose other experts for a token among other tokens, in evaluation too.
+
+    Where `depends_on_batch` is True, evaluation reads one text at a time, so that no figure depends on the texts beside
+    it. Components whose routers do so under default settings lack the capability `batch-invariant`.
+    """
+
+    @property
+    def depends_on_batch(self) -> bool: ...
+
+
+@runtime_checkable
 class OnlineRouter(Router, Protocol):
     """A router that also learns outside the gradient.
 

@@ -179,7 +179,8 @@ class Engine(Protocol):
 
 
 class Schedule(Protocol):
-    """Learning-rate factor. `progress` is the trained share of the run in [0, 1]."""
+    """Learning-rate factor. `progress` is the trained share of the run in [0, 1], at the middle of each step: a run of
+    4 steps asks for 1/8, 3/8, 5/8 and 7/8, so a factor that is 0 at an end of the run is never used."""
 
     def __call__(self, progress: float) -> float: ...
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings, architecture_settings
-from penstock.hooks.problems import Problem
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, architecture_settings, router_misfits
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
-from penstock.hooks.schema import PROBLEM, OfKind
+from penstock.hooks.schema import OfKind
+from penstock.moe_core.frozen_base.mergeable import merged_config
+from penstock.moe_core.glm.layouts import obstacles, rules_of
 
 # Settings that belong to the outer model, not to the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")
@@ -29,12 +30,12 @@ class FrozenBaseConfig(ArchitectureSettings):
     place: Literal["beside", "in_place"] = "beside"
     """Where experts go: `beside` adds them to the layer's MLP, starting with a zero contribution; `in_place` replaces
     the MLP by experts that start as copies of it (upcycling)."""
-    experts: int = Field(default=8, gt=0)
+    experts: int = Field(default=8, gt=0, le=LARGEST_SIZE)
     """Number of experts in each of these layers."""
-    expert_size: int | None = Field(default=None, gt=0)
+    expert_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Hidden width of an expert with `place: beside`; null uses four times the model's width, as in dense MLPs. With
     `in_place`, experts have the MLP's width."""
-    vocab_size: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0, le=LARGEST_SIZE)
     """Rows of the embedding; null uses the base's, or else the tokenizer's."""
 
     @classmethod
@@ -60,6 +61,21 @@ class FrozenBaseConfig(ArchitectureSettings):
     def max_positions(self) -> int | None:
         return architecture_settings(self.base).max_positions
 
+    def export_obstacles(self) -> list[Problem]:
+        base = self.base.settings
+        size = self.expert_size or 4 * getattr(base, "hidden_size", 0)
+        try:
+            merged = merged_config(
+                base,
+                self.layers,
+                experts=self.experts,
+                expert_size=size if self.place == "beside" else getattr(base, "intermediate_size", 0),
+                beside=self.place == "beside",
+            )
+        except ProblemError as error:
+            return list(error.problems)
+        return obstacles(merged, rules_of(self))
+
     @field_validator("base")
     @classmethod
     def _base_is_a_model_alone(cls, base: Choice) -> Choice:
@@ -84,26 +100,19 @@ class FrozenBaseConfig(ArchitectureSettings):
 
     @model_validator(mode="after")
     def _vocabulary_is_the_bases(self) -> FrozenBaseConfig:
-        own = getattr(self.base.settings, "vocab_size", None)
         if self.vocab_size is None:
-            object.__setattr__(self, "vocab_size", own)
-        if own is None or self.vocab_size == own:
-            return self
-        problem = Problem("bad-value", f"is {self.vocab_size}, but the base has {own}", fix="remove it")
-        error = PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
-        details = InitErrorDetails(type=error, loc=("vocab_size",), input=self.vocab_size)
-        raise ValidationError.from_exception_data(type(self).__name__, [details])
-
-    @model_validator(mode="after")
-    def _copies_have_their_size(self) -> FrozenBaseConfig:
-        if self.place == "in_place" and self.expert_size is not None:
-            raise ValueError(
-                "expert_size does not apply with `place: in_place`, where experts have the MLP's size; remove it"
-            )
-        k = getattr(getattr(self.router, "settings", None), "k", 1)
-        if k > self.experts:
-            raise ValueError(f"the router chooses k = {k} experts per token, but experts = {self.experts}")
+            object.__setattr__(self, "vocab_size", getattr(self.base.settings, "vocab_size", None))
         return self
+
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        own = getattr(self.base.settings, "vocab_size", None)
+        if own is not None and self.vocab_size not in (None, own):
+            what = f"is {self.vocab_size}, but the base has {own}"
+            yield ("vocab_size",), Problem("bad-value", what, fix="remove it")
+        if self.place == "in_place" and self.expert_size is not None:
+            what = "does not apply with `place: in_place`, where experts have the MLP's size; remove it"
+            yield ("expert_size",), what
+        yield from router_misfits(self, self.experts)
 
 
 def absent_layers(missing: list[int], count: int) -> str:

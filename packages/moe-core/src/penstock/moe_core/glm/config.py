@@ -7,17 +7,15 @@ train in two minutes. A checkpoint brings its own sizes: see `GlmMoeConfig.pretr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import ArchitectureSettings
+from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, router_misfits
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.schema import PROBLEM
-from penstock.moe_core.glm import hub_config
+from penstock.moe_core.glm import hub_config, layouts
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -100,17 +98,17 @@ class GlmMoeConfig(ArchitectureSettings):
     mtp: Literal["drop", "keep"] = "drop"
     """What to do with a checkpoint's multi-token prediction layers: drop them, or keep them untrained and write them
     back on export."""
-    hidden_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=LARGEST_SIZE)
     """Model width D."""
-    num_hidden_layers: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of layers, including dense ones."""
-    first_k_dense_replace: int = Field(default=1, ge=0)
+    first_k_dense_replace: int = Field(default=1, ge=0, le=LARGEST_SIZE)
     """Number of initial layers with a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
-    num_attention_heads: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of query heads."""
-    num_key_value_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0, le=LARGEST_SIZE)
     """Number of key and value heads; groups of query heads share one."""
-    head_dim: int = Field(gt=0)
+    head_dim: int = Field(gt=0, le=LARGEST_SIZE)
     """Width of a head; num_attention_heads * head_dim need not equal hidden_size."""
     attention_bias: bool = True
     """Bias on q, k and v (never on the output), as in GLM-4.x."""
@@ -120,15 +118,15 @@ class GlmMoeConfig(ArchitectureSettings):
     """Fraction of each head that gets rotary embedding; GLM-4.x rotates the first half."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary frequencies."""
-    max_position_embeddings: int = Field(default=131_072, gt=0)
+    max_position_embeddings: int = Field(default=131_072, gt=0, le=LARGEST_SIZE)
     """Longest supported sequence, written to the exported config; training sequences may not be longer."""
-    intermediate_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, le=LARGEST_SIZE)
     """Hidden width of the dense MLP."""
-    moe_intermediate_size: int = Field(default=0, ge=0)
+    moe_intermediate_size: int = Field(default=0, ge=0, le=LARGEST_SIZE)
     """Hidden width H of one expert; not needed by a model with only dense layers."""
-    n_routed_experts: int = Field(default=0, ge=0)
+    n_routed_experts: int = Field(default=0, ge=0, le=LARGEST_SIZE)
     """Number of experts E per mixture-of-experts layer; not needed by a model with only dense layers."""
-    n_shared_experts: int = Field(default=1, ge=0)
+    n_shared_experts: int = Field(default=1, ge=0, le=LARGEST_SIZE)
     """Number of shared experts, which see every token; they are built as one MLP of their total width."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     """Epsilon of every RMSNorm."""
@@ -173,6 +171,9 @@ class GlmMoeConfig(ArchitectureSettings):
     def max_positions(self) -> int:
         return self.max_position_embeddings
 
+    def export_obstacles(self) -> list[Problem]:
+        return layouts.obstacles(self, layouts.rules_of(self), prediction_layers=self.mtp == "keep")
+
     @property
     def rotary_dim(self) -> int:
         return int(self.head_dim * self.partial_rotary_factor)
@@ -211,59 +212,42 @@ class GlmMoeConfig(ArchitectureSettings):
             raise ValueError(str(error)) from error
         return path.expanduser()
 
-    @model_validator(mode="after")
-    def _sizes_are_those_of_the_pretrained_model(self) -> GlmMoeConfig:
-        if self.pretrained is None:
-            return self
-        wrong = [
-            InitErrorDetails(
-                type=PydanticCustomError(PROBLEM, "{problem}", {"problem": _other_size(value, given)}),
-                loc=(name,),
-                input=value,
-            )
-            for name, given in pretrained_settings(self.pretrained).items()
-            if name not in CHANGEABLE and (value := getattr(self, name)) != given
-        ]
-        if wrong:
-            raise ValidationError.from_exception_data(type(self).__name__, wrong)
-        return self
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> GlmMoeConfig:
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        if self.pretrained is not None:
+            for name, given in pretrained_settings(self.pretrained).items():
+                if name not in CHANGEABLE and (value := getattr(self, name)) != given:
+                    yield (name,), _other_size(value, given)
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
-                f"num_key_value_heads ({self.num_key_value_heads})"
-            )
+            heads = f"num_attention_heads ({self.num_attention_heads}) is not a multiple of"
+            yield ("num_attention_heads",), f"{heads} num_key_value_heads ({self.num_key_value_heads})"
         if self.rotary_dim % 2 or not self.rotary_dim:
-            raise ValueError(
-                f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor}) must be "
-                "a positive even number"
-            )
+            rotated = f"head_dim ({self.head_dim}) x partial_rotary_factor ({self.partial_rotary_factor})"
+            yield ("head_dim",), f"{rotated} must be a positive even number"
         if self.first_k_dense_replace > self.num_hidden_layers:
-            raise ValueError(
-                f"first_k_dense_replace ({self.first_k_dense_replace}) is greater than num_hidden_layers "
-                f"({self.num_hidden_layers})"
-            )
-        if self.expert_layers and not (self.n_routed_experts and self.moe_intermediate_size):
-            raise ValueError(
-                f"layers {self.first_k_dense_replace} to {self.num_hidden_layers - 1} have experts, which need "
-                "n_routed_experts and moe_intermediate_size; a model without experts has first_k_dense_replace = "
-                f"num_hidden_layers = {self.num_hidden_layers}"
-            )
-        routers = [self.router, *(override.router for override in self.overrides)]
-        for choice in routers if self.expert_layers else []:
-            k = getattr(getattr(choice, "settings", None), "k", 1)
-            groups = getattr(getattr(choice, "settings", None), "groups", 1)
-            if self.n_routed_experts % groups:
-                raise ValueError(
-                    f"the router's groups = {groups} do not divide n_routed_experts = {self.n_routed_experts}"
-                )
-            if k > self.n_routed_experts:
-                raise ValueError(
-                    f"the router chooses k = {k} experts per token, but n_routed_experts = {self.n_routed_experts}"
-                )
-        return self
+            dense = f"first_k_dense_replace ({self.first_k_dense_replace}) is greater than"
+            yield ("first_k_dense_replace",), f"{dense} num_hidden_layers ({self.num_hidden_layers})"
+        if self.expert_layers:
+            yield from self._experts_missing()
+        if self.expert_layers and self.n_routed_experts:
+            yield from router_misfits(self, self.n_routed_experts)
+
+    def _experts_missing(self) -> Iterator[tuple[tuple[str], str]]:
+        layers = f"layers {self.first_k_dense_replace} to {self.num_hidden_layers - 1} have experts, which need it"
+        dense = f"a model without experts has first_k_dense_replace = num_hidden_layers = {self.num_hidden_layers}"
+        for name in ("n_routed_experts", "moe_intermediate_size"):
+            if not getattr(self, name):
+                yield (name,), f"{layers}; {dense}"
+
+    def misfits_in(self, dtype: str, device: str) -> Iterator[tuple[str, str]]:
+        if self.experts_backend != "grouped" or not self.expert_layers:
+            return
+        unit = 16 // {"fp32": 4, "bf16": 2}[dtype]
+        for name in ("hidden_size", "moe_intermediate_size"):
+            if getattr(self, name) % unit:
+                what = f"is {getattr(self, name)}, but experts_backend = grouped needs a multiple of {unit} in {dtype}"
+                yield name, what
+        if device.startswith("cuda") and dtype != "bf16":
+            yield "experts_backend", "grouped products need train.dtype = bf16 on a GPU"
 
 
 def _other_size(value: Any, given: Any) -> Problem:

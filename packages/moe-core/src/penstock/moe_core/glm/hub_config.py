@@ -69,6 +69,10 @@ _ABSENT = {
 }
 
 
+# What a config says whose class transformers has.
+GLM4_MOE: dict[str, Any] = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe"}
+
+
 def to_hub_config(
     config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: bool, prediction_layers: int
 ) -> dict[str, Any]:
@@ -161,10 +165,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         fix = "give the folder of a Hugging Face glm4_moe checkpoint"
         raise ProblemError(Problem("missing-file", f"cannot be read ({error.strerror})", str(path), fix)) from error
-    except ValueError as error:
-        raise ProblemError(Problem("damaged-file", f"not JSON ({error})", str(path))) from error
+    except (ValueError, RecursionError) as error:
+        what = f"not JSON ({error})"
+        raise ProblemError(Problem("damaged-file", what, str(path), "download it again")) from error
     if not isinstance(document, dict):
-        raise ProblemError(Problem("damaged-file", "not a mapping", str(path)))
+        raise ProblemError(Problem("damaged-file", "not a mapping", str(path), "download it again"))
     return cast("dict[str, Any]", document)
 
 

@@ -29,7 +29,9 @@ from penstock.hooks.contracts import (
 )
 from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
+from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
@@ -240,6 +242,30 @@ class GlmMoe(nn.Module):
             del state["lm_head.weight"]
         return huggingface.to_hub_names(state) | self.kept_tensors
 
+    def published_config(self) -> dict[str, Any]:
+        """Raises `ProblemError` if no transformers class computes the same, with what to change."""
+        rules = self._router_rules()
+        layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
+        if layout == "glm4_moe":
+            return self.export_config() | hub_config.GLM4_MOE
+        tied = self.lm_head.weight is self.embed_tokens.weight
+        return translated_config(layout, self.config, rules[min(rules)], tied=tied)
+
+    @torch.no_grad()
+    def published_state(self) -> dict[str, Tensor]:
+        rules = self._router_rules()
+        layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
+        state = self.export_state(materialize=True)
+        for layer, router in self.routers.items():
+            if (temperature := getattr(router, "temperature", 1.0)) != 1.0:
+                state[f"model.layers.{layer}{GATE}"] = state[f"model.layers.{layer}{GATE}"] / temperature
+        if layout == "glm4_moe":
+            return state | absent_parts(self.config, state)
+        return translated_state(layout, self.config, rules[min(rules)], state)
+
+    def _router_rules(self) -> dict[int, RouterRule]:
+        return {layer: _rule(router) for layer, router in self.routers.items()}
+
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
         own = own_state(self)
@@ -247,6 +273,8 @@ class GlmMoe(nn.Module):
         if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
         huggingface.check_names(loaded, own)
+        if self.lm_head.weight is self.embed_tokens.weight:
+            huggingface.check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
         load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
@@ -267,6 +295,13 @@ def _fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
     if tied and embedding is not head:
         raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")
     return plan
+
+
+def _rule(router: Router) -> RouterRule:
+    bias_E = router.e_score_correction_bias
+    biased = bias_E is not None and not bias_E.is_meta and bool((bias_E != bias_E[0]).any())
+    one_matrix = cast(nn.Module, router).state_dict().keys() <= {"weight", "e_score_correction_bias"}
+    return RouterRule.of(router, score=getattr(router, "score_function", None) if one_matrix else None, biased=biased)
 
 
 def _role(name: str) -> ParameterRole:

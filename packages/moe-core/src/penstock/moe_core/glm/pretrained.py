@@ -50,7 +50,13 @@ def _files(folder: Path) -> list[Path]:
     if not index.exists():
         return [folder / "model.safetensors"]
     try:
-        names = parse_json(index.read_bytes())["weight_map"].values()
+        names = set(parse_json(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProblemError(Problem("damaged-file", "not an index of safetensors files", str(index))) from error
-    return [folder / name for name in sorted(set(names))]
+        raise ProblemError(_not_an_index(index)) from error
+    if not names or not all(isinstance(name, str) and name == Path(name).name != "" for name in names):
+        raise ProblemError(_not_an_index(index))
+    return [folder / name for name in sorted(names)]
+
+
+def _not_an_index(index: Path) -> Problem:
+    return Problem("damaged-file", "not an index of safetensors files", str(index), "download it again")

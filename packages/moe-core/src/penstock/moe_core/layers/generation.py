@@ -5,13 +5,14 @@ Shape suffixes: B batch, S sequence, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Generative, Inputs
 
 
-@torch.no_grad()
 def generate(
     model: Generative,
     inputs: Inputs | Tensor,
@@ -32,6 +33,35 @@ def generate(
     and generation ends when every row has stopped; stop tokens in prompts are ignored. Draws come from a generator
     seeded with `seed`; the global one is not touched. The model's training mode is restored.
     """
+    new = next_tokens(
+        model,
+        inputs,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop_token=stop_token,
+        use_cache=use_cache,
+    )
+    return torch.cat((Inputs.of(inputs).token_BS, *(next_B[:, None] for next_B in new)), dim=1)
+
+
+@torch.no_grad()
+def next_tokens(
+    model: Generative,
+    inputs: Inputs | Tensor,
+    *,
+    tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop_token: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[Tensor]:
+    """The new tokens of `generate` as they come: [B] int64, at most `tokens` times. The model is in evaluation mode
+    until the iterator ends or is closed."""
     inputs = Inputs.of(inputs)
     inputs.require_only("generation", "real_BS")
     token_BS, real_BS = inputs.token_BS, inputs.real_BS
@@ -56,13 +86,13 @@ def generate(
             if stop_token is not None:
                 next_B = torch.where(stopped_B, stop_token, next_B)
                 stopped_B |= next_B == stop_token
-            token_BS = torch.cat((token_BS, next_B[:, None]), dim=1)
-            fresh = Inputs(next_B[:, None]) if cache is not None else Inputs(token_BS, _continued(real_BS, token_BS))
+            yield next_B
             if stop_token is not None and stopped_B.all():
                 break
+            token_BS = torch.cat((token_BS, next_B[:, None]), dim=1)
+            fresh = Inputs(next_B[:, None]) if cache is not None else Inputs(token_BS, _continued(real_BS, token_BS))
     finally:
         model.train(was_training)
-    return token_BS
 
 
 def _continued(real_BS: Tensor | None, token_BS: Tensor) -> Tensor | None:

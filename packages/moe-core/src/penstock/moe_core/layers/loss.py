@@ -24,6 +24,17 @@ from penstock.moe_core.layers.matmul import rows_times_transposed
 # 1.02 and 1.05 times as long (T 2048, D 256, V 8192, two threads).
 CHUNK_LOGITS = 2_097_152
 ROWS = 1024  # limit for a chunk of a head that does not train
+NO_TARGET = -(2**62)  # for the ignore index of torch, whose default gives a target of -100 no nats without a word
+
+
+def counted_rows(hidden_TD: Tensor, target_T: Tensor, mask_T: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Hidden states and targets in which masked rows are 0, whatever they were: NaN, infinity, a target of -100.
+
+    Multiplied by 0 afterwards, one NaN in a masked row would be NaN in the loss and in every gradient.
+    """
+    if mask_T is None:
+        return hidden_TD, target_T
+    return hidden_TD.where(mask_T[:, None], 0.0), target_T.where(mask_T, 0)
 
 
 def linear_cross_entropy(
@@ -36,8 +47,10 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(sum of the negative log-likelihoods of tokens in the mask, detached nats per token).
 
-    The sum carries gradient to `hidden_TD` and `weight_VD`; nats are fp32, masked tokens have 0.
+    The sum carries gradient to `hidden_TD` and `weight_VD`; nats are fp32, masked tokens have 0. What is masked may be
+    anything (`counted_rows`); a target in the mask that is outside the vocabulary raises IndexError or RuntimeError.
     """
+    hidden_TD, target_T = counted_rows(hidden_TD, target_T, mask_T)
     if not (torch.is_grad_enabled() and weight_VD.requires_grad):
         grad_wanted = torch.is_grad_enabled() and hidden_TD.requires_grad
         nll_T, grad_TD = _of_frozen_weight(hidden_TD, weight_VD, target_T, mask_T, chunk_logits, grad_wanted)
@@ -58,6 +71,7 @@ def head_cross_entropy(
 
     The sum carries gradient only to `hidden_TD`.
     """
+    hidden_TD, target_T = counted_rows(hidden_TD, target_T, mask_T)
     grad_wanted = torch.is_grad_enabled() and hidden_TD.requires_grad
     parts: list[Tensor] = []
     grads = [hidden_TD[:0].detach()] if grad_wanted else []
@@ -66,8 +80,8 @@ def head_cross_entropy(
         rows = slice(start, start + chunk)
         hidden_CD = hidden_TD[rows].detach().requires_grad_(grad_wanted)
         with torch.set_grad_enabled(grad_wanted):
-            nll_C = cross_entropy(logits_of(hidden_CD), target_T[rows], reduction="none")
-            nll_C = nll_C if mask_T is None else nll_C * mask_T[rows]
+            nll_C = cross_entropy(logits_of(hidden_CD), target_T[rows], reduction="none", ignore_index=NO_TARGET)
+            nll_C = nll_C if mask_T is None else nll_C.where(mask_T[rows], 0.0)
             grads += torch.autograd.grad(nll_C.sum(), hidden_CD) if grad_wanted else ()
         parts.append(nll_C.detach())
     nll_T = torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)

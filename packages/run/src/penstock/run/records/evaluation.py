@@ -8,16 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.hooks.contracts import Interval
-from penstock.run.records.record import Record
+from penstock.run.records.record import ABSENT, Record
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFigures(Record):
-    """Results of one task. `intervals` are keyed by metric name."""
+    """Results of one task. `intervals` are keyed by metric name; `version` is the task's distribution and contract."""
 
     metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
     details: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     intervals: dict[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
+    version: str | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldoutText(Record):
+    """All held-out text of a run: the SHA-256 of its documents one after the other, their bytes and their number."""
+
+    sha256: str
+    bytes: int
+    documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +72,19 @@ class Performance(Record):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation(Record):
-    """What `penstock evaluate` measured for a checkpoint."""
+    """What `penstock evaluate` measured for a checkpoint; the baselines and `heldout_bits_per_byte` are of
+    `heldout_text`."""
 
     checkpoint: str = ""
     tasks: dict[str, TaskFigures] = field(default_factory=lambda: dict[str, TaskFigures]())
+    measured: list[str] | None = None
+    """Names of the tasks that the last evaluation measured; the others are kept from earlier ones."""
     heldout_bits_per_byte: float | None = None
     baselines: Baselines = field(default_factory=Baselines)
     samples: list[Sample] = field(default_factory=lambda: list[Sample]())
     performance: Performance | None = None
     seconds: float | None = None
+    heldout_text: HeldoutText | None = field(default=None, metadata=ABSENT)
 
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:

@@ -22,13 +22,15 @@ class DomainPreference(Record):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpecialisation(Record):
-    """Bits of information that a layer's experts give about the domain, against a router that ignores it."""
+    """Bits of information that a layer's experts give about the domain, against a router that ignores it (`null`), and
+    against one that gives each token id experts at random (`words`, None if the tokens are unknown)."""
 
     information_bits: float
     information_bits_null: float
     significant: bool
     verdict: str
     domains: dict[str, DomainPreference]
+    information_bits_words: float | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Profile(Record):
     """Figures of one trace. `k` is one number, or one per layer if they differ.
 
     The fields after `pairs` are known if a model read text: `max_violation_global` is the mean over layers of MaxVio of
-    all tokens together, `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1).
+    all tokens together, `max_violation_batch` that of each batch on its own (arXiv 2408.15664, section 4.1); `data` is
+    the fingerprint of what was read.
     """
 
     model: str = ""
@@ -89,6 +92,7 @@ class Profile(Record):
     tokens: int | None = field(default=None, metadata=ABSENT)
     max_violation_global: float | None = field(default=None, metadata=ABSENT)
     max_violation_batch: float | None = field(default=None, metadata=ABSENT)
+    data: str | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from penstock.run.records.record import ABSENT, Record
 
 @dataclass(frozen=True, slots=True)
 class StepSeconds(Record):
-    """Seconds of all exchanges in a step, over the steps."""
+    """Seconds of all exchanges in a step, over `steps` steps; `p99` needs 100 of them."""
 
     mean: float
     p50: float
-    p99: float
+    p99: float | None
     max: float
+    steps: int | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class NetworkRow(Record):
     """Predicted expert-parallel exchange at one number of GPUs.
 
     `balanced_seconds` is the exchange with evenly loaded experts, and `slowdown` is the mean over it. `load` is what
-    each GPU receives, where 1 is the mean. `step_quantiles` are seconds per step at 0, 1, .. 100 %.
+    each GPU receives, where 1 is the mean. `p99_seconds` needs 100 `exchanges`. `step_quantiles` are seconds per step
+    at 0, 1, .. 100 %, empty for fewer than 100 steps. `copies` is the number of expert copies on all GPUs together.
     """
 
     gpus: int
@@ -52,6 +54,13 @@ class NetworkRow(Record):
     worst_layer_slowdown: float | None = None
     load: list[float] = field(default_factory=lambda: list[float]())
     stragglers: list[StragglingGpu] = field(default_factory=lambda: list[StragglingGpu]())
+    exchanges: int | None = field(default=None, metadata=ABSENT)
+    copies: int | None = field(default=None, metadata=ABSENT)
+
+    @property
+    def p99(self) -> float | None:
+        """`p99_seconds`, if it is known to be of enough exchanges: earlier versions wrote it for any number."""
+        return self.p99_seconds if self.exchanges is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ class Simulation(Record):
     """What `penstock simulate` predicts for one network, placement of experts and fidelity, at several numbers of GPUs.
 
     `exported` and `report` are the files that it wrote. `sweep` holds one simulation for each value of one setting,
-    with the `value` as given on the command line.
+    with the `value` as given on the command line. `notes` are what a reader of the figures must know.
     """
 
     topology: str = ""
@@ -72,6 +81,8 @@ class Simulation(Record):
     tokens_per_gpu: int | None = None
     k: int | None = None
     rows: list[NetworkRow] = field(default_factory=lambda: list[NetworkRow]())
+    experts: int | None = field(default=None, metadata=ABSENT)
+    notes: list[str] = field(default_factory=lambda: list[str]())
     value: Any = field(default=None, metadata=ABSENT)
     sweep: NetworkSweep | None = field(default=None, metadata=ABSENT)
     exported: list[str] | None = field(default=None, metadata=ABSENT)

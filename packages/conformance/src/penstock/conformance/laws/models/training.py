@@ -49,24 +49,27 @@ LOSS = (the_loss_is_the_cross_entropy_of_the_logits,)
 
 @law(ARCHITECTURE, needs=LOSS)
 def masked_targets_count_for_nothing(subject: Subject) -> None:
-    """Only targets in the mask count; the others change neither the loss nor its gradient.
+    """Only targets in the mask count; the others change neither the loss nor its gradient, and may be -100.
 
-    Multiply the nats by the mask before summing, or use an ignore index.
+    Replace masked targets by a token, and select the nats by the mask (`torch.where`) before summing: multiplied by 0,
+    a NaN stays NaN.
     """
     model, token_BS, mask_BS = redrawn(subject), random_tokens(2, 9), torch.ones(2, 9, dtype=torch.bool)
     mask_BS[0, 6:], mask_BS[1, 2] = False, False
     target_BS, other_BS = random_tokens(2, 9, seed=1), random_tokens(2, 9, seed=2)
     other_BS = torch.where(mask_BS, target_BS, other_BS)
+    no_BS = torch.where(mask_BS, target_BS, -100)
     expected = (nats_of(logits_of(model, token_BS), target_BS) * mask_BS).sum()
     gradients: list[dict[str, Tensor]] = []
-    for each_BS in (target_BS, other_BS):
+    for each_BS in (target_BS, other_BS, no_BS):
         model.zero_grad()
         output = model.next_token_loss(token_BS, each_BS, mask_BS)
         expect_close(output.loss.detach(), expected, "in the masked loss")
         output.loss.backward()
         gradients.append(gradients_of(model))
     for name, gradient in gradients[0].items():
-        expect_close(gradients[1][name], gradient, f"in the gradient of '{name}' under other masked targets")
+        for other in gradients[1:]:
+            expect_close(other[name], gradient, f"in the gradient of '{name}' under other masked targets")
 
 
 @law(ARCHITECTURE, needs=(masked_targets_count_for_nothing,))

@@ -1,0 +1,169 @@
+"""From a path to a model that generates: a run, one of its checkpoints, or a folder in the Hugging Face layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from penstock.data_prep.published import PublishedTokenizer
+from penstock.generate.model import TextModel
+from penstock.hooks.architecture import architecture_settings, layer_routers
+from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.hooks.registry import Choice, Registry
+from penstock.run.config import RESOLVED
+from penstock.train.checkpoint import MANIFEST, verify_checkpoint
+from penstock.train.compose import build_architecture, pick_device
+from penstock.train.restore import Restored, restore
+
+OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
+"""Model types of the Hugging Face layout that we build ourselves; `hf` builds the others with transformers."""
+
+
+def load_model(path: Path, registry: Registry) -> TextModel:
+    """See `penstock.generate.load`."""
+    path = path.expanduser()
+    if (path / RESOLVED).is_file():
+        return _of_run(restore(path, registry))
+    if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
+        return _of_run(restore(path.resolve().parent.parent, registry, verify_checkpoint(path)))
+    if run := _newest_run(path):
+        return _of_run(restore(run, registry))
+    if (path / MANIFEST).is_file() and (path / "trainer.pt").is_file():
+        what, fix = "a checkpoint without its run, whose config says how to read it", "give the run's folder"
+        raise failed("not-a-model", what, str(path), fix)
+    if not (path / "config.json").is_file():
+        what = "not a run, nor a folder with config.json" if path.exists() else "folder not found"
+        fix = "give a run, such as runs/quickstart, or a folder in the Hugging Face layout"
+        raise ProblemError(Problem("not-a-model", what, str(path), fix))
+    return _of_folder(path, registry)
+
+
+def _newest_run(path: Path) -> Path | None:
+    """Of a folder of runs, the newest that has a checkpoint, or else the newest."""
+    runs = sorted(config.parent for config in path.glob(f"[!.]*/{RESOLVED}"))
+    trained = [run for run in runs if any(run.glob("checkpoints/step-*"))]
+    return (trained or runs or [None])[-1]
+
+
+def _of_run(restored: Restored) -> TextModel:
+    folder, end = restored.checkpoint.path, restored.tokenizer.end_of_text
+    _require_next_token(restored.model)
+    return TextModel(
+        name=str(restored.run.path),
+        model=restored.model,
+        tokenizer=PublishedTokenizer.of_model(str(folder)),
+        config=restored.config,
+        begins=(end,),  # as documents did in training
+        ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),
+        positions=architecture_settings(restored.config.model).max_positions,
+    )
+
+
+def _of_folder(folder: Path, registry: Registry) -> TextModel:
+    config, tokenizer_config = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
+    kind = str(config.get("model_type"))
+    if kind.startswith("penstock_"):
+        what, fix = f"a model of Penstock's own kind '{kind}', which only its run can build", "give the run's folder"
+        raise failed("not-a-model", what, str(folder), fix)
+    use = OWN_ARCHITECTURES.get(kind, "hf")
+    tokenizer = PublishedTokenizer.of_model(str(folder))
+    with _at(folder):
+        choice = registry.choose("architecture", {"use": use, "pretrained": str(folder)})
+        model = _built(choice)
+    cast(nn.Module, model).eval()
+    _require_next_token(model)
+    special = {
+        role: text for role in ("bos_token", "eos_token") if (text := _text_of(tokenizer_config.get(role))) is not None
+    }
+    ends = {
+        *_ids(_json(folder / "generation_config.json").get("eos_token_id")),
+        *_ids(config.get("eos_token_id")),
+        *tokenizer.prompt(special.get("eos_token", ""), spelled=True)[:1],
+    }
+    return TextModel(
+        name=str(folder),
+        model=model,
+        tokenizer=tokenizer,
+        config=None,
+        begins=(),  # what the tokenizer puts before a text is what the model was trained with
+        ends=frozenset(ends),
+        positions=architecture_settings(choice).max_positions,
+        template=_template(folder, tokenizer_config),
+        special=special,
+    )
+
+
+def _built(choice: Choice) -> LanguageModel:
+    settings = architecture_settings(choice)
+    routers = layer_routers(settings, settings.expert_layers)
+    return build_architecture(
+        choice,
+        pick_device("auto"),
+        vocab_size=settings.vocab_size,
+        eos_token_id=settings.eos_token_id,
+        make_router=lambda layer, **context: routers[layer].build(**context),
+        quantizer=None,
+    )
+
+
+def _require_next_token(model: LanguageModel) -> None:
+    """A model that predicts anything but the next token says so when it is asked to generate."""
+    device = next(cast(nn.Module, model).parameters()).device
+    model.generate(torch.zeros(1, 1, dtype=torch.int64, device=device), tokens=1)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is no file."""
+    try:
+        value = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise failed("damaged-file", f"not valid JSON ({error})", str(path), "save or download it again") from error
+    if not isinstance(value, dict):
+        raise failed("damaged-file", "not a JSON object", str(path), "save or download it again")
+    return value
+
+
+def _template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the tokenizer's config, where several may have names."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"the chat template cannot be read ({error})"
+            raise failed("damaged-file", what, str(file), "save or download it again") from error
+    found = tokenizer_config.get("chat_template")
+    if isinstance(found, list):
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
+
+
+def _text_of(token: Any) -> str | None:
+    """A special token of a tokenizer's config: its text, or an object that holds it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _ids(value: Any) -> list[int]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+
+
+@contextmanager
+def _at(folder: Path) -> Iterator[None]:
+    """Reports errors at the folder instead of at a config that nobody wrote."""
+    try:
+        yield
+    except ProblemError as error:
+        problems = [
+            problem if str(folder) in problem.where else replace(problem, where=str(folder))
+            for problem in error.problems
+        ]
+        raise ProblemError(problems, error.exit_code) from error

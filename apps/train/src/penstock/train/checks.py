@@ -1,0 +1,121 @@
+"""What is checked before a run starts, beyond the config: the list of checks that need what the config builds.
+
+`train --dry-run` runs all of them. A start leaves out what it does next anyway, which is reading the corpus. What
+`config validate` can tell without torch is in `penstock.run.checks`, and was checked when the config was read.
+
+Every check raises `ProblemError`; the problems of all checks are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from penstock.hooks.config import ConfigDocument
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.hooks.registry import broken
+from penstock.run import checks
+from penstock.run.config import RunConfig
+from penstock.run.plugin_lock import require_importable
+from penstock.train.compose import (
+    Composition,
+    compose_model,
+    compose_optimizer,
+    pick_device,
+    planned_vocabulary,
+)
+from penstock.train.data import content_settings, data_folder
+
+FIRST_DOCUMENTS = 8
+# What a run reads of a model, apart from calling it: `penstock.hooks.contracts.LanguageModel`.
+PARTS_OF_A_MODEL = ("vocabulary_size", "routers", "next_token_loss", "parameter_roles", "export_config", "export_state")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run before it starts. `runs` is the folder of all runs and of prepared data."""
+
+    config: RunConfig
+    runs: Path
+
+    @cached_property
+    def composition(self) -> Composition:
+        """The model on the meta device, with everything that is put into it."""
+        return compose_model(self.config, planned_vocabulary(self.config), "meta")
+
+
+def every_component_can_be_imported(planned: Planned) -> None:
+    require_importable(planned.config.data, planned.config.model, planned.config.train)
+
+
+def the_device_can_be_used(planned: Planned) -> None:
+    pick_device(planned.config.train.device)
+
+
+def the_corpus_has_documents(planned: Planned) -> None:
+    """Reads the first documents, unless they are prepared already."""
+    data = planned.config.data
+    filters = [choice.build() for choice in data.filters]
+    corpus = data.corpus.build()
+    if data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists():
+        return
+    documents = iter(corpus.documents())
+    for each in filters:
+        documents = each(documents)
+    if not list(islice(documents, FIRST_DOCUMENTS)):
+        what = "the corpus has no documents, or its filters leave none"
+        raise ProblemError(Problem("empty-corpus", what, "data.corpus", "check its paths and patterns"))
+
+
+def the_objective_reads_its_files(planned: Planned) -> None:
+    planned.config.train.objective.build()
+
+
+def the_model_fits_together(planned: Planned) -> None:
+    """Builds the model, its routers, quantizers and shared parameters, and the optimizer over them."""
+    model, choice = planned.composition.model, planned.config.model
+    missing = [name for name in PARTS_OF_A_MODEL if not hasattr(model, name)]
+    if missing:
+        error = TypeError(f"its model {type(model).__name__} has no {', '.join(missing)}")
+        raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN)
+    compose_optimizer(planned.config, model, planned.composition.shared.roles())
+    planned.config.train.schedule.build()
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltCheck:
+    """`law` is what holds. `at_start` says whether a start runs the check too."""
+
+    law: str
+    check: Callable[[Planned], None]
+    at_start: bool = True
+
+
+CHECKS = (
+    BuiltCheck("the device can be used", the_device_can_be_used),
+    BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
+    BuiltCheck("the objective reads its files", the_objective_reads_its_files),
+    BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
+)
+
+
+def require(planned: Planned, document: ConfigDocument, which: Iterable[BuiltCheck] = CHECKS) -> None:
+    """Raises one `ProblemError` with the problems of all checks; code that cannot be imported stops the others."""
+    every_component_can_be_imported(planned)
+    problems: list[Problem] = []
+    exit_code = ExitCode.DONE
+    for each in which:
+        try:
+            each.check(planned)
+        except ProblemError as error:
+            problems += [checks.located(problem, document) for problem in error.problems]
+            exit_code = max(exit_code, error.exit_code)
+    if problems:
+        raise ProblemError(problems, exit_code)
+
+
+def require_for_start(planned: Planned, document: ConfigDocument) -> None:
+    require(planned, document, [each for each in CHECKS if each.at_start])

@@ -1,0 +1,162 @@
+"""What a config must satisfy beyond its schemas: the list of checks that need no torch.
+
+A schema checks its own fields, and how they fit together (`Schema.misfits`). What spans several sections or components
+is a check of this list. `config validate` runs all of them, and so does everything that reads a config to train. What
+only built objects can tell is in `penstock.train.checks`, which `train --dry-run` and every start run as well.
+
+A check returns its problems, each with the dotted path of the value to change; all problems of all checks are reported
+at once, with their lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from penstock.hooks.architecture import (
+    SITES,
+    StorageSettings,
+    architecture_settings,
+    layer_routers,
+    routers_without_gradient,
+    unanswered_asks,
+)
+from penstock.hooks.config import ConfigDocument
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
+
+if TYPE_CHECKING:
+    from penstock.run.config import RunConfig
+
+# Capabilities: a balancer declares the first if it sets the bias of a router, a router the second if it has none.
+SETS_BIAS, HAS_NO_BIAS = "selection-bias", "no-selection-bias"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigCheck:
+    """`law` is what holds. Runs of earlier versions are read without the checks that they predate."""
+
+    law: str
+    problems: Callable[[RunConfig], Iterable[Problem]]
+    earlier_runs: bool = False
+
+
+def each_layer_has_one_router(config: RunConfig) -> Iterator[Problem]:
+    settings = architecture_settings(config.model)
+    try:
+        layer_routers(settings, settings.expert_layers)
+    except ProblemError as error:
+        yield from error.problems
+
+
+def routers_get_the_token_ids_they_ask_for(config: RunConfig) -> Iterable[Problem]:
+    return unanswered_asks(config.model)
+
+
+def every_token_has_an_embedding(config: RunConfig) -> Iterator[Problem]:
+    embeddings = architecture_settings(config.model).vocab_size
+    tokens = config.data.tokenizer.vocab_size
+    if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
+        what = f"the model has {embeddings} embeddings, but data.tokenizer.vocab_size is {tokens}"
+        yield Problem("vocabulary-mismatch", what, "model.vocab_size", "leave it out, or raise it to that size")
+
+
+def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Problem]:
+    architecture, settings = config.model.entry.component, architecture_settings(config.model)
+    if SITES in architecture.capabilities:
+        return
+    needing = [
+        f"model.sharing.{index}" for index, each in enumerate(settings.sharing) if each.entry.component.contract >= 2
+    ]
+    if isinstance(settings.quantizer, StorageSettings):
+        needing.append("model.quantizer")
+    what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
+    yield from (Problem("unsupported", what, path, fix) for path in needing)
+
+
+def sequences_fit_the_model(config: RunConfig) -> Iterator[Problem]:
+    positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
+    if positions is not None and length > positions:
+        what = f"sequences have {length} tokens, but the model reads at most {positions} positions"
+        fix = "shorten the sequences, or give the model more positions"
+        yield Problem("bad-value", what, "data.sequence_length", fix)
+
+
+def balancers_can_steer_every_router(config: RunConfig) -> Iterator[Problem]:
+    """A router without a selection bias cannot be balanced by setting one, and the run would end at its first step."""
+    settings = architecture_settings(config.model)
+    setting = [
+        choice.entry.component.name
+        for choice in settings.balance
+        if choice.entry.component.kind == "balancer" and SETS_BIAS in choice.entry.component.capabilities
+    ]
+    for path, router in routers_of(config).items():
+        if setting and HAS_NO_BIAS in router.entry.component.capabilities:
+            what = f"the router '{router.entry.component.name}' has no selection bias for '{setting[0]}' to set"
+            fix = "use a router with a bias, such as sigmoid-topk, or a balancing loss"
+            yield Problem("router-without-bias", what, path, fix)
+
+
+def routers_learn_from_the_text(config: RunConfig) -> Iterable[Problem]:
+    return routers_without_gradient(config.model)
+
+
+def routers_of(config: RunConfig) -> dict[str, Choice]:
+    """The routers that some layer uses, by their path in the config."""
+    settings = architecture_settings(config.model)
+    chosen = [id(each) for each in layer_routers(settings, settings.expert_layers).values()]
+    routers = {f"model.overrides.{at}.router": each.router for at, each in enumerate(settings.overrides)}
+    if settings.router is not None:
+        routers["model.router"] = settings.router
+    return {path: each for path, each in routers.items() if id(each) in chosen}
+
+
+def the_model_computes_in_the_dtype(config: RunConfig) -> Iterator[Problem]:
+    for field, what in architecture_settings(config.model).misfits_in(config.train.dtype, config.train.device):
+        yield Problem("bad-value", what, f"model.{field}")
+
+
+CHECKS = (
+    ConfigCheck("each layer with experts has one router", each_layer_has_one_router, earlier_runs=True),
+    ConfigCheck("routers get the token ids they ask for", routers_get_the_token_ids_they_ask_for, earlier_runs=True),
+    ConfigCheck("every token has an embedding", every_token_has_an_embedding, earlier_runs=True),
+    ConfigCheck(
+        "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
+    ),
+    ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
+    ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
+    ConfigCheck("routers learn from the text", routers_learn_from_the_text),
+    ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
+)
+
+
+def require(config: RunConfig, document: ConfigDocument, checks: Iterable[ConfigCheck] = CHECKS) -> None:
+    """Raises one `ProblemError` with the problems of all checks, each with its line; a check that rests on what another
+    one has refused is silent."""
+    architecture_settings(config.model)  # raises if the schema is not one of architectures
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            problems += check.problems(config)
+        except ProblemError:
+            if not problems:
+                raise
+    if problems:
+        raise ProblemError([located(problem, document) for problem in problems])
+
+
+def located(problem: Problem, document: ConfigDocument) -> Problem:
+    """The problem with the line of its dotted path, if that is a path into the config."""
+    parts = (problem.where or "model").split(".")
+    if parts[0] not in document.value or not re.fullmatch(r"[\w.-]+", problem.where or "model"):
+        return problem
+    return replace(problem, where=document.where(tuple(int(part) if part.isdigit() else part for part in parts)))
+
+
+def export_notes(config: RunConfig) -> list[str]:
+    """What stands in the way of exporting the trained model, as notes: training does not need an export."""
+    return [
+        f"the run cannot be exported: {problem}" for problem in architecture_settings(config.model).export_obstacles()
+    ]

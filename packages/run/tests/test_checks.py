@@ -1,0 +1,106 @@
+"""What a config must satisfy beyond its schemas is found without torch, all at once, each at its own line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.hooks.problems import ProblemError
+from penstock.hooks.registry import Registry
+from penstock.run.checks import export_notes
+from penstock.run.config import load_run_config
+
+CONFIG = """\
+name: checked
+data: {corpus: python-stdlib, tokenizer: {vocab_size: 320}, sequence_length: 32}
+model:
+  use: glm-moe
+  preset: quickstart
+  router: {use: sigmoid-topk, k: 2}
+  balance: [loss-free]
+train: {tokens: 1024}
+"""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def problems(config: Path, registry: Registry, *overrides: str) -> list[str]:
+    try:
+        load_run_config(config, overrides, registry)
+    except ProblemError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.router=random"], ["model.router: the router 'random' has no selection bias for 'loss-free' to set"]),
+        (
+            ["model.overrides=[{match: layers.1.mlp, router: random}]"],
+            ["model.overrides.0.router: the router 'random' has no selection bias for 'loss-free'"],
+        ),
+        (["model.router=random", "model.balance=[z-loss]"], []),
+        (
+            ["model.router={use: sigmoid-topk, groups: 8}"],
+            ["model.router.groups: 8 groups of 8 experts are of one each"],
+        ),
+        (
+            ["model.router={use: sigmoid-topk, k: 3, groups: 4, groups_kept: 1}"],
+            ["model.router.groups_kept: groups_kept = 1 leaves 2 experts to choose from, but k is 3"],
+        ),
+        (
+            ["model.overrides=[{match: layers.1.mlp, router: {use: sigmoid-topk, k: 9}}]"],
+            ["model.overrides.0.router.k: the router chooses k = 9 experts per token, but a layer has 8"],
+        ),
+        (
+            ["model.experts_backend=grouped", "model.moe_intermediate_size=20", "train.dtype=bf16"],
+            ["model.moe_intermediate_size: is 20, but experts_backend = grouped needs a multiple of 8 in bf16"],
+        ),
+        (["model.experts_backend=grouped", "model.moe_intermediate_size=20"], []),
+        (["train.device=meta"], ["train.device: no type of device to train on: use one of auto, cpu, cuda"]),
+        (["train.device=cuda:x"], ["train.device: write the number of the device after the colon"]),
+        (["train.device=cuda:1"], []),
+        (
+            ["model.head_dim=31", "model.num_key_value_heads=3", "model.first_k_dense_replace=9"],
+            ["model.head_dim: ", "model.num_attention_heads: ", "model.first_k_dense_replace: "],
+        ),
+        (
+            ["model.router=random", "model.max_position_embeddings=16"],
+            ["data.sequence_length: ", "model.router: "],
+        ),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_built(config, registry, overrides, said):
+    found = problems(config, registry, *overrides)
+    assert len(found) == len(said), found
+    assert all(part in "\n".join(found) for part in said), found
+
+
+def test_what_the_export_cannot_write_is_a_note_and_no_problem(config, registry):
+    run, _ = load_run_config(config, ["model.router=cluster", "model.balance=[]"], registry)
+    assert any("cannot be exported" in note for note in export_notes(run))
+    assert export_notes(load_run_config(config, [], registry)[0]) == []
+
+
+def test_torch_is_not_needed(config):
+    code = """import sys
+from pathlib import Path
+from penstock.hooks.registry import Registry
+from penstock.run.config import load_run_config
+load_run_config(Path(sys.argv[1]), [], Registry.discover())
+sys.exit("torch" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code, config]).returncode == 0
