@@ -116,3 +116,13 @@ def test_a_run_is_dense_when_no_parameter_belongs_to_an_expert(tmp_path: Path, r
     roles = {"embedding": 9, "expert": router}
     (tmp_path / "status.json").write_text(json.dumps({"parameters": {"total": 9 + router, "by_role": roles}}))
     assert read_run(tmp_path).dense is dense
+
+
+def test_an_integer_that_no_page_can_compute_with_is_told(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text(f'{{"state": "finished", "step": 3, "tokens_seen": {10**400}}}')
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "loss": {10**400}}}\n{{"step": 2, "loss": 2.0}}\n')
+    run = read_run(tmp_path)
+    assert run.status is None
+    assert "more than 64 bits" in run.problems[0].what
+    assert run.metrics is not None
+    assert np.isnan(run.metrics.train["loss"][0])

@@ -131,6 +131,8 @@ def test_other_tokenizer_is_refused_even_unverified(copy: Path) -> None:
         (b'"splits"', b'"slits"', "not a manifest"),
         (b"{", b"", "not a manifest"),
         (b'"tokens": ', b'"tokens": 1', "contradicts itself"),
+        (b'"name": "train-00001"', b'"name": "train-00000"', "contradicts itself about 'train'"),
+        (b'"documents": ', b'"documents": 1', "contradicts itself about 'train'"),
     ],
 )
 def test_damaged_manifest_is_named(copy: Path, old: bytes, new: bytes, said: str) -> None:

@@ -253,6 +253,8 @@ def test_ids_that_are_shared_or_leave_large_gaps_are_refused(folder: Path) -> No
     last = max(vocabulary, key=lambda token: vocabulary[token])
     (shared,) = refusal(changed(folder, model_vocab={**vocabulary, last: 300}))
     assert "1 tokens have the id of another one" in shared
+    twice = refusal(changed(folder, model_vocab={**vocabulary, "<|reserved_5|>": 700}))
+    assert "'<|reserved_5|>' has two ids" in twice[0]
     (far,) = refusal(changed(folder, model_vocab={**vocabulary, last: 2**31}))
     assert f"ids up to {2**31}" in far
 

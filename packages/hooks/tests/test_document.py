@@ -109,10 +109,12 @@ def test_what_would_fill_memory_or_stack_is_refused_where_it_begins() -> None:
         aliases.append(f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9)}]")
     (exploding,) = problems("\n".join(aliases))
     assert re.match(r"run.yaml:\d:\d+: has more than 200000 values, aliases", exploding)
-    (deep,) = problems(nested(150))
-    assert deep == "run.yaml:1:103: is nested more than 100 levels deep"
-    (deeper,) = problems(nested(1200))
-    assert deeper == "run.yaml: its values are nested too deep, use at most 100 levels"
+    for deep in (nested(20_000), "a: " + "[" * 20_000, "\n".join(f"{' ' * level}a:" for level in range(300))):
+        (problem,) = problems(deep)
+        assert re.fullmatch(r"run.yaml:\d+:\d+: not valid YAML \(it is nested more than 100 levels deep\)", problem)
+    chain = [f"a{level}: &a{level} [*a{level - 1}]" for level in range(1, 300)]
+    (chained,) = problems("a0: &a0 [1]\n" + "\n".join(chain))
+    assert "is nested more than 100 levels deep" in chained
     assert parse_config(nested(90)).value["a"]
 
 

@@ -30,7 +30,7 @@ def test_each_object_has_the_number_of_its_line(tmp_path: Path) -> None:
         (b"[1]", "invalid-json", "expected a JSON object, got list"),
         (b"null", "invalid-json", "got NoneType"),
         (b'{"a": ' + b"9" * 5000 + b"}", "invalid-json", "4300 digits"),
-        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", "recursion"),
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", "nested too deep"),
         (b'{"a": "caf\xe9"}', "not-text", "0xe9 at byte 10 of the line"),
         ('{"a": 1}'.encode("utf-16"), "not-text", "0xff at byte 0"),
         ('{"a": 1}'.encode("utf-16-le"), "invalid-json", "not valid JSON"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, promised_positions
+from penstock.hooks.json_text import parse_json
 
 Task = Literal["causal", "masked", "seq2seq"]
 
@@ -108,7 +108,7 @@ def _config(origin: Any) -> dict[str, Any]:
         return {}
     path = Path(origin).expanduser()
     try:
-        config = json.loads((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+        config = parse_json((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

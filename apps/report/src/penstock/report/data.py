@@ -8,7 +8,6 @@ Shape suffixes: S steps, L mixture-of-experts layers, E experts, C columns (bins
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.config import parse_config
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.pages.drawing import Column
 from penstock.report.plausible import impossible, plausible
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.origin import Environment, PluginLock
 from penstock.run.records.profile import Profile
-from penstock.run.records.record import read_record
+from penstock.run.records.record import as_json, read_record
 from penstock.run.records.simulation import Simulation
 from penstock.run.records.training import FormatSize, Status
 from penstock.traces.trace import RoutingTrace
@@ -183,10 +183,19 @@ def _read_config(path: Path, problems: list[Problem]) -> tuple[str, dict[str, An
 def _read(path: Path, kind: type[T], problems: list[Problem]) -> T | None:
     try:
         found = read_record(kind, path)
+        if not _fits_64_bits(as_json(found)):
+            raise ProblemError(Problem("damaged-file", "an integer has more than 64 bits", str(path), "write it again"))
     except ProblemError as error:
         problems.extend(error.problems)
         return None
     return None if found is None else plausible(found, str(path), problems)
+
+
+def _fits_64_bits(value: Any) -> bool:
+    """Whether a page can compute with every integer in it, which it does in floats and int64."""
+    if isinstance(value, Mapping | list):
+        return all(map(_fits_64_bits, value.values() if isinstance(value, Mapping) else value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _read_metrics(path: Path, problems: list[Problem]) -> Metrics | None:
@@ -256,14 +265,14 @@ def _parsed(lines: Iterable[bytes]) -> Iterable[dict[str, Any] | None]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         yield row if isinstance(row, dict) else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -(2.0**63) < value < 2.0**63
 
 
 def _columns(rows: Mapping[float, Mapping[str, Any]]) -> dict[str, Column]:

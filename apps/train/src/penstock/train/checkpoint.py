@@ -38,6 +38,8 @@ from penstock.train.weights import checkpoint_state
 MANIFEST = "manifest.json"
 BASE = "base.json"
 ADDED = "added.safetensors"
+_KNOWN = ("model.safetensors", ADDED, "config.json", "trainer.pt", "tokenizer.json", LOCK, BASE)
+"""Files that are read; an older checkpoint does not have all of them, but lists those that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,16 @@ class Checkpoint:
         return read_json(self.path / MANIFEST)["sha256"]
 
     def trainer_state(self) -> dict[str, Any]:
-        return torch.load(self.path / "trainer.pt", weights_only=True, map_location="cpu")
+        """What the trainer keeps; raises `ProblemError` if the file does not hold it."""
+        path = self.path / "trainer.pt"
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # zip, pickle and torch each raise their own errors on damaged bytes
+            first = str(error).partition("\n")[0]
+            raise failed("bad-checkpoint", f"damaged ({first})", str(path), last_good(self.path.parent)) from error
+        if not isinstance(state, dict) or "step" not in state:
+            raise failed("bad-checkpoint", "not the state of a trainer", str(path), last_good(self.path.parent))
+        return state
 
     def plugin_changes(self, now: Sequence[Locked]) -> list[str]:
         """One line for every component whose code differs from the code that trained the weights; empty if the
@@ -192,8 +203,14 @@ def verify_checkpoint(path: Path) -> Checkpoint:
         damaged = [name for name, digest in expected.items() if not _holds(path / name, digest)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise failed("bad-checkpoint", f"{MANIFEST} is missing or damaged", str(path)) from error
-    if damaged:
-        raise failed("bad-checkpoint", f"damaged files: {', '.join(damaged)}", str(path))
+    unlisted = [name for name in _KNOWN if name not in expected and (path / name).exists()]
+    if damaged or unlisted:
+        what = "; ".join(
+            f"{said}: {', '.join(names)}"
+            for said, names in (("damaged files", damaged), (f"files that {MANIFEST} does not list", unlisted))
+            if names
+        )
+        raise failed("bad-checkpoint", what, str(path))
     return Checkpoint(path)
 
 

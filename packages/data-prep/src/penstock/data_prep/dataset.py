@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
-from penstock.data_prep.shards import MANIFEST, FileRecord, Manifest, SplitRecord
+from penstock.data_prep.shards import MANIFEST, FileRecord, Manifest, SplitRecord, shard_name
 from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 _OPEN_SHARDS = 64
@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         what = f"not a folder of prepared tokens ({error.strerror})"
         raise ProblemError(Problem("missing-file", what, str(path))) from None
     try:
-        version = json.loads(data).get("version")
+        version = parse_json(data).get("version")
         if version != 1:
             fix = "prepare the data again with this version of penstock-data-prep"
             raise ProblemError(Problem("unknown-version", f"unknown manifest version {version}", str(path), fix))
@@ -119,7 +119,7 @@ def damage(folder: Path, manifest: Manifest, *, verify: bool) -> list[Problem]:
     """Every file that differs from the one that was written; without `verify`, only sizes are compared."""
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     expected = {f"{shard.name}.bin": shard.tokens * manifest.token_bytes for shard in shards}
-    unlisted = sorted({*expected, "tokenizer.json"} - manifest.files.keys())
+    unlisted = sorted({*expected, "tokenizer.json"} - manifest.files.keys()) + _contradictory_splits(manifest)
     listed = expected.keys() & manifest.files.keys()
     mismatched = sorted(name for name in listed if manifest.files[name].bytes != expected[name])
     problems = [
@@ -129,6 +129,17 @@ def damage(folder: Path, manifest: Manifest, *, verify: bool) -> list[Problem]:
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         checked = pool.map(lambda item: _check(folder / item[0], item[1], verify), manifest.files.items())
         return problems + [problem for problem in checked if problem is not None]
+
+
+def _contradictory_splits(manifest: Manifest) -> list[str]:
+    """Splits whose shards are not theirs, not in order, or do not add up."""
+    return [
+        name
+        for name, split in manifest.splits.items()
+        if [shard.name for shard in split.shards] != [shard_name(name, number) for number in range(len(split.shards))]
+        or split.tokens != sum(shard.tokens for shard in split.shards)
+        or split.documents != sum(shard.documents for shard in split.shards)
+    ]
 
 
 def _check(path: Path, record: FileRecord, verify: bool) -> Problem | None:

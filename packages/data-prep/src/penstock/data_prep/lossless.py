@@ -109,11 +109,14 @@ def _alphabet(document: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _ids(document: Mapping[str, Any]) -> Iterator[Finding]:
+    vocabulary = document["model"]["vocab"]
     named = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
-    ids = list({**document["model"]["vocab"], **named}.values())
+    for token in sorted(name for name in vocabulary.keys() & named.keys() if vocabulary[name] != named[name]):
+        yield f"its token '{token}' has two ids", "give it one id, in `added_tokens` and in the vocabulary"
+    ids = list({**vocabulary, **named}.values())
     if len(set(ids)) < len(ids):
         yield f"not lossless: {len(ids) - len(set(ids))} tokens have the id of another one", "give each its own id"
-    if max(ids) >= 2 * len(ids) + 2**16:  # published vocabularies have gaps of a few hundred ids
+    if max(*ids, *vocabulary.values()) >= 2 * len(ids) + 2**16:  # published vocabularies have gaps of a few hundred ids
         yield f"it has {len(ids)} tokens, but ids up to {max(ids)}", "number its tokens without large gaps"
 
 

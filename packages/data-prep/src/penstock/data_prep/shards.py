@@ -43,6 +43,11 @@ def token_type(vocabulary_size: int) -> np.dtype:
     return _CODE_TO_TYPE[8 if vocabulary_size <= 65536 else 4]
 
 
+def shard_name(split: str, number: int) -> str:
+    """The name of a shard's files, without their suffixes."""
+    return f"{split}-{number:05d}"
+
+
 class FileRecord(Schema):
     """Size and hash of a file as it was written."""
 
@@ -128,6 +133,15 @@ class Index:
     pointers_N: np.ndarray
     documents_M: np.ndarray
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether sequences lie one after the other, and documents begin in order and end at the last of them."""
+        ends_N = np.cumsum(self.lengths_N, dtype=np.int64) * self.dtype.itemsize
+        follows = np.array_equal(self.pointers_N[1:], ends_N[:-1]) and not self.pointers_N[:1].any()
+        ordered = not self.documents_M[:1].any() and bool((np.diff(self.documents_M) >= 0).all())
+        ended = self.documents_M[-1:].tolist() == [len(self.lengths_N)]
+        return follows and ordered and ended and bool((self.lengths_N >= 0).all())
+
 
 def encode_index(dtype: np.dtype, lengths_N: np.ndarray) -> bytes:
     """The `.idx` of a shard whose documents have these lengths in tokens."""
@@ -147,20 +161,30 @@ def encode_index(dtype: np.dtype, lengths_N: np.ndarray) -> bytes:
 
 def read_index(path: Path) -> Index:
     """Reads an `.idx`, ours or Megatron-LM's; raises `ProblemError` if the file is not one."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise ProblemError(Problem("damaged-file", "not a Megatron index", str(path)))
+        raise _damaged(path, "not a Megatron index")
     _, version, code, count, boundaries = _HEADER.unpack_from(data)
     if version != 1 or code not in _CODE_TO_TYPE:
-        raise ProblemError(Problem("damaged-file", f"unknown index version {version} or token type {code}", str(path)))
+        raise _damaged(path, f"unknown index version {version} or token type {code}")
     if len(data) < _HEADER.size + 12 * count + 8 * boundaries:
-        raise ProblemError(Problem("damaged-file", "the index is truncated", str(path)))
-    return Index(
+        raise _damaged(path, "the index is truncated")
+    index = Index(
         dtype=_CODE_TO_TYPE[code],
         lengths_N=np.frombuffer(data, "<i4", count, _HEADER.size),
         pointers_N=np.frombuffer(data, "<i8", count, _HEADER.size + 4 * count),
         documents_M=np.frombuffer(data, "<i8", boundaries, _HEADER.size + 12 * count),
     )
+    if not index.is_sound:
+        raise _damaged(path, "its lengths, offsets and documents contradict each other")
+    return index
+
+
+def _damaged(path: Path, what: str) -> ProblemError:
+    return ProblemError(Problem("damaged-file", what, str(path), "delete the folder and prepare the data again"))
 
 
 class SplitWriter:
@@ -213,7 +237,7 @@ class SplitWriter:
 
     @property
     def _name(self) -> str:
-        return f"{self._split}-{len(self._shards):05d}"
+        return shard_name(self._split, len(self._shards))
 
     def _finish_shard(self) -> None:
         assert self._bin is not None

@@ -27,6 +27,7 @@ from penstock.data_prep.lossless import (
     lossless_problems,
     pre_tokenizer_parts,
 )
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -139,7 +140,7 @@ class BpeTokenizer:
 def _parse(serialized: bytes, where: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     try:
         text = serialized.decode()
-        document = json.loads(text)
+        document = parse_json(text)
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
         what = f"not a tokenizer of the `tokenizers` library ({error})"

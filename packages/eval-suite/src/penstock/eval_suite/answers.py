@@ -19,6 +19,7 @@ import numpy as np
 
 from penstock.eval_suite.rows import Output, Row
 from penstock.hooks.contracts import LikelihoodAnswer
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
 
@@ -87,7 +88,7 @@ def _parsed(line: bytes) -> dict[str, Output] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        return {key: _read_back(value) for key, value in json.loads(line).items()}
+        return {key: _read_back(value) for key, value in parse_json(line).items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

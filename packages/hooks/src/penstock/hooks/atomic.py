@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from penstock.hooks.json_text import parse_json
+
 
 @contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
@@ -48,8 +50,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file; raises an OSError or a ValueError."""
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def publish(folder: Path, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import yaml
 
@@ -86,9 +86,6 @@ def parse_value(text: str, name: str) -> tuple[Value, dict[Location, str]]:
     """Any YAML value, and the place "NAME:LINE:COLUMN" of every value inside it."""
     try:
         return _parse(text, name)
-    except RecursionError:
-        fix = f"use at most {_MOST_LEVELS} levels"
-        raise ProblemError(Problem("bad-yaml", "its values are nested too deep", name, fix)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = name if mark is None else _place(name, mark)
@@ -222,7 +219,22 @@ _SCALARS: dict[str, _Scalar] = {  # the first pattern that matches decides
 
 
 class _Loader(yaml.SafeLoader):
+    """Stops at `_MOST_LEVELS` itself, because the scanner takes quadratic time for levels and the parser recurses."""
+
     yaml_implicit_resolvers = {None: [(tag, each.pattern) for tag, each in _SCALARS.items()]}
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        self._require_levels(cast("int", self.flow_level))
+        cast("Any", super()).fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._require_levels(len(cast("list[int]", self.indents)))
+        return cast("Any", super()).add_indent(column)
+
+    def _require_levels(self, level: int) -> None:
+        if level >= _MOST_LEVELS:
+            what = f"it is nested more than {_MOST_LEVELS} levels deep"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=cast("Any", self).get_mark())
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from penstock.hooks.compressed import open_input
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
 
@@ -30,11 +30,11 @@ def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Pr
 
 def _row(line: bytes, where: str) -> dict[str, Any] | Problem:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         what = f"invalid UTF-8, 0x{line[error.start]:02x} at byte {error.start} of the line"
         return Problem("not-text", what, where, "convert the file to UTF-8")
-    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits, thousands of brackets
+    except ValueError as error:
         return Problem("invalid-json", f"not valid JSON ({error})", where, "repair or remove the line")
     if not isinstance(row, dict):
         what = f"expected a JSON object, got {type(row).__name__}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.hooks.contracts import Router
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except OSError as error:
         fix = "give the folder of a Hugging Face glm4_moe checkpoint"
         raise ProblemError(Problem("missing-file", f"cannot be read ({error.strerror})", str(path), fix)) from error

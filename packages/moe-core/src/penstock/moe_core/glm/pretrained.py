@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.glm import llama2c
 
@@ -50,8 +50,8 @@ def _files(folder: Path) -> list[Path]:
     if not index.exists():
         return [folder / "model.safetensors"]
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = set(parse_json(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProblemError(_not_an_index(index)) from error
     if not names or not all(isinstance(name, str) and name == Path(name).name != "" for name in names):
         raise ProblemError(_not_an_index(index))

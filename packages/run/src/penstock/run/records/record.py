@@ -75,4 +75,4 @@ def _parsed(kind: type[T], text: bytes, where: str) -> T:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         place = ": ".join(filter(None, [where, name]))
-        raise ProblemError(Problem("damaged-file", first["msg"], place)) from error
+        raise ProblemError(Problem("damaged-file", first["msg"], place, "write the file again")) from error
