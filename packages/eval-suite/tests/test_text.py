@@ -91,3 +91,38 @@ def test_what_cannot_be_scored_is_named(tokenizer, tmp_path: Path) -> None:
             prepare(Text([tmp_path / name]), TaskContext(tokenizer, None, 8))
     with pytest.raises(ProblemError, match="a stride of 9 is longer"):
         prepare(Text([tmp_path / "blank.txt"], stride=9), TaskContext(tokenizer, None, 8))
+
+
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_no_byte_of_it(make_gru, tokenizer, tmp_path: Path) -> None:
+    class WithSpace(type(tokenizer)):
+        """Like the tokenizers of llama2.c; token b + 257 is a space and byte b."""
+
+        vocabulary_size = 513
+
+        def encode(self, text: str) -> list[int]:
+            first, *others = super().encode(text)
+            return [first + 256, *others]
+
+        def decode(self, tokens) -> str:
+            return super().decode([(token - 1) % 256 + 1 for token in tokens])
+
+        def byte_lengths(self) -> np.ndarray:
+            return np.array([0] + [1] * 256 + [2] * 256)
+
+    path = tmp_path / "a.txt"
+    path.write_text("The gate.")
+    result = run(Text([path]), make_gru(513), WithSpace())
+    (figure,) = result.metrics.values()
+    assert result.details["bytes"] == len("The gate.")
+    assert figure == pytest.approx(nats(make_gru(513), WithSpace(), "The gate.") / math.log(2) / len("The gate."))
+
+
+def test_a_tokenizer_that_loses_text_is_refused(make_gru, tokenizer, tmp_path: Path) -> None:
+    class Short(type(tokenizer)):
+        def encode(self, text: str) -> list[int]:
+            return super().encode(text)[:3]
+
+    path = tmp_path / "a.txt"
+    path.write_text("The gate.")
+    with pytest.raises(ProblemError, match="contain 3 bytes of a text of 9"):
+        run(Text([path]), make_gru(257), Short())

@@ -18,7 +18,7 @@ import numpy as np
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.prompts import refuse_shots
 from penstock.eval_suite.sources import local_rows, read_text, texts_of
-from penstock.eval_suite.tasks import Stream, check_lossless, details_of, require_stride, stream_bits_per_byte
+from penstock.eval_suite.tasks import Stream, bytes_of_tokens, details_of, require_stride, stream_bits_per_byte
 from penstock.hooks.contracts import Answer, Array, Item, Rolling, RollingAnswer, TaskContext, TaskResult
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -48,8 +48,7 @@ class Text:
         alone = len(documents) == 1 or context.limit == 1
         for where, text in documents:
             token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
-            check_lossless(context.tokenizer, token_N, text)
-            byte_N = context.tokenizer.byte_lengths()[token_N]
+            byte_N = bytes_of_tokens(context.tokenizer, token_N, text)
             yield Item(where, Stream(np.array([context.tokenizer.end_of_text, *token_N]), byte_N), (digest[:8], alone))
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
