@@ -126,11 +126,11 @@ def test_an_export_generates_the_same_tokens_in_transformers(command, trained, t
     assert theirs.config.eos_token_id == end
 
 
-def test_a_softmax_model_is_not_exported_as_glm(command, config_file, tmp_path):
+def test_a_model_that_no_transformers_class_computes_is_not_exported(command, config_file, tmp_path):
     result = command("train", config_file, "model.router=softmax-topk", "train.tokens=128", "--runs", tmp_path)
     failed = penstock("export", str(Path(result["run_dir"])), cwd=tmp_path)
     assert failed.returncode == ExitCode.USAGE
-    assert "transformers has no architecture with these routers" in failed.stderr
+    assert "no transformers class has a softmax router with a selection bias" in failed.stderr
 
 
 def test_other_tasks_are_evaluated_on_request(command, trained, tmp_path, capsys):
