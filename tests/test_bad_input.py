@@ -163,7 +163,7 @@ def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_
     ("arguments", "expected"),
     [
         (("train", "nowhere.yaml"), "config file not found"),
-        (("evaluate", "nowhere"), "not a run directory"),
+        (("evaluate", "nowhere"), "run not found"),
         (("simulate", "nowhere.npz", "--hidden-size", "8"), "trace not found"),
         (("trian", "x.yaml"), "did you mean 'train'?"),
     ],

@@ -220,3 +220,17 @@ def test_light_commands_never_import_torch(arguments):
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_figures_of_another_text_are_kept_and_those_of_the_same_are_replaced(command, trained, tmp_path):
+    asked = {}
+    for name in ("north.txt", "south.txt"):
+        (tmp_path / name).write_text(f"The gate feeds turbine {name} .\n" * 40)
+        asked[name] = ("--task", f"{{use: text, paths: [{tmp_path / name}]}}")
+    for name in ("north.txt", "south.txt", "south.txt"):
+        result = command("evaluate", trained, *asked[name])
+    texts = [key for task in result["tasks"].values() for key in task["metrics"] if key.startswith("text.")]
+    assert result["measured"] == ["text"]
+    assert "south.txt" in next(iter(result["tasks"]["text"]["metrics"]))
+    for name in ("north.txt", "south.txt"):
+        assert sum(name in key for key in texts) == 1

@@ -123,6 +123,7 @@ def test_another_base_than_that_of_the_checkpoint_is_refused(
     [
         (RANDOM, ["model.layers=[1,3]"], "unknown layer 3: the base has layers 0 to 2"),
         ("{use: hf, model_type: opt}", [], "no list of layers that all have an MLP"),
+        ("{use: hf, pretrained: nowhere}", [], "model.base.pretrained: model not found"),
         (RANDOM, ["model.place=in_place", "model.router={use: softmax-topk, k: 2, scale: 2.5}"], "instead of 1"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_plugin_file_works_for_every_command(place):
     assert locked["hash"].startswith(locked["version"])
     without = penstock("evaluate", str(run), cwd=place)
     assert without.returncode == ExitCode.USAGE
-    assert "no plugin of 'my-router' is installed" in without.stderr
+    assert "started with `--plugin ./my_router.py`: pass it again" in without.stderr
 
 
 def test_an_interrupted_run_says_how_to_continue_it_with_its_plugins(place, server):

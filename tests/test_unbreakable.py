@@ -119,7 +119,7 @@ def test_a_disk_without_write_permission_is_named_before_any_work(server, tiny, 
         assert refused.status in (ExitCode.USAGE, ExitCode.FAILED)
         assert "Read-only file system" in refused.said
         assert "Traceback" not in refused.said
-    refused = server.run("prepare", tiny, "seed=1", "--runs", "runs", cwd=folder)
+    refused = server.run("prepare", tiny, "data.seed=1", "--runs", "runs", cwd=folder)
     assert refused.status == ExitCode.FAILED
     assert "Read-only file system" in refused.said
     assert contents(folder) == before

@@ -165,3 +165,11 @@ def test_a_folder_without_tokenizer_or_weights_is_named(exported: Path, tmp_path
         (folder / missing).unlink()
         with pytest.raises(ProblemError, match=missing):
             load(folder)
+
+
+def test_an_end_that_is_no_token_of_its_own_ends_nothing(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "spelled"
+    shutil.copytree(exported, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "Is mill"}))
+    assert load(folder).ends == load(exported).ends

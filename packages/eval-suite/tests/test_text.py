@@ -126,3 +126,12 @@ def test_a_tokenizer_that_loses_text_is_refused(make_gru, tokenizer, tmp_path: P
     path.write_text("The gate.")
     with pytest.raises(ProblemError, match="contain 3 bytes of a text of 9"):
         run(Text([path]), make_gru(257), Short())
+
+
+def test_a_byte_order_mark_is_no_byte_of_a_text(make_gru, tokenizer, tmp_path: Path) -> None:
+    marked, plain = tmp_path / "a" / "x.txt", tmp_path / "b" / "x.txt"
+    for path, encoding in ((marked, "utf-8-sig"), (plain, "utf-8")):
+        path.parent.mkdir()
+        path.write_text("The gate.", encoding=encoding)
+    model = make_gru(257)
+    assert run(Text([marked]), model, tokenizer).metrics == run(Text([plain]), model, tokenizer).metrics

@@ -54,6 +54,8 @@ CONFIGS = [
     "{name: x, router: {use: top-k, k: 4}}",
     "{name: x, router: {use: top-k, kk: 4}}",
     "{name: x, router: {use: top-k, k: many}}",
+    "{name: x, router: {use: top-k, k: '4'}}",
+    "{name: x, router: {use: top-k, k: '1_0'}}",
     "{name: x, router: needy}",
     "{name: x, router: {use: needy, k: 1}}",
     "{name: x, router: {use: nope}}",

@@ -55,6 +55,10 @@ def problems(config: Path, registry: Registry, *overrides: str) -> list[str]:
         ),
         (["model.router=random", "model.balance=[z-loss]"], []),
         (
+            ["model.balance=[loss-free, z-loss, quantile]"],
+            ["model.balance.2: 'loss-free' sets the selection bias of the routers already, and 'quantile' would too"],
+        ),
+        (
             ["model.router={use: sigmoid-topk, groups: 8}"],
             ["model.router.groups: 8 groups of 8 experts are of one each"],
         ),

@@ -166,8 +166,17 @@ def test_a_folder_that_cannot_be_written_is_named(config_file, registry, tmp_pat
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ProblemError, match="not a run directory"):
+    with pytest.raises(ProblemError, match="nor a folder of runs"):
         RunDirectory.open(tmp_path)
+
+
+def test_a_folder_of_runs_stands_for_its_newest_run_with_a_checkpoint(config_file, registry, tmp_path):
+    config, document = load_run_config(config_file, (), registry)
+    made = [RunDirectory.create(tmp_path, config, document, (), registry) for _ in range(3)]
+    folder = made[0].path.parent
+    assert RunDirectory.open(folder).path == made[2].path
+    (made[1].checkpoints / "step-00000004").mkdir(parents=True)
+    assert RunDirectory.open(folder).path == made[1].path
 
 
 def test_json_is_replaced_whole(tmp_path):

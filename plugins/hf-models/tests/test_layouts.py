@@ -153,6 +153,21 @@ def test_a_closed_gate_of_a_state_space_lets_nothing_through(case):
     assert torch.equal(hidden(model, token_BS), without)
 
 
+def test_a_state_space_multiplies_what_it_writes_by_what_it_reads():
+    model, token_BS = drawn(RECURRENT["mamba"]), tokens(2, 9)
+    before = hidden(model, token_BS)
+    assert change(model, b=lambda matrix: 2 * matrix) == 2
+    assert not torch.allclose(hidden(model, token_BS), before, rtol=1e-3, atol=1e-3)
+    change(model, c=lambda matrix: matrix / 2)
+    torch.testing.assert_close(hidden(model, token_BS), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_that_multiplies_no_input_is_no_matrix():
+    model = drawn(RECURRENT["mamba"])
+    rates = {role for name, role in model.parameter_roles().items() if name.endswith("A_log")}
+    assert rates == {ParameterRole.NORM}
+
+
 def test_a_short_convolution_has_two_factors_and_a_convolved_matrix():
     kinds = {"layer_types": ["conv", "conv"], "block_multiple_of": 8}
     model, token_BS = drawn(("lfm2", {**SIZES, **kinds, "pad_token_id": 0})), tokens(2, 9)

@@ -21,7 +21,7 @@ from penstock.hooks.contracts import ParameterLayout
 TRANSPOSED = frozenset({"Llama4TextExperts"})
 
 # Names under which transformers keeps several matrices in one: q, k and v, gate and up, the inputs of a recurrence.
-FUSED_NAMES = re.compile(r"qkv|key_value|^kv_b_proj$|c_attn|in_proj(_ba)?$|input_linear|gate_(and_)?up|^Wi$")
+FUSED_NAMES = re.compile(r"qkv|key_value|^kv_b_proj$|c_attn|in_proj(_ba)?$|^x_proj$|input_linear|gate_(and_)?up|^Wi$")
 
 
 def parameter_layout(model: nn.Module) -> dict[str, ParameterLayout]:
@@ -109,6 +109,12 @@ def _selective(_: Any, rows: int) -> ParameterLayout:
     return ParameterLayout((("state", rows // 2), ("gate", rows // 2)))
 
 
+def _selected(mixer: Any, _: int) -> ParameterLayout:
+    """What a state space of Mamba computes from its input: the step size, and how it is written and read."""
+    state = mixer.ssm_state_size
+    return ParameterLayout((("dt", mixer.time_step_rank), ("b", state), ("c", state)))
+
+
 def _delta(net: Any, _: int) -> ParameterLayout:
     return ParameterLayout((("q", net.key_dim), ("k", net.key_dim), ("v", net.value_dim)))
 
@@ -173,6 +179,7 @@ FUSED: dict[tuple[str, str], Callable[[Any, int], ParameterLayout]] = {
     ("DisentangledSelfAttention", "in_proj"): lambda attention, rows: _by_head(attention.attention_head_size, rows),
     ("FalconAttention", "query_key_value"): _falcon,
     ("FalconMambaMixer", "in_proj"): _selective,
+    ("FalconMambaMixer", "x_proj"): _selected,
     ("GPT2Attention", "c_attn"): _gpt2,
     ("GPTBigCodeAttention", "c_attn"): _bigcode,
     ("GPTNeoXAttention", "query_key_value"): lambda attention, rows: _by_head(attention.head_size, rows),
@@ -181,6 +188,7 @@ FUSED: dict[tuple[str, str], Callable[[Any, int], ParameterLayout]] = {
     ("GraniteMoeSWAMLP", "input_linear"): lambda _, rows: _gate_up(rows),
     ("GraniteMoeSharedMLP", "input_linear"): lambda _, rows: _gate_up(rows),
     ("JambaMambaMixer", "in_proj"): _selective,
+    ("JambaMambaMixer", "x_proj"): _selected,
     ("JetMoeAttention", "kv_proj"): _key_value,
     ("JetMoeMoA", "input_linear"): lambda *_: ParameterLayout(),  # queries alone
     ("JetMoeMoE", "input_linear"): lambda _, rows: _gate_up(rows),
@@ -188,6 +196,7 @@ FUSED: dict[tuple[str, str], Callable[[Any, int], ParameterLayout]] = {
     ("Lfm2ShortConv", "in_proj"): _short_convolution,
     ("Lfm3ShortConv", "in_proj"): _short_convolution,
     ("MambaMixer", "in_proj"): _selective,
+    ("MambaMixer", "x_proj"): _selected,
     ("MiniMaxLightningAttention", "qkv_proj"): lambda attention, rows: _by_head(attention.head_dim, rows),
     ("ModernBertAttention", "Wqkv"): _thirds,
     ("ModernBertDecoderMLP", "Wi"): lambda _, rows: _gate_up(rows),

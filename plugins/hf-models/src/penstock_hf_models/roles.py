@@ -12,8 +12,9 @@ from penstock_hf_models.routing import router_sites
 def parameter_roles(model: nn.Module, network: PreTrainedModel) -> dict[str, ParameterRole]:
     """Role of every name in `model.named_parameters()`, where `model` holds `network`.
 
-    A head tied to the embedding has the embedding's role. Scalars and vectors other than biases are norms. Experts that
-    are separate modules are matrices. The orientation of a matrix is in `layouts`.
+    A head tied to the embedding has the embedding's role. Scalars and vectors other than biases are norms, and so are
+    tables of numbers that no input is multiplied with, such as the decay rates `A_log` of Mamba. Experts that are
+    separate modules are matrices. The orientation of a matrix is in `layouts`.
     """
     routers = {id(parameter) for site in router_sites(network) for parameter in site.module.parameters()}
     head = network.get_output_embeddings()
@@ -32,7 +33,7 @@ def parameter_roles(model: nn.Module, network: PreTrainedModel) -> dict[str, Par
             found[name] = ParameterRole.HEAD
         elif parameter.dim() == 3 and hasattr(owner, "num_experts"):
             found[name] = ParameterRole.EXPERT
-        elif parameter.dim() == 2 and not type(owner).__name__.lower().endswith("norm"):
+        elif parameter.dim() == 2 and name.endswith(".weight") and not type(owner).__name__.lower().endswith("norm"):
             found[name] = ParameterRole.MATRIX
         else:
             found[name] = ParameterRole.NORM

@@ -56,7 +56,7 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
 def evaluate(
     registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool, **options: Any
 ) -> dict[str, Any]:
-    """Measure RUN's newest checkpoint: its tasks, baselines on the same bytes, samples and speed.
+    """Measure RUN's newest checkpoint: its tasks, baselines on its held-out text, samples and speed.
 
     Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
     killed or repeated evaluation computes only what is missing.

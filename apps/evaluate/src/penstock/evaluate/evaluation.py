@@ -1,13 +1,15 @@
-"""What `penstock evaluate` measures: tasks, baselines on the same bytes, samples, speed."""
+"""What `penstock evaluate` measures: tasks, baselines on the held-out text, samples, speed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -159,11 +161,17 @@ def weights_of(restored: Restored) -> str:
 
 
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
-    """The result, merged with an earlier evaluation of the same checkpoint on other tasks."""
+    """The result, merged with an earlier evaluation of the same checkpoint: what is measured again is replaced, and a
+    task on another text, whose figures have other names, is kept as `text-2`."""
     earlier = read_record(Evaluation, path)
     if earlier is None or earlier.checkpoint != result.checkpoint:
         return result
-    tasks = {**earlier.tasks, **result.tasks}
+    tasks = dict(result.tasks)
+    for name, figures in earlier.tasks.items():
+        if all(figures.metrics.keys() != now.metrics.keys() for now in result.tasks.values()):
+            base = re.sub(r"-\d+$", "", name)
+            free = (each for number in count(2) if (each := f"{base}-{number}") not in tasks)
+            tasks[name if name not in tasks else next(free)] = figures
     return replace(result, tasks=tasks, heldout_bits_per_byte=_figure_of(tasks))
 
 

@@ -19,6 +19,7 @@ from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.config import RESOLVED
+from penstock.run.directory import newest_run
 from penstock.train.checkpoint import MANIFEST, verify_checkpoint
 from penstock.train.compose import build_architecture, pick_device
 from penstock.train.restore import Restored, restore
@@ -34,7 +35,7 @@ def load_model(path: Path, registry: Registry) -> TextModel:
         return _of_run(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
         return _of_run(restore(path.resolve().parent.parent, registry, verify_checkpoint(path)))
-    if run := _newest_run(path):
+    if run := newest_run(path):
         return _of_run(restore(run, registry))
     if (path / MANIFEST).is_file() and (path / "trainer.pt").is_file():
         what, fix = "a checkpoint without its run, whose config says how to read it", "give the run's folder"
@@ -44,13 +45,6 @@ def load_model(path: Path, registry: Registry) -> TextModel:
         fix = "give a run, such as runs/quickstart, or a folder in the Hugging Face layout"
         raise ProblemError(Problem("not-a-model", what, str(path), fix))
     return _of_folder(path, registry)
-
-
-def _newest_run(path: Path) -> Path | None:
-    """Of a folder of runs, the newest that has a checkpoint, or else the newest."""
-    runs = sorted(config.parent for config in path.glob(f"[!.]*/{RESOLVED}"))
-    trained = [run for run in runs if any(run.glob("checkpoints/step-*"))]
-    return (trained or runs or [None])[-1]
 
 
 def _of_run(restored: Restored) -> TextModel:
@@ -83,10 +77,11 @@ def _of_folder(folder: Path, registry: Registry) -> TextModel:
     special = {
         role: text for role in ("bos_token", "eos_token") if (text := _text_of(tokenizer_config.get(role))) is not None
     }
+    end = tokenizer.prompt(special.get("eos_token", ""), spelled=True)
     ends = {
         *_ids(_json(folder / "generation_config.json").get("eos_token_id")),
         *_ids(config.get("eos_token_id")),
-        *tokenizer.prompt(special.get("eos_token", ""), spelled=True)[:1],
+        *(end if len(end) == 1 else ()),  # text of several tokens is no special token of this vocabulary
     }
     return TextModel(
         name=str(folder),

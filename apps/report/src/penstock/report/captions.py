@@ -264,7 +264,7 @@ def listed(names: Sequence[str]) -> str:
 def _lowest(group: Sequence[tuple[float, str]], what: str) -> str:
     (value, name), (second, runner_up) = sorted(group)[:2]
     if number(value) == number(second):
-        return f"{name} and {runner_up} share the lowest {what}, {number(value)}."
+        return f"{name} and {runner_up} share the lowest {what}, {number(value)} in the digits shown."
     return f"{name} has the lowest {what}, {number(value)}, {number(second - value)} below {runner_up}."
 
 

@@ -36,8 +36,9 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8")  # not a text stream: it would rewrite line ends
     except UnicodeDecodeError as error:
-        fix = "decompress it first, or let its name end in .xz, .gz, .bz2 or .zst"
-        raise ProblemError(Problem("unreadable-file", "is not UTF-8 text", str(path), fix)) from error
+        what = f"is not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x})"
+        fix = "convert it to UTF-8; the name of a compressed file must end in .xz, .gz, .bz2 or .zst"
+        raise ProblemError(Problem("unreadable-file", what, str(path), fix)) from error
 
 
 def local_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -48,7 +49,14 @@ def local_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise ProblemError(Problem("missing-file", "file not found", str(path), "set a file with `path` or --data"))
+        raise ProblemError(
+            Problem(
+                "missing-file",
+                "file not found",
+                str(path),
+                "check the path, or name the folder of the data with --data",
+            )
+        )
 
 
 def texts_of(rows: Iterable[tuple[str, Mapping[str, Any]]], column: str) -> Iterator[tuple[str, str]]:

@@ -73,7 +73,7 @@ class Text:
         return re.sub(r"[^\w.]+", "-", name)
 
     def _documents(self) -> Iterator[tuple[str, str]]:
-        """The location of each document that has text, and its text."""
+        """The location of each document, and its text; those of white space alone are left out, as in a corpus."""
         for path in self._paths:
             for file in _files(path):
                 for where, text in self._documents_of(file):
@@ -84,10 +84,15 @@ class Text:
         if file.name.endswith(_JSON_LINES):
             yield from texts_of(local_rows(file), self._column)
         elif self._separator is None:
-            yield str(file), read_text(file)
+            yield str(file), _text_in(file)
         else:
-            pieces = read_text(file).split(self._separator)
+            pieces = _text_in(file).split(self._separator)
             yield from ((f"{file}:{number}", piece.strip("\r\n")) for number, piece in enumerate(pieces, 1))
+
+
+def _text_in(file: Path) -> str:
+    """Like a corpus, which drops a byte order mark too: it says how a file is encoded, and is no text."""
+    return read_text(file).removeprefix("\ufeff")
 
 
 def _files(path: Path) -> list[Path]:

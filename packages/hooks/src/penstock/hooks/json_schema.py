@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
 
 from penstock.hooks.component import KINDS
 from penstock.hooks.registry import Choice, Entry, Registry
@@ -85,10 +86,20 @@ def _settings_of(names: Sequence[str], own: JsonSchemaValue) -> JsonSchemaValue:
     return {"if": {"properties": {"use": {"enum": list(names)}}, "required": ["use"]}, "then": fields}
 
 
+# A number as text, which a config may hold: editors read YAML 1.2, in which 750_000 and 1e6 are text.
+NUMBER = r"^\s*[+-]?[0-9_.]+([eE][+-]?[0-9]+)?\s*$"
+
+
 class _Generator(GenerateJsonSchema):
     """Describes what JSON Schema can express and omits the rest: a plugin's unusual type neither warns nor fails."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}
+
+    def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
+        return {**super().int_schema(schema), "type": ["integer", "string"], "pattern": NUMBER}
+
+    def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
+        return {**super().float_schema(schema), "type": ["number", "string"], "pattern": NUMBER}
 
     def encode_default(self, dft: Any) -> Any:
         return written_out(dft) if isinstance(dft, Choice) else super().encode_default(dft)

@@ -48,7 +48,6 @@ class Schema(BaseModel):
     """
 
     model_config = ConfigDict(
-        defer_build=True,  # classes that are only derived from are never built; the others at their first use
         extra="forbid",
         allow_inf_nan=False,
         frozen=True,

@@ -85,7 +85,9 @@ def _problem(details: ErrorDetails) -> Problem:
             return Problem("bad-value", str(context["error"]))
         case "model_type" | "dict_type" if details["input"] is None:
             return Problem(
-                "bad-value", "must be a mapping of settings, not null", fix="remove the key to use the defaults"
+                "bad-value",
+                "must be a mapping of settings, not null",
+                fix="write its settings, or remove the key if all of them have defaults",
             )
         case "model_type" | "dict_type":
             return Problem("bad-value", f"must be a mapping of settings, not {_short(details['input'])}")

@@ -86,17 +86,29 @@ def sequences_fit_the_model(config: RunConfig) -> Iterator[Problem]:
 
 def balancers_can_steer_every_router(config: RunConfig) -> Iterator[Problem]:
     """A router without a selection bias cannot be balanced by setting one, and the run would end at its first step."""
-    settings = architecture_settings(config.model)
-    setting = [
-        choice.entry.component.name
-        for choice in settings.balance
-        if choice.entry.component.kind == "balancer" and SETS_BIAS in choice.entry.component.capabilities
-    ]
+    setting = list(_setting_the_bias(config).values())
     for path, router in routers_of(config).items():
         if setting and HAS_NO_BIAS in router.entry.component.capabilities:
             what = f"the router '{router.entry.component.name}' has no selection bias for '{setting[0]}' to set"
             fix = "use a router with a bias, such as sigmoid-topk, or a balancing loss"
             yield Problem("router-without-bias", what, path, fix)
+
+
+def one_balancer_sets_the_bias(config: RunConfig) -> Iterator[Problem]:
+    """Each would undo or add to what the other has set."""
+    setting = list(_setting_the_bias(config).items())
+    for path, name in setting[1:]:
+        what = f"'{setting[0][1]}' sets the selection bias of the routers already, and '{name}' would too"
+        yield Problem("bad-value", what, path, "keep one of them")
+
+
+def _setting_the_bias(config: RunConfig) -> dict[str, str]:
+    """The names of the balancers that set the routers' selection bias, by their path in the config."""
+    return {
+        f"model.balance.{index}": choice.entry.component.name
+        for index, choice in enumerate(architecture_settings(config.model).balance)
+        if choice.entry.component.kind == "balancer" and SETS_BIAS in choice.entry.component.capabilities
+    }
 
 
 def routers_learn_from_the_text(config: RunConfig) -> Iterable[Problem]:
@@ -127,6 +139,7 @@ CHECKS = (
     ),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
+    ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),
     ConfigCheck("routers learn from the text", routers_learn_from_the_text),
     ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
 )

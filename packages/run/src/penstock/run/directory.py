@@ -32,6 +32,7 @@ from penstock.hooks.atomic import read_json, sync, sync_files, write_json
 from penstock.hooks.config import ConfigDocument, Schema, dump_config, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run import messages
 from penstock.run.config import RESOLVED, RunConfig, digest, read_run_config
 from penstock.run.plugin_lock import LOCK, plugin_lock
 from penstock.run.records.origin import Environment, GitState
@@ -87,17 +88,16 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run; raises `ProblemError` if `path` is not a run directory."""
-        if not (path / RESOLVED).is_file():
-            raise ProblemError(
-                Problem(
-                    "not-a-run",
-                    "not a run directory",
-                    str(path),
-                    "give the path of a run, such as runs/quickstart/20260101T000000Z-0123abcd",
-                )
-            )
-        return cls(path)
+        """An existing run: `path`, or the newest run in it (see `newest_run`); raises `ProblemError` if it is neither a
+        run directory nor a folder of runs."""
+        if (path / RESOLVED).is_file():
+            return cls(path)
+        newest = newest_run(path)
+        if newest is None:
+            what = "not a run directory, nor a folder of runs" if path.exists() else "run not found"
+            raise ProblemError(Problem("not-a-run", what, str(path), "give a run, such as runs/quickstart"))
+        messages.note(f"the newest run in {path} is {newest}")
+        return cls(newest)
 
     def config(self, registry: Registry) -> RunConfig:
         try:
@@ -174,6 +174,13 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
         except OSError as error:  # another process just took this name
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Of a folder of runs, such as `runs/quickstart`, the newest that has a checkpoint, or else the newest."""
+    runs = sorted(config.parent for config in folder.glob(f"[!.]*/{RESOLVED}"))
+    trained = [run for run in runs if any(run.glob("checkpoints/step-*"))]
+    return (trained or runs or [None])[-1]
 
 
 # ---------------------------------------------------------------------------------------------- what a run depends on

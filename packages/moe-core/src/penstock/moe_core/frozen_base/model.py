@@ -286,13 +286,17 @@ def frozen_base(
     Python, pass a built model to `FrozenBase`."""
     theirs = architecture_settings(base)
     routers = layer_routers(theirs, theirs.expert_layers)
-    built = build_architecture(
-        base,
-        vocab_size=vocab_size if theirs.vocab_size is None else theirs.vocab_size,
-        eos_token_id=eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id,
-        make_router=lambda layer, **context: routers[layer].build(**context),
-        quantizer=None,
-    )
+    try:
+        built = build_architecture(
+            base,
+            vocab_size=vocab_size if theirs.vocab_size is None else theirs.vocab_size,
+            eos_token_id=eos_token_id if theirs.eos_token_id is None else theirs.eos_token_id,
+            make_router=lambda layer, **context: routers[layer].build(**context),
+            quantizer=None,
+        )
+    except ProblemError as error:  # a model of its own would be at `model`
+        found = [replace(each, where=each.where.replace("model.", "model.base.", 1)) for each in error.problems]
+        raise ProblemError(found, error.exit_code) from error
     return FrozenBase(built, make_router=make_router, **settings)
 
 
