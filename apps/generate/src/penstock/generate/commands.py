@@ -25,7 +25,9 @@ model_argument = click.argument("model_path", metavar="RUN|FOLDER", type=click.P
 def sampling_options(command: Command) -> Command:
     """The options that say how tokens are chosen."""
     options = (
-        click.option("--tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Most new tokens."),
+        click.option(
+            "--tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Most tokens to generate."
+        ),
         click.option(
             "--temperature",
             type=click.FloatRange(min=0),
@@ -64,7 +66,7 @@ def generate(registry: Registry, model_path: Path, prompt: str | None, as_json: 
 
     RUN is a run, or a folder of runs such as runs/quickstart, whose newest one is used. FOLDER is a checkpoint of a
     run, or a model in the Hugging Face layout. The text ends at the model's end of text, at --stop, after --tokens
-    tokens, or where the model has no more positions.
+    tokens, or when the model's context is full.
     """
     sampling = _sampling(options)
     prompt = _stdin() if prompt is None else prompt
@@ -94,9 +96,11 @@ def generate(registry: Registry, model_path: Path, prompt: str | None, as_json: 
 def chat(registry: Registry, model_path: Path, **options: Any) -> None:
     """Talk to a model: each line of stdin is a message, and the reply is printed as it is generated.
 
-    RUN and FOLDER are those of `penstock generate`. The conversation is kept as context. It is written with the chat
-    template of the tokenizer; without one, as a transcript of `User:` and `Assistant:`, which a model without chat
-    training continues as best it can. /quit or Ctrl-D ends the conversation.
+    RUN is a run or a folder of runs, FOLDER a checkpoint or a Hugging Face folder.
+
+    The conversation is kept as context. It is written with the chat template of the tokenizer; without one, as a
+    transcript of `User:` and `Assistant:`, which a model without chat training continues as best it can. /quit or
+    Ctrl-D ends the conversation.
     """
     from penstock.generate.chat import Chat
 

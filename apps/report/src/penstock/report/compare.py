@@ -83,7 +83,7 @@ def _basis_caption(views: Sequence[RunView]) -> str:
         same = len({each.key for each in measured}) == 1 and bool(measured[0].key)
         where = f"on {captions.listed(texts)}" if texts else "on what is not recorded"
         sentences.append(f"{figure.name}: {where}" + ("" if same or len(measured) < 2 else ", not all ranked"))
-    return "Best values are marked among runs measured on the same. " + "; ".join(sentences) + "." if sentences else ""
+    return "The best value is marked among comparable runs. " + "; ".join(sentences) + "." if sentences else ""
 
 
 def _cells(figure: Figure, views: Sequence[RunView]) -> list[Cell]:

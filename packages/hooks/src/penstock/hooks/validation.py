@@ -89,6 +89,10 @@ def _problem(details: ErrorDetails) -> Problem:
                 "must be a mapping of settings, not null",
                 fix="write its settings, or remove the key if all of them have defaults",
             )
+        case "tuple_type" | "list_type":
+            return Problem("bad-value", f"must be a list, not {_short(details['input'])}")
+        case "too_short" if not details["input"]:
+            return Problem("bad-value", f"must not be empty, give at least {context['min_length']}")
         case "model_type" | "dict_type":
             return Problem("bad-value", f"must be a mapping of settings, not {_short(details['input'])}")
         case _:

@@ -126,7 +126,7 @@ def a_context(**changes: Any) -> TaskContext:
 
 def require_contract(subject: Subject, version: int) -> None:
     if subject.component.contract != version:
-        raise NotApplicable(f"this is about contract {version}, and the task keeps {subject.component.contract}")
+        raise NotApplicable(f"a law of contract {version}; the task follows contract {subject.component.contract}")
 
 
 def heldout_tokens() -> Any:
