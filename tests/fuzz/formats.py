@@ -244,7 +244,9 @@ def sound_traces(traces: dict[str, Any]) -> None:
         assert all(type(count) is int and count >= 0 for step in counts for row in step for count in row)
         assert "k" not in header or 1 <= header["k"] <= len(counts[0][0])
         assert len(header["layers"]) == len(counts[0])
-        for row in range(len(counts[0]) if tokens is not None else 0):
+        if tokens is None:
+            continue
+        for row in range(len(counts[0])):
             ids = [expert for token in tokens for expert in token[row]]
             assert sum(step[row][expert] for step in counts for expert in set(ids)) == len(ids)
             assert all(len(set(token[row])) == len(token[row]) for token in tokens)
@@ -362,7 +364,8 @@ def glm_folder(file: str) -> Callable[[Path], Path]:
 def _glm(settings: dict[str, Any]) -> Any:
     from penstock.hooks.architecture import layer_routers
     from penstock.hooks.registry import Registry
-    from penstock.train.compose import architecture_settings, build_architecture
+    from penstock.hooks.architecture import architecture_settings
+    from penstock.train.compose import build_architecture
 
     if not _REGISTRY:
         _REGISTRY.append(Registry.discover())

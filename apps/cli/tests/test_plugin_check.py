@@ -134,11 +134,11 @@ def test_show_imports_no_target():
 def test_show_imports_neither_torch_nor_laws():
     code = """import sys
 from penstock.cli.main import run
-run(["plugins", "show", "sigmoid-topk"])
+run(["plugins", "show", "two-level"])
 sys.exit(any(name == "torch" or name.startswith("penstock.conformance.laws.") for name in sys.modules))"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
-    assert "promises causal" in result.stdout
+    assert "promises " in result.stdout
 
 
 class NeedyConfig(Schema):

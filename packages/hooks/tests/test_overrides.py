@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Any) -> None:
     with pytest.raises(ProblemError, match="config file not found"):
         read_config(tmp_path / "missing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ProblemError, match="a folder is not a config"):
+    with pytest.raises(ProblemError, match="cannot be read as text"):
         read_config(tmp_path / "binary.yaml")
     with pytest.raises(ProblemError, match="a folder is not a config"):
         read_config(tmp_path)
