@@ -362,9 +362,8 @@ def glm_folder(file: str) -> Callable[[Path], Path]:
 
 
 def _glm(settings: dict[str, Any]) -> Any:
-    from penstock.hooks.architecture import layer_routers
+    from penstock.hooks.architecture import architecture_settings, layer_routers
     from penstock.hooks.registry import Registry
-    from penstock.hooks.architecture import architecture_settings
     from penstock.train.compose import build_architecture
 
     if not _REGISTRY:
