@@ -161,7 +161,7 @@ def test_missing_damaged_and_misnamed_files_are_problems(tokenizer, tmp_path):
     damaged.write_bytes(lzma.compress(TEXT.encode())[:-9])
     cases = {
         tmp_path / "absent": "file not found",
-        misnamed: "decompress it first",
+        misnamed: "a compressed file must end in .xz",
         damaged: "compressed file is damaged",
     }
     for path, message in cases.items():
