@@ -72,6 +72,17 @@ def test_a_second_evaluation_computes_nothing_and_finds_the_same(command, run, d
     assert kept.read_bytes().startswith(before[: before[: len(before) // 2].rfind(b"\n") + 1])
 
 
+def test_answers_under_other_settings_of_the_model_are_not_those_of_these(command, run):
+    command("evaluate", run, "--task", "heldout")
+    resolved = run / "config.resolved.yaml"
+    assert "normalize: true" in resolved.read_text()
+    resolved.write_text(resolved.read_text().replace("normalize: true", "normalize: false"))
+    shutil.copytree(run, fresh := run.with_name("20200101T000000Z-00000000"))
+    shutil.rmtree(fresh / "answers")
+    figure = figures(command("evaluate", fresh, "--task", "heldout"), "heldout")
+    assert figures(command("evaluate", run, "--task", "heldout"), "heldout") == figure
+
+
 def test_what_is_wrong_with_tasks_is_said_at_once_and_before_the_model_is_loaded(command, run, data):
     shutil.rmtree(run / "checkpoints")
     (data / "lambada" / "lambada_test.jsonl.xz").unlink()

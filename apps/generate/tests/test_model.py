@@ -167,6 +167,10 @@ def test_a_folder_without_tokenizer_or_weights_is_named(exported: Path, tmp_path
             load(folder)
 
 
+def test_one_stop_may_be_a_text_alone() -> None:
+    assert Sampling(stop="\n") == Sampling(stop=("\n",))
+
+
 def test_an_end_that_is_no_token_of_its_own_ends_nothing(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "spelled"
     shutil.copytree(exported, folder)

@@ -23,6 +23,7 @@ def test_figures_of_a_coin():
 
 def test_a_hopeless_model_has_infinite_perplexity_and_no_exception():
     assert token_perplexity([1e6]) == math.inf
+    assert math.isnan(token_perplexity([math.nan]))
 
 
 def test_words_are_counted_as_lm_evaluation_harness_does():

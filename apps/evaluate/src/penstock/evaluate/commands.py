@@ -45,7 +45,9 @@ run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_ty
     type=click.IntRange(min=1),
     help="Evaluate only the first N items of each task; metric names include the limit.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the tasks' random draws.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the tasks' random draws."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

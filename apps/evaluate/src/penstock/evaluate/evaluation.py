@@ -154,10 +154,12 @@ PreparedTask: TypeAlias = Prepared | EarlierTask
 
 
 def weights_of(restored: Restored) -> str:
-    """What a model's answers depend on: its weights, the code of its components and its compute dtype."""
+    """What a model's answers depend on: its weights, its settings, which a run resumed with other ones changes, the
+    code of its components and its compute dtype."""
     digests = restored.checkpoint.digests()
     weights = {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
-    return json.dumps([weights, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True)
+    settings = restored.config.resolved()["model"]
+    return json.dumps([weights, settings, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True)
 
 
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:

@@ -41,10 +41,12 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
-    stop: Sequence[str] = ()
+    stop: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Raises `ProblemError` with everything that cannot be."""
+        """Raises `ProblemError` with everything that cannot be. One `stop` may be given as it is."""
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
         problems = [
             Problem("bad-value", f"is {value}", name, fix)
             for name, value, possible, fix in (
@@ -52,6 +54,7 @@ class Sampling:
                 ("temperature", self.temperature, _possible_temperature(self.temperature), f"use 0, or {COLDEST} up"),
                 ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "use at least 1"),
                 ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "use a share above 0, up to 1"),
+                ("seed", self.seed, 0 <= self.seed < 2**63, "use 0 to 2**63 - 1"),
                 ("stop", "an empty text", "" not in self.stop, "leave it out"),
             )
             if not possible

@@ -63,4 +63,4 @@ def bits_per_byte_standard_error(nll_nats: Numbers, byte_counts: Numbers, block:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)  # NaN stays NaN
