@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,12 @@ def test_figures_of_another_text_are_kept_and_those_of_the_same_are_replaced(com
     assert "south.txt" in next(iter(result["tasks"]["text"]["metrics"]))
     for name in ("north.txt", "south.txt"):
         assert sum(name in key for key in texts) == 1
+
+
+@pytest.mark.parametrize("name", ["evaluate", "simulate", "profile", "export", "report"])
+def test_a_folder_of_runs_is_its_newest_run_for_every_command(command, trained, tmp_path, name):
+    runs = tmp_path / "runs" / trained.parent.name
+    shutil.copytree(trained.parent.parent / "data", tmp_path / "runs" / "data")
+    shutil.copytree(trained, runs / trained.name, ignore=shutil.ignore_patterns(".lock"))
+    assert command(name, runs)
+    assert list(tmp_path.rglob("*.html")) or name != "report"

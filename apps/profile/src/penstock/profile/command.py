@@ -17,7 +17,7 @@ from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
-from penstock.run.directory import RunDirectory, stage
+from penstock.run.directory import RunDirectory, is_run, stage
 from penstock.run.records.profile import Atlas, Profile
 from penstock.run.records.record import Record, write_record
 from penstock.simulate.config import SimulateSettings
@@ -217,7 +217,7 @@ def _require_room(path: Path) -> None:
 @contextmanager
 def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDirectory | None]]:
     """The subject at `path`, and its locked run directory if it is a run; `work` is recorded as a stage of the run."""
-    if os.path.isfile(path / "config.resolved.yaml"):
+    if is_run(path):
         run = RunDirectory.open(path)
         with run.lock(), stage(run, work):
             yield text.of_run(run), run

@@ -15,8 +15,7 @@ from penstock.cli.choices import choose
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.netsim.fidelity import FIDELITIES, Fidelity
-from penstock.run.config import RESOLVED
-from penstock.run.directory import RunDirectory
+from penstock.run.directory import RunDirectory, is_run
 from penstock.run.records.record import write_record
 from penstock.run.records.simulation import NetworkRow, NetworkSweep, Simulation
 from penstock.simulate.config import SimulateSettings
@@ -109,7 +108,9 @@ def predicted(registry: Registry, asked: Prediction) -> Simulation:
     trace is one."""
     from penstock.simulate.simulation import Case, draw_exchange, load_trace, simulate_trace, sweep_values
 
-    run = RunDirectory.open(Path(asked.trace)) if (Path(asked.trace) / RESOLVED).is_file() else None
+    run = RunDirectory.open(Path(asked.trace)) if is_run(Path(asked.trace)) else None
+    if run is not None:
+        asked = replace(asked, trace=str(run.path))
     settings = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
 
     def chosen(kind: str, option: Any, configured: Choice | None, usual: str) -> Choice:

@@ -176,6 +176,13 @@ def _appear(temporary: Path, parent: Path, digest: str) -> Path:
                 raise
 
 
+def is_run(path: Path) -> bool:
+    """Whether `RunDirectory.open` finds a run there."""
+    if not os.path.isdir(path):  # unlike `Path.is_dir`, False for a name that is too long
+        return False
+    return (path / RESOLVED).is_file() or newest_run(path) is not None
+
+
 def newest_run(folder: Path) -> Path | None:
     """Of a folder of runs, such as `runs/quickstart`, the newest that has a checkpoint, or else the newest."""
     runs = sorted(config.parent for config in folder.glob(f"[!.]*/{RESOLVED}"))
