@@ -131,14 +131,24 @@ def test_show_imports_no_target():
     assert shown["check"] == "penstock plugins check flat --kind corpus"
 
 
-def test_show_imports_neither_torch_nor_laws():
+FAR_AWAY = """from penstock.hooks import Component, hookimpl
+
+@hookimpl
+def routers():
+    return [Component("router", "mine", "nowhere:router", "Mine", capabilities=frozenset({"causal"}))]
+"""
+
+
+def test_show_imports_neither_torch_nor_laws(tmp_path):
+    (tmp_path / "far_away.py").write_text(FAR_AWAY)
     code = """import sys
 from penstock.cli.main import run
-run(["plugins", "show", "two-level"])
+run(["--plugin", sys.argv[1], "plugins", "show", "mine"])
 sys.exit(any(name == "torch" or name.startswith("penstock.conformance.laws.") for name in sys.modules))"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0
-    assert "promises " in result.stdout
+    command = [sys.executable, "-c", code, str(tmp_path / "far_away.py")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "promises causal" in result.stdout
 
 
 class NeedyConfig(Schema):
