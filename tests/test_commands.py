@@ -223,13 +223,22 @@ def test_light_commands_never_import_torch(arguments):
     assert result.returncode == 0, result.stderr
 
 
-def test_figures_of_another_text_are_kept_and_those_of_the_same_are_replaced(command, trained, tmp_path):
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the run beside its data, to be written to."""
+    run = tmp_path / "runs" / trained.parent.name / trained.name
+    shutil.copytree(trained.parent.parent / "data", tmp_path / "runs" / "data")
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns(".lock", "evaluation.json"))
+    return run
+
+
+def test_figures_of_another_text_are_kept_and_those_of_the_same_are_replaced(command, copied, tmp_path):
     asked = {}
     for name in ("north.txt", "south.txt"):
         (tmp_path / name).write_text(f"The gate feeds turbine {name} .\n" * 40)
         asked[name] = ("--task", f"{{use: text, paths: [{tmp_path / name}]}}")
     for name in ("north.txt", "south.txt", "south.txt"):
-        result = command("evaluate", trained, *asked[name])
+        result = command("evaluate", copied, *asked[name])
     texts = [key for task in result["tasks"].values() for key in task["metrics"] if key.startswith("text.")]
     assert result["measured"] == ["text"]
     assert "south.txt" in next(iter(result["tasks"]["text"]["metrics"]))
@@ -238,9 +247,6 @@ def test_figures_of_another_text_are_kept_and_those_of_the_same_are_replaced(com
 
 
 @pytest.mark.parametrize("name", ["evaluate", "simulate", "profile", "export", "report"])
-def test_a_folder_of_runs_is_its_newest_run_for_every_command(command, trained, tmp_path, name):
-    runs = tmp_path / "runs" / trained.parent.name
-    shutil.copytree(trained.parent.parent / "data", tmp_path / "runs" / "data")
-    shutil.copytree(trained, runs / trained.name, ignore=shutil.ignore_patterns(".lock"))
-    assert command(name, runs)
+def test_a_folder_of_runs_is_its_newest_run_for_every_command(command, copied, tmp_path, name):
+    assert command(name, copied.parent)
     assert list(tmp_path.rglob("*.html")) or name != "report"
