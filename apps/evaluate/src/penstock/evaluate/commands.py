@@ -104,7 +104,7 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
 
 
 def _data(run: RunDirectory, config: RunConfig) -> tuple[TokenDataset | None, ProblemError | None]:
-    """The run's data, or why there is none: a task that brings its own text needs none."""
+    """The run's data, or the problem that hides it. A task that brings its own text does not need the data."""
     from penstock.train.data import open_data
 
     try:

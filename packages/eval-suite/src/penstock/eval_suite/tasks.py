@@ -196,8 +196,8 @@ def require_stride(stride: int | None, context: TaskContext) -> None:
 def bytes_of_tokens(tokenizer: Tokenizer, token_N: NDArray[np.int64], text: str) -> NDArray[np.int64]:
     """Bytes of the text that each of its tokens holds, int64 [N]; raises `ProblemError` if they do not hold every one.
 
-    A llama2.c tokenizer puts a space before a text. It counts as a byte, although it is none of the text's, and is
-    taken off the longest token: one without bytes would look like the end of a document.
+    A llama2.c tokenizer puts a space before a text, and counts the space as a byte. The longest token loses that byte,
+    because a token without bytes would look like the end of a document.
     """
     byte_N = tokenizer.byte_lengths()[token_N]
     kept, given = int(byte_N.sum()), len(text.encode())

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint
+from operator import attrgetter
 
 ENTRY_POINTS = "entry_points.txt"
 
@@ -29,13 +30,22 @@ class Offer:
 
 def offers(group: str) -> Iterator[Offer]:
     """Every distribution that offers something in the group, and every one whose entry points cannot be read."""
-    found = [offer for each in importlib.metadata.distributions() if (offer := _offer(each, group))]
-    for name in dict.fromkeys(offer.distribution for offer in found):
-        imported = _imported(name)
-        if imported is None:  # half removed: nothing leads from the name to it
-            yield from {offer.points: offer for offer in found if offer.distribution == name}.values()
-        elif offer := _offer(imported, group):
-            yield offer
+    by_name: dict[str, list[Distribution]] = {}
+    for each in importlib.metadata.distributions():
+        by_name.setdefault(_name_of_folder(each), []).append(each)
+    for same in by_name.values():
+        # Python imports the first on `sys.path`; a folder without metadata is what an uninstallation left behind
+        imported = same if len(same) == 1 else list(filter(_headers, same))[:1]
+        yield from (offer for each in imported or same if (offer := _offer(each, group)))
+
+
+def _name_of_folder(distribution: Distribution) -> str:
+    """The name by which `importlib.metadata` itself finds a distribution again, taken from its folder: reading the
+    metadata of every installed distribution would take longer than the rest of discovery."""
+    try:
+        return attrgetter("_normalized_name")(distribution)
+    except Exception:  # no such name in the folder, and metadata that cannot be read: it shares its name with no other
+        return str(id(distribution))
 
 
 def _imported(name: str) -> Distribution | None:

@@ -12,7 +12,8 @@ from penstock.hooks.problems import Problem, ProblemError
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place of each line, "FILE:LINE", and its object; raises `ProblemError` at the first line that is none."""
+    """The place of each line, "FILE:LINE", and its object; raises `ProblemError` for the first line that
+    holds no object."""
     for where, row in json_rows_or_problems(path):
         if isinstance(row, Problem):
             raise ProblemError(row)
