@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from members import module_of
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def declares_torch(distribution: str) -> bool:
 @pytest.mark.parametrize("distribution", MEMBERS)
 def test_a_wheel_stands_alone(distribution: str, wheelhouse: Path) -> None:
     (wheel,) = wheelhouse.glob(f"{distribution.replace('-', '_')}-[0-9]*.whl")
-    module = MEMBERS[distribution]["tool"]["uv"]["build-backend"]["module-name"]
+    module = module_of(MEMBERS[distribution])
     alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", sys.executable, "--with", str(wheel)]
     check = ["python", str(ROOT / "tests" / "stands_alone.py"), str(wheel), distribution, module]
     light = [] if declares_torch(distribution) else ["--light"]

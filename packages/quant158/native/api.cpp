@@ -1,0 +1,95 @@
+#include "api.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "dispatch.h"
+#include "memory.h"
+#include "repack.h"
+
+struct PackedMatrix {
+    Memory memory;
+    Matrix matrix;
+    int64_t bytes;
+};
+
+namespace {
+
+enum Why : int32_t { GOOD = 0, BAD_SIZES = 1, NO_MEMORY = 2, BAD_CODES = 3 };
+
+PackedMatrix* packed(const StoredMatrix& stored, int64_t threads, int32_t& why) {
+    const int64_t bytes = repacked_bytes(stored);
+    why = BAD_SIZES;
+    if (bytes < 0) return nullptr;
+    auto result = std::make_unique<PackedMatrix>(PackedMatrix{Memory(static_cast<size_t>(bytes)), {}, bytes});
+    why = NO_MEMORY;
+    if (!result->memory.data()) return nullptr;
+    why = BAD_CODES;
+    if (!repack(stored, result->memory.data(), threads, result->matrix)) return nullptr;
+    why = GOOD;
+    return result.release();
+}
+
+struct Quantized {
+    std::vector<int8_t> values;
+    std::vector<int32_t> prefix;
+    std::vector<float> scales;
+    Vectors vectors;
+
+    Quantized(const Kernel& kernel, const Matrix& m, const float* x, int64_t count, int64_t planes) {
+        const int64_t width = planes * m.column_blocks * BLOCK, sums = quads_of(m.column_blocks) + 1;
+        values.resize(count * width);
+        prefix.resize(count * sums);
+        scales.resize(count);
+        for (int64_t v = 0; v < count; ++v)
+            kernel.quantize(x + v * m.columns, m.columns, planes, &values[v * width], &prefix[v * sums], &scales[v]);
+        vectors = {values.data(), prefix.data(), scales.data(), count, planes, m.column_blocks};
+    }
+};
+
+void multiply(const Kernel& kernel, const Matrix& m, const Vectors& x, int64_t threads, float* out) {
+    threads = std::max<int64_t>(1, std::min(threads, m.row_blocks));
+    auto part = [&](int64_t number) {
+        kernel.multiply(m, x, out, m.rows, m.row_blocks * number / threads, m.row_blocks * (number + 1) / threads);
+    };
+    std::vector<std::thread> others;
+    for (int64_t number = 1; number < threads; ++number) others.emplace_back(part, number);
+    part(0);
+    for (auto& other : others) other.join();
+}
+
+}  // namespace
+
+int32_t penstock_abi() { return PENSTOCK_ABI; }
+
+const char* penstock_kernel_name(int32_t number) {
+    return number >= 0 && number < KERNELS ? KERNEL_NAMES[number] : nullptr;
+}
+
+const Kernel* penstock_kernel(const char* name) { return supported_kernel(name); }
+
+int32_t penstock_self_test(const Kernel* kernel) { return passes_self_test(*kernel); }
+
+PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t first_trit, int64_t rows, int64_t columns,
+                                  const uint16_t* scales, int64_t group, int64_t threads, int32_t* why) try {
+    return packed({stream, first_trit, rows, columns, scales, group}, threads, *why);
+} catch (...) {
+    *why = NO_MEMORY;
+    return nullptr;
+}
+
+void penstock_matrix_free(PackedMatrix* matrix) { delete matrix; }
+
+int64_t penstock_matrix_bytes(const PackedMatrix* matrix) { return matrix->bytes; }
+
+int32_t penstock_multiply(const Kernel* kernel, const PackedMatrix* packed, const float* x, int64_t count,
+                          int64_t planes, int64_t threads, float* out) try {
+    const Quantized quantized(*kernel, packed->matrix, x, count, planes);
+    multiply(*kernel, packed->matrix, quantized.vectors, threads, out);
+    return GOOD;
+} catch (...) {
+    return NO_MEMORY;
+}
