@@ -36,7 +36,7 @@ class PackedMatrix:
         first_trit: int = 0,
         threads: int = 1,
     ) -> None:
-        group = _group(scale, shape)
+        group = group_columns(scale, shape)
         last = first_trit + math.prod(shape)
         if codes.dtype != np.uint8 or codes.ndim != 1 or first_trit < 0 or last > codes.size * TRITS_PER_BYTE:
             raise _bad(f"codes {codes.dtype} {codes.shape} do not hold the trits {first_trit} to {last}")
@@ -83,7 +83,7 @@ class PackedMatrix:
         return out
 
 
-def _group(scale: NDArray[Any], shape: tuple[int, int]) -> int:
+def group_columns(scale: NDArray[Any], shape: tuple[int, int]) -> int:
     """Columns that share a scale, as `StoredMatrix` of native/repack.h writes it."""
     rows, columns = shape
     if rows < 1 or columns < 1:
