@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.quant158.packing import pack, packed_row_bytes, unpack
+from penstock.quant158.packing import pack, pack_nibbles, unpack
 
-rows = st.lists(st.integers(-1, 1), min_size=0, max_size=23)
+trits = st.lists(st.integers(-1, 1), min_size=0, max_size=23)
 
 
-def packed_by_hand(row: list[int]) -> list[int]:
-    padded = row + [0] * (-len(row) % 5)
+def packed_by_hand(flat: list[int]) -> list[int]:
+    padded = flat + [0] * (-len(flat) % 5)
     return [sum((padded[start + i] + 1) * 3**i for i in range(5)) for start in range(0, len(padded), 5)]
 
 
 @settings(deadline=None)
-@given(rows)
-def test_bytes_are_five_base_three_digits_lowest_first(row: list[int]):
-    assert pack(torch.tensor(row, dtype=torch.int8)).tolist() == packed_by_hand(row)
+@given(trits)
+def test_bytes_are_five_base_three_digits_lowest_first(flat: list[int]):
+    assert pack(torch.tensor(flat, dtype=torch.int8)).tolist() == packed_by_hand(flat)
 
 
 @settings(deadline=None)
@@ -30,18 +30,18 @@ def test_unpack_inverts_pack_for_any_shape(leading: list[int], length: int, rand
     trit = torch.randint(-1, 2, (*leading, length), generator=generator, dtype=torch.int8)
     packed = pack(trit)
     assert packed.dtype == torch.uint8
-    assert packed.shape == (*leading, packed_row_bytes(length))
-    assert torch.equal(unpack(packed, length), trit)
+    assert torch.equal(unpack(packed, trit.shape), trit)
+
+
+def test_rows_are_one_stream_without_padding():
+    trit = torch.randint(-1, 2, (2, 3, 7))
+    assert torch.equal(pack(trit), pack(trit.flatten()))
+    assert len(pack(trit)) == 9  # 42 trits; three bytes a row would be 18
 
 
 def test_all_243_codes_are_used_and_distinct():
     trit = torch.cartesian_prod(*[torch.tensor([-1, 0, 1])] * 5)
-    assert sorted(pack(trit).flatten().tolist()) == list(range(243))
-
-
-def test_rows_can_be_read_apart():
-    trit = torch.randint(-1, 2, (6, 13))
-    assert torch.equal(pack(trit)[2:4], pack(trit[2:4]))
+    assert sorted(pack(trit).tolist()) == list(range(243))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.float32, torch.bfloat16])
@@ -57,16 +57,17 @@ def test_other_values_are_refused(value: float):
 
 def test_a_byte_that_pack_never_writes_is_refused():
     with pytest.raises(ValueError, match="above 242"):
-        unpack(torch.tensor([243], dtype=torch.uint8), 5)
+        unpack(torch.tensor([243], dtype=torch.uint8), (5,))
 
 
-def test_a_row_length_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"11 trits per row need uint8 \[\.\.\., 3\]"):
-        unpack(torch.zeros(4, 2, dtype=torch.uint8), 11)
-    with pytest.raises(ValueError, match="-3 trits per row"):
-        unpack(torch.zeros(4, 0, dtype=torch.uint8), -3)
+def test_a_length_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"22 trits need uint8 \(5,\), not torch.uint8 \(4,\)"):
+        unpack(torch.zeros(4, dtype=torch.uint8), (2, 11))
 
 
-def test_a_number_without_a_row_is_refused():
-    with pytest.raises(ValueError, match="got a scalar"):
-        pack(torch.tensor(1))
+@settings(deadline=None)
+@given(st.lists(st.integers(-7, 7), max_size=9))
+def test_nibbles_are_two_codes_a_byte_low_half_first(level: list[int]):
+    padded = [value + 8 for value in level + [0] * (len(level) % 2)]
+    expected = [low + 16 * high for low, high in zip(padded[::2], padded[1::2], strict=True)]
+    assert pack_nibbles(torch.tensor(level, dtype=torch.int8)).tolist() == expected

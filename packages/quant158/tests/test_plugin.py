@@ -21,6 +21,15 @@ def test_defaults_of_the_config_are_those_of_the_class():
 def test_settings_reach_the_quantizer():
     built = Registry.discover().build("quantizer", {"use": "ternary", "roles": ["expert"], "group": "row"})
     assert (built.roles, built.group) == (frozenset({ParameterRole.EXPERT}), "row")
+    built = Registry.discover().build("quantizer", {"use": "ternary", "group": 128})
+    assert built.format == "ternary-base3-g128"
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_whole_numbers_serve_embeddings_and_heads_by_default(name: str):
+    built = Registry.discover().build("quantizer", name)
+    assert built.format == f"{name}-rows"
+    assert {ParameterRole.EMBEDDING, ParameterRole.HEAD} <= built.roles
 
 
 def test_a_role_that_cannot_be_ternary_is_a_problem_with_the_reason():

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from penstock.hooks import Component, hookimpl
 
+_EVERY = frozenset(
+    {
+        "compilable",
+        "deterministic",
+        "experts",
+        "identity-gradient",
+        "matrices",
+        "odd",
+        "packable",
+        "scale-equivariant",
+    }
+)
+
 
 @hookimpl
 def quantizers() -> list[Component]:
@@ -14,19 +27,21 @@ def quantizers() -> list[Component]:
             target="penstock.quant158.ternary:TernaryQuantizer",
             config="penstock.quant158.config:TernaryConfig",
             summary="Absmean 1.58-bit weights with straight-through gradients",
-            capabilities=frozenset(
-                {
-                    "compilable",
-                    "deterministic",
-                    "experts",
-                    "identity-gradient",
-                    "matrices",
-                    "odd",
-                    "packable",
-                    "scale-equivariant",
-                }
-            ),
+            capabilities=_EVERY,
             contract=2,
             reference="https://arxiv.org/abs/2402.17764",
-        )
+        ),
+        *(_integer(bits) for bits in (8, 4)),
     ]
+
+
+def _integer(bits: int) -> Component:
+    return Component(
+        kind="quantizer",
+        name=f"int{bits}",
+        target=f"penstock.quant158.integers:Int{bits}Quantizer",
+        config="penstock.quant158.config:IntegerConfig",
+        summary=f"Whole numbers of {bits} bits with a scale a row, for embeddings and heads",
+        capabilities=_EVERY | {"embeddings", "heads", "idempotent"},
+        contract=2,
+    )

@@ -316,7 +316,7 @@ def a_stored_weight_is_smaller_than_in_bf16(subject: Subject) -> None:
 
 @law(QUANTIZER, needs=COUNTED)
 def a_stack_takes_the_bytes_of_its_matrices(subject: Subject) -> None:
-    """E stacked matrices take E times the bytes of one matrix.
+    """E stacked matrices take E times the bytes of one matrix; each may save the byte that it fills up alone.
 
     Leading dimensions are independent matrices, each with its own scales: count those too.
     """
@@ -324,7 +324,10 @@ def a_stack_takes_the_bytes_of_its_matrices(subject: Subject) -> None:
     one = quantizer.packed_bytes(MATRIX)
     for leading in ((3,), (2, 3)):
         packed = quantizer.packed_bytes((*leading, *MATRIX))
-        expect(packed == math.prod(leading) * one, f"{leading} matrices of {one} bytes take {packed} bytes")
+        matrices = math.prod(leading)
+        expect(
+            matrices * (one - 1) < packed <= matrices * one, f"{leading} matrices of {one} bytes take {packed} bytes"
+        )
 
 
 @law(QUANTIZER, needs=(*WELL_FORMED, packed_bytes_are_a_positive_number))
