@@ -35,7 +35,7 @@ def packed(trit: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def quantized(x: NDArray[np.float32], planes: int) -> tuple[NDArray[np.int64], np.float32]:
     """The definition, one vector."""
-    most, limit = np.abs(x).max(), np.float32(LIMIT[planes])
+    most, limit = np.float32(np.abs(x).max()), np.float32(LIMIT[planes])
     if most < 1e-30:
         return np.zeros(len(x), np.int64), np.float32(0)
     q = np.rint(x * (limit / most)).clip(-limit, limit)
@@ -85,7 +85,7 @@ def test_every_kernel_and_number_of_threads_gives_the_definitions_bits(
     scale = scales_of(rng, rows, columns, group)
     x = rng.normal(size=(count, columns)).astype(np.float32)
     if extreme:
-        x = np.sign(x) * rng.choice(np.float32([127, 32512]), size=(count, 1))
+        x = np.sign(x) * rng.choice(np.array([127, 32512], np.float32), size=(count, 1))
     result = expected(trit, scale, x, planes, group if group > 0 else columns)
     matrix = PackedMatrix(packed(trit), scale, (rows, columns), threads=1 + seed % 3)
     for name in native.supported():
@@ -105,7 +105,9 @@ def test_saturated_activations_against_rows_of_ones_do_not_overflow(
     trit = np.full((3, columns), weight)
     limit = LIMIT[planes]
     # 128 is a high plane of 1 and a low one of -128, the most negative that there is
-    x = np.float32([[limit] * columns, [-limit] * columns, [limit] + [128 if planes == 2 else -1] * (columns - 1)])
+    small = 128 if planes == 2 else -1
+    rows = [[limit] * columns, [-limit] * columns, [limit] + [small] * (columns - 1)]
+    x = np.array(rows, np.float32)
     scale = np.ones((3, 1), np.float16)
     found = PackedMatrix(packed(trit), scale, trit.shape).matmul(x, planes=planes, with_kernel=kernel)
     assert np.array_equal(found, expected(trit, scale, x, planes, columns))
@@ -129,7 +131,7 @@ def test_products_with_n_vectors_are_those_with_each(name: str, planes: int) -> 
 def test_activations_are_quantized_as_in_training(name: str, planes: int) -> None:
     kernel = kernel_or_skip(name)
     rng = np.random.default_rng(1)
-    ties = np.float32([LIMIT[planes], 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.49, 0, -LIMIT[planes]])
+    ties = np.array([LIMIT[planes], 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.49, 0, -LIMIT[planes]], np.float32)
     for x in (ties, rng.standard_cauchy(200).astype(np.float32), rng.normal(0, 1e-29, 77).astype(np.float32)):
         identity = PackedMatrix(packed(np.eye(len(x), dtype=np.int64)), np.ones((1, 1), np.float16), (len(x), len(x)))
         q, by = quantized(x, planes)

@@ -43,7 +43,7 @@ class PackedMatrix:
         codes, scale = np.ascontiguousarray(codes), np.ascontiguousarray(scale)
         why = ctypes.c_int32()
         address = library().penstock_matrix_new(
-            codes.ctypes.data, first_trit, *shape, scale.ctypes.data, group, threads, ctypes.byref(why)
+            codes.ctypes.data, first_trit, 1, *shape, scale.ctypes.data, group, threads, ctypes.byref(why)
         )
         if not address and why.value == _NO_MEMORY:
             raise MemoryError(f"no memory for a packed matrix of shape {shape}")
@@ -77,7 +77,7 @@ class PackedMatrix:
         x = np.ascontiguousarray(x, np.float32)
         out = np.empty((len(x), self.shape[0]), np.float32)
         by = with_kernel or kernel()
-        arguments = (by.address, self._address, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
+        arguments = (by.address, self._address, 0, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
         if library().penstock_multiply(*arguments):
             raise MemoryError(f"no memory for products of {len(x)} vectors")
         return out
