@@ -1,37 +1,13 @@
 #include "api.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <thread>
 #include <vector>
 
 #include "dispatch.h"
-#include "memory.h"
-#include "repack.h"
-
-struct PackedMatrix {
-    Memory memory;
-    Matrix matrix;
-    int64_t bytes;
-};
+#include "packed.h"
 
 namespace {
-
-enum Why : int32_t { GOOD = 0, BAD_SIZES = 1, NO_MEMORY = 2, BAD_CODES = 3 };
-
-PackedMatrix* packed(const StoredMatrix& stored, int64_t threads, int32_t& why) {
-    const int64_t bytes = repacked_bytes(stored);
-    why = BAD_SIZES;
-    if (bytes < 0) return nullptr;
-    auto result = std::make_unique<PackedMatrix>(PackedMatrix{Memory(static_cast<size_t>(bytes)), {}, bytes});
-    why = NO_MEMORY;
-    if (!result->memory.data()) return nullptr;
-    why = BAD_CODES;
-    if (!repack(stored, result->memory.data(), threads, result->matrix)) return nullptr;
-    why = GOOD;
-    return result.release();
-}
 
 struct Quantized {
     std::vector<int8_t> values;
@@ -73,11 +49,15 @@ const Kernel* penstock_kernel(const char* name) { return supported_kernel(name);
 
 int32_t penstock_self_test(const Kernel* kernel) { return passes_self_test(*kernel); }
 
-PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t first_trit, int64_t rows, int64_t columns,
-                                  const uint16_t* scales, int64_t group, int64_t threads, int32_t* why) try {
-    return packed({stream, first_trit, rows, columns, scales, group}, threads, *why);
+PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t first_trit, int64_t count, int64_t rows,
+                                  int64_t columns, const uint16_t* scales, int64_t group, int64_t threads,
+                                  int32_t* why) try {
+    Packing result;
+    auto packed = pack({stream, first_trit, rows, columns, scales, group}, count, threads, result);
+    *why = static_cast<int32_t>(result);
+    return packed.release();
 } catch (...) {
-    *why = NO_MEMORY;
+    *why = static_cast<int32_t>(Packing::NO_MEMORY);
     return nullptr;
 }
 
@@ -85,11 +65,12 @@ void penstock_matrix_free(PackedMatrix* matrix) { delete matrix; }
 
 int64_t penstock_matrix_bytes(const PackedMatrix* matrix) { return matrix->bytes; }
 
-int32_t penstock_multiply(const Kernel* kernel, const PackedMatrix* packed, const float* x, int64_t count,
-                          int64_t planes, int64_t threads, float* out) try {
-    const Quantized quantized(*kernel, packed->matrix, x, count, planes);
-    multiply(*kernel, packed->matrix, quantized.vectors, threads, out);
-    return GOOD;
+int32_t penstock_multiply(const Kernel* kernel, const PackedMatrix* packed, int64_t index, const float* x,
+                          int64_t vectors, int64_t planes, int64_t threads, float* out) try {
+    const Matrix& matrix = packed->matrices[index];
+    const Quantized quantized(*kernel, matrix, x, vectors, planes);
+    multiply(*kernel, matrix, quantized.vectors, threads, out);
+    return 0;
 } catch (...) {
-    return NO_MEMORY;
+    return static_cast<int32_t>(Packing::NO_MEMORY);
 }

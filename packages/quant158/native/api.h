@@ -18,13 +18,15 @@ PENSTOCK_API const char* penstock_kernel_name(int32_t number);
 PENSTOCK_API const Kernel* penstock_kernel(const char* name);
 PENSTOCK_API int32_t penstock_self_test(const Kernel*);
 
-// A matrix from a file's codes and scales: see StoredMatrix in repack.h. Null, and the reason in `why`: 1 sizes that do
-// not fit, 2 no memory, 3 a byte above 242 or a scale that is not a normal positive number.
-PENSTOCK_API PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t first_trit, int64_t rows, int64_t columns,
-                                               const uint16_t* scales, int64_t group, int64_t threads, int32_t* why);
+// `count` matrices that follow one another in a file's codes and scales: see StoredMatrix in repack.h. Null, and the
+// reason in `why`: 1 sizes that do not fit, 2 no memory, 3 a byte above 242 or a scale that is not normal and positive.
+PENSTOCK_API PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t first_trit, int64_t count, int64_t rows,
+                                               int64_t columns, const uint16_t* scales, int64_t group, int64_t threads,
+                                               int32_t* why);
 PENSTOCK_API void penstock_matrix_free(PackedMatrix*);
 PENSTOCK_API int64_t penstock_matrix_bytes(const PackedMatrix*);
 
-// out[count, rows] = matrix times x[count, columns], quantized to 8 (one plane) or 16 bits (two). 0, or 2: no memory.
-PENSTOCK_API int32_t penstock_multiply(const Kernel*, const PackedMatrix*, const float* x, int64_t count,
-                                       int64_t planes, int64_t threads, float* out);
+// out[vectors, rows] = matrix number `index` times x[vectors, columns], quantized to 8 (one plane) or 16 bits (two).
+// 0, or 2: no memory.
+PENSTOCK_API int32_t penstock_multiply(const Kernel*, const PackedMatrix*, int64_t index, const float* x,
+                                       int64_t vectors, int64_t planes, int64_t threads, float* out);

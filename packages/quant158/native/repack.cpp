@@ -52,6 +52,7 @@ void interleave(const uint8_t* codes, int64_t column_blocks, uint8_t* row) {
     }
 }
 
+constexpr int64_t WORTH_A_THREAD = 1 << 16;  // code bytes: 70 us of work, three times what a thread's start takes
 constexpr int64_t SLACK = 16;  // of a row's buffer, before and after: see decode
 
 bool repack_rows(const StoredMatrix& stored, const Matrix& m, uint8_t* codes, int64_t first, int64_t last) {
@@ -75,14 +76,14 @@ constexpr uint16_t ONE = 0x3c00;
 bool is_normal(uint16_t half) { return half >= 0x0400 && half < 0x7c00; }
 
 bool repack_scales(const StoredMatrix& stored, const Matrix& m, uint16_t* scales) {
-    const int64_t stored_groups = stored.group > 0 ? (m.columns + stored.group - 1) / stored.group : 1;
+    const int64_t a_row = stored_scales(stored) / m.rows;
     bool good = true;
     for (int64_t row = 0; row < m.row_blocks * BLOCK; ++row)
         for (int64_t group = 0; group < m.groups; ++group) {
             uint16_t scale = ONE;
             if (row < m.rows) {
                 const int64_t at = stored.group > 0 ? group * m.group_blocks * BLOCK / stored.group : 0;
-                scale = stored.scales[stored.group < 0 ? 0 : row * stored_groups + at];
+                scale = stored.scales[stored.group < 0 ? 0 : row * a_row + at];
             }
             good &= is_normal(scale);
             scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK] = scale;
@@ -106,6 +107,11 @@ int64_t code_bytes(const Matrix& m) { return m.row_blocks * m.column_blocks * BL
 
 }  // namespace
 
+int64_t stored_scales(const StoredMatrix& stored) {
+    if (stored.group < 0) return 1;
+    return stored.rows * (stored.group > 0 ? (stored.columns + stored.group - 1) / stored.group : 1);
+}
+
 int64_t repacked_bytes(const StoredMatrix& stored) {
     const bool positive = stored.rows > 0 && stored.columns > 0 && stored.first_trit >= 0;
     if (!positive || stored.rows > LARGEST || stored.columns > LARGEST / stored.rows) return -1;
@@ -120,7 +126,7 @@ bool repack(const StoredMatrix& stored, uint8_t* memory, int64_t threads, Matrix
     uint16_t* scales = reinterpret_cast<uint16_t*>(memory + code_bytes(m));
     m.codes = memory;
     m.scales = scales;
-    threads = std::max<int64_t>(1, std::min(threads, m.row_blocks));
+    threads = std::max<int64_t>(1, std::min(threads, code_bytes(m) / WORTH_A_THREAD));
     std::atomic<bool> good{repack_scales(stored, m, scales)};
     auto part = [&](int64_t number) {
         const int64_t first = m.row_blocks * number / threads, last = m.row_blocks * (number + 1) / threads;

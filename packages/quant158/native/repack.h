@@ -8,11 +8,13 @@ struct StoredMatrix {
     int64_t first_trit;
     int64_t rows, columns;
     const uint16_t* scales;  // fp16: one, one a row, or [rows, ceil(columns / group)]
-    int64_t group;           // columns of a group: 0 the whole row, -1 the whole matrix
+    int64_t group;           // columns of a group: 64, 128 or 256; 0 the whole row, -1 the whole matrix
 };
 
-// Bytes of the codes and scales in memory, or -1 where a size is not positive, overflows, or the group is not 0, -1 or
-// a multiple of 64.
+// How many scales the file has for it.
+int64_t stored_scales(const StoredMatrix&);
+
+// Bytes of the codes and scales in memory, or -1 where a size is not positive, overflows, or the group is another.
 int64_t repacked_bytes(const StoredMatrix&);
 
 // Writes codes and scales to `memory`, aligned to 64 bytes, with up to `threads` threads. False: the stream has a byte

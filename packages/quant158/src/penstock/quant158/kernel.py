@@ -36,14 +36,14 @@ class PackedMatrix:
         first_trit: int = 0,
         threads: int = 1,
     ) -> None:
-        group = group_columns(scale, shape)
+        group = _group(scale, shape)
         last = first_trit + math.prod(shape)
         if codes.dtype != np.uint8 or codes.ndim != 1 or first_trit < 0 or last > codes.size * TRITS_PER_BYTE:
             raise _bad(f"codes {codes.dtype} {codes.shape} do not hold the trits {first_trit} to {last}")
         codes, scale = np.ascontiguousarray(codes), np.ascontiguousarray(scale)
         why = ctypes.c_int32()
         address = library().penstock_matrix_new(
-            codes.ctypes.data, first_trit, *shape, scale.ctypes.data, group, threads, ctypes.byref(why)
+            codes.ctypes.data, first_trit, 1, *shape, scale.ctypes.data, group, threads, ctypes.byref(why)
         )
         if not address and why.value == _NO_MEMORY:
             raise MemoryError(f"no memory for a packed matrix of shape {shape}")
@@ -77,13 +77,13 @@ class PackedMatrix:
         x = np.ascontiguousarray(x, np.float32)
         out = np.empty((len(x), self.shape[0]), np.float32)
         by = with_kernel or kernel()
-        arguments = (by.address, self._address, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
+        arguments = (by.address, self._address, 0, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
         if library().penstock_multiply(*arguments):
             raise MemoryError(f"no memory for products of {len(x)} vectors")
         return out
 
 
-def group_columns(scale: NDArray[Any], shape: tuple[int, int]) -> int:
+def _group(scale: NDArray[Any], shape: tuple[int, int]) -> int:
     """Columns that share a scale, as `StoredMatrix` of native/repack.h writes it."""
     rows, columns = shape
     if rows < 1 or columns < 1:

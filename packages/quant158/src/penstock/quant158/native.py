@@ -29,11 +29,11 @@ _SIGNATURES = {
     "penstock_self_test": (_i32, [_pointer]),
     "penstock_matrix_new": (
         _pointer,
-        [_pointer, _i64, _i64, _i64, _pointer, _i64, _i64, ctypes.POINTER(_i32)],
+        [_pointer, _i64, _i64, _i64, _i64, _pointer, _i64, _i64, ctypes.POINTER(_i32)],
     ),
     "penstock_matrix_free": (None, [_pointer]),
     "penstock_matrix_bytes": (_i64, [_pointer]),
-    "penstock_multiply": (_i32, [_pointer, _pointer, _pointer, _i64, _i64, _i64, _pointer]),
+    "penstock_multiply": (_i32, [_pointer, _pointer, _i64, _pointer, _i64, _i64, _i64, _pointer]),
     # native/decoder_api.h
     "penstock_decoder_new": (_pointer, [_pointer, _pointer, _i64, ctypes.POINTER(_i32), ctypes.POINTER(_i64)]),
     "penstock_decoder_free": (None, [_pointer]),
