@@ -27,9 +27,11 @@ struct Quantized {
 };
 
 void multiply(const Kernel& kernel, const Matrix& m, const Vectors& x, int64_t threads, float* out) {
-    threads = std::max<int64_t>(1, std::min(threads, m.row_blocks));
+    const int64_t bands = (m.row_blocks + BAND - 1) / BAND;
+    threads = std::max<int64_t>(1, std::min(threads, bands));
     auto part = [&](int64_t number) {
-        kernel.multiply(m, x, out, m.rows, m.row_blocks * number / threads, m.row_blocks * (number + 1) / threads);
+        const int64_t first = bands * number / threads * BAND, end = bands * (number + 1) / threads * BAND;
+        kernel.multiply(m, x, out, m.rows, first, std::min(end, m.row_blocks));
     };
     std::vector<std::thread> others;
     for (int64_t number = 1; number < threads; ++number) others.emplace_back(part, number);

@@ -5,9 +5,10 @@
 
 namespace {
 
-constexpr int ROWS = 1, VECTORS = 4;
+constexpr int VECTORS = 4;
 // A block adds four pairs of at most 2 * (2 * 128) = 512 to each int16: 16 blocks end at -32,768 and at 32,512.
 constexpr int64_t BLOCKS_IN_INT16 = 16;
+constexpr int64_t AHEAD = 8192;  // bytes between a load and what is fetched for later
 
 struct Sums { __m256i low, high; };  // rows 0 to 7, and 8 to 15
 struct Totals { __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps(); };
@@ -31,29 +32,36 @@ inline __m256i block_products(__m256i codes, const int8_t* v) {
 
 inline __m256i widened(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
-template <int R, int N>
-void products(const uint8_t* const (&codes)[R], const int8_t* const (&x)[N], int64_t first, int64_t end,
-              Sums (&sums)[R][N]) {
-    static_assert(R == 1, "more rows do not fit 16 registers");
-    for (auto& sum : sums[0]) sum = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int64_t c = first; c < end;) {
-        const int64_t stop = c + BLOCKS_IN_INT16 < end ? c + BLOCKS_IN_INT16 : end;
-        __m256i low[N], high[N];
-        for (int n = 0; n < N; ++n) low[n] = high[n] = _mm256_setzero_si256();
-        for (; c < stop; ++c) {
-            const uint8_t* block = codes[0] + c * BLOCK_BYTES;
-            _mm_prefetch(reinterpret_cast<const char*>(block) + 8192, _MM_HINT_T0);
-            const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
-            const __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 32));
-            for (int n = 0; n < N; ++n) {
-                low[n] = _mm256_add_epi16(low[n], block_products(upper, x[n] + c * BLOCK));
-                high[n] = _mm256_add_epi16(high[n], block_products(lower, x[n] + c * BLOCK));
-            }
-        }
+// One row block, over at most BLOCKS_IN_INT16 column blocks.
+template <int N>
+inline void add_products(const uint8_t* codes, int64_t step, const int8_t* const (&x)[N], int64_t first, int64_t end,
+                         Sums (&sums)[N]) {
+    __m256i low[N], high[N];
+    for (int n = 0; n < N; ++n) low[n] = high[n] = _mm256_setzero_si256();
+    for (int64_t c = first; c < end; ++c) {
+        const uint8_t* block = codes + c * step;
+        _mm_prefetch(reinterpret_cast<const char*>(block) + AHEAD, _MM_HINT_T0);
+        const __m256i upper = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
+        const __m256i lower = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 32));
         for (int n = 0; n < N; ++n) {
-            sums[0][n].low = _mm256_add_epi32(sums[0][n].low, widened(low[n]));
-            sums[0][n].high = _mm256_add_epi32(sums[0][n].high, widened(high[n]));
+            low[n] = _mm256_add_epi16(low[n], block_products(upper, x[n] + c * BLOCK));
+            high[n] = _mm256_add_epi16(high[n], block_products(lower, x[n] + c * BLOCK));
         }
+    }
+    for (int n = 0; n < N; ++n) {
+        sums[n].low = _mm256_add_epi32(sums[n].low, widened(low[n]));
+        sums[n].high = _mm256_add_epi32(sums[n].high, widened(high[n]));
+    }
+}
+
+template <int R, int N>
+void products(const uint8_t* codes, int64_t step, const int8_t* const (&x)[N], int64_t first, int64_t end,
+              Sums (&sums)[R][N]) {
+    for (auto& row : sums)
+        for (auto& sum : row) sum = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t c = first; c < end; c += BLOCKS_IN_INT16) {
+        const int64_t stop = c + BLOCKS_IN_INT16 < end ? c + BLOCKS_IN_INT16 : end;
+        for (int r = 0; r < R; ++r) add_products(codes + r * BLOCK_BYTES, step, x, c, stop, sums[r]);
     }
 }
 

@@ -5,13 +5,13 @@
 
 namespace {
 
-constexpr int ROWS = 1, VECTORS = 4;
+constexpr int VECTORS = 4;
 
 struct Sums { int32x4_t of[4]; };  // rows 0 to 3, 4 to 7, 8 to 11, 12 to 15
 struct Totals { float32x4_t of[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)}; };
 
 template <int R, int N>
-inline void products(const uint8_t* const (&codes)[R], const int8_t* const (&x)[N], int64_t first, int64_t end,
+inline void products(const uint8_t* codes, int64_t step, const int8_t* const (&x)[N], int64_t first, int64_t end,
                      Sums (&sums)[R][N]) {
     const uint8x16_t three = vdupq_n_u8(3);
     for (auto& row : sums)
@@ -20,7 +20,7 @@ inline void products(const uint8_t* const (&codes)[R], const int8_t* const (&x)[
     for (int64_t c = first; c < end; ++c)
         for (int r = 0; r < R; ++r)
             for (int i = 0; i < 4; ++i) {
-                const uint8x16_t four_rows = vld1q_u8(codes[r] + c * BLOCK_BYTES + 16 * i);
+                const uint8x16_t four_rows = vld1q_u8(codes + c * step + r * BLOCK_BYTES + 16 * i);
                 const int8x16_t code0 = vreinterpretq_s8_u8(vandq_u8(four_rows, three));
                 const int8x16_t code1 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(four_rows, 2), three));
                 const int8x16_t code2 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(four_rows, 4), three));

@@ -3,19 +3,19 @@
 
 namespace {
 
-constexpr int ROWS = 1, VECTORS = 4;
+constexpr int VECTORS = 4;
 
 struct Sums { int32_t of[BLOCK]; };
 struct Totals { float of[BLOCK]; };
 
 template <int R, int N>
-void products(const uint8_t* const (&codes)[R], const int8_t* const (&x)[N], int64_t first, int64_t end,
+void products(const uint8_t* codes, int64_t step, const int8_t* const (&x)[N], int64_t first, int64_t end,
               Sums (&sums)[R][N]) {
     for (auto& row : sums)
         for (auto& sum : row) sum = {};
     for (int r = 0; r < R; ++r)
         for (int64_t c = first; c < end; ++c) {
-            const uint8_t* block = codes[r] + c * BLOCK_BYTES;
+            const uint8_t* block = codes + c * step + r * BLOCK_BYTES;
             for (int n = 0; n < N; ++n) {
                 const int8_t* v = x[n] + c * BLOCK;
                 for (int i = 0; i < BLOCK; ++i)

@@ -44,9 +44,9 @@ uint32_t four(const uint8_t* codes) {
     return word;
 }
 
-// One row's codes go to every 16th word of the row block.
-void interleave(const uint8_t* codes, int64_t column_blocks, uint8_t* row) {
-    for (int64_t c = 0; c < column_blocks; ++c, codes += BLOCK, row += BLOCK_BYTES) {
+// One row's codes go to a word of each of its blocks.
+void interleave(const uint8_t* codes, int64_t column_blocks, uint8_t* row, int64_t step) {
+    for (int64_t c = 0; c < column_blocks; ++c, codes += BLOCK, row += step) {
         const uint32_t word = four(codes) | four(codes + 4) << 2 | four(codes + 8) << 4 | four(codes + 12) << 6;
         std::memcpy(row, &word, sizeof word);
     }
@@ -66,7 +66,9 @@ bool repack_rows(const StoredMatrix& stored, const Matrix& m, uint8_t* codes, in
             filled = m.columns;
         }
         std::memset(row_codes + filled, 1, m.column_blocks * BLOCK - filled);
-        interleave(row_codes, m.column_blocks, codes + row / BLOCK * m.column_blocks * BLOCK_BYTES + 4 * (row % BLOCK));
+        const Place place = place_of(m, row / BLOCK);
+        uint8_t* to = codes + place.codes * BLOCK_BYTES + 4 * (row % BLOCK);
+        interleave(row_codes, m.column_blocks, to, place.step * BLOCK_BYTES);
     }
     return good;
 }
@@ -78,7 +80,8 @@ bool is_normal(uint16_t half) { return half >= 0x0400 && half < 0x7c00; }
 bool repack_scales(const StoredMatrix& stored, const Matrix& m, uint16_t* scales) {
     const int64_t a_row = stored_scales(stored) / m.rows;
     bool good = true;
-    for (int64_t row = 0; row < m.row_blocks * BLOCK; ++row)
+    for (int64_t row = 0; row < m.row_blocks * BLOCK; ++row) {
+        const Place place = place_of(m, row / BLOCK);
         for (int64_t group = 0; group < m.groups; ++group) {
             uint16_t scale = ONE;
             if (row < m.rows) {
@@ -86,8 +89,9 @@ bool repack_scales(const StoredMatrix& stored, const Matrix& m, uint16_t* scales
                 scale = stored.scales[stored.group < 0 ? 0 : row * a_row + at];
             }
             good &= is_normal(scale);
-            scales[(row / BLOCK * m.groups + group) * BLOCK + row % BLOCK] = scale;
+            scales[(place.scales + group * place.step) * BLOCK + row % BLOCK] = scale;
         }
+    }
     return good;
 }
 

@@ -50,13 +50,13 @@ class PackedMatrix:
         if not address:
             raise _bad("a code is above 242, or a scale is not a normal positive number of fp16")
         self.shape = shape
-        self._address: int = address
+        self.address: int = address  # of native/packed.h's PackedMatrix
         weakref.finalize(self, library().penstock_matrix_free, address)
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes and scales in memory."""
-        return library().penstock_matrix_bytes(self._address)
+        return library().penstock_matrix_bytes(self.address)
 
     def matvec(
         self, x: NDArray[np.float32], *, planes: int = 1, threads: int = 1, with_kernel: Kernel | None = None
@@ -77,7 +77,7 @@ class PackedMatrix:
         x = np.ascontiguousarray(x, np.float32)
         out = np.empty((len(x), self.shape[0]), np.float32)
         by = with_kernel or kernel()
-        arguments = (by.address, self._address, 0, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
+        arguments = (by.address, self.address, 0, x.ctypes.data, len(x), planes, threads, out.ctypes.data)
         if library().penstock_multiply(*arguments):
             raise MemoryError(f"no memory for products of {len(x)} vectors")
         return out
