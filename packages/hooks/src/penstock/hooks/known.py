@@ -32,6 +32,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("quantizer", "int4"): "penstock-quant158",
     ("quantizer", "int8"): "penstock-quant158",
     ("quantizer", "ternary"): "penstock-quant158",
+    ("quantizer", "ternary-learned"): "penstock-quant158",
     ("sharing", "tied-embeddings"): "penstock-sharing",
     ("sharing", "tied-gains"): "penstock-sharing",
     ("optimizer", "muon"): "penstock-optim-muon",
