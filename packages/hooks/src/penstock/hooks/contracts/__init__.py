@@ -24,6 +24,7 @@ from penstock.hooks.contracts.evaluation import (
     TaskV1,
 )
 from penstock.hooks.contracts.model import (
+    Decodable,
     Generative,
     Inputs,
     LanguageModel,
@@ -48,7 +49,7 @@ from penstock.hooks.contracts.routing import (
     RouterFactory,
     Routing,
 )
-from penstock.hooks.contracts.serving import Exporter
+from penstock.hooks.contracts.serving import Exporter, Progress, RunExporter, TrainedModel
 from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
     Batch,
@@ -64,6 +65,7 @@ from penstock.hooks.contracts.training import (
 )
 from penstock.hooks.contracts.weights import (
     LaidOut,
+    PackableSite,
     PackedFormat,
     ParameterLayout,
     ParameterRole,
@@ -89,6 +91,7 @@ __all__ = [
     "BatchDependentRouter",
     "BatchLoad",
     "Corpus",
+    "Decodable",
     "Document",
     "DocumentFilter",
     "Engine",
@@ -110,12 +113,14 @@ __all__ = [
     "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
+    "PackableSite",
     "PackedFormat",
     "ParameterLayout",
     "ParameterRole",
     "PartlyFrozen",
     "Placement",
     "PlainHead",
+    "Progress",
     "Publishable",
     "Quantizer",
     "Remembering",
@@ -126,6 +131,7 @@ __all__ = [
     "Router",
     "RouterFactory",
     "Routing",
+    "RunExporter",
     "Schedule",
     "SharedGroup",
     "SharedParameters",
@@ -146,6 +152,7 @@ __all__ = [
     "Tokenizer",
     "Topology",
     "Tracker",
+    "TrainedModel",
     "TrainingData",
     "WeightSite",
 ]
