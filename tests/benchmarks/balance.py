@@ -91,7 +91,7 @@ def next_windows(restored: Restored, tokens: int) -> Tensor:
         batch_size=config.train.batch_size,
         seed=config.seed,
     )
-    last = restored.checkpoint.step
+    last = restored.step
     steps = range(last, last + max(1, tokens // order.tokens_per_step))
     if steps.stop > order.steps_per_epoch:
         raise click.ClickException("the training text has no tokens left that were not read")

@@ -436,6 +436,82 @@ def _trainer_state(found: Any) -> str:
     return str(found.trainer_state())
 
 
+# ---------------------------------------------------------------------------------------------- artifacts
+
+
+def write_artifact(folder: Path) -> Path:
+    import numpy as np
+
+    from penstock.quant158.artifact import Content, Identity, write_artifact
+    from penstock.quant158.artifact.formats import FORMATS, layouts_of
+
+    shape = (2, 3, 70)
+    arrays = {
+        format: {
+            name: np.full(layout.shape, 0.5 if name != "codes" else 121, layout.dtype)
+            for name, layout in layouts_of(format, shape).items()
+        }
+        for format in FORMATS
+    }
+    write_artifact(
+        folder / "a.penstock",
+        [Content(f"layers.{format}", format, shape, lambda format=format: arrays[format]) for format in FORMATS],
+        penstock="0.1.0",
+        run={"name": "fuzz", "model": {"use": "glm-moe", "sharing": [], "rate": 1e-3}},
+        checkpoint=Identity(5, 320, "0" * 64),
+        architecture="penstock-moe-core:glm-moe",
+        decoder={"kind": "transformer", "layers": [{"mlp": "dense", "hidden": 8}]},
+        aliases={"again": "layers.fp32", "more": "layers.int8-rows"},
+        files={"tokenizer.json": b"{}", "data.json": b'{"files": {}}'},
+    )
+    return folder / "a.penstock"
+
+
+def write_artifact_header(folder: Path) -> Path:
+    """The header alone; `a.parts` beside it has the rest."""
+    data = write_artifact(folder).read_bytes()
+    (length,) = struct.unpack_from("<I", data, 12)
+    (folder / "a.parts").write_bytes(data[-(-(48 + length) // 64) * 64 :])
+    return written("a.json", data[48 : 48 + length])(folder)
+
+
+def read_artifact(path: Path) -> Any:
+    from penstock.quant158.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    artifact.verify()
+    weights = {name: (artifact.tensor(name).shape, artifact.weight(name)) for name in artifact.names}
+    files = {name: artifact.file(name) for name in artifact.header.files}
+    read = {name: (shape, list(weight.shape), weight.tolist()) for name, (shape, weight) in weights.items()}
+    return read, files, artifact.header.to_json()
+
+
+def read_artifact_header(path: Path) -> Any:
+    """With the hash of a damaged header, as whoever means harm would write it."""
+    import hashlib
+
+    text = path.read_bytes()
+    prefix = struct.pack("<8sII32s", b"PENSTOCK", 1, len(text), hashlib.sha256(text).digest())
+    start = -(-(48 + len(text)) // 64) * 64
+    whole = (prefix + text).ljust(start, b"\0") + path.with_name("a.parts").read_bytes()
+    path.with_name("b.penstock").write_bytes(whole)
+    return read_artifact(path.with_name("b.penstock"))
+
+
+def sound_artifact(value: Any) -> None:
+    read, files, header = value
+    assert set(header["aliases"].values()) <= header["tensors"].keys()
+    for shape, found, _ in read.values():
+        assert list(shape) == found
+    parts = [part for tensor in header["tensors"].values() for part in tensor["parts"].values()]
+    parts += header["files"].values()
+    ends = 0
+    for offset, size, _ in sorted(parts):
+        assert offset == -(-ends // 64) * 64
+        ends = offset + size
+    assert all("/" not in name for name in files)
+
+
 # ---------------------------------------------------------------------------------------------- run records
 
 
@@ -514,5 +590,7 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format(glm_folder("model.safetensors"), read_glm, (*BINARY, renumber, renumber), never),
     "glm-config": Format(glm_folder("config.json"), read_glm, (*JSON, deepen), always),
     "checkpoint": Format(checkpoint("manifest.json"), read_checkpoint, (*JSON, deepen), never),
+    "artifact": Format(write_artifact, read_artifact, (*BINARY, renumber, renumber), never),
+    "artifact-header": Format(write_artifact_header, read_artifact_header, (*JSON, deepen), sound_artifact),
     "trainer-state": Format(checkpoint("trainer.pt"), read_trainer_state, BINARY, always),
 }

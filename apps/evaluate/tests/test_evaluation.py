@@ -29,7 +29,7 @@ def restored(step: int) -> Restored:
     parts = SimpleNamespace(
         dataset=SimpleNamespace(split=lambda name: Split()),
         config=SimpleNamespace(train=SimpleNamespace(batch_size=5), data=SimpleNamespace(sequence_length=10), seed=3),
-        checkpoint=SimpleNamespace(step=step),
+        step=step,
     )
     return cast(Restored, parts)
 

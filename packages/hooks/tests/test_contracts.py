@@ -11,7 +11,8 @@ import penstock.hooks
 from penstock.hooks import contracts
 
 PREFIX = "penstock.hooks.contracts."
-ALIASES = {"Answer", "Array", "Request", "Tensor"}  # names for types that are declared elsewhere, or unions of them
+# Names for types that are declared elsewhere, or unions of them.
+ALIASES = {"Answer", "Array", "Progress", "Request", "Tensor"}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

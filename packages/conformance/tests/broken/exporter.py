@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from broken.described import described
+from penstock.hooks.problems import Problem, ProblemError
 
 
 class Good:
@@ -84,6 +85,39 @@ class Emptying(Good):
         return super().export(model, tokenizer_file, folder)
 
 
+class GoodRun:
+    """Of contract 2: one file, whole or not at all."""
+
+    suffix = ".txt"
+
+    def export(self, trained: Any, path: Path, progress: Any = None) -> Any:
+        if path.exists() and not path.read_text().startswith("tiny\n"):
+            raise ProblemError(Problem("file-not-ours", "not an export", str(path), "choose another file"))
+        lines = [f"{name} {tensor.tolist()}" for name, tensor in trained.state.items()]
+        for number in range(len(lines)):
+            self.tell(progress, number + 1, len(lines))
+        path.write_text("\n".join(["tiny", *lines]))
+        return [path]
+
+    def tell(self, progress: Any, done: int, total: int) -> None:
+        if progress:
+            progress(done, total)
+
+
+class Hasty(GoodRun):
+    def export(self, trained: Any, path: Path, progress: Any = None) -> Any:
+        if path.exists():
+            return super().export(trained, path, progress)
+        path.write_text("tiny\n")
+        return super().export(trained, path, progress)
+
+
+class Endless(GoodRun):
+    def tell(self, progress: Any, done: int, total: int) -> None:
+        super().tell(progress, done, total + 1)
+
+
+new = described("exporter", "An exporter of contract 2 that breaks one law", contract=2)
 of = described("exporter", "An exporter that breaks one law")
 GOOD = of(Good)
 BROKEN = {
@@ -97,4 +131,6 @@ BROKEN = {
     "exporter/equal-models-give-equal-files": of(Numbered),
     "exporter/an-export-over-an-earlier-one-is-the-same-or-refused": of(Appending),
     "exporter/files-of-others-are-kept": of(Emptying),
+    "exporter/an-export-that-is-stopped-leaves-what-was-there": new(Hasty),
+    "exporter/progress-ends-at-its-total": new(Endless),
 }

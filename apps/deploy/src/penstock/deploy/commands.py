@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli import output
 from penstock.hooks.config import parse_config
-from penstock.hooks.contracts import PartlyFrozen
-from penstock.hooks.registry import Registry
+from penstock.hooks.contracts import PartlyFrozen, RunExporter
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice, Registry
+
+if TYPE_CHECKING:
+    from penstock.train.restore import RestoredRun
 
 
 @click.command()
@@ -28,30 +32,50 @@ from penstock.hooks.registry import Registry
     metavar="ENGINE",
     help="What the export is for: transformers (default), vllm or sglang. Short for `engine` of the exporter hf.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write (default: RUN/export-NAME).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write (default: RUN/export-NAME), or file where the format is one (default: RUN/model.NAME).",
+)
 @output.json_option
 @click.pass_obj
 def export(
     registry: Registry, run_path: Path, exporter: str, engine: str | None, out: Path | None, as_json: bool
 ) -> dict[str, Any]:
-    """Export RUN's newest checkpoint for other software; the format `hf` loads in transformers."""
-    from penstock.train.restore import restore
+    """Export RUN's newest checkpoint for other software; the format `hf` loads in transformers.
+
+    The format `penstock` is one file with packed weights, config and tokenizer: evaluate, generate, chat and profile
+    take it in place of RUN.
+    """
+    from penstock.train.restore import restore_run
 
     choice = registry.choose("exporter", _chosen(exporter, engine), "--format")
-    name = choice.entry.component.name
-    folder = out or run_path / f"export-{name}"
-    restored = restore(run_path, registry)
-    model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    files = choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
-    result = {
-        "folder": str(folder),
-        "format": name,
-        "dtype": choice.arguments().get("dtype"),
-        "files": {file.name: file.stat().st_size for file in files},
-        "bytes": sum(file.stat().st_size for file in files),
-    }
-    output.print_result(result, as_json, lambda: _line(result))
+    restored = restore_run(run_path, registry)
+    contract = choice.entry.component.contract
+    files = _export_model(choice, restored, out) if contract < 2 else _export_run(choice, restored, out)
+    result = _result(choice, files)
+    output.print_result(result, as_json, lambda: _text(result))
     return result
+
+
+def _export_model(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
+    folder = out or restored.path / f"export-{choice.entry.component.name}"
+    model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
+    return choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
+
+
+def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
+    from penstock.train.progress import StageProgress
+    from penstock.train.restore import trained_model
+
+    exporter: RunExporter = choice.build()
+    default = f"model{exporter.suffix}" if exporter.suffix else f"export-{choice.entry.component.name}"
+    path = out or restored.path / default
+    if exporter.suffix and path.suffix != exporter.suffix:
+        what, fix = f"'{path.name}' does not end in {exporter.suffix}", f"write --out {path}{exporter.suffix}"
+        raise ProblemError(Problem("bad-value", what, "--out", fix))
+    with StageProgress() as progress:
+        return exporter.export(trained_model(restored), path, lambda done, total: progress("bytes", done, total))
 
 
 def _chosen(exporter: str, engine: str | None) -> Any:
@@ -62,6 +86,42 @@ def _chosen(exporter: str, engine: str | None) -> Any:
     return {**({"use": value} if isinstance(value, str) else value), "engine": engine}
 
 
-def _line(result: dict[str, Any]) -> str:
+def _result(choice: Choice, files: list[Path]) -> dict[str, Any]:
+    from penstock.quant158.artifact.reader import is_artifact
+
+    single = files[0] if len(files) == 1 and is_artifact(files[0]) else None
+    return {
+        "folder": str(files[0].parent),
+        "format": choice.entry.component.name,
+        "dtype": choice.arguments().get("dtype"),
+        "files": {file.name: file.stat().st_size for file in files},
+        "bytes": sum(file.stat().st_size for file in files),
+        **({} if single is None else {"artifact": str(single), "sizes": _sizes(single)}),
+    }
+
+
+def _sizes(artifact: Path) -> dict[str, Any]:
+    from penstock.quant158.artifact import Artifact
+    from penstock.quant158.artifact.sizes import size_of
+
+    return size_of(Artifact.open(artifact)).to_json()
+
+
+def _text(result: dict[str, Any]) -> str:
+    if "sizes" in result:
+        return f"{result['artifact']}: {output.human_bytes(result['bytes'])}\n\n{_table(result['sizes'])}"
     line = f"{result['folder']}: {output.human_bytes(result['bytes'])} in {len(result['files'])} files"
     return line if result["dtype"] is None else f"{line}, weights in {result['dtype']}"
+
+
+def _table(sizes: dict[str, Any]) -> str:
+    """Every byte of the file once."""
+    columns = ("format", "weights", "codes", "scales", "bits_per_weight")
+    rows = [
+        tuple(f"{each[name]:,}" if name != "format" else each[name] for name in columns) for each in sizes["formats"]
+    ]
+    rest = {**sizes["files"], **{name: sizes[name] for name in ("header", "hashes", "padding")}}
+    rows += [(name, "", f"{size:,}", "", "") for name, size in rest.items()]
+    table = output.table(("stored as", "weights", "bytes", "scales", "bits a weight"), rows)
+    ternary = sizes["bits_per_ternary_weight"]
+    return table if ternary is None else f"{table}\n\n{ternary:.4f} bits a ternary weight, codes and scales"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.hooks.contracts import Interval
+from penstock.hooks.contracts import Array, Interval
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run import messages
@@ -22,8 +23,12 @@ from penstock.run.records.record import write_record
 
 if TYPE_CHECKING:
     from penstock.data_prep.dataset import TokenDataset
+    from penstock.data_prep.tokenizer import BpeTokenizer
+    from penstock.eval_suite.answers import AnswerStore
+    from penstock.evaluate.evaluation import PreparedTask
+    from penstock.train.restore import Restored
 
-run_argument = click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
+run_argument = click.argument("run_path", metavar="RUN|ARTIFACT", type=click.Path(path_type=Path))
 
 
 @click.command()
@@ -61,10 +66,16 @@ def evaluate(
     """Measure RUN's newest checkpoint: its tasks, baselines on its held-out text, samples and speed.
 
     Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
-    killed or repeated evaluation computes only what is missing.
+    killed or repeated evaluation computes only what is missing. Of an ARTIFACT nothing is kept; the data of its run is
+    searched for next to it and in runs.
     """
+    from penstock.quant158.artifact.reader import is_artifact
+
     chosen = [choose(registry, "task", text) for text in tasks]
-    result = evaluate_run(RunDirectory.open(run_path), registry, chosen, **options)
+    if is_artifact(run_path):
+        result = evaluate_artifact(run_path, registry, chosen, **options)
+    else:
+        result = evaluate_run(RunDirectory.open(run_path), registry, chosen, **options)
     output.print_result(result, as_json, lambda: evaluation_text(result))
     return result.to_json()
 
@@ -73,42 +84,83 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
     """Evaluates the newest checkpoint on `tasks`, or on the config's if none are given, and keeps the result in the run
     directory. `options` are those of `task_context`."""
     from penstock.data_prep.tokenizer import BpeTokenizer
-    from penstock.evaluate.evaluation import (
-        evaluate_restored,
-        heldout_tokens,
-        prepare_tasks,
-        task_context,
-        versions_of,
-        with_earlier_tasks,
-    )
-    from penstock.train.progress import StageProgress
-    from penstock.train.restore import checkpoint_of, restore
+    from penstock.eval_suite.answers import AnswerStore
+    from penstock.evaluate.evaluation import weights_of, with_earlier_tasks
+    from penstock.train.data import open_data
+    from penstock.train.restore import checkpoint_of, restore_run
 
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
-        data, missing = _data(run, config)
-        tokenizer = data.tokenizer() if data else BpeTokenizer.load(checkpoint_of(run).path)
-        heldout = heldout_tokens(data) if data else None
-        context = task_context(config, tokenizer, heldout, **options)
-        chosen = tasks or config.evaluate.tasks
-        with _said_of_missing_data(missing):
-            prepared = prepare_tasks(chosen, context)
-        if missing is not None:
-            messages.note(f"without baselines: {missing}")
-        restored = restore(run.path, registry)
-        with StageProgress() as progress:
-            result = evaluate_restored(restored, prepared, heldout, versions=versions_of(chosen), progress=progress)
+        prepared = _Prepared.of(
+            config,
+            tasks,
+            options,
+            data=lambda: open_data(run, config),
+            tokenizer=lambda: BpeTokenizer.load(checkpoint_of(run).path),
+        )
+        restored = restore_run(run.path, registry)
+        result = prepared.measure(restored, AnswerStore.in_folder(run.path / "answers", weights_of(restored)))
         result = with_earlier_tasks(result, run.path / "evaluation.json")
         write_record(run.path / "evaluation.json", result)
     return result
 
 
-def _data(run: RunDirectory, config: RunConfig) -> tuple[TokenDataset | None, ProblemError | None]:
-    """The run's data, or the problem that hides it. A task that brings its own text does not need the data."""
-    from penstock.train.data import open_data
+def evaluate_artifact(path: Path, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
+    """Evaluates an artifact like the run that it was made from; nothing is kept."""
+    from penstock.train.artifact import OpenedArtifact
+    from penstock.train.restore import restore_artifact
 
+    opened = OpenedArtifact.open(path, registry)
+    prepared = _Prepared.of(opened.config, tasks, options, data=opened.dataset, tokenizer=lambda: opened.tokenizer)
+    return prepared.measure(restore_artifact(opened))
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Tasks whose data was found, before the model is loaded."""
+
+    chosen: Sequence[Choice]
+    tasks: dict[str, PreparedTask]
+    heldout: Array | None
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        tasks: Sequence[Choice],
+        options: Mapping[str, Any],
+        *,
+        data: Callable[[], TokenDataset],
+        tokenizer: Callable[[], BpeTokenizer],
+    ) -> _Prepared:
+        """`tokenizer` is read if there is no data."""
+        from penstock.evaluate.evaluation import heldout_tokens, prepare_tasks, task_context
+
+        found, missing = _found(data)
+        heldout = heldout_tokens(found) if found else None
+        context = task_context(config, found.tokenizer() if found else tokenizer(), heldout, **options)
+        chosen = tasks or config.evaluate.tasks
+        with _said_of_missing_data(missing):
+            prepared = prepare_tasks(chosen, context)
+        if missing is not None:
+            messages.note(f"without baselines: {missing}")
+        return cls(chosen, prepared, heldout)
+
+    def measure(self, restored: Restored, answers: AnswerStore | None = None) -> Evaluation:
+        from penstock.evaluate.evaluation import evaluate_restored, versions_of
+        from penstock.train.progress import StageProgress
+
+        versions = versions_of(self.chosen)
+        with StageProgress() as progress:
+            return evaluate_restored(
+                restored, self.tasks, self.heldout, answers=answers, versions=versions, progress=progress
+            )
+
+
+def _found(data: Callable[[], TokenDataset]) -> tuple[TokenDataset | None, ProblemError | None]:
+    """The run's data, or the problem that hides it. A task that brings its own text does not need the data."""
     try:
-        return open_data(run, config), None
+        return data(), None
     except ProblemError as error:
         return None, error
 

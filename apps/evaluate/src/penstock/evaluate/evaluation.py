@@ -49,15 +49,16 @@ def evaluate_restored(
     tasks: Mapping[str, PreparedTask],
     heldout: np.ndarray | None,
     *,
+    answers: AnswerStore | None = None,
     versions: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """What `evaluation.json` holds. Answers that the same weights gave before are not computed again. Without
-    `heldout`, the run's held-out tokens, there are no baselines. `progress` receives the name of each task, and the
-    number of rows done and in total; `versions` are those of the tasks."""
+    """What `evaluation.json` holds. What is in `answers` is not computed again. Without `heldout`, the run's held-out
+    tokens, there are no baselines. `progress` receives the name of each task, and the number of rows done and in total;
+    `versions` are those of the tasks."""
     begun = time.perf_counter()
     speed = performance(restored)  # before anything else, so that peak memory is the model's
-    answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
+    answers = answers or AnswerStore()
     found: dict[str, TaskFigures] = {}
     for name, task in tasks.items():
         if isinstance(task, EarlierTask):
@@ -72,7 +73,7 @@ def evaluate_restored(
         version = (versions or {}).get(name)
         found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
     return Evaluation(
-        checkpoint=restored.checkpoint.path.name,
+        checkpoint=restored.checkpoint_name,
         tasks=found,
         heldout_bits_per_byte=_figure_of(found),
         measured=sorted(found),
@@ -156,10 +157,10 @@ PreparedTask: TypeAlias = Prepared | EarlierTask
 def weights_of(restored: Restored) -> str:
     """What a model's answers depend on: its weights, its settings, which a run resumed with other ones changes, the
     code of its components and its compute dtype."""
-    digests = restored.checkpoint.digests()
-    weights = {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
     settings = restored.config.resolved()["model"]
-    return json.dumps([weights, settings, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True)
+    return json.dumps(
+        [dict(restored.digests()), settings, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True
+    )
 
 
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
@@ -198,7 +199,7 @@ def tokens_seen(restored: Restored) -> np.ndarray:
         batch_size=train.batch_size,
         seed=restored.config.seed,
     )
-    steps = min(restored.checkpoint.step, max(1, BASELINE_TOKENS // order.tokens_per_step))
+    steps = min(restored.step, max(1, BASELINE_TOKENS // order.tokens_per_step))
     if steps >= order.steps_per_epoch:
         return split.slice(0, min(len(split), BASELINE_TOKENS))
     return np.concatenate([order.batch(step).flatten() for step in range(steps)])[:BASELINE_TOKENS]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import tokenizers
 import torch
 from torch import nn
 
@@ -18,11 +19,12 @@ from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
+from penstock.quant158.artifact.reader import is_artifact
 from penstock.run.config import RESOLVED
 from penstock.run.directory import newest_run
 from penstock.train.checkpoint import MANIFEST, verify_checkpoint
 from penstock.train.compose import build_architecture, pick_device
-from penstock.train.restore import Restored, restore
+from penstock.train.restore import Restored, restore, restore_run
 
 OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 """Model types of the Hugging Face layout that we build ourselves; `hf` builds the others with transformers."""
@@ -31,12 +33,12 @@ OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 def load_model(path: Path, registry: Registry) -> TextModel:
     """See `penstock.generate.load`."""
     path = path.expanduser()
-    if (path / RESOLVED).is_file():
-        return _of_run(restore(path, registry))
+    if is_artifact(path) or (path / RESOLVED).is_file():
+        return _of_trained(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
-        return _of_run(restore(path.resolve().parent.parent, registry, verify_checkpoint(path)))
+        return _of_trained(restore_run(path.resolve().parent.parent, registry, verify_checkpoint(path)))
     if run := newest_run(path):
-        return _of_run(restore(run, registry))
+        return _of_trained(restore(run, registry))
     if (path / MANIFEST).is_file() and (path / "trainer.pt").is_file():
         what, fix = "a checkpoint without its run, whose config says how to read it", "give the run's folder"
         raise failed("not-a-model", what, str(path), fix)
@@ -47,13 +49,13 @@ def load_model(path: Path, registry: Registry) -> TextModel:
     return _of_folder(path, registry)
 
 
-def _of_run(restored: Restored) -> TextModel:
-    folder, end = restored.checkpoint.path, restored.tokenizer.end_of_text
+def _of_trained(restored: Restored) -> TextModel:
+    end = restored.tokenizer.end_of_text
     _require_next_token(restored.model)
     return TextModel(
-        name=str(restored.run.path),
+        name=str(restored.path),
         model=restored.model,
-        tokenizer=PublishedTokenizer.of_model(str(folder)),
+        tokenizer=PublishedTokenizer(tokenizers.Tokenizer.from_str(restored.tokenizer_json.decode())),
         config=restored.config,
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),

@@ -17,6 +17,7 @@ from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
+from penstock.quant158.artifact.reader import is_artifact
 from penstock.run.directory import RunDirectory, is_run, stage
 from penstock.run.records.profile import Atlas, Profile
 from penstock.run.records.record import Record, write_record
@@ -101,7 +102,7 @@ def profile(
         )
     _require_files(report, trace_file)
     text = Text(registry, texts, domains, max_tokens, sequence_length, scored=modify is not None)
-    if os.path.isfile(path):
+    if os.path.isfile(path) and not is_artifact(path):
         options = {"--modify": modify, "--trace": trace_file, **text.options}
         _refuse(options, "a trace file is always read whole and unchanged", "leave it out, or profile a run or model")
         return _of_trace(path, report, as_json)
@@ -139,7 +140,8 @@ class Text:
             "--sequence-length": self.sequence_length,
         }
 
-    def of_run(self, run: RunDirectory) -> Subject:
+    def of_trained(self, path: Path) -> Subject:
+        """Of a run or an artifact."""
         from penstock.profile.subject import subject_of_run
         from penstock.profile.text_sources import text_sources
         from penstock.train.restore import restore
@@ -148,7 +150,7 @@ class Text:
             what = "the run's data does not record the domain of its documents"
             raise ProblemError(Problem("bad-value", what, "--domains", "give each domain's text with --corpus"))
         sources = text_sources(self.registry, self.texts, self.domains)
-        restored = restore(run.path, self.registry)
+        restored = restore(path, self.registry)
         return subject_of_run(restored, sources, **self._extent)
 
     def of_model(self, name: str) -> Subject:
@@ -220,7 +222,9 @@ def _opened(path: Path, text: Text, work: str) -> Iterator[tuple[Subject, RunDir
     if is_run(path):
         run = RunDirectory.open(path)
         with run.lock(), stage(run, work):
-            yield text.of_run(run), run
+            yield text.of_trained(run.path), run
+    elif is_artifact(path):
+        yield text.of_trained(path), None
     else:
         name = _model_name(path)
         if not text.texts:

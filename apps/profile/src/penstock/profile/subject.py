@@ -94,7 +94,7 @@ def subject_of_run(
     if they are `scored`. Raises `ProblemError` if the model has no experts or the text is shorter than a window."""
     config, model = restored.config, restored.model
     length = _window_length(model, sequence_length or config.data.sequence_length, max_tokens)
-    _require_experts(model, str(restored.run.path))
+    _require_experts(model, str(restored.path))
     tokenizer = restored.tokenizer
     if sources:
         encode = _encoder(tokenizer)
@@ -109,7 +109,7 @@ def subject_of_run(
         "split": "corpus" if sources else "heldout",
         "data": _data_hash(streams) if sources else restored.dataset.hash,
         "tokenizer": tokenizer.hash,
-        "checkpoint": restored.checkpoint.path.name,
+        "checkpoint": restored.checkpoint_name,
     }
     return Subject(config.name, model, streams, length, config.train.batch_size, header, scored)
 

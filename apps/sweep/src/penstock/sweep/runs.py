@@ -28,7 +28,7 @@ from penstock.run.records.record import read_record, write_record
 from penstock.run.records.sweep import RunFigures, SweptRun
 from penstock.sweep.grid import Cell, Sweep
 from penstock.train.compose import active_parameters, compose_model, pick_device, planned_vocabulary
-from penstock.train.restore import Restored, restore
+from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.resume import changes
 from penstock.train.training import train_run
 
@@ -66,12 +66,12 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
     path = run.path / FIGURES
     figures = read_record(RunFigures, path)
     if figures is None or figures.text is None:
-        figures = measure(restore(run.path, registry))
+        figures = measure(restore_run(run.path, registry))
         write_record(path, figures)
     return SweptRun(**figures.to_json(), cell=cell.name, seed=seed, run=str(run.path))
 
 
-def measure(restored: Restored) -> RunFigures:
+def measure(restored: RestoredRun) -> RunFigures:
     """The figures of a trained run that a sweep compares. All held-out text is read, once for the likelihood and once
     for the routing; seconds are those of training only."""
     heldout = heldout_tokens(restored.dataset)

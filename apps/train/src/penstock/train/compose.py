@@ -26,6 +26,7 @@ from penstock.hooks.contracts import (
 )
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, names_of
+from penstock.quant158.as_stored import stored_quantizer
 from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
@@ -93,9 +94,18 @@ class Composition:
 
 
 def compose_model(
-    config: RunConfig, vocabulary_size: int, device: torch.device | str = "cpu", *, end_of_text: int | None = None
+    config: RunConfig,
+    vocabulary_size: int,
+    device: torch.device | str = "cpu",
+    *,
+    end_of_text: int | None = None,
+    as_stored: bool = False,
 ) -> Composition:
-    """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights."""
+    """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights.
+
+    With `as_stored` for weights that are already what the forward pass computes with: no site changes them, and no
+    parameter is shared, because the uses of a shared one may differ.
+    """
     settings = architecture_settings(config.model)
     if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # a trained tokenizer was checked before
         what = f"the tokenizer has {vocabulary_size} tokens, but the model has only {settings.vocab_size} embeddings"
@@ -103,6 +113,8 @@ def compose_model(
         raise ProblemError(Problem("vocabulary-mismatch", what, "data.tokenizer.file", fix))
     routers = layer_routers(settings, settings.expert_layers)
     quantizer = build_quantizer(config.model)
+    if as_stored:
+        quantizer = stored_quantizer(quantizer)
     torch.manual_seed(config.seed)
     model: Any = build_architecture(
         config.model,
@@ -114,7 +126,8 @@ def compose_model(
     )
     _require_positions(model, config.data.sequence_length)
     storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
-    shared = apply_sharing(model, [choice.build() for choice in settings.sharing], config.seed)
+    strategies = [] if as_stored else [choice.build() for choice in settings.sharing]
+    shared = apply_sharing(model, strategies, config.seed)
     check_formats(storage, shared.plan, roles)
     penalties = [choice for choice in settings.balance if choice.entry.component.kind == "balance-loss"]
     losses = {name: choice.build() for name, choice in zip(names_of(penalties), penalties, strict=True)}

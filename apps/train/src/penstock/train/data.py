@@ -10,7 +10,7 @@ data is found again wherever the run was copied to.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,12 @@ def find_data(run: RunDirectory, *more: Path) -> Path | None:
     """The folder of the data that a run was trained on, searched for next to the run, under the folders of runs `more`,
     and where it was; None if it is nowhere."""
     record = read_record(DataRecord, run.path / RECORD)
-    if record is None:
-        return _found_by_name(run, *more)
-    folders = (manifest.parent for place in _places(run, *more) for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")))
+    return _found_by_name(run, *more) if record is None else find_recorded(record, _places(run, *more))
+
+
+def find_recorded(record: DataRecord, places: Sequence[Path]) -> Path | None:
+    """The folder of the data of a record, in one of the places or where it was; None if it is nowhere."""
+    folders = (manifest.parent for place in places for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")))
     return next((folder for folder in (*folders, Path(record.folder)) if _hashes(folder) == record.files), None)
 
 

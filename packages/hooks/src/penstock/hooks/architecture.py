@@ -142,6 +142,11 @@ class ArchitectureSettings(Schema):
         the field, and what is wrong."""
         yield from ()
 
+    def of_given_weights(self) -> Mapping[str, Any]:
+        """What these settings are, where they differ, for a model whose weights come from a file that holds them all:
+        nothing is read from where its training began."""
+        return {}
+
     def export_obstacles(self) -> list[Problem]:
         """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
         stand in the way. Builds no model: what only tensors tell is found when the model is exported."""

@@ -57,6 +57,7 @@ class Window:
 CONTRACTS: dict[str, Window] = {
     **dict.fromkeys(KINDS, Window(1, 1)),
     "architecture": Window(1, 2),  # 2: a model reads `Inputs`; one of 1 is called with tokens alone
+    "exporter": Window(1, 2),  # 2: told of the run, and may write a single file
     "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
     "optimizer": Window(1, 2),  # 2: also called with `layouts`
     "quantizer": Window(1, 2),  # 2: a module for each weight, instead of one function

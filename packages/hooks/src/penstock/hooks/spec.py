@@ -189,7 +189,8 @@ def placements() -> list[Component]:
 
 @hookspec
 def exporters() -> list[Component]:
-    """Writers of a model for other software. Called as `target(**schema)`, returns an `Exporter`.
+    """Writers of a model for other software. Called as `target(**schema)`, returns a `RunExporter`, which is told of
+    the run (contract 2), or an `Exporter`, which is given the model alone (contract 1).
 
     >>> Component(kind="exporter", name="hf", target="penstock.serve.huggingface:HuggingFaceExporter",
     ...           summary="config.json and safetensors for transformers, vLLM and SGLang").kind

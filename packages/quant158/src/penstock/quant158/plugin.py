@@ -45,6 +45,19 @@ def quantizers() -> list[Component]:
     ]
 
 
+@hookimpl
+def exporters() -> list[Component]:
+    return [
+        Component(
+            kind="exporter",
+            name="penstock",
+            target="penstock.quant158.exporter:ArtifactExporter",
+            summary="One *.penstock file: packed weights, config and tokenizer, exactly the trained model",
+            contract=2,
+        )
+    ]
+
+
 def _integer(bits: int) -> Component:
     return Component(
         kind="quantizer",

@@ -187,6 +187,13 @@ def read_run_config(
     return _read(path, overrides, registry, owns, [check for check in checks.CHECKS if check.earlier_runs])
 
 
+def resolved_run_config(resolved: dict[str, Any], where: str, registry: Registry) -> RunConfig:
+    """The config of an existing run from its resolved values, which are found at `where`."""
+    earlier = [check for check in checks.CHECKS if check.earlier_runs]
+    document = ConfigDocument(resolved, {(): where}, where)
+    return _checked(document, (), registry, (), earlier, of_run=True)[0]
+
+
 def _read(
     path: Path,
     overrides: Sequence[str],
@@ -194,10 +201,21 @@ def _read(
     owns: Iterable[str],
     checked: Iterable[checks.ConfigCheck],
 ) -> tuple[RunConfig, ConfigDocument]:
+    return _checked(read_config(path), overrides, registry, owns, checked, of_run=path.name == RESOLVED)
+
+
+def _checked(
+    written: ConfigDocument,
+    overrides: Sequence[str],
+    registry: Registry,
+    owns: Iterable[str],
+    checked: Iterable[checks.ConfigCheck],
+    *,
+    of_run: bool,
+) -> tuple[RunConfig, ConfigDocument]:
     envelope = envelope_of(registry)
-    written = read_config(path)
     absent: dict[str, Any] = {}
-    if path.name == RESOLVED:
+    if of_run:
         written = replace(written, value=with_data_seed(written.value))
         absent = {name: value for name, value in written.value.items() if name not in envelope.model_fields}
     kept = {name: value for name, value in written.value.items() if name not in absent}

@@ -1,5 +1,5 @@
 # pyright: basic
-"""Laws of exporters: `Exporter`, from a model and its tokenizer to a folder that other software reads."""
+"""Laws of exporters, from a trained model to a folder or a file: `RunExporter`, and `Exporter` of contract 1."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from penstock.conformance.law import NotApplicable, Subject, Violation, expect, law, laws_in
 from penstock.conformance.parts import TinyModel, random_state, write_tokenizer
+from penstock.hooks.contracts import SharingPlan, StoragePlan, TrainedModel
 from penstock.hooks.problems import ProblemError
 
 EXPORTER = "exporter"
@@ -36,13 +38,13 @@ FILES = (files_are_returned,)
 
 @law(EXPORTER, needs=FILES)
 def every_file_is_in_the_folder(subject: Subject) -> None:
-    """Every returned file is in the folder, and every file in the folder is returned.
+    """Every returned file is in the folder, and every file in the folder is returned; a single file is the path.
 
     Uploads use the list: return paths below the given folder.
     """
-    target = subject.folder / "out"
+    target = _target(subject)
     returned = {file.resolve() for file in _export(subject, target)}
-    found = {file.resolve() for file in target.rglob("*") if file.is_file()}
+    found = {file.resolve() for file in (target, *target.rglob("*")) if file.is_file()}
     outside, unnamed = returned - found, found - returned
     expect(not outside, f"returned but not in the folder: {_names(outside)}")
     expect(not unnamed, f"in the folder but not returned: {_names(unnamed)}")
@@ -54,11 +56,11 @@ def nothing_else_is_written(subject: Subject) -> None:
 
     Remove temporary folders, even if the export fails.
     """
-    target = subject.folder / "out"
-    tokenizer = write_tokenizer(subject.folder)
+    target, tokenizer = _target(subject), write_tokenizer(subject.folder)
     before = tokenizer.read_bytes()
-    subject.build().export(TinyModel(), tokenizer, target)
-    beside = {path for path in subject.folder.iterdir() if path not in (target, tokenizer)}
+    _export(subject, target)
+    ours = {tokenizer, target, target.parent}
+    beside = {path for path in {*subject.folder.iterdir(), *target.parent.iterdir()} if path not in ours}
     expect(not beside, f"left next to the folder: {_names(beside)}")
     expect(tokenizer.read_bytes() == before, "the tokenizer's file has changed")
 
@@ -122,7 +124,7 @@ def the_model_stays(subject: Subject) -> None:
     """
     model = TinyModel().train()
     before = _description(model)
-    subject.build().export(model, write_tokenizer(subject.folder), subject.folder / "out")
+    _export(subject, model=model)
     expect(_description(model) == before, "the model has changed after the export")
 
 
@@ -133,7 +135,7 @@ def equal_models_give_equal_files(subject: Subject) -> None:
     Do not write times, paths or sets in hash order.
     """
     before = random_state()
-    first, second = (_contents(_export(subject, subject.folder / name)) for name in ("one", "two"))
+    first, second = (_contents(_export(subject, _target(subject, name))) for name in ("one", "two"))
     expect(random_state() == before, "a global random generator was drawn from")
     other = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     expect(not other, f"two exports differ in {', '.join(other)}")
@@ -145,7 +147,7 @@ def an_export_over_an_earlier_one_is_the_same_or_refused(subject: Subject) -> No
 
     Replace what an earlier export wrote, or refuse a non-empty folder; never mix.
     """
-    target = subject.folder / "out"
+    target = _target(subject)
     first = _contents(_export(subject, target))
     try:
         second = _contents(_export(subject, target))
@@ -157,13 +159,14 @@ def an_export_over_an_earlier_one_is_the_same_or_refused(subject: Subject) -> No
 
 @law(EXPORTER, needs=FILES)
 def files_of_others_are_kept(subject: Subject) -> None:
-    """A file that no export wrote survives an export into its folder, or the export raises a `ProblemError`.
+    """A file that no export wrote survives an export to its place, or the export raises a `ProblemError`.
 
-    A wrong path must not delete a user's files: never empty a folder that you did not fill.
+    A wrong path must not delete a user's files: never empty a folder that you did not fill, nor replace a file that is
+    not of your format.
     """
-    target = subject.folder / "out"
-    target.mkdir()
-    foreign = target / "thesis.txt"
+    target = _target(subject)
+    foreign = target if target.suffix else target / "thesis.txt"
+    foreign.parent.mkdir(exist_ok=True)
     foreign.write_text("years of work", encoding="utf-8")
     with contextlib.suppress(ProblemError):
         _export(subject, target)
@@ -171,9 +174,109 @@ def files_of_others_are_kept(subject: Subject) -> None:
     expect(kept, "a file that was in the folder before is gone")
 
 
-def _export(subject: Subject, target: Path | None = None) -> list[Path]:
-    tokenizer = write_tokenizer(subject.folder)
-    return subject.build().export(TinyModel(), tokenizer, target or subject.folder / "out")
+@law(EXPORTER, needs=FILES)
+def an_export_that_is_stopped_leaves_what_was_there(subject: Subject) -> None:
+    """An export of contract 2 that is stopped while it reads the model leaves no file, and an earlier export as it was.
+
+    Write to a hidden neighbour, and rename that once it is whole.
+    """
+    if subject.component.contract < 2:
+        raise NotApplicable("the component is of contract 1")
+    target = _target(subject)
+    for earlier in (False, True):
+        before = _contents(_export(subject, target)) if earlier else {}
+        expect(not _stopped(subject, target), "an export reads neither the state nor `export_state` of its model")
+        left = {path.name for path in target.parent.rglob("*") if path.is_file()} - {"tokenizer.json"}
+        expect(left == set(before), f"left after a stopped export: {', '.join(sorted(left)) or 'nothing'}")
+        after = _contents([file for file in (target, *target.rglob("*")) if file.is_file()])
+        expect(after == before, "a stopped export changed the one before it")
+
+
+@law(EXPORTER, needs=FILES)
+def progress_ends_at_its_total(subject: Subject) -> None:
+    """An exporter that tells its progress counts up to the total that it named, and keeps to that.
+
+    Sum the work before you start.
+    """
+    told: list[tuple[int, int]] = []
+    _export(subject, progress=lambda done, total: told.append((done, total)))
+    if not told:
+        raise NotApplicable("the export tells no progress")
+    done = [each for each, _ in told]
+    expect(len({total for _, total in told}) == 1, f"it named the totals {sorted({total for _, total in told})}")
+    expect(done == sorted(done) and done[-1] == told[-1][1], f"it ended at {done[-1]} of {told[-1][1]}")
+
+
+class _StoppedError(Exception):
+    """Stands for Ctrl-C."""
+
+
+class _Stopping(dict[str, Any]):
+    """The state of a model whose reader is stopped at the second tensor."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name != next(iter(self)):
+            raise _StoppedError
+        return super().__getitem__(name)
+
+    def items(self) -> Any:
+        return ((name, self[name]) for name in self)
+
+    def values(self) -> Any:
+        return (self[name] for name in self)
+
+
+class _StoppingModel(TinyModel):
+    def export_state(self, *, materialize: bool = False) -> dict[str, Any]:
+        return _Stopping(super().export_state(materialize=materialize))
+
+
+def _stopped(subject: Subject, target: Path) -> bool:
+    """Whether an export that should be stopped comes to its end."""
+    try:
+        _export(subject, target, model=_StoppingModel(), state=_Stopping)
+    except _StoppedError:
+        return False
+    return True
+
+
+def _suffix(subject: Subject) -> str:
+    return subject.build().suffix if subject.component.contract >= 2 else ""
+
+
+def _target(subject: Subject, name: str = "out") -> Path:
+    """A place for the export: a folder of this name, or a file of one name in it."""
+    if not _suffix(subject):
+        return subject.folder / name
+    (subject.folder / name).mkdir(exist_ok=True)
+    return subject.folder / name / f"model{_suffix(subject)}"
+
+
+def _export(
+    subject: Subject,
+    target: Path | None = None,
+    *,
+    model: TinyModel | None = None,
+    state: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    target, model, tokenizer = target or _target(subject), model or TinyModel(), write_tokenizer(subject.folder)
+    exporter = subject.build()
+    if subject.component.contract < 2:
+        return exporter.export(model, tokenizer, target)
+    trained = TrainedModel(
+        model=model,
+        state=state(model.state_dict()),
+        storage=StoragePlan(),
+        sharing=SharingPlan(),
+        architecture="penstock-conformance:tiny",
+        config={"name": "tiny", "seed": 0, "model": {"use": "tiny"}},
+        step=3,
+        tokens=96,
+        sha256="0" * 64,
+        files={"tokenizer.json": tokenizer},
+    )
+    return exporter.export(trained, target, progress)
 
 
 def _contents(files: list[Path]) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ from penstock.hooks.contracts.evaluation import (
     TaskV1,
 )
 from penstock.hooks.contracts.model import (
+    Decodable,
     Generative,
     Inputs,
     LanguageModel,
@@ -48,7 +49,7 @@ from penstock.hooks.contracts.routing import (
     RouterFactory,
     Routing,
 )
-from penstock.hooks.contracts.serving import Exporter
+from penstock.hooks.contracts.serving import Exporter, Progress, RunExporter, TrainedModel
 from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
     Batch,
@@ -66,6 +67,7 @@ from penstock.hooks.contracts.weights import (
     Guarded,
     GuardedSite,
     LaidOut,
+    PackableSite,
     PackedFormat,
     ParameterLayout,
     ParameterRole,
@@ -93,6 +95,7 @@ __all__ = [
     "BatchDependentRouter",
     "BatchLoad",
     "Corpus",
+    "Decodable",
     "Document",
     "DocumentFilter",
     "Engine",
@@ -116,12 +119,14 @@ __all__ = [
     "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
+    "PackableSite",
     "PackedFormat",
     "ParameterLayout",
     "ParameterRole",
     "PartlyFrozen",
     "Placement",
     "PlainHead",
+    "Progress",
     "Publishable",
     "Quantizer",
     "QuantizesInput",
@@ -133,6 +138,7 @@ __all__ = [
     "Router",
     "RouterFactory",
     "Routing",
+    "RunExporter",
     "Schedule",
     "Scheduled",
     "SharedGroup",
@@ -154,6 +160,7 @@ __all__ = [
     "Tokenizer",
     "Topology",
     "Tracker",
+    "TrainedModel",
     "TrainingData",
     "WeightSite",
 ]

@@ -190,6 +190,16 @@ class PlainHead(Protocol):
 
 
 @runtime_checkable
+class Decodable(Protocol):
+    """A language model that can describe itself to a decoder that is no Python."""
+
+    def decoder_description(self) -> dict[str, Any]:
+        """What decoding needs beside the weights, in values of JSON; `{"unsupported": reason}` for a model that has a
+        part that the decoder lacks."""
+        ...
+
+
+@runtime_checkable
 class PartlyFrozen(Protocol):
     """A `LanguageModel` that learns beside a `base` which stays as it is, bit for bit.
 

@@ -111,6 +111,16 @@ class WeightSite(Protocol):
 
 
 @runtime_checkable
+class PackableSite(Protocol):
+    """A `WeightSite` whose weight can be packed as the product uses it."""
+
+    def to_pack(self) -> Mapping[str, tuple[Tensor, Any]]:
+        """What the quantizer is given, after the transforms of sharing, and its module, by matrix of the layout: the
+        arguments of `PackedFormat.pack`."""
+        ...
+
+
+@runtime_checkable
 class Sited(Protocol):
     """A language model whose weights can be transformed on use, by modules with their own parameters."""
 

@@ -174,6 +174,9 @@ class GlmMoeConfig(ArchitectureSettings):
     def max_positions(self) -> int:
         return self.max_position_embeddings
 
+    def of_given_weights(self) -> Mapping[str, Any]:
+        return {"pretrained": None, "mtp": "drop"}
+
     def export_obstacles(self) -> list[Problem]:
         return layouts.rounded_inputs(self.quantizer) + layouts.obstacles(
             self, layouts.rules_of(self), prediction_layers=self.mtp == "keep"

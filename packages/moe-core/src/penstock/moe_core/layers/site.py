@@ -118,6 +118,13 @@ class NamedSite:
     def effective(self) -> Tensor:
         return self.owner.effective(self.parameter)
 
+    def to_pack(self) -> dict[str, tuple[Tensor, nn.Module]]:
+        weight = self.weight
+        for transform in self.site.sharing:
+            weight = transform(weight)
+        matrices = self.layout.matrices(weight)
+        return {matrix: (matrices[matrix], quantizer) for matrix, quantizer in self.site.quantizers.items()}
+
     def quantizer_state(self) -> dict[str, Tensor]:
         return self.site.quantizers.state_dict()
 

@@ -33,7 +33,7 @@ class Record:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "") -> Self:
         """The inverse of `to_json`. Raises `ProblemError` with `where` and the field if a type is wrong."""
-        return _parsed(cls, json.dumps(value).encode(), where)
+        return parse_record(cls, json.dumps(value).encode(), where)
 
 
 def as_json(value: Any) -> Any:
@@ -59,14 +59,15 @@ def read_record(kind: type[T], path: Path) -> T | None:
     Raises `ProblemError` with the file, and with the field if its type is wrong.
     """
     try:
-        return _parsed(kind, path.read_bytes(), str(path))
+        return parse_record(kind, path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ProblemError(Problem("unreadable-file", f"cannot be read ({error})", str(path))) from error
 
 
-def _parsed(kind: type[T], text: bytes, where: str) -> T:
+def parse_record(kind: type[T], text: bytes, where: str) -> T:
+    """Like `read_record`, for the content of a file that is found at `where`."""
     from pydantic import TypeAdapter, ValidationError  # commands that only print start without it
 
     try:
