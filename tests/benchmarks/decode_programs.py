@@ -8,6 +8,7 @@ prompt. Runs with numpy and what the program itself needs, so llama.cpp may live
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import resource
 import sys
@@ -62,9 +63,8 @@ class LlamaCpp(Program):
     """llama.cpp through llama-cpp-python's bindings of its C interface."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        import llama_cpp
-
-        self.lib: Any = llama_cpp
+        llama_cpp: Any = importlib.import_module("llama_cpp")  # of another environment than ours
+        self.lib = llama_cpp
         self.silence = llama_cpp.llama_log_callback(lambda level, text, data: None)  # kept, or it crashes later
         llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
         parameters = llama_cpp.llama_model_default_params()

@@ -46,6 +46,12 @@ def test_tied_and_dense_models_say_so(make_model):
     assert {layer["mlp"] for layer in described["layers"]} == {"dense"}
 
 
+def test_one_parameter_that_is_used_as_two_weights_is_not_tied(make_model):
+    model = make_model(tie_word_embeddings=True)
+    model.weight_sites()["lm_head.weight"].add(nn.Identity())
+    assert not model.decoder_description()["tied"]
+
+
 @pytest.mark.parametrize(
     ("attribute", "value", "reason"),
     [

@@ -36,7 +36,7 @@ def described(model: GlmMoe, rules: Mapping[int, RouterRule]) -> dict[str, Any]:
         "sub_norm": config.sub_norm,
         "vocabulary": model.vocabulary_size,
         "positions": config.max_position_embeddings,
-        "tied": model.lm_head.weight is model.embed_tokens.weight,
+        "tied": _tied(model),
         "activations": {
             role.value: bits.get(role, UNROUNDED_BITS)
             for role in (ParameterRole.MATRIX, ParameterRole.EXPERT, ParameterRole.HEAD)
@@ -61,6 +61,12 @@ def _layer(model: GlmMoe, index: int, rule: RouterRule | None) -> dict[str, Any]
         "groups": 1,
         "shared": config.n_shared_experts * config.moe_intermediate_size,
     }
+
+
+def _tied(model: GlmMoe) -> bool:
+    """Whether head and embedding compute with one weight: with transforms of sharing, one parameter is two."""
+    transformed = model.lm_head.site.sharing or model.embed_tokens.site.sharing
+    return model.lm_head.weight is model.embed_tokens.weight and not transformed
 
 
 def _obstacle(index: int, rule: RouterRule) -> str | None:
