@@ -1,8 +1,9 @@
 """The programs of ternary_decode.py: each a process that loads the same weights and does what it is told on stdin.
 
 `python decode_programs.py PROGRAM THREADS FOLDER` prints a line of JSON when it has loaded, and one for each line that
-it reads: `prompt N` reads N tokens, `decode N` draws N tokens greedily behind one, `logits` prints those behind the
-prompt. Runs with numpy and what the program itself needs, so llama.cpp may live in an environment of its own.
+it reads: `prompt N` reads N tokens, `decode N` draws N tokens greedily behind one, `logits N` prints those behind N.
+It runs with numpy and what the program itself needs, so llama.cpp may live in an environment of its own: its packages
+are llama-cpp-python and gguf.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
-import resource
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 LONGEST = 512
+LIBRARIES = {"penstock": "penstock.quant158.decoder", "llama.cpp": "llama_cpp"}
 
 
 class Program(ABC):
@@ -57,6 +58,62 @@ class Penstock(Program):
 
     def next(self, token: int) -> int:
         return self.text.next((token,))
+
+
+def write_gguf(folder: Path) -> Path:
+    """The same weights in the layout that llama.cpp calls llama: ternary matrices as TQ2_0, exactly, because a group is
+    its block of 256; embedding and head as Q8_0, whose scales are of 32 weights."""
+    gguf: Any = importlib.import_module("gguf")
+    sizes, arrays = json.loads((folder / "sizes.json").read_text()), np.load(folder / "weights.npz")
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_context_length(LONGEST)
+    writer.add_embedding_length(sizes["width"])
+    writer.add_block_count(sizes["layers"])
+    writer.add_feed_forward_length(sizes["hidden"])
+    writer.add_head_count(sizes["heads"])
+    writer.add_head_count_kv(sizes["heads"])
+    writer.add_layer_norm_rms_eps(sizes["epsilon"])
+    writer.add_rope_dimension_count(sizes["head_width"])
+    writer.add_rope_freq_base(sizes["rope_theta"])
+    writer.add_vocab_size(sizes["vocabulary"])
+    writer.add_tokenizer_model("no_vocab")
+    for name, weight in arrays.items():
+        layer, _, rest = name.removeprefix("layers.").partition(".")
+        if rest.startswith(("self_attn.q_proj", "self_attn.k_proj")):
+            weight = pairs_as_neighbours(weight, sizes["heads"])
+        kind = gguf.GGMLQuantizationType[GGUF_KINDS.get(name, "F32" if weight.ndim == 1 else "TQ2_0")]
+        to = f"blk.{layer}.{GGUF_NAMES[rest]}" if name.startswith("layers.") else GGUF_NAMES[name]
+        packed = weight if weight.ndim == 1 else gguf.quants.quantize(weight, kind)
+        if kind.name == "TQ2_0" and not np.array_equal(gguf.quants.dequantize(packed, kind), weight):
+            raise SystemExit(f"{name} is not exactly what TQ2_0 holds")
+        writer.add_tensor(to, packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return folder / "model.gguf"
+
+
+GGUF_KINDS = {"embed_tokens.weight": "Q8_0", "lm_head.weight": "Q8_0"}
+GGUF_NAMES = {
+    "embed_tokens.weight": "token_embd.weight",
+    "lm_head.weight": "output.weight",
+    "norm.weight": "output_norm.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+
+
+def pairs_as_neighbours(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of q or k so that entry i and entry i + half of a head, which rotate together, lie side by side."""
+    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
 class LlamaCpp(Program):
@@ -191,14 +248,23 @@ def answer(loaded: Program, order: str, count: int) -> dict[str, Any]:
 
 def main() -> None:
     name, threads, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    if name == "gguf":
+        say({"bytes": write_gguf(folder).stat().st_size})
+        return
+    importlib.import_module(LIBRARIES.get(name, "torch"))  # is not counted
     begun = time.perf_counter()
     loaded = program(name, folder, threads)
     say({"load_seconds": time.perf_counter() - begun})
     for line in sys.stdin:
         order, count = line.split()
         result = answer(loaded, order, int(count))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        say({**result, "peak_bytes": peak})
+        say({**result, "peak_bytes": peak_bytes()})
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had. (`getrusage` would count its parent's, from before it began.)"""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def say(result: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@
 
 constexpr int64_t CHUNK = 32;  // positions of a prompt that are read at once; a generated token is a chunk of one
 
-inline constexpr int64_t padded(int64_t numbers) { return blocks_of(numbers) * BLOCK; }
+static constexpr int64_t padded(int64_t numbers) { return blocks_of(numbers) * BLOCK; }
 
 // SwiGLU: down(silu(gate x) * (up x)).
 struct Mlp {
