@@ -24,7 +24,6 @@ from penstock.train.restore import restore, restore_run
 Command = Callable[..., Any]
 
 REGISTRY = Registry.discover()
-INT8 = "{embedding: int8, head: int8}"
 # Changes of the shared config, one run each: dense and mixture, tied and untied, with and without added parameters.
 RUNS: dict[str, list[str]] = {
     "mixture, tied, groups of 64": [
@@ -41,6 +40,12 @@ RUNS: dict[str, list[str]] = {
         "model.tie_word_embeddings=true",
         "model.sharing=[{use: tied-gains, match: ['*q_proj*', '*experts.down_proj']}]",
         "model.quantizer={use: ternary, group: row}",
+    ],
+    "mixture, int8 activations, learned thresholds, norms before projections, warmed up": [
+        "model.sub_norm=true",
+        "model.quantizer={matrix: {use: ternary-learned, activations: int8}, expert: {use: ternary, group: 128, "
+        "activations: int8, warmup: {tokens: 640}}, head: {use: int8, activations: int8}}",
+        "model.sharing=[]",
     ],
     "full precision in bf16": ["model.quantizer=null", "train.dtype=bf16"],
 }
@@ -251,6 +256,19 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_written(
     with pytest.raises(ProblemError, match=f"'{name}.*' has NaN or infinite values"):
         ArtifactExporter().export(trained_model(restored), tmp_path / "model.penstock")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_still_warms_up_is_refused_and_nothing_is_written(
+    config_file: Path, command: Command, tmp_path: Path
+) -> None:
+    quantizer = "model.quantizer={use: ternary, warmup: {tokens: 100000}}"
+    run = command("train", config_file, "name=warm", quantizer, "train.tokens=128", "--runs", tmp_path, "--json")
+    out = tmp_path / "out" / "model.penstock"
+    out.parent.mkdir()
+    with pytest.raises(ProblemError, match="warm") as caught:
+        command("export", run["run_dir"], "--format", "penstock", "--out", out)
+    assert [problem.code for problem in caught.value.problems] == ["not-trained"]
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_place_that_is_not_an_artifacts_is_refused(ternary: Path, command: Command, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from penstock.hooks.architecture import architecture_settings, layer_routers, pr
 from penstock.hooks.contracts import (
     BalanceLoss,
     Balancer,
+    Guarded,
     LanguageModel,
     ParameterRole,
+    Scheduled,
     SharedParameters,
     SharingPlan,
     StoragePlan,
@@ -36,6 +38,7 @@ from penstock.train.weights import (
     checkpoint_state,
     layouts_of,
     load_added_state,
+    storage_fault,
 )
 
 
@@ -69,6 +72,21 @@ class Composition:
     def added_state(self) -> dict[str, torch.Tensor]:
         """What sharing and quantizers keep beside the model's own parameters."""
         return added_state(self.model, self.shared)
+
+    def set_tokens(self, tokens: int) -> None:
+        """Tells quantizers that change in the course of training how far it is."""
+        for module in self.module.modules():
+            if isinstance(module, Scheduled):
+                module.set_tokens(tokens)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a quantizer knows which weights its format cannot hold."""
+        return any(isinstance(module, Guarded) for module in self.module.modules())
+
+    def fault(self) -> str | None:
+        """The first weight that its format cannot hold, and why; None if there is none."""
+        return storage_fault(self.model)
 
     def load_added_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Inverse of `added_state`, bit for bit; raises `ProblemError` that names missing and unknown tensors."""

@@ -183,6 +183,7 @@ class Trainer:
                 Progress(self.steps, self.step, tokens=self.tokens_seen, shown=self.writes) as progress,
                 stop_requests(reported=self.writes) as asked,
             ):
+                self.composition.set_tokens(self.tokens_seen)
                 while self.step < self.steps:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_seen)
@@ -236,6 +237,7 @@ class Trainer:
             stepped = {"gradient_norm": norm, **self.engine.step((self.step + 0.5) / self.steps)}
         self.step += 1
         self.tokens_seen += tokens
+        self.composition.set_tokens(self.tokens_seen)
         self.composition.shared.end_step(self.step / self.steps, self.engine.total)
         with watch("balance"):
             load, balance = self.balancing.finish(tokens_seen=self.tokens_seen)
@@ -342,7 +344,8 @@ class Trainer:
         )
 
     def _require_finite(self) -> None:
-        """A diverged model is never written. Its weights may still be finite, so the next batch is tried too."""
+        """A diverged model is never written. Its weights may still be finite, so the next batch is tried too, and they
+        may have a scale that their format cannot hold."""
         trained = trained_parameters(self.composition.module).values()
         finite = all(bool(parameter.isfinite().all()) for parameter in trained)
         if self.engine.agree(not finite):
@@ -352,6 +355,15 @@ class Trainer:
         losses = self.engine.gather(loss)
         if not all(map(math.isfinite, losses)):
             raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
+        self._require_storable()
+
+    def _require_storable(self) -> None:
+        if not self.composition.guarded:
+            return
+        with self.engine.full_state():  # whole on rank 0 alone
+            fault = self.composition.fault() if self.writes else None
+        if self.engine.agree(fault is not None):
+            raise self._failed(f"{fault or 'a weight has a scale that cannot be stored'} at step {self.step}")
 
     def _status(self, state: str, message: str | None = None) -> None:
         if not self.writes:
@@ -368,9 +380,12 @@ class Trainer:
         self.run.write_status(status)
 
     def _diverged(self, what: str, value: float) -> Exception:
+        return self._failed(f"the {what} became {value} at step {self.step + 1}")
+
+    def _failed(self, what: str) -> Exception:
         return failed(
             "diverged",
-            f"the {what} became {value} at step {self.step + 1}",
+            what,
             str(self.run.path),
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
             f"--resume {self.run.path} --allow-config-drift",

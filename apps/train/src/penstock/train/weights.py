@@ -10,6 +10,7 @@ from torch import Tensor
 
 from penstock.hooks.architecture import SITES
 from penstock.hooks.contracts import (
+    GuardedSite,
     LaidOut,
     LanguageModel,
     ParameterLayout,
@@ -100,6 +101,13 @@ def load_added_state(model: LanguageModel, shared: SharedParameters, state: Mapp
     shared.load_stored_state(_below(state, SHARING))
     for name, site in sites_of(model).items():
         site.load_quantizer_state(_below(state, f"{QUANTIZER}{name}."))
+
+
+def storage_fault(model: LanguageModel) -> str | None:
+    """The first weight that its storage format cannot hold, and why; None if there is none."""
+    guarded = {name: site for name, site in sites_of(model).items() if isinstance(site, GuardedSite)}
+    faults = ((name, site.fault()) for name, site in guarded.items())
+    return next((f"'{name}' has {fault}" for name, fault in faults if fault is not None), None)
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

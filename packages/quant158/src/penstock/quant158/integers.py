@@ -8,21 +8,19 @@ magnitude, so nothing is clipped. Forward and backward pass are as in `ternary`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from penstock.hooks.contracts import ParameterRole
-from penstock.quant158.packing import pack_nibbles
+from penstock.quant158.config import Warmup
+from penstock.quant158.gradient import straight_through
+from penstock.quant158.quantizer import GridSite, PackedQuantizer, Stored
 from penstock.quant158.roles import STORED_ROLES, checked_integer_roles
-from penstock.quant158.scales import check_packable, check_scale, snapped
-from penstock.quant158.stored import Arrays, packed_bytes, unpacked
-from penstock.quant158.ternary import straight_through
+from penstock.quant158.scales import snapped, too_large
 
 
-class IntegerSite(nn.Module):
+class IntegerSite(GridSite):
     """Quantizes one weight to whole numbers from -largest to largest times the scale of its row; has no state."""
 
     def __init__(self, largest: int) -> None:
@@ -30,49 +28,39 @@ class IntegerSite(nn.Module):
         self.largest = largest
 
     def forward(self, weight: Tensor) -> Tensor:
-        level, scale = _rounded(weight, self.largest)
-        return straight_through(level * scale, weight)
+        level, scale = self.stored(weight)
+        return straight_through(level * scale.float(), weight)
+
+    def stored(self, weight: Tensor) -> Stored:
+        scale = snapped(self._row_scale(weight))
+        level = (weight.detach().float() / scale.float()).round_().clamp_(-self.largest, self.largest)
+        return Stored(level, scale)
+
+    def fault(self, weight: Tensor) -> str | None:
+        return too_large(self._row_scale(weight))
+
+    def _row_scale(self, weight: Tensor) -> Tensor:
+        """fp32 [..., out, 1], not yet as fp16 holds it; rows without values have 0."""
+        full = weight.detach().float().abs()
+        return (full.amax(-1, keepdim=True) if full.shape[-1] else full.sum(-1, keepdim=True)) / self.largest
 
 
-def _row_scale(weight: Tensor, largest: int) -> Tensor:
-    """fp32 [..., out, 1], not yet as fp16 holds it; rows without values have 0."""
-    full = weight.detach().float().abs()
-    return (full.amax(-1, keepdim=True) if full.shape[-1] else full.sum(-1, keepdim=True)) / largest
-
-
-def _rounded(weight: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers [..., out, in] and scales [..., out, 1], both fp32."""
-    scale = snapped(_row_scale(weight, largest)).float()
-    return (weight.detach().float() / scale).round_().clamp_(-largest, largest), scale
-
-
-class _IntegerQuantizer:
+class _IntegerQuantizer(PackedQuantizer):
     """Quantizer with one scale for each row; leading dimensions are independent matrices."""
 
-    format: ClassVar[str]
+    name: ClassVar[str]
     largest: ClassVar[int]
 
-    def __init__(self, roles: Iterable[ParameterRole | str] = STORED_ROLES) -> None:
-        self.roles = checked_integer_roles(roles)
+    def __init__(
+        self,
+        roles: Iterable[ParameterRole | str] = STORED_ROLES,
+        activations: Literal["int8"] | None = None,
+        warmup: Warmup | None = None,
+    ) -> None:
+        super().__init__(self.name, checked_integer_roles(roles), activations=activations, warmup=warmup)
 
-    def site(self, shape: tuple[int, ...], role: ParameterRole) -> IntegerSite:
+    def grid_site(self, shape: tuple[int, ...]) -> IntegerSite:
         return IntegerSite(self.largest)
-
-    def pack(self, weight: Tensor, site: nn.Module | None = None, *, name: str = "weight") -> dict[str, NDArray[Any]]:
-        """`codes` and `scale`; raises `ProblemError` for a weight that has none."""
-        check_packable(weight, name)
-        check_scale(_row_scale(weight, self.largest), name)
-        level, scale = _rounded(weight, self.largest)
-        codes = level.to(torch.int8).flatten() if self.format == "int8-rows" else pack_nibbles(level)
-        return {"codes": codes.cpu().numpy(), "scale": scale.half().cpu().numpy()}
-
-    def unpack(self, arrays: Arrays, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The weight used in the forward pass, bit for bit, as fp32; a pass in half precision rounds it."""
-        return unpacked(self.format, arrays, shape)
-
-    def packed_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of the codes and of the fp16 scales."""
-        return packed_bytes(self.format, shape)
 
 
 class Int8Quantizer(_IntegerQuantizer):
@@ -82,7 +70,7 @@ class Int8Quantizer(_IntegerQuantizer):
     1056768
     """
 
-    format, largest = "int8-rows", 127
+    name, largest = "int8-rows", 127
 
 
 class Int4Quantizer(_IntegerQuantizer):
@@ -92,4 +80,4 @@ class Int4Quantizer(_IntegerQuantizer):
     532480
     """
 
-    format, largest = "int4-rows", 7
+    name, largest = "int4-rows", 7

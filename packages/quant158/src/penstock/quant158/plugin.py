@@ -31,6 +31,16 @@ def quantizers() -> list[Component]:
             contract=2,
             reference="https://arxiv.org/abs/2402.17764",
         ),
+        Component(
+            kind="quantizer",
+            name="ternary-learned",
+            target="penstock.quant158.learned:LearnedTernaryQuantizer",
+            config="penstock.quant158.config:LearnedTernaryConfig",
+            summary="1.58-bit weights with a learned threshold a row",
+            capabilities=_EVERY - {"identity-gradient"},
+            contract=2,
+            reference="https://arxiv.org/abs/2502.02631",
+        ),
         *(_integer(bits) for bits in (8, 4)),
     ]
 

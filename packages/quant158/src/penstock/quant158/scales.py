@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from penstock.hooks.problems import Problem, ProblemError
 from penstock.quant158.stored import LARGEST_SCALE, SMALLEST_SCALE, Group
 
 
@@ -48,18 +47,8 @@ def snapped(scale: Tensor) -> Tensor:
     return torch.where(scale.isfinite(), scale.clamp(SMALLEST_SCALE, LARGEST_SCALE), torch.nan).half()
 
 
-def check_packable(weight: Tensor, name: str) -> None:
-    """Raises `ProblemError` for what no format of integer codes can represent."""
-    if weight.ndim < 2 or not weight.is_floating_point():
-        what = f"'{name}' is {weight.dtype} {tuple(weight.shape)}, not a floating-point matrix"
-        raise ProblemError(Problem("bad-weights", what, "", "pack matrices of weights only"))
-    if not bool(weight.isfinite().all()):
-        what = f"'{name}' has NaN or infinite values, which no code represents"
-        raise ProblemError(Problem("not-finite", what, "", "use a checkpoint from before the run diverged"))
-
-
-def check_scale(scale: Tensor, name: str) -> None:
-    """Raises `ProblemError` for a scale, not yet rounded, that is above the range of fp16."""
-    if bool((scale > LARGEST_SCALE).any()):
-        what = f"'{name}' has a scale of {float(scale.max()):.3g}, and fp16 ends at {LARGEST_SCALE:.0f}"
-        raise ProblemError(Problem("not-finite", what, "", "use a checkpoint from before the run diverged"))
+def too_large(scale: Tensor) -> str | None:
+    """What is wrong with scales, not yet rounded, that are above the range of fp16."""
+    if not bool((scale > LARGEST_SCALE).any()):
+        return None
+    return f"a scale of {float(scale.max()):.3g}, and fp16 ends at {LARGEST_SCALE:.0f}"

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from penstock.hooks.contracts import ParameterRole
-from penstock.quant158.packing import pack
+from penstock.quant158.config import Warmup
+from penstock.quant158.gradient import straight_through
+from penstock.quant158.quantizer import GridSite, PackedQuantizer, Stored
 from penstock.quant158.roles import checked_roles
-from penstock.quant158.scales import check_packable, check_scale, grouped, mean_magnitude, snapped, ungrouped
-from penstock.quant158.stored import GROUPS, Arrays, Group, packed_bytes, ternary_format, unpacked
+from penstock.quant158.scales import grouped, mean_magnitude, snapped, too_large, ungrouped
+from penstock.quant158.stored import GROUPS, Group, ternary_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +68,12 @@ def _trits(groups: Tensor, scale: Tensor) -> Tensor:
     return (groups / scale).round_().clamp_(-1, 1)
 
 
-def straight_through(value: Tensor, weight: Tensor) -> Tensor:
-    """`value` forward, in the dtype of the weight; identity backward.
-
-    `weight - weight.detach()` is exactly zero and carries the gradient, so the value is exactly on the grid, which
-    `weight + (value - weight).detach()` would round off. (A custom `autograd.Function` is equivalent, but
-    `torch.compile` of torch 2.11 gives it a gradient of zeros.) The sum also turns -0 into 0, as a code has no sign.
-    """
-    return value.to(weight.dtype) + (weight - weight.detach())
-
-
 def _fake_quantized(weight: Tensor, group: Group) -> Tensor:
     groups, scale = _groups_and_scale(weight, group)
     return straight_through(ungrouped(_trits(groups, scale).mul_(scale), weight.shape[-1]), weight)
 
 
-class TernarySite(nn.Module):
+class TernarySite(GridSite):
     """Quantizes one weight to ternary values; has no state."""
 
     def __init__(self, group: Group) -> None:
@@ -92,53 +83,44 @@ class TernarySite(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return _fake_quantized(weight, self.group)
 
+    def stored(self, weight: Tensor) -> Stored:
+        ternary = ternarize(weight, self.group)
+        return Stored(ternary.trit, ternary.scale)
 
-class TernaryQuantizer:
+    def fault(self, weight: Tensor) -> str | None:
+        groups = grouped(weight.detach().float(), self.group)
+        return too_large(mean_magnitude(groups, self.group, weight.shape[-1]))
+
+
+class TernaryQuantizer(PackedQuantizer):
     """Quantizer with three levels for each matrix (`group="tensor"`), output row (`"row"`) or 64, 128 or 256 neighbours
     in a row.
 
     Leading dimensions are independent: each of the stacked experts [E, out, in] has its own scales. Raises `ValueError`
-    for a role that cannot be ternary.
+    for a role that cannot be ternary. `activations` and `warmup` are those of `PackedQuantizer`.
 
     >>> TernaryQuantizer().fake_quantize(torch.tensor([[0.1, -1.0], [2.0, 0.9]]))
     tensor([[ 0., -1.],
             [ 1.,  1.]])
+    >>> TernaryQuantizer().packed_bytes((2, 100, 256))
+    10244
     """
 
     def __init__(
         self,
         roles: Iterable[ParameterRole | str] = (ParameterRole.MATRIX, ParameterRole.EXPERT),
         group: Group = "tensor",
+        activations: Literal["int8"] | None = None,
+        warmup: Warmup | None = None,
     ) -> None:
         if group not in GROUPS:
             raise ValueError(f"ternary: unknown group {group!r}; use {', '.join(map(str, GROUPS))}")
-        self.format = ternary_format(group)
-        self.roles = checked_roles(roles)
+        super().__init__(ternary_format(group), checked_roles(roles), activations=activations, warmup=warmup)
         self.group: Group = group
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """[..., out, in] to the same shape and dtype, on the ternary grid; the gradient passes unchanged."""
         return _fake_quantized(weight, self.group)
 
-    def site(self, shape: tuple[int, ...], role: ParameterRole) -> TernarySite:
+    def grid_site(self, shape: tuple[int, ...]) -> TernarySite:
         return TernarySite(self.group)
-
-    def pack(self, weight: Tensor, site: nn.Module | None = None, *, name: str = "weight") -> dict[str, NDArray[Any]]:
-        """`codes` and `scale`; raises `ProblemError` for a weight that has none."""
-        check_packable(weight, name)
-        groups = grouped(weight.detach().float(), self.group)
-        check_scale(mean_magnitude(groups, self.group, weight.shape[-1]), name)
-        stored = ternarize(weight, self.group)
-        return {"codes": pack(stored.trit).cpu().numpy(), "scale": stored.scale.cpu().numpy()}
-
-    def unpack(self, arrays: Arrays, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The weight used in the forward pass, bit for bit, as fp32; a pass in half precision rounds it."""
-        return unpacked(self.format, arrays, shape)
-
-    def packed_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of the packed trits, five per byte, and of the fp16 scales.
-
-        >>> TernaryQuantizer().packed_bytes((2, 100, 256))
-        10244
-        """
-        return packed_bytes(self.format, shape)

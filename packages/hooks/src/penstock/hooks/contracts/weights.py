@@ -245,6 +245,49 @@ class PackedFormat(SiteQuantizer, Protocol):
         ...
 
 
+@runtime_checkable
+class QuantizesInput(Protocol):
+    """A quantizer that also rounds what its weights multiply, so that training computes what integer products do."""
+
+    @property
+    def input_bits(self) -> int | None:
+        """Bits of a rounded input; None leaves the input as it is."""
+        ...
+
+    def input(self, x: Tensor) -> Tensor:
+        """The input [..., in] of a product on the grid, in its shape and dtype, with a straight-through gradient. It is
+        called once for all weights that read one input."""
+        ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A quantizer's module that changes in the course of training, such as one that warms up."""
+
+    def set_tokens(self, tokens: int) -> None:
+        """Called before the first step and after every step with the tokens trained so far. What follows from them is
+        kept in the state of the module, so that a checkpoint computes as the run did."""
+        ...
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A quantizer's module that knows which weights its format cannot hold."""
+
+    def fault(self, weight: Tensor) -> str | None:
+        """What stands in the way of storing the weight, such as "a scale of 0"; None if nothing does."""
+        ...
+
+
+@runtime_checkable
+class GuardedSite(WeightSite, Protocol):
+    """A weight site that passes on the faults of its quantizer."""
+
+    def fault(self) -> str | None:
+        """What stands in the way of storing the weight; None if nothing does."""
+        ...
+
+
 def _no_formats() -> dict[ParameterRole, Quantizer | SiteQuantizer]:
     return {}
 

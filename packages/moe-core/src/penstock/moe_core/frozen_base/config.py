@@ -13,7 +13,7 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import OfKind
 from penstock.moe_core.frozen_base.mergeable import merged_config
-from penstock.moe_core.glm.layouts import obstacles, rules_of
+from penstock.moe_core.glm.layouts import obstacles, rounded_inputs, rules_of
 
 # Settings that belong to the outer model, not to the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")
@@ -74,7 +74,7 @@ class FrozenBaseConfig(ArchitectureSettings):
             )
         except ProblemError as error:
             return list(error.problems)
-        return obstacles(merged, rules_of(self))
+        return rounded_inputs(self.quantizer) + obstacles(merged, rules_of(self))
 
     @field_validator("base")
     @classmethod

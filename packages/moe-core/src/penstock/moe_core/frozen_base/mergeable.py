@@ -22,6 +22,8 @@ def merged_config(
         raise _cannot("a base that is not a glm-moe")
     if base.expert_layers:
         raise _cannot("experts next to experts")
+    if base.sub_norm:
+        raise _cannot("experts without a norm before their down projection next to MLPs with one")
     first, last = min(layers), base.num_hidden_layers - 1
     if missing := [layer for layer in range(first, last + 1) if layer not in layers]:
         raise _cannot(f"dense layers after the first one with experts ({', '.join(map(str, missing))})")

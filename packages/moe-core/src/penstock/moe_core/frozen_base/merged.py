@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from penstock.hooks.problems import ProblemError
 from penstock.moe_core.frozen_base.adapters import RoutedExperts
 from penstock.moe_core.frozen_base.mergeable import merged_config
+from penstock.moe_core.glm.layouts import ROUNDED_INPUTS
 from penstock.moe_core.glm.model import GlmMoe
 from penstock.moe_core.layers.experts import Experts
+from penstock.moe_core.layers.site import sites_of
 
 
 def merge(base: Any, adapters: dict[int, RoutedExperts], *, beside: bool) -> GlmMoe:
     """An equivalent model; raises `ProblemError` if no `GlmMoe` is equivalent."""
     stacks = [adapter.experts for adapter in adapters.values() if isinstance(adapter.experts, Experts)]
+    if any(site.site.reads for stack in stacks for site in sites_of(stack).values()):
+        raise ProblemError(ROUNDED_INPUTS)
     experts, _, hidden = stacks[0].down_proj.shape if stacks else (0, 0, 0)
     described = base.config if isinstance(base, GlmMoe) else None
     config = merged_config(described, adapters, experts=experts, expert_size=hidden, beside=beside)

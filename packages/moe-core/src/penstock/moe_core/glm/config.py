@@ -132,6 +132,9 @@ class GlmMoeConfig(ArchitectureSettings):
     """Epsilon of every RMSNorm."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights."""
+    sub_norm: bool = False
+    """RMSNorm before the output projection of attention and before every down projection, as in BitNet b1.58 2B4T:
+    ternary weights train more stably on inputs of one scale. No class of transformers has it."""
     experts_backend: Literal["grouped", "batched", "loop"] | None = None
     """Implementation of the expert matrix products; null picks the fastest one that dtype, device and sizes allow."""
     tie_word_embeddings: bool = False
@@ -175,7 +178,14 @@ class GlmMoeConfig(ArchitectureSettings):
         return {"pretrained": None, "mtp": "drop"}
 
     def export_obstacles(self) -> list[Problem]:
-        return layouts.obstacles(self, layouts.rules_of(self), prediction_layers=self.mtp == "keep")
+        return layouts.rounded_inputs(self.quantizer) + layouts.obstacles(
+            self, layouts.rules_of(self), prediction_layers=self.mtp == "keep"
+        )
+
+    @property
+    def sub_norm_epsilon(self) -> float | None:
+        """Epsilon of the norms before output and down projections; None: there are none."""
+        return self.rms_norm_eps if self.sub_norm else None
 
     @property
     def rotary_dim(self) -> int:

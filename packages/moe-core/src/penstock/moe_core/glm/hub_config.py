@@ -79,7 +79,7 @@ def to_hub_config(
     """`config.json` of `Glm4MoeForCausalLM`, with the rotary settings in both spellings.
 
     transformers supports one router for all layers: sigmoid scores with top-k. A model with any other router gets its
-    own `model_type`, so that transformers refuses it instead of computing something else.
+    own `model_type`, so that transformers refuses it instead of computing something else; so does one with `sub_norm`.
     """
     kinds = {
         (
@@ -94,7 +94,7 @@ def to_hub_config(
         for router in routers.values()
     } or {("sigmoid", 1, True, 1.0, 1, 1, True)}
     score, k, normalize, scale, groups, groups_kept, plain = next(iter(kinds))
-    standard = len(kinds) == 1 and score == "sigmoid" and plain
+    standard = len(kinds) == 1 and score == "sigmoid" and plain and not config.sub_norm
     return {
         "architectures": ["Glm4MoeForCausalLM" if standard else "PenstockGlmMoe"],
         "model_type": "glm4_moe" if standard else "penstock_glm_moe",
@@ -117,6 +117,7 @@ def to_hub_config(
         "tie_word_embeddings": tied,
         "topk_group": groups_kept,
         "dtype": "float32",
+        **({"sub_norm": True} if config.sub_norm else {}),
     }
 
 

@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from penstock.hooks.architecture import ArchitectureSettings, layer_routers
+from penstock.hooks.architecture import ArchitectureSettings, StorageSettings, layer_routers
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Choice
 
 if TYPE_CHECKING:
     from penstock.moe_core.glm.config import GlmMoeConfig
@@ -36,6 +37,15 @@ CLASSES: Mapping[Layout, str] = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "qwen3_next": "Qwen3NextForCausalLM",
 }
+
+
+# A model trained with `activations: int8` computes something else with whole ones.
+ROUNDED_INPUTS = Problem(
+    "not-exportable",
+    "no transformers class rounds activations to int8",
+    "model.quantizer",
+    "train without `activations`",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,13 @@ def rules_of(settings: ArchitectureSettings) -> dict[int, RouterRule] | None:
     }
 
 
+def rounded_inputs(storage: Choice | StorageSettings | None) -> list[Problem]:
+    """A problem if a quantizer's settings say that it rounds activations."""
+    choices = list(storage.by_role().values()) if isinstance(storage, StorageSettings) else [storage]
+    rounds = any(getattr(choice.settings, "activations", None) for choice in choices if choice is not None)
+    return [ROUNDED_INPUTS] if rounds else []
+
+
 def obstacles(
     config: GlmMoeConfig, rules: Mapping[int, RouterRule] | None, *, prediction_layers: bool = False
 ) -> list[Problem]:
@@ -120,6 +137,8 @@ def _obstacles(
     config: GlmMoeConfig, rules: Mapping[int, RouterRule], prediction_layers: bool
 ) -> Iterator[tuple[str, str]]:
     """What no class has, and what to change."""
+    if config.sub_norm:
+        yield "a norm before output and down projections", "set sub_norm to false"
     if not rules:
         return
     rule = replace(_first(rules), biased=any(each.biased for each in rules.values()))

@@ -27,7 +27,8 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.moe_core.glm import hub_config, huggingface
+from penstock.hooks.problems import ProblemError
+from penstock.moe_core.glm import hub_config, huggingface, layouts
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
@@ -64,9 +65,10 @@ class MoE(nn.Module):
         self.index = index
         self.gate = router
         sizes = (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size)
-        self.experts = Experts(*sizes, config.experts_backend)
+        self.experts = Experts(*sizes, config.experts_backend, sub_norm_epsilon=config.sub_norm_epsilon)
         shared = config.n_shared_experts * config.moe_intermediate_size
-        self.shared_experts = SwiGLU(config.hidden_size, shared) if shared else None
+        norm = config.sub_norm_epsilon
+        self.shared_experts = SwiGLU(config.hidden_size, shared, sub_norm_epsilon=norm) if shared else None
 
     def forward(self, x_BSD: Tensor, rows: RoutedRows) -> tuple[Tensor, Routing]:
         out_BSD, routing = rows.mixture(self.index, self.gate, self.experts, x_BSD)
@@ -87,10 +89,13 @@ class Layer(nn.Module):
             head_dim=config.head_dim,
             bias=config.attention_bias,
             qk_norm_epsilon=config.rms_norm_eps if config.use_qk_norm else None,
+            sub_norm_epsilon=config.sub_norm_epsilon,
         )
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = (
-            SwiGLU(config.hidden_size, config.intermediate_size) if router is None else MoE(config, index, router)
+            SwiGLU(config.hidden_size, config.intermediate_size, sub_norm_epsilon=config.sub_norm_epsilon)
+            if router is None
+            else MoE(config, index, router)
         )
 
     def forward(
@@ -153,7 +158,7 @@ class GlmMoe(nn.Module):
         for name, parameter in own_parameters(self):
             if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
                 parameter.zero_()
-            elif parameter.dim() >= 2 and ".gate." not in name:
+            elif parameter.dim() >= 2 and ".gate." not in name and _role(name) != ParameterRole.NORM:
                 parameter.normal_(0.0, self.config.initializer_range)
 
     @property
@@ -182,9 +187,9 @@ class GlmMoe(nn.Module):
         return self.lm_head(hidden_BSD).float()
 
     @property
-    def head_weight_VD(self) -> Tensor:
-        """The head's weight; the head has nothing else."""
-        return self.lm_head.effective()
+    def head_weight_VD(self) -> Tensor | None:
+        """The head's weight; the head has nothing else, unless it rounds its input."""
+        return None if self.lm_head.site.reads else self.lm_head.effective()
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         inputs = Inputs.of(inputs)
@@ -264,6 +269,9 @@ class GlmMoe(nn.Module):
         return translated_state(layout, self.config, rules[min(rules)], state)
 
     def _router_rules(self) -> dict[int, RouterRule]:
+        """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""
+        if any(site.site.reads for site in sites_of(self).values()):
+            raise ProblemError(layouts.ROUNDED_INPUTS)
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
@@ -312,6 +320,8 @@ def _role(name: str) -> ParameterRole:
             return ParameterRole.HEAD
         case [*_, "gate", _]:
             return ParameterRole.ROUTER
+        case [*_, "experts", "sub_norm"]:
+            return ParameterRole.NORM
         case [*_, "experts", _]:
             return ParameterRole.EXPERT
         case [*_, "bias"]:

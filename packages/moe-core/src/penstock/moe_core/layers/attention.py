@@ -1,7 +1,7 @@
 """Grouped-query attention with QK-norm and partial rotary embedding, and the cache that generation reads.
 
 Shape suffixes: B batch, S new positions, C cached and new positions, N query heads, M key/value heads, L = N + 2M, h
-head width.
+head width, O = N*h.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from penstock.moe_core.layers.linear import Linear, Projection, joined
+from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.rope import HeadNorm, rotated_heads
 
 
@@ -64,8 +65,10 @@ class Attention(nn.Module):
         head_dim: int,
         bias: bool = False,
         qk_norm_epsilon: float | None = None,
+        sub_norm_epsilon: float | None = None,
     ) -> None:
-        """`layer` is the index in the cache; `qk_norm_epsilon` None: no norm of queries and keys."""
+        """`layer` is the index in the cache; `qk_norm_epsilon` None: no norm of queries and keys; `sub_norm_epsilon`
+        None: no norm before the output projection."""
         super().__init__()
         self.layer = layer
         self.head_dim = head_dim
@@ -75,6 +78,7 @@ class Attention(nn.Module):
         self.k_proj = Projection(hidden_size, key_value, bias=bias)
         self.v_proj = Projection(hidden_size, key_value, bias=bias)
         self.o_proj = Linear(query, hidden_size)
+        self.sub_norm = None if sub_norm_epsilon is None else RMSNorm(query, sub_norm_epsilon)
         self.q_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
         self.k_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
 
@@ -102,7 +106,8 @@ class Attention(nn.Module):
             and query_BNSh.shape[2] == key_BMCh.shape[2],  # a single new position sees everything
             enable_gqa=True,
         )
-        return self.o_proj(out_BNSh.transpose(1, 2).flatten(2))
+        out_BSO = out_BNSh.transpose(1, 2).flatten(2)
+        return self.o_proj(out_BSO if self.sub_norm is None else self.sub_norm(out_BSO))
 
 
 def _rotated(x_BSNh: Tensor, norm: HeadNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:

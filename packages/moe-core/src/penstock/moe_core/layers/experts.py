@@ -15,6 +15,7 @@ from penstock.hooks.contracts import ParameterLayout, ParameterRole, Routing
 from penstock.moe_core.layers.dispatch import combine, dispatch
 from penstock.moe_core.layers.expert_backends import BACKENDS, Backend, choose
 from penstock.moe_core.layers.mlp import swiglu
+from penstock.moe_core.layers.norm import rms_norm
 from penstock.moe_core.layers.site import Site, Sites
 
 
@@ -32,19 +33,31 @@ class SortedRows(NamedTuple):
 class Experts(Sites):
     """E SwiGLU experts. `gate_up_proj` [E, 2H, D] holds the gate in its first H rows, `down_proj` [E, D, H].
 
+    With `sub_norm_epsilon`, an RMSNorm precedes the down projection, with a gain [E, H] named `sub_norm`.
+
     `backend` names one of `penstock.moe_core.layers.expert_backends`; None chooses the first one that supports the
     operands.
     """
 
     sites = {"gate_up_proj": "gate_up_site", "down_proj": "down_site"}
 
-    def __init__(self, experts: int, hidden_size: int, intermediate_size: int, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        experts: int,
+        hidden_size: int,
+        intermediate_size: int,
+        backend: str | None = None,
+        *,
+        sub_norm_epsilon: float | None = None,
+    ) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden_size, intermediate_size))
         gate_and_up = ParameterLayout((("gate", intermediate_size), ("up", intermediate_size)))
         self.gate_up_site = Site(ParameterRole.EXPERT, gate_and_up)
         self.down_site = Site(ParameterRole.EXPERT)
+        self.sub_norm = None if sub_norm_epsilon is None else nn.Parameter(torch.ones(experts, intermediate_size))
+        self.sub_norm_epsilon = sub_norm_epsilon or 0.0
         self.backend = None if backend is None else BACKENDS[backend]
 
     def effective_weights(self) -> tuple[Tensor, Tensor]:
@@ -60,12 +73,22 @@ class Experts(Sites):
         rows = sorted_rows(routing, len(down_EDH))
         token_N = rows.slot_N // k
 
-        x_ND = dispatch(x_TD, token_N, rows.position, rows.start_T)
+        x_ND = dispatch(self.read(x_TD, "gate_up_proj"), token_N, rows.position, rows.start_T)
         multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiply
         # Weighted here, where rows are H wide, not after the second product, where they are D wide.
         weight_N = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype)
-        hidden_NH = swiglu(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N)
+        hidden_NH = self._hidden(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N, rows.counts_E)
+        hidden_NH = self.read(hidden_NH, "down_proj")
         return combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
+
+    def _hidden(self, gate_up_N2H: Tensor, weight_N: Tensor, counts_E: Tensor) -> Tensor:
+        """The weighted input of the down projection. A norm comes before the weight, which it would cancel."""
+        if self.sub_norm is None:
+            return swiglu(gate_up_N2H, weight_N)
+        hidden_NH, dtype = swiglu(gate_up_N2H), gate_up_N2H.dtype
+        gain_NH = self.sub_norm.to(dtype).repeat_interleave(counts_E, dim=0)
+        ones_H = torch.ones_like(self.sub_norm[0], requires_grad=False)
+        return rms_norm(hidden_NH, ones_H, self.sub_norm_epsilon) * gain_NH * weight_N[:, None]
 
     def _backend(self, x_ND: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
         if len(x_ND) == 0:

@@ -23,6 +23,7 @@ class Head(Matrix):
         self, hidden: Tensor, target_T: Tensor | None = None, mask_T: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [..., V] of hidden [..., D]; with targets, of hidden [T, D], what `linear_cross_entropy` returns."""
+        hidden = self.read(hidden)
         if target_T is None:
             return linear(hidden, *self.in_dtype(hidden.dtype))
         return linear_cross_entropy(hidden, self.effective(), target_T, mask_T)

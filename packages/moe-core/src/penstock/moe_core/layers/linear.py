@@ -40,7 +40,7 @@ class Linear(Matrix):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, *self.in_dtype(x.dtype))
+        return linear(self.read(x), *self.in_dtype(x.dtype))
 
 
 class Projection(Matrix):
@@ -53,7 +53,8 @@ class Projection(Matrix):
 
 
 def joined(x: Tensor, projections: Sequence[Projection]) -> Tensor:
-    """The concatenated outputs of several layers for one input: one matrix product, and one gradient for x."""
+    """The concatenated outputs of several layers for one input: one matrix product, and one gradient for x. All have
+    one role, so they read x alike."""
     weights, biases = zip(*(projection(x.dtype) for projection in projections), strict=True)
     given = [bias for bias in biases if bias is not None]
-    return linear(x, torch.cat(weights), torch.cat(given) if given else None)
+    return linear(projections[0].read(x), torch.cat(weights), torch.cat(given) if given else None)

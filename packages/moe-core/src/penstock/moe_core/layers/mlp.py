@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from penstock.moe_core.layers.linear import Linear, Projection, joined
+from penstock.moe_core.layers.norm import RMSNorm
 
 # pyright: reportIncompatibleMethodOverride=false
 
@@ -26,16 +27,18 @@ BLOCK_ELEMENTS = 2**18
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """down(silu(gate(x)) * up(x)); with `sub_norm_epsilon`, an RMSNorm precedes the down projection."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, *, sub_norm_epsilon: float | None = None) -> None:
         super().__init__()
         self.gate_proj = Projection(hidden_size, intermediate_size)
         self.up_proj = Projection(hidden_size, intermediate_size)
         self.down_proj = Linear(intermediate_size, hidden_size)
+        self.sub_norm = None if sub_norm_epsilon is None else RMSNorm(intermediate_size, sub_norm_epsilon)
 
     def forward(self, x_D: Tensor) -> Tensor:
-        return self.down_proj(swiglu(joined(x_D, (self.gate_proj, self.up_proj))))
+        hidden_H = swiglu(joined(x_D, (self.gate_proj, self.up_proj)))
+        return self.down_proj(hidden_H if self.sub_norm is None else self.sub_norm(hidden_H))
 
 
 def swiglu(gate_up_N2H: Tensor, weight_N: Tensor | None = None) -> Tensor:

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import ParameterLayout, ParameterRole, Quantizer, SiteQuantizer, StoragePlan
+from penstock.hooks.contracts import (
+    Guarded,
+    ParameterLayout,
+    ParameterRole,
+    Quantizer,
+    QuantizesInput,
+    SiteQuantizer,
+    StoragePlan,
+)
 
 
 class Site(nn.Module):
@@ -26,16 +34,32 @@ class Site(nn.Module):
         self.layout = layout or ParameterLayout()
         self.sharing = nn.ModuleList()
         self.quantizers = nn.ModuleDict()  # one per matrix of the layout
+        self.reads: QuantizesInput | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         for transform in self.sharing:
             weight = transform(weight)
         if not self.quantizers:
             return weight
-        sizes = [size for _, size in self.layout.parts] or weight.shape[-2]
-        parts = zip(self.quantizers.values(), weight.split(sizes, dim=-2), strict=True)
-        quantized = [quantizer(part) for quantizer, part in parts]
+        quantized = [quantizer(part) for quantizer, part in self._quantized_parts(weight)]
         return quantized[0] if len(quantized) == 1 else torch.cat(quantized, dim=-2)
+
+    def input(self, x: Tensor) -> Tensor:
+        """What the product reads of its input."""
+        return x if self.reads is None else self.reads.input(x)
+
+    def fault(self, weight: Tensor) -> str | None:
+        """Why the stored weight, after sharing, has no codes; None if it has."""
+        if not any(isinstance(each, Guarded) for each in self.quantizers.values()):
+            return None
+        for transform in self.sharing:
+            weight = transform(weight)
+        faults = (each.fault(part) for each, part in self._quantized_parts(weight) if isinstance(each, Guarded))
+        return next(filter(None, faults), None)
+
+    def _quantized_parts(self, weight: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+        sizes = [size for _, size in self.layout.parts] or weight.shape[-2]
+        return zip(self.quantizers.values(), weight.split(sizes, dim=-2), strict=True)
 
 
 class Sites(nn.Module):
@@ -46,6 +70,13 @@ class Sites(nn.Module):
     def effective(self, parameter: str = "weight") -> Tensor:
         """The weight that the module computes with."""
         return self.get_submodule(self.sites[parameter])(getattr(self, parameter))
+
+    def read(self, x: Tensor, parameter: str = "weight") -> Tensor:
+        """What the product with a parameter reads of its input: one call serves all matrices of one role that read the
+        same input."""
+        site = self.get_submodule(self.sites[parameter])
+        assert isinstance(site, Site)
+        return site.input(x)
 
 
 class Stateless(nn.Module):
@@ -103,6 +134,12 @@ class NamedSite:
     def quantize(self, quantizer: Quantizer | SiteQuantizer) -> None:
         for matrix, shape in self.layout.shapes(tuple(self.weight.shape)).items():
             self.site.quantizers[matrix] = _module_of(quantizer, shape, self.role)
+        if isinstance(quantizer, QuantizesInput) and quantizer.input_bits is not None:
+            self.site.reads = quantizer
+
+    @torch.no_grad()
+    def fault(self) -> str | None:
+        return self.site.fault(self.weight)
 
 
 def sites_of(module: nn.Module) -> dict[str, NamedSite]:
