@@ -161,7 +161,7 @@ def test_the_artifact_says_what_it_was_made_from(ternary: Path, artifact: Path) 
     assert (header.checkpoint.step, header.checkpoint.tokens) == (2, 256)
     assert header.architecture.endswith(":glm-moe")
     assert header.decoder
-    assert set(header.files) == {"tokenizer.json", "data.json"}
+    assert set(header.files) == {"tokenizer.json", "plugins.lock.json", "data.json"}
 
 
 def test_a_copied_artifact_works_without_its_data_and_says_where_that_was_searched(
@@ -233,6 +233,19 @@ def test_an_artifact_whose_tensors_are_not_its_models_is_refused_with_all_of_the
         restore(path, REGISTRY)
 
 
+def test_changed_code_of_a_component_is_said(artifact: Path, tmp_path: Path, caplog: Any) -> None:
+    opened = Artifact.open(artifact)
+    lock = json.loads(opened.file("plugins.lock.json"))
+    for component in lock["components"]:
+        component["hash"] = "0" * 64
+    files = {"tokenizer.json": opened.file("tokenizer.json"), "plugins.lock.json": json.dumps(lock).encode()}
+    restore(rewrite(opened, tmp_path / "older.penstock", files=files), REGISTRY)
+    assert "is not the code of the run (files changed: hash was 000000000000" in caplog.text
+    caplog.clear()
+    restore(artifact, REGISTRY)
+    assert caplog.text == ""
+
+
 def test_a_damaged_artifact_is_refused_by_every_command(artifact: Path, command: Command, tmp_path: Path) -> None:
     data = bytearray(artifact.read_bytes())
     data[len(data) // 2] ^= 1
@@ -240,6 +253,12 @@ def test_a_damaged_artifact_is_refused_by_every_command(artifact: Path, command:
     for words in (("evaluate",), ("generate", "--prompt", "x"), ("profile",)):
         with pytest.raises(ProblemError, match=r"bad\.penstock: .* its SHA-256 is not the one in the header"):
             command(words[0], tmp_path / "bad.penstock", *words[1:])
+    (tmp_path / "bad.penstock").write_bytes(b"GGUF")
+    for words in (("evaluate",), ("generate", "--prompt", "x"), ("profile",)):
+        with pytest.raises(ProblemError, match=r"bad\.penstock: not an artifact of Penstock"):
+            command(words[0], tmp_path / "bad.penstock", *words[1:])
+        with pytest.raises(ProblemError, match=r"none\.penstock: the artifact cannot be read \(No such file"):
+            command(words[0], tmp_path / "none.penstock", *words[1:])
 
 
 @pytest.mark.parametrize("name", ["layers.1.mlp.experts.gate_up_proj", "norm.weight"])

@@ -297,8 +297,9 @@ def test_an_unknown_name_is_refused_with_the_closest(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
+    assert is_artifact(tmp_path / "none.penstock")  # whoever opens it says that it is not there
+    assert not is_artifact(tmp_path)
     for path in (tmp_path / "none.penstock", tmp_path):
-        assert not is_artifact(path)
         with pytest.raises(ProblemError, match="cannot be read"):
             Artifact.open(path)
 

@@ -87,9 +87,9 @@ def _chosen(exporter: str, engine: str | None) -> Any:
 
 
 def _result(choice: Choice, files: list[Path]) -> dict[str, Any]:
-    from penstock.quant158.artifact.reader import is_artifact
+    from penstock.quant158.artifact.reader import begins_like_artifact
 
-    single = files[0] if len(files) == 1 and is_artifact(files[0]) else None
+    single = files[0] if len(files) == 1 and begins_like_artifact(files[0]) else None
     return {
         "folder": str(files[0].parent),
         "format": choice.entry.component.name,
