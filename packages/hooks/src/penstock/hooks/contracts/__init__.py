@@ -63,6 +63,7 @@ from penstock.hooks.contracts.training import (
     TrainingData,
 )
 from penstock.hooks.contracts.weights import (
+    FULL_PRECISION,
     Guarded,
     GuardedSite,
     LaidOut,
@@ -80,10 +81,12 @@ from penstock.hooks.contracts.weights import (
     SiteQuantizer,
     SiteSharing,
     StoragePlan,
+    StoredTensor,
     WeightSite,
 )
 
 __all__ = [
+    "FULL_PRECISION",
     "Answer",
     "Array",
     "AskingRouter",
@@ -145,6 +148,7 @@ __all__ = [
     "StepModule",
     "StepRecord",
     "StoragePlan",
+    "StoredTensor",
     "Task",
     "TaskContext",
     "TaskResult",
