@@ -121,7 +121,7 @@ def test_the_model_trains_with_every_old_part(trained):
     assert all(row["balance/entropy"] >= 0 for row in steps)
     assert [line.split(",")[0] for line in (trained / "metrics.csv").read_text().splitlines()] == list("1234")
     sizes = read(trained / "sizes.json")
-    assert sizes[-1]["format"] == "Int8Rows, rest bf16"
+    assert sizes[-1]["format"] == "Int8Rows, rest fp32"
 
 
 def test_the_weights_are_those_of_the_old_router_balancer_and_sharing(trained):

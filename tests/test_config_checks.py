@@ -108,3 +108,23 @@ from penstock.run.config import load_run_config
 load_run_config(Path(sys.argv[1]), [], Registry.discover())
 sys.exit("torch" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code, config]).returncode == 0
+
+
+DENSE = ["model.first_k_dense_replace=3", "model.balance=[]", "model.router=null"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("ternary", None),
+        ("{use: ternary, roles: [expert]}", "model.quantizer: 'ternary' finds no parameter of its role"),
+        ("{matrix: ternary, expert: int8}", "model.quantizer.expert: 'int8' finds no parameter of its role"),
+        ("{weights: ternary, head: int8, embedding: int4}", None),
+    ],
+)
+def test_a_quantizer_that_finds_no_parameter_is_refused(config: Path, registry: Registry, storage: str, said: str):
+    quantizer = f"model.quantizer={storage}"
+    assert problems(config, registry, quantizer) == []
+    found = problems(config, registry, quantizer, *DENSE)
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]

@@ -19,6 +19,7 @@ from penstock.hooks.architecture import (
     SITES,
     StorageSettings,
     architecture_settings,
+    idle_quantizers,
     layer_routers,
     routers_without_gradient,
     unanswered_asks,
@@ -74,6 +75,11 @@ def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Pr
         needing.append("model.quantizer")
     what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
     yield from (Problem("unsupported", what, path, fix) for path in needing)
+
+
+def every_quantizer_finds_a_parameter(config: RunConfig) -> Iterable[Problem]:
+    settings = architecture_settings(config.model)
+    return idle_quantizers(settings, settings.absent_roles)
 
 
 def sequences_fit_the_model(config: RunConfig) -> Iterator[Problem]:
@@ -137,6 +143,7 @@ CHECKS = (
     ConfigCheck(
         "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
     ),
+    ConfigCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
     ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, router_misfits
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.glm import hub_config, layouts
 
@@ -169,6 +170,10 @@ class GlmMoeConfig(ArchitectureSettings):
     def expert_layers(self) -> range:
         """Indices of the mixture-of-experts layers."""
         return range(self.first_k_dense_replace, self.num_hidden_layers)
+
+    @property
+    def absent_roles(self) -> frozenset[ParameterRole]:
+        return frozenset() if self.expert_layers else frozenset({ParameterRole.EXPERT, ParameterRole.ROUTER})
 
     @property
     def max_positions(self) -> int:
