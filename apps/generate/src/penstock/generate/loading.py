@@ -16,6 +16,7 @@ from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.model import TextModel
 from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.config import RESOLVED
@@ -30,7 +31,7 @@ OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 
 def load_model(path: Path, registry: Registry) -> TextModel:
     """See `penstock.generate.load`."""
-    path = path.expanduser()
+    path = expanded(path)
     if (path / RESOLVED).is_file():
         return _of_run(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():

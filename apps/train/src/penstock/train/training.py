@@ -15,6 +15,7 @@ from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
+from penstock.run.checks import missing_files_of_other_commands
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
@@ -78,6 +79,8 @@ def train_run(
     require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
+        if first:
+            _warn_of_missing_files(config)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
@@ -89,6 +92,12 @@ def train_run(
             )
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+def _warn_of_missing_files(config: RunConfig) -> None:
+    """Training does not end for a file that a later command reads, and may take hours until that one says so."""
+    for problem in missing_files_of_other_commands(config):
+        messages.warn(f"{problem}; training does not need it")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers.decoders import DecodeStream
 
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 Integers = NDArray[np.int64]
@@ -43,7 +44,7 @@ class PublishedTokenizer:
     @classmethod
     def of_model(cls, model: str) -> PublishedTokenizer:
         """Loads the tokenizer of a folder or of a hub name; raises `ProblemError` if it is missing."""
-        folder = Path(model).expanduser()
+        folder = expanded(model)
         return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
 
     def prompt(self, text: str, *, spelled: bool = False) -> list[int]:

@@ -27,6 +27,7 @@ from penstock.data_prep.lossless import (
     lossless_problems,
     pre_tokenizer_parts,
 )
+from penstock.hooks.inputs import expanded
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -175,7 +176,8 @@ def _splits_as_ours(document: Mapping[str, Any]) -> bool:
 
 def read_tokenizer(path: str | Path) -> bytes:
     """The content of a `tokenizer.json`: that file, the one in a folder, or one made from a llama2.c `.bin`."""
-    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    given = expanded(path)
+    file = given / "tokenizer.json" if given.is_dir() else given
     try:
         data = file.read_bytes()
     except OSError as error:

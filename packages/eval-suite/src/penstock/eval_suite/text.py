@@ -20,6 +20,7 @@ from penstock.eval_suite.prompts import refuse_shots
 from penstock.eval_suite.sources import local_rows, read_text, texts_of
 from penstock.eval_suite.tasks import Stream, bytes_of_tokens, details_of, require_stride, stream_bits_per_byte
 from penstock.hooks.contracts import Answer, Array, Item, Rolling, RollingAnswer, TaskContext, TaskResult
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 _JSON_LINES = tuple(f".jsonl{suffix}" for suffix in ("", ".gz", ".xz", ".bz2", ".zst"))
@@ -31,7 +32,7 @@ class Text:
     def __init__(
         self, paths: Sequence[str | Path], column: str = "text", separator: str | None = None, stride: int | None = None
     ) -> None:
-        self._paths = [Path(path).expanduser() for path in paths]
+        self._paths = [expanded(path) for path in paths]
         self._column = column
         self._separator = separator
         self._stride = stride
