@@ -54,7 +54,7 @@ def _of_run(restored: Restored) -> TextModel:
     return TextModel(
         name=str(restored.run.path),
         model=restored.model,
-        tokenizer=PublishedTokenizer.of_model(str(folder)),
+        tokenizer=PublishedTokenizer.of_model(str(folder), adds_tokens=False),
         config=restored.config,
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),
