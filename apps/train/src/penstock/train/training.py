@@ -144,7 +144,8 @@ def _train(
     trainer = _trainer(config, run, Path(prepared["data"]), engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; steps lost to a kill are not counted twice
-    if first:
+    done = step >= trainer.steps and run.status().state == "finished"
+    if first and not done:
         _record_beginning(trainer, step, resumption)
     try:
         trainer.train()
@@ -155,9 +156,9 @@ def _train(
             messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
         raise KeyboardInterrupt from None
     finally:
-        if first:
+        if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
-    return _trained(trainer)
+    return _trained(trainer, already=done)
 
 
 def _prepared(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     write_record(run.path / "sizes.json", size_table(composition))
 
 
-def _trained(trainer: Trainer) -> Trained:
+def _trained(trainer: Trainer, *, already: bool) -> Trained:
     """The result of the run."""
     first = trainer.engine.rank == 0
     learnt = trainer.what_was_learnt() if first else {}
@@ -222,4 +223,5 @@ def _trained(trainer: Trainer) -> Trained:
         steps=trainer.steps,
         parameters=parameter_summary(trainer.composition),
         learnt=learnt or None,
+        already_finished=already or None,
     )
