@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from penstock.generate.model import TextModel
 from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.inputs import expanded
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.config import RESOLVED
@@ -119,8 +119,8 @@ def _require_next_token(model: LanguageModel) -> None:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is no file."""
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
         raise failed("damaged-file", f"not valid JSON ({error})", str(path), "save or download it again") from error
     if not isinstance(value, dict):
         raise failed("damaged-file", "not a JSON object", str(path), "save or download it again")

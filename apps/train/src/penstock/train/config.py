@@ -24,7 +24,7 @@ class MaskedNextTokenConfig(Schema):
     """Rows of JSON lines: {"text"}, {"prompt", "completion"}, or {"tokens", "mask"}."""
 
     paths: tuple[InputPattern, ...]
-    """Files, folders (searched recursively for *.jsonl*) and globs to train on; .gz, .bz2, .xz and .zst files are
+    """Files, folders (searched recursively for .jsonl files) and globs to train on; .gz, .bz2, .xz and .zst files are
     decompressed."""
     heldout: tuple[InputPattern, ...]
     """Files, folders and globs of rows that are only evaluated, in the same form as `paths`."""
