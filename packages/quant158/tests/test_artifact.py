@@ -232,7 +232,7 @@ def test_a_header_that_lies_is_refused_with_what_and_where(what: str, whole: byt
         (b"", "header: not valid JSON"),
         (b"\xff\xfe", "header: not valid JSON"),
         (b"[]", "header: expected an object"),
-        (b'{"run": {}, "run": {}}', "'run' is there twice"),
+        (b'{"run": {}, "run": {}}', "the key 'run' occurs twice"),
         (b'{"run": NaN}', "NaN is no number"),
         (b'{"run": 1e999}', "1e999 is beyond every number"),
         (b'{"run": ' + b"9" * 5000 + b"}", "header: not valid JSON"),

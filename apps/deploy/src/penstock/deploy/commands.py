@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,13 @@ def export(
 
 def _export_model(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
     folder = out or restored.path / f"export-{choice.entry.component.name}"
+    from penstock.data_prep.tokenizer import beginning_with_end_of_text
+
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    return choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer = Path(temporary) / "tokenizer.json"
+        tokenizer.write_bytes(beginning_with_end_of_text(restored.tokenizer_json))
+        return choice.build().export(model, tokenizer, folder)
 
 
 def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:

@@ -14,6 +14,7 @@ class Stored:
 
     def __init__(self, quantizer: Any) -> None:
         self.roles: frozenset[ParameterRole] = quantizer.roles
+        self.format: str = getattr(quantizer, "format", type(quantizer).__name__)
         self._quantizer = quantizer
 
     @property

@@ -23,7 +23,7 @@ from penstock.quant158.artifact.header import (
     BadHeaderError,
     Header,
     Part,
-    StoredTensor,
+    TensorEntry,
     aligned,
     check_places,
     parse_header,
@@ -107,7 +107,7 @@ class Artifact:
     def names(self) -> tuple[str, ...]:
         return (*self.header.tensors, *self.header.aliases)
 
-    def tensor(self, name: str) -> StoredTensor:
+    def tensor(self, name: str) -> TensorEntry:
         """What the header says of a tensor or an alias."""
         stored = self.header.tensors.get(self.header.aliases.get(name, name))
         if stored is None:
