@@ -19,6 +19,7 @@ from penstock.generate import load
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact, Content, write_artifact
+from penstock.train.compose import stored_tensors
 from penstock.train.restore import restore, restore_run
 
 Command = Callable[..., Any]
@@ -143,6 +144,16 @@ def test_at_most_1_73_bits_a_ternary_weight(ternary: Path, artifact: Path, comma
     assert sizes["bits_per_ternary_weight"] <= 1.73
     assert "bits a ternary weight, codes and scales" in said
     assert all(word in said for word in ("ternary-base3-g128", "int8-rows", "fp32", "tokenizer.json", "hashes"))
+
+
+def test_tensors_are_stored_as_the_plan_says(ternary: Path, artifact: Path) -> None:
+    planned = stored_tensors(restore_run(ternary, REGISTRY).composition)
+    header = Artifact.open(artifact).header
+    of_plan = {each.name: (each.format, each.shape, each.bytes) for each in planned}
+    found = {name: (tensor.format, tensor.shape, tensor.bytes) for name, tensor in header.tensors.items()}
+    biases = {name for name in found if name.endswith("e_score_correction_bias")}  # buffers, of which no plan speaks
+    assert of_plan == {name: each for name, each in found.items() if name not in biases}
+    assert len(biases) == 2
 
 
 def test_shared_tensors_are_stored_once(artifact: Path) -> None:

@@ -153,6 +153,21 @@ def test_the_network_is_the_old_one_with_the_old_placement(trained):
     assert all(row["dispatch_seconds"] > 0 for row in result["rows"])
 
 
+def test_a_packed_file_holds_what_old_parts_compute_with(trained, tmp_path):
+    import torch
+
+    from penstock.train.restore import restore
+
+    registry, path = Registry.discover(SELECTION), tmp_path / "model.penstock"
+    formats = penstock("export", trained, "--format", "penstock", "--out", path)["sizes"]["formats"]
+    assert [each["format"] for each in formats] == ["fp32"]  # the old quantizer has no format of ours
+    token_BS = torch.arange(64).view(2, 32)
+    run, packed = (restore(each, registry).model for each in (trained, path))
+    with torch.no_grad():
+        assert torch.equal(run.logits(run(token_BS).hidden_BSD), packed.logits(packed(token_BS).hidden_BSD))
+    assert packed.layers[0].input_layernorm.weight is packed.layers[2].input_layernorm.weight
+
+
 def test_the_model_is_written_by_the_old_exporter(trained, tmp_path):
     result = penstock("export", trained, "--format", "npz", "--out", tmp_path)
     assert set(result["files"]) == {"weights.npz", "config.json", "tokenizer.json"}

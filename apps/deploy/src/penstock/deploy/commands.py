@@ -81,7 +81,9 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
         what, fix = f"'{path.name}' does not end in {exporter.suffix}", f"write --out {path}{exporter.suffix}"
         raise ProblemError(Problem("bad-value", what, "--out", fix))
     with StageProgress() as progress:
-        return exporter.export(trained_model(restored), path, lambda done, total: progress("bytes", done, total))
+        return exporter.export(
+            trained_model(restored), path, lambda done, total: progress("bytes written", done, total)
+        )
 
 
 def _chosen(exporter: str, engine: str | None) -> Any:
