@@ -19,12 +19,12 @@ from penstock.generate import load
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact, Content, write_artifact
+from penstock.train.compose import stored_tensors
 from penstock.train.restore import restore, restore_run
 
 Command = Callable[..., Any]
 
 REGISTRY = Registry.discover()
-INT8 = "{embedding: int8, head: int8}"
 # Changes of the shared config, one run each: dense and mixture, tied and untied, with and without added parameters.
 RUNS: dict[str, list[str]] = {
     "mixture, tied, groups of 64": [
@@ -41,6 +41,12 @@ RUNS: dict[str, list[str]] = {
         "model.tie_word_embeddings=true",
         "model.sharing=[{use: tied-gains, match: ['*q_proj*', '*experts.down_proj']}]",
         "model.quantizer={use: ternary, group: row}",
+    ],
+    "mixture, int8 activations, learned thresholds, norms before projections, warmed up": [
+        "model.sub_norm=true",
+        "model.quantizer={matrix: {use: ternary-learned, activations: int8}, expert: {use: ternary, group: 128, "
+        "activations: int8, warmup: {tokens: 640}}, head: {use: int8, activations: int8}}",
+        "model.sharing=[]",
     ],
     "full precision in bf16": ["model.quantizer=null", "train.dtype=bf16"],
 }
@@ -140,6 +146,16 @@ def test_at_most_1_73_bits_a_ternary_weight(ternary: Path, artifact: Path, comma
     assert all(word in said for word in ("ternary-base3-g128", "int8-rows", "fp32", "tokenizer.json", "hashes"))
 
 
+def test_tensors_are_stored_as_the_plan_says(ternary: Path, artifact: Path) -> None:
+    planned = stored_tensors(restore_run(ternary, REGISTRY).composition)
+    header = Artifact.open(artifact).header
+    of_plan = {each.name: (each.format, each.shape, each.bytes) for each in planned}
+    found = {name: (tensor.format, tensor.shape, tensor.bytes) for name, tensor in header.tensors.items()}
+    biases = {name for name in found if name.endswith("e_score_correction_bias")}  # buffers, of which no plan speaks
+    assert of_plan == {name: each for name, each in found.items() if name not in biases}
+    assert len(biases) == 2
+
+
 def test_shared_tensors_are_stored_once(artifact: Path) -> None:
     header = Artifact.open(artifact).header
     assert header.aliases == {"lm_head.weight": "embed_tokens.weight"}
@@ -156,7 +172,7 @@ def test_the_artifact_says_what_it_was_made_from(ternary: Path, artifact: Path) 
     assert (header.checkpoint.step, header.checkpoint.tokens) == (2, 256)
     assert header.architecture.endswith(":glm-moe")
     assert header.decoder
-    assert set(header.files) == {"tokenizer.json", "data.json"}
+    assert set(header.files) == {"tokenizer.json", "plugins.lock.json", "data.json"}
 
 
 def test_a_copied_artifact_works_without_its_data_and_says_where_that_was_searched(
@@ -228,6 +244,19 @@ def test_an_artifact_whose_tensors_are_not_its_models_is_refused_with_all_of_the
         restore(path, REGISTRY)
 
 
+def test_changed_code_of_a_component_is_said(artifact: Path, tmp_path: Path, caplog: Any) -> None:
+    opened = Artifact.open(artifact)
+    lock = json.loads(opened.file("plugins.lock.json"))
+    for component in lock["components"]:
+        component["hash"] = "0" * 64
+    files = {"tokenizer.json": opened.file("tokenizer.json"), "plugins.lock.json": json.dumps(lock).encode()}
+    restore(rewrite(opened, tmp_path / "older.penstock", files=files), REGISTRY)
+    assert "is not the code of the run (files changed: hash was 000000000000" in caplog.text
+    caplog.clear()
+    restore(artifact, REGISTRY)
+    assert caplog.text == ""
+
+
 def test_a_damaged_artifact_is_refused_by_every_command(artifact: Path, command: Command, tmp_path: Path) -> None:
     data = bytearray(artifact.read_bytes())
     data[len(data) // 2] ^= 1
@@ -235,6 +264,12 @@ def test_a_damaged_artifact_is_refused_by_every_command(artifact: Path, command:
     for words in (("evaluate",), ("generate", "--prompt", "x"), ("profile",)):
         with pytest.raises(ProblemError, match=r"bad\.penstock: .* its SHA-256 is not the one in the header"):
             command(words[0], tmp_path / "bad.penstock", *words[1:])
+    (tmp_path / "bad.penstock").write_bytes(b"GGUF")
+    for words in (("evaluate",), ("generate", "--prompt", "x"), ("profile",)):
+        with pytest.raises(ProblemError, match=r"bad\.penstock: not an artifact of Penstock"):
+            command(words[0], tmp_path / "bad.penstock", *words[1:])
+        with pytest.raises(ProblemError, match=r"none\.penstock: the artifact cannot be read \(No such file"):
+            command(words[0], tmp_path / "none.penstock", *words[1:])
 
 
 @pytest.mark.parametrize("name", ["layers.1.mlp.experts.gate_up_proj", "norm.weight"])
@@ -251,6 +286,19 @@ def test_a_weight_that_is_not_finite_is_named_and_nothing_is_written(
     with pytest.raises(ProblemError, match=f"'{name}.*' has NaN or infinite values"):
         ArtifactExporter().export(trained_model(restored), tmp_path / "model.penstock")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_still_warms_up_is_refused_and_nothing_is_written(
+    config_file: Path, command: Command, tmp_path: Path
+) -> None:
+    quantizer = "model.quantizer={use: ternary, warmup: {tokens: 100000}}"
+    run = command("train", config_file, "name=warm", quantizer, "train.tokens=128", "--runs", tmp_path, "--json")
+    out = tmp_path / "out" / "model.penstock"
+    out.parent.mkdir()
+    with pytest.raises(ProblemError, match="warm") as caught:
+        command("export", run["run_dir"], "--format", "penstock", "--out", out)
+    assert [problem.code for problem in caught.value.problems] == ["not-trained"]
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_place_that_is_not_an_artifacts_is_refused(ternary: Path, command: Command, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_the_model_trains_with_every_old_part(trained):
     assert all(row["balance/entropy"] >= 0 for row in steps)
     assert [line.split(",")[0] for line in (trained / "metrics.csv").read_text().splitlines()] == list("1234")
     sizes = read(trained / "sizes.json")
-    assert sizes[-1]["format"] == "Int8Rows, rest bf16"
+    assert sizes[-1]["format"] == "Int8Rows, rest fp32"
 
 
 def test_the_weights_are_those_of_the_old_router_balancer_and_sharing(trained):
@@ -151,6 +151,21 @@ def test_the_network_is_the_old_one_with_the_old_placement(trained):
     result = penstock("simulate", trained)
     assert (result["topology"], result["placement"]) == ("star", "heaviest-first")
     assert all(row["dispatch_seconds"] > 0 for row in result["rows"])
+
+
+def test_a_packed_file_holds_what_old_parts_compute_with(trained, tmp_path):
+    import torch
+
+    from penstock.train.restore import restore
+
+    registry, path = Registry.discover(SELECTION), tmp_path / "model.penstock"
+    formats = penstock("export", trained, "--format", "penstock", "--out", path)["sizes"]["formats"]
+    assert [each["format"] for each in formats] == ["fp32"]  # the old quantizer has no format of ours
+    token_BS = torch.arange(64).view(2, 32)
+    run, packed = (restore(each, registry).model for each in (trained, path))
+    with torch.no_grad():
+        assert torch.equal(run.logits(run(token_BS).hidden_BSD), packed.logits(packed(token_BS).hidden_BSD))
+    assert packed.layers[0].input_layernorm.weight is packed.layers[2].input_layernorm.weight
 
 
 def test_the_model_is_written_by_the_old_exporter(trained, tmp_path):

@@ -81,6 +81,9 @@ def test_a_checkpoint_holds_what_trains_and_the_hash_of_the_base(
     assert figures <= result["learnt"].keys()
     generated = command("generate", result["run_dir"], "--prompt", "def ", "--tokens", 80, "--json")
     assert (generated["stopped_by"], generated["prompt_tokens"] + generated["new_tokens"]) == ("positions", 64)
+    with pytest.raises(ProblemError, match="the model learns beside a frozen base, which its config only names"):
+        command("export", result["run_dir"], "--format", "penstock")
+    assert not Path(result["run_dir"], "model.penstock").exists()
 
 
 def test_a_run_that_is_resumed_has_the_bits_of_one_that_was_not(

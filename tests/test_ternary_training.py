@@ -14,7 +14,7 @@ from penstock.hooks import Registry
 from penstock.hooks.contracts import PackedFormat, ParameterRole, StoragePlan
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.layers.site import NamedSite
-from penstock.train.compose import Composition
+from penstock.train.compose import Composition, stored_tensors
 from penstock.train.loop import Trainer
 from penstock.train.restore import restore
 
@@ -99,3 +99,23 @@ def test_a_plan_of_one_quantizer_serves_the_roles_that_it_names():
     registry = Registry.discover()
     plan = StoragePlan.of(registry.build("quantizer", {"use": "int8", "roles": ["head"]}))
     assert plan.formats.keys() == {ParameterRole.HEAD}
+
+
+def test_the_size_of_a_plan_is_the_sum_of_its_packed_tensors_and_explain_says_who_chose_it(
+    command, config_file, tmp_path, read_json
+):
+    storage = "model.quantizer={weights: {use: ternary, group: 64}, embedding: int8, head: int8}"
+    result = command("train", config_file, storage, "train.tokens=128", "--runs", tmp_path)
+    composition = restore(Path(result["run_dir"]), Registry.discover()).composition
+    row = read_json(Path(result["run_dir"]) / "sizes.json")[-1]
+    assert row["format"] == "ternary-base3-g64 (matrix, expert), int8-rows (embedding, head), rest fp32"
+    stored = stored_tensors(composition)
+    assert row["bytes"] == sum(each.bytes for each in stored)
+    assert {each.parameter for each in stored} == {name for name, _ in composition.module.named_parameters()}
+    explained = command("config", "explain", config_file, "storage", "--set", storage)
+    rows = {each["path"]: (each["value"], each["source"]) for each in explained}
+    assert rows["storage.expert.group"] == (64, "command line, override 1 (model.quantizer.weights)")
+    assert rows["storage.head.use"][0] == "penstock-quant158:int8"
+    assert rows["storage.norm"] == ("fp32", "no quantizer")
+    with pytest.raises(ProblemError, match=r"the model stores no 'storage\.heads'"):
+        command("config", "explain", config_file, "storage.heads")

@@ -232,7 +232,7 @@ def test_a_header_that_lies_is_refused_with_what_and_where(what: str, whole: byt
         (b"", "header: not valid JSON"),
         (b"\xff\xfe", "header: not valid JSON"),
         (b"[]", "header: expected an object"),
-        (b'{"run": {}, "run": {}}', "'run' is there twice"),
+        (b'{"run": {}, "run": {}}', "the key 'run' occurs twice"),
         (b'{"run": NaN}', "NaN is no number"),
         (b'{"run": 1e999}', "1e999 is beyond every number"),
         (b'{"run": ' + b"9" * 5000 + b"}", "header: not valid JSON"),
@@ -296,9 +296,40 @@ def test_an_unknown_name_is_refused_with_the_closest(tmp_path: Path) -> None:
         artifact.file("data.json")
 
 
+BAD_CODES: dict[str, tuple[str, str, int, Any, str]] = {
+    "five trits beyond 242": ("ternary-base3-row", "codes", 0, 243, "codes of up to 243"),
+    "trits after the last": ("ternary-base3-row", "codes", -1, 242, "the last byte has more than the weight"),
+    "a byte of -128": ("int8-rows", "codes", 3, -128, "a code is -128"),
+    "a nibble of -8": ("int4-rows", "codes", 1, 0, "a code is -8"),
+    "a scale of 0": ("ternary-base3-g64", "scale", 0, 0, "a scale is zero"),
+    "a negative scale": ("ternary-base3-tensor", "scale", 0, -0.5, "a scale is zero, negative"),
+    "a subnormal scale": ("int4-rows", "scale", 1, 2.0**-15, "subnormal"),
+    "an infinite scale": ("int8-rows", "scale", 2, np.inf, "not finite"),
+    "a scale that is no number": ("ternary-base3-g256", "scale", 0, np.nan, "not finite"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_CODES)
+def test_codes_and_scales_that_no_weight_has_are_refused_by_the_tensors_name(what: str, tmp_path: Path) -> None:
+    format, array, index, value, message = BAD_CODES[what]
+    layouts = layouts_of(format, (3, 7))
+    filling = {"ternary-base3-row": 121, "int8-rows": 0}.get(format, 136 if format == "int4-rows" else 121)
+    arrays = {
+        name: np.full(layout.shape, 0.5 if name == "scale" else filling, layout.dtype)
+        for name, layout in layouts.items()
+    }
+    arrays[array].reshape(-1)[index] = value
+    path = write(tmp_path / "a.penstock", tensors=[Content("x", format, (3, 7), lambda: arrays)], aliases={"y": "x"})
+    artifact = Artifact.open(path)
+    artifact.verify()
+    with pytest.raises(ProblemError, match=f"tensor 'y': .*{message}"):
+        artifact.weight("y")
+
+
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
+    assert is_artifact(tmp_path / "none.penstock")  # whoever opens it says that it is not there
+    assert not is_artifact(tmp_path)
     for path in (tmp_path / "none.penstock", tmp_path):
-        assert not is_artifact(path)
         with pytest.raises(ProblemError, match="cannot be read"):
             Artifact.open(path)
 

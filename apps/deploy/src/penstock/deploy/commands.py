@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,13 @@ def export(
 
 def _export_model(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
     folder = out or restored.path / f"export-{choice.entry.component.name}"
+    from penstock.data_prep.tokenizer import beginning_with_end_of_text
+
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    return choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer = Path(temporary) / "tokenizer.json"
+        tokenizer.write_bytes(beginning_with_end_of_text(restored.tokenizer_json))
+        return choice.build().export(model, tokenizer, folder)
 
 
 def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
@@ -75,7 +81,9 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
         what, fix = f"'{path.name}' does not end in {exporter.suffix}", f"write --out {path}{exporter.suffix}"
         raise ProblemError(Problem("bad-value", what, "--out", fix))
     with StageProgress() as progress:
-        return exporter.export(trained_model(restored), path, lambda done, total: progress("bytes", done, total))
+        return exporter.export(
+            trained_model(restored), path, lambda done, total: progress("bytes written", done, total)
+        )
 
 
 def _chosen(exporter: str, engine: str | None) -> Any:
@@ -87,9 +95,9 @@ def _chosen(exporter: str, engine: str | None) -> Any:
 
 
 def _result(choice: Choice, files: list[Path]) -> dict[str, Any]:
-    from penstock.quant158.artifact.reader import is_artifact
+    from penstock.quant158.artifact.reader import begins_like_artifact
 
-    single = files[0] if len(files) == 1 and is_artifact(files[0]) else None
+    single = files[0] if len(files) == 1 and begins_like_artifact(files[0]) else None
     return {
         "folder": str(files[0].parent),
         "format": choice.entry.component.name,

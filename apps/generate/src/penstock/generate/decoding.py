@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tokenizers
-
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.generate.model import NextTokens, Sampling, TextModel
@@ -35,7 +33,7 @@ def decoded(path: Path, registry: Registry) -> TextModel:
         model=decoder,
         next_tokens=tokens_of(decoder),
         vocabulary_size=description.vocabulary,
-        tokenizer=PublishedTokenizer(tokenizers.Tokenizer.from_str(tokenizer_json.decode())),
+        tokenizer=PublishedTokenizer.of_trained(tokenizer_json),
         config=config,
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *(ends if isinstance(ends, list) else () if ends is None else (ends,)))),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import tokenizers
 import torch
 from torch import nn
 
@@ -18,6 +16,7 @@ from penstock.generate.model import TextModel
 from penstock.generate.torch_tokens import tokens_of
 from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.quant158.artifact.reader import is_artifact
@@ -57,7 +56,7 @@ def _of_trained(restored: Restored) -> TextModel:
         model=restored.model,
         next_tokens=tokens_of(restored.model),
         vocabulary_size=restored.model.vocabulary_size,
-        tokenizer=PublishedTokenizer(tokenizers.Tokenizer.from_str(restored.tokenizer_json.decode())),
+        tokenizer=PublishedTokenizer.of_trained(restored.tokenizer_json),
         config=restored.config,
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),
@@ -124,8 +123,8 @@ def _require_next_token(model: LanguageModel) -> None:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is no file."""
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
         raise failed("damaged-file", f"not valid JSON ({error})", str(path), "save or download it again") from error
     if not isinstance(value, dict):
         raise failed("damaged-file", "not a JSON object", str(path), "save or download it again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from penstock.generate.model import TextModel
+from penstock.hooks.inputs import expanded
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact.reader import is_artifact
 from penstock.run import messages
@@ -12,7 +13,7 @@ from penstock.run import messages
 
 def open_model(path: Path, registry: Registry) -> TextModel:
     """See `penstock.generate.load`. An artifact that the decoder cannot run is run by torch, and a note says why."""
-    path = path.expanduser()
+    path = expanded(path)
     if is_artifact(path):
         from penstock.generate.decoding import decoded
         from penstock.quant158.decoder import NotDecodableError

@@ -88,9 +88,10 @@ def profile(
 ) -> dict[str, Any]:
     """Show which experts MODEL chooses, how evenly, in which combinations and for which domains.
 
-    MODEL is a run, whose held-out text is read unless --corpus gives another; a transformers mixture of experts
-    (a folder with config.json, or a hub name), read with its own tokenizer on the text of --corpus; or a trace: .npz, a
-    .json table of counts, a vLLM .jsonl log (each also xz-compressed), or an SGLang .pt recording.
+    MODEL is a run or its packed file (.penstock), whose held-out text is read unless --corpus gives another; a
+    transformers mixture of experts (a folder with config.json, or a hub name), read with its own tokenizer on the text
+    of --corpus; or a trace: .npz, a .json table of counts, a vLLM .jsonl log (each also xz-compressed), or an SGLang
+    .pt recording.
 
     A run keeps trace/heldout.npz and profile.json, or with --corpus trace/corpus.npz and profile-corpus.json. With
     --modify, perplexity, balance and predicted communication are measured for assignments other than the routers' and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from penstock.hooks.contracts import ParameterLayout, SharingPlan
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact
+from penstock.run import messages
 from penstock.run.config import RunConfig, resolved_run_config
+from penstock.run.plugin_lock import LOCK, Locked, lock_changes, plugin_lock
 from penstock.run.records.data import DataRecord
 from penstock.run.records.record import parse_record
 from penstock.sharing.plan import share
@@ -24,6 +26,7 @@ from penstock.train.data import RECORD, find_recorded
 from penstock.train.weights import layouts_of
 
 TOKENIZER = "tokenizer.json"
+_Lock: TypeAlias = dict[str, list[Locked]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,17 @@ class OpenedArtifact:
         return cls(artifact, config, BpeTokenizer(artifact.file(TOKENIZER), f"{path}: {TOKENIZER}"))
 
     def compose(self) -> Composition:
-        """The model with the artifact's weights, whose hashes are checked."""
+        """The model with the artifact's weights, whose hashes are checked. Warns if the code of a component has changed
+        since training, because the model may then compute something else."""
         self.artifact.verify()
+        if LOCK in self.artifact.header.files:
+            lock = parse_record(_Lock, self.artifact.file(LOCK), f"{self.artifact.path}: {LOCK}")
+            for line in lock_changes(lock["components"], plugin_lock(self.config)):
+                messages.warn(line)
         composition = compose_model(
             self.config,
             self.tokenizer.vocabulary_size,
-            pick_device(self.config.train.device),
+            _device(self.config.train.device),
             end_of_text=self.tokenizer.end_of_text,
             as_stored=True,
         )
@@ -70,7 +78,19 @@ class OpenedArtifact:
             what = f"the data of the artifact's run was not found (searched {searched})"
             fix = f"copy the folder of its data to {path.resolve().parent / 'data'}"
             raise ProblemError(Problem("missing-data", what, str(path), fix))
-        return TokenDataset.open(folder, verify=False)
+        dataset = TokenDataset.open(folder, verify=False)
+        if dataset.manifest.tokenizer_sha256 != self.tokenizer.hash:
+            what, fix = "the artifact has another tokenizer than the data of its run", "export the run again"
+            raise ProblemError(Problem("tokenizer-mismatch", what, str(path), fix))
+        return dataset
+
+
+def _device(trained_on: str) -> torch.device:
+    """The type of device that the model was trained on, or the best that there is: nobody can edit an artifact."""
+    try:
+        return pick_device(trained_on)
+    except ProblemError:
+        return pick_device("auto")
 
 
 def load_weights(composition: Composition, artifact: Artifact) -> None:

@@ -14,7 +14,9 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+from penstock.hooks.architecture import architecture_settings, idle_quantizers
 from penstock.hooks.config import ConfigDocument
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import broken
 from penstock.run import checks
@@ -28,6 +30,7 @@ from penstock.train.compose import (
     planned_vocabulary,
 )
 from penstock.train.data import content_settings, data_folder
+from penstock.train.weights import sites_of
 
 FIRST_DOCUMENTS = 8
 # What a run reads of a model, apart from calling it: `penstock.hooks.contracts.LanguageModel`.
@@ -70,8 +73,34 @@ def the_corpus_has_documents(planned: Planned) -> None:
         raise ProblemError(Problem("empty-corpus", what, "data.corpus", "check its paths and patterns"))
 
 
+def every_quantizer_finds_a_parameter(planned: Planned) -> None:
+    composition = planned.composition
+    sited = {site.role for site in sites_of(composition.model).values()}
+    present = sited or set(composition.roles().values())
+    settings = architecture_settings(planned.config.model)
+    if problems := idle_quantizers(settings, frozenset(ParameterRole) - present):
+        raise ProblemError(problems)
+
+
 def the_objective_reads_its_files(planned: Planned) -> None:
     planned.config.train.objective.build()
+
+
+def the_files_of_training_are_there(planned: Planned) -> None:
+    """Those of observers and trackers; the checks around this one read those of the data, the model and the
+    objective."""
+    missing = checks.missing_files(planned.config)
+    _refuse([problem for at, problem in missing if at[0] == "train" and at[1] != "objective"])
+
+
+def the_files_of_other_commands_are_there(planned: Planned) -> None:
+    """Those of sections that `train` does not read, such as the texts of `evaluate`."""
+    _refuse(checks.missing_files_of_other_commands(planned.config))
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise ProblemError(problems)
 
 
 def the_model_fits_together(planned: Planned) -> None:
@@ -97,8 +126,11 @@ class BuiltCheck:
 CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
+    BuiltCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
+    BuiltCheck("the files of observers and trackers are there", the_files_of_training_are_there),
+    BuiltCheck("the files of other commands are there", the_files_of_other_commands_are_there, at_start=False),
 )
 
 

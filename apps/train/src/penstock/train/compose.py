@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
 from penstock.hooks.architecture import architecture_settings, layer_routers, promised_positions
 from penstock.hooks.contracts import (
+    FULL_PRECISION,
     BalanceLoss,
     Balancer,
     Guarded,
@@ -23,6 +25,7 @@ from penstock.hooks.contracts import (
     SharedParameters,
     SharingPlan,
     StoragePlan,
+    StoredTensor,
 )
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, names_of
@@ -40,6 +43,9 @@ from penstock.train.weights import (
     load_added_state,
     storage_fault,
 )
+
+# In the names of parameters that a quantizer keeps beside the weight (see `penstock.moe_core.layers.site`).
+QUANTIZERS = ".quantizers."
 
 
 def planned_vocabulary(config: RunConfig) -> int:
@@ -235,27 +241,31 @@ def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
     }
 
 
+def stored_tensors(composition: Composition) -> list[StoredTensor]:
+    """How each parameter that trains is stored; a shared one is listed once. What quantizers learn is part of their
+    scales."""
+    stored = trained_parameters(composition.module)
+    shapes = {name: tuple(each.shape) for name, each in stored.items() if QUANTIZERS not in name}
+    return composition.storage.entries(composition.roles(), shapes, layouts_of(composition.model))
+
+
 def size_table(composition: Composition) -> list[FormatSize]:
     """Bytes of the stored parameters in each format; shared parameters count once, frozen ones are not stored."""
-    stored = trained_parameters(composition.module)
-    total = sum(parameter.numel() for parameter in stored.values())
+    stored = stored_tensors(composition)
+    total = sum(math.prod(each.shape) for each in stored)
     rows = [FormatSize("fp32", 4 * total), FormatSize("bf16", 2 * total)]
     if composition.storage.formats:
-        roles, layouts = composition.roles(), layouts_of(composition.model)
-        packed = sum(
-            composition.storage.bytes_of(roles[name], tuple(parameter.shape), layouts.get(name))
-            for name, parameter in stored.items()
-        )
-        rows.append(FormatSize(f"{_formats(composition.storage)}, rest bf16", packed))
+        label = f"{_formats(composition.storage)}, rest {FULL_PRECISION}"
+        rows.append(FormatSize(label, sum(each.bytes for each in stored)))
     return rows
 
 
 def _formats(storage: StoragePlan) -> str:
-    """The quantizers' names, with their roles where there are several."""
-    roles: dict[int, list[str]] = {}
-    for role, quantizer in storage.formats.items():
-        roles.setdefault(id(quantizer), []).append(role)
-    names = {id(quantizer): type(quantizer).__name__ for quantizer in storage.formats.values()}
-    if len(names) == 1:
-        return next(iter(names.values()))
-    return ", ".join(f"{name} ({', '.join(roles[key])})" for key, name in names.items())
+    """The formats, with their roles where there are several."""
+    served: dict[str, list[str]] = {}
+    for role in (role for role in ParameterRole if role in storage.formats):
+        quantizer = storage.formats[role]
+        served.setdefault(getattr(quantizer, "format", type(quantizer).__name__), []).append(role)
+    if len(served) == 1:
+        return next(iter(served))
+    return ", ".join(f"{name} ({', '.join(roles)})" for name, roles in served.items())

@@ -19,7 +19,7 @@ from penstock.quant158.artifact.reader import is_artifact
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
-from penstock.run.plugin_lock import plugin_lock
+from penstock.run.plugin_lock import LOCK, plugin_lock
 from penstock.sharing.plan import plan_of
 from penstock.train.artifact import TOKENIZER, OpenedArtifact
 from penstock.train.checkpoint import MANIFEST, Checkpoint, newest_checkpoint, sha256
@@ -179,7 +179,8 @@ def trained_model(restored: RestoredRun) -> TrainedModel:
     own = {name: state[name] for name in bare.module.state_dict()}
     resolved = config.resolved()
     resolved["model"] |= architecture_settings(config.model).of_given_weights()
-    files = {TOKENIZER: restored.checkpoint.path / TOKENIZER, RECORD: restored.run.path / RECORD}
+    places = {TOKENIZER: restored.checkpoint.path, LOCK: restored.checkpoint.path, RECORD: restored.run.path}
+    files = {name: folder / name for name, folder in places.items()}
     return TrainedModel(
         model=restored.model,
         state=own,

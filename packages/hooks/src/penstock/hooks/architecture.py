@@ -133,6 +133,11 @@ class ArchitectureSettings(Schema):
         return ()
 
     @property
+    def absent_roles(self) -> frozenset[ParameterRole]:
+        """Roles that no parameter of the model has, as far as settings tell."""
+        return frozenset()
+
+    @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model can read or is promised to; None: no limit is known."""
         return None
@@ -151,6 +156,48 @@ class ArchitectureSettings(Schema):
         """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
         stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
         return []
+
+
+def quantizer_of_roles(settings: ArchitectureSettings) -> dict[ParameterRole, tuple[str, Choice]]:
+    """The quantizer of each role that has one and is not absent, with its path in the config."""
+    chosen = _named_quantizers(settings)
+    return {
+        role: (path, choice)
+        for path, (choice, roles) in chosen.items()
+        for role in ParameterRole
+        if role in roles - settings.absent_roles
+    }
+
+
+def idle_quantizers(settings: ArchitectureSettings, absent: frozenset[ParameterRole]) -> list[Problem]:
+    """A problem for each quantizer that finds no parameter, because the model has none of its roles."""
+    idle = {path: choice for path, (choice, roles) in _named_quantizers(settings).items() if roles and roles <= absent}
+    return [
+        Problem("bad-value", f"'{choice.entry.component.name}' finds no parameter of its role", path, "remove it")
+        for path, choice in idle.items()
+    ]
+
+
+def _named_quantizers(settings: ArchitectureSettings) -> dict[str, tuple[Choice, frozenset[ParameterRole]]]:
+    """Each quantizer with the roles that it is to serve, by its path in the config."""
+    storage = settings.quantizer
+    if storage is None:
+        return {}
+    if isinstance(storage, Choice):
+        return {"model.quantizer": (storage, _served_roles(storage))}
+    both = frozenset({ParameterRole.MATRIX, ParameterRole.EXPERT})
+    named = {"weights": both, **{role.value: frozenset({role}) for role in SERVES}}
+    chosen: dict[str, Choice | None] = {field: getattr(storage, field) for field in named}
+    return {
+        f"model.quantizer.{field}": (choice, named[field]) for field, choice in chosen.items() if choice is not None
+    }
+
+
+def _served_roles(choice: Choice) -> frozenset[ParameterRole]:
+    """Roles in the settings of a quantizer, or else those that it declares to serve; contract 1 declares none."""
+    own = getattr(choice.settings, "roles", None)
+    declared = choice.entry.component.capabilities
+    return frozenset(own or (role for role, capability in SERVES.items() if capability in declared))
 
 
 # Names of the longest sequence in a config.json; the type of model decides which one it has.

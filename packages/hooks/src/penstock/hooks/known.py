@@ -66,6 +66,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("placement", "eplb"): "penstock-netsim",
     ("placement", "balanced-swap"): "penstock-netsim",
     ("exporter", "hf"): "penstock-serve",
+    ("exporter", "penstock"): "penstock-quant158",
     ("tracker", "jsonl"): "penstock-train",
     ("tracker", "tensorboard"): "penstock-train",
     ("tracker", "trackio"): "penstock-trackers",

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from penstock.hooks.contracts import ParameterRole, StoragePlan
+from penstock.hooks.contracts import ParameterRole, QuantizesInput, StoragePlan
 
 
 class Stored:
-    """Stands for a quantizer where its weights are loaded: keeps them as they are."""
+    """Stands for a quantizer where its weights are loaded: keeps them as they are, and rounds inputs as it does."""
 
     def __init__(self, quantizer: Any) -> None:
         self.roles: frozenset[ParameterRole] = quantizer.roles
+        self.format: str = getattr(quantizer, "format", type(quantizer).__name__)
         self._quantizer = quantizer
+
+    @property
+    def input_bits(self) -> int | None:
+        return self._quantizer.input_bits if isinstance(self._quantizer, QuantizesInput) else None
+
+    def input(self, x: Tensor) -> Tensor:
+        return self._quantizer.input(x)
 
     def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
         return nn.Identity()

@@ -27,20 +27,20 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.quant158.artifact import Content, Identity, write_artifact
 from penstock.quant158.artifact.formats import FP32
-from penstock.quant158.artifact.reader import is_artifact
+from penstock.quant158.artifact.reader import SUFFIX, begins_like_artifact
 from penstock.quant158.stored import FORMATS
 
 
 class ArtifactExporter:
     """Writes a run's model as one file: see `docs/artifact.md`."""
 
-    suffix = ".penstock"
+    suffix = SUFFIX
 
     @torch.no_grad()
     def export(self, trained: TrainedModel, path: Path, progress: Progress | None = None) -> list[Path]:
         """Writes `path`, whole or not at all. Raises `ProblemError` for weights that are not finite, by name, and for a
         file there that is no artifact."""
-        if path.exists() and not is_artifact(path):
+        if path.exists() and not begins_like_artifact(path):
             what, fix = "the file is no artifact, so it is not replaced", "choose another file, or move it away"
             raise ProblemError(Problem("file-not-ours", what, str(path), fix))
         contents, aliases = contents_of(trained)

@@ -19,11 +19,14 @@ from penstock.hooks.architecture import (
     SITES,
     StorageSettings,
     architecture_settings,
+    idle_quantizers,
     layer_routers,
     routers_without_gradient,
     unanswered_asks,
 )
 from penstock.hooks.config import ConfigDocument
+from penstock.hooks.document import Location
+from penstock.hooks.inputs import missing_inputs
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 
@@ -74,6 +77,11 @@ def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Pr
         needing.append("model.quantizer")
     what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
     yield from (Problem("unsupported", what, path, fix) for path in needing)
+
+
+def every_quantizer_finds_a_parameter(config: RunConfig) -> Iterable[Problem]:
+    settings = architecture_settings(config.model)
+    return idle_quantizers(settings, settings.absent_roles)
 
 
 def sequences_fit_the_model(config: RunConfig) -> Iterator[Problem]:
@@ -137,6 +145,7 @@ CHECKS = (
     ConfigCheck(
         "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
     ),
+    ConfigCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
     ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),
@@ -166,6 +175,20 @@ def located(problem: Problem, document: ConfigDocument) -> Problem:
     if parts[0] not in document.value or not re.fullmatch(r"[\w.-]+", problem.where or "model"):
         return problem
     return replace(problem, where=document.where(tuple(int(part) if part.isdigit() else part for part in parts)))
+
+
+def missing_files(config: RunConfig) -> list[tuple[Location, Problem]]:
+    """A problem for each file that the config names and this machine does not have, with the location of its setting.
+
+    This is no check of a config: the machine that checks it need not have the data. `config validate` tells what is
+    missing, and `train --dry-run`, which stands for the machine that will run it, refuses it.
+    """
+    return list(missing_inputs(config))
+
+
+def missing_files_of_other_commands(config: RunConfig) -> list[Problem]:
+    """Those of sections that training does not read; it need not end for them."""
+    return [problem for at, problem in missing_files(config) if at[0] not in ("data", "model", "train")]
 
 
 def export_notes(config: RunConfig) -> list[str]:

@@ -64,6 +64,7 @@ from penstock.hooks.contracts.training import (
     TrainingData,
 )
 from penstock.hooks.contracts.weights import (
+    FULL_PRECISION,
     Guarded,
     GuardedSite,
     LaidOut,
@@ -82,10 +83,12 @@ from penstock.hooks.contracts.weights import (
     SiteQuantizer,
     SiteSharing,
     StoragePlan,
+    StoredTensor,
     WeightSite,
 )
 
 __all__ = [
+    "FULL_PRECISION",
     "Answer",
     "Array",
     "AskingRouter",
@@ -151,6 +154,7 @@ __all__ = [
     "StepModule",
     "StepRecord",
     "StoragePlan",
+    "StoredTensor",
     "Task",
     "TaskContext",
     "TaskResult",

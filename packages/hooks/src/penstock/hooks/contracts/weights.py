@@ -292,9 +292,24 @@ def _no_formats() -> dict[ParameterRole, Quantizer | SiteQuantizer]:
     return {}
 
 
+FULL_PRECISION = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One matrix of a parameter as a file holds it. `name` is the parameter's, or NAME:MATRIX where its layout has
+    several; `format` is `fp32` or that of the quantizer; `shape` is [..., out, in]."""
+
+    name: str
+    parameter: str
+    format: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoragePlan:
-    """The quantizer of the parameters of each role; the other roles are stored as they are."""
+    """The quantizer of the parameters of each role; the other roles are stored as fp32."""
 
     formats: Mapping[ParameterRole, Quantizer | SiteQuantizer] = field(default_factory=_no_formats)
 
@@ -305,9 +320,24 @@ class StoragePlan:
             return given
         return cls() if given is None else cls(dict.fromkeys(given.roles, given))
 
-    def bytes_of(self, role: ParameterRole, shape: tuple[int, ...], layout: ParameterLayout | None = None) -> int:
-        """Bytes of a stored parameter: packed if its role has a format, else bf16."""
+    def entries(
+        self,
+        roles: Mapping[str, ParameterRole],
+        shapes: Mapping[str, tuple[int, ...]],
+        layouts: Mapping[str, ParameterLayout] | None = None,
+    ) -> list[StoredTensor]:
+        """How each parameter of `shapes` is stored, in order: packed if its role has a quantizer, else fp32."""
+        known = layouts or {}
+        return [
+            self._entry(name, matrix, roles[name], shape)
+            for name, whole in shapes.items()
+            for matrix, shape in (known[name].shapes(whole) if name in known else {"": whole}).items()
+        ]
+
+    def _entry(self, parameter: str, matrix: str, role: ParameterRole, shape: tuple[int, ...]) -> StoredTensor:
+        name = parameter if matrix in ("", "whole") else f"{parameter}:{matrix}"
         quantizer = self.formats.get(role)
         if quantizer is None:
-            return 2 * math.prod(shape)
-        return sum(quantizer.packed_bytes(each) for each in (layout or ParameterLayout()).shapes(shape).values())
+            return StoredTensor(name, parameter, FULL_PRECISION, shape, 4 * math.prod(shape))
+        stored_as = getattr(quantizer, "format", type(quantizer).__name__)
+        return StoredTensor(name, parameter, stored_as, shape, quantizer.packed_bytes(shape))

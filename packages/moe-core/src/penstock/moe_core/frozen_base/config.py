@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, architecture_settings, router_misfits
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import OfKind
@@ -60,6 +61,11 @@ class FrozenBaseConfig(ArchitectureSettings):
     @property
     def max_positions(self) -> int | None:
         return architecture_settings(self.base).max_positions
+
+    @property
+    def absent_roles(self) -> frozenset[ParameterRole]:
+        """The base is frozen, and is not quantized."""
+        return frozenset({ParameterRole.MATRIX, ParameterRole.EMBEDDING, ParameterRole.HEAD})
 
     def export_obstacles(self) -> list[Problem]:
         base = self.base.settings

@@ -44,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
+class TensorEntry:
     """A tensor of the file: its format, the shape of its weight, and its arrays."""
 
     format: str
@@ -82,7 +82,7 @@ class Header:
     checkpoint: Identity
     architecture: str
     decoder: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, TensorEntry]
     aliases: Mapping[str, str]
     files: Mapping[str, Part]
 
@@ -172,7 +172,7 @@ def check_places(header: Header, room: int) -> None:
         raise BadHeaderError("end of the file", f"{room - end} bytes after the last part")
 
 
-def _tensor(value: Any, where: str) -> StoredTensor:
+def _tensor(value: Any, where: str) -> TensorEntry:
     given = _object(value, where)
     if given.keys() != {"format", "shape", "parts"}:
         raise BadHeaderError(where, "needs format, shape and parts, and nothing else")
@@ -188,7 +188,7 @@ def _tensor(value: Any, where: str) -> StoredTensor:
         if parts[name].bytes != layout.bytes:
             what = f"{parts[name].bytes} bytes, but shape {list(shape)} takes {layout.bytes} in format '{format}'"
             raise BadHeaderError(f"{name} of {where}", what)
-    return StoredTensor(format, shape, {name: parts[name] for name in layouts})
+    return TensorEntry(format, shape, {name: parts[name] for name in layouts})
 
 
 def _shape(value: Any, where: str) -> Shape:
@@ -211,7 +211,7 @@ def _part(value: Any, where: str) -> Part:
     return Part(offset, count, digest)
 
 
-def _aliases(value: Any, tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+def _aliases(value: Any, tensors: Mapping[str, TensorEntry]) -> dict[str, str]:
     """An alias stands for a stored tensor, never for another alias, so there are no circles."""
     aliases = _object(value, "aliases")
     for alias, name in aliases.items():

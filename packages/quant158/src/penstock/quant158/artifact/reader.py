@@ -23,7 +23,7 @@ from penstock.quant158.artifact.header import (
     BadHeaderError,
     Header,
     Part,
-    StoredTensor,
+    TensorEntry,
     aligned,
     check_places,
     parse_header,
@@ -34,8 +34,16 @@ PREFIX = struct.Struct("<8sII32s")  # magic, version, bytes of the header, SHA-2
 _HASHED_AT_ONCE = 64 << 20
 
 
+SUFFIX = ".penstock"
+
+
 def is_artifact(path: Path) -> bool:
-    """Whether a path is a file that begins like an artifact, of whichever version."""
+    """Whether a path means an artifact: a name that ends so, whatever the file holds, or a file that begins so."""
+    return (path.suffix == SUFFIX and not path.is_dir()) or begins_like_artifact(path)
+
+
+def begins_like_artifact(path: Path) -> bool:
+    """Whether a file is an artifact of whichever version, as far as its first bytes say."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -99,7 +107,7 @@ class Artifact:
     def names(self) -> tuple[str, ...]:
         return (*self.header.tensors, *self.header.aliases)
 
-    def tensor(self, name: str) -> StoredTensor:
+    def tensor(self, name: str) -> TensorEntry:
         """What the header says of a tensor or an alias."""
         stored = self.header.tensors.get(self.header.aliases.get(name, name))
         if stored is None:

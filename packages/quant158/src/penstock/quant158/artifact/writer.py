@@ -26,7 +26,7 @@ from penstock.quant158.artifact.header import (
     Header,
     Identity,
     Part,
-    StoredTensor,
+    TensorEntry,
     aligned,
 )
 from penstock.quant158.artifact.reader import PREFIX
@@ -61,13 +61,13 @@ def write_artifact(
 ) -> Header:
     """Writes `path` and returns its header; after an error, which it lets pass, `path` is what it was before. Raises
     `ProblemError` if the file system refuses. `progress` receives the bytes done and in total."""
-    planned, stored, texts = 0, dict[str, StoredTensor](), dict[str, Part]()
+    planned, stored, texts = 0, dict[str, TensorEntry](), dict[str, Part]()
     for each in tensors:
         parts: dict[str, Part] = {}
         for array, layout in layouts_of(each.format, each.shape).items():
             parts[array] = Part(aligned(planned), layout.bytes, _UNKNOWN)
             planned = parts[array].end
-        stored[each.name] = StoredTensor(each.format, each.shape, parts)
+        stored[each.name] = TensorEntry(each.format, each.shape, parts)
     for name, content in files.items():
         texts[name] = Part(aligned(planned), len(content), _UNKNOWN)
         planned = texts[name].end
@@ -102,7 +102,7 @@ def _write(
     return whole
 
 
-def _written(content: Content, planned: StoredTensor, parts: _Parts) -> StoredTensor:
+def _written(content: Content, planned: TensorEntry, parts: _Parts) -> TensorEntry:
     arrays, written = content.arrays(), dict[str, Part]()
     for name, layout in layouts_of(content.format, content.shape).items():
         array = np.ascontiguousarray(arrays[name])

@@ -1,0 +1,182 @@
+"""The quickstart trained in full precision and in low-bit formats: what each costs in quality and takes on disk.
+
+Every seed trains one model a format, on the same data, from the same weights, in the same order, for as many tokens.
+Bits per byte are of held-out text, and compared within a seed: `cost` is the mean of the paired differences to full
+precision, with the half width of Student's 95 % interval. Bytes are those of files that hold what a run has: packed
+codes and fp16 scales of quantized weights, and fp32 of all others. `bits a weight` are the file's bits of the ternary
+weights alone, `difference` the largest between an unpacked weight and the one that the forward pass computes with.
+
+A format is trained with all of the quickstart's settings, which were tuned for full precision.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from balance import WINDOWS, heldout_windows
+from measure import Bar, finish, json_option
+from quickstart import CONFIG
+
+from penstock.cli.main import run
+from penstock.eval_suite.metrics import bits_per_byte
+from penstock.hooks import Registry
+from penstock.hooks.contracts import FULL_PRECISION
+from penstock.moe_core.layers.site import NamedSite
+from penstock.sweep.compare import paired
+from penstock.train.compose import stored_tensors
+from penstock.train.restore import Restored, restore
+from penstock.train.weights import sites_of
+
+FULL = "full precision"
+FORMATS: dict[str, str] = {
+    FULL: "null",
+    "ternary": "ternary",
+    "ternary g128": "{use: ternary, group: 128}",
+    "ternary learned": "ternary-learned",
+    "ternary, embedding int8": "{weights: ternary, embedding: int8, head: int8}",
+}
+
+
+@dataclass(slots=True)
+class Files:
+    """What the files of a run hold."""
+
+    total: int = 0
+    ternary: int = 0
+    ternary_weights: int = 0
+    difference: float = 0.0
+
+
+def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> Restored:
+    """A finished run of the quickstart, which is trained unless `runs` has it."""
+    folder = runs / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
+    finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
+    if not finished:
+        arguments = ["train", str(CONFIG), f"seed={seed}", f"model.quantizer={FORMATS[name]}", *overrides]
+        with redirect_stdout(sys.stderr):
+            finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto"])["run_dir"])]
+    return restore(finished[-1], Registry.discover())
+
+
+@torch.inference_mode()
+def heldout_bits(restored: Restored, tokens: int) -> float:
+    window_WS = heldout_windows(restored, tokens)
+    losses = [
+        restored.model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)
+    ]
+    return bits_per_byte(losses, int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
+
+
+def written(restored: Restored, folder: Path) -> Files:
+    """Writes each stored tensor to a file of its own."""
+    composition, files = restored.composition, Files()
+    sites = {name: site for name, site in sites_of(restored.model).items() if isinstance(site, NamedSite)}
+    for number, entry in enumerate(stored_tensors(composition)):
+        path = folder / str(number)
+        matrix = entry.name.removeprefix(entry.parameter).removeprefix(":") or "whole"
+        if entry.format == FULL_PRECISION:
+            whole = composition.module.get_parameter(entry.parameter).detach()
+            part = whole if matrix == "whole" else sites[entry.parameter].layout.matrices(whole)[matrix]
+            path.write_bytes(part.numpy().tobytes())
+            files.total += path.stat().st_size
+            continue
+        files.difference = max(files.difference, packed(sites[entry.parameter], matrix, restored, path))
+        files.total += path.stat().st_size
+        if entry.format.startswith("ternary"):
+            files.ternary += path.stat().st_size
+            files.ternary_weights += torch.Size(entry.shape).numel()
+    return files
+
+
+@torch.no_grad()
+def packed(site: NamedSite, matrix: str, restored: Restored, path: Path) -> float:
+    """Writes one packed matrix; the largest difference between what is read of it and what training computes with."""
+    quantizer: Any = restored.composition.storage.formats[site.role]
+    weight = site.layout.matrices(site.weight)[matrix]
+    arrays = quantizer.pack(weight, site.site.quantizers[matrix], name=site.name)
+    path.write_bytes(b"".join(array.tobytes() for array in arrays.values()))
+    used = site.layout.matrices(site.effective())[matrix]
+    return float((torch.from_numpy(quantizer.unpack(arrays, tuple(weight.shape))) - used).abs().max())
+
+
+def measured(restored: Restored, tokens: int) -> dict[str, Any]:
+    status = restored.run.status()
+    with tempfile.TemporaryDirectory() as folder:
+        files = written(restored, Path(folder))
+    bits = 8 * files.ternary / files.ternary_weights if files.ternary_weights else ""
+    return {
+        "heldout bits/byte": heldout_bits(restored, tokens),
+        "bytes": files.total,
+        "bits a weight": bits,
+        "difference": files.difference,
+        "trained tokens": status.tokens_seen,
+        "tokens/s": round((status.tokens_seen or 0) / (status.seconds or 1)),
+    }
+
+
+def compared(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """A format over all seeds, beside full precision."""
+    of: dict[str, dict[int, dict[str, Any]]] = {
+        each: {row["seed"]: row for row in rows if row["format"] == each} for each in (FULL, name)
+    }
+    bits = [(of[name][seed]["heldout bits/byte"], of[FULL][seed]["heldout bits/byte"]) for seed in of[FULL]]
+    difference = paired(bits)
+    return {
+        "seed": "all",
+        "format": name,
+        "heldout bits/byte": statistics.mean(ours for ours, _ in bits),
+        "bytes": of[name][0]["bytes"],
+        "times smaller": of[FULL][0]["bytes"] / of[name][0]["bytes"],
+        "cost": statistics.mean(ours - full for ours, full in bits),
+        "+-": "" if difference is None or difference.half_width is None else difference.half_width,
+    }
+
+
+@click.command(help=__doc__)
+@click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a format.")
+@click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of held-out text to measure on.")
+@click.option(
+    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
+)
+@click.option("--set", "overrides", multiple=True, help="An override of the config, for all formats.")
+@json_option
+def main(
+    tokens: int | None, seeds: int, measure: int, runs: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    given = overrides if tokens is None else (f"train.tokens={tokens}", *overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        rows: list[dict[str, Any]] = [
+            {"seed": seed, "format": name, **measured(trained(name, seed, given, runs or Path(folder)), measure)}
+            for seed in range(seeds)
+            for name in FORMATS
+        ]
+    bars = [
+        Bar(
+            "largest difference between a packed weight and the trained one",
+            max(row["difference"] for row in rows),
+            0.0,
+            False,
+        )
+    ]
+    bars += [
+        Bar(
+            f"bits a weight of {name}", next(row["bits a weight"] for row in rows if row["format"] == name), 1.73, False
+        )
+        for name in FORMATS
+        if name != FULL
+    ]
+    rows += [compared(rows, name) for name in FORMATS]
+    finish("ternary_training", rows, bars, as_json, tokens=tokens or "quickstart", threads=torch.get_num_threads())
+
+
+if __name__ == "__main__":
+    main()
