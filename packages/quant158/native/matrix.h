@@ -6,7 +6,7 @@
 // columns that only fill the last blocks have code 1, that is weight 0.
 //
 // Four row blocks are a band, and a band is one stretch of memory: for each column block its four blocks, one below the
-// other. A kernel that keeps the sums of a band in registers so reads all memory in order. The last band may have fewer.
+// other. So a kernel that keeps the sums of a band in registers reads memory in order. The last band may have fewer.
 //
 // Files of one instruction set include nothing of the C++ library: an inline function compiled with their flags could
 // be the one copy that the linker keeps for all.
