@@ -47,7 +47,8 @@ class JsonLinesConfig(Schema):
     """JSON Lines: one object per line."""
 
     paths: tuple[InputPattern, ...] = Field(min_length=1)
-    """Files, folders (searched recursively for .jsonl files) and globs; .gz, .bz2, .xz and .zst files are decompressed."""
+    """Files, folders (searched recursively for .jsonl files) and globs; .gz, .bz2, .xz and .zst files are
+    decompressed."""
     field: str = "text"
     """The key of the text in each object."""
 
