@@ -1,7 +1,7 @@
 // What `ternary_matvec.py` times: the package's kernel, a peer, and a plain read of memory; compiled by that script.
 //
 // The peer is a product by rows with `maddubs`, as llama.cpp has for TQ2_0: 128 weights in 32 bytes, one scale a row,
-// the sum of the activations taken off at the end. It was written for this comparison and shares no code with the kernel.
+// the sum of the activations taken off at the end. Written for this comparison, it shares no code with the kernel.
 #include <immintrin.h>
 
 #include <atomic>

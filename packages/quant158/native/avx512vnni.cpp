@@ -63,11 +63,10 @@ inline void products(const uint8_t* codes, int64_t step, const int8_t* const (&x
     for (int64_t c = first; c < end; ++c)
         for (int r = 0; r < R; ++r) {
             const __m512i block = load_codes(codes + c * step + r * BLOCK_BYTES);
-            const __m512i code[4] = {
-                _mm512_and_si512(block, three), _mm512_and_si512(_mm512_srli_epi16(block, 2), three),
-                _mm512_and_si512(_mm512_srli_epi16(block, 4), three), _mm512_and_si512(_mm512_srli_epi16(block, 6), three)};
-            for (int j = 0; j < 4; ++j)
-                for (int n = 0; n < N; ++n) add_dot(sums[r][n], code[j], four_values(x[n] + c * BLOCK + 4 * j));
+            for (int j = 0; j < 4; ++j) {
+                const __m512i code = _mm512_and_si512(_mm512_srli_epi16(block, 2 * j), three);
+                for (int n = 0; n < N; ++n) add_dot(sums[r][n], code, four_values(x[n] + c * BLOCK + 4 * j));
+            }
         }
 }
 

@@ -6,10 +6,10 @@
 // columns that only fill the last blocks have code 1, that is weight 0.
 //
 // Four row blocks are a band, and a band is one stretch of memory: for each column block its four blocks, one below the
-// other. A kernel that keeps the sums of a band in registers so reads all memory in order. The last band may have fewer.
+// other. So a kernel that keeps the sums of a band in registers reads memory in order. The last band may have fewer.
 //
-// Files of one instruction set include nothing of the C++ library: an inline function compiled with their flags could
-// be the one copy that the linker keeps for all.
+// Files of one instruction set include nothing of the C++ library, and functions of headers are static: an inline one
+// compiled with their flags could be the one copy that the linker keeps for all. A test looks for such includes.
 #pragma once
 #include <cstdint>
 
@@ -20,7 +20,7 @@ constexpr int64_t QUAD = 4;           // blocks between two prefix sums: every g
 // A wider group is cut, its scale repeated: 2 * 32,512 * 32,768 is the most that fits int32.
 constexpr int64_t WIDEST_GROUP = 32768;
 
-inline constexpr int64_t blocks_of(int64_t numbers) { return (numbers + BLOCK - 1) / BLOCK; }
+static constexpr int64_t blocks_of(int64_t numbers) { return (numbers + BLOCK - 1) / BLOCK; }
 
 struct Matrix {
     const uint8_t* codes;    // [bands, column_blocks, row blocks of the band, 64]
@@ -35,7 +35,7 @@ struct Place {
     int64_t codes, scales, step;
 };
 
-inline Place place_of(const Matrix& m, int64_t row_block) {
+static inline Place place_of(const Matrix& m, int64_t row_block) {
     const int64_t band = row_block / BAND * BAND, below = row_block - band;
     const int64_t height = m.row_blocks - band < BAND ? m.row_blocks - band : BAND;
     return {band * m.column_blocks + below, band * m.groups + below, height};
@@ -49,4 +49,4 @@ struct Vectors {
     int64_t count, planes, column_blocks;
 };
 
-inline constexpr int64_t quads_of(int64_t column_blocks) { return (column_blocks + QUAD - 1) / QUAD; }
+static constexpr int64_t quads_of(int64_t column_blocks) { return (column_blocks + QUAD - 1) / QUAD; }

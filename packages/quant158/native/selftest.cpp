@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <initializer_list>
 
@@ -66,6 +67,17 @@ bool equals_portable(const Kernel& kernel) {
     _exit(told ? 0 : 1);
 }
 
+// A signal's handler may interrupt either call.
+char answer_from(int end) {
+    char answer = 'n';
+    while (read(end, &answer, 1) < 0 && errno == EINTR) {}
+    return answer;
+}
+
+void wait_for(pid_t child) {
+    while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {}
+}
+
 }  // namespace
 
 bool passes_self_test(const Kernel& kernel) {
@@ -75,9 +87,8 @@ bool passes_self_test(const Kernel& kernel) {
     const pid_t child = fork();
     if (child == 0) in_child(kernel, ends[1]);
     close(ends[1]);
-    char answer = 'n';
-    const bool answered = child > 0 && read(ends[0], &answer, 1) == 1;
+    const char answer = answer_from(ends[0]);  // nobody writes where no child was started
     close(ends[0]);
-    if (child > 0) waitpid(child, nullptr, 0);
-    return answered && answer == 'y';
+    if (child > 0) wait_for(child);
+    return answer == 'y';
 }

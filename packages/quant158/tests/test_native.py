@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,22 @@ def kernel_of(instruction: bytes) -> tuple[ctypes.Array, mmap.mmap]:
     return functions, page
 
 
+def system_includes(source: Path) -> set[str]:
+    """At any depth."""
+    text = source.read_text(encoding="utf-8")
+    ours = re.findall(r'^#include "(.+)"', text, re.M)
+    return set(re.findall(r"^#include <(.+)>", text, re.M)).union(
+        *(system_includes(source.parent / each) for each in ours)
+    )
+
+
 def test_no_library_lies_in_the_source_tree() -> None:
     assert [file for file in MEMBER.rglob("*") if file.suffix in {".so", ".dylib", ".o", ".a"}] == []
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512vnni", "neon"])
+def test_what_an_instruction_set_compiles_includes_nothing_of_the_cpp_library(name: str) -> None:
+    assert system_includes(MEMBER / "native" / f"{name}.cpp") <= {"cstdint", "immintrin.h", "arm_neon.h"}
 
 
 def test_without_a_library_the_problem_names_the_command_that_builds_it(monkeypatch, tmp_path) -> None:
