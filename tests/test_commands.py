@@ -118,13 +118,14 @@ def test_an_export_generates_the_same_tokens_in_transformers(command, trained, t
     ours, tokenizer = restore(trained, Registry.discover()), AutoTokenizer.from_pretrained(tmp_path / "export")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
     prompt = torch.tensor([tokenizer.encode("def gate_3")])
-    assert prompt.tolist()[0] == ours.dataset.tokenizer().encode("def gate_3")
+    end = ours.dataset.tokenizer().end_of_text
+    assert prompt.tolist()[0] == [end, *ours.dataset.tokenizer().encode("def gate_3")]
     logits = ours.model.logits(ours.model(prompt).hidden_BSD)
     torch.testing.assert_close(theirs(prompt).logits, logits, rtol=1e-5, atol=1e-5)
-    end = ours.dataset.tokenizer().end_of_text
     generated = theirs.generate(prompt, max_new_tokens=20, do_sample=False)  # pyright: ignore[reportAttributeAccessIssue]
     assert torch.equal(generated, ours.model.generate(prompt, tokens=20, stop_token=end))
-    assert theirs.config.eos_token_id == end
+    assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (end, end)
+    assert theirs.generation_config.bos_token_id == tokenizer.bos_token_id == end
 
 
 def test_a_model_that_no_transformers_class_computes_is_not_exported(command, config_file, tmp_path):

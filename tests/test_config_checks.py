@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
+from penstock.cli.main import root, run
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
+from penstock.hooks.schema import schema_of
 from penstock.run.checks import export_notes
 from penstock.run.config import load_run_config
 
@@ -95,8 +99,8 @@ def test_what_does_not_fit_is_found_before_anything_is_built(config, registry, o
 
 
 def test_what_the_export_cannot_write_is_a_note_and_no_problem(config, registry):
-    run, _ = load_run_config(config, ["model.router=cluster", "model.balance=[]"], registry)
-    assert any("cannot be exported" in note for note in export_notes(run))
+    checked, _ = load_run_config(config, ["model.router=cluster", "model.balance=[]"], registry)
+    assert any("cannot be exported" in note for note in export_notes(checked))
     assert export_notes(load_run_config(config, [], registry)[0]) == []
 
 
@@ -128,3 +132,51 @@ def test_a_quantizer_that_finds_no_parameter_is_refused(config: Path, registry: 
     found = problems(config, registry, quantizer, *DENSE)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
+
+
+def penstock(*arguments):
+    return CliRunner().invoke(root, [str(argument) for argument in arguments])
+
+
+MISSING = ["evaluate.tasks=[heldout, {use: text, paths: [gone.txt]}, {use: lambada, path: gone.jsonl}]"]
+
+
+def test_a_file_that_the_machine_does_not_have_is_a_note_of_validate(config, monkeypatch):
+    monkeypatch.chdir(config.parent)
+    result = penstock("config", "validate", config, *MISSING)
+    assert result.exit_code == 0, result.stderr
+    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in result.stderr
+    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in result.stderr
+    (config.parent / "gone.txt").write_text("found")
+    (config.parent / "gone.jsonl").write_text('{"text": "found"}')
+    assert "not found" not in penstock("config", "validate", config, *MISSING).stderr
+
+
+def test_a_dry_run_refuses_files_that_are_missing_with_all_else_that_stops_the_run(config, monkeypatch):
+    monkeypatch.chdir(config.parent)
+    overrides = [*MISSING, "data.corpus={use: text, paths: [gone-too]}", "data.tokenizer={}"]
+    with pytest.raises(ProblemError) as refused:
+        run(["train", str(config), "--dry-run", *overrides])
+    found = [str(problem) for problem in refused.value.problems]
+    assert len(found) == 3, found
+    assert "gone-too" in found[0]
+    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in found[1]
+    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in found[2]
+
+
+def test_every_setting_that_is_a_path_says_whether_it_is_read(registry):
+    """A setting of a plain `Path` would be found missing hours later."""
+    plain = {f"{schema.__module__}.{schema.__name__}.{name}" for schema, name in _fields_of(Path, registry)}
+    assert plain == set()
+
+
+def _fields_of(kind, registry):
+    for entry in registry.entries():
+        schema = schema_of(entry)
+        for name, field in schema.model_fields.items():
+            if _holds(field.annotation, kind) and "Input." not in repr((field.annotation, field.metadata)):
+                yield schema, name
+
+
+def _holds(annotation, kind):
+    return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))

@@ -100,3 +100,23 @@ def test_a_record_is_what_its_file_holds(command, run):
     result = command("evaluate", run, "--task", "heldout")
     assert Evaluation.from_json(result).to_json() == result
     assert result["heldout_bits_per_byte"] == figures(result, "heldout")["heldout.bits_per_byte@disjoint-32"]
+
+
+def test_a_model_trained_on_rows_is_not_compared_with_counts_of_its_corpus(command, config_file, tmp_path, caplog):
+    for name in ("rows.jsonl", "heldout.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "the gate", "completion": " opens"}\n' * 8)
+    paths = f"paths: [{tmp_path / 'rows.jsonl'}], heldout: [{tmp_path / 'heldout.jsonl'}]"
+    overrides = [f"train.objective={{use: masked-next-token, {paths}}}", "train.tokens=128"]
+    trained = command("train", config_file, *overrides, "--runs", tmp_path / "runs", "--json")
+    baselines = command("evaluate", trained["run_dir"])["baselines"]
+    assert baselines["xz_bits_per_byte"] > 0
+    assert (baselines["unigram_bits_per_byte"], baselines["bigram_bits_per_byte"]) == (None, None)
+    assert "without n-gram baselines: the objective 'masked-next-token' trains on other text" in caplog.text
+
+
+def test_a_prompt_that_fills_the_model_is_named_before_anything_is_measured(command, config_file, tmp_path):
+    prompts = f"evaluate.prompts=['def ', '{'gate 水 ' * 20}']"
+    sizes = ["model.max_position_embeddings=32", "train.tokens=128", prompts]
+    trained = command("train", config_file, *sizes, "--runs", tmp_path / "runs", "--json")
+    with pytest.raises(ProblemError, match=r"evaluate\.prompts\.1: the prompt has \d+ tokens, .* at most 32"):
+        command("evaluate", trained["run_dir"])

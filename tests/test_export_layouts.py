@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from penstock_expert_choice.router import ExpertChoice
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -159,6 +160,13 @@ def test_what_no_class_computes_is_refused_with_what_to_change(
     with pytest.raises(ProblemError, match=message):
         exported(model, tmp_path / "refused")
     assert not (tmp_path / "refused" / "hub").exists()
+
+
+def test_a_router_that_no_class_has_is_not_told_to_remove_a_setting_that_it_lacks(tmp_path: Path) -> None:
+    model = GlmMoe(GlmMoeConfig(**SIZES), make_router=lambda layer, **context: ExpertChoice(**context))
+    with pytest.raises(ProblemError) as caught:
+        exported(model, tmp_path / "refused")
+    assert [problem.what for problem in caught.value.problems] == ["no transformers class has this router"]
 
 
 def test_layers_with_different_routers_are_refused_by_number(tmp_path: Path) -> None:

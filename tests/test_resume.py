@@ -430,3 +430,15 @@ def test_heldout_lines_of_special_tokens_alone_have_a_loss_and_no_bits_per_byte(
     names = {name for row in metrics.read_text().splitlines() for name in json.loads(row)}
     assert "heldout/loss" in names
     assert "heldout/bits_per_byte" not in names
+
+
+def test_a_finished_run_is_said_to_be_finished_and_keeps_its_figures(command, trained, config_file, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    result = command("train", config_file, "--resume", run, "--runs", tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.startswith("already finished, nothing was trained now: trained 1,536 tokens in ")
+    assert (result["already_finished"], result["train_tokens"], result["steps"]) == (True, 1536, 12)
+    assert {path.name for path, content in before.items() if path.read_bytes() != content} == set()

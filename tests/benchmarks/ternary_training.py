@@ -30,7 +30,7 @@ from quickstart import CONFIG, Quickstart
 from penstock.cli.main import run
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks import Registry
-from penstock.hooks.contracts import FULL_PRECISION
+from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
 from penstock.sweep.compare import paired
 from penstock.train.compose import stored_tensors

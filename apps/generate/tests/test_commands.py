@@ -43,7 +43,7 @@ def test_a_prompt_from_stdin_loses_only_the_line_break_at_its_end(trained: Path)
 
 def test_a_prompt_that_is_not_text_is_named(trained: Path) -> None:
     piped = penstock("generate", trained, given=b"ab\xff")
-    assert "stdin: byte 2 is not valid UTF-8" in str(piped.exception)
+    assert "stdin: the prompt is not valid UTF-8 (byte 2 is 0x" in str(piped.exception)
     assert "character 1 of the prompt is half of a surrogate pair" in problem(
         "generate", trained, "--prompt", "a\udcff"
     )
@@ -112,7 +112,7 @@ def test_a_long_chat_leaves_out_its_beginning_and_a_message_too_long_ends_nothin
 def test_a_message_that_is_not_utf8_ends_nothing(trained: Path) -> None:
     result = penstock("chat", trained, "--tokens", 2, given=b"a\xff\nshort\n")
     assert result.exit_code == 0
-    assert "half of a surrogate pair" in result.stderr
+    assert "stdin: the message is not valid UTF-8 (byte " in result.stderr
     assert len(result.stdout) > 1
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from penstock.cli.main import run
 from penstock.generate import load
 from penstock.generate.chat import Chat, Turn, rendered
 from penstock.generate.model import Sampling, StoppedBy
@@ -36,10 +37,28 @@ def test_a_folder_continues_like_transformers(exported: Path) -> None:
     assert ours.generate("Is mill", **GREEDY) == tokenizer.decode(new, skip_special_tokens=True)
 
 
-def test_a_run_continues_like_its_export_behind_the_same_tokens(trained: Path, exported: Path) -> None:
-    run, folder = load(trained), load(exported)
-    behind = replace(folder, begins=run.begins)
-    assert behind.generate("Is mill", **GREEDY) == run.generate("Is mill", **GREEDY)
+@pytest.mark.parametrize("prompt", ["Is mill", "", "<|endoftext|> 水"])
+def test_a_run_its_export_and_transformers_give_the_same_tokens(trained: Path, exported: Path, prompt: str) -> None:
+    ours, folder, tokenizer = load(trained), load(exported), AutoTokenizer.from_pretrained(exported)
+    start = ours.prompt_tokens(prompt)
+    assert start == folder.prompt_tokens(prompt) == tokenizer(prompt, split_special_tokens=True)["input_ids"]
+    assert start.count(*ours.begins) == 1
+    texts = [model.generate(prompt, **GREEDY) for model in (ours, folder)]
+    theirs: Any = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    new = theirs.generate(torch.tensor([start]), max_new_tokens=20, do_sample=False)[0, len(start) :]
+    assert texts == [tokenizer.decode(new, skip_special_tokens=True)] * 2
+
+
+def test_the_export_of_a_run_with_the_tokenizer_of_an_export_begins_once(exported: Path, workplace: Path) -> None:
+    overrides = [f"data.tokenizer={{file: {exported}}}", "train.tokens=64", "name=again"]
+    result: Any = run(["train", str(workplace / "tiny.yaml"), *overrides, "--runs", str(workplace / "runs"), "--json"])
+    again = Path(result["run_dir"])
+    run(["export", str(again), "--out", str(workplace / "exported-again")])
+    for path in (again, workplace / "exported-again"):
+        model = load(path)
+        assert model.prompt_tokens("Is mill") == load(exported).prompt_tokens("Is mill"), path
+    written = [(folder / "tokenizer.json").read_bytes() for folder in (exported, workplace / "exported-again")]
+    assert written[0] == written[1]
 
 
 def test_only_generated_tokens_end_a_text(trained: Path) -> None:

@@ -6,9 +6,11 @@ import json
 import math
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from penstock.hooks.contracts import StepRecord
+from penstock.hooks.problems import ProblemError
 from penstock.traces.trace import RoutingTrace
 from penstock.train.observers import LoadTraceObserver
 from penstock.train.trackers import JsonlTracker, TensorBoardTracker
@@ -31,6 +33,19 @@ def test_resume_drops_later_rows_and_the_line_that_was_cut(tmp_path):
     again.close()
     assert steps_of(tmp_path / "metrics.jsonl") == [1, 2, 3]
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["loss"] == 3.5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": ', b'{"step": 1.5}', b"{}", b"7", b'{"step": NaN}', b"[" * 90_000, b"\xff", b'{"step": 1, "step": 2}'],
+)
+def test_a_damaged_row_is_named_with_its_line(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    tracker = JsonlTracker(run_directory=tmp_path)
+    with pytest.raises(ProblemError, match=r"metrics\.jsonl:2: "):
+        tracker.resume(2)
+    assert path.read_bytes() == b'{"step": 1}\n' + line + b"\n"
 
 
 def test_every_line_is_strict_json(tmp_path):

@@ -233,6 +233,14 @@ def test_unknown_field_suggests_the_close_one(tmp_path: Path) -> None:
     assert problem_of(JsonLines([tmp_path], field="contents")).fix == "did you mean 'content'?"
 
 
+def test_backups_in_a_folder_of_json_lines_are_not_read(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl.gz", "a.jsonl~", "a.jsonl.bak", "a.jsonl.1"):
+        line = b'{"text": "%s"}\n' % name.encode()
+        (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
+    assert [document.text for document in JsonLines([tmp_path]).documents()] == ["a.jsonl", "b.jsonl.gz"]
+    assert [document.text for document in JsonLines([tmp_path / "a.jsonl.bak"]).documents()] == ["a.jsonl.bak"]
+
+
 def test_parquet_yields_the_column_and_names_what_is_wrong(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -14,11 +14,13 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from penstock.data_prep.tokenizer import (
     END_OF_TEXT,
     SPECIALS,
     BpeTokenizer,
+    beginning_with_end_of_text,
     sample_pieces,
     segments,
     train_tokenizer,
@@ -108,6 +110,29 @@ def test_transformers_loads_the_folder_and_agrees(folder: Path, tokenizer: BpeTo
         assert theirs.decode(tokenizer.encode(text)) == text
     assert theirs.eos_token_id == theirs.pad_token_id == tokenizer.end_of_text
     assert theirs.convert_tokens_to_ids(END_OF_TEXT) == tokenizer.end_of_text
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        None,
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+        json.loads(processors.TemplateProcessing("<|user|> $A", special_tokens=[("<|user|>", 2)]).__getstate__()),
+    ],
+)
+def test_texts_begin_with_end_of_text_once_whatever_the_file_puts_around_them(
+    folder: Path, tokenizer: BpeTokenizer, own: dict[str, Any] | None
+) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    written = beginning_with_end_of_text(json.dumps({**document, "post_processor": own}).encode())
+    assert beginning_with_end_of_text(written) == written
+    begun = tokenizers.Tokenizer.from_str(written.decode())
+    text, end = "the gate\n opens 水", tokenizer.end_of_text
+    assert begun.encode(text).ids == [end, *tokenizer.encode(text)]
+    assert begun.encode(text, "x").ids == [end, *tokenizer.encode(text), end, *tokenizer.encode("x")]
+    assert BpeTokenizer(written).encode(text) == tokenizer.encode(text)
+    kept = "ByteLevel" in json.dumps(json.loads(written)["post_processor"])
+    assert kept == (own is not None and own["type"] == "ByteLevel")
 
 
 def test_little_text_gives_fewer_tokens_and_still_encodes_everything() -> None:

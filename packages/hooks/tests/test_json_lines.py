@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.hooks.json_lines import json_rows, json_rows_or_problems
+from penstock.hooks.json_lines import is_json_lines, json_rows, json_rows_or_problems
 from penstock.hooks.problems import Problem, ProblemError
 
 
@@ -28,6 +28,8 @@ def test_each_object_has_the_number_of_its_line(tmp_path: Path) -> None:
     [
         (b'{"a": ', "invalid-json", "not valid JSON"),
         (b"[1]", "invalid-json", "expected a JSON object, got list"),
+        (b'{"a": "one", "b": 2, "a": "two"}', "invalid-json", "the key 'a' occurs twice"),
+        (b'{"a": {"b": 1, "b": 1}}', "invalid-json", "the key 'b' occurs twice"),
         (b"null", "invalid-json", "got NoneType"),
         (b'{"a": ' + b"9" * 5000 + b"}", "invalid-json", "4300 digits"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", "nested too deep"),
@@ -45,6 +47,11 @@ def test_a_bad_line_is_named_with_what_is_wrong_and_what_to_do(
     (problem,) = caught.value.problems
     assert (problem.code, problem.where, bool(problem.fix)) == (code, f"{path}:2", True)
     assert said in problem.what
+
+
+@pytest.mark.parametrize(("suffix", "expected"), [("", True), (".zst", True), (".bak", False), ("~", False)])
+def test_a_backup_is_no_file_of_json_lines(suffix: str, expected: bool) -> None:
+    assert is_json_lines(Path(f"folder/train.jsonl{suffix}")) == expected
 
 
 def test_all_bad_lines_can_be_had_at_once(tmp_path: Path) -> None:

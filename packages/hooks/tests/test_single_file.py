@@ -120,6 +120,26 @@ def test_two_files_cannot_be_one_module(file: Path) -> None:
     assert message == "acme_lone.py, sub/acme_lone.py: 2 plugin files are named 'acme_lone'"
 
 
+def test_a_folder_is_told_how_a_package_is_loaded(file: Path) -> None:
+    (file.parent / "package").mkdir()
+    assert "a folder is no plugin file, install its package with `uv pip install --editable package`" in refused(
+        "package"
+    )
+
+
+def test_the_plugin_file_of_a_package_that_is_not_installed_is_named_by_its_path_with_what_to_do(file: Path) -> None:
+    component = 'Component("router", "lone", "acme_package.router:Lone", "Routes.")'
+    file.with_name("acme_plugin.py").write_text(
+        f"from penstock.hooks import Component, hookimpl\n@hookimpl\ndef routers(): return [{component}]\n"
+    )
+    registry = Registry([found("acme_plugin.py")])
+    with pytest.raises(ProblemError) as caught:
+        registry.get("router", "lone").imported("acme_package.router:Lone")
+    said = str(caught.value)
+    assert said.startswith("router 'lone' is not usable, acme_plugin.py: ModuleNotFoundError: ")
+    assert "part of a package: install that with `uv pip install --editable FOLDER`" in said
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

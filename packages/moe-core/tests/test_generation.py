@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from penstock.hooks.contracts import Inputs
 from penstock.moe_core.layers.generation import sample
 
 
@@ -78,3 +79,14 @@ def test_an_empty_prompt_and_a_full_cache_are_clear_errors(make_model):
 def test_sampling_settings_that_mean_nothing_are_refused(make_model, sampling):
     with pytest.raises(ValueError, match="must be >= 0"):
         make_model().generate(torch.tensor([[1]]), tokens=1, **{"temperature": 1.0, **sampling})
+
+
+def test_a_text_ends_where_the_model_has_no_more_positions(make_model):
+    model = make_model(max_position_embeddings=8)
+    prompt = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model.generate(prompt, tokens=99), model.generate(prompt, tokens=5))
+    assert model.generate(prompt, tokens=99).shape == (1, 8)
+    padded = Inputs(torch.tensor([[0, 0, 0, 5, 6, 7]]), torch.tensor([[False] * 3 + [True] * 3]))
+    assert model.generate(padded, tokens=99)[0, 3:].tolist() == model.generate(prompt, tokens=99)[0].tolist()
+    with pytest.raises(ValueError, match="the prompt has 8 tokens, but the model reads at most 8"):
+        model.generate(torch.ones(1, 8, dtype=torch.int64), tokens=1)

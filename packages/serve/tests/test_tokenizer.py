@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 
 from penstock.hooks import ProblemError
-from penstock.serve.tokenizer import tokenizer_config
+from penstock.serve.tokenizer import tokenizer_config, with_begin
 
 ROWS = 8
 
@@ -28,6 +28,25 @@ def test_special_tokens_are_the_texts_of_the_ids_and_the_first_of_several(file: 
         "eos_token": "<end>",
         "pad_token": "<pad>",
     }
+
+
+def test_the_token_before_every_text_is_said_to_begin_texts(file: Path):
+    tokenizer = Tokenizer.from_file(str(file))
+    assert with_begin({"eos_token_id": 2}, file) == {"eos_token_id": 2}
+    tokenizer.post_processor = processors.TemplateProcessing(single="<end> $A", special_tokens=[("<end>", 2)])
+    tokenizer.save(str(file))
+    config = with_begin({"bos_token_id": None}, file)
+    assert config == {"bos_token_id": 2}
+    described = tokenizer_config(file, config, ROWS)
+    assert (described["bos_token"], described["add_bos_token"]) == ("<end>", True)
+
+
+@pytest.mark.parametrize("single", ["$A", "$A <end>", "<end> $A <end>"])
+def test_tokens_behind_a_text_do_not_begin_it(file: Path, single: str):
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<end>", 2)])
+    tokenizer.save(str(file))
+    assert with_begin({}, file) == {}
 
 
 @pytest.mark.parametrize("eos", [None, []])

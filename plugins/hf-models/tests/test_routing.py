@@ -161,3 +161,25 @@ def test_a_router_that_does_not_say_what_it_chose_is_refused() -> None:
     site.module.forward = lambda hidden: hidden
     with site.replacing(shifted), pytest.raises(ProblemError, match="does not return which experts it chose"):
         site.module(torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "warned"),
+    [
+        ("mixtral", {}, True),
+        ("qwen3_moe", {"norm_topk_prob": True}, True),
+        ("qwen3_moe", {"norm_topk_prob": False}, False),
+        ("olmoe", {"norm_topk_prob": False}, False),
+        ("glm4_moe", {"norm_topk_prob": True}, True),
+        ("glm4_moe", {"norm_topk_prob": False}, False),
+        ("gpt_oss", {}, True),
+        ("llama4_text", {}, False),
+        ("jetmoe", {}, True),
+    ],
+)
+def test_training_is_warned_of_routers_whose_weights_are_constant(family, more, warned, caplog):
+    settings = {**MIXTURES[family], **more, "num_experts_per_tok": 1}
+    hf_model(model_type=family, settings=settings, vocab_size=VOCABULARY).parameter_layout()
+    said = [record.message for record in caplog.records if record.name == "penstock"]
+    assert len(said) == warned, said
+    assert all("learns nothing from the text" in text for text in said)

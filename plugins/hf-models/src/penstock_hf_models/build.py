@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from penstock.hooks.contracts import Quantizer, RouterFactory
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock_hf_models.model import CausalModel, HfModel, MaskedModel, SequenceToSequenceModel
 from penstock_hf_models.weights import loaded
@@ -108,7 +109,7 @@ def _config(
     """Random weights: the config of a type or of a file, with what the settings say."""
     given: dict[str, Any] = {}
     if config_file is not None:
-        if not os.path.exists(config_file.expanduser()):
+        if not os.path.exists(expanded(config_file)):
             raise ProblemError(Problem("missing-file", "file not found", str(config_file), "name a config.json"))
         given = _published(str(config_file), None).to_dict()
         model_type = given.pop("model_type")
@@ -180,7 +181,7 @@ def _other_task(task: str, model_type: str) -> Problem:
 
 def _local(name: str) -> Path | str:
     """A local folder if it exists, otherwise a name on the hub."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return path if os.path.exists(path) else name
 
 

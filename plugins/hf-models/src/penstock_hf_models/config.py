@@ -9,7 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, promised_positions
+from penstock.hooks.inputs import InputPath, expanded
 from penstock.hooks.json_text import parse_json
+from penstock.hooks.problems import ProblemError
 
 Task = Literal["causal", "masked", "seq2seq"]
 
@@ -27,7 +29,7 @@ class HfConfig(ArchitectureSettings):
     """A model type of transformers, such as gpt2, mixtral or qwen3_moe; its weights are random."""
     settings: dict[str, Any] = {}
     """Fields of the model's transformers config; missing fields have that config's defaults."""
-    config_file: Path | None = None
+    config_file: InputPath | None = None
     """A config.json, or a folder with one. The weights are random, and `settings` override its fields."""
     pretrained: str | None = None
     """A folder, or a name on the hub, to take config and weights from."""
@@ -106,9 +108,9 @@ def _config(origin: Any) -> dict[str, Any]:
     """A local config.json; empty if it cannot be read, which the build reports."""
     if not isinstance(origin, (str, Path)):
         return {}
-    path = Path(origin).expanduser()
     try:
+        path = expanded(origin)
         config = parse_json((path / "config.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ProblemError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils.generic import ModelOutput as TransformersOutput
 
+from penstock.hooks.architecture import promised_positions
 from penstock.hooks.contracts import (
     Inputs,
     LossOutput,
@@ -38,7 +39,7 @@ from penstock_hf_models.activations import use_fused_gelu
 from penstock_hf_models.attention import use_blocks
 from penstock_hf_models.layouts import parameter_layout
 from penstock_hf_models.roles import parameter_roles
-from penstock_hf_models.routing import collecting, observed, one_a_layer, router_sites
+from penstock_hf_models.routing import collecting, observed, one_a_layer, router_sites, warn_of_constant_weights
 
 CHUNK_LOGITS = 2**24  # logits that a loss holds at once, 64 MiB in fp32; more are computed again in the backward
 
@@ -72,8 +73,8 @@ class HfModel(nn.Module):
         self.network = network
         self.vocabulary_size = int(cast(nn.Embedding, network.get_input_embeddings()).weight.shape[0])
         self.compute_dtype: torch.dtype = torch.float32
-        width = int(getattr(network.config.get_text_config(), "hidden_size", 0))
-        self._sites = observed(one_a_layer(router_sites(network)), width)
+        self._width = int(getattr(network.config.get_text_config(), "hidden_size", 0))
+        self._sites = observed(one_a_layer(router_sites(network)), self._width)
         self._head_is_plain: bool | None = None
         use_blocks(network)
         use_fused_gelu(network)
@@ -155,6 +156,8 @@ class HfModel(nn.Module):
         return parameter_roles(self, self.network)
 
     def parameter_layout(self) -> dict[str, ParameterLayout]:
+        """Training asks for it, so it also warns of routers that training cannot teach."""
+        warn_of_constant_weights(self._sites, self._width)
         return parameter_layout(self)
 
     def export_config(self) -> dict[str, Any]:
@@ -219,7 +222,8 @@ class CausalModel(HfModel):
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        return generation.generate(self, inputs, tokens=tokens, **sampling)
+        most = promised_positions(self.export_config())
+        return generation.generate(self, inputs, tokens=tokens, positions=most, **sampling)
 
 
 class MaskedModel(HfModel):

@@ -8,6 +8,7 @@ Shape suffixes: T tokens, K experts per token, E experts, D model width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from penstock.hooks.contracts import Routing
 from penstock.hooks.problems import Problem, ProblemError
-from penstock_hf_models.scores import ScoreRule, fitting_rule, observed_rule
+from penstock_hf_models.scores import ScoreRule, fitting_rule, further_arguments, observed_rule, plain_copy
 
 
 @dataclass(slots=True)
@@ -143,6 +144,42 @@ def router_sites(model: nn.Module) -> list[RouterSite]:
 def observed(sites: list[RouterSite], hidden_size: int) -> list[RouterSite]:
     """The sites with the score rule of their modules."""
     return [replace(site, score_rule=observed_rule(site.module, site.experts, hidden_size)) for site in sites]
+
+
+def warn_of_constant_weights(sites: list[RouterSite], hidden_size: int) -> None:
+    """One warning for the routers whose weights are the same whatever they read: one expert per token, with weights
+    that sum to 1. The text has no gradient for them."""
+    constant = [site for site in sites if site.k == 1 and site.experts > 1 and _weights_are_constant(site, hidden_size)]
+    if constant:
+        kind = type(constant[0].module).__name__
+        what = f"with one expert per token and weights that sum to 1, {kind} learns nothing from the text"
+        fix = "set norm_topk_prob to false if its config has it, or use two experts per token"
+        logging.getLogger("penstock").warning(f"{what}: {fix}")
+
+
+@torch.no_grad()
+def _weights_are_constant(site: RouterSite, hidden_size: int) -> bool:
+    """Tried on a copy with random weights; False if the copy does not run."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.device("cpu"):
+            module = plain_copy(site.module)
+            for parameter in module.parameters():
+                parameter.normal_(generator=generator)
+            hidden_TD = torch.randn(16, hidden_size, generator=generator)
+            shapes = (hidden_TD, hidden_TD[None])
+            further = [torch.zeros(site.experts) for _ in further_arguments(module)]
+            routing = next(filter(None, (_tried(replace(site, module=module), each, further) for each in shapes)), None)
+    except Exception:  # of a module that cannot be copied
+        return False
+    return routing is not None and bool((routing.weight_TK - routing.weight_TK[0]).abs().max() < 1e-6)
+
+
+def _tried(site: RouterSite, hidden: Tensor, further: list[Tensor]) -> Routing | None:
+    try:
+        return site.read(site.module(hidden, *further))
+    except Exception:  # of a module that wants another shape
+        return None
 
 
 def one_a_layer(sites: list[RouterSite]) -> list[RouterSite]:

@@ -55,20 +55,20 @@ def _seen(module: nn.Module, experts: int, shape: tuple[int, ...]) -> set[str]:
     """The score functions that the module calls for hidden states of a shape; empty if it does not run."""
     try:
         with torch.device("cpu"), _Watch(experts) as watch:
-            plain = _plain_copy(module)
-            plain(torch.zeros(shape), *(torch.zeros(experts) for _ in _further_arguments(plain)))
+            plain = plain_copy(module)
+            plain(torch.zeros(shape), *(torch.zeros(experts) for _ in further_arguments(plain)))
     except Exception:  # of a module that wants more than hidden states, or that does not run with zeros
         return set()
     return watch.seen
 
 
-def _further_arguments(module: nn.Module) -> list[str]:
+def further_arguments(module: nn.Module) -> list[str]:
     """What a router needs besides hidden states: its selection bias, where another module holds that."""
     _, *others = inspect.signature(module.forward).parameters.values()
     return [each.name for each in others if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
 
 
-def _plain_copy(module: nn.Module) -> nn.Module:
+def plain_copy(module: nn.Module) -> nn.Module:
     """A copy on the CPU with zeros for weights and without hooks."""
     plain = copy.deepcopy(module).to_empty(device="cpu").float().eval()
     for each in plain.modules():

@@ -64,7 +64,7 @@ def _registry(ctx: click.Context) -> Registry:
         _work_around_unreadable(ctx.obj)
         for plugin in ctx.obj.plugins:
             if isinstance(plugin, (Broken, Incompatible)):
-                output.warn(f"plugin {plugin.origin} is not usable: {plugin.cause}")
+                output.warn(f"plugin {plugin.origin.place} is not usable: {plugin.cause}")
     elif selection not in (Selection(), ctx.obj.selection):
         what = "plugins cannot be selected for an existing registry"
         raise ProblemError(Problem("bad-value", what, " ".join(selection.arguments()), "call it without a registry"))

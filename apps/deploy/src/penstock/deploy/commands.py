@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def export(
     registry: Registry, run_path: Path, exporter: str, engine: str | None, out: Path | None, as_json: bool
 ) -> dict[str, Any]:
     """Export RUN's newest checkpoint for other software; the format `hf` loads in transformers."""
+    from penstock.data_prep.tokenizer import beginning_with_end_of_text
     from penstock.train.restore import restore
 
     choice = registry.choose("exporter", _chosen(exporter, engine), "--format")
@@ -42,7 +44,11 @@ def export(
     folder = out or run_path / f"export-{name}"
     restored = restore(run_path, registry)
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
-    files = choice.build().export(model, restored.checkpoint.path / "tokenizer.json", folder)
+    tokenizer = beginning_with_end_of_text((restored.checkpoint.path / "tokenizer.json").read_bytes())
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "tokenizer.json"
+        file.write_bytes(tokenizer)
+        files = choice.build().export(model, file, folder)
     result = {
         "folder": str(folder),
         "format": name,

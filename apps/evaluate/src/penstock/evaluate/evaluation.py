@@ -26,6 +26,7 @@ from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, TaskContext, TaskResult, TaskV1, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, names_of
+from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
@@ -42,6 +43,8 @@ from penstock.train.restore import Restored
 
 # The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.
 BASELINE_TOKENS = 10_000_000
+READS_THE_CORPUS = "penstock-train:next-token"
+"""The objective whose batches are windows of the corpus, in the order of `tokens_seen`."""
 
 
 def evaluate_restored(
@@ -56,6 +59,7 @@ def evaluate_restored(
     `heldout`, the run's held-out tokens, there are no baselines. `progress` receives the name of each task, and the
     number of rows done and in total; `versions` are those of the tasks."""
     begun = time.perf_counter()
+    starts = sample_starts(restored)
     speed = performance(restored)  # before anything else, so that peak memory is the model's
     answers = AnswerStore.in_folder(restored.run.path / "answers", weights_of(restored))
     found: dict[str, TaskFigures] = {}
@@ -77,7 +81,7 @@ def evaluate_restored(
         heldout_bits_per_byte=_figure_of(found),
         measured=sorted(found),
         baselines=Baselines() if heldout is None else baselines(restored, heldout),
-        samples=samples(restored),
+        samples=samples(restored, starts),
         performance=speed,
         seconds=round(time.perf_counter() - begun, 3),
         heldout_text=None if heldout is None else heldout_text(restored.tokenizer, heldout),
@@ -178,14 +182,21 @@ def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
 
 
 def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
-    """Bits per byte of the held-out text by token frequencies, by token pairs, and by `xz -9`."""
-    seen, tokenizer = tokens_seen(restored), restored.tokenizer
-    size, lengths = tokenizer.vocabulary_size, tokenizer.byte_lengths()
+    """Bits per byte of the held-out text by token frequencies, by token pairs, and by `xz -9`. The first two learn from
+    what the model was trained on, so there are none if an objective trained it on other text than its corpus."""
+    tokenizer = restored.tokenizer
     text = "".join(tokenizer.decode(document) for document in _documents(heldout, tokenizer.end_of_text))
+    packed = xz_bits_per_byte(text.encode())
+    objective = restored.config.train.objective.entry
+    if objective.id != READS_THE_CORPUS:
+        name = objective.component.name
+        messages.note(f"without n-gram baselines: the objective '{name}' trains on other text than the corpus")
+        return Baselines(xz_bits_per_byte=packed)
+    seen, size, lengths = tokens_seen(restored), tokenizer.vocabulary_size, tokenizer.byte_lengths()
     return Baselines(
         unigram_bits_per_byte=unigram_bits_per_byte(seen, heldout, size, lengths),
         bigram_bits_per_byte=bigram_bits_per_byte(seen, heldout, size, lengths),
-        xz_bits_per_byte=xz_bits_per_byte(text.encode()),
+        xz_bits_per_byte=packed,
     )
 
 
@@ -204,12 +215,30 @@ def tokens_seen(restored: Restored) -> np.ndarray:
     return np.concatenate([order.batch(step).flatten() for step in range(steps)])[:BASELINE_TOKENS]
 
 
-def samples(restored: Restored) -> list[Sample]:
-    """The model's continuation of each prompt, from a fixed seed."""
+def sample_starts(restored: Restored) -> list[list[int]]:
+    """The tokens of each prompt; raises `ProblemError` for those that leave the model no position for a new token."""
+    tokenizer, positions = restored.tokenizer, architecture_settings(restored.config.model).max_positions
+    starts = [[tokenizer.end_of_text, *tokenizer.encode(prompt)] for prompt in restored.config.evaluate.prompts]
+    problems = [
+        Problem(
+            "too-long",
+            f"the prompt has {len(start)} tokens, but the model reads at most {positions}",
+            f"evaluate.prompts.{number}",
+            "shorten it",
+        )
+        for number, start in enumerate(starts)
+        if positions is not None and len(start) >= positions
+    ]
+    if problems:
+        raise ProblemError(problems)
+    return starts
+
+
+def samples(restored: Restored, starts: Sequence[Sequence[int]]) -> list[Sample]:
+    """The model's continuation of each prompt, from a fixed seed, as far as its positions reach."""
     settings, tokenizer = restored.config.evaluate, restored.tokenizer
     shown = []
-    for number, prompt in enumerate(settings.prompts):
-        start = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    for number, (prompt, start) in enumerate(zip(settings.prompts, starts, strict=True)):
         token_BS = torch.tensor([start], device=next(restored.composition.module.parameters()).device)
         continued = restored.model.generate(
             token_BS,
@@ -225,8 +254,10 @@ def samples(restored: Restored) -> list[Sample]:
 
 def performance(restored: Restored) -> Performance:
     """Generation of one sequence: time to the first token, time for each further one, memory."""
-    prompt = min(128, restored.config.data.sequence_length)
-    measured = measure_performance(restored.model, prompt_tokens=prompt, new_tokens=32, batch_sizes=(1,), repeats=2)
+    positions = architecture_settings(restored.config.model).max_positions
+    new = 32 if positions is None else max(2, min(32, positions // 2))
+    prompt = min(128, restored.config.data.sequence_length, 128 if positions is None else positions - new)
+    measured = measure_performance(restored.model, prompt_tokens=prompt, new_tokens=new, batch_sizes=(1,), repeats=2)
     one = measured["batches"][0]
     return Performance(
         prompt_tokens=prompt,

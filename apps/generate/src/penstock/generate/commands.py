@@ -140,12 +140,7 @@ def _stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         what = "there is no prompt"
         raise ProblemError(Problem("bad-value", what, "--prompt", "write --prompt TEXT, or pipe a text to stdin"))
-    data = sys.stdin.buffer.read()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        what = f"byte {error.start} is not valid UTF-8"
-        raise ProblemError(Problem("not-text", what, "stdin", "convert the prompt to UTF-8")) from None
+    text = _decoded(sys.stdin.buffer.read(), "the prompt")
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -156,6 +151,9 @@ def _message() -> str | None:
             line = _line()
         except EOFError:
             return None
+        except ProblemError as error:  # of this line; the conversation goes on
+            output.print_problems(error)
+            continue
         if line.strip() == "/quit":
             return None
         if line.strip():
@@ -167,10 +165,18 @@ def _line() -> str:
         line = sys.stdin.buffer.readline()
         if not line:
             raise EOFError
-        return line.decode("utf-8", "surrogateescape")  # what is not UTF-8 is refused with its message
+        return _decoded(line, "the message")
     import readline  # noqa: F401 - gives `input` a history and keys for editing
 
     return input("> ")
+
+
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        said = f"{what} is not valid UTF-8 (byte {error.start} is 0x{data[error.start]:02x})"
+        raise ProblemError(Problem("not-text", said, "stdin", "write it as UTF-8")) from None
 
 
 def _show(continuation: Continuation, *, silent: bool = False) -> None:

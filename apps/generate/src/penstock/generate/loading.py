@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,8 @@ from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.model import TextModel
 from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
+from penstock.hooks.inputs import expanded
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.config import RESOLVED
@@ -30,7 +31,7 @@ OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 
 def load_model(path: Path, registry: Registry) -> TextModel:
     """See `penstock.generate.load`."""
-    path = path.expanduser()
+    path = expanded(path)
     if (path / RESOLVED).is_file():
         return _of_run(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
@@ -53,7 +54,7 @@ def _of_run(restored: Restored) -> TextModel:
     return TextModel(
         name=str(restored.run.path),
         model=restored.model,
-        tokenizer=PublishedTokenizer.of_model(str(folder)),
+        tokenizer=PublishedTokenizer.of_model(str(folder), adds_tokens=False),
         config=restored.config,
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),
@@ -118,8 +119,8 @@ def _require_next_token(model: LanguageModel) -> None:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file; empty if there is no file."""
     try:
-        value = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
         raise failed("damaged-file", f"not valid JSON ({error})", str(path), "save or download it again") from error
     if not isinstance(value, dict):
         raise failed("damaged-file", "not a JSON object", str(path), "save or download it again")

@@ -136,7 +136,8 @@ def subject_of_model(
     length = _window_length(model, length, max_tokens)
     ends = config.get("eos_token_id")
     end_of_text: int | None = next(iter(ends), None) if isinstance(ends, list) else ends
-    streams = [_read(source, tokenizer.encode, end_of_text, length, max_tokens, scored) for source in sources]
+    encode = _without_begin(tokenizer.encode, end_of_text)
+    streams = [_read(source, encode, end_of_text, length, max_tokens, scored) for source in sources]
     _require_embeddings(model, streams, name)
     title = Path(name).resolve().name if Path(name).is_dir() else name
     header = {
@@ -167,6 +168,17 @@ def _encoder(tokenizer: BpeTokenizer) -> Encode:
         return token_N, length_V[token_N]
 
     return encode
+
+
+def _without_begin(encode: Encode, end_of_text: int | None) -> Encode:
+    """`encode` for documents that follow each other: the end of one is the begin of the next, as in training."""
+
+    def encode_alone(text: str) -> tuple[Integers, Integers]:
+        token_N, byte_N = encode(text)
+        first = int(len(token_N) > 0 and token_N[0] == end_of_text)
+        return token_N[first:], byte_N[first:]
+
+    return encode_alone
 
 
 def _read(

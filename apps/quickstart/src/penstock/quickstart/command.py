@@ -14,7 +14,9 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import overrides_argument, runs_option
+from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
+from penstock.run.checks import located, missing_files_of_other_commands
 from penstock.run.config import load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import require_importable
@@ -73,6 +75,8 @@ def _train(registry: Registry, config_file: Path, overrides: tuple[str, ...], ru
 
     config, document = load_run_config(config_file, overrides, registry)
     require_importable(config)
+    if missing := missing_files_of_other_commands(config):  # the later commands run as well
+        raise ProblemError([located(problem, document) for problem in missing])
     arguments = [config_file, *overrides, "--runs", runs]
     prepared = _step(["prepare", *arguments], lambda: prepare_run(config, runs), prepared_text)
 

@@ -84,6 +84,23 @@ def the_objective_reads_its_files(planned: Planned) -> None:
     planned.config.train.objective.build()
 
 
+def the_files_of_training_are_there(planned: Planned) -> None:
+    """Those of observers and trackers; the checks around this one read those of the data, the model and the
+    objective."""
+    missing = checks.missing_files(planned.config)
+    _refuse([problem for at, problem in missing if at[0] == "train" and at[1] != "objective"])
+
+
+def the_files_of_other_commands_are_there(planned: Planned) -> None:
+    """Those of sections that `train` does not read, such as the texts of `evaluate`."""
+    _refuse(checks.missing_files_of_other_commands(planned.config))
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise ProblemError(problems)
+
+
 def the_model_fits_together(planned: Planned) -> None:
     """Builds the model, its routers, quantizers, which each find a parameter, and shared parameters, and the optimizer
     over them."""
@@ -112,6 +129,8 @@ CHECKS = (
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
+    BuiltCheck("the files of observers and trackers are there", the_files_of_training_are_there),
+    BuiltCheck("the files of other commands are there", the_files_of_other_commands_are_there, at_start=False),
 )
 
 

@@ -102,9 +102,9 @@ def train(
 
 
 def trained_text(trained: Trained) -> str:
-    lines = [
-        f"trained {trained.train_tokens:,} tokens in {trained.seconds} s ({trained.tokens_per_second:,.0f} tokens/s)"
-    ]
+    begin = "already finished, nothing was trained now: trained" if trained.already_finished else "trained"
+    speed = f"{trained.tokens_per_second:,.0f} tokens/s"
+    lines = [f"{begin} {trained.train_tokens:,} tokens in {trained.seconds} s ({speed})"]
     if trained.learnt:
         from penstock.train.learnt import as_text
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import InputPattern
 
 
 class DataParallelConfig(Schema):
@@ -22,10 +23,10 @@ class DataParallelConfig(Schema):
 class MaskedNextTokenConfig(Schema):
     """Rows of JSON lines: {"text"}, {"prompt", "completion"}, or {"tokens", "mask"}."""
 
-    paths: tuple[str, ...]
-    """Files, folders (searched recursively for *.jsonl*) and globs to train on; .gz, .bz2, .xz and .zst files are
+    paths: tuple[InputPattern, ...]
+    """Files, folders (searched recursively for .jsonl files) and globs to train on; .gz, .bz2, .xz and .zst files are
     decompressed."""
-    heldout: tuple[str, ...]
+    heldout: tuple[InputPattern, ...]
     """Files, folders and globs of rows that are only evaluated, in the same form as `paths`."""
 
     @classmethod

@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock.hooks.atomic import write_text
+from penstock.hooks.atomic import write_bytes
+from penstock.hooks.json_lines import parsed_row
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 
 
 class JsonlTracker:
@@ -19,9 +21,10 @@ class JsonlTracker:
 
     def resume(self, step: int) -> None:
         """Drops the rows after `step`, and a last line that a killed process left incomplete."""
-        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
+        lines = [line for line in self.path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        kept = [line for number, line in enumerate(lines, 1) if _step_of(line, f"{self.path}:{number}") <= step]
         self._file.close()
-        write_text(self.path, "".join(kept))
+        write_bytes(self.path, b"".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -34,9 +37,14 @@ class JsonlTracker:
         self._file.close()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The complete lines of a metrics file."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _step_of(line: bytes, where: str) -> int:
+    row = parsed_row(line, where)
+    if isinstance(row, Problem):
+        raise ProblemError(row, ExitCode.FAILED)
+    step = row.get("step")
+    if type(step) is not int:
+        raise failed("invalid-json", "the row has no step", where, "repair or remove the line")
+    return step
 
 
 class TensorBoardTracker:

@@ -15,6 +15,7 @@ from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
+from penstock.run.checks import missing_files_of_other_commands
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
@@ -78,6 +79,8 @@ def train_run(
     require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
+        if first:
+            _warn_of_missing_files(config)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
@@ -89,6 +92,12 @@ def train_run(
             )
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+def _warn_of_missing_files(config: RunConfig) -> None:
+    """Training does not end for a file that a later command reads, and may take hours until that one says so."""
+    for problem in missing_files_of_other_commands(config):
+        messages.warn(f"{problem}; training does not need it")
 
 
 @contextmanager
@@ -135,7 +144,8 @@ def _train(
     trainer = _trainer(config, run, Path(prepared["data"]), engine)
     step = trainer.resume(allow_plugin_drift=allow_plugin_drift)
     earlier = trainer.elapsed  # of the steps before the checkpoint; steps lost to a kill are not counted twice
-    if first:
+    done = step >= trainer.steps and run.status().state == "finished"
+    if first and not done:
         _record_beginning(trainer, step, resumption)
     try:
         trainer.train()
@@ -146,9 +156,9 @@ def _train(
             messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
         raise KeyboardInterrupt from None
     finally:
-        if first:
+        if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
-    return _trained(trainer)
+    return _trained(trainer, already=done)
 
 
 def _prepared(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:
@@ -198,7 +208,7 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     write_record(run.path / "sizes.json", size_table(composition))
 
 
-def _trained(trainer: Trainer) -> Trained:
+def _trained(trainer: Trainer, *, already: bool) -> Trained:
     """The result of the run."""
     first = trainer.engine.rank == 0
     learnt = trainer.what_was_learnt() if first else {}
@@ -213,4 +223,5 @@ def _trained(trainer: Trainer) -> Trained:
         steps=trainer.steps,
         parameters=parameter_summary(trainer.composition),
         learnt=learnt or None,
+        already_finished=already or None,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import InputPattern
 
 _EXAMPLE = ("The gate is open.", "Zwölf Turbinen laufen.\n", "The mill stands still; 水 is what it waits for.")
 
@@ -27,7 +28,7 @@ class PythonStdlibConfig(Schema):
 class TextCorpusConfig(Schema):
     """Text files."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[InputPattern, ...] = Field(min_length=1)
     """Files, folders (searched recursively) and globs; .gz, .bz2, .xz and .zst files are decompressed."""
     pattern: str = "**/*"
     """Which files of a folder are read. Names that start with a dot are never read."""
@@ -45,8 +46,9 @@ class TextCorpusConfig(Schema):
 class JsonLinesConfig(Schema):
     """JSON Lines: one object per line."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
-    """Files, folders (searched recursively for *.jsonl*) and globs; .gz, .bz2, .xz and .zst files are decompressed."""
+    paths: tuple[InputPattern, ...] = Field(min_length=1)
+    """Files, folders (searched recursively for .jsonl files) and globs; .gz, .bz2, .xz and .zst files are
+    decompressed."""
     field: str = "text"
     """The key of the text in each object."""
 
@@ -60,7 +62,7 @@ class JsonLinesConfig(Schema):
 class ParquetConfig(Schema):
     """Parquet files."""
 
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[InputPattern, ...] = Field(min_length=1)
     """Files, folders (searched recursively for *.parquet) and globs."""
     field: str = "text"
     """The string column that holds the text."""

@@ -12,7 +12,7 @@ from penstock.data_prep.builtin_docs import builtin_documents
 from penstock.data_prep.files import decode, find_files, fingerprint, import_extra, split_stream
 from penstock.hooks.compressed import open_input
 from penstock.hooks.contracts import Document
-from penstock.hooks.json_lines import json_rows
+from penstock.hooks.json_lines import is_json_lines, json_rows
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 
@@ -132,7 +132,7 @@ class JsonLines:
         return fingerprint(self._files())
 
     def _files(self) -> list[Path]:
-        return find_files(self._paths, "**/*.jsonl*")
+        return find_files(self._paths, "**/*.jsonl*", is_json_lines)
 
 
 class Parquet:

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,18 +15,20 @@ from penstock.hooks.problems import Problem, ProblemError
 _CHUNK = 1 << 20
 
 
-def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
+def find_files(
+    paths: Sequence[str | Path], pattern: str, wanted: Callable[[Path], bool] = lambda _: True
+) -> list[Path]:
     """The files behind files, folders and globs, in the order given and sorted within each.
 
-    A folder means the files below it that match `pattern`; names that start with a dot are left out. Raises
-    `ProblemError` with every path that matches no file.
+    A folder means the files below it that match `pattern` and are `wanted`; names that start with a dot are left out.
+    Raises `ProblemError` with every path that matches no file.
     """
     if isinstance(paths, (str, Path)):
         raise ValueError(f"paths is a single path, {paths!r}; pass a sequence of paths")
     found: dict[Path, None] = {}
     problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
     for path in paths:
-        files = _files_behind(path, pattern)
+        files = _files_behind(path, pattern, wanted)
         if isinstance(files, Problem):
             problems.append(files)
         else:
@@ -36,7 +38,7 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     return list(found)
 
 
-def _files_behind(given: str | Path, pattern: str) -> list[Path] | Problem:
+def _files_behind(given: str | Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path] | Problem:
     try:
         path = Path(given).expanduser()
     except RuntimeError as error:  # ~name of a user that is not known
@@ -44,20 +46,20 @@ def _files_behind(given: str | Path, pattern: str) -> list[Path] | Problem:
     if os.path.isfile(path):  # unlike `Path.is_file`, False for a name that is too long
         return [path]
     if os.path.isdir(path):
-        return _files_below(path, pattern)
+        return _files_below(path, pattern, wanted)
     if glob.has_magic(str(path)):
         files = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
         return files or Problem("empty-corpus", "no file matches", str(path), "check the pattern")
     return Problem("missing-file", "file or folder not found", str(path), f"relative paths start at {Path.cwd()}")
 
 
-def _files_below(folder: Path, pattern: str) -> list[Path] | Problem:
+def _files_below(folder: Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path] | Problem:
     try:
         inside = [file for file in folder.glob(pattern) if not _hidden(file.relative_to(folder))]
     except (ValueError, NotImplementedError, IndexError) as error:  # pathlib's, and they differ between its versions
         what = f"'{pattern}' does not select files of a folder ({error})"
         return Problem("invalid-value", what, "pattern", "use a relative pattern, such as **/*.txt")
-    files = sorted(file for file in inside if file.is_file())
+    files = sorted(file for file in inside if wanted(file) and file.is_file())
     return files or Problem("empty-corpus", f"no file in the folder matches '{pattern}'", str(folder), "check both")
 
 

@@ -34,7 +34,7 @@ def decoder_kinds(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 def pre_tokenizer_parts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     before = document.get("pre_tokenizer")
-    return list(_parts(before, "pretokenizers")) if before else []
+    return list(parts_of(before, "pretokenizers")) if before else []
 
 
 def lossless_problems(document: Mapping[str, Any], end_of_text: str, where: str) -> list[Problem]:
@@ -72,7 +72,7 @@ def _model(model: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _normalizer(document: Mapping[str, Any]) -> Iterator[Finding]:
     normalizer = document.get("normalizer")
-    parts = list(_parts(normalizer, "normalizers")) if normalizer else []
+    parts = list(parts_of(normalizer, "normalizers")) if normalizer else []
     allowed = [_PREPEND_SPACE] if decoder_kinds(document) == BYTE_FALLBACK else []
     if parts != allowed:
         names = "+".join(part["type"] for part in parts) or "none"
@@ -133,9 +133,9 @@ def _added_tokens(document: Mapping[str, Any], end_of_text: str) -> Iterator[Fin
         yield what, f"list '{end_of_text}' in `added_tokens` with `special` true"
 
 
-def _parts(part: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+def parts_of(part: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     """The part, or the parts of a sequence, however deep."""
     for inner in part.get(name, ()):
-        yield from _parts(inner, name)
+        yield from parts_of(inner, name)
     if name not in part:
         yield dict(part)

@@ -19,6 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers.decoders import DecodeStream
 
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 Integers = NDArray[np.int64]
@@ -30,27 +31,30 @@ class PublishedTokenizer:
     """Any tokenizer of the `tokenizers` library.
 
     A text is encoded with the special tokens that the tokenizer itself puts around it, because the model was trained
-    with them; text that spells one stays text. `hash` is the SHA-256 of the tokenizer, as the library writes it.
+    with them; a model that we trained was not (`adds_tokens` is False). Text that spells a special token stays text.
+    `hash` is the SHA-256 of the tokenizer, as the library writes it.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, *, adds_tokens: bool = True) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        self._adds_tokens = adds_tokens
         self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
     @classmethod
-    def of_model(cls, model: str) -> PublishedTokenizer:
+    def of_model(cls, model: str, *, adds_tokens: bool = True) -> PublishedTokenizer:
         """Loads the tokenizer of a folder or of a hub name; raises `ProblemError` if it is missing."""
-        folder = Path(model).expanduser()
-        return cls(_of_folder(folder) if os.path.isdir(folder) else _of_hub(model))
+        folder = expanded(model)
+        tokenizer = _of_folder(folder) if os.path.isdir(folder) else _of_hub(model)
+        return cls(tokenizer, adds_tokens=adds_tokens)
 
     def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
         """The tokens of a prompt. With `spelled`, as for a text made by a chat template, text that spells a special
         token is that token, and the tokenizer puts none of its own around it."""
         if not spelled:
-            return self._tokenizer.encode(text).ids
+            return self._tokenizer.encode(text, add_special_tokens=self._adds_tokens).ids
         self._tokenizer.encode_special_tokens = False
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -67,7 +71,7 @@ class PublishedTokenizer:
         Every byte of the text is counted once: dropped bytes count for the next token, or for the last one at the end.
         If several tokens encode one character, its bytes count for the first of them.
         """
-        encoding = self._tokenizer.encode(text)
+        encoding = self._tokenizer.encode(text, add_special_tokens=self._adds_tokens)
         token_N = np.array(encoding.ids, dtype=np.int64)
         end_N = np.array([end for _, end in encoding.offsets], dtype=np.int64)
         upto_C = np.concatenate([[0], np.cumsum(_utf8_widths(text))])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from penstock.data_prep.llama2c import convert_llama2c
 from penstock.data_prep.lossless import (
@@ -25,8 +25,10 @@ from penstock.data_prep.lossless import (
     BYTE_LEVEL,
     decoder_kinds,
     lossless_problems,
+    parts_of,
     pre_tokenizer_parts,
 )
+from penstock.hooks.inputs import expanded
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -175,7 +177,8 @@ def _splits_as_ours(document: Mapping[str, Any]) -> bool:
 
 def read_tokenizer(path: str | Path) -> bytes:
     """The content of a `tokenizer.json`: that file, the one in a folder, or one made from a llama2.c `.bin`."""
-    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    given = expanded(path)
+    file = given / "tokenizer.json" if given.is_dir() else given
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -267,6 +270,22 @@ def segments(text: str, length: int = 1 << 18) -> Iterator[str]:
 def write_tokenizer(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
     """The files of a tokenizer; see `tokenizer_files`."""
     return tokenizer_files(tokenizer.to_str(pretty=True).encode())
+
+
+def beginning_with_end_of_text(serialized: bytes) -> bytes:
+    """A `tokenizer.json` that puts the end-of-text token before a text, as training did: each document follows the end
+    of another. Of what the file itself put around a text, nothing is left, because training did not use that."""
+    tokenizer, document = tokenizers.Tokenizer.from_str(serialized.decode()), parse_json(serialized.decode())
+    template = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A {END_OF_TEXT}:1 $B:1",
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
+    )
+    after = document.get("post_processor")
+    parts = [part for part in parts_of(after, "processors") if part["type"] == "ByteLevel"] if after else []
+    parts.append(json.loads(template.__getstate__()))
+    document["post_processor"] = parts[0] if len(parts) == 1 else {"type": "Sequence", "processors": parts}
+    return tokenizers.Tokenizer.from_str(json.dumps(document)).to_str(pretty=True).encode()
 
 
 def tokenizer_files(serialized: bytes) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import InputPath
 
 
 class HeldoutConfig(Schema):
@@ -29,7 +30,7 @@ WIKITEXT2_SHA256 = "173c87a53759e0201f33e0ccf978e510c2042d7f2cb78229d9a50d79b9e7
 class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
-    path: Path | None = None
+    path: InputPath | None = None
     """A local `wiki.test.raw`, plain or compressed; null means the data folder, or the hub if there is no folder."""
     stride: int | None = Field(default=None, gt=0)
     """Tokens between the starts of windows; null means disjoint windows."""
@@ -51,7 +52,7 @@ class WikiText2Config(Schema):
 class TextConfig(Schema):
     """`text`: any text."""
 
-    paths: tuple[Path, ...] = Field(min_length=1)
+    paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, plain or compressed, and folders, whose files are all read. Each file is a document, or each line of a
     .jsonl file."""
     column: str = "text"
@@ -71,7 +72,7 @@ class TextConfig(Schema):
 class LambadaConfig(Schema):
     """`lambada`: OpenAI's variant of the test set."""
 
-    path: Path | None = None
+    path: InputPath | None = None
     """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or compressed; null means
     the data folder, or the Hugging Face hub if there is no data folder."""
 

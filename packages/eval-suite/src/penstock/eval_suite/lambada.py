@@ -17,6 +17,7 @@ import numpy as np
 from penstock.eval_suite.prompts import continuation, refuse_shots
 from penstock.eval_suite.sources import hub_rows, local_file, local_rows, texts_of
 from penstock.hooks.contracts import Answer, Array, Item, Likelihood, LikelihoodAnswer, TaskContext, TaskResult
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 REPOSITORY = "EleutherAI/lambada_openai"
@@ -27,7 +28,7 @@ class Lambada:
     """Share of last words that are the model's first choice, and their perplexity."""
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else expanded(path)
 
     def items(self, context: TaskContext) -> Iterator[Item]:
         """Raises `ProblemError` for a missing file or column, and for a passage of one word."""

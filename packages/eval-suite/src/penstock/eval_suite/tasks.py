@@ -39,6 +39,7 @@ from penstock.hooks.contracts import (
     TaskResult,
     Tokenizer,
 )
+from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 WIKITEXT2_REPOSITORY = "Salesforce/wikitext"
@@ -92,7 +93,7 @@ class WikiText2:
         max_bytes: int | None = None,
         sha256: str = WIKITEXT2_SHA256,
     ) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else expanded(path)
         self.stride = stride
         self.max_bytes = max_bytes
         self.sha256 = sha256

@@ -20,9 +20,9 @@ from penstock.eval_suite.prompts import refuse_shots
 from penstock.eval_suite.sources import local_rows, read_text, texts_of
 from penstock.eval_suite.tasks import Stream, bytes_of_tokens, details_of, require_stride, stream_bits_per_byte
 from penstock.hooks.contracts import Answer, Array, Item, Rolling, RollingAnswer, TaskContext, TaskResult
+from penstock.hooks.inputs import expanded
+from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
-
-_JSON_LINES = tuple(f".jsonl{suffix}" for suffix in ("", ".gz", ".xz", ".bz2", ".zst"))
 
 
 class Text:
@@ -31,7 +31,7 @@ class Text:
     def __init__(
         self, paths: Sequence[str | Path], column: str = "text", separator: str | None = None, stride: int | None = None
     ) -> None:
-        self._paths = [Path(path).expanduser() for path in paths]
+        self._paths = [expanded(path) for path in paths]
         self._column = column
         self._separator = separator
         self._stride = stride
@@ -81,7 +81,7 @@ class Text:
                         yield where, text
 
     def _documents_of(self, file: Path) -> Iterator[tuple[str, str]]:
-        if file.name.endswith(_JSON_LINES):
+        if is_json_lines(file):
             yield from texts_of(local_rows(file), self._column)
         elif self._separator is None:
             yield str(file), _text_in(file)

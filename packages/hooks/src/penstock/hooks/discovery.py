@@ -30,7 +30,7 @@ GROUP = "penstock"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a plugin comes from."""
+    """Where a plugin comes from. Of a plugin file, `version` is a hash and `entry_point` the path."""
 
     distribution: str
     version: str
@@ -38,6 +38,15 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
+
+    @property
+    def is_file(self) -> bool:
+        return self.entry_point.endswith(".py")
+
+    @property
+    def place(self) -> str:
+        """What a user calls it: a distribution and its version, or the path of a file."""
+        return self.entry_point if self.is_file else str(self)
 
 
 @dataclass(frozen=True, slots=True)

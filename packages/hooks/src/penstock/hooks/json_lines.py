@@ -1,4 +1,5 @@
-"""JSON lines, plain or compressed: each non-blank line is a JSON object in UTF-8, and a bad one is named."""
+"""JSON lines, plain or compressed: each non-blank line is a JSON object in UTF-8 without equal keys, and a bad one is
+named."""
 
 from __future__ import annotations
 
@@ -6,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from penstock.hooks.compressed import open_input
+from penstock.hooks.compressed import open_input, uncompressed_name
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether the name of a file says so; a backup such as `train.jsonl.bak` or `train.jsonl~` is none."""
+    return uncompressed_name(path).endswith(".jsonl")
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -26,12 +32,13 @@ def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Pr
         for number, line in enumerate(stream, 1):
             where = f"{path}:{number}"
             if line.strip():
-                yield where, _row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
+                yield where, parsed_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
 
 
-def _row(line: bytes, where: str) -> dict[str, Any] | Problem:
+def parsed_row(line: bytes, where: str) -> dict[str, Any] | Problem:
+    """The object of one line, or what is wrong with it."""
     try:
-        row = parse_json(line.decode("utf-8"))
+        row = parse_json(line.decode("utf-8"), distinct=True)
     except UnicodeDecodeError as error:
         what = f"invalid UTF-8, 0x{line[error.start]:02x} at byte {error.start} of the line"
         return Problem("not-text", what, where, "convert the file to UTF-8")

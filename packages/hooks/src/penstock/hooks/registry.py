@@ -150,8 +150,10 @@ class Registry:
     def _say_who_else(self, entry: Entry, name: str) -> None:
         others = [] if ":" in name else [e for e in self._of(entry.component.kind)[name] if e != entry]
         if others:
-            theirs = " and ".join(f"{other.origin}, written `{other.id}`" for other in others)
-            self._warn(f"{entry.component.kind} '{name}' comes from {entry.origin}; another one comes from {theirs}")
+            theirs = " and ".join(f"{other.origin.place}, written `{other.id}`" for other in others)
+            self._warn(
+                f"{entry.component.kind} '{name}' comes from {entry.origin.place}; another one comes from {theirs}"
+            )
 
     def choose(self, kind: str, settings: str | Mapping[str, Any], where: str = "") -> Choice:
         """Validates `"name"` or `{"use": "name", **settings}` against the component's own schema."""
@@ -185,7 +187,7 @@ class Registry:
             offers = any(component.kind in kinds and component.name == short for component in offered)
             if plugin.origin.distribution == package or (offers and package is None):
                 what = f"{sort} '{name}' is not usable"
-                return Problem("broken-plugin", what, fix=f"{plugin.origin}: {plugin.cause}")
+                return Problem("broken-plugin", what, fix=f"{plugin.origin.place}: {plugin.cause}")
         what, hints = f"unknown {sort} '{name}'", self._hints(kinds, name, package, ours)
         unknown = [] if package else [plugin for plugin in unusable if not isinstance(plugin, Incompatible)]
         if not unknown:
@@ -193,7 +195,7 @@ class Registry:
         # A plugin that does not load cannot say what it offers. A name close to a known one is probably misspelt; any
         # other name more likely belongs to such a plugin.
         misspelt = any(hint.startswith("did you mean") for hint in hints)
-        hints += [f"{plugin.origin} may provide it, but did not load ({plugin.cause})" for plugin in unknown]
+        hints += [f"{plugin.origin.place} may provide it, but did not load ({plugin.cause})" for plugin in unknown]
         return Problem("unknown-component" if misspelt else "broken-plugin", what, fix=", ".join(hints))
 
     def _hints(self, kinds: Sequence[str], name: str, package: str | None, ours: str | None) -> list[str]:
@@ -213,12 +215,22 @@ def broken(entry: Entry, error: Exception) -> Problem:
     """The problem of a component whose code cannot be imported."""
     component, plugin = entry.component, Broken(entry.origin, error)
     what = f"{component.kind} '{component.name}' is not usable"
-    return Problem("broken-plugin", what, fix=f"{plugin.origin}: {plugin.cause}")
+    return Problem("broken-plugin", what, fix=f"{plugin.origin.place}: {plugin.cause}{_to_install(entry, error)}")
+
+
+def _to_install(entry: Entry, error: Exception) -> str:
+    """What to install for a module that was not found; empty for other errors."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    package = error.name.partition(".")[0]
+    if entry.origin.is_file and package == entry.component.target.partition(":")[0].partition(".")[0]:
+        return "; the file is part of a package: install that with `uv pip install --editable FOLDER`, without --plugin"
+    return f"; install the package that has `{package}`"
 
 
 def _ambiguous(name: str, entries: Sequence[Entry]) -> Problem:
     kinds = " or ".join(dict.fromkeys(entry.component.kind for entry in entries))
-    owners = " and ".join(str(entry.origin) for entry in entries)
+    owners = " and ".join(entry.origin.place for entry in entries)
     ids = list(dict.fromkeys(entry.id for entry in entries))
     if len(ids) == len(entries):
         fix = "write " + " or ".join(f"`use: {each}`" for each in ids)

@@ -30,6 +30,9 @@ class PluginFile:
     def read(cls, name: str) -> PluginFile:
         """Reads the file; raises `ProblemError` if it is missing, or its stem cannot be a module name."""
         path = Path(name)
+        if path.is_dir():
+            what, fix = "a folder is no plugin file", f"install its package with `uv pip install --editable {name}`"
+            raise ProblemError(Problem("bad-plugin-file", what, name, fix))
         if path.suffix != ".py" or not path.stem.isidentifier():
             what = "the name of a plugin file must be a Python module name and end in .py"
             raise ProblemError(Problem("bad-plugin-file", what, name, "rename it, for example to my_router.py"))

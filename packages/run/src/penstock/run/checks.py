@@ -25,6 +25,8 @@ from penstock.hooks.architecture import (
     unanswered_asks,
 )
 from penstock.hooks.config import ConfigDocument
+from penstock.hooks.document import Location
+from penstock.hooks.inputs import missing_inputs
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 
@@ -173,6 +175,20 @@ def located(problem: Problem, document: ConfigDocument) -> Problem:
     if parts[0] not in document.value or not re.fullmatch(r"[\w.-]+", problem.where or "model"):
         return problem
     return replace(problem, where=document.where(tuple(int(part) if part.isdigit() else part for part in parts)))
+
+
+def missing_files(config: RunConfig) -> list[tuple[Location, Problem]]:
+    """A problem for each file that the config names and this machine does not have, with the location of its setting.
+
+    This is no check of a config: the machine that checks it need not have the data. `config validate` tells what is
+    missing, and `train --dry-run`, which stands for the machine that will run it, refuses it.
+    """
+    return list(missing_inputs(config))
+
+
+def missing_files_of_other_commands(config: RunConfig) -> list[Problem]:
+    """Those of sections that training does not read; it need not end for them."""
+    return [problem for at, problem in missing_files(config) if at[0] not in ("data", "model", "train")]
 
 
 def export_notes(config: RunConfig) -> list[str]:

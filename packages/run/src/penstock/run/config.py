@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, PrivateAttr, field_validator
 
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
+from penstock.hooks.inputs import InputPath
 from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run import checks
@@ -42,7 +43,7 @@ def _use(name: str) -> Any:
 class TokenizerSettings(Schema):
     """A byte-level BPE tokenizer trained on the corpus, or an existing tokenizer."""
 
-    file: Path | None = None
+    file: InputPath | None = None
     """An existing tokenizer to use instead: a tokenizer.json, a folder that holds one (such as the
     folder that model.pretrained names), or a llama2.c .bin. The vocabulary is then the file's, and no tokenizer is
     trained."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from penstock.hooks.atomic import sync, sync_files
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 
 LISTING = "penstock_export.json"
@@ -61,7 +62,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _listed(folder: Path) -> set[str]:
     try:
-        listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        listing = parse_json((folder / LISTING).read_bytes())
         return {LISTING, *listing["files"]} if listing["format"] == _FORMAT else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()

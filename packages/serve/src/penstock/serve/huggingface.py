@@ -18,7 +18,7 @@ from torch import Tensor
 from penstock.hooks.contracts import LanguageModel, Publishable
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.serve.folders import replaced_folder
-from penstock.serve.tokenizer import SPECIAL, tokenizer_config
+from penstock.serve.tokenizer import SPECIAL, tokenizer_config, with_begin
 from penstock.serve.weights import write_weights
 
 Dtype = Literal["bfloat16", "float32"]
@@ -59,7 +59,7 @@ class HuggingFaceExporter:
         own = model.published_config() if isinstance(model, Publishable) else model.export_config()
         _require_known_architecture(own)
         # transformers 5 reads `dtype`, older versions and other engines read `torch_dtype`.
-        config = {**own, "dtype": self.dtype, "torch_dtype": self.dtype}
+        config = {**with_begin(own, tokenizer_file), "dtype": self.dtype, "torch_dtype": self.dtype}
         documents = {
             "generation_config.json": _generation_config(config),
             "tokenizer_config.json": tokenizer_config(tokenizer_file, config, model.vocabulary_size),

@@ -16,7 +16,8 @@ SPECIAL = ("bos_token", "eos_token", "pad_token")
 def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int) -> dict[str, Any]:
     """The `tokenizer_config.json` for a `tokenizer.json` and a model's `config.json`.
 
-    Special tokens are those whose ids the config names; of several end-of-text ids, the first. Raises `ProblemError` if
+    Special tokens are those whose ids the config names; of several end-of-text ids, the first. A token that the
+    tokenizer puts before every text is said to begin texts, for software that asks. Raises `ProblemError` if
     the file is missing or not a tokenizer, if it has ids without a row in the model, or if the config names an id that
     the tokenizer lacks.
     """
@@ -39,7 +40,21 @@ def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int
         "clean_up_tokenization_spaces": False,
         **({"model_max_length": config["max_position_embeddings"]} if "max_position_embeddings" in config else {}),
         **special,
+        **({} if begin_of_texts(tokenizer) is None else {"add_bos_token": True}),
     }
+
+
+def with_begin(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """A model's `config.json` with the token that its tokenizer puts before every text, if it does, as
+    `bos_token_id`."""
+    begin = begin_of_texts(_read(file))
+    return dict(config) if begin is None else {**config, "bos_token_id": begin}
+
+
+def begin_of_texts(tokenizer: Tokenizer) -> int | None:
+    """The one token that a tokenizer puts before every text; None if there is none, or more around a text."""
+    begun, bare = (tokenizer.encode("a", add_special_tokens=added).ids for added in (True, False))
+    return begun[0] if bare and len(begun) == len(bare) + 1 and begun[1:] == bare else None
 
 
 def _read(file: Path) -> Tokenizer:

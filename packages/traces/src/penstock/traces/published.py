@@ -11,13 +11,13 @@ Shape suffixes: M domains, L layers, P pairs of layers, E experts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from penstock.hooks.json_text import parse_json
 from penstock.traces.trace import RoutingTrace
 
 KNOWN: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ Layer = Mapping[str, int]
 
 def traces_of(text: str) -> dict[str, RoutingTrace]:
     """The traces of a table by the name of their model; raises ValueError, KeyError or TypeError if it is not one."""
-    models: Mapping[str, Mapping[str, Any]] = json.loads(text, object_pairs_hook=_without_duplicates)["models"]
+    models: Mapping[str, Mapping[str, Any]] = parse_json(text, distinct=True)["models"]
     counts = {name: _of_counts(name, tables) for name, tables in models.items() if "expert_counts" in tables}
     if counts:
         return counts
@@ -77,15 +77,6 @@ def _expert(key: str) -> int:
     if not re.fullmatch("0|[1-9][0-9]{0,5}", key):
         raise ValueError(f"'{key}' is not the number of an expert")
     return int(key)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which Python would keep the last of equal keys."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' occurs twice")
-    return found
 
 
 def _k_of_first_choices(domains: Mapping[str, Sequence[Layer]], tables: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.atomic import replacing
+from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.traces.header import check_header
 
@@ -107,7 +108,7 @@ def _read(path: Path) -> tuple[NDArray[np.int64], dict[str, Any], NDArray[np.int
     if damaged:
         raise ValueError(f"the checksum of {damaged} is wrong")
     with np.load(path, allow_pickle=False) as archive:
-        header: dict[str, Any] = json.loads(archive["header"].tobytes())
+        header: dict[str, Any] = parse_json(archive["header"].tobytes())
         if header.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}, the format that this version reads")
         held = sorted(set(archive.files) - {"header"})

@@ -10,7 +10,6 @@ Shape suffixes: S steps, L layers, E experts, N tokens, K experts per token.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.hooks.json_text import parse_json
 from penstock.traces.trace import RoutingTrace
 
 DUMMY_RUN = 1024
@@ -67,7 +67,7 @@ def _parsed(lines: Iterable[str]) -> _Log:
         if not line.strip():
             continue
         try:
-            _take(log, json.loads(line))
+            _take(log, parse_json(line))
         except KeyError as error:
             raise ValueError(f"line {number} has no {error}") from error
         except (ValueError, TypeError) as error:

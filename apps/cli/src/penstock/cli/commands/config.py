@@ -12,10 +12,11 @@ from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument
 from penstock.hooks.architecture import architecture_settings, layer_routers, quantizer_of_roles
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
-from penstock.hooks.contracts import FULL_PRECISION, ParameterRole
+from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.checks import export_notes
+from penstock.run.checks import export_notes, located, missing_files
 from penstock.run.config import RunConfig, envelope_of, load_run_config
 
 
@@ -41,8 +42,9 @@ def schema(registry: Registry) -> dict[str, Any]:
 def validate(registry: Registry, config_file: Path, overrides: tuple[str, ...], as_json: bool) -> dict[str, Any]:
     """Find every problem of a config without importing torch. Exits with code 2 if there are any."""
     try:
-        run_config, _ = load_run_config(config_file, overrides, registry)
-        notes, problems, error = export_notes(run_config), [], None
+        run_config, document = load_run_config(config_file, overrides, registry)
+        missing = [f"not on this machine: {located(each, document)}" for _, each in missing_files(run_config)]
+        notes, problems, error = [*export_notes(run_config), *missing], [], None
     except ProblemError as raised:
         notes, problems, error = [], [problem.as_dict() for problem in raised.problems], raised
     result = {"config": str(config_file), "valid": error is None, "problems": problems, "notes": notes}

@@ -150,6 +150,9 @@ def _unknown(registry: Registry, name: str) -> ProblemError:
         registry.find(list(KINDS), name)
     except ProblemError as error:
         problem = error.problems[0]
+        if (Path(name) / "pyproject.toml").is_file():
+            what, fix = f"unknown component '{name}'", f"install its package with `uv pip install --editable {name}`"
+            return ProblemError(Problem(problem.code, what, problem.where, fix), error.exit_code)
         what = f"unknown component '{name}'" if problem.code == "unknown-component" else problem.what
         return ProblemError(Problem(problem.code, what, problem.where, problem.fix), error.exit_code)
     raise AssertionError("a name that no kind has was found")

@@ -17,6 +17,7 @@ import torch
 from penstock.data_prep.files import find_files
 from penstock.data_prep.order import keys, permute
 from penstock.hooks.contracts import Batch, Inputs, LanguageModel, ObjectiveOutput, TrainingData
+from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.train.checkpoint import sha256
 from penstock.train.objectives.examples import SHOWN, Example, Row, read_examples
@@ -32,7 +33,8 @@ class MaskedNextToken:
     """
 
     def __init__(self, *, paths: Sequence[str], heldout: Sequence[str]) -> None:
-        self.files = {"train": find_files(paths, "**/*.jsonl*"), "heldout": find_files(heldout, "**/*.jsonl*")}
+        named = {"train": paths, "heldout": heldout}
+        self.files = {split: find_files(given, "**/*.jsonl*", is_json_lines) for split, given in named.items()}
         _require_apart(self.files)
         self.examples = {split: read_examples(files) for split, files in self.files.items()}
 

@@ -63,7 +63,6 @@ from penstock.hooks.contracts.training import (
     TrainingData,
 )
 from penstock.hooks.contracts.weights import (
-    FULL_PRECISION,
     Guarded,
     GuardedSite,
     LaidOut,
@@ -86,7 +85,6 @@ from penstock.hooks.contracts.weights import (
 )
 
 __all__ = [
-    "FULL_PRECISION",
     "Answer",
     "Array",
     "AskingRouter",

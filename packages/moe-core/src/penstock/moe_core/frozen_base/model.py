@@ -25,7 +25,12 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.architecture import architecture_settings, build_architecture, layer_routers
+from penstock.hooks.architecture import (
+    architecture_settings,
+    build_architecture,
+    layer_routers,
+    promised_positions,
+)
 from penstock.hooks.contracts import (
     Inputs,
     LaidOut,
@@ -181,7 +186,8 @@ class FrozenBase(nn.Module):
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        return generation.generate(self, inputs, tokens=tokens, **sampling)
+        most = promised_positions(self.base.export_config())
+        return generation.generate(self, inputs, tokens=tokens, positions=most, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, router_misfits
 from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.inputs import InputPath, expanded
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.glm import hub_config, layouts
 
@@ -94,7 +95,7 @@ class GlmMoeConfig(ArchitectureSettings):
 
     preset: str | None = None
     """Named set of sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b or quickstart."""
-    pretrained: Path | None = None
+    pretrained: InputPath | None = None
     """Hugging Face glm4_moe folder or llama2.c .bin file to take sizes, router and weights from."""
     mtp: Literal["drop", "keep"] = "drop"
     """What to do with a checkpoint's multi-token prediction layers: drop them, or keep them untrained and write them
@@ -162,7 +163,7 @@ class GlmMoeConfig(ArchitectureSettings):
     @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
         path = fields.get("pretrained")
-        if isinstance(path, str) and name in pretrained_settings(Path(path).expanduser()):
+        if isinstance(path, str) and name in pretrained_settings(expanded(path)):
             return f"pretrained '{path}'"
         return super().giver(fields, name)
 
@@ -201,7 +202,7 @@ class GlmMoeConfig(ArchitectureSettings):
         if not isinstance(data, dict) or not isinstance(data.get("pretrained"), (str, Path)):
             return data
         try:
-            given = pretrained_settings(Path(data["pretrained"]).expanduser())
+            given = pretrained_settings(expanded(data["pretrained"]))
         except (
             ProblemError
         ):  # reported for the field itself; placeholder sizes, so that they are not also reported as missing
@@ -222,10 +223,10 @@ class GlmMoeConfig(ArchitectureSettings):
         if path is None:
             return None
         try:
-            pretrained_settings(path.expanduser())
+            pretrained_settings(expanded(path))
         except ProblemError as error:
             raise ValueError(str(error)) from error
-        return path.expanduser()
+        return expanded(path)
 
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
         if self.pretrained is not None:

@@ -147,7 +147,7 @@ def _obstacles(
         yield what + ", ".join(others), "give every layer the same router and settings: remove `overrides`"
     if any(each.score is None for each in rules.values()):
         yield "this router", "use sigmoid-topk or softmax-topk; sinkhorn and frozen can be exported too"
-    if any(each.bounded for each in rules.values()):
+    elif any(each.bounded for each in rules.values()):  # such as by a setting; another router is dropless without it
         yield "routers that turn tokens away", "remove `capacity`"
     if rule.score == "sigmoid" and config.n_routed_experts == 1:
         yield "a sigmoid router with one expert", "use 2 or more n_routed_experts, or dense layers"

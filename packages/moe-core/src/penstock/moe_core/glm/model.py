@@ -212,7 +212,8 @@ class GlmMoe(nn.Module):
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        return generation.generate(self, inputs, tokens=tokens, **sampling)
+        most = self.config.max_position_embeddings
+        return generation.generate(self, inputs, tokens=tokens, positions=most, **sampling)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""

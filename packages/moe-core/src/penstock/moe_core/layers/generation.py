@@ -23,6 +23,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     stop_token: int | None = None,
+    positions: int | None = None,
     use_cache: bool = True,
 ) -> Tensor:
     """Continues each row of `inputs` by at most `tokens` tokens: [B, S + tokens] int64.
@@ -32,11 +33,13 @@ def generate(
     0 is greedy. `top_k` and `top_p` restrict sampling to the most likely tokens. After `stop_token` a row repeats it,
     and generation ends when every row has stopped; stop tokens in prompts are ignored. Draws come from a generator
     seeded with `seed`; the global one is not touched. The model's training mode is restored.
+    Generation also ends when a row has as many tokens as the model has `positions`; raises ValueError for a prompt that
+    leaves no room for one.
     """
     new = next_tokens(
         model,
         inputs,
-        tokens=tokens,
+        tokens=tokens if positions is None else min(tokens, _room(Inputs.of(inputs), positions)),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -45,6 +48,14 @@ def generate(
         use_cache=use_cache,
     )
     return torch.cat((Inputs.of(inputs).token_BS, *(next_B[:, None] for next_B in new)), dim=1)
+
+
+def _room(inputs: Inputs, positions: int) -> int:
+    """How many tokens fit behind the longest prompt; at least one."""
+    longest = inputs.token_BS.shape[1] if inputs.real_BS is None else int(inputs.real_BS.sum(dim=1).max())
+    if longest >= positions:
+        raise ValueError(f"the prompt has {longest} tokens, but the model reads at most {positions}: shorten it")
+    return positions - longest
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ class Status(Record):
 
 @dataclass(frozen=True, slots=True)
 class Trained(Record):
-    """What `train` prints. `seconds` covers the training steps; `learnt` is what the architecture reports of itself."""
+    """What `train` prints. `seconds` covers the training steps; `learnt` is what the architecture reports of itself.
+    `already_finished`: the run had been trained to its end before."""
 
     run_dir: str
     expert_layers: int
@@ -44,6 +45,7 @@ class Trained(Record):
     steps: int
     parameters: ParameterCounts
     learnt: dict[str, float] | None = field(default=None, metadata=ABSENT)
+    already_finished: bool | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
