@@ -134,14 +134,15 @@ def test_a_file_that_the_machine_does_not_have_is_a_note_of_validate(config, mon
 
 def test_a_dry_run_refuses_files_that_are_missing_with_all_else_that_stops_the_run(config, monkeypatch):
     monkeypatch.chdir(config.parent)
-    overrides = [*MISSING, "data.corpus={use: text, paths: [gone-too]}", "data.tokenizer={}"]
+    overrides = [*MISSING, "data.corpus={use: text, paths: [gone-too]}", "data.tokenizer={file: gone.json}"]
     with pytest.raises(ProblemError) as refused:
         run(["train", str(config), "--dry-run", *overrides])
     found = [str(problem) for problem in refused.value.problems]
-    assert len(found) == 3, found
-    assert "gone-too" in found[0]
-    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in found[1]
-    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in found[2]
+    assert len(found) == 4, found
+    assert "gone.json: the tokenizer cannot be read" in found[0]
+    assert "gone-too" in found[1]
+    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in found[2]
+    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in found[3]
 
 
 def test_every_setting_that_is_a_path_says_whether_it_is_read(registry):

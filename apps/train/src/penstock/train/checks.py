@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from penstock.hooks.config import ConfigDocument
+from penstock.hooks.contracts import Corpus
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import broken
 from penstock.run import checks
@@ -60,7 +61,7 @@ def the_corpus_has_documents(planned: Planned) -> None:
     data = planned.config.data
     filters = [choice.build() for choice in data.filters]
     corpus = data.corpus.build()
-    if data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists():
+    if _is_prepared(planned, corpus):
         return
     documents = iter(corpus.documents())
     for each in filters:
@@ -68,6 +69,13 @@ def the_corpus_has_documents(planned: Planned) -> None:
     if not list(islice(documents, FIRST_DOCUMENTS)):
         what = "the corpus has no documents, or its filters leave none"
         raise ProblemError(Problem("empty-corpus", what, "data.corpus", "check its paths and patterns"))
+
+
+def _is_prepared(planned: Planned, corpus: Corpus) -> bool:
+    try:
+        return data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists()
+    except ProblemError:  # of a tokenizer that cannot be read, which the model needs too and names
+        return False
 
 
 def the_objective_reads_its_files(planned: Planned) -> None:
