@@ -160,3 +160,28 @@ def _fields_of(kind, registry):
 
 def _holds(annotation, kind):
     return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))
+
+
+def test_fields_schemas_and_checks_are_all_said_at_once(config, registry):
+    overrides = ["seed=-1", "train.batch_size=6", "train.micro_batch_size=4", "train.tokens=many"]
+    overrides += ["model.router=random", "data.sequence_length=2048", "model.num_key_value_heads=3"]
+    found = "\n".join(problems(config, registry, *overrides))
+    for part in ("seed: ", "train.tokens: ", "train.micro_batch_size: ", "model.num_attention_heads: "):
+        assert part in found
+    assert "model.router: the router 'random' has no selection bias" in found
+    assert "data.sequence_length: sequences have 2048 tokens, but the model reads at most 1024" in found
+
+
+@pytest.mark.parametrize(
+    ("override", "silent"),
+    [
+        ("model.num_attention_heads=x", "num_key_value_heads"),
+        ("data.sequence_length=x", "positions"),
+        ("model.router=nonsense", "selection bias"),
+        ("train.micro_batch_size=x", "multiple"),
+    ],
+)
+def test_what_rests_on_a_refused_value_is_not_guessed(config, registry, override, silent):
+    found = problems(config, registry, override, "model.first_k_dense_replace=0", "seed=-1")
+    assert len(found) == 2, found
+    assert silent not in "\n".join(found)
