@@ -13,7 +13,9 @@ by moving nothing but the selection biases.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,8 @@ def trained(method: str, seed: int, overrides: tuple[str, ...], runs: Path) -> R
         balance = METHODS[method]
         chosen = [] if balance is None else [f"model.balance={balance}"]
         arguments = ["train", str(CONFIG), f"seed={seed}", "train.micro_batch_size=2", *chosen, *overrides]
-        finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto", "--json"])["run_dir"])]
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
+            finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto"])["run_dir"])]
     return restore(finished[-1], Registry.discover())
 
 
