@@ -135,7 +135,6 @@ private:
             for (int64_t i; (i = next.fetch_add(1)) < count;)
                 if (!repack(stored.matrices[i], codes[i], 1, d.matrices[i])) bad = i;
         };
-        pool_wake(d.pool.get());
         pool_run(d.pool.get(), std::max<int64_t>(2, threads),
                  [](const void* w, int64_t) { (*static_cast<decltype(work)*>(w))(); }, &work);
         if (bad >= 0) throw Failure{DECODER_BAD_MATRIX, bad};
@@ -310,7 +309,6 @@ int32_t why_not(const Text& text, const int32_t* tokens, int64_t n) {
 // Reads tokens in chunks. `logits` gets those of all of them, or of the last one.
 void read(Text& text, const int32_t* tokens, int64_t n, float* logits, bool all) {
     const std::lock_guard<std::mutex> lock(text.decoder->busy);
-    pool_wake(text.session.pool);
     for (int64_t at = 0; at < n; at += CHUNK) {
         const int64_t count = std::min(CHUNK, n - at);
         float* to = all ? logits + at * text.decoder->model.vocabulary : at + count == n ? logits : nullptr;

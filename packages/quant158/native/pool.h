@@ -14,8 +14,5 @@ Pool* pool_new(int threads);  // throws where the system has no more threads
 void pool_free(Pool*);
 int64_t pool_threads(const Pool*);
 
-// Helpers spin from here on, until nothing has come for a while.
-void pool_wake(Pool*);
-
 // Calls call(work, part) for each part below `parts`, 2 to 65,535, and returns when all have ended.
 void pool_run(Pool*, int64_t parts, Call call, const void* work);
