@@ -6,6 +6,9 @@ precision, with the half width of Student's 95 % interval. Bytes are those of fi
 codes and fp16 scales of quantized weights, and fp32 of all others. `bits a weight` are the file's bits of the ternary
 weights alone, `difference` the largest between an unpacked weight and the one that the forward pass computes with.
 
+`decoder gap` is what the decoder's bits per byte of the run's artifact differ by from those of the forward pass of
+training; it needs the compiled library.
+
 A format is trained with all of the quickstart's settings, which were tuned for full precision. `step / full` is the
 time of a training step over that of full precision.
 """
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from balance import WINDOWS, heldout_windows
 from measure import Bar, finish, interleaved, json_option, rounds
@@ -32,9 +36,12 @@ from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks import Registry
 from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
+from penstock.quant158 import native
+from penstock.quant158.artifact import Artifact
+from penstock.quant158.decoder import Decoder, decodable
 from penstock.sweep.compare import paired
 from penstock.train.compose import stored_tensors
-from penstock.train.restore import Restored, restore
+from penstock.train.restore import Restored, RestoredRun, restore_run
 from penstock.train.weights import sites_of
 
 FULL = "full precision"
@@ -57,7 +64,7 @@ class Files:
     difference: float = 0.0
 
 
-def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> Restored:
+def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> RestoredRun:
     """A finished run of the quickstart, which is trained unless `runs` has it."""
     folder = runs / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
     finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
@@ -65,7 +72,7 @@ def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> Res
         arguments = ["train", str(CONFIG), f"seed={seed}", f"model.quantizer={FORMATS[name]}", *overrides]
         with redirect_stdout(sys.stderr):
             finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto"])["run_dir"])]
-    return restore(finished[-1], Registry.discover())
+    return restore_run(finished[-1], Registry.discover())
 
 
 @torch.inference_mode()
@@ -75,6 +82,24 @@ def heldout_bits(restored: Restored, tokens: int) -> float:
         restored.model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)
     ]
     return bits_per_byte(losses, int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
+
+
+def decoded_bits(restored: Restored, tokens: int, folder: Path) -> float:
+    """As `heldout_bits`, by the decoder on the artifact."""
+    path = folder / "model.penstock"
+    with redirect_stdout(sys.stderr):
+        run(["export", str(restored.path), "--format", "penstock", "--out", str(path)])
+    artifact = Artifact.open(path)
+    decoder = Decoder(artifact, decodable(artifact, artifact.header.decoder, str(path)))
+    window_WS = heldout_windows(restored, tokens).numpy()
+    text, nll = decoder.text(window_WS.shape[1]), 0.0
+    for window_S in window_WS:
+        text.cut(0)
+        logits = text.logits(window_S[:-1].tolist()).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        chosen = logits[np.arange(len(logits)), window_S[1:]]
+        nll += float((np.log(np.exp(logits).sum(axis=1)) - chosen).sum())
+    return bits_per_byte([nll], int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
 
 
 def written(restored: Restored, folder: Path) -> Files:
@@ -109,13 +134,17 @@ def packed(site: NamedSite, matrix: str, restored: Restored, path: Path) -> floa
     return float((torch.from_numpy(quantizer.unpack(arrays, tuple(weight.shape))) - used).abs().max())
 
 
-def measured(restored: Restored, tokens: int) -> dict[str, Any]:
+def measured(restored: RestoredRun, tokens: int) -> dict[str, Any]:
     status = restored.run.status()
+    heldout, gap = heldout_bits(restored, tokens), ""
     with tempfile.TemporaryDirectory() as folder:
         files = written(restored, Path(folder))
+        if files.ternary_weights and native.built():
+            gap = abs(decoded_bits(restored, tokens, Path(folder)) - heldout)
     bits = 8 * files.ternary / files.ternary_weights if files.ternary_weights else ""
     return {
-        "heldout bits/byte": heldout_bits(restored, tokens),
+        "heldout bits/byte": heldout,
+        "decoder gap": gap,
         "bytes": files.total,
         "bits a weight": bits,
         "difference": files.difference,
@@ -185,6 +214,8 @@ def main(
             False,
         )
     ]
+    if gaps := [row["decoder gap"] for row in rows if row["decoder gap"] != ""]:
+        bars.append(Bar("largest gap of the decoder in bits per byte", max(gaps), 0.0005, False))
     bars += [
         Bar(
             f"bits a weight of {name}", next(row["bits a weight"] for row in rows if row["format"] == name), 1.73, False
