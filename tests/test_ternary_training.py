@@ -14,6 +14,8 @@ from penstock.hooks import Registry
 from penstock.hooks.contracts import PackedFormat, ParameterRole, StoragePlan
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.layers.site import NamedSite
+from penstock.run.config import load_run_config, read_run_config
+from penstock.train.checks import Planned, the_model_fits_together
 from penstock.train.compose import Composition, stored_tensors
 from penstock.train.loop import Trainer
 from penstock.train.restore import restore
@@ -119,3 +121,20 @@ def test_the_size_of_a_plan_is_the_sum_of_its_packed_tensors_and_explain_says_wh
     assert rows["storage.norm"] == ("fp32", "no quantizer")
     with pytest.raises(ProblemError, match=r"the model stores no 'storage\.heads'"):
         command("config", "explain", config_file, "storage.heads")
+
+
+def test_a_quantizer_whose_roles_the_built_model_lacks_is_refused_before_the_run(config_file, tmp_path):
+    """What settings tell is found earlier, and only the model itself has the last word."""
+    dense = ["model.first_k_dense_replace=3", "model.balance=[]", "model.quantizer={matrix: int8, expert: ternary}"]
+    config, _ = read_run_config(config_file, dense, Registry.discover())
+    with pytest.raises(ProblemError, match=r"model\.quantizer\.expert: 'ternary' finds no parameter of its role"):
+        the_model_fits_together(Planned(config, tmp_path))
+
+
+def test_the_example_fits_together(tmp_path):
+    example = Path(__file__).parents[1] / "configs" / "ternary.yaml"
+    config, _ = load_run_config(example, [], Registry.discover())
+    planned = Planned(config, tmp_path)
+    the_model_fits_together(planned)
+    formats = {each.format for each in stored_tensors(planned.composition)}
+    assert formats == {"ternary-base3-g128", "int8-rows", "fp32"}

@@ -23,10 +23,10 @@ CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 class Quickstart:
-    """The model and engine of the quickstart config, and one batch."""
+    """The model and engine of the quickstart config with overrides, and one batch."""
 
-    def __init__(self) -> None:
-        self.config: RunConfig = load_run_config(CONFIG, (), Registry.discover())[0]
+    def __init__(self, *overrides: str) -> None:
+        self.config: RunConfig = load_run_config(CONFIG, overrides, Registry.discover())[0]
         vocabulary = self.config.data.tokenizer.vocab_size
         self.composition = compose_model(self.config, vocabulary)
         self.engine = LocalEngine(device=torch.device("cpu"))

@@ -6,7 +6,8 @@ precision, with the half width of Student's 95 % interval. Bytes are those of fi
 codes and fp16 scales of quantized weights, and fp32 of all others. `bits a weight` are the file's bits of the ternary
 weights alone, `difference` the largest between an unpacked weight and the one that the forward pass computes with.
 
-A format is trained with all of the quickstart's settings, which were tuned for full precision.
+A format is trained with all of the quickstart's settings, which were tuned for full precision. `step / full` is the
+time of a training step over that of full precision.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +24,13 @@ from typing import Any
 import click
 import torch
 from balance import WINDOWS, heldout_windows
-from measure import Bar, finish, json_option
-from quickstart import CONFIG
+from measure import Bar, finish, interleaved, json_option, rounds
+from quickstart import CONFIG, Quickstart
 
 from penstock.cli.main import run
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks import Registry
-from penstock.hooks.contracts import FULL_PRECISION
+from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
 from penstock.sweep.compare import paired
 from penstock.train.compose import stored_tensors
@@ -122,6 +124,14 @@ def measured(restored: Restored, tokens: int) -> dict[str, Any]:
     }
 
 
+def steps(rounds: int) -> list[dict[str, Any]]:
+    """A training step in each format, as processor time beside that of full precision."""
+    formats = {**FORMATS, "ternary, activations int8": "{use: ternary, activations: int8}"}
+    cases = {name: Quickstart(f"model.quantizer={chosen}").step for name, chosen in formats.items()}
+    seconds = interleaved(cases, rounds=rounds, clock=time.process_time)
+    return [{"format": name, "step / full": value / seconds[FULL]} for name, value in seconds.items()]
+
+
 def compared(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """A format over all seeds, beside full precision."""
     of: dict[str, dict[int, dict[str, Any]]] = {
@@ -148,10 +158,18 @@ def compared(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
 )
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all formats.")
+@rounds(9)
 @json_option
 def main(
-    tokens: int | None, seeds: int, measure: int, runs: Path | None, overrides: tuple[str, ...], as_json: bool
+    tokens: int | None,
+    seeds: int,
+    measure: int,
+    runs: Path | None,
+    overrides: tuple[str, ...],
+    rounds: int,
+    as_json: bool,
 ) -> None:
+    stepped = steps(rounds)
     given = overrides if tokens is None else (f"train.tokens={tokens}", *overrides)
     with tempfile.TemporaryDirectory() as folder:
         rows: list[dict[str, Any]] = [
@@ -174,7 +192,12 @@ def main(
         for name in FORMATS
         if name != FULL
     ]
-    rows += [compared(rows, name) for name in FORMATS]
+    bars += [
+        Bar(f"step of {row['format']} / full precision", row["step / full"], 1.3, False)
+        for row in stepped
+        if row["format"] != FULL
+    ]
+    rows += [*(compared(rows, name) for name in FORMATS), *stepped]
     finish("ternary_training", rows, bars, as_json, tokens=tokens or "quickstart", threads=torch.get_num_threads())
 
 

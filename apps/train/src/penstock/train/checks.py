@@ -73,13 +73,11 @@ def the_corpus_has_documents(planned: Planned) -> None:
         raise ProblemError(Problem("empty-corpus", what, "data.corpus", "check its paths and patterns"))
 
 
-def every_quantizer_finds_a_parameter(planned: Planned) -> None:
-    composition = planned.composition
+def _idle_quantizers(planned: Planned) -> list[Problem]:
+    composition, settings = planned.composition, architecture_settings(planned.config.model)
     sited = {site.role for site in sites_of(composition.model).values()}
     present = sited or set(composition.roles().values())
-    settings = architecture_settings(planned.config.model)
-    if problems := idle_quantizers(settings, frozenset(ParameterRole) - present):
-        raise ProblemError(problems)
+    return idle_quantizers(settings, frozenset(ParameterRole) - present)
 
 
 def the_objective_reads_its_files(planned: Planned) -> None:
@@ -104,12 +102,15 @@ def _refuse(problems: list[Problem]) -> None:
 
 
 def the_model_fits_together(planned: Planned) -> None:
-    """Builds the model, its routers, quantizers and shared parameters, and the optimizer over them."""
+    """Builds the model, its routers, quantizers, which each find a parameter, and shared parameters, and the optimizer
+    over them."""
     model, choice = planned.composition.model, planned.config.model
     missing = [name for name in PARTS_OF_A_MODEL if not hasattr(model, name)]
     if missing:
         error = TypeError(f"its model {type(model).__name__} has no {', '.join(missing)}")
         raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN)
+    if problems := _idle_quantizers(planned):
+        raise ProblemError(problems)
     compose_optimizer(planned.config, model, planned.composition.shared.roles())
     planned.config.train.schedule.build()
 
@@ -126,7 +127,6 @@ class BuiltCheck:
 CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
-    BuiltCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
     BuiltCheck("the files of observers and trackers are there", the_files_of_training_are_there),

@@ -15,7 +15,6 @@ from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.hooks import architecture
 from penstock.hooks.architecture import architecture_settings, layer_routers, promised_positions
 from penstock.hooks.contracts import (
-    FULL_PRECISION,
     BalanceLoss,
     Balancer,
     Guarded,
@@ -27,6 +26,7 @@ from penstock.hooks.contracts import (
     StoragePlan,
     StoredTensor,
 )
+from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, names_of
 from penstock.quant158.as_stored import stored_quantizer

@@ -16,6 +16,7 @@ from penstock.hooks.contracts import (
     ParameterLayout,
     ParameterRole,
     PartlyFrozen,
+    QuantizesInput,
     SharedParameters,
     SharingPlan,
     Sited,
@@ -52,10 +53,16 @@ def build_quantizer(architecture: Choice) -> Any:
     if not isinstance(chosen, Choice):
         return _storage_plan(chosen.by_role())
     quantizer = chosen.build()
-    if not hasattr(quantizer, "fake_quantize") and SITES not in architecture.entry.component.capabilities:
+    if SITES not in architecture.entry.component.capabilities and _needs_sites(quantizer):
         what = f"'{chosen.entry.component.name}' needs weight sites, which '{architecture.entry.component.name}' lacks"
         raise ProblemError(Problem("unsupported", what, "model.quantizer", "leave it out, or use glm-moe"))
     return quantizer
+
+
+def _needs_sites(quantizer: Any) -> bool:
+    """Whether one function of the weight is not all that the quantizer does."""
+    rounds = isinstance(quantizer, QuantizesInput) and quantizer.input_bits is not None
+    return rounds or not hasattr(quantizer, "fake_quantize") or getattr(quantizer, "warmup", None) is not None
 
 
 def _storage_plan(by_role: Mapping[ParameterRole, Choice]) -> StoragePlan:

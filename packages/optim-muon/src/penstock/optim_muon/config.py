@@ -28,7 +28,8 @@ class MuonConfig(Schema):
 
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay of Muon and AdamW; norms, biases and embeddings are exempt. GLM-4.5 uses 0.1; short runs
-    need none."""
+    need none. Nor do ternary matrices: their levels depend on ratios of weights alone, and decay only lets small
+    gradients flip more of them."""
 
     scaling: Literal["match_rms", "original"] = "match_rms"
     """Update scale: match_rms gives RMS 0.2 like AdamW (Moonlight, GLM-4.5); original uses sqrt(max(1, rows / columns))

@@ -12,7 +12,8 @@ from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument
 from penstock.hooks.architecture import architecture_settings, layer_routers, quantizer_of_roles
 from penstock.hooks.config import ConfigDocument, Setting, explain, json_schema
-from penstock.hooks.contracts import FULL_PRECISION, ParameterRole
+from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.checks import export_notes, located, missing_files

@@ -64,7 +64,6 @@ from penstock.hooks.contracts.training import (
     TrainingData,
 )
 from penstock.hooks.contracts.weights import (
-    FULL_PRECISION,
     Guarded,
     GuardedSite,
     LaidOut,
@@ -88,7 +87,6 @@ from penstock.hooks.contracts.weights import (
 )
 
 __all__ = [
-    "FULL_PRECISION",
     "Answer",
     "Array",
     "AskingRouter",
