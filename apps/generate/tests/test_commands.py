@@ -119,5 +119,5 @@ def test_a_message_that_is_not_utf8_ends_nothing(trained: Path) -> None:
 def test_help_stands_alone() -> None:
     for command in ("generate", "chat"):
         text = penstock(command, "--help").output
-        assert "RUN|FOLDER" in text
+        assert "RUN|ARTIFACT|FOLDER" in text
         assert "--temperature" in text

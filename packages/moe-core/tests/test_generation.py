@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -47,6 +50,37 @@ def test_top_k_and_top_p_never_draw_outside_their_set():
     assert set(sample(logits, 1.0, None, 0.01, generator).tolist()) == {0}
     drawn = sample(logits, 1.0, None, None, generator)
     assert (drawn == 0).float().mean() == pytest.approx(0.636, abs=0.05)
+
+
+def drawn_by_hand(logits, share, temperature, top_k, top_p):
+    """The definition, a token at a time in Python's floats."""
+    most = max(logits)
+    ranked = sorted((-math.exp((value - most) / temperature), token) for token, value in enumerate(logits))
+    kept = [(-weight, token) for weight, token in ranked[:top_k]]
+    nucleus = top_p * sum(weight for weight, _ in kept)
+    before = list(itertools.accumulate((weight for weight, _ in kept), initial=0.0))
+    kept = [each for each, sum_before in zip(kept, before, strict=False) if sum_before < nucleus]
+    bound = share * sum(weight for weight, _ in kept)
+    upto = itertools.accumulate(weight for weight, _ in kept)
+    return next(token for (_, token), total in zip(kept, upto, strict=True) if total > bound)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, None, 1.0), (0.7, 5, 1.0), (1.3, None, 0.8), (1, 7, 0.6)]
+)
+def test_a_token_is_where_a_uniform_number_falls_among_falling_probabilities(temperature, top_k, top_p):
+    logits = torch.randn(200, 30, generator=torch.Generator().manual_seed(1)) * 2
+    shares = torch.rand(200, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    drawn = sample(logits, temperature, top_k, None if top_p == 1 else top_p, torch.Generator().manual_seed(5))
+    expected = [
+        drawn_by_hand(row, share, temperature, top_k, top_p)
+        for row, share in zip(logits.tolist(), shares.flatten().tolist(), strict=True)
+    ]
+    assert drawn.tolist() == expected
+
+
+def test_of_equal_logits_the_smaller_id_comes_first():
+    assert set(sample(torch.zeros(500, 9), 1.0, 3, None, torch.Generator().manual_seed(0)).tolist()) == {0, 1, 2}
 
 
 def test_a_stopped_row_repeats_the_stop_token(make_model):

@@ -88,5 +88,6 @@ inline void store(float* out, const Totals& totals, float by) {
 }  // namespace
 
 #include "multiply.inc"
+#include "decode.inc"
 
-const Kernel kernel_avx2 = {"avx2", quantize, multiply};
+const Kernel kernel_avx2 = {"avx2", quantize, multiply, &decoding};

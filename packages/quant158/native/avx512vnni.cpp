@@ -85,5 +85,6 @@ inline void store(float* out, const Totals& totals, float by) {
 }  // namespace
 
 #include "multiply.inc"
+#include "decode.inc"
 
-const Kernel kernel_avx512vnni = {"avx512vnni", quantize, multiply};
+const Kernel kernel_avx512vnni = {"avx512vnni", quantize, multiply, &decoding};

@@ -2,6 +2,8 @@
 #pragma once
 #include "matrix.h"
 
+struct Decoding;  // decoder.h
+
 struct Kernel {
     const char* name;
 
@@ -12,6 +14,8 @@ struct Kernel {
     // out[v * stride + row] = sum over groups of scale[row, group] * (integer product of the group), times the scale of
     // vector v; for the rows of the row blocks [first, last). Each vector's result is what it is alone.
     void (*multiply)(const Matrix&, const Vectors&, float* out, int64_t stride, int64_t first, int64_t last);
+
+    const Decoding* decoding;
 };
 
 extern const Kernel kernel_portable;

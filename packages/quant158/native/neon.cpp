@@ -57,5 +57,6 @@ inline void store(float* out, const Totals& totals, float by) {
 }  // namespace
 
 #include "multiply.inc"
+#include "decode.inc"
 
-const Kernel kernel_neon = {"neon", quantize, multiply};
+const Kernel kernel_neon = {"neon", quantize, multiply, &decoding};

@@ -52,5 +52,6 @@ void store(float* out, const Totals& totals, float by) {
 }  // namespace
 
 #include "multiply.inc"
+#include "decode.inc"
 
-const Kernel kernel_portable = {"portable", quantize, multiply};
+const Kernel kernel_portable = {"portable", quantize, multiply, &decoding};

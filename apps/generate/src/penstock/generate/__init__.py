@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path) -> TextModel:
-    """The model of a run, of one of its checkpoints, or of a folder in the Hugging Face layout, ready to generate.
+    """The model of a run, of one of its checkpoints, of an artifact (`model.penstock`), or of a folder in the Hugging
+    Face layout, ready to generate.
 
     `runs/quickstart`, the folder of all runs of a config, means its newest run with a checkpoint. Raises
     `ProblemError` if there is no model at `path` or it cannot be loaded.
     """
-    from penstock.generate.loading import load_model
+    from penstock.generate.opening import open_model
     from penstock.hooks.registry import Registry
 
-    return load_model(Path(path), Registry.discover())
+    return open_model(Path(path), Registry.discover())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-model_argument = click.argument("model_path", metavar="RUN|FOLDER", type=click.Path(path_type=Path))
+model_argument = click.argument("model_path", metavar="RUN|ARTIFACT|FOLDER", type=click.Path(path_type=Path))
 
 
 def sampling_options(command: Command) -> Command:
@@ -64,9 +64,11 @@ def sampling_options(command: Command) -> Command:
 def generate(registry: Registry, model_path: Path, prompt: str | None, as_json: bool, **options: Any) -> dict[str, Any]:
     """Continue a prompt, and print the new text as it is generated.
 
-    RUN is a run, or a folder of runs such as runs/quickstart, whose newest one is used. FOLDER is a checkpoint of a
-    run, or a model in the Hugging Face layout. The text ends at the model's end of text, at --stop, after --tokens
-    tokens, or when the model's context is full.
+    RUN is a run, or a folder of runs such as runs/quickstart, whose newest one is used. ARTIFACT is a file that
+    `penstock export --format penstock` made; a compiled decoder runs it, or torch where a note says why. FOLDER is a
+    checkpoint of a run, or a model in the Hugging Face layout.
+
+    The text ends at the model's end of text, at --stop, after --tokens tokens, or when the model's context is full.
     """
     sampling = _sampling(options)
     prompt = _stdin() if prompt is None else prompt
@@ -82,9 +84,12 @@ def generate(registry: Registry, model_path: Path, prompt: str | None, as_json: 
         "new_tokens": continuation.new_tokens,
         "stopped_by": continuation.stopped_by,
         "seconds": round(time.perf_counter() - begun, 3),
+        "tokens_per_second": continuation.tokens_per_second and round(continuation.tokens_per_second, 1),
     }
     if as_json:
         output.print_result(result, as_json, str)
+    elif continuation.tokens_per_second:
+        output.note(f"{continuation.tokens_per_second:,.0f} tokens/s")
     _note_positions(model, continuation)
     return result
 
@@ -96,7 +101,8 @@ def generate(registry: Registry, model_path: Path, prompt: str | None, as_json: 
 def chat(registry: Registry, model_path: Path, **options: Any) -> None:
     """Talk to a model: each line of stdin is a message, and the reply is printed as it is generated.
 
-    RUN is a run or a folder of runs, FOLDER a checkpoint or a Hugging Face folder.
+    RUN is a run or a folder of runs, ARTIFACT a file of `penstock export --format penstock`, FOLDER a checkpoint or a
+    Hugging Face folder.
 
     The conversation is kept as context. It is written with the chat template of the tokenizer; without one, as a
     transcript of `User:` and `Assistant:`, which a model without chat training continues as best it can. /quit or
@@ -124,9 +130,9 @@ def chat(registry: Registry, model_path: Path, **options: Any) -> None:
 
 
 def _loaded(path: Path, registry: Registry) -> TextModel:
-    from penstock.generate.loading import load_model
+    from penstock.generate.opening import open_model
 
-    return load_model(path, registry)
+    return open_model(path, registry)
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

@@ -13,9 +13,9 @@ from torch import nn
 
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.model import TextModel
+from penstock.generate.torch_tokens import tokens_of
 from penstock.hooks.architecture import architecture_settings, layer_routers
 from penstock.hooks.contracts import LanguageModel
-from penstock.hooks.inputs import expanded
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
@@ -31,8 +31,7 @@ OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 
 
 def load_model(path: Path, registry: Registry) -> TextModel:
-    """See `penstock.generate.load`."""
-    path = expanded(path)
+    """The model at a path, in torch; see `penstock.generate.load`."""
     if is_artifact(path) or (path / RESOLVED).is_file():
         return _of_trained(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
@@ -55,6 +54,8 @@ def _of_trained(restored: Restored) -> TextModel:
     return TextModel(
         name=str(restored.path),
         model=restored.model,
+        next_tokens=tokens_of(restored.model),
+        vocabulary_size=restored.model.vocabulary_size,
         tokenizer=PublishedTokenizer.of_trained(restored.tokenizer_json),
         config=restored.config,
         begins=(end,),  # as documents did in training
@@ -88,6 +89,8 @@ def _of_folder(folder: Path, registry: Registry) -> TextModel:
     return TextModel(
         name=str(folder),
         model=model,
+        next_tokens=tokens_of(model),
+        vocabulary_size=model.vocabulary_size,
         tokenizer=tokenizer,
         config=None,
         begins=(),  # what the tokenizer puts before a text is what the model was trained with

@@ -1,21 +1,17 @@
-"""A model that reads and writes text."""
+"""A model that reads and writes text; imports no torch, which a decoder does without."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast
-
-import torch
-from torch import nn
+from typing import Any, Protocol
 
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.stops import StopTexts
-from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.problems import Problem, ProblemError, failed
-from penstock.moe_core.layers.generation import next_tokens
 from penstock.run.config import RunConfig
 
 COLDEST = 1e-4
@@ -67,15 +63,31 @@ def _possible_temperature(value: float) -> bool:
     return value == 0 or (math.isfinite(value) and value >= COLDEST)
 
 
+class NextTokens(Protocol):
+    """Continues a prompt by at most `tokens` tokens, chosen as `sampling` says, whatever its own `tokens` are."""
+
+    def __call__(self, prompt_tokens: Sequence[int], sampling: Sampling, tokens: int) -> Iterator[int]: ...
+
+
 @dataclass(slots=True)
 class Continuation:
-    """The text after a prompt, in pieces as it is generated. What it says of the text is complete once it has ended."""
+    """The text after a prompt, in pieces as it is generated. What it says of the text is complete once it has ended.
+
+    The model took `first_seconds` for the first token, which includes reading the prompt, and `next_seconds` for the
+    others."""
 
     prompt_tokens: int
     new_tokens: int = 0
+    first_seconds: float = 0.0
+    next_seconds: float = 0.0
     text: str = ""
     stopped_by: StoppedBy | None = None
     pieces: Iterator[str] = field(default=iter(()), repr=False)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the tokens after the first; None if there are none."""
+        return (self.new_tokens - 1) / self.next_seconds if self.next_seconds else None
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -90,14 +102,17 @@ class Continuation:
 class TextModel:
     """A model with its tokenizer.
 
-    `model` is the `LanguageModel`, a torch module in evaluation mode. `config` is the config of the run, None for a
+    `model` is what computes: the `LanguageModel`, a torch module in evaluation mode, or the decoder of an artifact.
+    `next_tokens` are its tokens, of which it has `vocabulary_size`. `config` is the config of the run, None for a
     folder without a run. `begins` are the tokens that every prompt begins with; `ends` end a text when generated.
     `positions` is the most tokens that the model reads, None if no limit is known. `template` is the chat template of
     the tokenizer, if it has one, and `special` the texts of special tokens that templates name.
     """
 
     name: str
-    model: LanguageModel
+    model: Any
+    next_tokens: NextTokens
+    vocabulary_size: int
     tokenizer: PublishedTokenizer
     config: RunConfig | None
     begins: tuple[int, ...]
@@ -126,8 +141,8 @@ class TextModel:
         if not tokens:
             what = "the prompt is empty, and the tokenizer has no token that begins a text"
             raise ProblemError(Problem("bad-value", what, "prompt", "write a prompt"))
-        if max(tokens) >= self.model.vocabulary_size:
-            what = f"its tokenizer produces token {max(tokens)}, but the model has {self.model.vocabulary_size} tokens"
+        if max(tokens) >= self.vocabulary_size:
+            what = f"its tokenizer produces token {max(tokens)}, but the model has {self.vocabulary_size} tokens"
             raise ProblemError(Problem("vocabulary-mismatch", what, self.name, "use the model's own tokenizer"))
         return tokens
 
@@ -151,17 +166,7 @@ class TextModel:
         text, stops = self.tokenizer.stream(prompt_tokens), StopTexts(sampling.stop)
         most = sampling.tokens if room is None else min(sampling.tokens, room)
         result.stopped_by = StoppedBy.TOKENS if most == sampling.tokens else StoppedBy.POSITIONS
-        device = next(cast(nn.Module, self.model).parameters()).device
-        for next_B in next_tokens(
-            self.model,
-            torch.tensor([list(prompt_tokens)], device=device),
-            tokens=most,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-        ):
-            token = int(next_B)
+        for token in _timed(self.next_tokens(prompt_tokens, sampling, most), result):
             result.new_tokens += 1
             if token in self.ends:
                 result.stopped_by = StoppedBy.END_OF_TEXT
@@ -172,3 +177,18 @@ class TextModel:
                 return
         yield stops.push(text.finish())
         yield stops.finish()
+
+
+def _timed(tokens: Iterator[int], result: Continuation) -> Iterator[int]:
+    """Tokens as they come; adds up what each took, without what is done with them in between."""
+    while True:
+        begun = time.perf_counter()
+        token = next(tokens, None)
+        seconds = time.perf_counter() - begun
+        if token is None:
+            return
+        if result.new_tokens == 0:
+            result.first_seconds = seconds
+        else:
+            result.next_seconds += seconds
+        yield token

@@ -18,7 +18,7 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VARIABLE = "PENSTOCK_KERNEL"
 _ABI = 1
-_BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
+BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 # Results and arguments of native/api.h; arrays are passed by address.
@@ -34,6 +34,16 @@ _SIGNATURES = {
     "penstock_matrix_free": (None, [_pointer]),
     "penstock_matrix_bytes": (_i64, [_pointer]),
     "penstock_multiply": (_i32, [_pointer, _pointer, _i64, _pointer, _i64, _i64, _i64, _pointer]),
+    # native/decoder_api.h
+    "penstock_decoder_new": (_pointer, [_pointer, _pointer, _i64, ctypes.POINTER(_i32), ctypes.POINTER(_i64)]),
+    "penstock_decoder_free": (None, [_pointer]),
+    "penstock_decoder_bytes": (_i64, [_pointer]),
+    "penstock_text_new": (_pointer, [_pointer, _i64]),
+    "penstock_text_free": (None, [_pointer]),
+    "penstock_text_cut": (None, [_pointer, _i64]),
+    "penstock_text_seed": (None, [_pointer, ctypes.c_uint64]),
+    "penstock_text_read": (_i32, [_pointer, _pointer, _i64, _pointer]),
+    "penstock_text_next": (_i32, [_pointer, _pointer, _i64, _pointer, _pointer]),
 }
 
 
@@ -55,10 +65,10 @@ def library() -> ctypes.CDLL:
     """The library with the types of its functions; raises `ProblemError` where it was not built."""
     file = _file()
     if file is None:
-        raise ProblemError(Problem("missing-kernel", "kernel not built", "", _BUILD))
+        raise ProblemError(Problem("missing-kernel", "kernel not built", "", BUILD))
     loaded = ctypes.CDLL(str(file))
     if loaded.penstock_abi() != _ABI:
-        raise ProblemError(Problem("missing-kernel", "the kernel is of another version", str(file), _BUILD))
+        raise ProblemError(Problem("missing-kernel", "the kernel is of another version", str(file), BUILD))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments

@@ -30,6 +30,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.glm import hub_config, huggingface, layouts
 from penstock.moe_core.glm.config import GlmMoeConfig
+from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
@@ -268,6 +269,10 @@ class GlmMoe(nn.Module):
         if layout == "glm4_moe":
             return state | absent_parts(self.config, state)
         return translated_state(layout, self.config, rules[min(rules)], state)
+
+    def decoder_description(self) -> dict[str, Any]:
+        """See `penstock.hooks.contracts.Decodable`."""
+        return described(self, {layer: _rule(router) for layer, router in self.routers.items()})
 
     def _router_rules(self) -> dict[int, RouterRule]:
         """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""

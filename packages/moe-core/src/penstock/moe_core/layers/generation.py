@@ -84,7 +84,7 @@ def next_tokens(
         raise ValueError(
             f"temperature ({temperature}) must be >= 0, top_k ({top_k}) >= 1 and top_p ({top_p}) in (0, 1]"
         )
-    generator = torch.Generator(device=token_BS.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # of the CPU, whatever the model is on: a seed is one text
     was_training = model.training
     model.train(False)
     cache = model.new_cache(token_BS.shape[0], token_BS.shape[1] + tokens) if use_cache else None
@@ -116,17 +116,25 @@ def _continued(real_BS: Tensor | None, token_BS: Tensor) -> Tensor | None:
 def sample(
     logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
 ) -> Tensor:
-    """One token per row [B], from fp32 logits [B, V]."""
+    """One token per row [B], from fp32 logits [B, V]; `temperature` 0 takes the likeliest.
+
+    A row draws one uniform number. Its token is the first, in order of falling probability and then of id, with which
+    the sum of the probabilities that `top_k` and `top_p` leave exceeds that share of their whole. The decoder of
+    artifacts (penstock.quant158) does the same, so a seed gives one text.
+    """
     if temperature == 0.0:
         return logits_BV.argmax(dim=-1)
-    logits_BV = logits_BV / temperature
+    logits_BV, device = logits_BV.to(generator.device), logits_BV.device
+    weight_BV = ((logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature).exp()
+    weight_BV, token_BV = weight_BV.double().sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
-        threshold_B1 = logits_BV.topk(min(top_k, logits_BV.shape[-1]), dim=-1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)
+        weight_BV[:, top_k:] = 0.0
+    upto_BV = weight_BV.cumsum(dim=-1)
     if top_p is not None:
-        sorted_BV, index_BV = logits_BV.sort(dim=-1, descending=True)
-        probability_BV = sorted_BV.softmax(dim=-1)
-        before_BV = probability_BV.cumsum(dim=-1) - probability_BV  # always keep the most likely token
-        drop_BV = torch.zeros_like(before_BV, dtype=torch.bool).scatter(1, index_BV, before_BV >= top_p)
-        logits_BV = logits_BV.masked_fill(drop_BV, -torch.inf)
-    return torch.multinomial(logits_BV.softmax(dim=-1), 1, generator=generator).squeeze(1)
+        before_BV = torch.nn.functional.pad(upto_BV[:, :-1], (1, 0))  # the likeliest token always stays
+        weight_BV = weight_BV.masked_fill(before_BV >= top_p * upto_BV[:, -1:], 0.0)
+        upto_BV = weight_BV.cumsum(dim=-1)
+    share_B1 = torch.rand(len(logits_BV), 1, dtype=torch.float64, generator=generator, device=generator.device)
+    rank_B1 = (upto_BV <= share_B1 * upto_BV[:, -1:]).sum(dim=-1, keepdim=True)
+    last_B1 = (weight_BV > 0).sum(dim=-1, keepdim=True) - 1  # if rounding leaves the sum at its bound
+    return token_BV.gather(1, rank_B1.minimum(last_B1)).squeeze(1).to(device)
