@@ -140,6 +140,32 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session
+def kernels(session: nox.Session) -> None:
+    """The compiled kernels give the same bits on x86 and, emulated by QEMU, on ARM."""
+    arm = ["aarch64-linux-gnu-g++", "qemu-aarch64-static"]
+    if missing := [tool for tool in ("c++", *arm) if shutil.which(tool) is None]:
+        session.skip(f"needs {', '.join(missing)} (Debian: g++-aarch64-linux-gnu, qemu-user-static)")
+    session.install("cmake>=3.18", "ninja")
+    folder = Path(session.create_tmp())
+    printed = check_kernels(session, folder / "here", [], [])
+    target = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={arm[0]}"]
+    printed += check_kernels(session, folder / "arm", target, [arm[1], "-L", "/usr/aarch64-linux-gnu"])
+    session.log("\n".join(printed))
+    if len({line.split()[-1] for line in printed}) != 1 or not any(line.startswith("neon ") for line in printed):
+        session.error("the kernels differ, or the one of ARM did not run")
+
+
+def check_kernels(session: nox.Session, folder: Path, target: list[str], emulator: list[str]) -> list[str]:
+    """What `every_kernel.cpp` prints, built for a target."""
+    member = ROOT / "packages" / "quant158"
+    build = ["-S", str(member), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DCHECK_KERNELS=ON"]
+    session.run("cmake", *build, *target, silent=True)
+    session.run("cmake", "--build", str(folder), silent=True)
+    printed = session.run(*emulator, str(folder / "every_kernel"), silent=True, external=True)
+    return str(printed).splitlines()
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """requirements.lock is what the pyprojects alone resolve to; `nox -s lock -- --write` renews it."""
     sync(session, "--only-group", "lock")

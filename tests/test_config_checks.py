@@ -154,14 +154,15 @@ def test_a_file_that_the_machine_does_not_have_is_a_note_of_validate(config, mon
 
 def test_a_dry_run_refuses_files_that_are_missing_with_all_else_that_stops_the_run(config, monkeypatch):
     monkeypatch.chdir(config.parent)
-    overrides = [*MISSING, "data.corpus={use: text, paths: [gone-too]}", "data.tokenizer={}"]
+    overrides = [*MISSING, "data.corpus={use: text, paths: [gone-too]}", "data.tokenizer={file: gone.json}"]
     with pytest.raises(ProblemError) as refused:
         run(["train", str(config), "--dry-run", *overrides])
     found = [str(problem) for problem in refused.value.problems]
-    assert len(found) == 3, found
-    assert "gone-too" in found[0]
-    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in found[1]
-    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in found[2]
+    assert len(found) == 4, found
+    assert "gone.json: the tokenizer cannot be read" in found[0]
+    assert "gone-too" in found[1]
+    assert "evaluate.tasks.1.paths.0: file or folder not found: gone.txt" in found[2]
+    assert "evaluate.tasks.2.path: file or folder not found: gone.jsonl" in found[3]
 
 
 def test_every_setting_that_is_a_path_says_whether_it_is_read(registry):
@@ -180,3 +181,28 @@ def _fields_of(kind, registry):
 
 def _holds(annotation, kind):
     return annotation is kind or any(_holds(part, kind) for part in get_args(annotation))
+
+
+def test_fields_schemas_and_checks_are_all_said_at_once(config, registry):
+    overrides = ["seed=-1", "train.batch_size=6", "train.micro_batch_size=4", "train.tokens=many"]
+    overrides += ["model.router=random", "data.sequence_length=2048", "model.num_key_value_heads=3"]
+    found = "\n".join(problems(config, registry, *overrides))
+    for part in ("seed: ", "train.tokens: ", "train.micro_batch_size: ", "model.num_attention_heads: "):
+        assert part in found
+    assert "model.router: the router 'random' has no selection bias" in found
+    assert "data.sequence_length: sequences have 2048 tokens, but the model reads at most 1024" in found
+
+
+@pytest.mark.parametrize(
+    ("override", "silent"),
+    [
+        ("model.num_attention_heads=x", "num_key_value_heads"),
+        ("data.sequence_length=x", "positions"),
+        ("model.router=nonsense", "selection bias"),
+        ("train.micro_batch_size=x", "multiple"),
+    ],
+)
+def test_what_rests_on_a_refused_value_is_not_guessed(config, registry, override, silent):
+    found = problems(config, registry, override, "model.first_k_dense_replace=0", "seed=-1")
+    assert len(found) == 2, found
+    assert silent not in "\n".join(found)

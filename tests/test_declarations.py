@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from members import module_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,7 +23,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     for pattern in WORKSPACE["tool"]["uv"]["workspace"]["members"]
     for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
 }
-OURS = {member["tool"]["uv"]["build-backend"]["module-name"]: member["project"]["name"] for member in MEMBERS.values()}
+OURS = {module_of(member): member["project"]["name"] for member in MEMBERS.values()}
 # Laws of the kit import what the component that they check stands on, which its own environment then has.
 KIT = "packages/conformance"
 # pydantic requires the very pydantic-core that it is released with, and refers to it for some names.

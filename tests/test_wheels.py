@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from members import module_of
 from packaging.requirements import Requirement
+
+from penstock.quant158 import native
 
 ROOT = Path(__file__).parents[1]
 WORKSPACE = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -32,7 +36,7 @@ def declares_torch(distribution: str) -> bool:
 @pytest.mark.parametrize("distribution", MEMBERS)
 def test_a_wheel_stands_alone(distribution: str, wheelhouse: Path) -> None:
     (wheel,) = wheelhouse.glob(f"{distribution.replace('-', '_')}-[0-9]*.whl")
-    module = MEMBERS[distribution]["tool"]["uv"]["build-backend"]["module-name"]
+    module = module_of(MEMBERS[distribution])
     alone = ["uv", "run", "--quiet", "--isolated", "--no-project", "--python", sys.executable, "--with", str(wheel)]
     check = ["python", str(ROOT / "tests" / "stands_alone.py"), str(wheel), distribution, module]
     light = [] if declares_torch(distribution) else ["--light"]
@@ -40,3 +44,20 @@ def test_a_wheel_stands_alone(distribution: str, wheelhouse: Path) -> None:
     environment = {**os.environ, "UV_FIND_LINKS": links}
     result = subprocess.run([*alone, *check, *light], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.wheels
+@pytest.mark.parametrize("compiler", ["works", "false"])
+def test_a_wheel_is_for_one_platform_where_it_is_compiled_and_for_any_without_a_compiler(
+    compiler: str, tmp_path: Path
+) -> None:
+    if compiler == "works" and not native.built():
+        pytest.skip("no compiler built the kernel here")
+    command = ["uv", "build", "--quiet", "--wheel", "--package", "penstock-quant158", "--out-dir", str(tmp_path)]
+    broken = {} if compiler == "works" else {"CC": compiler, "CXX": compiler}
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **broken}, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    has_library = any("libpenstock_quant158" in name for name in zipfile.ZipFile(wheel).namelist())
+    assert has_library == (compiler == "works")
+    assert wheel.name.endswith("-py3-none-any.whl") != has_library
+    assert "-py3-none-" in wheel.name

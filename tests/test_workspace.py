@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from members import module_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -39,10 +40,6 @@ NAMESPACE = {member["project"]["name"] for folder, member in MEMBERS.items() if 
 GROUND = {"penstock.hooks", "penstock.traces", "penstock.conformance"}
 HALL = {"penstock.pages", "penstock.run"}
 every_member = pytest.mark.parametrize("folder", MEMBERS)
-
-
-def module_of(member: dict[str, Any]) -> str:
-    return member["tool"]["uv"]["build-backend"]["module-name"]
 
 
 def modules_under(floor: str) -> set[str]:

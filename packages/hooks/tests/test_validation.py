@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from types import ModuleType
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import pytest
 from pydantic import field_validator
 
-from penstock.hooks import Choice, Component, ExitCode, ProblemError, Registry
+from penstock.hooks import Choice, Component, ExitCode, Problem, ProblemError, Registry
 from penstock.hooks.architecture import RouterChoice
 from penstock.hooks.config import OfKind, Schema, apply_overrides, parse_config, validate, validate_settings
 from penstock.hooks.discovery import Broken, Loaded, Origin
@@ -244,3 +246,70 @@ def test_null_is_called_null_and_a_section_that_is_null_says_what_to_do() -> Non
     assert "numbers: must be a mapping of settings, not null" in section
     assert section.endswith("write its settings, or remove the key if all of them have defaults")
     assert low.endswith("not null")
+
+
+class Inner(Schema):
+    low: int = 0
+    high: int = 9
+    name: str = "inner"
+
+    def misfits(self):
+        if self.low > self.high:
+            yield ("low",), "low is above high"
+        if self.name == "bad":
+            yield ("name",), "a bad name"
+
+
+class Together(Schema):
+    needed: int
+    one: Inner = Inner()
+    many: list[Inner] = []
+
+    def misfits(self):
+        if self.needed > 1 and self.one.name == "twice":
+            yield ("one", "name"), "twice is too much"
+
+
+def problems_of(text: str, **options: Any) -> list[str]:
+    with pytest.raises(ProblemError) as caught:
+        validate(Together, parse_config(text, "a.yaml"), Registry([]), **options)
+    return [
+        f"{problem.where.rpartition(' ')[2]}: {problem.what.partition(',')[0]}" for problem in caught.value.problems
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("needed: x\none: {low: 10}", ["needed: input should be a valid integer", "one.low: low is above high"]),
+        (
+            "needed: 2\none: {low: x, name: twice}",
+            ["one.low: input should be a valid integer", "one.name: twice is too much"],
+        ),
+        ("needed: 2\nmany: [{low: 10, high: x}]", ["many.0.high: input should be a valid integer"]),
+        ("needed: 1\none: {low: 10, kk: 1}", ["one.kk: unknown field", "one.low: low is above high"]),
+        ("one: {low: 10}", ["one.low: low is above high", "needed: this field is required"]),
+        (
+            "needed: 2\none: {low: 10, high: 5, name: bad}\nother: 1",
+            ["one.low: low is above high", "one.name: a bad name", "other: unknown field"],
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said_with_what_is_wrong_in_itself(text: str, expected: list[str]) -> None:
+    assert sorted(problems_of(text)) == sorted(expected)
+
+
+def test_what_spans_a_config_with_holes_is_said_too_and_what_rests_on_a_hole_is_not() -> None:
+    def across(config: Together) -> Iterator[Problem]:
+        yield Problem("bad-value", f"one is {config.one.name}", "one")
+        yield Problem("bad-value", f"needed is {config.needed}", "needed")
+
+    def careful(config: Together) -> list[Problem]:
+        found: list[Problem] = []
+        with suppress(AttributeError):
+            found.extend(across(config))
+        return found
+
+    wrong = "needed: input should be a valid integer"
+    assert problems_of("needed: x", across=careful) == [wrong, "one: one is inner"]
+    assert problems_of("needed: 1\nmany: x", across=careful)[-2:] == ["one: one is inner", "needed: needed is 1"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from penstock.hooks.architecture import architecture_settings, idle_quantizers
 from penstock.hooks.config import ConfigDocument
-from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts import Corpus, ParameterRole
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import broken
 from penstock.run import checks
@@ -63,7 +63,7 @@ def the_corpus_has_documents(planned: Planned) -> None:
     data = planned.config.data
     filters = [choice.build() for choice in data.filters]
     corpus = data.corpus.build()
-    if data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists():
+    if _is_prepared(planned, corpus):
         return
     documents = iter(corpus.documents())
     for each in filters:
@@ -78,6 +78,13 @@ def _idle_quantizers(planned: Planned) -> list[Problem]:
     sited = {site.role for site in sites_of(composition.model).values()}
     present = sited or set(composition.roles().values())
     return idle_quantizers(settings, frozenset(ParameterRole) - present)
+
+
+def _is_prepared(planned: Planned, corpus: Corpus) -> bool:
+    try:
+        return data_folder(planned.runs, planned.config, corpus, content_settings(planned.config)).exists()
+    except ProblemError:  # of a tokenizer that cannot be read, which the model needs too and names
+        return False
 
 
 def the_objective_reads_its_files(planned: Planned) -> None:

@@ -16,15 +16,18 @@ from enum import Enum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -38,6 +41,10 @@ from penstock.hooks.registry import Choice, Entry, Registry, broken
 
 PROBLEM = "penstock_problem"  # the type of pydantic errors that carry a `Problem`
 KIND_MARK = "x-penstock-kinds"  # a marker in JSON schemas that `json_schema` replaces by references to the kinds
+
+
+class Hole:
+    """In the place of a value that was refused. What rests on it cannot be checked; all else can (see `validation`)."""
 
 
 class Schema(BaseModel):
@@ -55,6 +62,7 @@ class Schema(BaseModel):
         protected_namespaces=(),
         arbitrary_types_allowed=True,
     )
+    _holes: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
@@ -95,14 +103,32 @@ class Schema(BaseModel):
         values = presets[name] if name in presets else next(iter(presets.values()), dict[str, Any]())
         return {**values, **fields}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _around_holes(cls, data: object, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """With holes, an instance that lacks these fields, so that whoever asks for one gets an AttributeError."""
+        fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+        holes = frozenset(name for name, value in fields.items() if isinstance(value, Hole))
+        if not holes:
+            return handler(data)
+        unwritten: dict[str, Any] = {name: (Any, Field(default=None, validate_default=False)) for name in holes}
+        partial = create_model(cls.__name__, __base__=cls, **unwritten)
+        partial._holes = holes
+        whole = {name: value for name, value in fields.items() if name not in holes}
+        return partial.model_validate(whole, context=cast("dict[str, Any] | None", info.context))
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = [
-            InitErrorDetails(
-                type=_carrier(what if isinstance(what, Problem) else Problem("bad-value", what)), loc=at, input=self
-            )
-            for at, what in self.misfits()
-        ]
+        for name in self._holes:
+            vars(self).pop(name, None)
+        wrong: list[InitErrorDetails] = []
+        try:
+            for at, what in self.misfits():
+                problem = what if isinstance(what, Problem) else Problem("bad-value", what)
+                wrong.append(InitErrorDetails(type=_carrier(problem, misfit=True), loc=at, input=self))
+        except AttributeError:
+            if not self._holes:
+                raise
         if wrong:
             raise ValidationError.from_exception_data(type(self).__name__, wrong)
         return self
@@ -325,9 +351,9 @@ def written_out(choice: Choice) -> dict[str, Any]:
     return {"use": choice.entry.id, **(settings.model_dump(mode="json") if settings else {})}
 
 
-def _carrier(problem: Problem) -> PydanticCustomError:
+def _carrier(problem: Problem, *, misfit: bool = False) -> PydanticCustomError:
     """A problem as an error that pydantic validators can raise."""
-    return PydanticCustomError(PROBLEM, "{problem}", {"problem": problem})
+    return PydanticCustomError(PROBLEM, "{problem}", {"problem": problem, "misfit": misfit})
 
 
 def _rejected(problem: Problem, value: object, *at: str) -> ValidationError:

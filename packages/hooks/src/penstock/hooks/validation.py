@@ -1,11 +1,16 @@
-"""Validates a document against a schema: returns the config, or raises every problem at once with its line."""
+"""Validates a document against a schema: returns the config, or raises every problem at once with its line.
+
+How values fit together is only known of values that are valid each. So a document with problems is validated again with
+holes in the place of its refused values: what still does not fit is reported too, and what rests on a hole is not.
+"""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -13,21 +18,28 @@ from pydantic_core import ErrorDetails
 from penstock.hooks.document import ConfigDocument, Location, Value, below
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Entry, Registry
-from penstock.hooks.schema import PROBLEM, NoSettings, Schema, schema_at, schema_of
+from penstock.hooks.schema import PROBLEM, Hole, NoSettings, Schema, schema_at, schema_of
 
 Envelope = TypeVar("Envelope", bound=Schema)
 
 
-def validate(schema: type[Envelope], document: ConfigDocument, registry: Registry) -> Envelope:
+def validate(
+    schema: type[Envelope],
+    document: ConfigDocument,
+    registry: Registry,
+    across: Callable[[Envelope], Iterable[Problem]] = lambda config: (),
+) -> Envelope:
     """The validated config; raises one `ProblemError` with every problem, those of the file in the order of its lines,
-    then those of the overrides."""
+    then those of the overrides, then those that `across` finds in a config with holes."""
     try:
         return schema.model_validate(document.value, context={"registry": registry})
     except ValidationError as error:
         found = [_located(schema, document, registry, details) for details in error.errors()]
+    misfits, more = _despite(schema, document, registry, [location for location, _ in found], across)
+    found += misfits
     order = {location: position for position, location in enumerate(document.sources)}
     found.sort(key=lambda pair: order.get(document.written(pair[0]), -1))
-    problems = [problem for _, problem in found]
+    problems = [problem for _, problem in found] + more
     plugin_failed = any(problem.code == "broken-plugin" for problem in problems)
     raise ProblemError(problems, ExitCode.PLUGIN if plugin_failed else ExitCode.USAGE)
 
@@ -38,6 +50,44 @@ def validate_settings(entry: Entry, fields: Mapping[str, Any], registry: Registr
     name = where or f"{entry.component.kind} '{entry.component.name}'"
     settings = validate(schema, ConfigDocument(dict(fields), {(): name}, name), registry)
     return None if schema is NoSettings else settings
+
+
+def _despite(
+    schema: type[Envelope],
+    document: ConfigDocument,
+    registry: Registry,
+    refused: Sequence[Location],
+    across: Callable[[Envelope], Iterable[Problem]],
+) -> tuple[list[tuple[Location, Problem]], list[Problem]]:
+    """What does not fit together besides the refused values: in a schema, and across the config."""
+    value = deepcopy(document.value)
+    if not all(_make_hole(value, location) for location in refused):
+        return [], []
+    try:
+        return [], list(across(schema.model_validate(value, context={"registry": registry})))
+    except ValidationError as error:
+        misfits = [each for each in error.errors() if each.get("ctx", {}).get("misfit")]
+        found = [_located(schema, document, registry, details) for details in misfits]
+        new = [location for location, _ in found if location not in refused]
+        if not new:
+            return [], []
+        further, more = _despite(schema, document, registry, [*refused, *new], across)
+        return found + further, more
+    except Exception:  # of a validator that rests on a hole
+        return [], []
+
+
+def _make_hole(value: Any, location: Location) -> bool:
+    """Puts a hole at a location, or in the place of the component or the list that it belongs to; False if the document
+    has no such place."""
+    path = list(location)
+    while path and (path[-1] == "use" or isinstance(path[-1], int)):
+        path.pop()
+    for part in path[:-1]:
+        value = value if isinstance(value, Hole) else below(value, part)
+    if path and isinstance(value, dict):
+        cast("dict[str, Any]", value)[str(path[-1])] = Hole()
+    return bool(path) and isinstance(value, (dict, Hole))
 
 
 def _located(

@@ -169,6 +169,17 @@ def require(config: RunConfig, document: ConfigDocument, checks: Iterable[Config
         raise ProblemError([located(problem, document) for problem in problems])
 
 
+def found_despite_holes(
+    config: RunConfig, document: ConfigDocument, checks: Iterable[ConfigCheck] = CHECKS
+) -> Iterator[Problem]:
+    """What the checks find in a config that lacks some fields; a check that needs one of these is silent."""
+    for check in checks:
+        try:
+            yield from [located(problem, document) for problem in check.problems(config)]
+        except (AttributeError, ProblemError):
+            continue
+
+
 def located(problem: Problem, document: ConfigDocument) -> Problem:
     """The problem with the line of its dotted path, if that is a path into the config."""
     parts = (problem.where or "model").split(".")

@@ -204,7 +204,8 @@ def _read(
     kept = {name: value for name, value in written.value.items() if name not in absent}
     document = apply_overrides(replace(written, value=kept), overrides)
     document = replace(document, value={**document.value, **{name: {} for name in owns if name not in document.value}})
-    config = _validated(envelope, document, registry)
+    checked = tuple(checked)
+    config = _validated(envelope, document, registry, checked)
     config._absent = absent
     checks.require(config, document, checked)
     return config, document
@@ -223,7 +224,9 @@ def envelope_of(registry: Registry) -> type[RunConfig]:
     return with_sections(RunConfig, tuple(installed_sections(registry, RunConfig).items()))
 
 
-def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Registry) -> RunConfig:
+def _validated(
+    envelope: type[RunConfig], document: ConfigDocument, registry: Registry, checked: Sequence[checks.ConfigCheck]
+) -> RunConfig:
     """Validates the sections of installed apps, and names the packages that provide the others."""
     missing = {
         name: problem
@@ -236,7 +239,12 @@ def _validated(envelope: type[RunConfig], document: ConfigDocument, registry: Re
     broken = any(problem.code == "broken-plugin" for problem in problems)
     exit_code = ExitCode.PLUGIN if broken else ExitCode.USAGE
     try:
-        config = validate(envelope, replace(document, value=known), registry)
+        config = validate(
+            envelope,
+            replace(document, value=known),
+            registry,
+            lambda config: checks.found_despite_holes(config, document, checked),
+        )
     except ProblemError as error:
         raise ProblemError([*problems, *error.problems], max(exit_code, error.exit_code)) from None
     if problems:

@@ -1,0 +1,116 @@
+"""The compiled library: found, loaded, and the fastest of its kernels that this machine can run.
+
+A kernel is the code of one instruction set; all give the same bits. `PENSTOCK_KERNEL`, or an argument, forces one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import penstock.quant158
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+
+VARIABLE = "PENSTOCK_KERNEL"
+_ABI = 1
+_BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
+
+_i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+# Results and arguments of native/api.h; arrays are passed by address.
+_SIGNATURES = {
+    "penstock_abi": (_i32, []),
+    "penstock_kernel_name": (ctypes.c_char_p, [_i32]),
+    "penstock_kernel": (_pointer, [ctypes.c_char_p]),
+    "penstock_self_test": (_i32, [_pointer]),
+    "penstock_matrix_new": (
+        _pointer,
+        [_pointer, _i64, _i64, _i64, _i64, _pointer, _i64, _i64, ctypes.POINTER(_i32)],
+    ),
+    "penstock_matrix_free": (None, [_pointer]),
+    "penstock_matrix_bytes": (_i64, [_pointer]),
+    "penstock_multiply": (_i32, [_pointer, _pointer, _i64, _pointer, _i64, _i64, _i64, _pointer]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One instruction set's code in the library."""
+
+    name: str
+    address: int
+
+
+def built() -> bool:
+    """Whether the package was built with a compiler."""
+    return _file() is not None
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The library with the types of its functions; raises `ProblemError` where it was not built."""
+    file = _file()
+    if file is None:
+        raise ProblemError(Problem("missing-kernel", "kernel not built", "", _BUILD))
+    loaded = ctypes.CDLL(str(file))
+    if loaded.penstock_abi() != _ABI:
+        raise ProblemError(Problem("missing-kernel", "the kernel is of another version", str(file), _BUILD))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every kernel's name, the fastest first, whether this machine can run it or not."""
+    return tuple(_names())
+
+
+def supported() -> list[str]:
+    """The kernels that this machine can run, the fastest first; `portable` is always the last."""
+    return [name for name in names() if _passes(name)]
+
+
+def kernel(name: str | None = None) -> Kernel:
+    """The kernel of this name; without one that of `PENSTOCK_KERNEL`, or else the fastest that passes its self-test.
+
+    Raises `ProblemError` for a name that is unknown or that this machine cannot run.
+    """
+    asked, where = (name, "") if name else (os.environ.get(VARIABLE), VARIABLE)
+    if not asked:
+        return next(Kernel(each, _address(each)) for each in names() if _passes(each))
+    if asked not in names():
+        raise ProblemError(Problem("bad-kernel", f"unknown kernel '{asked}'", where, did_you_mean(asked, names())))
+    if not _passes(asked):
+        fix = f"this machine can run: {', '.join(supported())}"
+        raise ProblemError(Problem("bad-kernel", f"this machine cannot run the kernel '{asked}'", where, fix))
+    return Kernel(asked, _address(asked))
+
+
+def _file() -> Path | None:
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    places = (Path(folder) / f"libpenstock_quant158{suffix}" for folder in penstock.quant158.__path__)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _names() -> Iterator[str]:
+    number = 0
+    while (name := library().penstock_kernel_name(number)) is not None:
+        yield name.decode()
+        number += 1
+
+
+def _address(name: str) -> int:
+    """0 where the processor lacks the instructions, or the library was built for another."""
+    return library().penstock_kernel(name.encode()) or 0
+
+
+@cache
+def _passes(name: str) -> bool:
+    address = _address(name)
+    return bool(address) and bool(library().penstock_self_test(address))
