@@ -307,6 +307,7 @@ BROKEN = {
     "quantizer/embeddings-are-served": of(Good, ALL | {"embeddings"}),
     "quantizer/heads-are-served": of(Good, ALL | {"heads"}),
     "quantizer/what-is-packed-is-the-weight-of-the-forward-pass": of(OtherScale),
+    "quantizer/rows-of-any-width-are-packed": of(Good, ALL | {"any-width"}),
     "quantizer/packed-arrays-take-the-packed-bytes": of(Padded),
     "quantizer/a-weight-that-is-not-finite-is-refused-by-name": of(Nameless),
     "quantizer/the-bytes-have-a-name": of(Unformatted),

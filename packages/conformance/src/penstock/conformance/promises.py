@@ -55,6 +55,7 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "load-aware": "a skewed load is spread better than by placing experts in order",
     },
     "quantizer": {
+        "any-width": "a weight with rows of any width is packed",
         "compilable": "torch.compile captures the quantizer as one graph, value and gradient",
         "deterministic": "equal weights give equal results, without drawing from global generators",
         "embeddings": "embeddings can be stored in the format",

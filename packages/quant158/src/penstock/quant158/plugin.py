@@ -6,6 +6,7 @@ from penstock.hooks import Component, hookimpl
 
 _EVERY = frozenset(
     {
+        "any-width",
         "compilable",
         "deterministic",
         "experts",

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from penstock.conformance.law import Subject, expect, law, laws_in
 from penstock.conformance.laws.quantized import MATRIX, built_with_sites, drawn_weight, same_draws, site_of
 from penstock.hooks.problems import ProblemError
 
-QUANTIZER, PACKABLE = "quantizer", "packable"
+QUANTIZER, PACKABLE, ANY_WIDTH = "quantizer", "packable", "any-width"
+FACTORS = (1.0, 0.0, 1e-5, 1e3)  # of weights as they are trained, of projections at their start, and of extremes
 SHAPES = (MATRIX, (1, 256), (7, 512), (3, *MATRIX), (1, 1, 256))
 
 
@@ -22,14 +26,33 @@ def what_is_packed_is_the_weight_of_the_forward_pass(subject: Subject) -> None:
     """
     quantizer = built_with_sites(subject)
     for shape in SHAPES:
-        weight, site = drawn_weight(*shape), site_of(quantizer, shape)
-        with torch.no_grad(), same_draws():
-            expected = site(weight).numpy()
-        with same_draws():
-            found = quantizer.unpack(quantizer.pack(weight, site), shape)
-        expect(found.shape == shape, f"a weight of shape {shape} was unpacked as {found.shape}")
-        gap = float(np.abs(found.astype(np.float64) - expected).max())
-        expect(np.array_equal(found, expected), f"of shape {shape}, they differ by up to {gap:.3g}")
+        for factor in FACTORS:
+            _expect_packed_as_used(quantizer, drawn_weight(*shape) * factor)
+
+
+@law(QUANTIZER, needs=(what_is_packed_is_the_weight_of_the_forward_pass,), capability=ANY_WIDTH)
+def rows_of_any_width_are_packed(subject: Subject) -> None:
+    """Rows of 1, 7, 65 and 251 numbers are packed too, and come back bit for bit.
+
+    Fill up the last byte and the last group of a row. A format of whole blocks does not declare `any-width`.
+    """
+    quantizer = built_with_sites(subject)
+    for shape in ((1, 1), (3, 7), (1, 2, 65), (2, 5, 251)):
+        _expect_packed_as_used(quantizer, drawn_weight(*shape))
+
+
+def _expect_packed_as_used(quantizer: Any, weight: Tensor) -> None:
+    """What is unpacked is what the module returns."""
+    shape = tuple(weight.shape)
+    site = site_of(quantizer, shape)
+    with torch.no_grad(), same_draws():
+        expected = site(weight).numpy()
+    with same_draws():
+        found = quantizer.unpack(quantizer.pack(weight, site), shape)
+    expect(found.shape == shape, f"a weight of shape {shape} was unpacked as {found.shape}")
+    gap = float(np.abs(found.astype(np.float64) - expected).max())
+    what = f"of shape {shape} and magnitude {float(weight.abs().max()):.3g}, they differ by up to {gap:.3g}"
+    expect(np.array_equal(found, expected), what)
 
 
 @law(QUANTIZER, capability=PACKABLE)
