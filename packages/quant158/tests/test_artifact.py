@@ -155,6 +155,10 @@ def set_at(*place: str, to: Any) -> Change:
     return change
 
 
+def nested(levels: int) -> list[Any]:
+    return [nested(levels - 1)] if levels else []
+
+
 BAD_HEADERS: dict[str, tuple[Change, str]] = {
     "an unknown format": (set_at("tensors", "stack", "format", to="ternary-base2"), "'stack': unknown format"),
     "another shape": (
@@ -162,9 +166,12 @@ BAD_HEADERS: dict[str, tuple[Change, str]] = {
         r"codes of tensor 'stack': 294 bytes, but shape \[3, 7, 71\] takes 299",
     ),
     "a shape that overflows 64 bits": (
-        set_at("tensors", "norm", "shape", to=[2**63, 2, 5]),
-        "takes 368934881474191032320 in format 'fp32'",
+        set_at("tensors", "norm", "shape", to=[2**62, 2, 5]),
+        "takes 184467440737095516160 in format 'fp32'",
     ),
+    "a size beyond 64 bits": (set_at("tensors", "norm", "shape", to=[2**63]), "not a whole number above 0, below 2"),
+    "a size of thousands of digits": (set_at("tensors", "norm", "shape", to=[10**4000] * 2), "below 2"),
+    "a shape of lists in lists": (set_at("tensors", "norm", "shape", to=[nested(900)]), "not a whole number above 0"),
     "a shape of sizes that cancel out": (set_at("tensors", "norm", "shape", to=[-1, -5]), "not a whole number above 0"),
     "a shape with a zero": (set_at("tensors", "norm", "shape", to=[0]), "not a whole number above 0"),
     "a shape of truths": (set_at("tensors", "norm", "shape", to=[5, True]), "not a whole number above 0"),
@@ -176,7 +183,9 @@ BAD_HEADERS: dict[str, tuple[Change, str]] = {
     ),
     "an unknown part": (set_at("tensors", "norm", "parts", "more", to=[0, 0, "0" * 64]), "needs the parts values"),
     "a part beyond the end": (lambda header: part(header).__setitem__(0, 6400), "ends at byte 6694 of"),
-    "an offset beyond 64 bits": (lambda header: part(header).__setitem__(0, 2**64), "ends at byte"),
+    "an offset beyond 64 bits": (lambda header: part(header).__setitem__(0, 2**63), "whole numbers from 0 on, below 2"),
+    "an offset at the end of 64 bits": (lambda header: part(header).__setitem__(0, 2**63 - 64), "ends at byte"),
+    "an offset of thousands of digits": (lambda header: part(header).__setitem__(0, 10**4299), "must be whole numbers"),
     "an offset below 0": (lambda header: part(header).__setitem__(0, -64), "must be whole numbers from 0 on"),
     "an offset that is no number": (lambda header: part(header).__setitem__(0, 64.0), "must be whole numbers"),
     "an unaligned part": (lambda header: part(header).__setitem__(0, 65), "starts at byte 65 instead of 64"),
@@ -188,6 +197,7 @@ BAD_HEADERS: dict[str, tuple[Change, str]] = {
     "an alias of nothing": (set_at("aliases", "head", to="nothing"), "alias 'head': stands for 'nothing', which is no"),
     "an alias of itself": (set_at("aliases", "head", to="head"), "stands for 'head', which is another alias"),
     "aliases in a circle": (set_at("aliases", to={"a": "b", "b": "a"}), "stands for 'b', which is another alias"),
+    "an alias of lists in lists": (set_at("aliases", "head", to=nested(900)), "which is no tensor"),
     "an alias of a list": (set_at("aliases", "head", to=["stack"]), "which is no tensor"),
     "an alias that is a tensor": (set_at("aliases", "norm", to="stack"), "is the name of a tensor too"),
     "a file outside its folder": (
@@ -199,6 +209,7 @@ BAD_HEADERS: dict[str, tuple[Change, str]] = {
     "a run that is a list": (set_at("run", to=[]), "run: expected an object, not list"),
     "a checkpoint without a step": (lambda header: header["checkpoint"].pop("step"), "checkpoint: needs step"),
     "a checkpoint of a step below 0": (set_at("checkpoint", "step", to=-1), "checkpoint: needs step"),
+    "a step of thousands of digits": (set_at("checkpoint", "step", to=10**4000), "checkpoint: needs step"),
     "an architecture without a name": (set_at("architecture", to=""), "architecture: expected a text"),
     "a name with a line break": (
         lambda header: header["tensors"].update({"a\nb": header["tensors"].pop("norm")}),

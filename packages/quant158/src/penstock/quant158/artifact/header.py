@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +16,9 @@ MAGIC = b"PENSTOCK"
 VERSION = 1
 ALIGNMENT = 64
 LARGEST_HEADER = 64 << 20
+# Sizes, offsets and counts end here, as in a program that reads them as signed numbers of 64 bits. JSON has no end: a
+# product of numbers with thousands of digits cannot even be printed.
+LARGEST_COUNT = 2**63 - 1
 SHA256_DIGITS = 64
 SHA256 = re.compile(rf"[0-9a-f]{{{SHA256_DIGITS}}}")
 
@@ -195,8 +199,9 @@ def _shape(value: Any, where: str) -> Shape:
     if not isinstance(value, list) or not 1 <= len(cast("list[Any]", value)) <= 8:
         raise BadHeaderError(where, "shape is not a list of one to eight sizes")
     sizes = cast("list[Any]", value)
-    if any(type(size) is not int or size < 1 for size in sizes):
-        raise BadHeaderError(where, f"shape {sizes} has a size that is not a whole number above 0")
+    if not all(_is_count(size, least=1) for size in sizes):
+        what = f"shape {reprlib.repr(sizes)} has a size that is not a whole number above 0, below 2^63"
+        raise BadHeaderError(where, what)
     return tuple(sizes)
 
 
@@ -204,8 +209,8 @@ def _part(value: Any, where: str) -> Part:
     if not isinstance(value, list) or len(cast("list[Any]", value)) != 3:
         raise BadHeaderError(where, "expected [offset, bytes, SHA-256]")
     offset, count, digest = cast("list[Any]", value)
-    if any(type(each) is not int or each < 0 for each in (offset, count)):
-        raise BadHeaderError(where, "offset and bytes must be whole numbers from 0 on")
+    if not all(_is_count(each) for each in (offset, count)):
+        raise BadHeaderError(where, "offset and bytes must be whole numbers from 0 on, below 2^63")
     if not isinstance(digest, str) or not SHA256.fullmatch(digest):
         raise BadHeaderError(where, "the SHA-256 is not 64 hex digits")
     return Part(offset, count, digest)
@@ -220,7 +225,7 @@ def _aliases(value: Any, tensors: Mapping[str, TensorEntry]) -> dict[str, str]:
             raise BadHeaderError(where, "is the name of a tensor too")
         if not isinstance(name, str) or name not in tensors:
             kind = "another alias" if isinstance(name, str) and name in aliases else "no tensor"
-            raise BadHeaderError(where, f"stands for {name!r}, which is {kind}")
+            raise BadHeaderError(where, f"stands for {reprlib.repr(name)}, which is {kind}")
     return aliases
 
 
@@ -228,11 +233,15 @@ def _identity(value: Any) -> Identity:
     given = _object(value, "checkpoint")
     step, tokens, digest = (given.get(name) for name in ("step", "tokens", "sha256"))
     counts = [step] if tokens is None else [step, tokens]
-    if given.keys() != {"step", "tokens", "sha256"} or any(type(each) is not int or each < 0 for each in counts):
+    if given.keys() != {"step", "tokens", "sha256"} or not all(_is_count(each) for each in counts):
         raise BadHeaderError("checkpoint", "needs step, tokens and sha256, and nothing else")
     if not isinstance(digest, str) or not SHA256.fullmatch(digest):
         raise BadHeaderError("checkpoint", "the SHA-256 is not 64 hex digits")
     return Identity(cast(int, step), tokens, digest)
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value <= LARGEST_COUNT
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
