@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 
 from penstock.cli import output
+from penstock.hooks.problems import Problem, ProblemError
 
 
 def test_a_result_is_json_or_text(capsys):
@@ -22,6 +24,15 @@ def test_notes_and_warnings_stay_out_of_stdout(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "good to know\nwarning: take care\n"
+
+
+def test_control_characters_in_messages_are_spelled_out(capsys):
+    problem = ProblemError(Problem("bad", "unknown format '\x1b[2J\x9b\u202e'", "line 1\n\t^", ""))
+    output.print_problems(problem)
+    output.note("a\rb")
+    output.warn("a\x07b, not ü")
+    shown = click.unstyle(capsys.readouterr().err)
+    assert shown == ("error: line 1\n\t^: unknown format '\\x1b[2J\\x9b\\u202e'\na\\rb\nwarning: a\\x07b, not ü\n")
 
 
 def test_tables_align_numbers_to_the_right():

@@ -55,18 +55,27 @@ def flush_results(more: str = "") -> None:
 
 def note(text: str) -> None:
     """Prints extra information to stderr; never part of the result."""
-    click.secho(text, err=True, dim=True)
+    click.secho(visible(text), err=True, dim=True)
 
 
 def warn(text: str) -> None:
-    click.secho(f"warning: {text}", err=True, fg="yellow")
+    click.secho(visible(f"warning: {text}"), err=True, fg="yellow")
 
 
 def print_problems(error: ProblemError) -> ExitCode:
     """Prints every problem to stderr; returns the exit code to end with."""
     for problem in error.problems:
-        click.echo(click.style("error: ", fg="red", bold=True) + str(problem), err=True)
+        click.echo(click.style("error: ", fg="red", bold=True) + visible(str(problem)), err=True)
     return error.exit_code
+
+
+def visible(text: str) -> str:
+    """Text with control characters spelled out: what messages quote from files must not reach a terminal as commands.
+
+    >>> visible("a name\\x1b[2J")
+    'a name\\\\x1b[2J'
+    """
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
