@@ -320,9 +320,9 @@ BAD_CODES: dict[str, tuple[str, str, int, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BAD_CODES)
-def test_codes_and_scales_that_no_weight_has_are_refused_by_the_tensors_name(what: str, tmp_path: Path) -> None:
-    format, array, index, value, message = BAD_CODES[what]
+def with_bad_codes(what: str, folder: Path) -> Artifact:
+    """An artifact of sound hashes with one bad number."""
+    format, array, index, value, _ = BAD_CODES[what]
     layouts = layouts_of(format, (3, 7))
     filling = {"ternary-base3-row": 121, "int8-rows": 0}.get(format, 136 if format == "int4-rows" else 121)
     arrays = {
@@ -330,11 +330,31 @@ def test_codes_and_scales_that_no_weight_has_are_refused_by_the_tensors_name(wha
         for name, layout in layouts.items()
     }
     arrays[array].reshape(-1)[index] = value
-    path = write(tmp_path / "a.penstock", tensors=[Content("x", format, (3, 7), lambda: arrays)], aliases={"y": "x"})
+    path = write(folder / "a.penstock", tensors=[Content("x", format, (3, 7), lambda: arrays)], aliases={"y": "x"})
     artifact = Artifact.open(path)
     artifact.verify()
-    with pytest.raises(ProblemError, match=f"tensor 'y': .*{message}"):
-        artifact.weight("y")
+    return artifact
+
+
+@pytest.mark.parametrize("what", BAD_CODES)
+def test_codes_and_scales_that_no_weight_has_are_refused_by_the_tensors_name(what: str, tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=f"tensor 'y': .*{BAD_CODES[what][-1]}"):
+        with_bad_codes(what, tmp_path).weight("y")
+
+
+# A decoder reads arrays, not weights. What is left, codes with bits to spare, is found as they are unpacked.
+@pytest.mark.parametrize("what", [what for what in BAD_CODES if "scale" in what or what == "a byte of -128"])
+def test_arrays_of_such_numbers_are_refused_too(what: str, tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=f"tensor 'y': .*{BAD_CODES[what][-1]}"):
+        with_bad_codes(what, tmp_path).arrays("y")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_by_the_tensors_name(value: float, tmp_path: Path) -> None:
+    arrays = {"values": np.array([1, value, 2], np.float32)}
+    path = write(tmp_path / "a.penstock", tensors=[Content("x", "fp32", (3,), lambda: arrays)], aliases={})
+    with pytest.raises(ProblemError, match="tensor 'x': a value is NaN or infinite"):
+        Artifact.open(path).weight("x")
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:

@@ -112,9 +112,15 @@ def _check_arrays(name: str, arrays: Arrays, shape: Shape) -> None:
         if array.shape != of_shape or array.dtype != of_type:
             found = f"{array.dtype} {array.shape}, not {of_type} {of_shape}"
             raise _bad(f"{key} of a weight of shape {shape} in the format {name} is {found}")
-    scale = arrays["scale"]
-    if not bool((np.isfinite(scale) & (scale >= np.float16(SMALLEST_SCALE))).all()):
-        raise _bad("a scale is zero, negative, subnormal in fp16 or not finite")
+    if fault := scale_fault(arrays["scale"]):
+        raise _bad(fault)
+
+
+def scale_fault(scale: NDArray[np.float16]) -> str | None:
+    """What is wrong with scales that no packing writes; None for sound ones."""
+    if bool((np.isfinite(scale) & (scale >= np.float16(SMALLEST_SCALE))).all()):
+        return None
+    return "a scale is zero, negative, subnormal in fp16 or not finite"
 
 
 def _trits(codes: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
@@ -133,9 +139,14 @@ _TRITS = _table_of_trits()
 
 
 def _int8(codes: NDArray[np.int8], count: int) -> NDArray[np.int8]:
-    if codes.min(initial=0) < -127:
-        raise _bad("a code is -128, and the format ends at -127")
+    if fault := int8_fault(codes):
+        raise _bad(fault)
     return codes
+
+
+def int8_fault(codes: NDArray[np.int8]) -> str | None:
+    """What is wrong with codes of 8 bits; None for sound ones."""
+    return "a code is -128, and the format ends at -127" if codes.min(initial=0) < -127 else None
 
 
 def _int4(codes: NDArray[np.uint8], count: int) -> NDArray[np.int8]:

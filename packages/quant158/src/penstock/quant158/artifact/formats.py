@@ -6,10 +6,12 @@ Shapes come from files, so everything here is computed in Python's integers, whi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.hooks.problems import ProblemError
 from penstock.quant158 import stored
@@ -42,3 +44,15 @@ def layouts_of(format: str, shape: Shape) -> dict[str, Layout]:
         return {"codes": Layout(codes, (stored.code_bytes(format, shape),)), "scale": scale}
     except ProblemError as error:
         raise ValueError(error.problems[0].what) from None
+
+
+def fault_of(format: str, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    """What is wrong with arrays that no model has, whatever reads them: numbers that are not finite, scales that no
+    packing writes, and codes of whole numbers beyond -127."""
+    if format == FP32:
+        return None if bool(np.isfinite(arrays["values"]).all()) else "a value is NaN or infinite"
+    if fault := stored.scale_fault(arrays["scale"]):
+        return fault
+    if stored.format_of(format).coding == "int8":
+        return stored.int8_fault(arrays["codes"])
+    return None  # codes with bits to spare are checked as they are unpacked

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.quant158.artifact.formats import FP32, layouts_of
+from penstock.quant158.artifact.formats import FP32, fault_of, layouts_of
 from penstock.quant158.artifact.header import (
     LARGEST_HEADER,
     MAGIC,
@@ -116,12 +116,16 @@ class Artifact:
         return stored
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """The stored arrays of a tensor: codes and scales, or values."""
+        """The stored arrays of a tensor: codes and scales, or values. Raises `ProblemError` for numbers that are not
+        finite, and for scales and codes that the format does not have."""
         stored = self.tensor(name)
-        return {
+        arrays = {
             array: np.frombuffer(self._view(stored.parts[array]), layout.dtype).reshape(layout.shape)
             for array, layout in layouts_of(stored.format, stored.shape).items()
         }
+        if fault := fault_of(stored.format, arrays):
+            raise damaged(self.path, f"tensor '{name}'", fault)
+        return arrays
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """The weight of the training-time forward pass, bit for bit."""
