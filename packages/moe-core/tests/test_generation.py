@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from penstock.hooks.contracts import Inputs
+from penstock.hooks.problems import ProblemError
 from penstock.moe_core.layers.generation import sample
 
 
@@ -50,6 +51,19 @@ def test_top_k_and_top_p_never_draw_outside_their_set():
     assert set(sample(logits, 1.0, None, 0.01, generator).tolist()) == {0}
     drawn = sample(logits, 1.0, None, None, generator)
     assert (drawn == 0).float().mean() == pytest.approx(0.636, abs=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_without_a_finite_largest_are_refused(temperature, value):
+    logits = torch.tensor([[1.0, 2.0, 0.5], [1.0, value, 0.5] if value != -math.inf else [value] * 3])
+    with pytest.raises(ProblemError, match="logits that are NaN or infinite"):
+        sample(logits, temperature, None, 0.9, torch.Generator().manual_seed(0))
+
+
+def test_a_token_that_is_ruled_out_is_never_drawn():
+    logits = torch.tensor([[1.0, -math.inf, 0.5]]).repeat(200, 1)
+    assert set(sample(logits, 1.0, None, None, torch.Generator().manual_seed(0)).tolist()) == {0, 2}
 
 
 def drawn_by_hand(logits, share, temperature, top_k, top_p):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Generative, Inputs
+from penstock.hooks.problems import failed
 
 
 def generate(
@@ -120,12 +121,17 @@ def sample(
 
     A row draws one uniform number. Its token is the first, in order of falling probability and then of id, with which
     the sum of the probabilities that `top_k` and `top_p` leave exceeds that share of their whole. The decoder of
-    artifacts (penstock.quant158) does the same, so a seed gives one text.
+    artifacts (penstock.quant158) does the same, so a seed gives one text. Raises `ProblemError` for logits whose
+    largest is not finite: no token follows from them.
     """
+    largest_B1 = logits_BV.amax(dim=-1, keepdim=True)
+    if not bool(largest_B1.isfinite().all()):
+        what, fix = "the model computed logits that are NaN or infinite", "use a checkpoint from before it diverged"
+        raise failed("not-finite", what, "", fix)
     if temperature == 0.0:
         return logits_BV.argmax(dim=-1)
-    logits_BV, device = logits_BV.to(generator.device), logits_BV.device
-    weight_BV = ((logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature).exp()
+    device = logits_BV.device
+    weight_BV = ((logits_BV - largest_B1).to(generator.device) / temperature).exp()
     weight_BV, token_BV = weight_BV.double().sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         weight_BV[:, top_k:] = 0.0
