@@ -100,8 +100,17 @@ def test_what_does_not_fit_is_found_before_anything_is_built(config, registry, o
 
 def test_what_the_export_cannot_write_is_a_note_and_no_problem(config, registry):
     checked, _ = load_run_config(config, ["model.router=cluster", "model.balance=[]"], registry)
-    assert any("cannot be exported" in note for note in export_notes(checked))
+    assert any("cannot be exported to transformers" in note for note in export_notes(checked))
     assert export_notes(load_run_config(config, [], registry)[0]) == []
+
+
+@pytest.mark.parametrize(("tokens", "ends"), [(400, True), (401, False)])
+def test_a_warmup_that_outlasts_training_is_a_note(config, registry, tokens, ends):
+    storage = f"model.quantizer={{weights: {{use: ternary, warmup: {{tokens: {tokens}}}}}, head: int8}}"
+    checked, _ = load_run_config(config, [storage, "train.tokens=400"], registry)
+    found = [note for note in export_notes(checked) if "--format penstock" in note]
+    assert len(found) == (not ends)
+    assert ends or "model.quantizer.weights.warmup: weights reach their format after 401 tokens" in found[0]
 
 
 def test_torch_is_not_needed(config):
@@ -132,6 +141,11 @@ def test_a_quantizer_that_finds_no_parameter_is_refused(config: Path, registry: 
     found = problems(config, registry, quantizer, *DENSE)
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
+
+
+def test_an_unknown_role_is_one_problem(config: Path, registry: Registry):
+    (found,) = problems(config, registry, "model.quantizer={router: ternary}")
+    assert "model.quantizer.router: unknown field" in found
 
 
 def penstock(*arguments):

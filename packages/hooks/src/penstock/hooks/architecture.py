@@ -83,7 +83,7 @@ class StorageSettings(Schema):
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.weights and (self.matrix or self.expert):
             yield ("weights",), "`weights` stands for matrix and expert: name those two, or `weights` alone"
-        if not self.by_role():
+        if not self._holes and not self.by_role():  # a role that is unknown is a quantizer too
             yield (), "no role has a quantizer: name one, or write `quantizer: null`"
 
 
@@ -153,8 +153,8 @@ class ArchitectureSettings(Schema):
         return {}
 
     def export_obstacles(self) -> list[Problem]:
-        """Why a run with these settings cannot be exported, each with what to change; empty where nothing is known to
-        stand in the way. Builds no model: what only tensors tell is found when the model is exported."""
+        """Why a run with these settings cannot be exported to transformers, each with what to change; empty where
+        nothing is known to stand in the way. Builds no model: what only tensors tell is found in the export."""
         return []
 
 

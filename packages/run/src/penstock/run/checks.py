@@ -21,6 +21,7 @@ from penstock.hooks.architecture import (
     architecture_settings,
     idle_quantizers,
     layer_routers,
+    quantizer_of_roles,
     routers_without_gradient,
     unanswered_asks,
 )
@@ -204,6 +205,24 @@ def missing_files_of_other_commands(config: RunConfig) -> list[Problem]:
 
 def export_notes(config: RunConfig) -> list[str]:
     """What stands in the way of exporting the trained model, as notes: training does not need an export."""
+    settings = architecture_settings(config.model)
+    notes = [f"the run cannot be exported to transformers: {problem}" for problem in settings.export_obstacles()]
+    return notes + [
+        f"the run cannot be exported with --format penstock: {problem}" for problem in _endless_warmups(config)
+    ]
+
+
+def _endless_warmups(config: RunConfig) -> list[Problem]:
+    """A problem for each quantizer whose `warmup` ends after training, so that its weights cannot be packed."""
+    chosen = dict(quantizer_of_roles(architecture_settings(config.model)).values())
+    warmups = {path: getattr(choice.settings, "warmup", None) for path, choice in chosen.items()}
     return [
-        f"the run cannot be exported: {problem}" for problem in architecture_settings(config.model).export_obstacles()
+        Problem(
+            "bad-value",
+            f"weights reach their format after {warmup.tokens:,} tokens, and training has {config.train.tokens:,}",
+            f"{path}.warmup",
+            "shorten it, or train for longer",
+        )
+        for path, warmup in warmups.items()
+        if warmup is not None and warmup.tokens > config.train.tokens
     ]
