@@ -104,6 +104,10 @@ def test_an_artifact_may_hold_nothing(tmp_path: Path) -> None:
     assert path.stat().st_size % 64 == 0
 
 
+def test_folders_of_an_artifact_are_made(tmp_path: Path) -> None:
+    Artifact.open(write(tmp_path / "new" / "folder" / "a.penstock")).verify()
+
+
 def test_equal_contents_are_equal_bytes(tmp_path: Path) -> None:
     one, other = write(tmp_path / "a.penstock"), write(tmp_path / "b.penstock")
     assert one.read_bytes() == other.read_bytes()
@@ -415,12 +419,15 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError):
         write(path, tensors=[Content("x", "fp32", (3,), fails)], aliases={})
     assert path.read_bytes() == before
+    with pytest.raises(ArithmeticError):
+        write(tmp_path / "new" / "folder" / "a.penstock", tensors=[Content("x", "fp32", (3,), fails)], aliases={})
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(ProblemError, match="the artifact cannot be written"):
-        write(tmp_path / "none" / "a.penstock")
+        write(tmp_path / "file" / "a.penstock")
 
 
 def test_arrays_that_are_not_the_format_s_are_a_mistake_of_the_caller(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def export(
     """
     from penstock.train.restore import restore_run
 
-    choice = registry.choose("exporter", _chosen(exporter, engine), "--format")
+    choice = _chosen(registry, exporter, engine)
     restored = restore_run(run_path, registry)
     contract = choice.entry.component.contract
     files = _export_model(choice, restored, out) if contract < 2 else _export_run(choice, restored, out)
@@ -86,12 +86,17 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
         )
 
 
-def _chosen(exporter: str, engine: str | None) -> Any:
-    """The value of --format, with the engine of --for among its settings."""
+def _chosen(registry: Registry, exporter: str, engine: str | None) -> Choice:
+    """The exporter of --format, with the engine of --for among its settings."""
     value = parse_config(f"value: {exporter}").value["value"]
+    alone = registry.choose("exporter", value, "--format")
     if engine is None:
-        return value
-    return {**({"use": value} if isinstance(value, str) else value), "engine": engine}
+        return alone
+    if "engine" not in getattr(type(alone.settings), "model_fields", {}):
+        what, fix = f"exporter '{alone.entry.component.name}' has no engine", "leave --for out, or use --format hf"
+        raise ProblemError(Problem("bad-value", what, "--for", fix))
+    given = {"use": value} if isinstance(value, str) else value
+    return registry.choose("exporter", {**given, "engine": engine}, "--format")
 
 
 def _result(choice: Choice, files: list[Path]) -> dict[str, Any]:

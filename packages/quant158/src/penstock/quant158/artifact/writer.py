@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -59,8 +60,9 @@ def write_artifact(
     files: Mapping[str, bytes],
     progress: Progress | None = None,
 ) -> Header:
-    """Writes `path` and returns its header; after an error, which it lets pass, `path` is what it was before. Raises
-    `ProblemError` if the file system refuses. `progress` receives the bytes done and in total."""
+    """Writes `path`, and the folders above it, and returns its header; after an error, which it lets pass, `path` is
+    what it was before. Raises `ProblemError` if the file system refuses. `progress` receives the bytes done and in
+    total."""
     planned, stored, texts = 0, dict[str, TensorEntry](), dict[str, Part]()
     for each in tensors:
         parts: dict[str, Part] = {}
@@ -73,11 +75,25 @@ def write_artifact(
         planned = texts[name].end
     header = Header(penstock, run, checkpoint, architecture, decoder, stored, aliases, texts)
     try:
-        with replacing(path) as file:
+        with _folders_of(path), replacing(path) as file:
             return _write(file, header, tensors, files, progress)
     except OSError as error:
         what = f"the artifact cannot be written ({error.strerror})"
         raise failed("cannot-write", what, str(path), "free space, or choose another place") from error
+
+
+@contextmanager
+def _folders_of(path: Path) -> Generator[None]:
+    """Makes the folders above a path; after an error those that were missing are missing again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # another program wrote to one of them
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def _write(
