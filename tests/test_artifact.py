@@ -307,5 +307,8 @@ def test_a_place_that_is_not_an_artifacts_is_refused(ternary: Path, command: Com
     with pytest.raises(ProblemError, match="the file is no artifact, so it is not replaced"):
         command("export", ternary, "--format", "penstock", "--out", notes)
     assert notes.read_text() == "years of work"
+    (tmp_path / "folder.penstock").mkdir()
+    with pytest.raises(ProblemError, match="the folder is no artifact, so it is not replaced"):
+        command("export", ternary, "--format", "penstock", "--out", tmp_path / "folder.penstock")
     with pytest.raises(ProblemError, match=r"'model' does not end in \.penstock"):
         command("export", ternary, "--format", "penstock", "--out", tmp_path / "model")

@@ -142,6 +142,30 @@ def test_generate_and_chat_need_no_torch(artifact: Path) -> None:
     assert talk.stdout.count("\n") >= 2
 
 
+WITH_ANOTHER_LIBRARY = """
+import sys
+import penstock.quant158
+penstock.quant158.__path__.insert(0, sys.argv.pop(1))
+from penstock.cli.main import run
+run(sys.argv[1:])
+"""
+
+
+def test_with_a_library_of_another_system_torch_generates_and_says_why(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / f"libpenstock_quant158{'.dylib' if sys.platform == 'darwin' else '.so'}").write_bytes(b"another")
+    command = ["generate", str(artifact), "--prompt", "def ", "--tokens", "5"]
+    found = subprocess.run(
+        [sys.executable, "-c", WITH_ANOTHER_LIBRARY, str(tmp_path), *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert found.stdout == load(artifact).generate("def ", tokens=5) + "\n"
+    assert f"{artifact} is run by torch: {tmp_path}" in found.stderr
+    assert "the kernel cannot be loaded" in found.stderr
+
+
 def test_json_has_the_speed(artifact: Path, command: Command) -> None:
     result = command("generate", artifact, "--prompt", "def ", "--tokens", 9, "--json")
     assert result["new_tokens"] == 9

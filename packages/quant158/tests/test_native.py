@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import mmap
 import platform
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,30 @@ def test_without_a_library_the_problem_names_the_command_that_builds_it(monkeypa
     assert str(raised.value) == (
         "kernel not built, run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
     )
+
+
+def no_library(folder: Path) -> Path:
+    file = folder / f"libpenstock_quant158{'.dylib' if sys.platform == 'darwin' else '.so'}"
+    file.write_bytes(b"of another system")
+    return file
+
+
+def other_library(folder: Path) -> Path:
+    """A library that loads, without our functions."""
+    file = no_library(folder)
+    shutil.copy(_ctypes.__file__, file)
+    return file
+
+
+@pytest.mark.parametrize(("made", "said"), [(no_library, "cannot be loaded"), (other_library, "is of another version")])
+def test_a_library_of_another_system_or_version_is_named_with_the_command_that_builds_it(
+    monkeypatch, tmp_path, made, said
+) -> None:
+    file = made(tmp_path)
+    monkeypatch.setattr(penstock.quant158, "__path__", [str(tmp_path)])
+    with pytest.raises(ProblemError, match=f"^{re.escape(str(file))}: the kernel {said}.*, run `uv sync") as raised:
+        native.library.__wrapped__()
+    assert raised.value.problems[0].code == native.MISSING
 
 
 @needs_library

@@ -41,7 +41,8 @@ class ArtifactExporter:
         """Writes `path`, whole or not at all. Raises `ProblemError` for weights that are not finite, by name, and for a
         file there that is no artifact."""
         if path.exists() and not begins_like_artifact(path):
-            what, fix = "the file is no artifact, so it is not replaced", "choose another file, or move it away"
+            kind = "folder" if path.is_dir() else "file"
+            what, fix = f"the {kind} is no artifact, so it is not replaced", "choose another file, or move it away"
             raise ProblemError(Problem("file-not-ours", what, str(path), fix))
         contents, aliases = contents_of(trained)
         write_artifact(

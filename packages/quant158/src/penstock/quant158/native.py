@@ -18,6 +18,7 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VARIABLE = "PENSTOCK_KERNEL"
 _ABI = 1
+MISSING = "missing-kernel"  # code of the problem
 BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -62,13 +63,20 @@ def built() -> bool:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library with the types of its functions; raises `ProblemError` where it was not built."""
+    """The library with the types of its functions; raises `ProblemError` where it was not built, or is of another
+    system or version."""
     file = _file()
     if file is None:
-        raise ProblemError(Problem("missing-kernel", "kernel not built", "", BUILD))
-    loaded = ctypes.CDLL(str(file))
+        raise ProblemError(Problem(MISSING, "kernel not built", "", BUILD))
+    try:
+        loaded = ctypes.CDLL(str(file))
+    except OSError as error:  # of another system, or of a newer one
+        what = f"the kernel cannot be loaded ({str(error).removeprefix(f'{file}: ')})"
+        raise ProblemError(Problem(MISSING, what, str(file), BUILD)) from error
+    if missing := [name for name in _SIGNATURES if not hasattr(loaded, name)]:
+        raise ProblemError(Problem(MISSING, f"the kernel is of another version: no {missing[0]}", str(file), BUILD))
     if loaded.penstock_abi() != _ABI:
-        raise ProblemError(Problem("missing-kernel", "the kernel is of another version", str(file), BUILD))
+        raise ProblemError(Problem(MISSING, "the kernel is of another version", str(file), BUILD))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
