@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,6 +246,54 @@ def test_an_artifact_whose_tensors_are_not_its_models_is_refused_with_all_of_the
     path = rewrite(opened, tmp_path / "fewer.penstock", tensors=fewer)
     with pytest.raises(ProblemError, match=r"has a tensor 'norm\.weight' that the artifact lacks"):
         restore(path, REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 2**31 - 4}, "the model of its config is larger than its"),
+        ({"n_routed_experts": 10**8}, "the model of its config is larger than its"),
+        ({"num_hidden_layers": 9999}, "the model of its config is larger than its"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: input should be less than or equal to 10000"),
+    ],
+)
+def test_a_config_larger_than_the_file_is_refused_before_its_memory_is_taken(
+    artifact: Path, tmp_path: Path, changes: dict[str, int], said: str
+) -> None:
+    opened = Artifact.open(artifact)
+    model = {**opened.header.run["model"], **changes}
+    path = rewrite(opened, tmp_path / "huge.penstock", run={**opened.header.run, "model": model})
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ProblemError, match=said):
+        restore(path, REGISTRY)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert time.monotonic() - began < 10
+
+
+LOADED = """
+import sys
+from pathlib import Path
+from penstock.hooks.registry import Registry
+from penstock.train.restore import restore
+restore(Path(sys.argv[1]), Registry.discover())
+sys.exit("sympy" in sys.modules)
+"""
+
+
+def test_an_artifact_is_loaded_without_the_compiler_of_torch(artifact: Path) -> None:
+    """Its import takes as long as everything else."""
+    assert subprocess.run([sys.executable, "-c", LOADED, artifact], timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize("lock", [{}, {"components": []}])
+def test_a_lock_that_names_nothing_is_no_change(artifact: Path, tmp_path: Path, lock: Any, caplog: Any) -> None:
+    opened = Artifact.open(artifact)
+    files = {"tokenizer.json": opened.file("tokenizer.json"), "plugins.lock.json": json.dumps(lock).encode()}
+    restore(rewrite(opened, tmp_path / "without.penstock", files=files), REGISTRY)
+    assert caplog.text == ""
+    files["plugins.lock.json"] = json.dumps({"components": [{}]}).encode()
+    with pytest.raises(ProblemError, match=r"plugins\.lock\.json: components\.0\.kind: Field required"):
+        restore(rewrite(opened, tmp_path / "nameless.penstock", files=files), REGISTRY)
 
 
 def test_changed_code_of_a_component_is_said(artifact: Path, tmp_path: Path, caplog: Any) -> None:

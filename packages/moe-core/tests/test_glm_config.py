@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from penstock.hooks.architecture import LARGEST_DEPTH, LARGEST_SIZE
 from penstock.hooks.component import Component
 from penstock.hooks.config import explain, parse_config, validate
 from penstock.hooks.discovery import Loaded, Origin, discover
@@ -214,5 +215,6 @@ def test_a_preset_beside_a_pretrained_model_is_refused(hub):
 
 @pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "num_hidden_layers", "n_routed_experts"])
 def test_a_size_that_no_tensor_has_is_refused_at_its_field(name):
-    with pytest.raises(ValueError, match=rf"{name}\n.*less than or equal to 2147483647"):
+    most = LARGEST_DEPTH if name == "num_hidden_layers" else LARGEST_SIZE
+    with pytest.raises(ValueError, match=rf"{name}\n.*less than or equal to {most}"):
         sizes(**{name: 10**30})

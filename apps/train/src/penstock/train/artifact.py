@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
@@ -17,8 +21,9 @@ from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact
 from penstock.run import messages
 from penstock.run.config import RunConfig, resolved_run_config
-from penstock.run.plugin_lock import LOCK, Locked, lock_changes, plugin_lock
+from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.run.records.data import DataRecord
+from penstock.run.records.origin import LockedComponent
 from penstock.run.records.record import parse_record
 from penstock.sharing.plan import share
 from penstock.train.compose import Composition, compose_model, pick_device
@@ -26,7 +31,7 @@ from penstock.train.data import RECORD, find_recorded
 from penstock.train.weights import layouts_of
 
 TOKENIZER = "tokenizer.json"
-_Lock: TypeAlias = dict[str, list[Locked]]
+_Lock: TypeAlias = dict[str, list[LockedComponent]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,30 @@ class OpenedArtifact:
         self.artifact.verify()
         if LOCK in self.artifact.header.files:
             lock = parse_record(_Lock, self.artifact.file(LOCK), f"{self.artifact.path}: {LOCK}")
-            for line in lock_changes(lock["components"], plugin_lock(self.config)):
+            before = [component.to_json() for component in lock.get("components", [])]
+            for line in lock_changes(before, plugin_lock(self.config)):
                 messages.warn(line)
-        composition = compose_model(
-            self.config,
-            self.tokenizer.vocabulary_size,
-            _device(self.config.train.device),
-            end_of_text=self.tokenizer.end_of_text,
-            as_stored=True,
-        )
+        self._require_fit()
+        composition = self._composed(_device(self.config.train.device))
         load_weights(composition, self.artifact)
         composition.module.eval()
         return composition
+
+    def _composed(self, device: torch.device) -> Composition:
+        return compose_model(
+            self.config,
+            self.tokenizer.vocabulary_size,
+            device,
+            end_of_text=self.tokenizer.end_of_text,
+            as_stored=True,
+        )
+
+    def _require_fit(self) -> None:
+        """Raises `ProblemError` for a config that is not one of the artifact's tensors: before memory is taken for what
+        it says, and before more is built than they can be."""
+        with _at_most(self.artifact), _Unfilled():
+            composition = self._composed(torch.device("meta"))
+        _check_fit(_wanted(_stored_tensors(composition)), self.artifact)
 
     def dataset(self) -> TokenDataset:
         """The data that the run was trained on, which is found by what it holds: in `data` beside the artifact, of the
@@ -93,13 +110,48 @@ def _device(trained_on: str) -> torch.device:
         return pick_device("auto")
 
 
+class _Unfilled(TorchFunctionMode):
+    """Draws no numbers for tensors without memory: the first would make torch import its compiler, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        given: dict[str, Any] = kwargs or {}
+        if func in (torch.Tensor.normal_, nn.init.normal_):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+# How often a parameter may be registered while a model is built: modules are replaced, and tied.
+_REGISTERED_AGAIN = 8
+
+
+@contextmanager
+def _at_most(artifact: Artifact) -> Iterator[None]:
+    """Raises `ProblemError` as soon as modules that are built inside have more parameters than an artifact has tensors,
+    or one of more numbers than all of them."""
+    built, tensors = 0, _REGISTERED_AGAIN * (len(artifact.names) + 1)
+    numbers = sum(math.prod(artifact.tensor(name).shape) for name in artifact.names)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal built
+        built += 1
+        if built > tensors or (parameter is not None and parameter.numel() > numbers):
+            what = f"the model of its config is larger than its {len(artifact.names)} tensors"
+            raise ProblemError(Problem("bad-artifact", what, str(artifact.path), "export the run again"))
+
+    handle = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def load_weights(composition: Composition, artifact: Artifact) -> None:
     """Loads all parameters and buffers of a model that was composed `as_stored`, and ties those that the artifact has
     once. Raises `ProblemError` with every tensor that is missing, unknown or of another shape."""
     own: dict[str, Tensor] = composition.module.state_dict(keep_vars=True)
     layouts = layouts_of(composition.model)
-    stored = {name: _stored_as(name, tensor, layouts.get(name)) for name, tensor in own.items()}
-    _check_fit({each: shape for parts in stored.values() for each, (_, shape) in parts.items()}, artifact)
+    stored = _stored_tensors(composition)
+    _check_fit(_wanted(stored), artifact)
     with torch.no_grad():
         for name, parts in stored.items():
             matrices = {matrix: _weight(artifact, each) for each, (matrix, _) in parts.items()}
@@ -110,8 +162,23 @@ def load_weights(composition: Composition, artifact: Artifact) -> None:
     share(cast(nn.Module, composition.model), _tied(composition.module, stored, artifact))
 
 
-def _stored_as(name: str, tensor: Tensor, layout: ParameterLayout | None) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The tensors of an artifact that are a parameter or buffer: for each the matrix and its shape."""
+_Matrices: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
+"""Tensors of an artifact that are a parameter or buffer: for each the matrix and its shape."""
+
+
+def _stored_tensors(composition: Composition) -> dict[str, _Matrices]:
+    """The tensors of every parameter and buffer of a model."""
+    layouts = layouts_of(composition.model)
+    own: dict[str, Tensor] = composition.module.state_dict(keep_vars=True)
+    return {name: _stored_as(name, tensor, layouts.get(name)) for name, tensor in own.items()}
+
+
+def _wanted(stored: dict[str, _Matrices]) -> dict[str, tuple[int, ...]]:
+    """Shapes by tensor."""
+    return {each: shape for parts in stored.values() for each, (_, shape) in parts.items()}
+
+
+def _stored_as(name: str, tensor: Tensor, layout: ParameterLayout | None) -> _Matrices:
     if layout is None:
         return {name: ("whole", tuple(tensor.shape))}
     return {f"{name}:{matrix}": (matrix, shape) for matrix, shape in layout.shapes(tuple(tensor.shape)).items()}
@@ -140,9 +207,7 @@ def _weight(artifact: Artifact, name: str) -> Tensor:
     return torch.from_numpy(weight if weight.flags.writeable else weight.copy())
 
 
-def _tied(
-    module: nn.Module, stored: dict[str, dict[str, tuple[str, tuple[int, ...]]]], artifact: Artifact
-) -> SharingPlan:
+def _tied(module: nn.Module, stored: dict[str, _Matrices], artifact: Artifact) -> SharingPlan:
     """Parameters all of whose tensors are those of another one."""
     by_tensors = {tuple(parts): name for name, parts in stored.items()}
     groups: dict[str, list[str]] = {}

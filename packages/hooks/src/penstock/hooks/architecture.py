@@ -29,6 +29,8 @@ QuantizerChoice: TypeAlias = Annotated[Choice, OfKind("quantizer")]
 
 # Tensor libraries fail with an overflow, not with a name, where sizes exceed 64 bits.
 LARGEST_SIZE = 2**31 - 1
+# Layers are listed one by one before anything is built; a thousand are more than published models have.
+LARGEST_DEPTH = 10_000
 
 SITES = "weight-sites"  # the capability of an architecture whose models are `Sited`
 

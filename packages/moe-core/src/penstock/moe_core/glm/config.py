@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, router_misfits
+from penstock.hooks.architecture import LARGEST_DEPTH, LARGEST_SIZE, ArchitectureSettings, router_misfits
 from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.inputs import InputPath, expanded
 from penstock.hooks.problems import Problem, ProblemError
@@ -102,7 +102,7 @@ class GlmMoeConfig(ArchitectureSettings):
     back on export."""
     hidden_size: int = Field(gt=0, le=LARGEST_SIZE)
     """Model width D."""
-    num_hidden_layers: int = Field(gt=0, le=LARGEST_SIZE)
+    num_hidden_layers: int = Field(gt=0, le=LARGEST_DEPTH)
     """Number of layers, including dense ones."""
     first_k_dense_replace: int = Field(default=1, ge=0, le=LARGEST_SIZE)
     """Number of initial layers with a dense MLP; 1 in GLM-4.5-Air, 3 in GLM-4.6."""
