@@ -56,7 +56,7 @@ uint64_t hash_of(const Kernel* kernel) {
         int32_t why;
         PackedMatrix* matrix = penstock_matrix_new(arrays.stream.data(), 0, 1, c.rows, c.columns, arrays.scales.data(),
                                                    c.group, 2, &why);
-        if (!matrix || penstock_multiply(kernel, matrix, 0, arrays.x.data(), c.vectors, c.planes, 3, out.data())) {
+        if (!matrix || penstock_multiply(kernel, matrix, &c.vectors, arrays.x.data(), c.planes, 3, out.data())) {
             std::printf("no memory\n");
             return 0;
         }

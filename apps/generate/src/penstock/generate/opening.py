@@ -7,12 +7,14 @@ from pathlib import Path
 from penstock.generate.model import TextModel
 from penstock.hooks.inputs import expanded
 from penstock.hooks.registry import Registry
+from penstock.quant158 import native
 from penstock.quant158.artifact.reader import is_artifact
 from penstock.run import messages
 
 
 def open_model(path: Path, registry: Registry) -> TextModel:
-    """See `penstock.generate.load`. An artifact that the decoder cannot run is run by torch, and a note says why."""
+    """See `penstock.generate.load`. An artifact that the decoder cannot run is run by torch, and a note says why, and
+    what multiplies."""
     path = expanded(path)
     if is_artifact(path):
         from penstock.generate.decoding import decoded
@@ -20,8 +22,18 @@ def open_model(path: Path, registry: Registry) -> TextModel:
 
         try:
             return decoded(path, registry)
-        except NotDecodableError as reason:
-            messages.note(f"{path} is run by torch: {reason}")
+        except NotDecodableError as error:
+            reason = str(error)
+        from penstock.generate.loading import load_artifact
+
+        model, by = load_artifact(path, registry)
+        messages.note(f"{path} is run by {by}: {reason}{_how_to_build(reason)}")
+        return model
     from penstock.generate.loading import load_model
 
     return load_model(path, registry)
+
+
+def _how_to_build(reason: str) -> str:
+    """The command, if the library is missing and the reason does not say so."""
+    return "" if native.built() or native.BUILD in reason else f"; its kernel was not built: {native.BUILD}"

@@ -17,7 +17,7 @@ import penstock.quant158
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VARIABLE = "PENSTOCK_KERNEL"
-_ABI = 1
+_ABI = 2
 BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -33,7 +33,7 @@ _SIGNATURES = {
     ),
     "penstock_matrix_free": (None, [_pointer]),
     "penstock_matrix_bytes": (_i64, [_pointer]),
-    "penstock_multiply": (_i32, [_pointer, _pointer, _i64, _pointer, _i64, _i64, _i64, _pointer]),
+    "penstock_multiply": (_i32, [_pointer, _pointer, _pointer, _pointer, _i64, _i64, _pointer]),
     # native/decoder_api.h
     "penstock_decoder_new": (_pointer, [_pointer, _pointer, _i64, ctypes.POINTER(_i32), ctypes.POINTER(_i64)]),
     "penstock_decoder_free": (None, [_pointer]),
