@@ -141,7 +141,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """The compiled kernels give the same bits on x86 and, emulated by QEMU, on ARM."""
+    """The compiled kernels and the decoder give the same bits on x86 and, emulated by QEMU, on ARM."""
     arm = ["aarch64-linux-gnu-g++", "qemu-aarch64-static"]
     if missing := [tool for tool in ("c++", *arm) if shutil.which(tool) is None]:
         session.skip(f"needs {', '.join(missing)} (Debian: g++-aarch64-linux-gnu, qemu-user-static)")

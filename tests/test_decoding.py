@@ -162,7 +162,7 @@ def test_with_a_library_of_another_system_torch_generates_and_says_why(artifact:
         check=True,
     )
     assert found.stdout == load(artifact).generate("def ", tokens=5) + "\n"
-    assert f"{artifact} is run by torch: {tmp_path}" in found.stderr
+    assert f"{artifact} is run by torch in fp32: {tmp_path}" in found.stderr
     assert "the kernel cannot be loaded" in found.stderr
 
 

@@ -79,7 +79,7 @@ def test_a_checkpoint_holds_what_trains_and_the_hash_of_the_base(
     assert model.base_hash() == written["sha256"]
     figures = {"trained_share", "loss_before", "loss_after", "entropy", "gini", "specialisation", "balance/switch-loss"}
     assert figures <= result["learnt"].keys()
-    generated = command("generate", result["run_dir"], "--prompt", "def ", "--tokens", 80, "--json")
+    generated = command("generate", result["run_dir"], "--prompt", "def ", "--tokens", 80, "--temperature", 0, "--json")
     assert (generated["stopped_by"], generated["prompt_tokens"] + generated["new_tokens"]) == ("positions", 64)
     with pytest.raises(ProblemError, match="the model learns beside a frozen base, which its config only names"):
         command("export", result["run_dir"], "--format", "penstock")

@@ -67,11 +67,16 @@ void penstock_matrix_free(PackedMatrix* matrix) { delete matrix; }
 
 int64_t penstock_matrix_bytes(const PackedMatrix* matrix) { return matrix->bytes; }
 
-int32_t penstock_multiply(const Kernel* kernel, const PackedMatrix* packed, int64_t index, const float* x,
-                          int64_t vectors, int64_t planes, int64_t threads, float* out) try {
-    const Matrix& matrix = packed->matrices[index];
-    const Quantized quantized(*kernel, matrix, x, vectors, planes);
-    multiply(*kernel, matrix, quantized.vectors, threads, out);
+int32_t penstock_multiply(const Kernel* kernel, const PackedMatrix* packed, const int64_t* vectors, const float* x,
+                          int64_t planes, int64_t threads, float* out) try {
+    for (const Matrix& matrix : packed->matrices) {
+        const int64_t count = *vectors++;
+        if (count == 0) continue;
+        const Quantized quantized(*kernel, matrix, x, count, planes);
+        multiply(*kernel, matrix, quantized.vectors, threads, out);
+        x += count * matrix.columns;
+        out += count * matrix.rows;
+    }
     return 0;
 } catch (...) {
     return static_cast<int32_t>(Packing::NO_MEMORY);

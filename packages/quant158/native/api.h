@@ -9,7 +9,7 @@ struct Kernel;
 struct PackedMatrix;
 
 // The number of the interface; the loader refuses a library of another.
-constexpr int32_t PENSTOCK_ABI = 1;
+constexpr int32_t PENSTOCK_ABI = 2;
 PENSTOCK_API int32_t penstock_abi();
 
 // Names of the kernels, the fastest first, and null after the last.
@@ -26,7 +26,7 @@ PENSTOCK_API PackedMatrix* penstock_matrix_new(const uint8_t* stream, int64_t fi
 PENSTOCK_API void penstock_matrix_free(PackedMatrix*);
 PENSTOCK_API int64_t penstock_matrix_bytes(const PackedMatrix*);
 
-// out[vectors, rows] = matrix number `index` times x[vectors, columns], quantized to 8 (one plane) or 16 bits (two).
-// 0, or 2: no memory.
-PENSTOCK_API int32_t penstock_multiply(const Kernel*, const PackedMatrix*, int64_t index, const float* x,
-                                       int64_t vectors, int64_t planes, int64_t threads, float* out);
+// Each matrix times its vectors: out[vectors, rows] of x[vectors, columns], quantized to 8 (one plane) or 16 bits (two).
+// `vectors` says for each how many it has, in x and in `out` one after another. 0, or 2: no memory.
+PENSTOCK_API int32_t penstock_multiply(const Kernel*, const PackedMatrix*, const int64_t* vectors, const float* x,
+                                       int64_t planes, int64_t threads, float* out);

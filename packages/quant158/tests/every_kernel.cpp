@@ -1,21 +1,27 @@
-// Prints a line for each kernel that this processor can run: its name and a hash of products of many shapes, through
-// the library's C interface. All lines have one hash, on every processor: `nox -s kernels` compares them.
+// Prints a line for each kernel that this processor can run: its name and a hash of products of many shapes, and of what
+// models decode, through the library's C interface. All lines have one hash, on every processor: `nox -s kernels`
+// compares them.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
 #include "../native/api.h"
+#include "every_decoder.h"
+
+namespace {
+
+uint32_t state = 1;
+
+}  // namespace
+
+uint32_t random_number() { return (state = state * 1664525 + 1013904223) >> 16; }
 
 namespace {
 
 struct Case {
     int64_t rows, columns, group, vectors, planes;
 };
-
-uint32_t state = 1;
-
-uint32_t random_number() { return (state = state * 1664525 + 1013904223) >> 16; }
 
 struct Arrays {
     std::vector<uint8_t> stream;
@@ -56,14 +62,19 @@ uint64_t hash_of(const Kernel* kernel) {
         int32_t why;
         PackedMatrix* matrix = penstock_matrix_new(arrays.stream.data(), 0, 1, c.rows, c.columns, arrays.scales.data(),
                                                    c.group, 2, &why);
-        if (!matrix || penstock_multiply(kernel, matrix, 0, arrays.x.data(), c.vectors, c.planes, 3, out.data())) {
+        if (!matrix || penstock_multiply(kernel, matrix, &c.vectors, arrays.x.data(), c.planes, 3, out.data())) {
             std::printf("no memory\n");
             return 0;
         }
         penstock_matrix_free(matrix);
         hash = hashed(out, hash);
     }
-    return hash;
+    std::vector<float> values;
+    if (!decoded(kernel, values)) {
+        std::printf("the decoder failed\n");
+        return 0;
+    }
+    return hashed(values, hash);
 }
 
 }  // namespace

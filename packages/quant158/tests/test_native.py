@@ -82,6 +82,8 @@ def test_a_library_of_another_system_or_version_is_named_with_the_command_that_b
     with pytest.raises(ProblemError, match=f"^{re.escape(str(file))}: the kernel {said}.*, run `uv sync") as raised:
         native.library.__wrapped__()
     assert raised.value.problems[0].code == native.MISSING
+    native.library.cache_clear()
+    assert not native.usable()
 
 
 @needs_library

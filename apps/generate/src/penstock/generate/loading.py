@@ -19,20 +19,21 @@ from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
-from penstock.quant158.artifact.reader import is_artifact
+from penstock.quant158 import native
 from penstock.run.config import RESOLVED
 from penstock.run.directory import newest_run
+from penstock.train.artifact import OpenedArtifact
 from penstock.train.checkpoint import MANIFEST, verify_checkpoint
 from penstock.train.compose import build_architecture, pick_device
-from penstock.train.restore import Restored, restore, restore_run
+from penstock.train.restore import Restored, restore, restore_artifact, restore_run
 
 OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
 """Model types of the Hugging Face layout that we build ourselves; `hf` builds the others with transformers."""
 
 
 def load_model(path: Path, registry: Registry) -> TextModel:
-    """The model at a path, in torch; see `penstock.generate.load`."""
-    if is_artifact(path) or (path / RESOLVED).is_file():
+    """The model of a run, checkpoint or folder, in torch; see `penstock.generate.load`."""
+    if (path / RESOLVED).is_file():
         return _of_trained(restore(path, registry))
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
         return _of_trained(restore_run(path.resolve().parent.parent, registry, verify_checkpoint(path)))
@@ -46,6 +47,17 @@ def load_model(path: Path, registry: Registry) -> TextModel:
         fix = "give a run, such as runs/quickstart, or a folder in the Hugging Face layout"
         raise ProblemError(Problem("not-a-model", what, str(path), fix))
     return _of_folder(path, registry)
+
+
+def load_artifact(path: Path, registry: Registry) -> tuple[TextModel, str]:
+    """The model of an artifact, in torch, and what computes it, such as "torch with the kernel avx2"."""
+    restored = restore_artifact(OpenedArtifact.open(path, registry), packed=True)
+    module = cast(nn.Module, restored.model)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return _of_trained(restored), f"torch with the kernel {native.kernel().name}"
+    device = next(module.parameters()).device
+    dtype = restored.config.train.dtype
+    return _of_trained(restored), f"torch in {dtype}{'' if device.type == 'cpu' else f' on {device}'}"
 
 
 def _of_trained(restored: Restored) -> TextModel:

@@ -102,7 +102,8 @@ class Continuation:
 class TextModel:
     """A model with its tokenizer.
 
-    `model` is what computes: the `LanguageModel`, a torch module in evaluation mode, or the decoder of an artifact.
+    `model` is what computes: the `LanguageModel`, a torch module in evaluation mode, or the decoder of an artifact. The
+    ternary weights of an artifact that torch runs are on the device `meta` where they stay packed.
     `next_tokens` are its tokens, of which it has `vocabulary_size`. `config` is the config of the run, None for a
     folder without a run. `begins` are the tokens that every prompt begins with; `ends` end a text when generated.
     `positions` is the most tokens that the model reads, None if no limit is known. `template` is the chat template of

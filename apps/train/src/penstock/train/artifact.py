@@ -28,6 +28,7 @@ from penstock.run.records.record import parse_record
 from penstock.sharing.plan import share
 from penstock.train.compose import Composition, compose_model, pick_device
 from penstock.train.data import RECORD, find_recorded
+from penstock.train.packed import can_multiply_packed, multiply_packed
 from penstock.train.weights import layouts_of
 
 TOKENIZER = "tokenizer.json"
@@ -49,9 +50,12 @@ class OpenedArtifact:
         config = resolved_run_config(dict(artifact.header.run), f"{path}: run", registry)
         return cls(artifact, config, BpeTokenizer(artifact.file(TOKENIZER), f"{path}: {TOKENIZER}"))
 
-    def compose(self) -> Composition:
+    def compose(self, *, packed: bool = False) -> Composition:
         """The model with the artifact's weights, whose hashes are checked. Warns if the code of a component has changed
-        since training, because the model may then compute something else."""
+        since training, because the model may then compute something else.
+
+        `packed`: ternary weights stay at two bits in memory where the compiled library can multiply with them, which is
+        in fp32 on the processor. Results are those of training up to rounding, and have no gradient."""
         self.artifact.verify()
         if LOCK in self.artifact.header.files:
             lock = parse_record(_Lock, self.artifact.file(LOCK), f"{self.artifact.path}: {LOCK}")
@@ -59,8 +63,9 @@ class OpenedArtifact:
             for line in lock_changes(before, plugin_lock(self.config)):
                 messages.warn(line)
         self._require_fit()
-        composition = self._composed(_device(self.config.train.device))
-        load_weights(composition, self.artifact)
+        device = _device(self.config.train.device)
+        composition = self._composed(device)
+        load_weights(composition, self.artifact, packed=packed and can_multiply_packed(self.config, device))
         composition.module.eval()
         return composition
 
@@ -145,20 +150,23 @@ def _at_most(artifact: Artifact) -> Iterator[None]:
         handle.remove()
 
 
-def load_weights(composition: Composition, artifact: Artifact) -> None:
+def load_weights(composition: Composition, artifact: Artifact, *, packed: bool = False) -> None:
     """Loads all parameters and buffers of a model that was composed `as_stored`, and ties those that the artifact has
-    once. Raises `ProblemError` with every tensor that is missing, unknown or of another shape."""
+    once. Raises `ProblemError` with every tensor that is missing, unknown or of another shape. `packed`: ternary
+    weights are not unpacked; their sites multiply with them as they are."""
     own: dict[str, Tensor] = composition.module.state_dict(keep_vars=True)
     layouts = layouts_of(composition.model)
     stored = _stored_tensors(composition)
     _check_fit(_wanted(stored), artifact)
+    for name in multiply_packed(composition, artifact, stored) if packed else ():
+        del own[name]
     with torch.no_grad():
-        for name, parts in stored.items():
-            matrices = {matrix: _weight(artifact, each) for each, (matrix, _) in parts.items()}
+        for name, tensor in own.items():
+            matrices = {matrix: _weight(artifact, each) for each, (matrix, _) in stored[name].items()}
             if name in layouts:
-                layouts[name].write(own[name], matrices)
+                layouts[name].write(tensor, matrices)
             else:
-                own[name].copy_(matrices["whole"])
+                tensor.copy_(matrices["whole"])
     share(cast(nn.Module, composition.model), _tied(composition.module, stored, artifact))
 
 

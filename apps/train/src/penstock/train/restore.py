@@ -138,9 +138,9 @@ def restore(path: Path, registry: Registry) -> Restored:
     return restore_artifact(OpenedArtifact.open(path, registry)) if is_artifact(path) else restore_run(path, registry)
 
 
-def restore_artifact(opened: OpenedArtifact) -> RestoredArtifact:
-    """Loads the weights of an artifact."""
-    return RestoredArtifact(opened.config, opened.compose(), opened.tokenizer, opened)
+def restore_artifact(opened: OpenedArtifact, *, packed: bool = False) -> RestoredArtifact:
+    """Loads the weights of an artifact; `packed`: see `OpenedArtifact.compose`."""
+    return RestoredArtifact(opened.config, opened.compose(packed=packed), opened.tokenizer, opened)
 
 
 def restore_run(path: Path, registry: Registry, checkpoint: Checkpoint | None = None) -> RestoredRun:

@@ -17,7 +17,7 @@ import penstock.quant158
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VARIABLE = "PENSTOCK_KERNEL"
-_ABI = 1
+_ABI = 2
 MISSING = "missing-kernel"  # code of the problem
 BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
 
@@ -34,7 +34,7 @@ _SIGNATURES = {
     ),
     "penstock_matrix_free": (None, [_pointer]),
     "penstock_matrix_bytes": (_i64, [_pointer]),
-    "penstock_multiply": (_i32, [_pointer, _pointer, _i64, _pointer, _i64, _i64, _i64, _pointer]),
+    "penstock_multiply": (_i32, [_pointer, _pointer, _pointer, _pointer, _i64, _i64, _pointer]),
     # native/decoder_api.h
     "penstock_decoder_new": (_pointer, [_pointer, _pointer, _i64, ctypes.POINTER(_i32), ctypes.POINTER(_i64)]),
     "penstock_decoder_free": (None, [_pointer]),
@@ -59,6 +59,16 @@ class Kernel:
 def built() -> bool:
     """Whether the package was built with a compiler."""
     return _file() is not None
+
+
+def usable() -> bool:
+    """Whether the library was built, for this system and version."""
+    try:
+        return built() and library() is not None
+    except ProblemError as error:
+        if error.problems[0].code != MISSING:
+            raise
+        return False
 
 
 @cache

@@ -120,6 +120,26 @@ class PackableSite(Protocol):
         ...
 
 
+class Product(Protocol):
+    """Computes the products with one weight by itself, such as by integers from packed codes, without a gradient."""
+
+    def __call__(self, x: Tensor, counts: Tensor | None = None) -> Tensor:
+        """x [..., in] times the transposed weight [out, in]: [..., out] in fp32. For a stack [E, out, in], x [N, in]
+        holds the rows of one matrix after those of another, and `counts` [E] says how many each has. x is as it was
+        before the quantizer rounded it."""
+        ...
+
+
+@runtime_checkable
+class ProductSite(Protocol):
+    """A `WeightSite` whose product others can compute."""
+
+    def multiply_by(self, products: Mapping[str, Product]) -> None:
+        """From now on `products`, by matrix of the layout, compute what the weight was for. The parameter gives up its
+        memory: it keeps its shape on the device `meta`."""
+        ...
+
+
 @runtime_checkable
 class Sited(Protocol):
     """A language model whose weights can be transformed on use, by modules with their own parameters."""

@@ -22,8 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from penstock.hooks.contracts import Product
+
 # Rows [N, I] sorted by expert, weights [E, O, I], rows of each expert [E] -> [N, O].
 Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+Operand: TypeAlias = Tensor | Product
 
 # Without a grouped kernel, padding is worth its copies up to this many padded rows per real row.
 MOST_PADDING = 1.5
@@ -36,6 +40,12 @@ class Backend:
     name: str
     multiply: Multiply
     takes: Callable[[Tensor, Tensor, Tensor], bool]
+
+    def multiplied(self, x_NI: Tensor, weight_EOI: Operand, counts_E: Tensor) -> Tensor:
+        """By the backend, or by what computes products with these weights itself."""
+        if isinstance(weight_EOI, Tensor):
+            return self.multiply(x_NI, weight_EOI, counts_E)
+        return weight_EOI(x_NI, counts_E)
 
 
 def grouped(x_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from penstock.hooks.contracts import ParameterLayout, ParameterRole, Routing
 from penstock.moe_core.layers.dispatch import combine, dispatch
-from penstock.moe_core.layers.expert_backends import BACKENDS, Backend, choose
+from penstock.moe_core.layers.expert_backends import BACKENDS, Backend, Operand, choose
 from penstock.moe_core.layers.mlp import swiglu
 from penstock.moe_core.layers.norm import rms_norm
 from penstock.moe_core.layers.site import Site, Sites
@@ -68,18 +68,22 @@ class Experts(Sites):
         """Weighted sum of each token's kept experts, [T, D] in x's dtype; 0 if a token has none."""
         tokens, k = routing.expert_TK.shape
         if tokens == 0:
-            return x_TD + self.down_proj[:0].sum()  # no rows, but the weights still get a gradient
-        gate_up_EFD, down_EDH = (weight.to(x_TD.dtype) for weight in self.effective_weights())
-        rows = sorted_rows(routing, len(down_EDH))
+            return self._nothing(x_TD)
+        gate_up_EFD, down_EDH = (self._operand(each, x_TD.dtype) for each in ("gate_up_proj", "down_proj"))
+        rows = sorted_rows(routing, len(self.down_proj))
         token_N = rows.slot_N // k
 
         x_ND = dispatch(self.read(x_TD, "gate_up_proj"), token_N, rows.position, rows.start_T)
-        multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiply
+        multiply = self._backend(x_ND, down_EDH, rows.counts_E).multiplied
         # Weighted here, where rows are H wide, not after the second product, where they are D wide.
         weight_N = routing.weight_TK.flatten().index_select(0, rows.slot_N).to(x_TD.dtype)
         hidden_NH = self._hidden(multiply(x_ND, gate_up_EFD, rows.counts_E), weight_N, rows.counts_E)
         hidden_NH = self.read(hidden_NH, "down_proj")
         return combine(multiply(hidden_NH, down_EDH, rows.counts_E), token_N, rows.position, rows.start_T)
+
+    def _nothing(self, x_TD: Tensor) -> Tensor:
+        """No rows, but the weights still get a gradient."""
+        return x_TD if self.down_site.product else x_TD + self.down_proj[:0].sum()
 
     def _hidden(self, gate_up_N2H: Tensor, weight_N: Tensor, counts_E: Tensor) -> Tensor:
         """The weighted input of the down projection. A norm comes before the weight, which it would cancel."""
@@ -90,8 +94,11 @@ class Experts(Sites):
         ones_H = torch.ones_like(self.sub_norm[0], requires_grad=False)
         return rms_norm(hidden_NH, ones_H, self.sub_norm_epsilon) * gain_NH * weight_N[:, None]
 
-    def _backend(self, x_ND: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Backend:
-        if len(x_ND) == 0:
+    def _operand(self, parameter: str, dtype: torch.dtype) -> Operand:
+        return self.site_of(parameter).product or self.effective(parameter).to(dtype)
+
+    def _backend(self, x_ND: Tensor, weight_EOI: Operand, counts_E: Tensor) -> Backend:
+        if len(x_ND) == 0 or not isinstance(weight_EOI, Tensor):
             return BACKENDS["loop"]  # the only backend that accepts zero rows and gives gradients for them
         return self.backend or choose(x_ND, weight_EOI, counts_E)
 

@@ -31,6 +31,13 @@ class Matrix(Sites):
         """The effective weight and the bias, cast."""
         return self.effective().to(dtype), None if self.bias is None else self.bias.to(dtype)
 
+    def multiplied(self, x: Tensor) -> Tensor:
+        """x W^T + b, by the site's product if it has one."""
+        if self.site.product is None:
+            return linear(self.read(x), *self.in_dtype(x.dtype))
+        y: Tensor = self.site.product(x)
+        return y if self.bias is None else y + self.bias
+
 
 class Linear(Matrix):
     """y = x W^T + b.
@@ -40,7 +47,7 @@ class Linear(Matrix):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(self.read(x), *self.in_dtype(x.dtype))
+        return self.multiplied(x)
 
 
 class Projection(Matrix):
@@ -55,6 +62,8 @@ class Projection(Matrix):
 def joined(x: Tensor, projections: Sequence[Projection]) -> Tensor:
     """The concatenated outputs of several layers for one input: one matrix product, and one gradient for x. All have
     one role, so they read x alike."""
+    if any(projection.site.product for projection in projections):
+        return torch.cat([projection.multiplied(x) for projection in projections], dim=-1)
     weights, biases = zip(*(projection(x.dtype) for projection in projections), strict=True)
     given = [bias for bias in biases if bias is not None]
     return linear(projections[0].read(x), torch.cat(weights), torch.cat(given) if given else None)

@@ -7,7 +7,7 @@ and the parameter keeps its name. (`torch.nn.utils.parametrize` would rename it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from penstock.hooks.contracts import (
     Guarded,
     ParameterLayout,
     ParameterRole,
+    Product,
     Quantizer,
     QuantizesInput,
     SiteQuantizer,
@@ -35,6 +36,7 @@ class Site(nn.Module):
         self.sharing = nn.ModuleList()
         self.quantizers = nn.ModuleDict()  # one per matrix of the layout
         self.reads: QuantizesInput | None = None
+        self.product: Product | None = None  # of the input as it is; the weight is then on the device meta
 
     def forward(self, weight: Tensor) -> Tensor:
         for transform in self.sharing:
@@ -45,8 +47,8 @@ class Site(nn.Module):
         return quantized[0] if len(quantized) == 1 else torch.cat(quantized, dim=-2)
 
     def input(self, x: Tensor) -> Tensor:
-        """What the product reads of its input."""
-        return x if self.reads is None else self.reads.input(x)
+        """What the product reads of its input; one that is not computed here rounds it by itself."""
+        return x if self.reads is None or self.product is not None else self.reads.input(x)
 
     def fault(self, weight: Tensor) -> str | None:
         """Why the stored weight, after sharing, has no codes; None if it has."""
@@ -67,16 +69,19 @@ class Sites(nn.Module):
 
     sites: ClassVar[Mapping[str, str]] = {"weight": "site"}
 
+    def site_of(self, parameter: str) -> Site:
+        site = self.get_submodule(self.sites[parameter])
+        assert isinstance(site, Site)
+        return site
+
     def effective(self, parameter: str = "weight") -> Tensor:
         """The weight that the module computes with."""
-        return self.get_submodule(self.sites[parameter])(getattr(self, parameter))
+        return self.site_of(parameter)(getattr(self, parameter))
 
     def read(self, x: Tensor, parameter: str = "weight") -> Tensor:
         """What the product with a parameter reads of its input: one call serves all matrices of one role that read the
         same input."""
-        site = self.get_submodule(self.sites[parameter])
-        assert isinstance(site, Site)
-        return site.input(x)
+        return self.site_of(parameter).input(x)
 
 
 class Stateless(nn.Module):
@@ -125,6 +130,10 @@ class NamedSite:
         matrices = self.layout.matrices(weight)
         return {matrix: (matrices[matrix], quantizer) for matrix, quantizer in self.site.quantizers.items()}
 
+    def multiply_by(self, products: Mapping[str, Product]) -> None:
+        self.site.product = _side_by_side([products[matrix] for matrix in self.layout.shapes(tuple(self.weight.shape))])
+        setattr(self.owner, self.parameter, nn.Parameter(self.weight.detach().to("meta"), requires_grad=False))
+
     def quantizer_state(self) -> dict[str, Tensor]:
         return self.site.quantizers.state_dict()
 
@@ -140,6 +149,13 @@ class NamedSite:
     @torch.no_grad()
     def fault(self) -> str | None:
         return self.site.fault(self.weight)
+
+
+def _side_by_side(products: Sequence[Product]) -> Product:
+    """Of the matrices of a fused tensor."""
+    if len(products) == 1:
+        return products[0]
+    return lambda x, counts=None: torch.cat([product(x, counts) for product in products], dim=-1)
 
 
 def sites_of(module: nn.Module) -> dict[str, NamedSite]:
