@@ -364,6 +364,10 @@ int32_t penstock_text_next(Text* text, const int32_t* tokens, int64_t n, const S
     if (n < 1) return DECODER_BAD_SIZES;
     if (const int32_t why = why_not(*text, tokens, n)) return why;
     read(*text, tokens, n, text->logits.data(), false);
+    if (!largest_is_finite(text->logits.data(), text->decoder->model.vocabulary)) {
+        text->session.length -= n;
+        return DECODER_NOT_FINITE;
+    }
     *next = text->sampler.next(*text->decoder->decoding, text->logits.data(), text->decoder->model.vocabulary, *sampling);
     return DECODER_GOOD;
 } catch (...) {

@@ -54,6 +54,7 @@ enum DecoderProblem : int32_t {
     DECODER_BAD_MATRIX = 3,  // a code above 242, or a scale that is not normal and positive: the matrix `which`
     DECODER_FULL = 4,        // more positions than the text has room for
     DECODER_BAD_TOKEN = 5,   // a token outside the vocabulary
+    DECODER_NOT_FINITE = 6,  // logits whose largest is NaN or infinite
 };
 
 PENSTOCK_API Decoder* penstock_decoder_new(const Kernel*, const StoredModel*, int64_t threads, int32_t* why,

@@ -16,6 +16,19 @@ int32_t token_of(uint64_t rank) { return static_cast<int32_t>(0xffffffffu - stat
 
 }  // namespace
 
+bool largest_is_finite(const float* logits, int64_t n) {
+    constexpr int32_t infinity = 0x7f800000;
+    int32_t magnitude = 0, most = INT32_MIN;  // of floats as integers, which the compiler may take in any order
+    for (int64_t i = 0; i < n; ++i) {
+        int32_t bits;
+        std::memcpy(&bits, logits + i, sizeof bits);
+        const int32_t positive = bits & 0x7fffffff, ordered = bits < 0 ? -positive : bits;
+        magnitude = positive > magnitude ? positive : magnitude;
+        most = ordered > most ? ordered : most;
+    }
+    return magnitude <= infinity && most < infinity && most > -infinity;  // NaN lies beyond infinity
+}
+
 // As torch's generator on a CPU draws a double: the first number is the high word, and 53 bits are used.
 double Sampler::uniform() {
     const uint64_t high = random_(), low = random_();

@@ -12,11 +12,14 @@ struct Sampling {  // mirrored in decoder.py
     int64_t top_k;       // 0: all
 };
 
+// Without one, no token follows from the logits.
+bool largest_is_finite(const float* logits, int64_t n);
+
 class Sampler {
 public:
     void seed(uint64_t seed) { random_.seed(static_cast<uint32_t>(seed)); }
 
-    // Overwrites the logits.
+    // Overwrites the logits, whose largest must be finite.
     int32_t next(const Decoding&, float* logits, int64_t n, const Sampling&);
 
 private:

@@ -133,6 +133,17 @@ def test_greedy_takes_the_likeliest_token_and_the_first_of_equals() -> None:
     assert drawn == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9, "top_k": 5}])
+def test_logits_without_a_finite_largest_are_refused(value: float, sampling: dict[str, Any]) -> None:
+    description = described()
+    stored = random_model(description, ternary="ternary-base3-row", rows=FP32)
+    stored.arrays("norm.weight")["values"][0] = value
+    text = Decoder(stored, description, threads=1).text()
+    with pytest.raises(ProblemError, match="logits that are NaN or infinite"):
+        text.next(TOKENS[:3], **sampling)
+
+
 def test_tokens_beyond_the_positions_or_the_vocabulary_are_refused_and_nothing_is_read() -> None:
     description = described()
     text = Decoder(random_model(description), description, threads=1).text(20)

@@ -117,7 +117,8 @@ class Text:
     def next(
         self, tokens: Sequence[int], *, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None
     ) -> int:
-        """Reads more tokens, at least one, and draws the next, which is not read yet."""
+        """Reads more tokens, at least one, and draws the next, which is not read yet. Raises `ProblemError` for logits
+        that are NaN or infinite."""
         if not tokens:
             raise ValueError("the next token is drawn behind at least one")
         sampling = Sampling(temperature, 1.0 if top_p is None else top_p, top_k or 0)
@@ -180,4 +181,7 @@ def _refused(why: int, description: Description) -> Exception:
     if why == 5:
         what = f"a token outside the vocabulary of {description.vocabulary}"
         return ProblemError(Problem("bad-value", what, "tokens", "use the model's own tokenizer"))
+    if why == 6:
+        what, fix = "the model computed logits that are NaN or infinite", "use a checkpoint from before it diverged"
+        return failed("not-finite", what, "", fix)
     return MemoryError("no memory to draw a token") if why == 2 else AssertionError(f"status {why}")
