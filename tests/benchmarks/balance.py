@@ -122,7 +122,7 @@ def even_out(restored: Restored, window_WS: Tensor) -> None:
 
 @click.command()
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a method.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="Seeds a method.")
 @click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of each text to measure on.")
 @click.option(
     "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
