@@ -84,14 +84,14 @@ def test_a_weight_that_cannot_be_stored_ends_the_run_by_name(command, config_fil
 
     def spoil(trainer: Trainer) -> dict[str, float]:
         metrics = whole_step(trainer)
-        gain = trainer.composition.module.get_parameter("layers.1.mlp.experts.gate_up_site.quantizers.up.gain")
+        gain = trainer.composition.module.get_parameter("layers.1.mlp.experts.gate_up_site.quantizers.up.log_gain")
         with torch.no_grad():
-            gain[2, 3] = -0.25
+            gain[2, 3] = -200.0  # e^-200 is 0 in fp32
         return metrics
 
     monkeypatch.setattr(Trainer, "_train_step", spoil)
     settings = [*overrides("ternary-learned"), "train.tokens=128"]
-    message = r"'layers\.1\.mlp\.experts\.gate_up_proj' has a learned scale of -0\.25 times .* at step 1"
+    message = r"'layers\.1\.mlp\.experts\.gate_up_proj' has a learned scale of 0 times .* at step 1"
     with pytest.raises(ProblemError, match=message):
         command("train", config_file, *settings, "--runs", tmp_path)
     assert not list(tmp_path.glob("quickstart/2*/checkpoints/step-*"))

@@ -19,7 +19,7 @@ def site_with(gains: list[float], shape: tuple[int, ...]) -> LearnedSite:
     site = LearnedTernaryQuantizer().site(shape, ParameterRole.MATRIX)
     assert isinstance(site, LearnedSite)
     with torch.no_grad():
-        site.gain.copy_(torch.tensor(gains).view(site.gain.shape))
+        site.log_gain.copy_(torch.tensor(gains).view(site.log_gain.shape).log())
     return site
 
 
@@ -48,7 +48,8 @@ def test_value_and_gradients_are_the_published_ones(shape: tuple[int, ...]):
     result = site(weight)
     result.backward(upstream)
     assert weight.grad is not None
-    assert site.gain.grad is not None
+    assert site.log_gain.grad is not None
+    gains = site.gain.detach().flatten()
     rows = [tensor.detach().double().reshape(-1, shape[-1]).tolist() for tensor in (weight, upstream, result)]
     for index, (row, grad, found) in enumerate(zip(*rows, strict=True)):
         mean = float(np.float32(math.fsum(map(abs, row)) / len(row)))
@@ -56,8 +57,8 @@ def test_value_and_gradients_are_the_published_ones(shape: tuple[int, ...]):
         np.testing.assert_allclose(found, quantized_row(row, clip), rtol=1e-6)
         of_weights, of_clip = published_gradients(row, clip, grad, shape[-1] * shape[-2])
         np.testing.assert_allclose(weight.grad.reshape(-1, shape[-1])[index], of_weights, rtol=1e-6)
-        of_gain = of_clip * 1.5 * mean  # the clip is 1.5 * gain * mean
-        np.testing.assert_allclose(float(site.gain.grad.flatten()[index]), of_gain, rtol=1e-4, atol=1e-8)
+        of_log_gain = of_clip * 1.5 * mean * float(gains[index])  # the clip is 1.5 * e^log_gain * mean
+        np.testing.assert_allclose(float(site.log_gain.grad.flatten()[index]), of_log_gain, rtol=1e-4, atol=1e-8)
 
 
 def test_it_starts_as_ternary_rows():
@@ -86,9 +87,21 @@ def test_a_gain_that_follows_its_gradient_lowers_the_error():
     assert errors[-1] < 0.97 * errors[0]
 
 
+def test_large_steps_of_the_optimizer_leave_every_scale_positive():
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    site = LearnedTernaryQuantizer().site((8, 64), ParameterRole.MATRIX)
+    assert isinstance(site, LearnedSite)
+    optimizer = torch.optim.Adam(site.parameters(), lr=0.03)
+    for _ in range(100):  # a gradient that always asks for less
+        optimizer.zero_grad()
+        site.gain.sum().backward()
+        optimizer.step()
+    assert 0 < site.gain.max() < 0.2
+    assert site.fault(weight) is None
+
+
 FAULTS = {
     "zero": (0.0, 0.1, "a learned scale of 0 times"),
-    "negative": (-0.5, 0.1, "a learned scale of -0.5 times"),
     "infinite": (float("inf"), 0.1, "a learned scale of inf times"),
     "not a number": (float("nan"), 0.1, "a learned scale of nan times"),
     "subnormal": (1e-4, 0.1, "a learned scale of 1e-05, which fp16 rounds"),
@@ -121,6 +134,6 @@ def test_a_weight_of_another_dtype_is_learned_too(dtype: torch.dtype):
     result = site(weight)
     result.sum().backward()
     assert result.dtype == dtype
-    assert isinstance(site.gain, torch.nn.Parameter)
-    assert site.gain.grad is not None
-    assert site.gain.grad.isfinite().all()
+    assert isinstance(site.log_gain, torch.nn.Parameter)
+    assert site.log_gain.grad is not None
+    assert site.log_gain.grad.isfinite().all()

@@ -11,7 +11,8 @@ and that of c is divided by the root of the number of weights, so that c changes
 
 ParetoQ starts c from the weights of a trained model. Here models start from scratch, and projections that write to the
 residual stream start at zero, so that c would start a thousand times too small for what their weights become. What is
-learned is therefore `gain` in s = gain * mean |w|, with the mean as a constant. A row begins as that of `ternary` does.
+learned is therefore g in s = e^g * mean |w|, with the mean as a constant. A row begins as that of `ternary` does, and a
+step of the optimizer, whose size is set for norms, multiplies the scale: it cannot pass zero, which a step of c can.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ from penstock.quant158.stored import SMALLEST_SCALE, ternary_format
 
 
 class LearnedSite(GridSite):
-    """Quantizes one weight to ternary values; `gain` [..., out, 1] is learned."""
+    """Quantizes one weight to ternary values; `log_gain` [..., out, 1] is learned."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(*shape[:-1], 1))
+        self.log_gain = nn.Parameter(torch.zeros(*shape[:-1], 1))
         self.gradient_scale = 1 / math.sqrt(max(math.prod(shape[-2:]), 1))
+
+    @property
+    def gain(self) -> Tensor:
+        """The scale over the mean magnitude of a row."""
+        return self.log_gain.exp()
 
     def forward(self, weight: Tensor) -> Tensor:
         detached = weight.detach()
@@ -49,7 +55,8 @@ class LearnedSite(GridSite):
         inside = ratio.abs() < 1.5
         slope = (trit - ratio * inside) * (mean * self.gradient_scale)
         passed = torch.where(inside, weight, detached) - detached  # zeros, which carry the gradient
-        learned = slope * (self.gain - self.gain.detach())
+        gain = self.gain
+        learned = slope * (gain - gain.detach())
         return (trit * scale + learned).to(weight.dtype) + passed
 
     def stored(self, weight: Tensor) -> Stored:
