@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(path.relative_to(ROOT) for path in (ROOT / "README.md", *ROOT.glob("[!.]*/*/README.md")))
@@ -111,6 +112,25 @@ def test_the_readmes_agree_on_the_speed_of_the_simulator() -> None:
     assert f"messages of 256 GPUs take {fluid} (fluid)" in own
 
 
+def in_shell(commands: str, folder: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    arguments = ["bash", "-c", f"set -euo pipefail\n{commands}"]
+    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=1200, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_commands_for_ternary_models_run_as_they_stand(workplace, tmp_path):
+    (block,) = re.findall(r"```bash title=\"ternary\"\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    model = yaml.safe_load((ROOT / "configs" / "ternary.yaml").read_text())["model"]
+    small = yaml.safe_load((workplace / "configs" / "quickstart.yaml").read_text())
+    small["model"] |= {name: model[name] for name in ("quantizer", "sharing", "sub_norm")}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ternary.yaml").write_text(yaml.safe_dump({**small, "name": "ternary"}))
+    assert "first token, ms" in in_shell(block, tmp_path)
+    assert (tmp_path / "model.penstock").read_bytes().startswith(b"PENSTOCK")
+
+
 def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     readme = (ROOT / "README.md").read_text()
     (block,) = [fence for fence in re.findall(r"```bash\n(.*?)```", readme, re.S) if "penstock prepare" in fence]
@@ -120,12 +140,7 @@ def test_the_readme_commands_run_as_they_stand(workplace, tmp_path):
     python = re.findall(r"```python title=\"after a run\"\n(.*?)```", readme, re.S)
     assert len(python) == 1
     block += f"python - <<'END'\n{python[0]}END\n"
-    script = "set -euo pipefail\n" + block.replace("train.tokens=500_000", "train.tokens=512")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=1200, env=environment
-    )
-    assert result.returncode == 0, result.stderr
+    in_shell(block.replace("train.tokens=500_000", "train.tokens=512"), tmp_path)
     (run,) = (tmp_path / "runs" / "quickstart").glob("2*")
     for name in (
         "config.input.yaml",
