@@ -3,6 +3,7 @@
 // The peer is a product by rows with `maddubs`, as llama.cpp has for TQ2_0: 128 weights in 32 bytes, one scale a row,
 // the sum of the activations taken off at the end. Written for this comparison, it shares no code with the kernel.
 #include <immintrin.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -35,25 +36,52 @@ inline __m256i group_products(const uint8_t* codes, const int8_t* x) {
     return _mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d));
 }
 
-// Runs `part(thread, thread count)` so often on every thread, all of which wait for one another after each.
+// Puts this thread on the processor of that number among the allowed ones.
+void pin(const cpu_set_t& allowed, int64_t number) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed) || number-- > 0) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        sched_setaffinity(0, sizeof one, &one);
+        return;
+    }
+}
+
+// Runs `part(thread, thread count)` so often on every thread, all of which wait for one another after each. The time
+// begins when all have met once: to start a thread takes longer than most products. Each has a processor of its own,
+// because the system may leave new threads on that of their parent for longer than all of this takes.
 template <class Part>
 double seconds(int64_t threads, int64_t repeats, Part part) {
     std::atomic<int64_t> arrived{0};
+    auto meet = [&](int64_t meeting) {
+        if (threads == 1) return;
+        ++arrived;
+        for (int64_t spins = 0; arrived.load(std::memory_order_acquire) < threads * meeting; ++spins)
+            spins < 1000 ? _mm_pause() : std::this_thread::yield();  // others may need the core
+    };
     auto run = [&](int64_t thread) {
-        for (int64_t repeat = 0; repeat <= repeats; ++repeat) {  // the first only meets
-            if (repeat) part(thread, threads);
-            if (threads == 1) continue;
-            ++arrived;
-            for (int64_t spins = 0; arrived.load(std::memory_order_acquire) < threads * (repeat + 1); ++spins)
-                spins < 1000 ? _mm_pause() : std::this_thread::yield();  // others may need the core
+        for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+            part(thread, threads);
+            meet(repeat + 2);
         }
     };
+    cpu_set_t allowed;
+    sched_getaffinity(0, sizeof allowed, &allowed);
+    if (threads > 1) pin(allowed, 0);
     std::vector<std::thread> others;
-    for (int64_t thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+    for (int64_t thread = 1; thread < threads; ++thread)
+        others.emplace_back([&, thread] {
+            pin(allowed, thread);
+            meet(1);
+            run(thread);
+        });
+    meet(1);
     const auto begun = std::chrono::steady_clock::now();
     run(0);
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begun;
     for (auto& other : others) other.join();
+    sched_setaffinity(0, sizeof allowed, &allowed);
     return taken.count();
 }
 
