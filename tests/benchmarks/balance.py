@@ -13,9 +13,7 @@ by moving nothing but the selection biases.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,16 +22,14 @@ import click
 import numpy as np
 import torch
 from measure import Bar, finish, json_option
-from quickstart import CONFIG
+from quickstart import trained_run
 from torch import Tensor
 
-from penstock.cli.main import run
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
-from penstock.hooks import Registry
 from penstock.routers.balancers import bias_of
 from penstock.routers.load import expert_load, max_violation
-from penstock.train.restore import Restored, restore
+from penstock.train.restore import RestoredRun
 
 # The Switch loss has its published weight. A tenth of the weight below leaves the global loss where the Switch loss is.
 METHODS: dict[str, str | None] = {
@@ -46,21 +42,16 @@ WINDOWS = 16  # of a forward pass
 LEEWAY = 0.002
 
 
-def trained(method: str, seed: int, overrides: tuple[str, ...], runs: Path) -> Restored:
+def trained(method: str, seed: int, overrides: tuple[str, ...], runs: Path) -> RestoredRun:
     """A finished run of the quickstart, which is trained unless `runs` has it."""
     folder = runs / f"{method}-{seed}"
-    finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
-    if not finished:
-        balance = METHODS[method]
-        chosen = [] if balance is None else [f"model.balance={balance}"]
-        arguments = ["train", str(CONFIG), f"seed={seed}", "train.micro_batch_size=2", *chosen, *overrides]
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
-            finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto"])["run_dir"])]
-    return restore(finished[-1], Registry.discover())
+    balance = METHODS[method]
+    chosen = [] if balance is None else [f"model.balance={balance}"]
+    return trained_run(folder, f"seed={seed}", "train.micro_batch_size=2", *chosen, *overrides)
 
 
 @torch.inference_mode()
-def measured(restored: Restored, tokens: int) -> dict[str, float]:
+def measured(restored: RestoredRun, tokens: int) -> dict[str, float]:
     """Bits per byte and MaxVio, of about so many tokens of each text."""
     heldout_WS, next_WS = heldout_windows(restored, tokens), next_windows(restored, tokens)
     output = [restored.model.next_token_loss(part[:, :-1], part[:, 1:]) for part in heldout_WS.split(WINDOWS)]
@@ -76,7 +67,7 @@ def measured(restored: Restored, tokens: int) -> dict[str, float]:
     }
 
 
-def heldout_windows(restored: Restored, tokens: int) -> Tensor:
+def heldout_windows(restored: RestoredRun, tokens: int) -> Tensor:
     """[W, S + 1], spread evenly over the held-out text: files differ, and the first are few."""
     length, heldout = restored.config.data.sequence_length, restored.dataset.split("heldout")
     available = (len(heldout) - 1) // length
@@ -85,7 +76,7 @@ def heldout_windows(restored: Restored, tokens: int) -> Tensor:
     return torch.from_numpy(np.stack([heldout.slice(start, start + length + 1) for start in starts_W]))
 
 
-def next_windows(restored: Restored, tokens: int) -> Tensor:
+def next_windows(restored: RestoredRun, tokens: int) -> Tensor:
     """[W, S + 1], the batches that would have come after the last step; raises where the text was read to its end."""
     config = restored.config
     order = TokenOrder(
@@ -101,13 +92,13 @@ def next_windows(restored: Restored, tokens: int) -> Tensor:
     return torch.from_numpy(np.concatenate([order.batch(step) for step in steps]))
 
 
-def load(restored: Restored, window_WS: Tensor) -> Tensor:
+def load(restored: RestoredRun, window_WS: Tensor) -> Tensor:
     """int64 [L, E]"""
     parts = window_WS[:, :-1].split(WINDOWS)
     return torch.stack([expert_load(restored.model(part).routings).counts_LE for part in parts]).sum(dim=0)
 
 
-def even_out(restored: Restored, window_WS: Tensor) -> None:
+def even_out(restored: RestoredRun, window_WS: Tensor) -> None:
     """Moves the selection biases until the load of these windows is even. A layer's scores depend on the choices of
     those below it, and so they follow one another."""
     for layer, router in sorted(restored.model.routers.items()):

@@ -1,25 +1,39 @@
-"""The training step of `penstock train configs/quickstart.yaml`, put together as that command does it.
+"""What benchmarks train: whole runs of the quickstart, and its training step, put together as `penstock train` does.
 
-The tokens are random ids of the config's vocabulary: a step takes the same time on them, and no corpus has to be
-prepared before a benchmark.
+The tokens of the step are random ids of the config's vocabulary: a step takes the same time on them, and no corpus has
+to be prepared before a benchmark.
 """
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from penstock.cli.main import run
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, Inputs
 from penstock.run.config import RunConfig, load_run_config
 from penstock.train.compose import compose_model, compose_optimizer
 from penstock.train.engines.local import LocalEngine
 from penstock.train.objectives.next_token import NextToken
+from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.step_module import StepModule
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+def trained_run(folder: Path, *overrides: str) -> RestoredRun:
+    """The finished run of the quickstart in this folder of runs; trains it if the folder has none."""
+    finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
+    if not finished:
+        arguments = ["train", str(CONFIG), *overrides, "--runs", str(folder), "--resume", "auto"]
+        with redirect_stdout(sys.stderr):  # stdout is for the result
+            finished = [Path(run(arguments)["run_dir"])]
+    return restore_run(finished[-1], Registry.discover())
 
 
 class Quickstart:

@@ -29,11 +29,10 @@ import numpy as np
 import torch
 from balance import WINDOWS, heldout_windows
 from measure import Bar, finish, interleaved, json_option, rounds
-from quickstart import CONFIG, Quickstart
+from quickstart import Quickstart, trained_run
 
 from penstock.cli.main import run
 from penstock.eval_suite.metrics import bits_per_byte
-from penstock.hooks import Registry
 from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
 from penstock.quant158 import native
@@ -41,7 +40,7 @@ from penstock.quant158.artifact import Artifact
 from penstock.quant158.decoder import Decoder, decodable
 from penstock.sweep.compare import paired
 from penstock.train.compose import stored_tensors
-from penstock.train.restore import Restored, RestoredRun, restore_run
+from penstock.train.restore import RestoredRun
 from penstock.train.weights import sites_of
 
 FULL = "full precision"
@@ -67,16 +66,11 @@ class Files:
 def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> RestoredRun:
     """A finished run of the quickstart, which is trained unless `runs` has it."""
     folder = runs / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
-    finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
-    if not finished:
-        arguments = ["train", str(CONFIG), f"seed={seed}", f"model.quantizer={FORMATS[name]}", *overrides]
-        with redirect_stdout(sys.stderr):
-            finished = [Path(run([*arguments, "--runs", str(folder), "--resume", "auto"])["run_dir"])]
-    return restore_run(finished[-1], Registry.discover())
+    return trained_run(folder, f"seed={seed}", f"model.quantizer={FORMATS[name]}", *overrides)
 
 
 @torch.inference_mode()
-def heldout_bits(restored: Restored, tokens: int) -> float:
+def heldout_bits(restored: RestoredRun, tokens: int) -> float:
     window_WS = heldout_windows(restored, tokens)
     losses = [
         restored.model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)
@@ -84,7 +78,7 @@ def heldout_bits(restored: Restored, tokens: int) -> float:
     return bits_per_byte(losses, int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
 
 
-def decoded_bits(restored: Restored, tokens: int, folder: Path) -> float:
+def decoded_bits(restored: RestoredRun, tokens: int, folder: Path) -> float:
     """As `heldout_bits`, by the decoder on the artifact."""
     path = folder / "model.penstock"
     with redirect_stdout(sys.stderr):
@@ -102,7 +96,7 @@ def decoded_bits(restored: Restored, tokens: int, folder: Path) -> float:
     return bits_per_byte([nll], int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
 
 
-def written(restored: Restored, folder: Path) -> Files:
+def written(restored: RestoredRun, folder: Path) -> Files:
     """Writes each stored tensor to a file of its own."""
     composition, files = restored.composition, Files()
     sites = {name: site for name, site in sites_of(restored.model).items() if isinstance(site, NamedSite)}
@@ -124,7 +118,7 @@ def written(restored: Restored, folder: Path) -> Files:
 
 
 @torch.no_grad()
-def packed(site: NamedSite, matrix: str, restored: Restored, path: Path) -> float:
+def packed(site: NamedSite, matrix: str, restored: RestoredRun, path: Path) -> float:
     """Writes one packed matrix; the largest difference between what is read of it and what training computes with."""
     quantizer: Any = restored.composition.storage.formats[site.role]
     weight = site.layout.matrices(site.weight)[matrix]

@@ -184,7 +184,7 @@ def test_a_damaged_matrix_is_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"heads": 3}, r"heads \(3\) is no multiple of key_value_heads"),
+        ({"heads": 3}, r"heads \(3\) is not a multiple of key_value_heads"),
         ({"rotary_width": 22}, r"rotary_width \(22\) is odd or above"),
         ({"width": 2**40}, "width"),
         ({"epsilon": "small"}, "epsilon"),

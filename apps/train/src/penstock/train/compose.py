@@ -91,7 +91,7 @@ class Composition:
         return any(isinstance(module, Guarded) for module in self.module.modules())
 
     def fault(self) -> str | None:
-        """The first weight that its format cannot hold, and why; None if there is none."""
+        """The first weight that its format cannot hold, and why; None if every format holds its weight."""
         return storage_fault(self.model)
 
     def load_added_state(self, state: Mapping[str, torch.Tensor]) -> None:

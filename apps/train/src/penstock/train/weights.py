@@ -111,7 +111,7 @@ def load_added_state(model: LanguageModel, shared: SharedParameters, state: Mapp
 
 
 def storage_fault(model: LanguageModel) -> str | None:
-    """The first weight that its storage format cannot hold, and why; None if there is none."""
+    """The first weight that its storage format cannot hold, and why; None if every format holds its weight."""
     guarded = {name: site for name, site in sites_of(model).items() if isinstance(site, GuardedSite)}
     faults = ((name, site.fault()) for name, site in guarded.items())
     return next((f"'{name}' has {fault}" for name, fault in faults if fault is not None), None)

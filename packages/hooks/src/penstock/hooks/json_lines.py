@@ -13,7 +13,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether the name of a file says so; a backup such as `train.jsonl.bak` or `train.jsonl~` is none."""
+    """Whether a file is one by its name. A backup such as `train.jsonl.bak` or `train.jsonl~` is not."""
     return uncompressed_name(path).endswith(".jsonl")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,16 +26,16 @@ class Stored(NamedTuple):
     scale: Tensor
 
 
-class GridSite(nn.Module):
+class GridSite(nn.Module, ABC):
     """The module of one weight: returns the weight on the grid, with a gradient."""
 
+    @abstractmethod
     def stored(self, weight: Tensor) -> Stored:
         """What a file holds of the weight: the forward pass computes with its product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fault(self, weight: Tensor) -> str | None:
         """Why the format cannot hold the weight, which is finite; None if it can."""
-        raise NotImplementedError
 
 
 _WRITTEN: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -44,7 +45,7 @@ _WRITTEN: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class PackedQuantizer:
+class PackedQuantizer(ABC):
     """Base of quantizers whose weights are whole numbers times fp16 scales.
 
     `activations="int8"` also rounds what the weights multiply, by token. `warmup` says over how many tokens training
@@ -71,9 +72,9 @@ class PackedQuantizer:
     def input(self, x: Tensor) -> Tensor:
         return x if self.activations is None else rounded_tokens(x)
 
+    @abstractmethod
     def grid_site(self, shape: tuple[int, ...]) -> GridSite:
         """The module of a weight once training is warm."""
-        raise NotImplementedError
 
     def site(self, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
         site = self.grid_site(shape)

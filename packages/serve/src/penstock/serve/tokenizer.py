@@ -52,7 +52,7 @@ def with_begin(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def begin_of_texts(tokenizer: Tokenizer) -> int | None:
-    """The one token that a tokenizer puts before every text; None if there is none, or more around a text."""
+    """The token that a tokenizer puts before every text. None if it adds no token, or more than that one."""
     begun, bare = (tokenizer.encode("a", add_special_tokens=added).ids for added in (True, False))
     return begun[0] if bare and len(begun) == len(bare) + 1 and begun[1:] == bare else None
 

@@ -81,7 +81,7 @@ class Description(_Described):
     @model_validator(mode="after")
     def _fit(self) -> Description:
         if self.heads % self.key_value_heads:
-            raise ValueError(f"heads ({self.heads}) is no multiple of key_value_heads ({self.key_value_heads})")
+            raise ValueError(f"heads ({self.heads}) is not a multiple of key_value_heads ({self.key_value_heads})")
         if self.rotary_width % 2 or self.rotary_width > self.head_width:
             raise ValueError(f"rotary_width ({self.rotary_width}) is odd or above head_width ({self.head_width})")
         return self
@@ -157,5 +157,5 @@ def single_mlp(index: int, layer: Dense | Mixture) -> str | None:
 
 
 def hidden_of(layer: Dense | Mixture) -> int:
-    """Rows of that MLP, 0 where there is none."""
+    """Rows of that MLP; 0 if the layer has no such MLP."""
     return layer.hidden if isinstance(layer, Dense) else layer.shared

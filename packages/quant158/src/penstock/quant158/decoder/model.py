@@ -105,7 +105,7 @@ class Text:
         native.library().penstock_text_cut(self._address, length)
 
     def read(self, tokens: Sequence[int]) -> None:
-        """Reads more tokens; raises `ProblemError` where there is no room, or for a token that the model lacks."""
+        """Reads more tokens. Raises `ProblemError` if the text is full, or if the model does not know a token."""
         self._call(native.library().penstock_text_read, tokens, None)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -143,7 +143,7 @@ def usable_threads() -> int:
 
 
 def decodable(tensors: Tensors, described: Mapping[str, Any], where: str) -> Description:
-    """The checked description of a model; raises `NotDecodableError` with the reason why there is none."""
+    """The checked description of a model. Raises `NotDecodableError`, with the reason, if it cannot be decoded."""
     if reason := described.get("unsupported"):
         raise NotDecodableError(str(reason))
     description = Description.read(described, where)
