@@ -65,6 +65,7 @@ from penstock.hooks.contracts.training import (
 )
 from penstock.hooks.contracts.weights import (
     AdaptableSite,
+    AddedParameters,
     FactorisableSite,
     Guarded,
     GuardedSite,
@@ -84,9 +85,9 @@ from penstock.hooks.contracts.weights import (
     SharedParameters,
     SharingPlan,
     SharingStrategy,
+    Sited,
     SiteQuantizer,
     SiteSharing,
-    Sited,
     StoragePlan,
     StoredTensor,
     Unpublished,
@@ -95,6 +96,7 @@ from penstock.hooks.contracts.weights import (
 
 __all__ = [
     "AdaptableSite",
+    "AddedParameters",
     "Answer",
     "Array",
     "AskingRouter",

@@ -27,7 +27,7 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.glm import hub_config, huggingface, layouts
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
@@ -38,6 +38,7 @@ from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
+from penstock.moe_core.layers.factorised import without_projections
 from penstock.moe_core.layers.head import Head
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
@@ -52,6 +53,7 @@ from penstock.moe_core.layers.site import (
     own_state,
     quantize,
     sites_of,
+    unpublished,
 )
 
 # The fields of `Inputs` that the model reads, besides the tokens.
@@ -189,8 +191,9 @@ class GlmMoe(nn.Module):
 
     @property
     def head_weight_VD(self) -> Tensor | None:
-        """The head's weight; the head has nothing else, unless it rounds its input."""
-        return None if self.lm_head.site.reads else self.lm_head.effective()
+        """The head's weight; the head has nothing else, unless it rounds its input or is factorised."""
+        plain = self.lm_head.site.reads is None and self.lm_head.projection is None
+        return self.lm_head.effective() if plain else None
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         inputs = Inputs.of(inputs)
@@ -219,7 +222,9 @@ class GlmMoe(nn.Module):
     def parameter_roles(self) -> dict[str, ParameterRole]:
         """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
         added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
-        return added | {name: _role(name) for name, _ in own_parameters(self)}
+        named = {name: _role(name) for name, _ in own_parameters(self)}
+        sited = {name: site.role for name, site in sites_of(self).items() if name in named}
+        return added | named | sited
 
     def parameter_layout(self) -> dict[str, ParameterLayout]:
         return layouts_in(self)
@@ -235,17 +240,32 @@ class GlmMoe(nn.Module):
             groups.setdefault(roles[name], {})[name] = parameter
         return groups
 
+    @property
+    def _tied(self) -> bool:
+        return self.lm_head.weight is self.embed_tokens.weight
+
+    @property
+    def _published_tied(self) -> bool:
+        """Whether head and embedding are one matrix when multiplied out: each has a projection of its own."""
+        return self._tied and self.lm_head.projection is None
+
     def export_config(self) -> dict[str, Any]:
-        tied = self.lm_head.weight is self.embed_tokens.weight
-        prediction_layers = huggingface.count_layers(self.kept_tensors)
-        return hub_config.to_hub_config(self.config, self.routers, tied=tied, prediction_layers=prediction_layers)
+        return hub_config.to_hub_config(
+            self.config,
+            self.routers,
+            tied=self._tied,
+            prediction_layers=huggingface.count_layers(self.kept_tensors),
+            rank=self.embed_tokens.embedding_dim if self.embed_tokens.projection else None,
+            plain=unpublished(self) is None,
+        )
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
         state = own_state(self)
         if materialize:
             with torch.no_grad():
                 state |= {name: site.effective() for name, site in sites_of(self).items()}
-        if self.lm_head.weight is self.embed_tokens.weight:
+                state = without_projections(self, state)
+        if self._tied if not materialize else self._published_tied:
             del state["lm_head.weight"]
         return huggingface.to_hub_names(state) | self.kept_tensors
 
@@ -254,9 +274,9 @@ class GlmMoe(nn.Module):
         rules = self._router_rules()
         layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
         if layout == "glm4_moe":
-            return self.export_config() | hub_config.GLM4_MOE
-        tied = self.lm_head.weight is self.embed_tokens.weight
-        return translated_config(layout, self.config, rules[min(rules)], tied=tied)
+            own = {name: value for name, value in self.export_config().items() if name != hub_config.RANK}
+            return own | hub_config.GLM4_MOE | {"tie_word_embeddings": self._published_tied}
+        return translated_config(layout, self.config, rules[min(rules)], tied=self._published_tied)
 
     @torch.no_grad()
     def published_state(self) -> dict[str, Tensor]:
@@ -275,19 +295,23 @@ class GlmMoe(nn.Module):
         return described(self, {layer: _rule(router) for layer, router in self.routers.items()})
 
     def _router_rules(self) -> dict[int, RouterRule]:
-        """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""
+        """Raises `ProblemError` for a model that rounds activations, or that sharing gave parts which no transformers
+        class has."""
         if any(site.site.reads for site in sites_of(self).values()):
             raise ProblemError(layouts.ROUNDED_INPUTS)
+        if what := unpublished(self):
+            fix = "leave it out of `per_use`"
+            raise ProblemError(Problem("not-exportable", f"no transformers class has {what}", "model.sharing", fix))
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
         own = own_state(self)
         loaded = huggingface.from_hub_names(state, own)
-        if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
+        if self._tied and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
         huggingface.check_names(loaded, own)
-        if self.lm_head.weight is self.embed_tokens.weight:
+        if self._tied:
             huggingface.check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
         load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
