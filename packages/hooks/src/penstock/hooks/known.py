@@ -29,6 +29,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("balance-loss", "entropy-loss"): "penstock-routers",
     ("balancer", "loss-free"): "penstock-routers",
     ("balancer", "quantile"): "penstock-routers",
+    ("quantizer", "bf16"): "penstock-quant158",
+    ("quantizer", "fp16"): "penstock-quant158",
     ("quantizer", "int4"): "penstock-quant158",
     ("quantizer", "int8"): "penstock-quant158",
     ("quantizer", "ternary"): "penstock-quant158",
