@@ -77,6 +77,7 @@ def test_masked_language_modelling_has_the_logits_loss_and_gradients_of_transfor
     model, inputs = build(), padded_pairs()
     assert isinstance(model, BertForMaskedLM)
     theirs, real_BS = reference(model), inputs.real_BS
+    assert real_BS is not None
     mask_BS = (torch.arange(inputs.token_BS.numel()).view_as(inputs.token_BS) % 3 == 0) & real_BS
     target_BS = torch.where(mask_BS, (inputs.token_BS + 1) % 60, -100)
     expected = theirs(**given(inputs), labels=target_BS)
@@ -109,7 +110,8 @@ def require_equal_gradients(model: Bert, theirs: Any) -> None:
     """Within 1e-5 of the largest of each tensor, tied ones by their one name. The bias of keys has none: it moves all
     scores of a query alike, and what is left is rounding."""
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
-    found = to_hub_names({name: parameter.grad for name, parameter in model.named_parameters()})
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    found = to_hub_names(grads)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         largest = 1.0 if name.endswith("key.bias") else float(expected[name].abs().max())

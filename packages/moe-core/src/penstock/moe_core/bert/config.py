@@ -18,7 +18,7 @@ from penstock.hooks.inputs import InputPath
 from penstock.hooks.problems import Problem
 from penstock.hooks.schema import Schema
 from penstock.moe_core.bert import hub_config
-from penstock.moe_core.glm.layouts import rounded_inputs
+from penstock.moe_core.hub.export import rounded_inputs
 from penstock.moe_core.hub.settings import PretrainedSettings
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.moe_core.bert import hub_config, huggingface
 from penstock.moe_core.bert.config import BertConfig
 from penstock.moe_core.bert.pretrained import load_pretrained
-from penstock.moe_core.glm.layouts import ROUNDED_INPUTS
+from penstock.moe_core.hub.export import ROUNDED_INPUTS
 from penstock.moe_core.hub.tensors import check_names
 from penstock.moe_core.layers.attention import Attention
 from penstock.moe_core.layers.biased_head import BiasedHead
