@@ -74,4 +74,24 @@ def architectures() -> list[Component]:
             contract=2,
             reference="Sparse upcycling, arXiv 2212.05055",
         ),
+        Component(
+            kind="architecture",
+            name="bert",
+            target="penstock.moe_core.bert.model:bert",
+            config="penstock.moe_core.bert.config:BertConfig",
+            summary="BERT encoder with a head for hidden tokens, classification, tags or spans",
+            capabilities=frozenset(
+                {
+                    "compilable",
+                    "empty-batches",
+                    "huggingface-layout",
+                    "mixed-precision",
+                    "noise-free",
+                    "padding",
+                    "weight-sites",
+                }
+            ),
+            contract=2,
+            reference="BERT, arXiv 1810.04805",
+        ),
     ]
