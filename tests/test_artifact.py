@@ -49,10 +49,11 @@ RUNS: dict[str, list[str]] = {
     "mixture, int8 activations, learned thresholds, norms before projections, warmed up": [
         "model.sub_norm=true",
         "model.quantizer={matrix: {use: ternary-learned, activations: int8}, expert: {use: ternary, group: 128, "
-        "activations: int8, warmup: {tokens: 640}}, head: {use: int8, activations: int8}}",
+        "activations: int8, warmup: {tokens: 640}}, embedding: fp16, head: {use: int8, activations: int8}}",
         "model.sharing=[]",
     ],
     "full precision in bf16": ["model.quantizer=null", "train.dtype=bf16"],
+    "every matrix in 16 bits": ["model.quantizer={weights: bf16, embedding: fp16, head: fp16}"],
 }
 
 

@@ -47,7 +47,12 @@ def assert_packed_as_trained(composition: Composition) -> None:
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [("ternary", ", group: 64, activations: int8"), ("ternary-learned", f", warmup: {WARM}"), ("int4", "")],
+    [
+        ("ternary", ", group: 64, activations: int8"),
+        ("ternary-learned", f", warmup: {WARM}"),
+        ("int4", ""),
+        ("fp16", ""),
+    ],
 )
 def test_what_is_packed_is_what_was_trained(command, config_file, tmp_path, name: str, more: str):
     settings = [*overrides(name, more), "train.tokens=1024"]

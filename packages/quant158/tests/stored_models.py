@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.quant158.decoder.arguments import FP32
+from penstock.quant158.artifact.formats import weight_of
 from penstock.quant158.decoder.description import Dense, Description, Mixture, hidden_of, single_mlp
-from penstock.quant158.stored import FORMATS, code_bytes, scale_shape, unpacked
+from penstock.quant158.stored import FORMATS, code_bytes, scale_shape
+from penstock.quant158.values import BF16, FP32, VALUES
 
 Floats = NDArray[np.float64]
 
@@ -41,11 +42,7 @@ class Stored:
 
     def weight(self, name: str) -> NDArray[np.float32]:
         stored = self.tensors[name]
-        return (
-            self.parts[name]["values"]
-            if stored.format == FP32
-            else unpacked(stored.format, self.parts[name], stored.shape)
-        )
+        return weight_of(stored.format, self.parts[name], stored.shape)
 
     def put(self, name: str, stored_as: str, shape: tuple[int, ...], arrays: dict[str, NDArray[Any]]) -> None:
         self.tensors[name], self.parts[name] = Tensor(stored_as, shape), arrays
@@ -75,8 +72,10 @@ def _ternary_codes(random: np.random.Generator, count: int) -> NDArray[np.uint8]
 
 
 def _rows(random: np.random.Generator, stored_as: str, shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
-    if stored_as == FP32:
-        return {"values": random.normal(0, 1, shape).astype(np.float32)}
+    if stored_as in VALUES:
+        values = random.normal(0, 1, shape).astype(np.float32)
+        bits = values.view(np.uint32) >> 16
+        return {"values": (bits if stored_as == BF16 else values).astype(VALUES[stored_as])}
     largest = {"int8": 127, "int4": 7}[FORMATS[stored_as].coding]
     scale = (random.uniform(1, 2, (shape[0], 1)) / largest).astype(np.float16)
     if FORMATS[stored_as].coding == "int8":
@@ -106,7 +105,7 @@ class Oracle:
             x = x + self._mlp(index, layer, self._norm(x, f"layers.{index}.post_attention_layernorm.weight"))
         x = self._norm(x, "norm.weight")
         head = "embed_tokens.weight" if d.tied else "lm_head.weight"
-        rounded = x if self.stored.tensor(head).format == FP32 else self._rounded(x, "head")
+        rounded = x if self.stored.tensor(head).format in VALUES else self._rounded(x, "head")
         return self.weights[head] @ rounded
 
     def _norm(self, x: Floats, name: str) -> Floats:

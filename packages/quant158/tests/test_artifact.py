@@ -35,8 +35,8 @@ def drawn(format: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     for name, layout in layouts_of(format, shape).items():
         if name == "scale":
             found[name] = RNG.uniform(0.01, 1, layout.shape).astype(np.float16)
-        elif format == "fp32":
-            found[name] = RNG.standard_normal(layout.shape).astype(np.float32)
+        elif layout.dtype.kind == "f":
+            found[name] = RNG.standard_normal(layout.shape).astype(layout.dtype)
         else:
             low, high = (-127, 128) if format == "int8-rows" else (0, 243 if "base3" in format else 256)
             found[name] = RNG.integers(low, high, layout.shape, layout.dtype)

@@ -13,8 +13,8 @@ from stored_models import Oracle, random_model
 from penstock.hooks.problems import ProblemError
 from penstock.quant158 import native
 from penstock.quant158.decoder import Decoder, NotDecodableError, decodable
-from penstock.quant158.decoder.arguments import FP32
 from penstock.quant158.decoder.description import Description
+from penstock.quant158.values import FP16, FP32
 
 pytestmark = pytest.mark.skipif(not native.built(), reason="built without a compiler")
 
@@ -37,7 +37,7 @@ def described(**changes: Any) -> Description:
     return Description.read({**DESCRIBED, **changes}, "test")
 
 
-@pytest.mark.parametrize("rows", [FP32, "int8-rows", "int4-rows"])
+@pytest.mark.parametrize("rows", [FP32, "fp16", "bf16", "int8-rows", "int4-rows"])
 @pytest.mark.parametrize(
     ("changes", "ternary"),
     [
@@ -160,6 +160,7 @@ def test_formats_that_the_decoder_lacks_are_named() -> None:
     description = described()
     for name, stored_as, what in (
         ("layers.1.self_attn.o_proj.weight", FP32, "o_proj.weight' is fp32, and the decoder multiplies ternary"),
+        ("layers.1.self_attn.o_proj.weight", FP16, "o_proj.weight' is fp16, and the decoder multiplies ternary"),
         ("lm_head.weight", "ternary-base3-row", "lm_head.weight' is ternary-base3-row, and the decoder reads it as"),
     ):
         stored = random_model(description)

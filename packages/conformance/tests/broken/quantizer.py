@@ -293,7 +293,7 @@ BROKEN = {
     "quantizer/a-copy-is-the-same-quantizer": old(Unpicklable),
     "quantizer/packed-bytes-are-a-positive-number": old(Fractional),
     "quantizer/a-larger-weight-takes-more-bytes": old(Shrinking),
-    "quantizer/a-stored-weight-is-smaller-than-in-bf16": old(Unpacked),
+    "quantizer/a-stored-weight-is-no-larger-than-in-bf16": old(Unpacked),
     "quantizer/a-stack-takes-the-bytes-of-its-matrices": old(OneHeader),
     "quantizer/the-codes-fit-into-the-packed-bytes": old(OneBit),
     "quantizer/roles-are-a-set-of-roles": old(Listed),

@@ -10,7 +10,6 @@ import torch
 from penstock.hooks.contracts import AdaptableSite, ParameterRole, ProductSite, QuantizesInput, Sited
 from penstock.quant158 import native
 from penstock.quant158.artifact import Artifact
-from penstock.quant158.artifact.formats import FP32
 from penstock.quant158.product import PackedProduct, has_product
 from penstock.run.config import RunConfig
 from penstock.train.compose import Composition
@@ -55,4 +54,4 @@ def _input_bits(composition: Composition, role: ParameterRole) -> int | None:
 
 def _all_packed(artifact: Artifact, parts: Parts, bits: int | None) -> bool:
     formats = [(artifact.tensor(each).format, shape) for each, (_, shape) in parts.items()]
-    return all(each != FP32 and has_product(each, shape, bits) for each, shape in formats)
+    return all(has_product(each, shape, bits) for each, shape in formats)

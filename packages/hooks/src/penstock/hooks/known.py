@@ -4,6 +4,7 @@ A test compares this table with what the installed packages declare.
 """
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
+    ("architecture", "bert"): "penstock-moe-core",
     ("architecture", "frozen-base"): "penstock-moe-core",
     ("architecture", "glm-moe"): "penstock-moe-core",
     ("architecture", "hf"): "penstock-hf-models",
@@ -29,6 +30,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("balance-loss", "entropy-loss"): "penstock-routers",
     ("balancer", "loss-free"): "penstock-routers",
     ("balancer", "quantile"): "penstock-routers",
+    ("quantizer", "bf16"): "penstock-quant158",
+    ("quantizer", "fp16"): "penstock-quant158",
     ("quantizer", "int4"): "penstock-quant158",
     ("quantizer", "int8"): "penstock-quant158",
     ("quantizer", "ternary"): "penstock-quant158",

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from penstock.hooks.config import Schema
 from penstock.hooks.contracts import ParameterRole
-from penstock.quant158.roles import STORED_ROLES, checked_integer_roles, checked_roles
+from penstock.quant158.roles import STORED_ROLES, checked_half_roles, checked_integer_roles, checked_roles
 
 # How steep the sigmoid is: it begins at 0.7 % of its height, which is cut off so that it runs from 0 to 1.
 STEEPNESS = 10.0
@@ -85,4 +85,18 @@ class IntegerConfig(QuantizerConfig):
     @classmethod
     def _allowed(cls, roles: tuple[ParameterRole, ...]) -> tuple[ParameterRole, ...]:
         checked_integer_roles(roles)
+        return roles
+
+
+class HalfConfig(Schema):
+    """Settings of `fp16` and `bf16`."""
+
+    roles: tuple[ParameterRole, ...] = STORED_ROLES
+    """Roles of the parameters to store in 16 bits: `embedding`, `head`, `matrix` and `expert`. Router, norms and biases
+    stay fp32."""
+
+    @field_validator("roles")
+    @classmethod
+    def _allowed(cls, roles: tuple[ParameterRole, ...]) -> tuple[ParameterRole, ...]:
+        checked_half_roles(roles)
         return roles

@@ -27,9 +27,9 @@ from penstock.hooks.contracts import (
 )
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.quant158.artifact import Content, Identity, write_artifact
-from penstock.quant158.artifact.formats import FP32
+from penstock.quant158.artifact.formats import PACKED
 from penstock.quant158.artifact.reader import SUFFIX, begins_like_artifact
-from penstock.quant158.stored import FORMATS
+from penstock.quant158.values import FP32
 
 
 class ArtifactExporter:
@@ -95,7 +95,7 @@ class _Used:
         if site is None:
             return cls(value, None, None, {name: ""})
         quantizer = storage.formats.get(site.role)
-        packs = isinstance(quantizer, PackedFormat) and quantizer.format in FORMATS and isinstance(site, PackableSite)
+        packs = isinstance(quantizer, PackedFormat) and quantizer.format in PACKED and isinstance(site, PackableSite)
         matrices = site.layout.shapes(tuple(value.shape))
         one = len(matrices) == 1
         tensors = {name if one else f"{name}:{matrix}": matrix for matrix in matrices}

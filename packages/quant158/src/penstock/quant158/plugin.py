@@ -43,6 +43,8 @@ def quantizers() -> list[Component]:
             reference="https://arxiv.org/abs/2502.02631",
         ),
         *(_integer(bits) for bits in (8, 4)),
+        _half("bf16", "Weights of 16 bits with the range of fp32", _EVERY),
+        _half("fp16", "Weights of 16 bits with 11 bits of precision, up to 65,504", _EVERY - {"scale-equivariant"}),
     ]
 
 
@@ -67,5 +69,17 @@ def _integer(bits: int) -> Component:
         config="penstock.quant158.config:IntegerConfig",
         summary=f"Whole numbers of {bits} bits with a scale a row, for embeddings and heads",
         capabilities=_EVERY | {"embeddings", "heads", "idempotent"},
+        contract=2,
+    )
+
+
+def _half(name: str, summary: str, capabilities: frozenset[str]) -> Component:
+    return Component(
+        kind="quantizer",
+        name=name,
+        target=f"penstock.quant158.halves:{name.capitalize()}Quantizer",
+        config="penstock.quant158.config:HalfConfig",
+        summary=summary,
+        capabilities=capabilities | {"embeddings", "heads", "idempotent"},
         contract=2,
     )

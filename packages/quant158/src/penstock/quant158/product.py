@@ -10,7 +10,7 @@ from torch import Tensor
 
 from penstock.quant158.kernel import PackedMatrix, PackedStack
 from penstock.quant158.native import kernel
-from penstock.quant158.stored import Arrays, Shape, format_of
+from penstock.quant158.stored import FORMATS, Arrays, Shape
 
 # A second thread is worth its start, about 30 us, from this many weights times rows on: 200 us of one core.
 WORK_PER_THREAD = 1 << 22
@@ -60,4 +60,4 @@ class PackedProduct:
 
 def has_product(format: str, shape: Shape, input_bits: int | None) -> bool:
     """Whether a `PackedProduct` computes what training did with a weight of this format."""
-    return format_of(format).coding == "base3" and len(shape) in (2, 3) and input_bits in (None, 8)
+    return format in FORMATS and FORMATS[format].coding == "base3" and len(shape) in (2, 3) and input_bits in (None, 8)

@@ -83,7 +83,7 @@ class PackedQuantizer(ABC):
     @torch.no_grad()
     def pack(self, weight: Tensor, site: nn.Module | None = None, *, name: str = "weight") -> dict[str, NDArray[Any]]:
         """`codes` and `scale`; raises `ProblemError` for a weight that has none, or that is still warming up."""
-        _check_packable(weight, name)
+        check_packable(weight, name)
         grid = self._grid_of(tuple(weight.shape), site, name)
         if fault := grid.fault(weight):
             raise ProblemError(Problem("not-finite", f"'{name}' has {fault}", "", _DIVERGED))
@@ -114,11 +114,11 @@ class PackedQuantizer(ABC):
 _DIVERGED = "use a checkpoint from before the run diverged"
 
 
-def _check_packable(weight: Tensor, name: str) -> None:
-    """Raises `ProblemError` for what no format of integer codes can represent."""
+def check_packable(weight: Tensor, name: str) -> None:
+    """Raises `ProblemError` for what no format can represent."""
     if weight.ndim < 2 or not weight.is_floating_point():
         what = f"'{name}' is {weight.dtype} {tuple(weight.shape)}, not a floating-point matrix"
         raise ProblemError(Problem("bad-weights", what, "", "pack matrices of weights only"))
     if not bool(weight.isfinite().all()):
-        what = f"'{name}' has NaN or infinite values, which no code represents"
+        what = f"'{name}' has NaN or infinite values, which no format stores"
         raise ProblemError(Problem("not-finite", what, "", _DIVERGED))

@@ -15,7 +15,7 @@ _NOT_TERNARY = _VECTORS | {
     ParameterRole.HEAD: "its rounding error reaches every logit; low-bit formats keep the head at 4 to 8 bits",
     ParameterRole.ROUTER: "three levels cannot rank experts, and it has less than a thousandth of the parameters",
 }
-_NOT_INTEGER = _VECTORS | {
+_NOT_STORED = _VECTORS | {
     ParameterRole.ROUTER: "its choices are discrete, and it has less than a thousandth of the parameters",
 }
 # Matrices that a format may store: all of them except those of routers.
@@ -36,7 +36,12 @@ def checked_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRo
 
 def checked_integer_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRole]:
     """The same for roles that are to be stored as whole numbers of 8 or 4 bits."""
-    return _checked(roles, "stored in 8 or 4 bits", _NOT_INTEGER, ", ".join(STORED_ROLES))
+    return _checked(roles, "stored in 8 or 4 bits", _NOT_STORED, ", ".join(STORED_ROLES))
+
+
+def checked_half_roles(roles: Iterable[ParameterRole | str]) -> frozenset[ParameterRole]:
+    """The same for roles that are to be stored as floating-point numbers of 16 bits."""
+    return _checked(roles, "stored in 16 bits", _NOT_STORED, ", ".join(STORED_ROLES))
 
 
 def _checked(

@@ -161,7 +161,7 @@ class FactorisedEmbeddingConfig(SharingSettings):
     rank: int = Field(ge=1)
     """Width of the table of tokens. ALBERT has 128 for models of 768 to 4,096."""
     positions: bool = False
-    """Factorise the learned positions too."""
+    """Factorise the learned positions too, where the model has any."""
 
     @classmethod
     def example(cls, folder: object) -> Mapping[str, object]:

@@ -27,20 +27,15 @@ _TABLES = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
 
 
 class FactorisedEmbedding:
-    """Factorises the embedding of tokens and the head, and with `positions` the learned positions. With
-    `tied-embeddings`, or a model that ties its head, the table [V, R] is one tensor; embedding and head each have a
-    projection of their own."""
+    """Factorises the embedding of tokens and a head of its shape, and with `positions` the learned positions, where the
+    model has any. With `tied-embeddings`, or a model that ties its head, the table [V, R] is one tensor; embedding and
+    head each have a projection of their own."""
 
     def __init__(self, rank: int, positions: bool = False) -> None:
-        self.rank = rank
-        self.parts = {"embedding", "head", "positions"} if positions else {"embedding", "head"}
+        self.rank, self.positions = rank, positions
 
     def restructure(self, model: Shareable, seed: int) -> AddedParameters:
-        tables = {
-            name: site
-            for name, site in model.sites.items()
-            if site.role in _TABLES and self.parts & {*place_of(name, site.role).parts}
-        }
+        tables = self._tables(model)
         self._require(model, tables)
         tied = [pair for pair in combinations(tables, 2) if tables[pair[0]].weight is tables[pair[1]].weight]
         roles: dict[str, ParameterRole] = {}
@@ -53,18 +48,25 @@ class FactorisedEmbedding:
     def share(self, model: Shareable, seed: int) -> SharedParameters:
         return Shared(SharingPlan())
 
+    def _tables(self, model: Shareable) -> dict[str, WeightSite]:
+        """The head of a task, with a row for each label, is none of them."""
+        sites: dict[str, dict[str, WeightSite]] = {part: {} for part in ("embedding", "positions", "head")}
+        for name, site in model.sites.items():
+            part = place_of(name, site.role).parts[0]
+            if site.role in _TABLES and part in sites:
+                sites[part][name] = site
+        shapes = {site.weight.shape for site in sites["embedding"].values()}
+        heads = {name: site for name, site in sites["head"].items() if site.weight.shape in shapes}
+        return {**sites["embedding"], **(sites["positions"] if self.positions else {}), **heads}
+
     def _require(self, model: Shareable, tables: Mapping[str, WeightSite]) -> None:
         """Raises `ProblemError`, before anything is changed, for a model without such tables, and for a rank that saves
         nothing."""
-        kind = type(model.module).__name__
-        factorisable = {name for name, site in tables.items() if isinstance(site, FactorisableSite)}
-        if not factorisable or factorisable != set(tables):
-            what = f"the embedding of {kind} cannot be factorised"
+        if not tables or not all(isinstance(site, FactorisableSite) for site in tables.values()):
+            what = f"the embedding of {type(model.module).__name__} cannot be factorised"
             raise ProblemError(Problem("unsupported", what, "", "use an architecture of Penstock, such as glm-moe"))
-        if "positions" in self.parts and not any("positions" in place_of(n, _TABLES[0]).parts for n in tables):
-            raise ProblemError(Problem("no-match", f"{kind} has no learned positions", "", "set `positions` to false"))
-        for name in tables:
-            rows, width = tables[name].weight.shape
+        for name, site in tables.items():
+            rows, width = site.weight.shape
             if self.rank * (rows + width) >= rows * width:
                 what = f"rank {self.rank} saves nothing of '{name}', which is {rows} x {width}"
                 raise ProblemError(Problem("bad-value", what, "", "lower the rank"))

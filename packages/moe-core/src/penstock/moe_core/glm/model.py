@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from penstock.hooks.contracts import (
     Inputs,
-    LossOutput,
     ModelOutput,
-    ParameterLayout,
     ParameterRole,
     Quantizer,
     Router,
@@ -27,32 +25,29 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.hooks.problems import Problem, ProblemError
-from penstock.moe_core.glm import hub_config, huggingface, layouts
+from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
-from penstock.moe_core.layers import generation
+from penstock.moe_core.hub.export import RANK
+from penstock.moe_core.hub.tensors import check_names, check_one_tensor
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
-from penstock.moe_core.layers.factorised import without_projections
 from penstock.moe_core.layers.head import Head
+from penstock.moe_core.layers.language_model import CausalModel, fitting
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
 from penstock.moe_core.layers.rope import rotary_table
 from penstock.moe_core.layers.routed_rows import RoutedRows
 from penstock.moe_core.layers.site import (
-    NamedSite,
-    layouts_in,
     load_own_state,
     own_parameters,
     own_state,
     quantize,
-    sites_of,
     unpublished,
 )
 
@@ -117,7 +112,7 @@ class Layer(nn.Module):
         return x_BSD + self.mlp(normalised_BSD), None
 
 
-class GlmMoe(nn.Module):
+class GlmMoe(CausalModel):
     """A `LanguageModel` (see `penstock.hooks.contracts`).
 
     `make_router(layer, hidden_size=D, experts=E)` makes each mixture-of-experts layer's router. Parameters are fp32;
@@ -152,7 +147,7 @@ class GlmMoe(nn.Module):
         self.reset_parameters()
         if config.tie_word_embeddings:
             self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
-        quantize(self, _fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
+        quantize(self, fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -185,23 +180,6 @@ class GlmMoe(nn.Module):
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), routings)
 
-    def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32."""
-        return self.lm_head(hidden_BSD).float()
-
-    @property
-    def head_weight_VD(self) -> Tensor | None:
-        """The head's weight; the head has nothing else, unless it rounds its input or is factorised."""
-        plain = self.lm_head.site.reads is None and self.lm_head.projection is None
-        return self.lm_head.effective() if plain else None
-
-    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        inputs = Inputs.of(inputs)
-        output, counted_BS = self(inputs), inputs.counted(mask_BS)
-        mask_T = None if counted_BS is None else counted_BS.flatten()
-        loss, nll_T = self.lm_head(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
-        return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
-
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `capacity` positions."""
         return KeyValueCache(
@@ -214,59 +192,26 @@ class GlmMoe(nn.Module):
             device=self.embed_tokens.weight.device,
         )
 
-    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        most = self.config.max_position_embeddings
-        return generation.generate(self, inputs, tokens=tokens, positions=most, **sampling)
-
-    def parameter_roles(self) -> dict[str, ParameterRole]:
-        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
-        added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
-        named = {name: _role(name) for name, _ in own_parameters(self)}
-        sited = {name: site.role for name, site in sites_of(self).items() if name in named}
-        return added | named | sited
-
-    def parameter_layout(self) -> dict[str, ParameterLayout]:
-        return layouts_in(self)
-
-    def weight_sites(self) -> dict[str, NamedSite]:
-        return sites_of(self)
-
-    def parameters_by_role(self) -> dict[ParameterRole, dict[str, nn.Parameter]]:
-        """Name to parameter under each role: what optimizers take."""
-        groups: dict[ParameterRole, dict[str, nn.Parameter]] = {}
-        roles = self.parameter_roles()
-        for name, parameter in self.named_parameters():
-            groups.setdefault(roles[name], {})[name] = parameter
-        return groups
-
     @property
-    def _tied(self) -> bool:
-        return self.lm_head.weight is self.embed_tokens.weight
+    def most_positions(self) -> int:
+        return self.config.max_position_embeddings
 
-    @property
-    def _published_tied(self) -> bool:
-        """Whether head and embedding are one matrix when multiplied out: each has a projection of its own."""
-        return self._tied and self.lm_head.projection is None
+    @staticmethod
+    def role_of(name: str) -> ParameterRole:
+        return _role(name)
 
     def export_config(self) -> dict[str, Any]:
         return hub_config.to_hub_config(
             self.config,
             self.routers,
-            tied=self._tied,
+            tied=self.tied,
             prediction_layers=huggingface.count_layers(self.kept_tensors),
-            rank=self.embed_tokens.embedding_dim if self.embed_tokens.projection else None,
+            rank=self.embed_tokens.rank,
             plain=unpublished(self) is None,
         )
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        state = own_state(self)
-        if materialize:
-            with torch.no_grad():
-                state |= {name: site.effective() for name, site in sites_of(self).items()}
-                state = without_projections(self, state)
-        if self._tied if not materialize else self._published_tied:
-            del state["lm_head.weight"]
+        state = self.state_to_export(materialize=materialize)
         return huggingface.to_hub_names(state) | self.kept_tensors
 
     def published_config(self) -> dict[str, Any]:
@@ -274,9 +219,9 @@ class GlmMoe(nn.Module):
         rules = self._router_rules()
         layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
         if layout == "glm4_moe":
-            own = {name: value for name, value in self.export_config().items() if name != hub_config.RANK}
-            return own | hub_config.GLM4_MOE | {"tie_word_embeddings": self._published_tied}
-        return translated_config(layout, self.config, rules[min(rules)], tied=self._published_tied)
+            own = {name: value for name, value in self.export_config().items() if name != RANK}
+            return own | hub_config.GLM4_MOE | {"tie_word_embeddings": self.published_tied}
+        return translated_config(layout, self.config, rules[min(rules)], tied=self.published_tied)
 
     @torch.no_grad()
     def published_state(self) -> dict[str, Tensor]:
@@ -295,24 +240,19 @@ class GlmMoe(nn.Module):
         return described(self, {layer: _rule(router) for layer, router in self.routers.items()})
 
     def _router_rules(self) -> dict[int, RouterRule]:
-        """Raises `ProblemError` for a model that rounds activations, or that sharing gave parts which no transformers
-        class has."""
-        if any(site.site.reads for site in sites_of(self).values()):
-            raise ProblemError(layouts.ROUNDED_INPUTS)
-        if what := unpublished(self):
-            fix = "leave it out of `per_use`"
-            raise ProblemError(Problem("not-exportable", f"no transformers class has {what}", "model.sharing", fix))
+        """Raises `ProblemError` for a model that no transformers class computes, whatever its routers are."""
+        self.require_published()
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
         own = own_state(self)
         loaded = huggingface.from_hub_names(state, own)
-        if self._tied and "embed_tokens.weight" in loaded:
+        if self.tied and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
-        huggingface.check_names(loaded, own)
-        if self._tied:
-            huggingface.check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
+        check_names(loaded, own)
+        if self.tied:
+            check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
         load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
@@ -325,14 +265,6 @@ def glm_moe(
     if model.config.pretrained is not None and not model.embed_tokens.weight.is_meta:
         load_pretrained(model, model.config.pretrained)
     return model
-
-
-def _fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
-    """Raises ValueError if a plan stores one tensor in two formats."""
-    embedding, head = (plan.formats.get(role) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
-    if tied and embedding is not head:
-        raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")
-    return plan
 
 
 def _rule(router: Router) -> RouterRule:

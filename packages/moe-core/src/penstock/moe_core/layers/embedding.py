@@ -27,6 +27,11 @@ class Embedding(Sites, nn.Embedding):
         row_BSR = F.embedding(token_BS, self.effective())
         return row_BSR if self.projection is None else self.projection(row_BSR)
 
+    @property
+    def rank(self) -> int | None:
+        """Columns of the table of a factorised embedding."""
+        return None if self.projection is None else self.embedding_dim
+
     def factorise(self, rank: int) -> None:
         table_VR, direction_DR = factors(self.weight, rank)
         self.weight = nn.Parameter(table_VR)

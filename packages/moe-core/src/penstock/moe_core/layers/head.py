@@ -20,8 +20,8 @@ class Head(Matrix):
 
     role = ParameterRole.HEAD
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
         self.projection: Linear | None = None
 
     def forward(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.quant158.artifact.formats import FP32, fault_of, layouts_of
+from penstock.quant158.artifact.formats import fault_of, layouts_of, weight_of
 from penstock.quant158.artifact.header import (
     LARGEST_HEADER,
     MAGIC,
@@ -28,7 +28,6 @@ from penstock.quant158.artifact.header import (
     check_places,
     parse_header,
 )
-from penstock.quant158.stored import unpacked
 
 PREFIX = struct.Struct("<8sII32s")  # magic, version, bytes of the header, SHA-256 of the header
 _HASHED_AT_ONCE = 64 << 20
@@ -130,10 +129,8 @@ class Artifact:
     def weight(self, name: str) -> NDArray[np.float32]:
         """The weight of the training-time forward pass, bit for bit."""
         stored, arrays = self.tensor(name), self.arrays(name)
-        if stored.format == FP32:
-            return arrays["values"]
         try:
-            return unpacked(stored.format, arrays, stored.shape)
+            return weight_of(stored.format, arrays, stored.shape)
         except ProblemError as error:
             raise damaged(self.path, f"tensor '{name}'", error.problems[0].what) from error
 

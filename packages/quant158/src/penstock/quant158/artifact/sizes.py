@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penstock.quant158.artifact.formats import FP32
 from penstock.quant158.artifact.header import SHA256_DIGITS
 from penstock.quant158.artifact.reader import PREFIX, Artifact
+from penstock.quant158.values import VALUES
 
 
 @dataclass(frozen=True, slots=True)
 class FormatSize:
-    """The tensors of one format. `scales` is 0 for fp32, whose values are `codes`."""
+    """The tensors of one format. `scales` is 0 where there are none: the values of fp32, fp16 and bf16 are `codes`."""
 
     format: str
     weights: int
@@ -54,7 +54,7 @@ def size_of(artifact: Artifact) -> ArtifactSize:
     """The bytes of an artifact; their sum is the size of its file."""
     header, found = artifact.header, dict[str, FormatSize]()
     for tensor in header.tensors.values():
-        codes = tensor.parts["values" if tensor.format == FP32 else "codes"].bytes
+        codes = tensor.parts["values" if tensor.format in VALUES else "codes"].bytes
         before = found.get(tensor.format, FormatSize(tensor.format, 0, 0, 0))
         found[tensor.format] = FormatSize(
             tensor.format,

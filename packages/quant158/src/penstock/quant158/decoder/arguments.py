@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from penstock.quant158.decoder.description import Dense, Description, Mixture, hidden_of
 from penstock.quant158.stored import Group, format_of, unpacked
+from penstock.quant158.values import VALUES
 
-FP32 = "fp32"
 _GROUPS: Mapping[Group, int] = {"row": 0, "tensor": -1}  # as native/repack.h has them; the others are their columns
 _i64, _f64, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
 class StoredTensor(Protocol):
-    """What an artifact says of a tensor: its format, or "fp32", and its shape."""
+    """What an artifact says of a tensor: its format and its shape."""
 
     @property
     def format(self) -> str: ...
@@ -121,7 +121,7 @@ class StoredModel:
 
     def _rows(self, tensors: Tensors, name: str) -> _StoredRows:
         stored = tensors.tensor(name)
-        if stored.format == FP32:
+        if stored.format in VALUES:
             return _StoredRows(self._at(tensors.weight(name)), None, None)
         arrays = dict(tensors.arrays(name))
         codes, scale = arrays["codes"], arrays["scale"]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.quant158 import native
-from penstock.quant158.decoder.arguments import FP32, Sampling, StoredModel, Tensors
+from penstock.quant158.decoder.arguments import Sampling, StoredModel, Tensors
 from penstock.quant158.decoder.description import Description
 from penstock.quant158.stored import format_of
+from penstock.quant158.values import VALUES
 
 _MOST_THREADS = 8  # beyond, the barriers of a token cost more than they save
 _i32, _i64 = ctypes.c_int32, ctypes.c_int64
@@ -159,11 +160,12 @@ def _require_decodable(tensors: Tensors, description: Description) -> None:
         if tuple(found.shape) != shape:
             what = f"'{name}' has shape {list(found.shape)}, but its description says {list(shape)}"
             raise ProblemError(Problem("bad-artifact", what, "", "export the run again"))
-        coding = None if found.format == FP32 else format_of(found.format).coding
+        coding = None if found.format in VALUES else format_of(found.format).coding
         if name in matrices and coding != "base3":
             raise NotDecodableError(f"'{name}' is {found.format}, and the decoder multiplies ternary matrices")
         if name in rows and coding == "base3":
-            raise NotDecodableError(f"'{name}' is {found.format}, and the decoder reads it as fp32, int8 or int4")
+            reads = "numbers of 32 and 16 bits, int8 and int4"
+            raise NotDecodableError(f"'{name}' is {found.format}, and the decoder reads it as {reads}")
 
 
 def _free_text(address: int, decoder: Decoder) -> None:
