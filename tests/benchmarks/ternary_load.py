@@ -58,7 +58,7 @@ def check(artifact: Artifact) -> None:
     expected = by_division(**artifact.arrays("m0"))
     assert np.array_equal(artifact.weight("m0"), expected)
     x = np.random.default_rng(1).standard_normal(SHAPE[1], np.float32)
-    found = PackedMatrix(**artifact.arrays("m0"), shape=SHAPE, threads=1).matvec(x, planes=2)
+    found = packed(artifact, "m0").matvec(x, planes=2)
     np.testing.assert_allclose(found, expected @ x, rtol=0, atol=1e-3 * np.abs(expected @ x).max())
 
 
@@ -70,7 +70,8 @@ def loaded(path: Path, load: Callable[[Artifact, str], Any]) -> list[Any]:
 
 
 def packed(artifact: Artifact, name: str) -> PackedMatrix:
-    return PackedMatrix(**artifact.arrays(name), shape=SHAPE, threads=1)
+    arrays = artifact.arrays(name)
+    return PackedMatrix(arrays["codes"], arrays["scale"], SHAPE, threads=1)
 
 
 def unpacked(artifact: Artifact, name: str) -> torch.Tensor:
