@@ -42,9 +42,15 @@ evaluate:
 """
 STORED = "model.quantizer={matrix: {use: ternary, activations: int8}, embedding: int8, head: int8}"
 SHARED = "model.sharing=[{use: tied-gains, match: ['*q_proj*', '*mlp.up_proj*']}]"
+ONE_IN_TWO = (
+    "model.sharing=[{use: cross-layer, pattern: alternate, distinct: 2, norms: true, biases: true}, "
+    "{use: factorised-embedding, rank: 8, positions: true}]"
+)
 RUNS: dict[str, list[str]] = {
     "full precision": [],
     "ternary with norms before projections": [STORED, "model.sub_norm=true"],
+    "whole layers shared, embeddings factorised": [ONE_IN_TWO, STORED],
+    "whole layers shared, in full precision": [ONE_IN_TWO],
     "ternary, shared with gains": ["model.quantizer={use: ternary, group: row}", SHARED],
 }
 
@@ -78,7 +84,9 @@ def test_an_artifact_is_the_run_to_the_bit(runs: dict[str, Path], name: str, tmp
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", ["full precision", "ternary, shared with gains"])
+@pytest.mark.parametrize(
+    "name", ["full precision", "whole layers shared, in full precision", "ternary, shared with gains"]
+)
 def test_transformers_computes_the_logits_of_an_export(runs: dict[str, Path], name: str, tmp_path: Path) -> None:
     exporter = "{use: hf, dtype: float32}"
     run_command(["export", str(runs[name]), "--format", exporter, "--out", str(tmp_path / "hf"), "--json"])
