@@ -114,7 +114,7 @@ def compare_paths(
     begun = time.perf_counter()
     sides = _Side.of(baseline, registry), _Side.of(compressed, registry)
     for side in sides:
-        require_next_token(side.config.model, "a comparison of text", str(side.path))
+        require_next_token(side.config.model, "--compare", str(side.path))
     _require_one_tokenizer(*sides)
     chosen = task or registry.choose("task", HELDOUT)
     name, prepared = _prepared(sides, chosen, options)
