@@ -50,7 +50,9 @@ RUNS: dict[str, list[str]] = {
     "full precision": [],
     "ternary with norms before projections": [STORED, "model.sub_norm=true"],
     "whole layers shared, embeddings factorised": [ONE_IN_TWO, STORED],
-    "whole layers shared, in full precision": [ONE_IN_TWO],
+    "factors in full precision": [
+        "model.sharing=[{use: factorised-embedding, rank: 8, positions: true}, {use: attention, biases: true}]"
+    ],
     "ternary, shared with gains": ["model.quantizer={use: ternary, group: row}", SHARED],
 }
 
@@ -84,9 +86,7 @@ def test_an_artifact_is_the_run_to_the_bit(runs: dict[str, Path], name: str, tmp
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(
-    "name", ["full precision", "whole layers shared, in full precision", "ternary, shared with gains"]
-)
+@pytest.mark.parametrize("name", ["full precision", "factors in full precision", "ternary, shared with gains"])
 def test_transformers_computes_the_logits_of_an_export(runs: dict[str, Path], name: str, tmp_path: Path) -> None:
     exporter = "{use: hf, dtype: float32}"
     run_command(["export", str(runs[name]), "--format", exporter, "--out", str(tmp_path / "hf"), "--json"])
