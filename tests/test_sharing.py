@@ -197,10 +197,20 @@ REFUSED: dict[str, tuple[str, str, bool]] = {
         "layer 1 stands in group 0 already",
         True,
     ),
+    "a layer twice in a group": (
+        "[{use: attention, pattern: sparse, groups: [[0, 1, 1]]}]",
+        "a group names each of its layers once",
+        True,
+    ),
     "a pattern without its number": ("[{use: attention, pattern: alternate}]", "needs the number of layers", True),
     "a rank that saves nothing": ("[{use: factorised-embedding, rank: 32}]", "the model is 32 wide", True),
     "a budget of all layers": ("[{use: learned-sharing, budget: 3}]", "leaves nothing to share", True),
-    "a part that no layer has": ("[{use: cross-layer, parts: [positions]}]", "has the part 'positions'", False),
+    "a part that no layer has": ("[{use: cross-layer, parts: [positions]}]", "not 'positions'", True),
+    "a vector of a layer from two strategies": (
+        "[{use: attention, per_use: {loop_embedding: true}}, {use: feed-forward, per_use: {norms: true}}]",
+        "has a vector or a norm of its own from another strategy",
+        False,
+    ),
     "layers without a partner": (
         "[{use: cross-layer, parts: [experts], pattern: sparse, groups: [[0, 1]]}]",
         "no two layers have a parameter",
@@ -295,6 +305,18 @@ def test_uses_add_nothing_at_the_start_except_their_norm() -> None:
     with torch.no_grad():
         copied.get_parameter("layers.1.per_use.loop_embedding").add_(1.0)
     assert not torch.equal(copied(token_BS).hidden_BSD, added(token_BS).hidden_BSD)
+
+
+def test_what_a_use_adds_is_its_own_whatever_else_is_shared() -> None:
+    uses = {"gains": True, "low_rank": 1, "norms": True, "loop_embedding": True}
+    sharing = [{"use": "attention", "norms": True, "biases": True}, {"use": "feed-forward", "norms": True}]
+    _, composition = built([{**sharing[0], "per_use": uses}, {**sharing[1], "per_use": {"gains": True}}])
+    parameters = dict(composition.module.named_parameters(remove_duplicate=False))
+    added = {name: each for name, each in parameters.items() if ".uses." in name or ".per_use." in name}
+    assert {name.split(".")[1] for name in added} == {"0", "1", "2"}
+    assert len({id(each) for each in added.values()}) == len(added)
+    norms = [parameters[f"layers.{layer}.input_layernorm.weight"] for layer in range(3)]
+    assert norms[0] is norms[1] is norms[2]
 
 
 def test_an_assignment_is_soft_then_that_of_the_largest_logits_and_stays_within_its_budget() -> None:

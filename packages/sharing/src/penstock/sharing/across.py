@@ -8,7 +8,7 @@ from penstock.hooks.contracts import AddedParameters, Shareable, SharedParameter
 from penstock.sharing.config import PerUse
 from penstock.sharing.difference import reported
 from penstock.sharing.layers import Pattern, PatternName, Selection, plan_layers
-from penstock.sharing.parts import ATTENTION, FEED_FORWARD, Part
+from penstock.sharing.parts import ATTENTION, FEED_FORWARD, LayerPart
 from penstock.sharing.per_use import add_per_use
 from penstock.sharing.result import Shared
 
@@ -28,7 +28,7 @@ class CrossLayer:
         interval: int | None = None,
         distinct: int | None = None,
         groups: Sequence[Sequence[int]] | None = None,
-        parts: Sequence[Part] | None = None,
+        parts: Sequence[LayerPart] | None = None,
         norms: bool = False,
         biases: bool = False,
         per_use: PerUse | None = None,

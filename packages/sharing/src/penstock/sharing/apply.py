@@ -79,10 +79,10 @@ def _apply(
     placed = [(f"model.sharing.{index}", strategy) for index, strategy in enumerate(strategies)]
     added: list[AddedParameters] = []
     for where, strategy in placed:
-        added.append(_restructured(described(_roles(added)), strategy, seed, where))
+        added.append(_restructured(_sharable(described, added), strategy, seed, where))
     if given_weights:
         return Together(tuple(Restructured(Shared(SharingPlan()), each) for each in added))
-    known = described(_roles(added))
+    known = _sharable(described, added)
     parts = [_shared(known, strategy, seed, where) for where, strategy in placed]
     together = Together(
         tuple(Restructured(part, each) if each.roles else part for part, each in zip(parts, added, strict=True)),
@@ -91,6 +91,16 @@ def _apply(
     )
     share(known.module, together.plan)
     return together
+
+
+def _sharable(
+    described: Callable[[Mapping[str, ParameterRole]], Shareable], added: Sequence[AddedParameters]
+) -> Shareable:
+    """The model without what single uses of it got: no strategy may share that."""
+    model = described(_roles(added))
+    own = {name for each in added for name in each.beside}
+    parameters = {name: each for name, each in model.parameters.items() if name not in own}
+    return replace(model, parameters=parameters, roles={n: role for n, role in model.roles.items() if n not in own})
 
 
 def shareable(

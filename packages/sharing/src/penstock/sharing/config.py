@@ -9,7 +9,7 @@ from pydantic import Field
 
 from penstock.hooks.architecture import SharingSettings
 from penstock.hooks.config import Schema
-from penstock.sharing.parts import ATTENTION, FEED_FORWARD, Part
+from penstock.sharing.parts import ATTENTION, FEED_FORWARD, LayerPart
 
 # What a strategy shares that names no parts.
 WEIGHTS = (*ATTENTION, *FEED_FORWARD)
@@ -103,6 +103,8 @@ class LayerSharingConfig(SharingSettings):
         for index, group in enumerate(self.groups or ()):
             if len(set(group)) < 2:
                 yield ("groups", index), "a group has two layers or more"
+            elif len(set(group)) < len(group):
+                yield ("groups", index), "a group names each of its layers once"
             for layer in group:
                 if layer < 0:
                     yield ("groups", index), f"layers count from 0, so there is no layer {layer}"
@@ -118,7 +120,7 @@ class LayerSharingConfig(SharingSettings):
 class CrossLayerConfig(LayerSharingConfig):
     """Settings of `cross-layer`."""
 
-    parts: list[Part] | None = Field(default=None, min_length=1)
+    parts: list[LayerPart] | None = Field(default=None, min_length=1)
     """Parts of a layer to share: `q`, `k`, `v`, `o`, `gate`, `up`, `down`, `experts`, `router`; null shares all
     matrices and experts."""
 
@@ -151,7 +153,7 @@ class FeedForwardSharingConfig(LayerSharingConfig):
 class EncoderDecoderConfig(SharingSettings):
     """Settings of `encoder-decoder`."""
 
-    parts: list[Part] | None = Field(default=None, min_length=1)
+    parts: list[LayerPart] | None = Field(default=None, min_length=1)
     """Parts of a layer to share: `q`, `k`, `v`, `o`, `gate`, `up`, `down`; null shares all matrices."""
     norms: bool = False
     """Share the norms that belong to the shared weights too."""
@@ -208,7 +210,7 @@ class LearnedSharingConfig(SharingSettings):
 
     budget: int = Field(ge=1)
     """Number of layers that may differ: the parameters of so many are trained and stored."""
-    parts: list[Part] | None = Field(default=None, min_length=1)
+    parts: list[LayerPart] | None = Field(default=None, min_length=1)
     """Parts of a layer to share, as of `cross-layer`; null shares all matrices and experts."""
     temperature: Temperature = Temperature()
     """How the soft assignment becomes a hard one."""

@@ -9,7 +9,7 @@ from penstock.hooks.contracts import AddedParameters, Shareable, SharedParameter
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.sharing.difference import reported
 from penstock.sharing.layers import Selection, unequal
-from penstock.sharing.parts import Part, Place, places_of
+from penstock.sharing.parts import LayerPart, Place, places_of
 from penstock.sharing.result import SharedAcross
 
 _ENCODER = re.compile(r"(?:(?<=\.)|^)encoder(?=\.|$)")
@@ -20,7 +20,7 @@ class EncoderDecoder:
     network; attention to the encoder's output has no partner. Strategies that share within a stack may be used beside
     it: their groups become one."""
 
-    def __init__(self, parts: Sequence[Part] | None = None, norms: bool = False, biases: bool = False) -> None:
+    def __init__(self, parts: Sequence[LayerPart] | None = None, norms: bool = False, biases: bool = False) -> None:
         self.selection = Selection(None if parts is None else frozenset(parts), norms, biases)
 
     def restructure(self, model: Shareable, seed: int) -> AddedParameters:

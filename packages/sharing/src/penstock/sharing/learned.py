@@ -29,7 +29,7 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.sharing.config import Temperature
 from penstock.sharing.difference import reported
 from penstock.sharing.layers import Pattern, Selection, unequal
-from penstock.sharing.parts import Part, places_of
+from penstock.sharing.parts import LayerPart, places_of
 from penstock.sharing.result import check_stored
 
 # A layer begins with its own set in the lead: at temperature 1 and four sets it has 0.71 of the weight.
@@ -92,7 +92,7 @@ class LearnedSharing:
     Layers with other parameters, such as dense ones beside those of experts, are shared among themselves."""
 
     def __init__(
-        self, budget: int, parts: Sequence[Part] | None = None, temperature: Temperature | None = None
+        self, budget: int, parts: Sequence[LayerPart] | None = None, temperature: Temperature | None = None
     ) -> None:
         self.budget = budget
         self.selection = Selection(None if parts is None else frozenset(parts))

@@ -13,23 +13,9 @@ from typing import Literal, TypeAlias, get_args
 
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 
-Part: TypeAlias = Literal[
-    "q",
-    "k",
-    "v",
-    "o",
-    "gate",
-    "up",
-    "down",
-    "experts",
-    "embedding",
-    "positions",
-    "head",
-    "router",
-    "norm",
-    "bias",
-    "other",
-]
+LayerPart: TypeAlias = Literal["q", "k", "v", "o", "gate", "up", "down", "experts", "router"]
+"""A part that strategies can name."""
+Part: TypeAlias = Literal[LayerPart, "embedding", "positions", "head", "norm", "bias", "other"]
 PARTS: tuple[Part, ...] = get_args(Part)
 ATTENTION: tuple[Part, ...] = ("q", "k", "v", "o")
 FEED_FORWARD: tuple[Part, ...] = ("gate", "up", "down", "experts")

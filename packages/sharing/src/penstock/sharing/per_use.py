@@ -58,8 +58,17 @@ def _to_blocks(settings: PerUse, model: Shareable, names: Sequence[str]) -> Iter
     for block in dict.fromkeys(place.block for place in places):
         zeros_D = _as_wide_as(model, block)
         use = BlockUse(zeros_D if settings.loop_embedding else None, zeros_D + 1 if settings.norms else None)
-        use.attach(model.module.get_submodule(block))
+        use.attach(_without_use(model.module.get_submodule(block), block))
         yield from ((f"{block}.per_use.{own}", each) for own, each in use.named_parameters())
+
+
+def _without_use(module: nn.Module, block: str) -> nn.Module:
+    """The module of a block; raises `ProblemError` if another strategy gave it a vector or a norm."""
+    if hasattr(module, "per_use"):
+        what = f"'{block}' has a vector or a norm of its own from another strategy"
+        fix = "set `loop_embedding` and `norms` in one strategy, because they belong to whole layers"
+        raise ProblemError(Problem("shared-twice", what, "", fix))
+    return module
 
 
 class OutputGains(nn.Module):
