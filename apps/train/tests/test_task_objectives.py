@@ -114,7 +114,7 @@ def test_columns_are_named_by_the_header_or_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("alone", "the line has 1 columns, and column 2 is read"),
+        ("alone", "the line has no column 2, which is read"),
         ("\tno", "the text is empty"),
         ("fine\t", "the label must be a string or an integer"),
         ("fine\tmaybe", "label 'maybe' is unknown"),
@@ -231,10 +231,42 @@ def test_json_lines_of_words_and_tags_are_the_same_sentences(tmp_path: Path) -> 
     assert len(objective.sentences["train"]) == 1
 
 
+def test_columns_are_separated_by_tabs_or_else_by_spaces_and_by_no_other_space(tmp_path: Path) -> None:
+    lines = "New York\tNNP\tI-LOC\n10\u00a0000   CD  O\r\n\u00a0\nRome \t NNP \t I-LOC\n"
+    objective = Tags(**files(tmp_path, lines, "txt"))
+    assert [each.words for each in objective.sentences["train"]] == [("New York", "10\u00a0000"), ("Rome",)]
+    assert objective.gold["train"] == [["B-LOC", "O"], ["B-LOC"]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "suffix", "text", "said"),
+    [
+        (
+            Classification,
+            "jsonl",
+            '{"text": "ab\\ud800", "label": 1}\n',
+            "the text has an unpaired surrogate at character 2",
+        ),
+        (Tags, "jsonl", '{"words": ["\\udfff"], "tags": ["O"]}\n', "a word has an unpaired surrogate at character 0"),
+        (
+            Spans,
+            "json",
+            '{"data": [{"paragraphs": [{"context": "\\ud83d", "qas": [{"question": "q", "answers": []}]}]}]}',
+            "the context has an unpaired surrogate at character 0",
+        ),
+    ],
+)
+def test_text_that_utf_8_cannot_hold_is_named(
+    tmp_path: Path, objective: Any, suffix: str, text: str, said: str
+) -> None:
+    with pytest.raises(ProblemError, match=said):
+        objective(**files(tmp_path, text, suffix))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("Ann B-PER\nLee\n", r"train\.txt:2: the line has 1 columns, and the tag is in column 2"),
+        ("Ann B-PER\nLee\n", r"train\.txt:2: the line has no column 2, where the tag is"),
         ("Ann NNP\nLee B-PER\n", r"train\.txt:1: 'NNP' is no tag of an entity, .*scheme: plain"),
         ("\n\n", r"train\.txt: the file has no sentences"),
     ],

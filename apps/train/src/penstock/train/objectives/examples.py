@@ -15,6 +15,7 @@ from typing import Any
 from penstock.hooks.contracts import Tokenizer
 from penstock.hooks.json_lines import json_rows_or_problems
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.train.objectives.text_lines import unpaired_surrogate
 
 FORMS = (("text",), ("prompt", "completion"), ("tokens", "mask"))
 _REPAIR = "repair or remove the line"
@@ -82,10 +83,8 @@ def _wrong_text(fields: dict[str, Any], form: Sequence[str]) -> str | None:
     for name in form:
         if not isinstance(fields[name], str):
             return f"'{name}' must be a string, not {fields[name]!r}"
-        try:
-            fields[name].encode()
-        except UnicodeEncodeError as error:  # JSON escapes can spell it, but UTF-8 cannot
-            return f"'{name}' has an unpaired surrogate at character {error.start}"
+        if wrong := unpaired_surrogate(fields[name]):
+            return f"'{name}' {wrong}"
     return None if fields[form[-1]] else f"'{form[-1]}' is empty"
 
 

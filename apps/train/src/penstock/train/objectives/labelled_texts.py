@@ -15,7 +15,7 @@ from penstock.hooks.compressed import uncompressed_name
 from penstock.hooks.json_lines import is_json_lines, json_rows_or_problems
 from penstock.hooks.problems import Problem, did_you_mean
 from penstock.train.objectives.file_rows import raise_all
-from penstock.train.objectives.text_lines import text_lines
+from penstock.train.objectives.text_lines import text_lines, unpaired_surrogate
 
 Column = str | int
 REPAIR = "repair or remove the line"
@@ -97,7 +97,7 @@ def _tsv(file: Path, columns: Columns) -> Iterator[LabelledText | Problem]:
         if not line.strip():
             continue
         if len(cells) <= max(places):
-            what = f"the line has {len(cells)} columns, and column {max(places) + 1} is read"
+            what = f"the line has no column {max(places) + 1}, which is read"
             yield Problem("bad-example", what, where, "separate columns by tabs, or set `texts` and `label`")
         else:
             yield _of_values([cells[place] for place in places], where)
@@ -119,10 +119,18 @@ def _places(columns: Columns, header: Sequence[str], where: str) -> list[int] | 
 
 def _of_values(values: Sequence[Any], where: str) -> LabelledText | Problem:
     *texts, label = values
-    if wrong := next((text for text in texts if not isinstance(text, str) or not text.strip()), None):
-        return Problem("bad-example", f"the text must be a string, not {wrong!r}", where, REPAIR)
-    if any(not isinstance(text, str) or not text.strip() for text in texts):
-        return Problem("bad-example", "the text is empty", where, REPAIR)
-    if not isinstance(label, (str, int)) or label == "":
-        return Problem("bad-example", f"the label must be a string or an integer, not {label!r}", where, REPAIR)
+    wrong = next(filter(None, map(_wrong_text, texts)), None)
+    if wrong is None and (not isinstance(label, (str, int)) or label == ""):
+        wrong = f"the label must be a string or an integer, not {label!r}"
+    if wrong is not None:
+        return Problem("bad-example", wrong, where, REPAIR)
     return LabelledText(tuple(texts), str(label), where)
+
+
+def _wrong_text(text: Any) -> str | None:
+    if not isinstance(text, str):
+        return f"the text must be a string, not {text!r}"
+    if not text.strip():
+        return "the text is empty"
+    wrong = unpaired_surrogate(text)
+    return None if wrong is None else f"the text {wrong}"

@@ -18,7 +18,9 @@ from penstock.hooks.compressed import open_input
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem
 from penstock.train.objectives.file_rows import raise_all
+from penstock.train.objectives.text_lines import unpaired_surrogate
 
+REPAIR = "repair or remove it"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -70,7 +72,10 @@ def _questions(file: Path) -> Iterator[Question | Problem]:
 def _question(asked: dict[str, Any], context: Any, where: str) -> Question | Problem:
     question = asked["question"]
     if not isinstance(context, str) or not isinstance(question, str):
-        return Problem("bad-example", "question and context must be strings", where, "repair or remove it")
+        return Problem("bad-example", "question and context must be strings", where, REPAIR)
+    for name, text in (("question", question), ("context", context)):
+        if wrong := unpaired_surrogate(text):
+            return Problem("bad-example", f"the {name} {wrong}", where, REPAIR)
     answers = [] if asked.get("is_impossible") else cast("list[dict[str, Any]]", asked["answers"])
     pairs = tuple((each["text"], each["answer_start"]) for each in answers)
     for text, start in pairs:

@@ -1,7 +1,8 @@
 """Sentences of words with a tag each, from columns as CoNLL's and from JSON lines.
 
-In a file of columns, a line is a word: its columns are separated by white space, the word is the first of them and the
-tag by default the last. A blank line ends a sentence; a line that begins with -DOCSTART- ends a document and is left
+In a file of columns, a line is a word: its columns are separated by tabs, or by spaces in a line without tabs. The word
+is the first of them and the tag by default the last. A word may hold other white space, such as the no-break space in
+10 000. A blank line ends a sentence; a line that begins with -DOCSTART- ends a document and is left
 out. A JSON line is {"words": [...], "tags": [...]}.
 """
 
@@ -16,7 +17,7 @@ from penstock.hooks.json_lines import is_json_lines, json_rows_or_problems
 from penstock.hooks.problems import Problem
 from penstock.train.objectives.file_rows import raise_all
 from penstock.train.objectives.labelled_texts import REPAIR
-from penstock.train.objectives.text_lines import text_lines
+from penstock.train.objectives.text_lines import text_lines, unpaired_surrogate
 
 DOCUMENT = "-DOCSTART-"
 
@@ -59,18 +60,24 @@ def _columns(file: Path, column: int | None) -> Iterator[Sentence | Problem]:
         if isinstance(line, Problem):
             yield line
             continue
-        cells = line.split()
+        cells = _cells(line)
         if not cells or cells[0] == DOCUMENT:
             if lines:
                 yield Sentence.of(lines)
             lines = []
         elif len(cells) < (column or 2):
-            what = f"the line has {len(cells)} columns, and the tag is in column {column or 2}"
+            what = f"the line has no column {column or 2}, where the tag is"
             yield Problem("bad-example", what, where, REPAIR)
         else:
             lines.append((cells[0], cells[-1 if column is None else column - 1], where))
     if lines:
         yield Sentence.of(lines)
+
+
+def _cells(line: str) -> list[str]:
+    """The columns of a line, none of them empty."""
+    cells = (cell.strip(" ") for cell in line.split("\t" if "\t" in line else " "))
+    return [cell for cell in cells if cell] if line.strip() else []
 
 
 def _json(file: Path) -> Iterator[Sentence | Problem]:
@@ -81,6 +88,8 @@ def _json(file: Path) -> Iterator[Sentence | Problem]:
         words, tags = (_texts(fields.get(name)) for name in ("words", "tags"))
         if not words or not tags:
             yield Problem("bad-example", "'words' and 'tags' must be lists of strings", where, REPAIR)
+        elif wrong := next(filter(None, map(unpaired_surrogate, words)), None):
+            yield Problem("bad-example", f"a word {wrong}", where, REPAIR)
         elif len(words) != len(tags):
             yield Problem("bad-example", f"{len(words)} words have {len(tags)} tags", where, REPAIR)
         else:

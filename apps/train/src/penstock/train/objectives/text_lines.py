@@ -1,4 +1,4 @@
-"""The lines of text files, plain or compressed; a line that is no UTF-8 is named."""
+"""Text of files: the lines of plain and compressed ones, and what is no UTF-8 in a line or in a string of JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from pathlib import Path
 
 from penstock.hooks.compressed import open_input
 from penstock.hooks.problems import Problem
+
+
+def unpaired_surrogate(text: str) -> str | None:
+    """Says where a text has half of a surrogate pair, which JSON escapes can spell and UTF-8 cannot; None: nowhere.
+
+    >>> unpaired_surrogate("a\\ud800")
+    'has an unpaired surrogate at character 1'
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has an unpaired surrogate at character {error.start}"
+    return None
 
 
 def text_lines(file: Path) -> Iterator[tuple[str, str | Problem]]:
