@@ -59,6 +59,17 @@ def problems(config: Path, registry: Registry, *overrides: str) -> list[str]:
                 "tokens from both sides, use an objective for it, such as masked-lm, or a model that predicts"
             ],
         ),
+        (
+            ["model={use: bert, preset: small}", "train.objective=masked-lm", "evaluate.tasks=[heldout, wikitext2]"],
+            [
+                "evaluate.tasks.1: the model 'bert' predicts hidden tokens from both sides; the task 'wikitext2' needs "
+                "the next token"
+            ],
+        ),
+        (
+            ["model={use: hf, model_type: t5, task: seq2seq}"],
+            ["model.task: no objective trains a model that predicts one text from another"],
+        ),
         (["model.router=random"], ["model.router: the router 'random' has no selection bias for 'loss-free' to set"]),
         (
             ["model.overrides=[{match: layers.1.mlp, router: random}]"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, prom
 from penstock.hooks.contracts import Prediction
 from penstock.hooks.inputs import InputPath, expanded
 from penstock.hooks.json_text import parse_json
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import Problem, ProblemError
 
 Task = Literal["causal", "masked", "seq2seq"]
 
@@ -25,7 +25,7 @@ class HfConfig(ArchitectureSettings):
 
     task: Task = "causal"
     """What the model predicts: the next token (causal), hidden tokens (masked), or one text from another (seq2seq).
-    `penstock train` trains causal models, and masked ones with the objective `masked-lm`."""
+    `penstock train` trains causal models, and masked ones with the objective `masked-lm`; seq2seq is for Python."""
     model_type: str | None = None
     """A model type of transformers, such as gpt2, mixtral or qwen3_moe; its weights are random."""
     settings: dict[str, Any] = {}
@@ -55,6 +55,12 @@ class HfConfig(ArchitectureSettings):
     @property
     def predicts(self) -> Prediction:
         return Prediction.MASKED if self.task == "masked" else Prediction.NEXT_TOKEN
+
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
+        yield from super().misfits()
+        if self.task == "seq2seq":
+            what = "no objective trains a model that predicts one text from another"
+            yield ("task",), Problem("wrong-task", what, "", "build it in Python, and call its `sequence_loss`")
 
     @property
     def max_positions(self) -> int | None:

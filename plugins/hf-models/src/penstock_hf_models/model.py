@@ -247,7 +247,7 @@ class SequenceToSequenceModel(HfModel):
         inputs = Inputs.of(inputs)
         source = inputs.encoder
         if source is None:
-            self._refuse("pass without `Inputs.encoder`")
+            self._refuse("a pass without `Inputs.encoder`")
         reader = f"a {self.network.config.model_type} model of transformers"
         inputs.require_only(reader, "encoder", "real_BS")
         source.require_only(reader, "real_BS")

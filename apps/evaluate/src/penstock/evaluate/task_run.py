@@ -9,17 +9,16 @@ from typing import Any
 from penstock.eval_suite.intervals import Scores, bootstrap
 from penstock.hooks.architecture import require_next_token
 from penstock.hooks.registry import Choice
+from penstock.run.checks import OWN_TASK
 from penstock.run.config import RunConfig
 from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
-DEFAULT = "heldout"  # the task of every config that names none
-
 
 def require_own_task(config: RunConfig, tasks: Sequence[Choice], options: Mapping[str, Any]) -> None:
     """Raises `ProblemError` for tasks and options that ask a model for the next token."""
-    named = {"--task": tasks, "evaluate.tasks": [each for each in config.evaluate.tasks if _name(each) != DEFAULT]}
+    named = {"--task": tasks, "evaluate.tasks": [each for each in config.evaluate.tasks if _name(each) != OWN_TASK]}
     for where, each in ((where, each) for where, chosen in named.items() for each in chosen):
         require_next_token(config.model, f"the task '{_name(each)}'", where)
     for name in ("shots", "limit"):

@@ -339,10 +339,17 @@ def build_architecture(choice: Choice, **context: Any) -> Any:
 
 def require_next_token(choice: Choice, asked: str, where: str) -> None:
     """Raises `ProblemError` for a model that does not predict the next token, as `asked` needs it to."""
+    if problem := not_next_token(choice, asked, where):
+        raise ProblemError(problem)
+
+
+def not_next_token(choice: Choice, asked: str, where: str) -> Problem | None:
+    """The problem of a model that does not predict the next token, as `asked` needs it to."""
     predicted = architecture_settings(choice).predicts
-    if predicted != Prediction.NEXT_TOKEN:
-        what = f"the model '{choice.entry.component.name}' predicts {predicted.text}; {asked} needs the next token"
-        raise ProblemError(Problem("wrong-task", what, where, "use a causal model, such as glm-moe"))
+    if predicted == Prediction.NEXT_TOKEN:
+        return None
+    what = f"the model '{choice.entry.component.name}' predicts {predicted.text}; {asked} needs the next token"
+    return Problem("wrong-task", what, where, "use a causal model, such as glm-moe")
 
 
 def untrained_by(objective: Choice, model: Choice) -> Problem | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.hooks.architecture import (
     SITES,
@@ -23,6 +23,7 @@ from penstock.hooks.architecture import (
     architecture_settings,
     idle_quantizers,
     layer_routers,
+    not_next_token,
     quantizer_of_roles,
     routers_without_gradient,
     sharing_misfits,
@@ -38,6 +39,9 @@ from penstock.hooks.registry import Choice
 
 if TYPE_CHECKING:
     from penstock.run.config import RunConfig
+
+# The task of a config that names none. Of an encoder it stands for the figures of its own objective.
+OWN_TASK = "heldout"
 
 # Capabilities: a balancer declares the first if it sets the bias of a router, a router the second if it has none.
 SETS_BIAS, HAS_NO_BIAS = "selection-bias", "no-selection-bias"
@@ -77,6 +81,15 @@ def the_objective_trains_what_the_model_predicts(config: RunConfig) -> Iterator[
         yield problem
 
 
+def every_task_asks_for_what_the_model_predicts(config: RunConfig) -> Iterator[Problem]:
+    section: Any = getattr(config, "evaluate", None)  # of another distribution, which may not be installed
+    for index, task in enumerate(section.tasks if section else ()):
+        name = task.entry.component.name
+        problem = not_next_token(config.model, f"the task '{name}'", f"evaluate.tasks.{index}")
+        if problem and name != OWN_TASK:
+            yield problem
+
+
 def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Problem]:
     architecture, settings = config.model.entry.component, architecture_settings(config.model)
     if SITES in architecture.capabilities:
@@ -84,8 +97,8 @@ def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Pr
     needing = [f"model.sharing.{index}" for index, each in enumerate(settings.sharing) if _needs_sites(each)]
     if isinstance(settings.quantizer, StorageSettings):
         needing.append("model.quantizer")
-    what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
-    yield from (Problem("unsupported", what, path, fix) for path in needing)
+    what = f"the setting needs weight sites, which '{architecture.name}' does not have"
+    yield from (Problem("unsupported", what, path, "leave it out, or use glm-moe") for path in needing)
 
 
 def _needs_sites(sharing: Choice) -> bool:
@@ -167,6 +180,7 @@ CHECKS = (
     ConfigCheck("routers get the token ids they ask for", routers_get_the_token_ids_they_ask_for, earlier_runs=True),
     ConfigCheck("every token has an embedding", every_token_has_an_embedding, earlier_runs=True),
     ConfigCheck("the objective trains what the model predicts", the_objective_trains_what_the_model_predicts),
+    ConfigCheck("every task asks for what the model predicts", every_task_asks_for_what_the_model_predicts),
     ConfigCheck(
         "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
     ),
