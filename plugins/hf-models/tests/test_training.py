@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from penstock.cli.main import run as run_command
-from penstock.hooks import ProblemError
+from penstock.hooks import ProblemError, Registry
 from penstock.traces.trace import RoutingTrace
+from penstock.train.restore import restore
 
 CONFIG = """\
 name: tiny
@@ -168,6 +169,19 @@ def test_training_starts_from_pretrained_weights(folder: Path, command: Command)
     before, after = checkpoint(trained, 2), checkpoint(run, 1)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("model", [SHARED_GPT2, MIXTRAL], ids=["shared gpt2", "mixtral"])
+def test_an_artifact_is_the_run_to_the_bit(model: str, folder: Path, command: Command) -> None:
+    run = Path(command("train", write(folder, model), "train.tokens=256")["run_dir"])
+    command("export", run, "--format", "penstock", "--out", folder / "tiny.penstock")
+    registry = Registry.discover()
+    models: list[Any] = [restore(path, registry).model for path in (run, folder / "tiny.penstock")]
+    of_run, of_artifact = models
+    own, loaded = of_run.export_state(), of_artifact.export_state()
+    assert own.keys() == loaded.keys()
+    assert all(torch.equal(own[name], loaded[name]) for name in own)
+    assert sum(each.numel() for each in of_artifact.parameters()) == sum(each.numel() for each in of_run.parameters())
 
 
 def test_an_encoder_is_refused_by_an_objective_of_next_tokens(folder: Path, command: Command) -> None:

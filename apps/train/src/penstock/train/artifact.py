@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
-from penstock.hooks.contracts import ParameterLayout, SharingPlan
+from penstock.hooks.contracts import LanguageModel, ParameterLayout, SharingPlan
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact
@@ -29,7 +29,7 @@ from penstock.sharing.plan import share
 from penstock.train.compose import Composition, compose_model, pick_device
 from penstock.train.data import RECORD, find_recorded
 from penstock.train.packed import can_multiply_packed, multiply_packed
-from penstock.train.weights import layouts_of
+from penstock.train.weights import layouts_of, sites_of
 
 TOKENIZER = "tokenizer.json"
 _Lock: TypeAlias = dict[str, list[LockedComponent]]
@@ -155,7 +155,7 @@ def load_weights(composition: Composition, artifact: Artifact, *, packed: bool =
     once. Raises `ProblemError` with every tensor that is missing, unknown or of another shape. `packed`: ternary
     weights are not unpacked; their sites multiply with them as they are."""
     own: dict[str, Tensor] = composition.module.state_dict(keep_vars=True)
-    layouts = layouts_of(composition.model)
+    layouts = _divided(composition.model)
     stored = _stored_tensors(composition)
     _check_fit(_wanted(stored), artifact)
     for name in multiply_packed(composition, artifact, stored) if packed else ():
@@ -176,9 +176,15 @@ _Matrices: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
 
 def _stored_tensors(composition: Composition) -> dict[str, _Matrices]:
     """The tensors of every parameter and buffer of a model."""
-    layouts = layouts_of(composition.model)
+    layouts = _divided(composition.model)
     own: dict[str, Tensor] = composition.module.state_dict(keep_vars=True)
     return {name: _stored_as(name, tensor, layouts.get(name)) for name, tensor in own.items()}
+
+
+def _divided(model: LanguageModel) -> dict[str, ParameterLayout]:
+    """The layouts of parameters that an artifact holds matrix by matrix: those with a site."""
+    sites = sites_of(model)
+    return {name: layout for name, layout in layouts_of(model).items() if name in sites}
 
 
 def _wanted(stored: dict[str, _Matrices]) -> dict[str, tuple[int, ...]]:
