@@ -153,8 +153,23 @@ def test_names_of_any_age_are_read() -> None:
 def test_a_tie_that_does_not_hold_is_refused() -> None:
     state = build().export_state()
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"] + 1
-    with pytest.raises(ProblemError, match=r"cls\.predictions\.bias"):
+    with pytest.raises(ProblemError, match=r"'cls\.predictions\.decoder\.bias' differs from 'cls\.predictions\.bias'"):
         build().load_export_state(state)
+    state = build().export_state()
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"] + 1
+    with pytest.raises(ProblemError, match=r"'cls\.predictions\.decoder\.weight' differs from 'bert\.emb.* remove cls"):
+        build().load_export_state(state)
+
+
+def test_a_head_that_is_not_tied_keeps_its_bias_in_transformers(tmp_path: Path) -> None:
+    """Which adds the bias of the decoder then, and none other."""
+    model: Any = build(tie_word_embeddings=False)
+    save_file(model.published_state(), tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(model.published_config()))
+    token_BS = torch.arange(12).view(2, 6)
+    expected = transformers.BertForMaskedLM.from_pretrained(tmp_path).eval()(token_BS).logits
+    torch.testing.assert_close(model.logits(model(token_BS).hidden_BSD), expected, atol=1e-5, rtol=1e-5)
+    build(tie_word_embeddings=False, seed=1).load_export_state(load_file(tmp_path / "model.safetensors"))
 
 
 def write(folder: Path, model: Any) -> Path:

@@ -256,6 +256,9 @@ def test_tensors_that_the_files_lack_are_named_with_the_folder(theirs, read):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ProblemError, match=r"model\.safetensors: cannot be read"):
         read(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(ProblemError, match=f"{folder}: has no safetensors, only pytorch_model.bin, which can run code"):
+        read(folder)
 
 
 def test_on_the_meta_device_no_weights_are_read(theirs, read):

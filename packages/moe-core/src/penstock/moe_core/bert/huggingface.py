@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from penstock.hooks.problems import Problem, ProblemError
@@ -50,16 +51,30 @@ def to_hub_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {TENSORS.get(name) or _renamed(name, MODULES): tensor for name, tensor in state.items()}
 
 
+def with_decoder_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What transformers reads of a head that is not tied: the bias under the name of the decoder, which it adds then in
+    place of the other."""
+    bias_V, untied = state.get(TENSORS["lm_head.bias"]), TENSORS["lm_head.weight"] in state
+    return {**state, _DECODER_BIAS: bias_V.clone()} if bias_V is not None and untied else dict(state)
+
+
 def from_hub_names(state: Mapping[str, Tensor], *, tied: bool) -> dict[str, Tensor]:
     """Inverse of `to_hub_names`. The second copies of what BERT ties, the decoder's weight and bias, are left out;
     raises `ProblemError` if they differ from the first."""
     named = {_current(name): tensor for name, tensor in state.items() if not name.endswith(_POSITION_IDS)}
     loaded = {OUR_TENSORS.get(name) or _renamed(name, OURS): tensor for name, tensor in named.items()}
     if (bias_V := loaded.pop(_DECODER_BIAS, None)) is not None:
-        check_one_tensor(loaded.setdefault("lm_head.bias", bias_V), bias_V, "cls.predictions.bias")
+        _require_one_bias(loaded.setdefault("lm_head.bias", bias_V), bias_V)
     if tied and "lm_head.weight" in loaded and "embed_tokens.weight" in loaded:
-        check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
+        names = ("bert.embeddings.word_embeddings.weight", TENSORS["lm_head.weight"])
+        check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"], *names)
     return loaded
+
+
+def _require_one_bias(bias_V: Tensor, decoder_bias_V: Tensor) -> None:
+    if decoder_bias_V is not bias_V and not torch.equal(decoder_bias_V, bias_V):
+        what = f"'{_DECODER_BIAS}' differs from '{TENSORS['lm_head.bias']}', and the head has one bias"
+        raise ProblemError(Problem("not-shared", what, "", "remove the one that does not belong to the model"))
 
 
 def of_head(names: Iterable[str]) -> list[str]:

@@ -177,7 +177,7 @@ class Bert(SitedModel):
         return self._hub_config(tied=self.published_tied)
 
     def published_state(self) -> dict[str, Tensor]:
-        return self.export_state(materialize=True)
+        return huggingface.with_decoder_bias(self.export_state(materialize=True))
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         own = own_state(self)

@@ -42,6 +42,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder in the dtype it is stored as; raises `ProblemError` for a missing or damaged file."""
     tensors: dict[str, Tensor] = {}
     for file in _files(folder):
+        if not file.exists() and (pickled := list(folder.glob("*.bin"))):
+            what = f"has no safetensors, only {pickled[0].name}, which can run code when it is read"
+            fix = "load it in transformers, if you trust it, and write the model with save_pretrained"
+            raise ProblemError(Problem("missing-file", what, str(folder), fix))
         try:
             tensors.update(load_file(file))
         except OSError as error:
@@ -81,11 +85,14 @@ def check_names(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None
         raise ProblemError(problems)
 
 
-def check_one_tensor(embedding_VD: Tensor, head_VD: Tensor, name: str = "embed_tokens.weight") -> None:
-    """Raises `ProblemError` if a model that ties its head is given another head: one of the two would be lost."""
-    if head_VD is not embedding_VD and not torch.equal(head_VD, embedding_VD):
-        what = f"the config ties the head to the embedding, but 'lm_head.weight' differs from '{name}'"
-        fix = "set tie_word_embeddings to false in config.json if both belong to the model, else remove lm_head.weight"
+def check_one_tensor(
+    embedding: Tensor, head: Tensor, name: str = "embed_tokens.weight", of_head: str = "lm_head.weight"
+) -> None:
+    """Raises `ProblemError` if a model that ties its head is given another head: one of the two would be lost. The
+    names are those in the file."""
+    if head is not embedding and not torch.equal(head, embedding):
+        what = f"the config ties the head to the embedding, but '{of_head}' differs from '{name}'"
+        fix = f"set tie_word_embeddings to false in config.json if both belong to the model, else remove {of_head}"
         raise ProblemError(Problem("not-shared", what, "", fix))
 
 
