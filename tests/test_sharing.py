@@ -194,16 +194,21 @@ REFUSED: dict[str, tuple[str, str, bool]] = {
     ),
     "a layer in two groups": (
         "[{use: attention, pattern: sparse, groups: [[0, 1], [1, 2]]}]",
-        "layer 1 stands in group 0 already",
+        "layer 1 is in group 0 already",
         True,
     ),
     "a layer twice in a group": (
         "[{use: attention, pattern: sparse, groups: [[0, 1, 1]]}]",
-        "a group names each of its layers once",
+        "the group names a layer twice",
         True,
     ),
     "a pattern without its number": ("[{use: attention, pattern: alternate}]", "needs the number of layers", True),
     "a rank that saves nothing": ("[{use: factorised-embedding, rank: 32}]", "the model is 32 wide", True),
+    "an embedding that two strategies factorise": (
+        "[{use: factorised-embedding, rank: 8}, {use: factorised-embedding, rank: 2}]",
+        "model.sharing.1: another strategy factorises 'embed_tokens.weight' already",
+        False,
+    ),
     "a budget of all layers": ("[{use: learned-sharing, budget: 3}]", "leaves nothing to share", True),
     "a part that no layer has": ("[{use: cross-layer, parts: [positions]}]", "not 'positions'", True),
     "a vector of a layer from two strategies": (

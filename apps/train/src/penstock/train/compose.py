@@ -270,7 +270,8 @@ def size_table(composition: Composition) -> list[FormatSize]:
     total = sum(math.prod(each.shape) for each in stored)
     rows = [FormatSize("fp32", 4 * total), FormatSize("bf16", 2 * total)]
     if _shares_layers(composition):
-        label = "fp32 for transformers, shared tensors repeated and factors multiplied"
+        factors = " and factors multiplied" if _factorised(composition) else ""
+        label = f"fp32 for transformers, shared tensors repeated{factors}"
         rows.append(FormatSize(label, 4 * _numbers_written_out(composition)))
     if composition.storage.formats:
         label = f"{_formats(composition.storage)}, rest {FULL_PRECISION}"
@@ -283,9 +284,12 @@ def _shares_layers(composition: Composition) -> bool:
     roles = composition.model.parameter_roles()
     groups = composition.shared.hardened() or composition.shared.plan
     tables = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
-    shares = any(roles.get(group[0]) not in tables for group in groups.groups)
+    return _factorised(composition) or any(roles.get(group[0]) not in tables for group in groups.groups)
+
+
+def _factorised(composition: Composition) -> bool:
     sites = sites_of(composition.model).values()
-    return shares or any(isinstance(site, FactorisableSite) and site.whole is not None for site in sites)
+    return any(isinstance(site, FactorisableSite) and site.whole is not None for site in sites)
 
 
 def _numbers_written_out(composition: Composition) -> int:

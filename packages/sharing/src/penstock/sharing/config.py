@@ -102,14 +102,14 @@ class LayerSharingConfig(SharingSettings):
         named: dict[int, int] = {}
         for index, group in enumerate(self.groups or ()):
             if len(set(group)) < 2:
-                yield ("groups", index), "a group has two layers or more"
+                yield ("groups", index), "a group needs two layers or more"
             elif len(set(group)) < len(group):
-                yield ("groups", index), "a group names each of its layers once"
+                yield ("groups", index), "the group names a layer twice"
             for layer in group:
                 if layer < 0:
                     yield ("groups", index), f"layers count from 0, so there is no layer {layer}"
                 if named.setdefault(layer, index) != index:
-                    yield ("groups", index), f"layer {layer} stands in group {named[layer]} already"
+                    yield ("groups", index), f"layer {layer} is in group {named[layer]} already"
 
     def misfits_among(self, layers: int | None, width: int | None) -> Iterator[tuple[str, str]]:
         unknown = sorted({layer for group in self.groups or () for layer in group if layers and layer >= layers})

@@ -60,12 +60,15 @@ class FactorisedEmbedding:
         return {**sites["embedding"], **(sites["positions"] if self.positions else {}), **heads}
 
     def _require(self, model: Shareable, tables: Mapping[str, WeightSite]) -> None:
-        """Raises `ProblemError`, before anything is changed, for a model without such tables, and for a rank that saves
-        nothing."""
+        """Raises `ProblemError`, before anything is changed, for a model without such tables, for one that is
+        factorised already, and for a rank that saves nothing."""
         if not tables or not all(isinstance(site, FactorisableSite) for site in tables.values()):
             what = f"the embedding of {type(model.module).__name__} cannot be factorised"
             raise ProblemError(Problem("unsupported", what, "", "use an architecture of Penstock, such as glm-moe"))
         for name, site in tables.items():
+            if isinstance(site, FactorisableSite) and site.whole is not None:
+                what = f"another strategy factorises '{name}' already"
+                raise ProblemError(Problem("shared-twice", what, "", "keep one of them"))
             rows, width = site.weight.shape
             if self.rank * (rows + width) >= rows * width:
                 what = f"rank {self.rank} saves nothing of '{name}', which is {rows} x {width}"
