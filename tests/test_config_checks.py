@@ -52,6 +52,13 @@ def problems(config: Path, registry: Registry, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (
+            ["model={use: hf, model_type: bert, task: masked}"],
+            [
+                "train.objective: 'next-token' trains models that predict the next token, but 'hf' predicts hidden "
+                "tokens from both sides, use an objective for it, such as masked-lm, or a model that predicts"
+            ],
+        ),
         (["model.router=random"], ["model.router: the router 'random' has no selection bias for 'loss-free' to set"]),
         (
             ["model.overrides=[{match: layers.1.mlp, router: random}]"],

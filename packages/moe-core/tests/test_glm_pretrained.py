@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.glm.config import pretrained_settings
 from penstock.moe_core.glm.model import GlmMoe, glm_moe
-from penstock.moe_core.glm.pretrained import INDEX
+from penstock.moe_core.hub.tensors import INDEX
 
 BIAS = "e_score_correction_bias"
 

@@ -265,14 +265,14 @@ def test_an_encoder_learns_hidden_tokens_and_says_what_it_cannot() -> None:
     target_BS, mask_BS = tokens(2, 8), torch.zeros(2, 8, dtype=torch.bool)
     mask_BS[:, 3] = True
     token_BS = torch.where(mask_BS, 5, target_BS)
-    output = model.masked_loss(token_BS, target_BS, mask_BS)
+    output = model.masked_token_loss(token_BS, target_BS, mask_BS)
     logits_BSV = model.network(token_BS).logits
     torch.testing.assert_close(output.loss, F.cross_entropy(logits_BSV[mask_BS], target_BS[mask_BS], reduction="sum"))
     output.loss.backward()
     changed_BS = token_BS.clone()
     changed_BS[:, -1] = (changed_BS[:, -1] + 1) % VOCABULARY
     assert not torch.equal(model(token_BS).hidden_BSD[:, 0], model(changed_BS).hidden_BSD[:, 0])  # it sees both sides
-    with pytest.raises(ProblemError, match=r"bert model predicts hidden tokens .* masked_loss"):
+    with pytest.raises(ProblemError, match=r"bert model predicts hidden tokens .* masked_token_loss"):
         model.next_token_loss(token_BS, target_BS)
     with pytest.raises(ProblemError, match="does not support generate"):
         model.generate(token_BS, tokens=2)

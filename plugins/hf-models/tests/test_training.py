@@ -166,10 +166,12 @@ def test_training_starts_from_pretrained_weights(folder: Path, command: Command)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_encoder_says_in_training_what_it_can_do(folder: Path, command: Command) -> None:
+def test_an_encoder_is_refused_by_an_objective_of_next_tokens(folder: Path, command: Command) -> None:
     sizes = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4}"
     bert = f"  task: masked\n  model_type: bert\n  settings: {sizes}\n"
-    with pytest.raises(ProblemError, match="call masked_loss"):
+    with pytest.raises(ProblemError, match="trains models that predict the next token, but 'hf' predicts hidden tokens"):
+        ProblemError, match="'next-token' trains models that predict the next token, but 'hf' predicts hidden tokens"
+    ):
         command("train", write(folder, bert))
 
 

@@ -109,6 +109,30 @@ class Exhausted(Good):
             yield self.batch(range(4))
 
 
+class Overcounting(Good):
+    """A label for each text, of which its figure counts every one twice."""
+
+    labels = ("even", "odd")
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        batch = super().batch(numbers)
+        first_BS = (torch.arange(self.data.sequence_length) == 0).expand(len(numbers), -1)
+        return replace(batch, target_BS=batch.target_BS % 2, units=len(numbers), counted_BS=first_BS)
+
+    def loss(self, model: Any, batch: Batch) -> ObjectiveOutput:
+        logits_BL = model.task_logits(batch.inputs)
+        loss = torch.nn.functional.cross_entropy(logits_BL, batch.target_BS[:, 0], reduction="sum")
+        right_B = logits_BL.argmax(-1) == batch.target_BS[:, 0]
+        return ObjectiveOutput(loss, {}, {"accuracy": (right_B.sum(), torch.tensor(len(right_B)))})
+
+    def scores(self, model: Any, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        right_B = model.task_logits(batch.inputs).argmax(-1) == batch.target_BS[:, 0]
+        return {"accuracy": (right_B, torch.full_like(right_B, 2, dtype=torch.int64))}
+
+    def examples(self) -> Iterator[Batch]:
+        return self.heldout()
+
+
 of = described("objective", "An objective that breaks one law")
 GOOD = of(Good)
 BROKEN = {
@@ -121,4 +145,9 @@ BROKEN = {
     "objective/a-target-that-does-not-count-changes-nothing": of(Unmasked),
     "objective/the-model-stays-as-it-is": of(Evaluating),
     "objective/heldout-batches-are-the-same-each-time": of(Exhausted),
+    "objective/it-trains-a-masked-language-model": of(Good, frozenset({"masked-lm"})),
+    "objective/it-trains-a-classifier-of-texts": of(Good, frozenset({"classification"})),
+    "objective/it-trains-a-tagger-of-tokens": of(Good, frozenset({"tags"})),
+    "objective/it-trains-a-finder-of-spans": of(Good, frozenset({"spans"})),
+    "objective/figures-are-sums-over-examples": of(Overcounting, frozenset({"classification"})),
 }

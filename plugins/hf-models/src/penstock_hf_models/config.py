@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, promised_positions
+from penstock.hooks.contracts import Prediction
 from penstock.hooks.inputs import InputPath, expanded
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import ProblemError
@@ -24,7 +25,7 @@ class HfConfig(ArchitectureSettings):
 
     task: Task = "causal"
     """What the model predicts: the next token (causal), hidden tokens (masked), or one text from another (seq2seq).
-    `penstock train` trains causal models."""
+    `penstock train` trains causal models, and masked ones with the objective `masked-lm`."""
     model_type: str | None = None
     """A model type of transformers, such as gpt2, mixtral or qwen3_moe; its weights are random."""
     settings: dict[str, Any] = {}
@@ -50,6 +51,10 @@ class HfConfig(ArchitectureSettings):
     def expert_layers(self) -> tuple[int, ...]:
         """Layers whose router the config chooses: none, because a transformers model has its own routers."""
         return ()
+
+    @property
+    def predicts(self) -> Prediction:
+        return Prediction.MASKED if self.task == "masked" else Prediction.NEXT_TOKEN
 
     @property
     def max_positions(self) -> int | None:

@@ -227,11 +227,11 @@ class CausalModel(HfModel):
 
 
 class MaskedModel(HfModel):
-    """An encoder: tokens that were hidden are predicted from both sides. Trains by `masked_loss`."""
+    """An encoder: tokens that were hidden are predicted from both sides. Trains by `masked_token_loss`."""
 
-    predicts, offers = "hidden tokens from both sides", "call masked_loss(inputs, target_BS, mask_BS)"
+    predicts, offers = "hidden tokens from both sides", "call masked_token_loss(inputs, target_BS, mask_BS)"
 
-    def masked_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
+    def masked_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
         """Loss of `target_BS` at the real positions where `mask_BS` is True, and `inputs` hides them."""
         inputs = Inputs.of(inputs)
         return self._token_loss(self(inputs), target_BS, inputs.counted(mask_BS))

@@ -10,6 +10,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterRole, Router, Routing
+from penstock.hooks.contracts import (
+    Inputs,
+    LossOutput,
+    ModelOutput,
+    ParameterRole,
+    Prediction,
+    Router,
+    Routing,
+)
 from penstock.hooks.problems import Problem, ProblemError
 
 VOCABULARY = 32
@@ -105,6 +114,9 @@ class TinyModel(nn.Module):
             nll_BS = nll_BS.masked_fill(~counted_BS, 0)
         return LossOutput(nll_BS.sum(), nll_BS.detach(), output.routings)
 
+    def masked_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
+        return self.next_token_loss(inputs, target_BS, mask_BS)
+
     def new_cache(self, batch: int, capacity: int) -> None:
         return None
 
@@ -143,6 +155,30 @@ class TinyModel(nn.Module):
         if wrong:
             raise ProblemError([Problem("bad-checkpoint", f"tensor '{name}' is missing or unknown") for name in wrong])
         self.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+
+
+class TinyEncoder(nn.Module):
+    """What an objective may ask of an encoder: the loss of a `MaskedLanguageModel`, or the logits of a `TaskModel` with
+    so many labels, and nothing else. A position sees itself alone; a text has the label of its first token."""
+
+    def __init__(self, prediction: Prediction, labels: int) -> None:
+        super().__init__()
+        self.inner, self.prediction, self.labels = TinyModel(), prediction, labels
+
+    def masked_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
+        if self.prediction != Prediction.MASKED:
+            raise AttributeError("masked_token_loss")
+        return self.inner.masked_token_loss(_without_types(inputs), target_BS, mask_BS)
+
+    def task_logits(self, inputs: Inputs | Tensor) -> Tensor:
+        if self.prediction == Prediction.MASKED:
+            raise AttributeError("task_logits")
+        logits_BSL = self.inner.logits(self.inner(_without_types(inputs)).hidden_BSD)[..., : self.labels]
+        return logits_BSL[:, 0] if self.prediction == Prediction.CLASSIFICATION else logits_BSL
+
+
+def _without_types(inputs: Inputs | Tensor) -> Inputs:
+    return replace(Inputs.of(inputs), type_BS=None)
 
 
 def write_tokenizer(folder: Path) -> Path:

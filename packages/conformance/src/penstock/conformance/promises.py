@@ -48,6 +48,12 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "idempotent": "filtering a second time changes nothing more",
         "stateless": "one object filters a second stream like the first",
     },
+    "objective": {
+        "classification": "it trains a `TaskModel` that predicts a label for each text",
+        "masked-lm": "it trains a `MaskedLanguageModel`, which predicts hidden tokens from both sides",
+        "spans": "it trains a `TaskModel` that predicts the first and the last token of an answer",
+        "tags": "it trains a `TaskModel` that predicts a label for each token",
+    },
     "observer": {"exact-resume": "a resumed run leaves the same files as an uninterrupted one"},
     "optimizer": {"bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16"},
     "placement": {

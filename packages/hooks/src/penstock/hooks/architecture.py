@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts import ParameterRole, Prediction
 from penstock.hooks.first_contract import reading_tokens
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, broken
@@ -138,6 +138,11 @@ class ArchitectureSettings(Schema):
     def absent_roles(self) -> frozenset[ParameterRole]:
         """Roles that no parameter of the model has, as far as settings tell."""
         return frozenset()
+
+    @property
+    def predicts(self) -> Prediction:
+        """What the model predicts, and so which objectives train it; next tokens by default."""
+        return Prediction.NEXT_TOKEN
 
     @property
     def max_positions(self) -> int | None:
@@ -263,6 +268,26 @@ def build_architecture(choice: Choice, **context: Any) -> Any:
         raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN) from error
     model = target(**arguments)
     return model if choice.entry.component.contract > 1 else reading_tokens(model)
+
+
+def require_next_token(choice: Choice, asked: str, where: str) -> None:
+    """Raises `ProblemError` for a model that does not predict the next token, as `asked` needs it to."""
+    predicted = architecture_settings(choice).predicts
+    if predicted != Prediction.NEXT_TOKEN:
+        what = f"the model '{choice.entry.component.name}' predicts {predicted.text}; {asked} needs the next token"
+        raise ProblemError(Problem("wrong-task", what, where, "use a causal model, such as glm-moe"))
+
+
+def untrained_by(objective: Choice, model: Choice) -> Problem | None:
+    """The problem of an objective that trains another prediction than the model's; None if they fit."""
+    trained = [each for each in Prediction if each in objective.entry.component.capabilities]
+    trained, predicted = trained or [Prediction.NEXT_TOKEN], architecture_settings(model).predicts
+    if predicted in trained:
+        return None
+    given, name = (each.entry.component.name for each in (objective, model))
+    what = f"'{given}' trains models that predict {trained[0].text}, but '{name}' predicts {predicted.text}"
+    fix = f"use an objective for it, such as {predicted}, or a model that predicts {trained[0].text}"
+    return Problem("wrong-task", what, "train.objective", fix)
 
 
 def unanswered_asks(choice: Choice, path: str = "model") -> list[Problem]:

@@ -20,7 +20,8 @@ hookimpl = pluggy.HookimplMarker("penstock")
 
 @hookspec
 def architectures() -> list[Component]:
-    """Language models. Called as `target(**schema, make_router=..., quantizer=...)`, returns a `LanguageModel`.
+    """Models of text. Called as `target(**schema, make_router=..., quantizer=...)`, returns a `LanguageModel`, or what
+    the property `predicts` of its schema says: a `MaskedLanguageModel` or a `TaskModel`.
 
     `make_router(layer, hidden_size=..., experts=...)` returns the `Router` of one layer; `quantizer` is a `Quantizer`
     or None. The schema extends `penstock.hooks.architecture.ArchitectureSettings`, of whose fields `vocab_size` and
@@ -115,7 +116,8 @@ def schedules() -> list[Component]:
 @hookspec
 def objectives() -> list[Component]:
     """What training minimises. Called as `target(**schema)`, returns an `Objective`, whose `prepare` gets the run's
-    `TrainingData`. What is wrong with files that the settings name is raised when it is built, before any work.
+    `TrainingData`. What is wrong with files that the settings name is raised when it is built, before any work. The
+    capabilities say what the models that it trains predict (`Prediction`); none of them is the next token.
 
     >>> Component(kind="objective", name="next-token", target="penstock.train.objectives.next_token:NextToken",
     ...           summary="Every token from those before it").kind

@@ -24,6 +24,7 @@ from penstock.hooks.architecture import (
     quantizer_of_roles,
     routers_without_gradient,
     unanswered_asks,
+    untrained_by,
 )
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.document import Location
@@ -65,6 +66,11 @@ def every_token_has_an_embedding(config: RunConfig) -> Iterator[Problem]:
     if config.data.tokenizer.file is None and embeddings is not None and embeddings < tokens:
         what = f"the model has {embeddings} embeddings, but data.tokenizer.vocab_size is {tokens}"
         yield Problem("vocabulary-mismatch", what, "model.vocab_size", "leave it out, or raise it to that size")
+
+
+def the_objective_trains_what_the_model_predicts(config: RunConfig) -> Iterator[Problem]:
+    if problem := untrained_by(config.train.objective, config.model):
+        yield problem
 
 
 def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Problem]:
@@ -143,6 +149,7 @@ CHECKS = (
     ConfigCheck("each layer with experts has one router", each_layer_has_one_router, earlier_runs=True),
     ConfigCheck("routers get the token ids they ask for", routers_get_the_token_ids_they_ask_for, earlier_runs=True),
     ConfigCheck("every token has an embedding", every_token_has_an_embedding, earlier_runs=True),
+    ConfigCheck("the objective trains what the model predicts", the_objective_trains_what_the_model_predicts),
     ConfigCheck(
         "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
     ),

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
-from penstock.conformance.parts import VOCABULARY, TinyModel, random_state
-from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput, TrainingData
+from penstock.conformance.parts import VOCABULARY, TinyEncoder, TinyModel, random_state
+from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput, Prediction, ScoredObjective, TrainingData
 
 OBJECTIVE = "objective"
 BATCH, LENGTH = 4, 8
@@ -123,7 +123,7 @@ def the_loss_is_finite_and_has_a_gradient(subject: Subject) -> None:
 
     Call the model, and do not detach the loss.
     """
-    output, gradients = _loss(_prepared(subject), _prepared(subject).batches(0)[0])
+    output, gradients = _loss(subject, _prepared(subject), _prepared(subject).batches(0)[0])
     expect(isinstance(output, ObjectiveOutput), f"loss returns a {type(output).__name__}")
     expect(output.loss.ndim == 0 and bool(output.loss.isfinite()), f"the loss is {output.loss}")
     expect(any(gradient.any() for gradient in gradients.values()), "no parameter has a gradient")
@@ -139,8 +139,8 @@ def the_loss_is_a_sum(subject: Subject) -> None:
     Return sums: the training loop divides by the units of the whole step.
     """
     objective = _prepared(subject)
-    expected, gradients = _loss(objective, objective.batches(1)[0])
-    parts = [_loss(objective, batch) for batch in objective.batches(1, parts=BATCH)]
+    expected, gradients = _loss(subject, objective, objective.batches(1)[0])
+    parts = [_loss(subject, objective, batch) for batch in objective.batches(1, parts=BATCH)]
     found = sum(output.loss.item() for output, _ in parts)
     expect(_close(found, expected.loss.item()), f"the parts have {found}, the whole {expected.loss.item()}")
     for name, gradient in gradients.items():
@@ -164,7 +164,7 @@ def a_target_that_does_not_count_changes_nothing(subject: Subject) -> None:
     if batch.counted_BS is None or bool(batch.counted_BS.all()):
         raise NotApplicable("every target counts")
     other_BS = torch.where(batch.counted_BS, batch.target_BS, (batch.target_BS + 1) % VOCABULARY)
-    losses = [_loss(objective, each)[0].loss.item() for each in (batch, replace(batch, target_BS=other_BS))]
+    losses = [_loss(subject, objective, each)[0].loss.item() for each in (batch, replace(batch, target_BS=other_BS))]
     expect(_close(*losses), f"the loss is {losses[0]}, and with other targets {losses[1]}")
 
 
@@ -174,7 +174,8 @@ def the_model_stays_as_it_is(subject: Subject) -> None:
 
     Use separate reference and teacher models.
     """
-    objective, model = _prepared(subject), TinyModel()
+    objective = _prepared(subject)
+    model = _model(subject, objective)
     before = copy.deepcopy(model.state_dict())
     objective.loss(model, objective.batches(0)[0])
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
@@ -193,8 +194,86 @@ def heldout_batches_are_the_same_each_time(subject: Subject) -> None:
     expect(sum(batch.units for batch in first) > 0, "they have no units")
     expect(_rows(first) == _rows(second), "they are others the second time")
     for batch in first:
-        loss = objective.loss(TinyModel(), batch).loss
+        loss = objective.loss(_model(subject, objective), batch).loss
         expect(bool(loss.isfinite()), f"the loss of one is {loss}")
+
+
+@law(OBJECTIVE, needs=BATCHES, capability="masked-lm")
+def it_trains_a_masked_language_model(subject: Subject) -> None:
+    """The loss comes from `masked_token_loss` alone, the one loss that an encoder with a masked-token head has.
+
+    Declare `masked-lm` if the objective hides tokens; a config then refuses any other model before training.
+    """
+    _require_trained(subject, Prediction.MASKED)
+
+
+@law(OBJECTIVE, needs=BATCHES, capability="classification")
+def it_trains_a_classifier_of_texts(subject: Subject) -> None:
+    """The loss comes from `task_logits` [B, labels] alone, with a label for each text.
+
+    Declare `classification` if every row has one label.
+    """
+    _require_trained(subject, Prediction.CLASSIFICATION)
+
+
+@law(OBJECTIVE, needs=BATCHES, capability="tags")
+def it_trains_a_tagger_of_tokens(subject: Subject) -> None:
+    """The loss comes from `task_logits` [B, S, labels] alone, with a label for each token.
+
+    Declare `tags` if words have labels.
+    """
+    _require_trained(subject, Prediction.TAGS)
+
+
+@law(OBJECTIVE, needs=BATCHES, capability="spans")
+def it_trains_a_finder_of_spans(subject: Subject) -> None:
+    """The loss comes from `task_logits` [B, S, 2] alone, the logits of the first and the last token of an answer.
+
+    Declare `spans` if the answer is a part of the text.
+    """
+    _require_trained(subject, Prediction.SPANS)
+
+
+@law(OBJECTIVE, needs=LOSS)
+def figures_are_sums_over_examples(subject: Subject) -> None:
+    """For an objective with `scores`, the sums over rows are what the loss measures, and `examples` covers every
+    held-out row the same way each time.
+
+    Return value and weight of each row, and add up the same tensors in `loss`.
+    """
+    objective = _prepared(subject)
+    if not isinstance(objective, ScoredObjective):
+        raise NotApplicable("the objective scores no examples")
+    batches = list(objective.examples())
+    expect(_rows(batches) == _rows(list(objective.examples())), "the examples are others the second time")
+    model = _model(subject, objective)
+    for batch in batches:
+        scores, measured = objective.scores(model, batch), objective.loss(model, batch).measured
+        expect(scores.keys() <= measured.keys(), f"scores of {sorted(scores)}, measured {sorted(measured)}")
+        for name, pair in scores.items():
+            form = [tuple(each.shape) for each in pair]
+            expect(form == [(len(batch.target_BS),)] * 2, f"value and weight of {name} have the shapes {form}")
+            sums = [(float(each.sum()), float(whole)) for each, whole in zip(pair, measured[name], strict=True)]
+            expect(all(_close(*each) for each in sums), f"{name} adds up to other sums than the loss measures")
+
+
+def _require_trained(subject: Subject, prediction: Prediction) -> None:
+    """The objective has a loss of a model that has only what this prediction needs."""
+    objective = _prepared(subject)
+    model = TinyEncoder(prediction, _labels(objective) if prediction != Prediction.SPANS else 2)
+    output = objective.loss(model, objective.batches(0)[0])
+    expect(bool(output.loss.isfinite()) and output.loss.requires_grad, f"the loss is {output.loss}")
+
+
+def _labels(objective: Any) -> int:
+    """Three for an objective that names none: a head of spans has two, and no other one may be taken for it."""
+    return len(objective.labels) if isinstance(objective, ScoredObjective) else 3
+
+
+def _model(subject: Subject, objective: Any) -> Any:
+    """A model of the kind that the component declares to train; what it declares wrongly, a law of that name tells."""
+    declared = next((each for each in Prediction if subject.claims(each)), Prediction.NEXT_TOKEN)
+    return TinyModel() if not isinstance(objective, ScoredObjective) else TinyEncoder(declared, _labels(objective))
 
 
 def _prepared(subject: Subject) -> Any:
@@ -230,8 +309,8 @@ def _rows_of(batch: Batch) -> Iterator[tuple[Any, ...]]:
         yield tuple(tuple(column[real_S].tolist()) for column in columns)
 
 
-def _loss(objective: Any, batch: Batch) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
-    model = TinyModel()
+def _loss(subject: Subject, objective: Any, batch: Batch) -> tuple[ObjectiveOutput, dict[str, Tensor]]:
+    model = _model(subject, objective)
     output: ObjectiveOutput = objective.loss(model, batch)
     if output.loss.requires_grad:
         output.loss.backward()

@@ -8,12 +8,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from penstock.hooks.contracts.routing import Router, Routing
 from penstock.hooks.contracts.tensors import Tensor
 from penstock.hooks.contracts.weights import ParameterRole
 from penstock.hooks.problems import Problem, ProblemError
+
+
+class Prediction(StrEnum):
+    """What a model predicts. The settings of an architecture say it (`ArchitectureSettings.predicts`), and so does an
+    objective, as a capability of its component: one that declares none of them trains the next token. A config whose
+    objective and model differ is refused before torch is imported.
+
+    >>> Prediction("masked-lm").text
+    'hidden tokens from both sides'
+    """
+
+    NEXT_TOKEN = "next-token"
+    MASKED = "masked-lm"
+    CLASSIFICATION = "classification"
+    TAGS = "tags"
+    SPANS = "spans"
+
+    @property
+    def text(self) -> str:
+        return {
+            "next-token": "the next token",
+            "masked-lm": "hidden tokens from both sides",
+            "classification": "a label for each text",
+            "tags": "a label for each token",
+            "spans": "the first and the last token of an answer",
+        }[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +150,8 @@ class Generative(Protocol):
         ...
 
 
-class LanguageModel(Generative, Protocol):
-    """A `torch.nn.Module` that predicts the next token.
+class Model(Protocol):
+    """A `torch.nn.Module` that reads tokens: what every model has, whatever it predicts.
 
     `vocabulary_size` rows of the embedding; `compute_dtype`, a `torch.dtype` that can be set, is what the layers
     compute in; `routers` by layer index, empty for a dense model. A Tensor stands for `Inputs(token_BS)`.
@@ -132,18 +159,12 @@ class LanguageModel(Generative, Protocol):
 
     vocabulary_size: int
     compute_dtype: Any
+    training: bool
+
+    def train(self, mode: bool = True) -> Any: ...
 
     @property
     def routers(self) -> Mapping[int, Router]: ...
-
-    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all). The others
-        may have any target, such as -100, and any hidden state."""
-        ...
-
-    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens] int64. Prompts of unequal length are padded on the left, as `Inputs.real_BS` says."""
-        ...
 
     def parameter_roles(self) -> Mapping[str, ParameterRole]:
         """Role of every name in `named_parameters()`."""
@@ -160,6 +181,47 @@ class LanguageModel(Generative, Protocol):
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `export_state()`, bit for bit; raises `ProblemError` that names missing or unknown tensors."""
+        ...
+
+
+class LanguageModel(Generative, Model, Protocol):
+    """A `Model` that predicts the next token (`Prediction.NEXT_TOKEN`)."""
+
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        """Loss of `target_BS` given `inputs`, over the real positions where `mask_BS` is True (None: all). The others
+        may have any target, such as -100, and any hidden state."""
+        ...
+
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens] int64. Prompts of unequal length are padded on the left, as `Inputs.real_BS` says."""
+        ...
+
+
+class MaskedLanguageModel(Model, Protocol):
+    """An encoder that predicts hidden tokens from both sides (`Prediction.MASKED`). Its architecture does not declare
+    `causal`; it generates nothing and keeps no cache."""
+
+    def __call__(self, inputs: Inputs | Tensor) -> ModelOutput: ...
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32."""
+        ...
+
+    def masked_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor) -> LossOutput:
+        """Loss of `target_BS` at the real positions where `mask_BS` is True, and `inputs` hides them."""
+        ...
+
+
+class TaskModel(Model, Protocol):
+    """An encoder with the head of a task: `Prediction.CLASSIFICATION`, `TAGS` or `SPANS`. `labels` are how many the
+    head tells apart; 2 for spans, the first and the last token."""
+
+    labels: int
+
+    def __call__(self, inputs: Inputs | Tensor) -> ModelOutput: ...
+
+    def task_logits(self, inputs: Inputs | Tensor) -> Tensor:
+        """fp32, [B, labels] for a classification, [B, S, labels] for tags and spans."""
         ...
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from penstock.hooks.contracts.data import Tokenizer, TokenSource
 from penstock.hooks.contracts.model import Inputs, LanguageModel
@@ -73,7 +73,8 @@ class Objective(Protocol):
     `prepare` comes first. `fingerprint` is the SHA-256 of what it reads beside the run's data, by name: a run continues
     with the same alone. `batches` are rank `rank`'s micro-batches of a step, on the CPU: a pure function of the seed
     and the step, so a run has nothing to save and continues anywhere. The rows of all ranks and parts, in that order,
-    are those of one rank and one part. `heldout` yields the same batches each time.
+    are those of one rank and one part. `heldout` yields the same batches each time. `loss` is given a model of the kind
+    that the component declares (`Prediction`): a `LanguageModel`, `MaskedLanguageModel` or `TaskModel`.
     """
 
     def prepare(self, data: TrainingData) -> None: ...
@@ -82,9 +83,27 @@ class Objective(Protocol):
 
     def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]: ...
 
-    def loss(self, model: LanguageModel, batch: Batch) -> ObjectiveOutput: ...
+    def loss(self, model: Any, batch: Batch) -> ObjectiveOutput: ...
 
     def heldout(self) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class ScoredObjective(Protocol):
+    """An `Objective` of a task, whose held-out examples are right or wrong, one by one.
+
+    `labels` are what a `TaskModel` tells apart: its head needs as many. `scores` has two tensors [B] by the name of the
+    figure, a value and a weight of each row: the figure over any rows is the sum of the values over the sum of the
+    weights, and `ObjectiveOutput.measured` holds these sums. The first name is the task's figure. `examples` are all
+    held-out rows in the order of their files, so two models are compared example by example.
+    """
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    def scores(self, model: Any, batch: Batch) -> Mapping[str, tuple[Tensor, Tensor]]: ...
+
+    def examples(self) -> Iterator[Batch]: ...
 
 
 class StepModule(Protocol):

@@ -54,7 +54,7 @@ from penstock.moe_core.frozen_base.adapters import RoutedExperts
 from penstock.moe_core.frozen_base.config import absent_layers
 from penstock.moe_core.frozen_base.merged import merge
 from penstock.moe_core.frozen_base.prefix_cache import Prefix
-from penstock.moe_core.glm.huggingface import check_names
+from penstock.moe_core.hub.tensors import check_names
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from penstock.hooks.architecture import LARGEST_DEPTH, LARGEST_SIZE, ArchitectureSettings, router_misfits
+from penstock.hooks.architecture import LARGEST_DEPTH, LARGEST_SIZE, router_misfits
 from penstock.hooks.contracts import ParameterRole
-from penstock.hooks.inputs import InputPath, expanded
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.inputs import InputPath
+from penstock.hooks.problems import Problem
 from penstock.moe_core.glm import hub_config, layouts
+from penstock.moe_core.hub.settings import PretrainedSettings
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -90,13 +91,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHANGEABLE = frozenset({"router", "rope_theta", "max_position_embeddings", "initializer_range", "eos_token_id"})
 
 
-class GlmMoeConfig(ArchitectureSettings):
+class GlmMoeConfig(PretrainedSettings):
     """A GLM-4.x model. Missing sizes come from `preset` or `pretrained`, if given."""
 
     preset: str | None = None
     """Named set of sizes to start from: glm-4.6, glm-4.5-air, glm-15b-a3b or quickstart."""
     pretrained: InputPath | None = None
     """Hugging Face glm4_moe folder or llama2.c .bin file to take sizes, router and weights from."""
+    changeable = CHANGEABLE
+
     mtp: Literal["drop", "keep"] = "drop"
     """What to do with a checkpoint's multi-token prediction layers: drop them, or keep them untrained and write them
     back on export."""
@@ -161,11 +164,12 @@ class GlmMoeConfig(ArchitectureSettings):
         }
 
     @classmethod
-    def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
-        path = fields.get("pretrained")
-        if isinstance(path, str) and name in pretrained_settings(expanded(path)):
-            return f"pretrained '{path}'"
-        return super().giver(fields, name)
+    def of_checkpoint(cls, path: Path) -> dict[str, Any]:
+        return pretrained_settings(path)
+
+    @classmethod
+    def placeholder(cls) -> Mapping[str, Any]:
+        return {**PRESETS["quickstart"], "router": None}
 
     @property
     def expert_layers(self) -> range:
@@ -181,7 +185,7 @@ class GlmMoeConfig(ArchitectureSettings):
         return self.max_position_embeddings
 
     def of_given_weights(self) -> Mapping[str, Any]:
-        return {"pretrained": None, "mtp": "drop"}
+        return {**super().of_given_weights(), "mtp": "drop"}
 
     def export_obstacles(self) -> list[Problem]:
         return layouts.rounded_inputs(self.quantizer) + layouts.obstacles(
@@ -199,43 +203,12 @@ class GlmMoeConfig(ArchitectureSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _start_from_pretrained(cls, data: Any) -> Any:
-        """Fields that are missing or null come from the checkpoint; a router may be null without a registry (see
-        below)."""
-        if not isinstance(data, dict) or not isinstance(data.get("pretrained"), (str, Path)):
-            return data
-        try:
-            given = pretrained_settings(expanded(data["pretrained"]))
-        except (
-            ProblemError
-        ):  # reported for the field itself; placeholder sizes, so that they are not also reported as missing
-            given = {**PRESETS["quickstart"], "router": None}
-        return {**given, **{name: value for name, value in data.items() if value is not None or name == "router"}}
-
-    @model_validator(mode="before")
-    @classmethod
     def _plain_python_passes_a_router_object(cls, data: Any, info: ValidationInfo) -> Any:
         """Without a registry a preset's router name cannot be resolved; `make_router` provides the object."""
         return data if info.context or not isinstance(data, dict) else {"router": None, **data}
 
-    @field_validator("pretrained")
-    @classmethod
-    def _pretrained_can_be_read(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is not None and info.data.get("preset") is not None:
-            raise ValueError("preset and pretrained both set the sizes: remove one of them")
-        if path is None:
-            return None
-        try:
-            pretrained_settings(expanded(path))
-        except ProblemError as error:
-            raise ValueError(str(error)) from error
-        return expanded(path)
-
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str | Problem]]:
-        if self.pretrained is not None:
-            for name, given in pretrained_settings(self.pretrained).items():
-                if name not in CHANGEABLE and (value := getattr(self, name)) != given:
-                    yield (name,), _other_size(value, given)
+        yield from super().misfits()
         if self.num_attention_heads % self.num_key_value_heads:
             heads = f"num_attention_heads ({self.num_attention_heads}) is not a multiple of"
             yield ("num_attention_heads",), f"{heads} num_key_value_heads ({self.num_key_value_heads})"
@@ -267,10 +240,6 @@ class GlmMoeConfig(ArchitectureSettings):
                 yield name, what
         if device.startswith("cuda") and dtype != "bf16":
             yield "experts_backend", "grouped products need train.dtype = bf16 on a GPU"
-
-
-def _other_size(value: Any, given: Any) -> Problem:
-    return Problem("bad-value", f"is {value}, but {given} in the pretrained model", fix="remove it")
 
 
 def pretrained_settings(path: Path) -> dict[str, Any]:

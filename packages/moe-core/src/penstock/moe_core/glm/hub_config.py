@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from penstock.hooks.contracts import Router
-from penstock.hooks.json_text import parse_json
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.moe_core.hub.config_file import CONFIG_FILE, read_config, require_supported, require_whole_numbers
 
 if TYPE_CHECKING:
     from penstock.moe_core.glm.config import GlmMoeConfig
@@ -69,6 +67,8 @@ _ABSENT = {
 }
 
 
+READS = "a model can start from Hugging Face's glm4_moe (GLM-4.5, 4.6, 4.7) and from llama2.c files of version 0"
+
 # What a config says whose class transformers has.
 GLM4_MOE: dict[str, Any] = {"architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe"}
 
@@ -127,19 +127,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises `ProblemError` if the file is missing, belongs to another family, asks for something that `GlmMoe` does not
     compute, or lacks sizes (all are named).
     """
-    path = folder / "config.json"
-    document = _read_json(path)
+    path, document = folder / CONFIG_FILE, read_config(folder, "glm4_moe", READS)
     _require_supported(document, path)
     values = {**_ABSENT, **document}
-    problems = [
-        Problem("damaged-file", f"has no '{name}'", str(path))
-        if name not in values
-        else Problem("damaged-file", f"'{name}' is {json.dumps(values[name])}, not an integer", str(path))
-        for name in _WHOLE_NUMBERS
-        if type(values.get(name)) is not int
-    ]
-    if problems:
-        raise ProblemError(problems)
+    require_whole_numbers(values, _WHOLE_NUMBERS, path)
     if values.get("head_dim") is None:
         values["head_dim"] = values["hidden_size"] // max(1, values["num_attention_heads"])
     rope = _rope(document)
@@ -160,20 +151,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = parse_json(path.read_bytes())
-    except OSError as error:
-        fix = "give the folder of a Hugging Face glm4_moe checkpoint"
-        raise ProblemError(Problem("missing-file", f"cannot be read ({error.strerror})", str(path), fix)) from error
-    except (ValueError, RecursionError) as error:
-        what = f"not JSON ({error})"
-        raise ProblemError(Problem("damaged-file", what, str(path), "download it again")) from error
-    if not isinstance(document, dict):
-        raise ProblemError(Problem("damaged-file", "not a mapping", str(path), "download it again"))
-    return cast("dict[str, Any]", document)
-
-
 def _rope(document: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings in the spelling of transformers 5 (`rope_parameters`), whichever one the file has."""
     top = {name: document[name] for name in ("rope_theta", "partial_rotary_factor") if name in document}
@@ -182,21 +159,9 @@ def _rope(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_supported(document: Mapping[str, Any], path: Path) -> None:
-    family = document.get("model_type")
-    if family != "glm4_moe":
-        what = f"is a model of type '{family}'"
-        fix = "a model can start from Hugging Face's glm4_moe (GLM-4.5, 4.6, 4.7) and from llama2.c files of version 0"
-        raise ProblemError(Problem("unsupported-model", what, str(path), fix))
     rope = _rope(document)
     asked = {
-        "hidden_act": (document.get("hidden_act", "silu"), "silu"),
-        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-        "quantization_config": (document.get("quantization_config"), None),
+        "hidden_act": (document.get("hidden_act", "silu"), ["silu"]),
+        "rope_type": (rope.get("rope_type", rope.get("type", "default")), ["default"]),
     }
-    problems = [
-        Problem("unsupported-model", f"asks for {name} = {json.dumps(value)}", str(path), "which is not supported")
-        for name, (value, supported) in asked.items()
-        if value != supported
-    ]
-    if problems:
-        raise ProblemError(problems)
+    require_supported(asked, path)

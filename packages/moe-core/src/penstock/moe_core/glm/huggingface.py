@@ -15,9 +15,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+from penstock.hooks.problems import Problem, ProblemError
 
-_MISSING = {"lm_head.weight": "set tie_word_embeddings to true if the embedding is the head, else use whole weights"}
 _LAYER = re.compile(r"(?:model\.)?layers\.(?P<layer>\d+)\..*")
 _EXPERT = re.compile(r"(?P<prefix>.*\.mlp\.experts)\.(?P<expert>\d+)\.(?P<matrix>gate|up|down)_proj\.weight")
 
@@ -99,40 +98,3 @@ def _check_experts(prefix: str, experts: Mapping[int, Mapping[str, Tensor]], own
             else f"{len(experts)} instead of {count}"
         )
         raise ProblemError(Problem("bad-checkpoint", f"the experts of {prefix} do not fit the model", "", what))
-
-
-def check_names(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raises `ProblemError` with every missing, unknown and wrongly shaped tensor."""
-    problems = [
-        Problem(
-            "bad-checkpoint", f"tensor '{name}' is missing", "", _MISSING.get(name, "use the weights of this model")
-        )
-        for name in own
-        if name not in loaded
-    ]
-    for name, tensor in loaded.items():
-        if name not in own:
-            problems.append(
-                Problem("bad-checkpoint", f"tensor '{name}' is not part of the model", "", did_you_mean(name, own))
-            )
-        elif tensor.shape != own[name].shape:
-            problems.append(
-                Problem(
-                    "bad-checkpoint",
-                    f"tensor '{name}' has shape {list(tensor.shape)}, but the model's has {list(own[name].shape)}",
-                    fix="use weights of the sizes that the config names",
-                )
-            )
-        elif not tensor.is_floating_point():
-            what = f"tensor '{name}' holds {tensor.dtype}, not floating-point numbers"
-            problems.append(Problem("bad-checkpoint", what, "", "use weights that are not quantized"))
-    if problems:
-        raise ProblemError(problems)
-
-
-def check_one_tensor(embedding_VD: Tensor, head_VD: Tensor) -> None:
-    """Raises `ProblemError` if a model that ties its head is given another head: one of the two would be lost."""
-    if head_VD is not embedding_VD and not torch.equal(head_VD, embedding_VD):
-        what = "the config ties the head to the embedding, but 'lm_head.weight' differs from 'embed_tokens.weight'"
-        fix = "set tie_word_embeddings to false in config.json if both belong to the model, else remove lm_head.weight"
-        raise ProblemError(Problem("not-shared", what, "", fix))

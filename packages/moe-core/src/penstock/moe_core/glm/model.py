@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from penstock.hooks.contracts import (
     Inputs,
-    LossOutput,
     ModelOutput,
-    ParameterLayout,
     ParameterRole,
     Quantizer,
     Router,
@@ -34,19 +32,18 @@ from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
-from penstock.moe_core.layers import generation
+from penstock.moe_core.hub.tensors import check_names, check_one_tensor
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.head import Head
+from penstock.moe_core.layers.language_model import CausalModel, fitting
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
 from penstock.moe_core.layers.rope import rotary_table
 from penstock.moe_core.layers.routed_rows import RoutedRows
 from penstock.moe_core.layers.site import (
-    NamedSite,
-    layouts_in,
     load_own_state,
     own_parameters,
     own_state,
@@ -115,7 +112,7 @@ class Layer(nn.Module):
         return x_BSD + self.mlp(normalised_BSD), None
 
 
-class GlmMoe(nn.Module):
+class GlmMoe(CausalModel):
     """A `LanguageModel` (see `penstock.hooks.contracts`).
 
     `make_router(layer, hidden_size=D, experts=E)` makes each mixture-of-experts layer's router. Parameters are fp32;
@@ -150,7 +147,7 @@ class GlmMoe(nn.Module):
         self.reset_parameters()
         if config.tie_word_embeddings:
             self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
-        quantize(self, _fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
+        quantize(self, fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -183,22 +180,6 @@ class GlmMoe(nn.Module):
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), routings)
 
-    def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32."""
-        return self.lm_head(hidden_BSD).float()
-
-    @property
-    def head_weight_VD(self) -> Tensor | None:
-        """The head's weight; the head has nothing else, unless it rounds its input."""
-        return None if self.lm_head.site.reads else self.lm_head.effective()
-
-    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
-        inputs = Inputs.of(inputs)
-        output, counted_BS = self(inputs), inputs.counted(mask_BS)
-        mask_T = None if counted_BS is None else counted_BS.flatten()
-        loss, nll_T = self.lm_head(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
-        return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
-
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `capacity` positions."""
         return KeyValueCache(
@@ -211,32 +192,16 @@ class GlmMoe(nn.Module):
             device=self.embed_tokens.weight.device,
         )
 
-    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
-        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
-        most = self.config.max_position_embeddings
-        return generation.generate(self, inputs, tokens=tokens, positions=most, **sampling)
+    @property
+    def most_positions(self) -> int:
+        return self.config.max_position_embeddings
 
-    def parameter_roles(self) -> dict[str, ParameterRole]:
-        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
-        added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
-        return added | {name: _role(name) for name, _ in own_parameters(self)}
-
-    def parameter_layout(self) -> dict[str, ParameterLayout]:
-        return layouts_in(self)
-
-    def weight_sites(self) -> dict[str, NamedSite]:
-        return sites_of(self)
-
-    def parameters_by_role(self) -> dict[ParameterRole, dict[str, nn.Parameter]]:
-        """Name to parameter under each role: what optimizers take."""
-        groups: dict[ParameterRole, dict[str, nn.Parameter]] = {}
-        roles = self.parameter_roles()
-        for name, parameter in self.named_parameters():
-            groups.setdefault(roles[name], {})[name] = parameter
-        return groups
+    @staticmethod
+    def role_of(name: str) -> ParameterRole:
+        return _role(name)
 
     def export_config(self) -> dict[str, Any]:
-        tied = self.lm_head.weight is self.embed_tokens.weight
+        tied = self.tied
         prediction_layers = huggingface.count_layers(self.kept_tensors)
         return hub_config.to_hub_config(self.config, self.routers, tied=tied, prediction_layers=prediction_layers)
 
@@ -245,7 +210,7 @@ class GlmMoe(nn.Module):
         if materialize:
             with torch.no_grad():
                 state |= {name: site.effective() for name, site in sites_of(self).items()}
-        if self.lm_head.weight is self.embed_tokens.weight:
+        if self.tied:
             del state["lm_head.weight"]
         return huggingface.to_hub_names(state) | self.kept_tensors
 
@@ -255,7 +220,7 @@ class GlmMoe(nn.Module):
         layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
         if layout == "glm4_moe":
             return self.export_config() | hub_config.GLM4_MOE
-        tied = self.lm_head.weight is self.embed_tokens.weight
+        tied = self.tied
         return translated_config(layout, self.config, rules[min(rules)], tied=tied)
 
     @torch.no_grad()
@@ -284,11 +249,11 @@ class GlmMoe(nn.Module):
         state, beyond = huggingface.split_off_prediction_layers(state, self.config.num_hidden_layers)
         own = own_state(self)
         loaded = huggingface.from_hub_names(state, own)
-        if self.lm_head.weight is self.embed_tokens.weight and "embed_tokens.weight" in loaded:
+        if self.tied and "embed_tokens.weight" in loaded:
             loaded.setdefault("lm_head.weight", loaded["embed_tokens.weight"])
-        huggingface.check_names(loaded, own)
-        if self.lm_head.weight is self.embed_tokens.weight:
-            huggingface.check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
+        check_names(loaded, own)
+        if self.tied:
+            check_one_tensor(loaded["embed_tokens.weight"], loaded["lm_head.weight"])
         load_own_state(self, loaded)
         self.kept_tensors = beyond if self.config.mtp == "keep" else {}
 
@@ -301,14 +266,6 @@ def glm_moe(
     if model.config.pretrained is not None and not model.embed_tokens.weight.is_meta:
         load_pretrained(model, model.config.pretrained)
     return model
-
-
-def _fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
-    """Raises ValueError if a plan stores one tensor in two formats."""
-    embedding, head = (plan.formats.get(role) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
-    if tied and embedding is not head:
-        raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")
-    return plan
 
 
 def _rule(router: Router) -> RouterRule:

@@ -1,4 +1,4 @@
-"""Grouped-query attention with QK-norm and partial rotary embedding, and the cache that generation reads.
+"""Grouped-query attention with optional QK-norm and rotary embedding, and the cache that generation reads.
 
 Shape suffixes: B batch, S new positions, C cached and new positions, N query heads, M key/value heads, L = N + 2M, h
 head width, O = N*h.
@@ -53,7 +53,7 @@ class KeyValueCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention of one layer."""
+    """Self-attention of one layer, causal or in both directions."""
 
     def __init__(
         self,
@@ -64,20 +64,23 @@ class Attention(nn.Module):
         key_value_heads: int,
         head_dim: int,
         bias: bool = False,
+        output_bias: bool = False,
+        causal: bool = True,
         qk_norm_epsilon: float | None = None,
         sub_norm_epsilon: float | None = None,
     ) -> None:
-        """`layer` is the index in the cache; `qk_norm_epsilon` None: no norm of queries and keys; `sub_norm_epsilon`
-        None: no norm before the output projection."""
+        """`layer` is the index in the cache; `bias` is that of queries, keys and values; `qk_norm_epsilon` None: no
+        norm of queries and keys; `sub_norm_epsilon` None: no norm before the output projection."""
         super().__init__()
         self.layer = layer
+        self.causal = causal
         self.head_dim = head_dim
         self.heads = (heads, key_value_heads, key_value_heads)
         query, key_value = heads * head_dim, key_value_heads * head_dim
         self.q_proj = Projection(hidden_size, query, bias=bias)
         self.k_proj = Projection(hidden_size, key_value, bias=bias)
         self.v_proj = Projection(hidden_size, key_value, bias=bias)
-        self.o_proj = Linear(query, hidden_size)
+        self.o_proj = Linear(query, hidden_size, bias=output_bias)
         self.sub_norm = None if sub_norm_epsilon is None else RMSNorm(query, sub_norm_epsilon)
         self.q_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
         self.k_norm = None if qk_norm_epsilon is None else HeadNorm(head_dim, qk_norm_epsilon)
@@ -85,11 +88,12 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BSD: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         visible: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """`visible`, broadcast to [B, N, S, C], is True if a new position sees another; None: plain causal."""
+        """`rotary` None, for a layer without QK-norm: nothing is rotated. `visible`, broadcast to [B, N, S, C], is True
+        if a new position sees another; None: plain causal, or every position sees all."""
         heads_BSLh = joined(x_BSD, (self.q_proj, self.k_proj, self.v_proj)).unflatten(-1, (-1, self.head_dim))
         query_BSNh, key_BSMh, value_BSMh = heads_BSLh.split(self.heads, dim=2)
         query_BNSh = _rotated(query_BSNh, self.q_norm, rotary).transpose(1, 2)
@@ -102,7 +106,8 @@ class Attention(nn.Module):
             key_BMCh,
             value_BMCh,
             attn_mask=visible,
-            is_causal=visible is None
+            is_causal=self.causal
+            and visible is None
             and query_BNSh.shape[2] == key_BMCh.shape[2],  # a single new position sees everything
             enable_gqa=True,
         )
@@ -110,5 +115,7 @@ class Attention(nn.Module):
         return self.o_proj(out_BSO if self.sub_norm is None else self.sub_norm(out_BSO))
 
 
-def _rotated(x_BSNh: Tensor, norm: HeadNorm | None, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def _rotated(x_BSNh: Tensor, norm: HeadNorm | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    if rotary is None:
+        return x_BSNh
     return rotated_heads(x_BSNh, None, 0.0, *rotary) if norm is None else norm(x_BSNh, *rotary)

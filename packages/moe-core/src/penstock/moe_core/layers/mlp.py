@@ -1,4 +1,4 @@
-"""The SwiGLU feed-forward network, and its activation as one autograd node.
+"""Feed-forward networks: SwiGLU, with its activation as one autograd node, and GELU.
 
 The node keeps its inputs and at most one number per row, recomputes the rest in the backward pass, and writes into
 memory that it owns. It equals its plain formula in value and gradient (gradcheck in fp64), and does not support double
@@ -10,7 +10,7 @@ Shape suffixes: N rows, D model width, H hidden width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,29 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_D: Tensor) -> Tensor:
         hidden_H = swiglu(joined(x_D, (self.gate_proj, self.up_proj)))
+        return self.down_proj(hidden_H if self.sub_norm is None else self.sub_norm(hidden_H))
+
+
+class GeluMLP(nn.Module):
+    """down(gelu(up(x))) with biases; `approximate` is torch's: `none` is the exact GELU, `tanh` that of GPT-2. With
+    `sub_norm_epsilon`, an RMSNorm precedes the down projection."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        approximate: Literal["none", "tanh"],
+        sub_norm_epsilon: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=True)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=True)
+        self.sub_norm = None if sub_norm_epsilon is None else RMSNorm(intermediate_size, sub_norm_epsilon)
+        self.approximate: Literal["none", "tanh"] = approximate
+
+    def forward(self, x_D: Tensor) -> Tensor:
+        hidden_H = F.gelu(self.up_proj(x_D), approximate=self.approximate)
         return self.down_proj(hidden_H if self.sub_norm is None else self.sub_norm(hidden_H))
 
 

@@ -1,0 +1,95 @@
+"""What the models of this package do alike, whatever their layers are.
+
+Shape suffixes: B batch, S sequence, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from penstock.hooks.contracts import Inputs, LossOutput, ParameterLayout, ParameterRole, StoragePlan
+from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.embedding import Embedding
+from penstock.moe_core.layers.head import Head
+from penstock.moe_core.layers.site import NamedSite, layouts_in, own_parameters, sites_of
+
+
+class SitedModel(nn.Module):
+    """A model whose parameters have roles by name, layouts and weight sites."""
+
+    @staticmethod
+    @abstractmethod
+    def role_of(name: str) -> ParameterRole:
+        """The role of a parameter of the model's own."""
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
+        added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
+        return added | {name: self.role_of(name) for name, _ in own_parameters(self)}
+
+    def parameter_layout(self) -> dict[str, ParameterLayout]:
+        return layouts_in(self)
+
+    def weight_sites(self) -> dict[str, NamedSite]:
+        return sites_of(self)
+
+    def parameters_by_role(self) -> dict[ParameterRole, dict[str, nn.Parameter]]:
+        """Name to parameter under each role: what optimizers take."""
+        groups: dict[ParameterRole, dict[str, nn.Parameter]] = {}
+        roles = self.parameter_roles()
+        for name, parameter in self.named_parameters():
+            groups.setdefault(roles[name], {})[name] = parameter
+        return groups
+
+
+class CausalModel(SitedModel):
+    """A `SitedModel` with an embedding and a head that predicts the next token. Parameters are fp32; `compute_dtype` is
+    what the layers compute in."""
+
+    vocabulary_size: int
+    compute_dtype: torch.dtype
+    embed_tokens: Embedding
+    lm_head: Head
+
+    @property
+    @abstractmethod
+    def most_positions(self) -> int:
+        """The longest sequence that `generate` writes."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether head and embedding are one parameter."""
+        return self.lm_head.weight is self.embed_tokens.weight
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[..., V] fp32."""
+        return self.lm_head(hidden_BSD).float()
+
+    @property
+    def head_weight_VD(self) -> Tensor | None:
+        """The head's weight; the head has nothing else, unless it rounds its input."""
+        return None if self.lm_head.site.reads else self.lm_head.effective()
+
+    def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+        inputs = Inputs.of(inputs)
+        output, counted_BS = self(inputs), inputs.counted(mask_BS)
+        mask_T = None if counted_BS is None else counted_BS.flatten()
+        loss, nll_T = self.lm_head(output.hidden_BSD.flatten(0, 1), target_BS.flatten(), mask_T)
+        return LossOutput(loss, nll_T.view_as(target_BS), output.routings)
+
+    def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+        """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
+        model: Any = self
+        return generation.generate(model, inputs, tokens=tokens, positions=self.most_positions, **sampling)
+
+
+def fitting(plan: StoragePlan, *, tied: bool) -> StoragePlan:
+    """The plan; raises ValueError if it stores one tensor in two formats."""
+    embedding, head = (plan.formats.get(role) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
+    if tied and embedding is not head:
+        raise ValueError("embedding and head are one tensor: give both roles the same quantizer, or neither")
+    return plan
