@@ -120,6 +120,37 @@ class PackableSite(Protocol):
         ...
 
 
+@runtime_checkable
+class AdaptableSite(Protocol):
+    """A `WeightSite` of a weight that several layers may share, and that each of them may use in its own way."""
+
+    def adapt(self, transform: Any) -> str:
+        """Appends a `torch.nn.Module` that maps a weight to a weight of the same shape, after the quantizer: the
+        shared weight is stored once, and what the module adds belongs to this use alone. Returns its name in the
+        model."""
+        ...
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the product uses another weight than the shared one."""
+        ...
+
+    def shared(self) -> Tensor:
+        """The weight as it is stored: after the quantizer, before what this use adds."""
+        ...
+
+
+@runtime_checkable
+class FactorisableSite(Protocol):
+    """A `WeightSite` of a table [V, D], such as an embedding or a head, that can become a product of two matrices."""
+
+    def factorise(self, rank: int, storage: StoragePlan) -> Mapping[str, ParameterRole]:
+        """Replaces the parameter by the best approximation of this rank: a table [V, R] under its name, and a
+        projection with a site of its own, a new parameter of the role MATRIX. Returns the role of the new parameter by
+        its name in the model. `storage` has the quantizers of both. Two sites of one parameter remain so."""
+        ...
+
+
 class Product(Protocol):
     """Computes the products with one weight by itself, such as by integers from packed codes, without a gradient."""
 
@@ -212,6 +243,48 @@ class SiteSharing(Protocol):
         """Chooses sites and adds transforms to them. Raises `ProblemError`, with nothing added, if there is nothing to
         share. The same seed adds the same values."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shareable:
+    """A model as a sharing strategy of contract 3 sees it: the `torch.nn.Module`, its parameters by name (each object
+    once, under its first name), their roles, the layouts of those that are not one matrix, and the weight sites, which
+    are empty for an architecture without. `storage` has the quantizer of each role."""
+
+    module: Any
+    parameters: Mapping[str, Tensor]
+    roles: Mapping[str, ParameterRole]
+    layouts: Mapping[str, ParameterLayout]
+    sites: Mapping[str, WeightSite]
+    storage: StoragePlan
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+
+
+@runtime_checkable
+class ModelSharing(Protocol):
+    """Shares parameters of any model, with or without weight sites, and may change its modules: contract 3."""
+
+    def restructure(self, model: Shareable, seed: int) -> Mapping[str, ParameterRole]:
+        """Changes modules, before any strategy of a run shares: gives tables another shape, or adds parameters that a
+        single use of a shared weight has. Returns the roles of new parameters by their name in the model. Also called
+        for a model whose weights come from an artifact, where nothing is shared. The same seed adds the same values."""
+        ...
+
+    def share(self, model: Shareable, seed: int) -> SharedParameters:
+        """Decides what is one tensor. Raises `ProblemError`, with nothing changed, for what cannot be shared. `roles`
+        of the result holds the parameters that this strategy added, here or before."""
+        ...
+
+
+@runtime_checkable
+class Unpublished(Protocol):
+    """A module that sharing added and that no published architecture and no decoder has."""
+
+    unpublished: str
+    """What it computes, such as "a vector added to the input of a block"."""
 
 
 class Quantizer(Protocol):
