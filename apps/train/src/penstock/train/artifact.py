@@ -81,7 +81,7 @@ class OpenedArtifact:
     def _require_fit(self) -> None:
         """Raises `ProblemError` for a config that is not one of the artifact's tensors: before memory is taken for what
         it says, and before more is built than they can be."""
-        with _at_most(self.artifact), _Unfilled():
+        with _at_most(self.artifact), Unfilled():
             composition = self._composed(torch.device("meta"))
         _check_fit(_wanted(_stored_tensors(composition)), self.artifact)
 
@@ -115,7 +115,7 @@ def _device(trained_on: str) -> torch.device:
         return pick_device("auto")
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Draws no numbers for tensors without memory: the first would make torch import its compiler, for seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

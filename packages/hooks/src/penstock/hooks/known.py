@@ -89,5 +89,6 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "simulate"): "penstock-simulate",
     ("command", "report"): "penstock-report",
     ("command", "sweep"): "penstock-sweep",
+    ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
 }

@@ -215,11 +215,11 @@ def export_notes(config: RunConfig) -> list[str]:
     settings = architecture_settings(config.model)
     notes = [f"the run cannot be exported to transformers: {problem}" for problem in settings.export_obstacles()]
     return notes + [
-        f"the run cannot be exported with --format penstock: {problem}" for problem in _endless_warmups(config)
+        f"the run cannot be exported with --format penstock: {problem}" for problem in endless_warmups(config)
     ]
 
 
-def _endless_warmups(config: RunConfig) -> list[Problem]:
+def endless_warmups(config: RunConfig) -> list[Problem]:
     """A problem for each quantizer whose `warmup` ends after training, so that its weights cannot be packed."""
     chosen = dict(quantizer_of_roles(architecture_settings(config.model)).values())
     warmups = {path: getattr(choice.settings, "warmup", None) for path, choice in chosen.items()}
