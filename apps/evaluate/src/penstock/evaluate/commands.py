@@ -13,11 +13,12 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.hooks.contracts import Array, Interval
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory, stage
+from penstock.run.records.comparison import Comparison
 from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.run.records.record import write_record
 
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
     from penstock.evaluate.evaluation import PreparedTask
     from penstock.train.restore import Restored
 
-run_argument = click.argument("run_path", metavar="RUN|ARTIFACT", type=click.Path(path_type=Path))
-
 
 @click.command()
-@run_argument
+@click.argument("paths", metavar="RUN|ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Compare two paths, a baseline and its compressed form: paired differences on the baseline's held-out "
+    "documents, or on the text of --task.",
+)
 @click.option(
     "--task",
     "tasks",
@@ -61,23 +66,53 @@ run_argument = click.argument("run_path", metavar="RUN|ARTIFACT", type=click.Pat
 @output.json_option
 @click.pass_obj
 def evaluate(
-    registry: Registry, run_path: Path, tasks: tuple[str, ...], as_json: bool, **options: Any
+    registry: Registry, paths: tuple[Path, ...], compare: bool, tasks: tuple[str, ...], as_json: bool, **options: Any
 ) -> dict[str, Any]:
     """Measure RUN's newest checkpoint: its tasks, baselines on its held-out text, samples and speed.
 
     Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
     killed or repeated evaluation computes only what is missing. Of an ARTIFACT nothing is kept; the data of its run is
     searched for next to it and in runs.
+
+    With --compare, two paths are compared document by document: loss, bits per byte, top-1 accuracy and agreement, KL
+    divergence, and the bytes of both files. The result is kept with the second one.
     """
     from penstock.quant158.artifact.reader import is_artifact
 
     chosen = [choose(registry, "task", text) for text in tasks]
+    _require_number(paths, compare, chosen)
+    if compare:
+        return _compare(paths, registry, chosen, as_json, options)
+    (run_path,) = paths
     if is_artifact(run_path):
         result = evaluate_artifact(run_path, registry, chosen, **options)
     else:
         result = evaluate_run(RunDirectory.open(run_path), registry, chosen, **options)
     output.print_result(result, as_json, lambda: evaluation_text(result))
     return result.to_json()
+
+
+def _require_number(paths: Sequence[Path], compare: bool, tasks: Sequence[Choice]) -> None:
+    """Raises `ProblemError` unless there are two paths and at most one task to compare, or one path to evaluate."""
+    if compare and len(paths) != 2:
+        what, fix = f"--compare takes two paths, not {len(paths)}", "give a baseline and its compressed form"
+        raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
+    if compare and len(tasks) > 1:
+        what, fix = f"--compare takes one text, not {len(tasks)} tasks", "compare once for each"
+        raise ProblemError(Problem("bad-value", what, "--task", fix))
+    if not compare and len(paths) > 1:
+        what, fix = f"{len(paths)} paths", "add --compare to compare two, or evaluate one after the other"
+        raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
+
+
+def _compare(
+    paths: Sequence[Path], registry: Registry, tasks: Sequence[Choice], as_json: bool, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    from penstock.evaluate.comparison import compare_paths
+
+    record = compare_paths(paths[0], paths[1], registry, next(iter(tasks), None), **options).record
+    output.print_result(record, as_json, lambda: comparison_text(record))
+    return record.to_json()
 
 
 def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
@@ -192,6 +227,40 @@ def evaluation_text(result: Evaluation) -> str:
     if earlier := _rows({name: task for name, task in result.tasks.items() if name not in now}):
         parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
     return "\n\n".join([*parts, samples])
+
+
+def comparison_text(result: Comparison) -> str:
+    """The figures of both, their differences with intervals, and the documents that lose most."""
+    pairs = {
+        "loss, nats a token": result.loss,
+        "bits per byte": result.bits_per_byte,
+        "top-1 accuracy": result.top1_accuracy,
+    }
+    rows = [
+        (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4f}", _around(each.interval, "+"))
+        for name, each in pairs.items()
+    ]
+    alone = {"same first choice": result.top1_agreement, "KL(A || B), nats a token": result.kl_divergence}
+    rows += [(name, "", "", f"{each.value:.4f}", _around(each.interval)) for name, each in alone.items()]
+    a, b = result.baseline, result.compressed
+    rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", f"{result.times_smaller:.2f} times smaller", ""))
+    text = f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens"
+    files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
+    worst = [
+        (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4f}", repr(each.text))
+        for each in result.worst
+    ]
+    return "\n\n".join(
+        [
+            "\n".join([*files, text]),
+            output.table(("", "A", "B", "B - A", "95 % interval"), rows),
+            output.table(("bits per byte, worst first", "A", "B", "B - A", "begins"), worst),
+        ]
+    )
+
+
+def _around(interval: Interval | None, sign: str = "") -> str:
+    return "" if interval is None else f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
 
 
 def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from penstock.eval_suite.likelihood import depends_on_batch, device_of, window_nll
 from penstock.eval_suite.rows import Output, Row
@@ -32,12 +33,7 @@ def compute(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> 
     """The output of each row. All rows have the same kind, and prompts the same length. The model is in evaluation
     mode. If its routers depend on the batch, it reads one row at a time. Raises `ProblemError` if a token is not in the
     model's vocabulary."""
-    largest = max(int(row.token_S.max()) for row in rows)
-    smallest = min(int(row.token_S.min()) for row in rows)
-    if smallest < 0 or largest >= model.vocabulary_size:
-        token = smallest if smallest < 0 else largest
-        what = f"token {token} is outside the model's vocabulary of {model.vocabulary_size}"
-        raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
+    require_vocabulary(model, min(int(row.token_S.min()) for row in rows), max(int(row.token_S.max()) for row in rows))
     together = 1 if depends_on_batch(model) else len(rows)
     batches = (rows[start : start + together] for start in range(0, len(rows), together))
     return [output for batch in batches for output in _COMPUTE[batch[0].kind](model, batch, tokenizer)]
@@ -50,19 +46,36 @@ def _windows(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) ->
 @torch.inference_mode()
 def _continuations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
     """Computes the head only for the positions that predict a continuation."""
-    token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
-    for number, row in enumerate(rows):
-        token_BS[number, : len(row.token_S) - 1] = row.token_S[:-1]
-    device = device_of(model)
-    hidden_BSD = model(torch.from_numpy(token_BS).to(device)).hidden_BSD
-    hidden_ND = torch.cat([hidden_BSD[number, row.scored : len(row.token_S) - 1] for number, row in enumerate(rows)])
-    target_N = torch.from_numpy(np.concatenate([row.token_S[row.scored + 1 :] for row in rows]).astype(np.int64))
-    nll_N, likeliest_N = _head(model, hidden_ND, target_N.to(device))
+    hidden_ND = scored_hidden(model, rows)
+    target_N = torch.from_numpy(targets_of(rows)).to(hidden_ND.device)
+    nll_N, likeliest_N = _head(model, hidden_ND, target_N)
     ends = np.cumsum([len(row.token_S) - 1 - row.scored for row in rows])[:-1]
     return [
         LikelihoodAnswer(float(nll.sum()), bool(likeliest.all()))
         for nll, likeliest in zip(np.split(nll_N, ends), np.split(likeliest_N, ends), strict=True)
     ]
+
+
+def scored_hidden(model: LanguageModel, rows: Sequence[Row]) -> torch.Tensor:
+    """The hidden states of the scored positions of all rows, one row after the other."""
+    token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
+    for number, row in enumerate(rows):
+        token_BS[number, : len(row.token_S) - 1] = row.token_S[:-1]
+    hidden_BSD = model(torch.from_numpy(token_BS).to(device_of(model))).hidden_BSD
+    return torch.cat([hidden_BSD[number, row.scored : len(row.token_S) - 1] for number, row in enumerate(rows)])
+
+
+def targets_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """The token that each scored position predicts, one row after the other."""
+    return np.concatenate([row.token_S[row.scored + 1 :] for row in rows]).astype(np.int64)
+
+
+def require_vocabulary(model: LanguageModel, smallest: int, largest: int) -> None:
+    """Raises `ProblemError` if one of the tokens is not in the model's vocabulary."""
+    if smallest < 0 or largest >= model.vocabulary_size:
+        token = smallest if smallest < 0 else largest
+        what = f"token {token} is outside the model's vocabulary of {model.vocabulary_size}"
+        raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
 
 
 def _head(model: LanguageModel, hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[Any, Any]:

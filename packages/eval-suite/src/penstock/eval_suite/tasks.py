@@ -148,15 +148,21 @@ class Stream:
     words: int = 0
     cut_at: int = 0
 
-    def samples(self, answers: Sequence[Answer], window: int) -> Sequence[Mapping[str, float]]:
-        """Roughly independent samples: documents (which end with a token without bytes, such as end of text), or
-        windows if there is only one document. Words are distributed over them in proportion to bytes, so that their
-        sum is the text's."""
-        (answer,) = cast("Sequence[RollingAnswer]", answers)
+    def blocks(self, window: int) -> tuple[NDArray[np.int64], bool]:
+        """The number of the sample of each token after the first, [N - 1], and whether samples are documents. They are
+        roughly independent: documents (which end with a token without bytes, such as end of text), or windows if there
+        is only one document."""
         ends_N = self.byte_N == 0
         document_N = np.cumsum(ends_N) - ends_N  # a token that ends a document belongs to it
         documents = bool(document_N[-1] != document_N[0])
         _, block_N = np.unique(document_N if documents else np.arange(len(ends_N)) // window, return_inverse=True)
+        return block_N, documents
+
+    def samples(self, answers: Sequence[Answer], window: int) -> Sequence[Mapping[str, float]]:
+        """Sums over each of the `blocks`. Words are distributed over them in proportion to bytes, so that their sum is
+        the text's."""
+        (answer,) = cast("Sequence[RollingAnswer]", answers)
+        block_N, documents = self.blocks(window)
         columns = {
             "nll": np.bincount(block_N, weights=answer.nll_N),
             "bytes": np.bincount(block_N, weights=self.byte_N),
