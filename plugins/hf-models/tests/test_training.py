@@ -169,9 +169,8 @@ def test_training_starts_from_pretrained_weights(folder: Path, command: Command)
 def test_an_encoder_is_refused_by_an_objective_of_next_tokens(folder: Path, command: Command) -> None:
     sizes = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4}"
     bert = f"  task: masked\n  model_type: bert\n  settings: {sizes}\n"
-    with pytest.raises(
-        ProblemError, match="'next-token' trains models that predict the next token, but 'hf' predicts hidden tokens"
-    ):
+    said = "'next-token' trains models that predict the next token, but 'hf' predicts hidden tokens"
+    with pytest.raises(ProblemError, match=said):
         command("train", write(folder, bert))
 
 

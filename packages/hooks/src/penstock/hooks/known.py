@@ -4,6 +4,7 @@ A test compares this table with what the installed packages declare.
 """
 
 FIRST_PARTY: dict[tuple[str, str], str] = {
+    ("architecture", "bert"): "penstock-moe-core",
     ("architecture", "frozen-base"): "penstock-moe-core",
     ("architecture", "glm-moe"): "penstock-moe-core",
     ("architecture", "hf"): "penstock-hf-models",

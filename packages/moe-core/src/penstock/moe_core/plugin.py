@@ -31,6 +31,29 @@ def architectures() -> list[Component]:
         ),
         Component(
             kind="architecture",
+            name="gpt",
+            target="penstock.moe_core.gpt.model:gpt",
+            config="penstock.moe_core.gpt.config:GptConfig",
+            summary="GPT-2: a dense decoder with learned positions, LayerNorm and a GELU MLP",
+            capabilities=frozenset(
+                {
+                    "cached",
+                    "causal",
+                    "compilable",
+                    "documents",
+                    "empty-batches",
+                    "huggingface-layout",
+                    "mixed-precision",
+                    "noise-free",
+                    "padding",
+                    "weight-sites",
+                }
+            ),
+            contract=2,
+            reference="Language Models are Unsupervised Multitask Learners, Radford et al. 2019",
+        ),
+        Component(
+            kind="architecture",
             name="frozen-base",
             target="penstock.moe_core.frozen_base.model:frozen_base",
             config="penstock.moe_core.frozen_base.config:FrozenBaseConfig",
@@ -50,5 +73,25 @@ def architectures() -> list[Component]:
             ),
             contract=2,
             reference="Sparse upcycling, arXiv 2212.05055",
+        ),
+        Component(
+            kind="architecture",
+            name="bert",
+            target="penstock.moe_core.bert.model:bert",
+            config="penstock.moe_core.bert.config:BertConfig",
+            summary="BERT encoder with a head for hidden tokens, classification, tags or spans",
+            capabilities=frozenset(
+                {
+                    "compilable",
+                    "empty-batches",
+                    "huggingface-layout",
+                    "mixed-precision",
+                    "noise-free",
+                    "padding",
+                    "weight-sites",
+                }
+            ),
+            contract=2,
+            reference="BERT, arXiv 1810.04805",
         ),
     ]

@@ -14,7 +14,8 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import OfKind
 from penstock.moe_core.frozen_base.mergeable import merged_config
-from penstock.moe_core.glm.layouts import obstacles, rounded_inputs, rules_of
+from penstock.moe_core.glm.layouts import obstacles, rules_of
+from penstock.moe_core.hub.export import rounded_inputs
 
 # Settings that belong to the outer model, not to the base.
 BELONGS_OUTSIDE = ("balance", "sharing", "quantizer", "overrides")

@@ -11,8 +11,8 @@ from torch import Tensor
 from penstock.hooks.problems import ProblemError
 from penstock.moe_core.frozen_base.adapters import RoutedExperts
 from penstock.moe_core.frozen_base.mergeable import merged_config
-from penstock.moe_core.glm.layouts import ROUNDED_INPUTS
 from penstock.moe_core.glm.model import GlmMoe
+from penstock.moe_core.hub.export import ROUNDED_INPUTS
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.site import sites_of
 

@@ -18,6 +18,7 @@ from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.inputs import InputPath
 from penstock.hooks.problems import Problem
 from penstock.moe_core.glm import hub_config, layouts
+from penstock.moe_core.hub.export import rounded_inputs
 from penstock.moe_core.hub.settings import PretrainedSettings
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
@@ -188,7 +189,7 @@ class GlmMoeConfig(PretrainedSettings):
         return {**super().of_given_weights(), "mtp": "drop"}
 
     def export_obstacles(self) -> list[Problem]:
-        return layouts.rounded_inputs(self.quantizer) + layouts.obstacles(
+        return rounded_inputs(self.quantizer) + layouts.obstacles(
             self, layouts.rules_of(self), prediction_layers=self.mtp == "keep"
         )
 

@@ -21,9 +21,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from penstock.hooks.architecture import ArchitectureSettings, StorageSettings, layer_routers
+from penstock.hooks.architecture import ArchitectureSettings, layer_routers
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.hooks.registry import Choice
 
 if TYPE_CHECKING:
     from penstock.moe_core.glm.config import GlmMoeConfig
@@ -37,15 +36,6 @@ CLASSES: Mapping[Layout, str] = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "qwen3_next": "Qwen3NextForCausalLM",
 }
-
-
-# A model trained with `activations: int8` computes something else with whole ones.
-ROUNDED_INPUTS = Problem(
-    "not-exportable",
-    "no transformers class rounds activations to int8",
-    "model.quantizer",
-    "train without `activations`",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +80,6 @@ def rules_of(settings: ArchitectureSettings) -> dict[int, RouterRule] | None:
         layer: RouterRule.of(choice.settings, score=getattr(choice.settings, "score_function", None), biased=biased)
         for layer, choice in choices.items()
     }
-
-
-def rounded_inputs(storage: Choice | StorageSettings | None) -> list[Problem]:
-    """A problem if a quantizer's settings say that it rounds activations."""
-    choices = list(storage.by_role().values()) if isinstance(storage, StorageSettings) else [storage]
-    rounds = any(getattr(choice.settings, "activations", None) for choice in choices if choice is not None)
-    return [ROUNDED_INPUTS] if rounds else []
 
 
 def obstacles(

@@ -26,12 +26,13 @@ from penstock.hooks.contracts import (
     StoragePlan,
 )
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.glm import hub_config, huggingface, layouts
+from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
+from penstock.moe_core.hub.export import ROUNDED_INPUTS
 from penstock.moe_core.hub.tensors import check_names, check_one_tensor
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
@@ -242,7 +243,7 @@ class GlmMoe(CausalModel):
     def _router_rules(self) -> dict[int, RouterRule]:
         """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""
         if any(site.site.reads for site in sites_of(self).values()):
-            raise ProblemError(layouts.ROUNDED_INPUTS)
+            raise ProblemError(ROUNDED_INPUTS)
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,15 @@ _MISSING = {"lm_head.weight": "set tie_word_embeddings to true if the embedding 
 def load_tensors(model: LanguageModel, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Puts the tensors read at `path` into a model of their sizes; raises `ProblemError` with every tensor that only
     the model or only the files have."""
-    try:
+    with with_place(path):
         model.load_export_state(tensors)
+
+
+@contextmanager
+def with_place(path: Path) -> Iterator[None]:
+    """Problems without a place are those of this path."""
+    try:
+        yield
     except ProblemError as error:
         problems = [problem if problem.where else replace(problem, where=str(path)) for problem in error.problems]
         raise ProblemError(problems) from error

@@ -66,14 +66,17 @@ class Attention(nn.Module):
         bias: bool = False,
         output_bias: bool = False,
         causal: bool = True,
+        dropout: float = 0.0,
         qk_norm_epsilon: float | None = None,
         sub_norm_epsilon: float | None = None,
     ) -> None:
-        """`layer` is the index in the cache; `bias` is that of queries, keys and values; `qk_norm_epsilon` None: no
-        norm of queries and keys; `sub_norm_epsilon` None: no norm before the output projection."""
+        """`layer` is the index in the cache; `bias` is that of queries, keys and values; `dropout` is the share of
+        attention weights that training drops; `qk_norm_epsilon` None: no norm of queries and keys; `sub_norm_epsilon`
+        None: no norm before the output projection."""
         super().__init__()
         self.layer = layer
         self.causal = causal
+        self.dropout = dropout
         self.head_dim = head_dim
         self.heads = (heads, key_value_heads, key_value_heads)
         query, key_value = heads * head_dim, key_value_heads * head_dim
@@ -106,6 +109,7 @@ class Attention(nn.Module):
             key_BMCh,
             value_BMCh,
             attn_mask=visible,
+            dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.causal
             and visible is None
             and query_BNSh.shape[2] == key_BMCh.shape[2],  # a single new position sees everything

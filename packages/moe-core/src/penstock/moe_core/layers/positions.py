@@ -37,6 +37,12 @@ def positions(inputs: Inputs, cache: Cached | None = None) -> Positions:
     return Positions(_position(inputs, cached, real_BC), _visible(inputs, cached, real_BC))
 
 
+def restarted(visible: Tensor) -> Tensor:
+    """Positions [B, S] counted from 0 in each document, of the real tokens alone: for embeddings that are learned for
+    every position, so that a document means the same wherever it stands in its row."""
+    return visible.squeeze(1).sum(dim=-1) - 1  # a token sees itself and those before it
+
+
 def known_real(inputs: Inputs, cache: Cached | None) -> Tensor | None:
     """False for padding among the cached and the new positions [B, C]; None if all are real."""
     before_BC = None if cache is None else cache.real_BC

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from penstock.conformance.law import Subject, expect
+from penstock.conformance.law import NotApplicable, Subject, expect
 from penstock.conformance.parts import make_router
 from penstock.hooks.architecture import build_architecture
-from penstock.hooks.contracts import Inputs, RouterFactory
+from penstock.hooks.contracts import Inputs, LossOutput, RouterFactory
 
 ARCHITECTURE = "architecture"
 VOCABULARY = 48
@@ -55,6 +55,21 @@ def random_tokens(batch: int, length: int, seed: int = 0) -> Tensor:
 @torch.no_grad()
 def logits_of(model: Any, inputs: Inputs | Tensor, **options: Any) -> Tensor:
     return model.logits(model(inputs, **options).hidden_BSD)
+
+
+def loss_of(model: Any, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
+    """The loss that the model has: of next tokens, or of a masked language model, which is always told what counts."""
+    if hasattr(model, "next_token_loss"):
+        return model.next_token_loss(inputs, target_BS, mask_BS)
+    everywhere_BS = torch.ones_like(target_BS, dtype=torch.bool)
+    return model.masked_token_loss(inputs, target_BS, everywhere_BS if mask_BS is None else mask_BS)
+
+
+def generating(model: Any) -> Any:
+    """The model; an encoder has no text to go on with."""
+    if not hasattr(model, "generate"):
+        raise NotApplicable("an encoder generates nothing")
+    return model
 
 
 def nats_of(logits_BSV: Tensor, target_BS: Tensor) -> Tensor:

@@ -23,11 +23,15 @@ from penstock.conformance.laws.models.build import (
 from penstock.conformance.laws.models.passes import LOGITS
 from penstock.conformance.parts import TopKRouter
 from penstock.hooks.architecture import ArchitectureSettings
-from penstock.hooks.contracts import Inputs, Router, Routing
+from penstock.hooks.contracts import Inputs, Prediction, Router, Routing
 from penstock.hooks.problems import ProblemError
 
 LENGTHS = (7, 3, 5)
-MEMBERS = ("vocabulary_size", "compute_dtype", "routers", "logits", "next_token_loss", "new_cache", "generate")
+MEMBERS = ("vocabulary_size", "compute_dtype", "routers", "logits")
+OF_A_LOSS = {
+    Prediction.NEXT_TOKEN: ("next_token_loss", "new_cache", "generate"),
+    Prediction.MASKED: ("masked_token_loss",),
+}
 
 
 @law(ARCHITECTURE)
@@ -42,12 +46,15 @@ def its_schema_is_one_of_architectures(subject: Subject) -> None:
 
 @law(ARCHITECTURE)
 def it_has_the_members_of_the_contract(subject: Subject) -> None:
-    """A model has every member of `LanguageModel` that runs use, including `compute_dtype` and `new_cache`.
+    """A model has every member of what it predicts that runs use: of `LanguageModel`, or of `MaskedLanguageModel`.
 
     `new_cache` returns None if the model keeps nothing between passes.
     """
     model = model_of(subject)
-    needed = MEMBERS if subject.component.contract > 1 else tuple(set(MEMBERS) - {"compute_dtype", "new_cache"})
+    predicts = getattr(subject.choice().settings, "predicts", Prediction.NEXT_TOKEN)
+    needed = (*MEMBERS, *OF_A_LOSS[predicts])
+    if subject.component.contract == 1:
+        needed = tuple(set(needed) - {"compute_dtype", "new_cache"})
     missing = [name for name in needed if not hasattr(model, name)]
     expect(not missing, f"it lacks {', '.join(missing)}")
 
@@ -86,6 +93,8 @@ def padding_changes_nothing(subject: Subject) -> None:
         for layer, routing in model(inputs).routings.items():
             kept = routing.kept_TK is not None and not routing.kept_TK[~real_BS.flatten()].any()
             expect(kept, f"layer {layer} keeps slots of padding")
+    if not hasattr(model, "generate"):
+        return
     text_BS = model.generate(_padded(texts, "left"), tokens=4)
     for row, text in enumerate(texts):
         alone_S = model.generate(text[None], tokens=4)[0]

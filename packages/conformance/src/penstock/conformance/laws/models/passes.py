@@ -21,8 +21,10 @@ from penstock.conformance.laws.models.build import (
     ARCHITECTURE,
     VOCABULARY,
     expect_close,
+    generating,
     gradients_of,
     logits_of,
+    loss_of,
     random_tokens,
     redrawn,
 )
@@ -85,7 +87,7 @@ def a_batch_may_be_empty(subject: Subject) -> None:
     model, token_BS = redrawn(subject), random_tokens(0, 5)
     logits = logits_of(model, token_BS)
     expect(tuple(logits.shape) == (0, 5, VOCABULARY), f"the logits are {tuple(logits.shape)}")
-    loss = model.next_token_loss(token_BS, token_BS).loss
+    loss = loss_of(model, token_BS, token_BS).loss
     expect(loss.item() == 0, f"the loss is {loss.item()}")
     loss.backward()
 
@@ -142,7 +144,7 @@ def every_router_has_a_routing(subject: Subject) -> None:
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
     routers = dict(model.routers)
-    passes = (model(token_BS).routings, model.next_token_loss(token_BS, token_BS).routings)
+    passes = (model(token_BS).routings, loss_of(model, token_BS, token_BS).routings)
     for routings in passes:
         expect(routings.keys() == routers.keys(), f"routers {sorted(routers)}, and routings {sorted(routings)}")
         for layer, routing in routings.items():
@@ -180,7 +182,7 @@ def slots_that_are_not_kept_compute_nothing(subject: Subject) -> None:
             if roles[name] == ParameterRole.EXPERT:
                 parameter[0] = math.nan
     expect(logits_of(model, token_BS).isfinite().all(), "weights of an expert without tokens reach the logits")
-    model.next_token_loss(token_BS, token_BS).loss.backward()
+    loss_of(model, token_BS, token_BS).loss.backward()
     reached = [name for name, gradient in gradients_of(model).items() if not gradient.isfinite().all()]
     expect(not reached, f"weights of an expert without tokens reach the gradient of {', '.join(reached)}")
 
@@ -191,7 +193,7 @@ def generated_tokens_follow_the_prompt(subject: Subject) -> None:
 
     Return the whole text, not only the continuation.
     """
-    model, prompt_BS = redrawn(subject), random_tokens(2, 5)
+    model, prompt_BS = generating(redrawn(subject)), random_tokens(2, 5)
     text_BS = model.generate(prompt_BS, tokens=4)
     expect(tuple(text_BS.shape) == (2, 9), f"5 tokens and 4 more are {tuple(text_BS.shape)}")
     expect(text_BS.dtype == torch.int64, f"the tokens are {text_BS.dtype}")
@@ -206,7 +208,7 @@ def generation_is_greedy_unless_asked_otherwise(subject: Subject) -> None:
 
     Check that the cache gives the same logits as a full pass, and restore `training`.
     """
-    model, prompt_BS = redrawn(subject), random_tokens(2, 5)
+    model, prompt_BS = generating(redrawn(subject)), random_tokens(2, 5)
     model.train()
     text_BS = model.generate(prompt_BS, tokens=4)
     expect(model.training, "the model was in training mode before, and is in evaluation mode after")

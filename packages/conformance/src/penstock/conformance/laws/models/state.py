@@ -26,6 +26,8 @@ from penstock.conformance.laws.models.passes import LOGITS
 from penstock.conformance.parts import HalvingQuantizer
 from penstock.hooks.problems import ProblemError
 
+HEADS = ("lm_head.", "cls.")  # what transformers' classes call their head of text
+
 
 @law(ARCHITECTURE, needs=LOGITS)
 def an_exported_state_can_be_loaded(subject: Subject) -> None:
@@ -166,19 +168,22 @@ def a_shared_tensor_is_exported_once(subject: Subject) -> None:
 
 @law(ARCHITECTURE, needs=(*CONFIG, *STATE), capability="huggingface-layout")
 def transformers_has_its_class(subject: Subject) -> None:
-    """`architectures` and `model_type` of the config name a transformers class whose body has the prefix `model.`.
+    """`architectures` and `model_type` of the config name a transformers class, and tensors are named as it names them:
+    `model.*` and `lm_head.*`, or with the prefix that the class gives its body.
 
-    Name tensors `model.*` and `lm_head.*`; an installed transformers must know the class.
+    Name tensors after the class; an installed transformers must know it.
     """
     model = model_of(subject)
     config = model.export_config()
     classes, kind = config.get("architectures"), config.get("model_type")
     expect(isinstance(classes, list) and len(classes) == 1 and kind, f"architectures {classes!r}, model_type {kind!r}")
-    foreign = [name for name in model.export_state() if not name.startswith(("model.", "lm_head."))]
-    expect(not foreign, f"not in a causal model of transformers: {', '.join(foreign[:3])}")
+    body = "model"
     if importlib.util.find_spec("transformers") is not None:
         library: Any = importlib.import_module("transformers")
         expect(hasattr(library, classes[0]), f"transformers has no class {classes[0]}")
+        body = getattr(library, classes[0]).base_model_prefix
+    foreign = [name for name in model.export_state() if not name.startswith((f"{body}.", *HEADS))]
+    expect(not foreign, f"not in a {classes[0]} of transformers: {', '.join(foreign[:3])}")
 
 
 def _copied(state: Any) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from penstock.conformance.laws.models.build import (
     expect_close,
     gradients_of,
     logits_of,
+    loss_of,
     model_of,
     nats_of,
     random_tokens,
@@ -36,7 +37,7 @@ def the_loss_is_the_cross_entropy_of_the_logits(subject: Subject) -> None:
     """
     model, token_BS, target_BS = redrawn(subject), random_tokens(2, 9), random_tokens(2, 9, seed=1)
     expected_BS = nats_of(logits_of(model, token_BS), target_BS)
-    output = model.next_token_loss(token_BS, target_BS)
+    output = loss_of(model, token_BS, target_BS)
     form = (output.nll_BS.dtype, tuple(output.nll_BS.shape), output.nll_BS.requires_grad)
     expect(form == (torch.float32, (2, 9), False), f"nll_BS is {form[0]} {form[1]}, requires_grad {form[2]}")
     expect_close(output.nll_BS, expected_BS, "in nats of tokens")
@@ -63,7 +64,7 @@ def masked_targets_count_for_nothing(subject: Subject) -> None:
     gradients: list[dict[str, Tensor]] = []
     for each_BS in (target_BS, other_BS, no_BS):
         model.zero_grad()
-        output = model.next_token_loss(token_BS, each_BS, mask_BS)
+        output = loss_of(model, token_BS, each_BS, mask_BS)
         expect_close(output.loss.detach(), expected, "in the masked loss")
         output.loss.backward()
         gradients.append(gradients_of(model))
@@ -79,7 +80,7 @@ def a_batch_without_counted_targets_has_no_loss(subject: Subject) -> None:
     Do not divide by a count: a rank may get a batch of only padding.
     """
     model, token_BS = redrawn(subject), random_tokens(2, 9)
-    loss = model.next_token_loss(token_BS, token_BS, torch.zeros(2, 9, dtype=torch.bool)).loss
+    loss = loss_of(model, token_BS, token_BS, torch.zeros(2, 9, dtype=torch.bool)).loss
     expect(loss.item() == 0, f"the loss is {loss.item()}")
     loss.backward()
     moved = [name for name, gradient in gradients_of(model).items() if gradient.any()]
@@ -94,7 +95,7 @@ def the_gradient_reaches_every_parameter(subject: Subject) -> None:
     experts that no token reaches. Not everything may be frozen.
     """
     model = redrawn(subject)
-    model.next_token_loss(random_tokens(8, 16), random_tokens(8, 16, seed=1)).loss.backward()
+    loss_of(model, random_tokens(8, 16), random_tokens(8, 16, seed=1)).loss.backward()
     training = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     expect(training, "every parameter is frozen")
     for name, parameter in training:
@@ -111,7 +112,7 @@ def the_gradient_is_the_slope_of_the_loss(subject: Subject) -> None:
     """
     model = redrawn(subject, make_router=_route_to_all)  # a choice among experts has no slope
     token_BS, target_BS = random_tokens(4, 9), random_tokens(4, 9, seed=1)
-    loss = model.next_token_loss(token_BS, target_BS).loss
+    loss = loss_of(model, token_BS, target_BS).loss
     loss.backward()
     gradients = gradients_of(model)
     length = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients.values()))
@@ -122,7 +123,7 @@ def the_gradient_is_the_slope_of_the_loss(subject: Subject) -> None:
             for name, parameter in model.named_parameters():
                 if name in gradients:
                     parameter.add_(gradients[name], alpha=shift / length)
-            sides.append(model.next_token_loss(token_BS, target_BS).loss.item())
+            sides.append(loss_of(model, token_BS, target_BS).loss.item())
     slope = (sides[0] - sides[1]) / (2 * step)
     expect(abs(slope - length) < 0.02 * length, f"the gradient is {length:.5g} long, and the slope is {slope:.5g}")
 
@@ -137,7 +138,7 @@ def a_pass_draws_no_random_numbers(subject: Subject) -> None:
     before = random_state()
     for training in (False, True):
         model.train(training)
-        model.next_token_loss(token_BS, token_BS).loss.backward()
+        loss_of(model, token_BS, token_BS).loss.backward()
         expect(random_state() == before, f"a pass with training={training} drew from a global generator")
 
 
@@ -151,7 +152,7 @@ def training_lowers_the_loss(subject: Subject) -> None:
     losses: list[float] = []
     for _ in range(12):
         model.zero_grad()
-        loss = model.next_token_loss(token_BS[:, :-1], token_BS[:, 1:]).loss
+        loss = loss_of(model, token_BS[:, :-1], token_BS[:, 1:]).loss
         loss.backward()
         losses.append(loss.item())
         with torch.no_grad():
@@ -169,12 +170,12 @@ def computing_in_bf16_keeps_fp32_parameters(subject: Subject) -> None:
     Cast weights on use; logits and loss stay fp32.
     """
     model, token_BS, target_BS = redrawn(subject), random_tokens(4, 9), random_tokens(4, 9, seed=1)
-    exact = model.next_token_loss(token_BS, target_BS).loss.item()
+    exact = loss_of(model, token_BS, target_BS).loss.item()
     expect(hasattr(model, "compute_dtype"), "the model has no compute_dtype")
     model.compute_dtype = torch.bfloat16
     hidden = model(token_BS).hidden_BSD
     expect(hidden.dtype == torch.bfloat16, f"hidden states are {hidden.dtype}")
-    output = model.next_token_loss(token_BS, target_BS)
+    output = loss_of(model, token_BS, target_BS)
     near = abs(output.loss.item() - exact) < 0.05 * exact
     expect(near, f"the loss is {output.loss.item():.4f} in bf16 and {exact:.4f} in fp32")
     output.loss.backward()
