@@ -79,6 +79,17 @@ def test_steps_are_cumulative(run, registry):
     assert [len(row.config.model.settings.sharing) for row in plan.rows] == [0, 0, 1, 1]
 
 
+def test_components_of_a_list_are_added_or_take_the_place_of_the_one_of_their_name(run, registry):
+    step = "  - name: {}\n    model: {{sharing: [{{use: tied-gains, interval: {}}}]}}\n"
+    plan = load(run, registry, STEPS + step.format("gains", 2) + step.format("other gains", 3))
+    names = [choice.entry.component.name for choice in plan.row("gains").config.model.settings.sharing]
+    assert names == ["tied-embeddings", "tied-gains"]
+    intervals = [plan.row(name).config.model.settings.sharing[1].settings.interval for name in ("gains", "other gains")]
+    assert intervals == [2, 3]
+    with pytest.raises(ProblemError, match=r"plan\.yaml:14:"):
+        load(run, registry, STEPS + step.format("gains", 1))
+
+
 def test_a_row_that_is_not_trained_has_the_weights_of_the_last_one_that_is(run, registry):
     assert [row.weights for row in load(run, registry, STEPS).rows] == ["fp32", "fp32", "ternary", "ternary"]
 

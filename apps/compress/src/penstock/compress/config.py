@@ -24,7 +24,8 @@ class Step(Schema):
     of the row before, which only a change of formats allows."""
     model: dict[str, Any] = {}
     """What changes in the run's `model`, beside all changes of earlier steps. A mapping is merged with what is there,
-    unless it names its component with `use`; a list, such as `sharing`, replaces the one that is there."""
+    unless it names its component with `use`. Components of a list, such as `sharing`, come after those that are there,
+    or take the place of the one of their name; an empty list empties it."""
     export: dict[str, Any] = {}
     """What changes in the settings of the exporter `penstock`, which writes the file of the row."""
 

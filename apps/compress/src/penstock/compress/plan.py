@@ -158,6 +158,8 @@ class _Lines:
     written: ConfigDocument
 
     def merged(self, value: Any, change: Any, at: Location, origin: Location) -> Any:
+        if isinstance(value, list) and isinstance(change, list) and change and all(map(_component, change)):
+            return self._extended(value, change, at, origin)
         if not isinstance(change, Mapping) or not isinstance(value, Mapping | str) or (len(at) > 1 and "use" in change):
             self._note(at, origin)
             return change
@@ -165,6 +167,16 @@ class _Lines:
         for name, each in change.items():
             before[name] = self.merged(before.get(name), each, (*at, name), (*origin, name))
         return before
+
+    def _extended(self, value: list[Any], change: list[Any], at: Location, origin: Location) -> list[Any]:
+        """A component takes the place of one of its name; others come after those that are there."""
+        items = list(value)
+        for number, each in enumerate(change):
+            same = (place for place, item in enumerate(items) if _component(item) == _component(each))
+            place = next(same, len(items))
+            items[place : place + 1] = [each]
+            self._note((*at, place), (*origin, number))
+        return items
 
     def _note(self, at: Location, origin: Location) -> None:
         for location in [location for location in self.sources if location[: len(at)] == at]:
@@ -175,3 +187,9 @@ class _Lines:
             if location[: len(origin)] == origin
         }
         self.sources.update(inside or {at: self.written.where(origin)})
+
+
+def _component(value: Any) -> str | None:
+    """The short name of the component that a value chooses."""
+    name = value.get("use") if isinstance(value, Mapping) else value
+    return name.rpartition(":")[2] if isinstance(name, str) else None
