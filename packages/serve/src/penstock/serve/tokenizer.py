@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from penstock.hooks.architecture import promised_positions
 from penstock.hooks.problems import Problem, ProblemError
 
 SPECIAL = ("bos_token", "eos_token", "pad_token")
@@ -38,7 +39,7 @@ def tokenizer_config(file: Path, config: Mapping[str, Any], vocabulary_size: int
         "tokenizer_class": "PreTrainedTokenizerFast",
         # Otherwise decoding removes the space before punctuation, and decode(encode(text)) is not the text.
         "clean_up_tokenization_spaces": False,
-        **({"model_max_length": config["max_position_embeddings"]} if "max_position_embeddings" in config else {}),
+        **({} if (most := promised_positions(config)) is None else {"model_max_length": most}),
         **special,
         **({} if begin_of_texts(tokenizer) is None else {"add_bos_token": True}),
     }

@@ -27,9 +27,11 @@ class SitedModel(nn.Module):
         """The role of a parameter of the model's own."""
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
-        """Parameters added by sites have the role of norms, unless the code that added them says otherwise."""
-        added = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
-        return added | {name: self.role_of(name) for name, _ in own_parameters(self)}
+        """A parameter with a site has the site's role; what sites added has the role of norms, unless the code that
+        added it says otherwise."""
+        roles = dict.fromkeys((name for name, _ in self.named_parameters()), ParameterRole.NORM)
+        roles |= {name: self.role_of(name) for name, _ in own_parameters(self)}
+        return roles | {name: site.role for name, site in sites_of(self).items() if name in roles}
 
     def parameter_layout(self) -> dict[str, ParameterLayout]:
         return layouts_in(self)
