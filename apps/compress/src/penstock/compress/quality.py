@@ -26,7 +26,7 @@ from penstock.evaluate.evaluation import (
 from penstock.generate.model import Sampling, TextModel
 from penstock.generate.opening import open_model
 from penstock.hooks.architecture import architecture_settings
-from penstock.hooks.contracts import Prediction, ScoredObjective
+from penstock.hooks.contracts import Array, Prediction, ScoredObjective
 from penstock.hooks.registry import Registry
 from penstock.quant158.decoder import Decoder
 from penstock.run.records.evaluation import heldout_figure
@@ -72,8 +72,7 @@ def _of_objective(restored: Restored, dataset: TokenDataset) -> Quality:
     """The task's figure over all of its held-out examples, where the objective scores them; else the loss."""
     objective: Any = restored.config.train.objective.build()
     objective.prepare(replace(training_data(restored.config, dataset), heldout_tokens=ALL))
-    with torch.inference_mode():
-        name, value = _scored(objective, restored) or _loss(objective, restored)
+    name, value = _scored(objective, restored) or _loss(objective, restored)
     read = {key: value for key, value in objective.fingerprint().items() if key.startswith("heldout")}
     text = hashlib.sha256(repr([sorted(read.items()), dataset.hash]).encode()).hexdigest()
     return Quality(name.replace("_", " "), name not in LOSSES, value, text)
@@ -82,25 +81,47 @@ def _of_objective(restored: Restored, dataset: TokenDataset) -> Quality:
 def _scored(objective: Any, restored: Restored) -> tuple[str, float] | None:
     if not isinstance(objective, ScoredObjective):
         return None
-    sums: dict[str, tuple[float, float]] = {}
-    for batch in objective.examples():
-        for name, (value_B, weight_B) in objective.scores(restored.model, moved(batch, _device(restored))).items():
-            value, weight = sums.get(name, (0.0, 0.0))
-            sums[name] = value + float(value_B.sum()), weight + float(weight_B.sum())
-    name, (value, weight) = next(iter(sums.items()))
-    return name, ratio(value, weight)
+    scores = _scores(objective, restored)
+    return scores.name, scores.figure
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleScores:
+    """A task's figure, example by example, in the order of the files: it is the sum of the values over that of the
+    weights. Shape suffix: N held-out examples."""
+
+    name: str
+    value_N: Array
+    weight_N: Array
+
+    @property
+    def figure(self) -> float:
+        return ratio(float(self.value_N.sum()), float(self.weight_N.sum()))
+
+
+def example_scores(restored: Restored, dataset: TokenDataset) -> ExampleScores:
+    """Of a model that a `ScoredObjective` trained, on all held-out examples."""
+    objective: Any = restored.config.train.objective.build()
+    objective.prepare(replace(training_data(restored.config, dataset), heldout_tokens=ALL))
+    return _scores(objective, restored)
+
+
+def _scores(objective: ScoredObjective, restored: Restored) -> ExampleScores:
+    device = next(restored.composition.module.parameters()).device
+    with torch.inference_mode():
+        read = [objective.scores(restored.model, moved(batch, device)) for batch in objective.examples()]
+    name = next(iter(read[0]))
+    value_N, weight_N = (torch.cat([each[name][part].cpu() for each in read]).double().numpy() for part in (0, 1))
+    return ExampleScores(name, value_N, weight_N)
 
 
 def _loss(objective: Any, restored: Restored) -> tuple[str, float]:
     """Bits per byte where the loss is that of text, else nats."""
-    device = _device(restored)
-    found = heldout_metrics(objective.heldout(), lambda batch: objective.loss(restored.model, moved(batch, device)))
+    device = next(restored.composition.module.parameters()).device
+    with torch.inference_mode():
+        found = heldout_metrics(objective.heldout(), lambda batch: objective.loss(restored.model, moved(batch, device)))
     name = next(each for each in LOSSES if f"heldout/{each}" in found)
     return name, found[f"heldout/{name}"]
-
-
-def _device(restored: Restored) -> torch.device:
-    return next(restored.composition.module.parameters()).device
 
 
 def speed_of(path: Path, restored: Restored, dataset: TokenDataset, registry: Registry) -> tuple[float | None, str]:
