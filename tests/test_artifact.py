@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import resource
 import shutil
 import subprocess
@@ -103,6 +104,19 @@ def test_every_byte_is_listed_once(exported: tuple[Path, Path], command: Command
     listed = sum(each["codes"] + each["scales"] for each in sizes["formats"]) + sum(sizes["files"].values())
     assert listed + sizes["header"] + sizes["hashes"] + sizes["padding"] == result["bytes"] == path.stat().st_size
     assert (tmp_path / "again.penstock").read_bytes() == path.read_bytes()
+
+
+def test_an_entropy_coded_file_is_the_same_model_in_fewer_bytes(
+    exported: tuple[Path, Path], command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, path = exported
+    small = tmp_path / "small.penstock"
+    command("export", run, "--format", "penstock", "--compress", "lzma", "--out", small)
+    assert re.search(r"lzma saves [\d,]+ bytes, \d+\.\d\d% of the weights", capsys.readouterr().out)
+    assert small.stat().st_size < path.stat().st_size
+    assert torch.equal(logits_of(small)[0], logits_of(path)[0])
+    texts = [load(each).generate("def ", tokens=12, seed=3) for each in (small, path)]
+    assert texts[0] == texts[1]
 
 
 def test_stored_weights_are_those_of_the_forward_pass(exported: tuple[Path, Path]) -> None:

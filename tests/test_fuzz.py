@@ -17,7 +17,7 @@ GROUPS = {
     "traces": "trace-npz,trace-vllm,trace-counts,trace-pairs,trace-sglang",
     "tokens": "tokenizer,llama2c-tokenizer,shard,index,manifest",
     "records": "evaluation,metrics,status,run-lock",
-    "artifacts": "artifact,artifact-header",
+    "artifacts": "artifact,artifact-header,artifact-coded,artifact-coded-header,artifact-stream",
     "weights": "llama2c,safetensors,glm-config,checkpoint,trainer-state",
 }
 """Formats that share their imports are read in one process."""

@@ -439,7 +439,7 @@ def _trainer_state(found: Any) -> str:
 # ---------------------------------------------------------------------------------------------- artifacts
 
 
-def write_artifact(folder: Path) -> Path:
+def write_artifact(folder: Path, compress: Any = None) -> Path:
     import numpy as np
 
     from penstock.quant158.artifact import Content, Identity, write_artifact
@@ -463,16 +463,52 @@ def write_artifact(folder: Path) -> Path:
         decoder={"kind": "transformer", "layers": [{"mlp": "dense", "hidden": 8}]},
         aliases={"again": "layers.fp32", "more": "layers.int8-rows"},
         files={"tokenizer.json": b"{}", "data.json": b'{"files": {}}'},
+        compress=compress,
     )
     return folder / "a.penstock"
 
 
-def write_artifact_header(folder: Path) -> Path:
+def write_coded_artifact(folder: Path) -> Path:
+    return write_artifact(folder, "lzma")
+
+
+def write_artifact_header(folder: Path, compress: Any = None) -> Path:
     """The header alone; `a.parts` beside it has the rest."""
-    data = write_artifact(folder).read_bytes()
+    data = write_artifact(folder, compress).read_bytes()
     (length,) = struct.unpack_from("<I", data, 12)
     (folder / "a.parts").write_bytes(data[-(-(48 + length) // 64) * 64 :])
     return written("a.json", data[48 : 48 + length])(folder)
+
+
+def write_coded_header(folder: Path) -> Path:
+    return write_artifact_header(folder, "lzma")
+
+
+def write_coded_stream(folder: Path) -> Path:
+    """The stream of one tensor; `a.penstock` beside it is the artifact that it belongs to."""
+    from penstock.quant158.artifact import Artifact
+
+    path = write_artifact(folder, "lzma")
+    offset, size, *_ = Artifact.open(path).tensor("layers.fp32").parts["values"].to_json()
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<I", data, 12)
+    start = -(-(48 + length) // 64) * 64 + offset
+    return written("a.lzma", data[start : start + size])(folder)
+
+
+def read_coded_stream(path: Path) -> Any:
+    """Decoded as the array of its tensor, as by whoever gives it the hash that fits."""
+    from penstock.hooks.problems import Problem, ProblemError
+    from penstock.quant158.artifact.coding import decoded
+
+    try:
+        return decoded(path.read_bytes(), 4, 4 * 2 * 3 * 70)
+    except ValueError as error:
+        raise ProblemError(Problem("damaged-file", str(error), str(path), "copy it again")) from None
+
+
+def sound_stream(value: Any) -> None:
+    assert len(value) == 4 * 2 * 3 * 70
 
 
 def read_artifact(path: Path) -> Any:
@@ -491,7 +527,8 @@ def read_artifact_header(path: Path) -> Any:
     import hashlib
 
     text = path.read_bytes()
-    prefix = struct.pack("<8sII32s", b"PENSTOCK", 1, len(text), hashlib.sha256(text).digest())
+    version = 2 if b'"lzma"' in text else 1
+    prefix = struct.pack("<8sII32s", b"PENSTOCK", version, len(text), hashlib.sha256(text).digest())
     start = -(-(48 + len(text)) // 64) * 64
     whole = (prefix + text).ljust(start, b"\0") + path.with_name("a.parts").read_bytes()
     path.with_name("b.penstock").write_bytes(whole)
@@ -506,7 +543,7 @@ def sound_artifact(value: Any) -> None:
     parts = [part for tensor in header["tensors"].values() for part in tensor["parts"].values()]
     parts += header["files"].values()
     ends = 0
-    for offset, size, _ in sorted(parts):
+    for offset, size, *_ in sorted(parts):
         assert offset == -(-ends // 64) * 64
         ends = offset + size
     assert all("/" not in name for name in files)
@@ -591,6 +628,9 @@ FORMATS: dict[str, Format] = {
     "glm-config": Format(glm_folder("config.json"), read_glm, (*JSON, deepen), always),
     "checkpoint": Format(checkpoint("manifest.json"), read_checkpoint, (*JSON, deepen), never),
     "artifact": Format(write_artifact, read_artifact, (*BINARY, renumber, renumber), never),
+    "artifact-coded": Format(write_coded_artifact, read_artifact, (*BINARY, renumber, renumber), never),
+    "artifact-coded-header": Format(write_coded_header, read_artifact_header, (*JSON, deepen), sound_artifact),
+    "artifact-stream": Format(write_coded_stream, read_coded_stream, BINARY, sound_stream),
     "artifact-header": Format(write_artifact_header, read_artifact_header, (*JSON, deepen), sound_artifact),
     "trainer-state": Format(checkpoint("trainer.pt"), read_trainer_state, BINARY, always),
 }

@@ -14,7 +14,11 @@ from penstock.hooks.problems import ProblemError
         (["--format", "hff"], "unknown exporter 'hff', did you mean 'hf'"),
         (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
         (["--for", "gguf"], "engine: input should be 'transformers', 'vllm' or 'sglang', not 'gguf'"),
-        (["--for", "vllm", "--format", "penstock"], "--for: exporter 'penstock' has no engine, leave --for out"),
+        (
+            ["--for", "vllm", "--format", "penstock"],
+            "--for: exporter 'penstock' has no setting engine, leave --for out",
+        ),
+        (["--compress", "lzma"], "--compress: exporter 'hf' has no setting compress, leave --compress out, or use"),
         (["--for", "vllm", "--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field"),
         ([], "not a run directory"),
     ],

@@ -263,9 +263,9 @@ def test_a_header_that_is_no_sound_json_is_refused(text: bytes, message: str, tm
 def test_a_file_of_another_kind_or_version_is_refused(whole: bytes, tmp_path: Path) -> None:
     assert "not an artifact of Penstock" in refusal(b"", tmp_path)
     assert "not an artifact of Penstock" in refusal(b"GGUF" + whole, tmp_path)
-    later = whole[:8] + struct.pack("<I", 2) + whole[12:]
+    later = whole[:8] + struct.pack("<I", 3) + whole[12:]
     found = refusal(later, tmp_path)
-    assert "artifact of version 2, but this Penstock reads version 1" in found
+    assert "artifact of version 3, but this Penstock reads versions 1 and 2" in found
     assert "upgrade penstock-quant158" in found
     assert "export the run again" in refusal(whole[:8] + bytes(4) + whole[12:], tmp_path)
 

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     help="What the export is for: transformers (default), vllm or sglang. Short for `engine` of the exporter hf.",
 )
 @click.option(
+    "--compress",
+    type=click.Choice(["lzma"]),
+    help="Store the weights of the format penstock entropy-coded where that is smaller: slower to load. Short for "
+    "`compress` of the exporter.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder to write (default: RUN/export-NAME), or file where the format is one (default: RUN/model.NAME).",
@@ -41,7 +47,13 @@ if TYPE_CHECKING:
 @output.json_option
 @click.pass_obj
 def export(
-    registry: Registry, run_path: Path, exporter: str, engine: str | None, out: Path | None, as_json: bool
+    registry: Registry,
+    run_path: Path,
+    exporter: str,
+    engine: str | None,
+    compress: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Export RUN's newest checkpoint for other software; the format `hf` loads in transformers.
 
@@ -50,7 +62,7 @@ def export(
     """
     from penstock.train.restore import restore_run
 
-    choice = _chosen(registry, exporter, engine)
+    choice = _chosen(registry, exporter, engine, compress)
     restored = restore_run(run_path, registry)
     contract = choice.entry.component.contract
     files = _export_model(choice, restored, out) if contract < 2 else _export_run(choice, restored, out)
@@ -86,17 +98,26 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
         )
 
 
-def _chosen(registry: Registry, exporter: str, engine: str | None) -> Choice:
-    """The exporter of --format, with the engine of --for among its settings."""
+def _chosen(registry: Registry, exporter: str, engine: str | None, compress: str | None) -> Choice:
+    """The exporter of --format, with the engine of --for and the coding of --compress among its settings."""
     value = parse_config(f"value: {exporter}").value["value"]
     alone = registry.choose("exporter", value, "--format")
-    if engine is None:
-        return alone
-    if "engine" not in getattr(type(alone.settings), "model_fields", {}):
-        what, fix = f"exporter '{alone.entry.component.name}' has no engine", "leave --for out, or use --format hf"
-        raise ProblemError(Problem("bad-value", what, "--for", fix))
+    short: dict[str, Any] = {}
+    for option, name, setting, format in (
+        ("--for", "engine", engine, "hf"),
+        ("--compress", "compress", compress, "penstock"),
+    ):
+        if setting is not None:
+            _require_setting(alone, name, option, format)
+            short[name] = setting
     given = {"use": value} if isinstance(value, str) else value
-    return registry.choose("exporter", {**given, "engine": engine}, "--format")
+    return registry.choose("exporter", {**given, **short}, "--format") if short else alone
+
+
+def _require_setting(exporter: Choice, name: str, option: str, format: str) -> None:
+    if name not in getattr(type(exporter.settings), "model_fields", {}):
+        what = f"exporter '{exporter.entry.component.name}' has no setting {name}"
+        raise ProblemError(Problem("bad-value", what, option, f"leave {option} out, or use --format {format}"))
 
 
 def _result(choice: Choice, files: list[Path]) -> dict[str, Any]:
@@ -136,5 +157,9 @@ def _table(sizes: dict[str, Any]) -> str:
     rest = {**sizes["files"], **{name: sizes[name] for name in ("header", "hashes", "padding")}}
     rows += [(name, "", f"{size:,}", "", "") for name, size in rest.items()]
     table = output.table(("stored as", "weights", "bytes", "scales", "bits a weight"), rows)
-    ternary = sizes["bits_per_ternary_weight"]
-    return table if ternary is None else f"{table}\n\n{ternary:.4f} bits a ternary weight, codes and scales"
+    said = [table]
+    if (ternary := sizes["bits_per_ternary_weight"]) is not None:
+        said.append(f"{ternary:.4f} bits a ternary weight, codes and scales")
+    if saved := sizes["weights_decoded"] - sizes["weights"]:
+        said.append(f"lzma saves {saved:,} bytes, {saved / sizes['weights_decoded']:.2%} of the weights")
+    return "\n\n".join(said)

@@ -19,10 +19,10 @@ from penstock.hooks.json_text import parse_json
 
 @contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
-    """A file to write to, which becomes `path` at the end. After an error `path` is what it was before."""
+    """A file to write and read, which becomes `path` at the end. After an error `path` is what it was before."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

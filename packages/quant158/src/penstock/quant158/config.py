@@ -100,3 +100,11 @@ class HalfConfig(Schema):
     def _allowed(cls, roles: tuple[ParameterRole, ...]) -> tuple[ParameterRole, ...]:
         checked_half_roles(roles)
         return roles
+
+
+class ArtifactConfig(Schema):
+    """Settings of the exporter `penstock`."""
+
+    compress: Literal["lzma"] | None = None
+    """`lzma` stores codes, scales and numbers entropy-coded where that is smaller. Packed trits hardly shrink. Such a
+    file has version 2, which programs that only read version 1 refuse, and is decoded as it is loaded."""

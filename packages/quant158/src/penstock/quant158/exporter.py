@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class ArtifactExporter:
 
     suffix = SUFFIX
 
+    def __init__(self, compress: Literal["lzma"] | None = None) -> None:
+        self.compress: Literal["lzma"] | None = compress
+
     @torch.no_grad()
     def export(self, trained: TrainedModel, path: Path, progress: Progress | None = None) -> list[Path]:
         """Writes `path`, whole or not at all. Raises `ProblemError` for weights that are not finite, by name, and for a
@@ -55,6 +58,7 @@ class ArtifactExporter:
             decoder=_description(trained.model),
             aliases=aliases,
             files={name: file.read_bytes() for name, file in trained.files.items()},
+            compress=self.compress,
             progress=progress,
         )
         return [path]

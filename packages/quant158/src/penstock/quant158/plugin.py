@@ -55,6 +55,7 @@ def exporters() -> list[Component]:
             kind="exporter",
             name="penstock",
             target="penstock.quant158.exporter:ArtifactExporter",
+            config="penstock.quant158.config:ArtifactConfig",
             summary="One *.penstock file: packed weights, config and tokenizer, exactly the trained model",
             contract=2,
         )

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from penstock.hooks.json_text import parse_strict_json
-from penstock.quant158.artifact.formats import layouts_of
+from penstock.quant158.artifact.coding import LZMA, MOST_TIMES
+from penstock.quant158.artifact.formats import Layout, layouts_of
 from penstock.quant158.stored import Shape
 
 MAGIC = b"PENSTOCK"
 VERSION = 1
+CODED_VERSION = 2
+"""Of a file with a part that is entropy-coded, so that programs that cannot decode it say so."""
 ALIGNMENT = 64
 LARGEST_HEADER = 64 << 20
 # Sizes, offsets and counts end here, as in a program that reads them as signed numbers of 64 bits. JSON has no end: a
@@ -33,18 +36,21 @@ _KEYS = ("penstock", "run", "checkpoint", "architecture", "decoder", "tensors", 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of the file. `offset` counts from the first part."""
+    """Bytes of the file. `offset` counts from the first part. `coding` is `lzma`, or None for the array as it is; size
+    and hash are those of what is stored."""
 
     offset: int
     bytes: int
     sha256: str
+    coding: str | None = None
 
     @property
     def end(self) -> int:
         return self.offset + self.bytes
 
     def to_json(self) -> list[Any]:
-        return [self.offset, self.bytes, self.sha256]
+        stored = [self.offset, self.bytes, self.sha256]
+        return stored if self.coding is None else [*stored, self.coding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,10 @@ class Header:
     aliases: Mapping[str, str]
     files: Mapping[str, Part]
 
+    @property
+    def version(self) -> int:
+        return VERSION if all(part.coding is None for _, part in self.parts()) else CODED_VERSION
+
     def parts(self) -> Iterator[tuple[str, Part]]:
         """Every part with its place in words."""
         for name, tensor in self.tensors.items():
@@ -127,8 +137,8 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def parse_header(text: bytes, file_bytes: int) -> Header:
-    """The header of a file of `file_bytes`; raises `BadHeaderError`."""
+def parse_header(text: bytes, file_bytes: int, version: int) -> Header:
+    """The header of a file of `file_bytes` and this version; raises `BadHeaderError`."""
     values = sum(map(text.count, (b",", b"[", b"{", b":")))
     if values * _BYTES_A_VALUE > max(file_bytes, _ALWAYS_READ):
         raise BadHeaderError("header", f"{values} values are more than a file of {file_bytes} bytes needs")
@@ -145,7 +155,7 @@ def parse_header(text: bytes, file_bytes: int) -> Header:
         _name(name, "tensors"): _tensor(each, f"tensor '{name}'")
         for name, each in _object(given["tensors"], "tensors").items()
     }
-    return Header(
+    header = Header(
         penstock=_text(given["penstock"], "penstock"),
         run=_object(given["run"], "run"),
         checkpoint=_identity(given["checkpoint"]),
@@ -157,6 +167,9 @@ def parse_header(text: bytes, file_bytes: int) -> Header:
             _file_name(name): _part(each, f"file '{name}'") for name, each in _object(given["files"], "files").items()
         },
     )
+    if header.version != version:
+        raise BadHeaderError("header", f"version {version}, but its parts are those of version {header.version}")
+    return header
 
 
 def check_places(header: Header, room: int) -> None:
@@ -185,14 +198,23 @@ def _tensor(value: Any, where: str) -> TensorEntry:
         layouts = layouts_of(format, shape)
     except ValueError as error:
         raise BadHeaderError(where, str(error)) from None
-    parts = {name: _part(each, f"{name} of {where}") for name, each in _object(given["parts"], where).items()}
+    parts = {
+        name: _part(each, f"{name} of {where}", may_be_coded=True)
+        for name, each in _object(given["parts"], where).items()
+    }
     if parts.keys() != layouts.keys():
         raise BadHeaderError(where, f"format '{format}' needs the parts {' and '.join(layouts)}")
     for name, layout in layouts.items():
-        if parts[name].bytes != layout.bytes:
-            what = f"{parts[name].bytes} bytes, but shape {list(shape)} takes {layout.bytes} in format '{format}'"
-            raise BadHeaderError(f"{name} of {where}", what)
+        _check_bytes(parts[name], layout, f"{name} of {where}", f"shape {list(shape)} takes {layout.bytes}", format)
     return TensorEntry(format, shape, {name: parts[name] for name in layouts})
+
+
+def _check_bytes(part: Part, layout: Layout, where: str, takes: str, format: str) -> None:
+    if part.coding is None and part.bytes != layout.bytes:
+        raise BadHeaderError(where, f"{part.bytes} bytes, but {takes} in format '{format}'")
+    if part.coding is not None and not part.bytes < layout.bytes <= MOST_TIMES * part.bytes:
+        what = f"{part.bytes} coded bytes, but {takes}: not more, or more than {MOST_TIMES} times as many"
+        raise BadHeaderError(where, what)
 
 
 def _shape(value: Any, where: str) -> Shape:
@@ -205,15 +227,18 @@ def _shape(value: Any, where: str) -> Shape:
     return tuple(sizes)
 
 
-def _part(value: Any, where: str) -> Part:
-    if not isinstance(value, list) or len(cast("list[Any]", value)) != 3:
+def _part(value: Any, where: str, *, may_be_coded: bool = False) -> Part:
+    length = len(cast("list[Any]", value)) if isinstance(value, list) else 0
+    if length != 3 and not (may_be_coded and length == 4):
         raise BadHeaderError(where, "expected [offset, bytes, SHA-256]")
-    offset, count, digest = cast("list[Any]", value)
+    offset, count, digest, *coding = cast("list[Any]", value)
+    if coding not in ([], [LZMA]):
+        raise BadHeaderError(where, f"unknown coding {reprlib.repr(coding[0])}; known: {LZMA}")
     if not all(_is_count(each) for each in (offset, count)):
         raise BadHeaderError(where, "offset and bytes must be whole numbers from 0 on, below 2^63")
     if not isinstance(digest, str) or not SHA256.fullmatch(digest):
         raise BadHeaderError(where, "the SHA-256 is not 64 hex digits")
-    return Part(offset, count, digest)
+    return Part(offset, count, digest, *coding)
 
 
 def _aliases(value: Any, tensors: Mapping[str, TensorEntry]) -> dict[str, str]:

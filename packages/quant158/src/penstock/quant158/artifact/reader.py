@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
-from penstock.quant158.artifact.formats import fault_of, layouts_of, weight_of
+from penstock.quant158.artifact.coding import decoded
+from penstock.quant158.artifact.formats import Layout, fault_of, layouts_of, weight_of
 from penstock.quant158.artifact.header import (
+    CODED_VERSION,
     LARGEST_HEADER,
     MAGIC,
     VERSION,
@@ -51,7 +53,8 @@ def begins_like_artifact(path: Path) -> bool:
 
 
 class Artifact:
-    """An open artifact. Arrays are read-only views of the file, valid as long as they are referenced.
+    """An open artifact. Arrays are read-only views of the file, valid as long as they are referenced; those that are
+    entropy-coded are decoded each time.
 
     `tensors` are the names that are stored, `names` those and the aliases. Every method that reads raises
     `ProblemError` with the file and its part. `digest` is the SHA-256 of the header, and thereby of everything.
@@ -80,11 +83,11 @@ class Artifact:
     @classmethod
     def _opened(cls, path: Path, file: BinaryIO) -> Artifact:
         size = os.fstat(file.fileno()).st_size
-        length, digest = _prefix(path, file.read(PREFIX.size), size)
+        version, length, digest = _prefix(path, file.read(PREFIX.size), size)
         text = file.read(length)
         if hashlib.sha256(text).digest() != digest:
             raise BadHeaderError("header", "its SHA-256 is not the one before it")
-        header = parse_header(text, size)
+        header = parse_header(text, size, version)
         check_places(header, size - aligned(PREFIX.size + length))
         artifact = cls(path, header, length, digest.hex(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         artifact._check_padding()
@@ -119,12 +122,21 @@ class Artifact:
         finite, and for scales and codes that the format does not have."""
         stored = self.tensor(name)
         arrays = {
-            array: np.frombuffer(self._view(stored.parts[array]), layout.dtype).reshape(layout.shape)
+            array: self._array(stored.parts[array], layout, f"{array} of tensor '{name}'")
             for array, layout in layouts_of(stored.format, stored.shape).items()
         }
         if fault := fault_of(stored.format, arrays):
             raise damaged(self.path, f"tensor '{name}'", fault)
         return arrays
+
+    def _array(self, part: Part, layout: Layout, place: str) -> NDArray[Any]:
+        data: Any = self._view(part)
+        if part.coding is not None:
+            try:
+                data = decoded(data, layout.dtype.itemsize, layout.bytes)
+            except ValueError as error:
+                raise damaged(self.path, place, str(error)) from None
+        return np.frombuffer(data, layout.dtype).reshape(layout.shape)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """The weight of the training-time forward pass, bit for bit."""
@@ -176,23 +188,23 @@ def damaged(path: Path, part: str, what: str) -> ProblemError:
     return ProblemError(Problem("damaged-file", what, f"{path}: {part}", "copy or export it again"))
 
 
-def _prefix(path: Path, first: bytes, size: int) -> tuple[int, bytes]:
-    """Bytes and SHA-256 of the header."""
+def _prefix(path: Path, first: bytes, size: int) -> tuple[int, int, bytes]:
+    """Version of the file, and bytes and SHA-256 of its header."""
     if first[: len(MAGIC)] != MAGIC:
         fix = "make one with `penstock export RUN --format penstock`"
         raise ProblemError(Problem("not-an-artifact", "not an artifact of Penstock", str(path), fix))
     if len(first) < PREFIX.size:
         raise BadHeaderError("header", f"the file ends after {size} bytes")
     _, version, length, digest = PREFIX.unpack(first)
-    if version != VERSION:
-        what = f"artifact of version {version}, but this Penstock reads version {VERSION}"
-        fix = "upgrade penstock-quant158 to read it" if version > VERSION else "export the run again"
+    if version not in (VERSION, CODED_VERSION):
+        what = f"artifact of version {version}, but this Penstock reads versions {VERSION} and {CODED_VERSION}"
+        fix = "upgrade penstock-quant158 to read it" if version > CODED_VERSION else "export the run again"
         raise ProblemError(Problem("other-version", what, str(path), fix))
     if length > LARGEST_HEADER:
         raise BadHeaderError("header", f"says that it has {length} bytes; the most is {LARGEST_HEADER}")
     if PREFIX.size + length > size:
         raise BadHeaderError("header", f"says that it has {length} bytes, but the file ends after {size}")
-    return length, digest
+    return version, length, digest
 
 
 def _pieces(view: memoryview) -> Iterator[memoryview]:

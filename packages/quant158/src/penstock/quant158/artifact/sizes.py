@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock.quant158.artifact.formats import layouts_of
 from penstock.quant158.artifact.header import SHA256_DIGITS
 from penstock.quant158.artifact.reader import PREFIX, Artifact
 from penstock.quant158.values import VALUES
@@ -29,9 +30,11 @@ class FormatSize:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSize:
-    """Every byte of an artifact, once. `header` is without the hashes of the parts in it."""
+    """Every byte of an artifact, once. `header` is without the hashes of the parts in it. `decoded` is what the tensors
+    would take without entropy coding; not a part of the file."""
 
     formats: tuple[FormatSize, ...]
+    decoded: int
     files: Mapping[str, int]
     header: int
     hashes: int
@@ -44,10 +47,21 @@ class ArtifactSize:
         weights = sum(each.weights for each in ternary)
         return 8 * sum(each.codes + each.scales for each in ternary) / weights if weights else None
 
+    @property
+    def weights(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(each.codes + each.scales for each in self.formats)
+
     def to_json(self) -> dict[str, Any]:
         formats = [{**asdict(each), "bits_per_weight": round(each.bits, 4)} for each in self.formats]
         rest = {"files": dict(self.files), "header": self.header, "hashes": self.hashes, "padding": self.padding}
-        return {"formats": formats, "bits_per_ternary_weight": self.ternary_bits, **rest}
+        return {
+            "formats": formats,
+            "bits_per_ternary_weight": self.ternary_bits,
+            "weights": self.weights,
+            "weights_decoded": self.decoded,
+            **rest,
+        }
 
 
 def size_of(artifact: Artifact) -> ArtifactSize:
@@ -67,6 +81,9 @@ def size_of(artifact: Artifact) -> ArtifactSize:
     used = PREFIX.size + artifact.header_bytes + sum(part.bytes for part in parts)
     return ArtifactSize(
         formats=tuple(sorted(found.values(), key=lambda each: -(each.codes + each.scales))),
+        decoded=sum(
+            layout.bytes for each in header.tensors.values() for layout in layouts_of(each.format, each.shape).values()
+        ),
         files={name: part.bytes for name, part in header.files.items()},
         header=PREFIX.size + artifact.header_bytes - hashes,
         hashes=hashes,
