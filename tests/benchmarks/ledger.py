@@ -30,7 +30,6 @@ from points_lost import points_lost, verdict
 
 from penstock.cli.main import run
 from penstock.compress.plan import Plan, PlannedRow, load_plan
-from penstock.compress.quality import ExampleScores, example_scores
 from penstock.compress.rows import bytes_of
 from penstock.hooks import Registry
 from penstock.hooks.config import read_config
@@ -40,9 +39,9 @@ from penstock.report.rivals import RIVALS
 from penstock.run.config import load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.records.compression import BASELINE, Compression
-from penstock.train.artifact import OpenedArtifact
 from penstock.train.compose import compose_model, parameter_summary
-from penstock.train.restore import exported, restore_artifact
+from penstock.train.restore import exported
+from penstock.train.scoring import task_scores
 from penstock.train.weights import sites_of
 
 PARAMETERS, VOCABULARY = 109_482_240, 30_522
@@ -182,12 +181,9 @@ def compressed(made: RunDirectory, plan: str, seeds: int, folder: Path) -> Compr
 
 def scores(ledger: Compression, row: str, folder: Path, registry: Registry) -> list[tuple[Any, Any]]:
     """Value and weight of every example, for each seed."""
-    found: list[ExampleScores] = []
-    for file in ledger.files:
-        if file.row == row:
-            restored = restore_artifact(OpenedArtifact.open(folder / ledger.plan / file.path, registry))
-            found.append(example_scores(restored, restored.dataset))
-    return [(each.value_N, each.weight_N) for each in found]
+    files = [folder / ledger.plan / file.path for file in ledger.files if file.row == row]
+    found = [task_scores(path, registry) for path in files]
+    return [(each.values[each.figure], each.weights[each.figure]) for each in found]
 
 
 def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:

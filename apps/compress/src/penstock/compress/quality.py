@@ -26,16 +26,17 @@ from penstock.evaluate.evaluation import (
 from penstock.generate.model import Sampling, TextModel
 from penstock.generate.opening import open_model
 from penstock.hooks.architecture import architecture_settings
-from penstock.hooks.contracts import Array, Prediction, ScoredObjective
+from penstock.hooks.contracts import Prediction
 from penstock.hooks.registry import Registry
 from penstock.quant158.decoder import Decoder
 from penstock.run.records.evaluation import heldout_figure
 from penstock.train.data import training_data
-from penstock.train.heldout import heldout_metrics, ratio
+from penstock.train.heldout import heldout_metrics
 from penstock.train.inputs import moved
 from penstock.train.restore import Restored
+from penstock.train.scoring import is_scored, scores_of
 
-# Figures of a held-out pass of an objective that scores no examples, the first that there is.
+# Figures of a held-out pass, the first that there is.
 LOSSES = ("bits_per_byte", "loss")
 ALL = 2**62
 """More tokens than anything holds out."""
@@ -56,7 +57,7 @@ def quality_of(restored: Restored, dataset: TokenDataset) -> Quality:
     """Measured on all that the run holds out."""
     if restored.config.train.objective.entry.id == READS_THE_CORPUS:
         return _of_text(restored, dataset)
-    return _of_objective(restored, dataset)
+    return _of_task(restored) if is_scored(restored.config) else _of_objective(restored, dataset)
 
 
 def _of_text(restored: Restored, dataset: TokenDataset) -> Quality:
@@ -68,51 +69,21 @@ def _of_text(restored: Restored, dataset: TokenDataset) -> Quality:
     return Quality("bits per byte", False, bits, heldout_text(restored.tokenizer, heldout).sha256)
 
 
+def _of_task(restored: Restored) -> Quality:
+    """The task's own figure over all of its held-out examples."""
+    scores = scores_of(restored)
+    text = hashlib.sha256(repr(sorted(scores.files.items())).encode()).hexdigest()
+    return Quality(scores.figure.replace("_", " "), True, scores.total(scores.figure), text)
+
+
 def _of_objective(restored: Restored, dataset: TokenDataset) -> Quality:
-    """The task's figure over all of its held-out examples, where the objective scores them; else the loss."""
+    """The loss of an objective that reads other text than the corpus."""
     objective: Any = restored.config.train.objective.build()
     objective.prepare(replace(training_data(restored.config, dataset), heldout_tokens=ALL))
-    name, value = _scored(objective, restored) or _loss(objective, restored)
+    name, value = _loss(objective, restored)
     read = {key: value for key, value in objective.fingerprint().items() if key.startswith("heldout")}
     text = hashlib.sha256(repr([sorted(read.items()), dataset.hash]).encode()).hexdigest()
-    return Quality(name.replace("_", " "), name not in LOSSES, value, text)
-
-
-def _scored(objective: Any, restored: Restored) -> tuple[str, float] | None:
-    if not isinstance(objective, ScoredObjective):
-        return None
-    scores = _scores(objective, restored)
-    return scores.name, scores.figure
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleScores:
-    """A task's figure, example by example, in the order of the files: it is the sum of the values over that of the
-    weights. Shape suffix: N held-out examples."""
-
-    name: str
-    value_N: Array
-    weight_N: Array
-
-    @property
-    def figure(self) -> float:
-        return ratio(float(self.value_N.sum()), float(self.weight_N.sum()))
-
-
-def example_scores(restored: Restored, dataset: TokenDataset) -> ExampleScores:
-    """Of a model that a `ScoredObjective` trained, on all held-out examples."""
-    objective: Any = restored.config.train.objective.build()
-    objective.prepare(replace(training_data(restored.config, dataset), heldout_tokens=ALL))
-    return _scores(objective, restored)
-
-
-def _scores(objective: ScoredObjective, restored: Restored) -> ExampleScores:
-    device = next(restored.composition.module.parameters()).device
-    with torch.inference_mode():
-        read = [objective.scores(restored.model, moved(batch, device)) for batch in objective.examples()]
-    name = next(iter(read[0]))
-    value_N, weight_N = (torch.cat([each[name][part].cpu() for each in read]).double().numpy() for part in (0, 1))
-    return ExampleScores(name, value_N, weight_N)
+    return Quality(name.replace("_", " "), False, value, text)
 
 
 def _loss(objective: Any, restored: Restored) -> tuple[str, float]:

@@ -72,7 +72,8 @@ def evaluate(
 
     Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
     killed or repeated evaluation computes only what is missing. Of an ARTIFACT nothing is kept; the data of its run is
-    searched for next to it and in runs.
+    searched for next to it and in runs. Of an encoder the figures of its own objective are measured on the held-out
+    examples.
 
     With --compare, two paths are compared document by document: loss, bits per byte, top-1 accuracy and agreement, KL
     divergence, and the bytes of both files. The result is kept with the second one.
@@ -121,11 +122,18 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
     from penstock.data_prep.tokenizer import BpeTokenizer
     from penstock.eval_suite.answers import AnswerStore
     from penstock.evaluate.evaluation import weights_of, with_earlier_tasks
+    from penstock.evaluate.task_run import evaluate_task, require_own_task
     from penstock.train.data import open_data
     from penstock.train.restore import checkpoint_of, restore_run
+    from penstock.train.scoring import is_scored
 
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
+        if is_scored(config):
+            require_own_task(config, tasks, options)
+            result = evaluate_task(restore_run(run.path, registry), options.get("seed", 0))
+            write_record(run.path / "evaluation.json", result)
+            return result
         prepared = _Prepared.of(
             config,
             tasks,
@@ -142,10 +150,15 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
 
 def evaluate_artifact(path: Path, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
     """Evaluates an artifact like the run that it was made from; nothing is kept."""
+    from penstock.evaluate.task_run import evaluate_task, require_own_task
     from penstock.train.artifact import OpenedArtifact
     from penstock.train.restore import restore_artifact
+    from penstock.train.scoring import is_scored
 
     opened = OpenedArtifact.open(path, registry)
+    if is_scored(opened.config):
+        require_own_task(opened.config, tasks, options)
+        return evaluate_task(restore_artifact(opened), options.get("seed", 0))
     prepared = _Prepared.of(opened.config, tasks, options, data=opened.dataset, tokenizer=lambda: opened.tokenizer)
     return prepared.measure(restore_artifact(opened))
 

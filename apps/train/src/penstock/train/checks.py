@@ -16,7 +16,7 @@ from pathlib import Path
 
 from penstock.hooks.architecture import architecture_settings, idle_quantizers
 from penstock.hooks.config import ConfigDocument
-from penstock.hooks.contracts import Corpus, ParameterRole
+from penstock.hooks.contracts import Corpus, Objective, ParameterRole, Prediction, ScoredObjective
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import broken
 from penstock.run import checks
@@ -33,8 +33,13 @@ from penstock.train.data import content_settings, data_folder
 from penstock.train.weights import sites_of
 
 FIRST_DOCUMENTS = 8
-# What a run reads of a model, apart from calling it: `penstock.hooks.contracts.LanguageModel`.
-PARTS_OF_A_MODEL = ("vocabulary_size", "routers", "next_token_loss", "parameter_roles", "export_config", "export_state")
+# What a run reads of a model, apart from calling it: `penstock.hooks.contracts.Model`, and what its objective calls.
+PARTS_OF_A_MODEL = ("vocabulary_size", "routers", "parameter_roles", "export_config", "export_state")
+PARTS_THAT_PREDICT = {
+    Prediction.NEXT_TOKEN: ("next_token_loss",),
+    Prediction.MASKED: ("masked_token_loss",),
+    **dict.fromkeys((Prediction.CLASSIFICATION, Prediction.TAGS, Prediction.SPANS), ("labels", "task_logits")),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class Planned:
     def composition(self) -> Composition:
         """The model on the meta device, with everything that is put into it."""
         return compose_model(self.config, planned_vocabulary(self.config), "meta")
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective, which has read its files."""
+        return self.config.train.objective.build()
 
 
 def every_component_can_be_imported(planned: Planned) -> None:
@@ -88,7 +98,16 @@ def _is_prepared(planned: Planned, corpus: Corpus) -> bool:
 
 
 def the_objective_reads_its_files(planned: Planned) -> None:
-    planned.config.train.objective.build()
+    _ = planned.objective
+
+
+def the_head_has_the_labels_of_the_objective(planned: Planned) -> None:
+    objective, outputs = planned.objective, getattr(planned.composition.model, "labels", None)
+    if isinstance(objective, ScoredObjective) and outputs is not None and outputs != len(objective.labels):
+        shown = ", ".join(objective.labels[:8]) + (", ..." if len(objective.labels) > 8 else "")
+        what = f"the head has {outputs} labels, but the objective has {len(objective.labels)} ({shown})"
+        fix = f"set it to {len(objective.labels)}"
+        raise ProblemError(Problem("bad-value", what, "model.head.labels", fix))
 
 
 def the_files_of_training_are_there(planned: Planned) -> None:
@@ -112,7 +131,8 @@ def the_model_fits_together(planned: Planned) -> None:
     """Builds the model, its routers, quantizers, which each find a parameter, and shared parameters, and the optimizer
     over them."""
     model, choice = planned.composition.model, planned.config.model
-    missing = [name for name in PARTS_OF_A_MODEL if not hasattr(model, name)]
+    parts = (*PARTS_OF_A_MODEL, *PARTS_THAT_PREDICT[architecture_settings(choice).predicts])
+    missing = [name for name in parts if not hasattr(model, name)]
     if missing:
         error = TypeError(f"its model {type(model).__name__} has no {', '.join(missing)}")
         raise ProblemError(broken(choice.entry, error), ExitCode.PLUGIN)
@@ -135,6 +155,7 @@ CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
+    BuiltCheck("the head has the labels of the objective", the_head_has_the_labels_of_the_objective),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
     BuiltCheck("the files of observers and trackers are there", the_files_of_training_are_there),
     BuiltCheck("the files of other commands are there", the_files_of_other_commands_are_there, at_start=False),

@@ -111,6 +111,7 @@ class Trainer:
         self.tokens_seen = 0  # without padding
         self.elapsed = 0.0
         self.metrics: dict[str, float] = {}
+        self.heldout: dict[str, float] | None = None  # of the last evaluation since the run began or went on
         trackers, observers = (config.train.trackers, config.train.observers) if self.writes else ((), ())
         self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in trackers]
         self.observers: list[Observer] = [
@@ -200,7 +201,9 @@ class Trainer:
     def _after_step(self, *, last: bool, stop: bool) -> None:
         train = self.config.train
         if last or (train.evaluate_every and self.step % train.evaluate_every == 0):
-            self._log(self._evaluate())
+            figures = self._evaluate()
+            self.heldout = {name.removeprefix("heldout/"): value for name, value in figures.items()}
+            self._log(figures)
         if last or stop or self.step % train.checkpoint_every == 0:
             self._save()
         if stop and not last:
@@ -365,6 +368,7 @@ class Trainer:
             steps=self.steps,
             tokens_seen=self.tokens_seen,
             seconds=round(self.elapsed, 3),
+            heldout=self.heldout,
             message=message,
         )
         self.run.write_status(status)

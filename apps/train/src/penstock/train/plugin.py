@@ -37,6 +37,40 @@ def objectives() -> list[Component]:
             config="penstock.train.config:MaskedNextTokenConfig",
             summary="Predict the counted tokens of JSON lines: completions of prompts, or tokens chosen by a mask",
         ),
+        Component(
+            kind="objective",
+            name="masked-lm",
+            target="penstock.train.objectives.masked_lm:MaskedTokens",
+            config="penstock.train.config:MaskedTokensConfig",
+            summary="Predict hidden tokens of the prepared text from both sides, with an encoder",
+            capabilities=frozenset({"masked-lm"}),
+            reference="BERT, arXiv 1810.04805",
+        ),
+        Component(
+            kind="objective",
+            name="classification",
+            target="penstock.train.objectives.classification:Classification",
+            config="penstock.train.config:ClassificationConfig",
+            summary="A label for each text or pair of texts, from .tsv files or JSON lines",
+            capabilities=frozenset({"classification"}),
+        ),
+        Component(
+            kind="objective",
+            name="tags",
+            target="penstock.train.objectives.tags:Tags",
+            config="penstock.train.config:TagsConfig",
+            summary="A label for each word, such as entities, from CoNLL columns or JSON lines",
+            capabilities=frozenset({"tags"}),
+        ),
+        Component(
+            kind="objective",
+            name="spans",
+            target="penstock.train.objectives.spans:Spans",
+            config="penstock.train.config:SpansConfig",
+            summary="The part of a text that answers a question, from SQuAD's JSON",
+            capabilities=frozenset({"spans"}),
+            reference="SQuAD, arXiv 1606.05250",
+        ),
     ]
 
 

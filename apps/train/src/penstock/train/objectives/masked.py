@@ -8,23 +8,21 @@ Shape suffixes: B rows of a batch, S sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from penstock.data_prep.files import find_files
-from penstock.data_prep.order import keys, permute
 from penstock.hooks.contracts import Batch, Inputs, LanguageModel, ObjectiveOutput, TrainingData
 from penstock.hooks.json_lines import is_json_lines
-from penstock.hooks.problems import Problem, ProblemError
-from penstock.train.checkpoint import sha256
+from penstock.hooks.problems import Problem
 from penstock.train.objectives.examples import SHOWN, Example, Row, read_examples
+from penstock.train.objectives.file_rows import FileRows, raise_all, require_apart
 from penstock.train.objectives.next_token import token_loss
 
 
-class MaskedNextToken:
+class MaskedNextToken(FileRows[Row]):
     """See `penstock.hooks.contracts.Objective`. A row is one line, cut at the sequence length and never joined with
     another; the rows of a forward pass are padded on the right to the longest of them.
 
@@ -35,46 +33,18 @@ class MaskedNextToken:
     def __init__(self, *, paths: Sequence[str], heldout: Sequence[str]) -> None:
         named = {"train": paths, "heldout": heldout}
         self.files = {split: find_files(given, "**/*.jsonl*", is_json_lines) for split, given in named.items()}
-        _require_apart(self.files)
+        require_apart(self.files)
         self.examples = {split: read_examples(files) for split, files in self.files.items()}
 
     def prepare(self, data: TrainingData) -> None:
         self.data = data
         self.rows = {split: _rows(examples, data) for split, examples in self.examples.items()}
 
-    def fingerprint(self) -> dict[str, str]:
-        return {f"{split}/{file}": sha256(Path(file)) for split, files in self.files.items() for file in files}
-
-    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, parts: int = 1) -> Sequence[Batch]:
-        size, rest = divmod(self.data.batch_size, ranks * parts)
-        if rest:
-            what = f"a batch of {self.data.batch_size} cannot be split into {ranks} ranks of {parts} micro-batches each"
-            raise ProblemError(
-                Problem("indivisible-batch", what, "train.batch_size", f"use a multiple of {ranks * parts}")
-            )
-        first = step * self.data.batch_size + rank * parts * size
-        return [
-            self._batch(self._drawn(range(start, start + size))) for start in range(first, first + parts * size, size)
-        ]
-
     def loss(self, model: LanguageModel, batch: Batch) -> ObjectiveOutput:
         return token_loss(model, batch)
 
-    def heldout(self) -> Iterator[Batch]:
-        """The first rows of the held-out files: as many as an evaluation reads, at least one."""
-        rows, tokens = self.rows["heldout"], 0
-        for first in range(0, len(rows), self.data.batch_size):
-            read = rows[first : first + self.data.batch_size]
-            yield self._batch(read)
-            tokens += sum(len(row.tokens) - 1 for row in read)
-            if tokens >= self.data.heldout_tokens:
-                return
-
-    def _drawn(self, numbers: Iterable[int]) -> list[Row]:
-        """Each epoch has every row once, in its own order."""
-        rows = self.rows["train"]
-        epoch_B, position_B = np.divmod(np.array(list(numbers), dtype=np.int64), len(rows))
-        return [rows[index] for index in permute(position_B, len(rows), keys(self.data.seed, epoch_B)).tolist()]
+    def _tokens(self, row: Row) -> int:
+        return len(row.tokens) - 1  # no position reads the last one
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
         longest = max(len(row.tokens) for row in rows)
@@ -95,14 +65,6 @@ class MaskedNextToken:
         )
 
 
-def _require_apart(files: Mapping[str, Sequence[Path]]) -> None:
-    trained = {file.resolve() for file in files["train"]}
-    what, fix = "the file is trained on and held out", "name it in `paths` or in `heldout` only"
-    problems = [Problem("bad-value", what, str(file), fix) for file in files["heldout"] if file.resolve() in trained]
-    if problems:
-        raise ProblemError(problems)
-
-
 def _rows(examples: Sequence[Example], data: TrainingData) -> list[Row]:
     """The examples as tokens, cut at the sequence length; raises `ProblemError` for examples without counted tokens."""
     rows: list[Row] = []
@@ -117,6 +79,5 @@ def _rows(examples: Sequence[Example], data: TrainingData) -> list[Row]:
             what = f"none of the first {data.sequence_length + 1} tokens are counted"
             fix = "increase data.sequence_length, or remove the line"
             problems.append(Problem("bad-example", what, example.where, fix))
-    if problems:
-        raise ProblemError(problems[:SHOWN])
+    raise_all(problems, SHOWN)
     return rows

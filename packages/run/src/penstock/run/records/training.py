@@ -19,7 +19,8 @@ class ParameterCounts(Record):
 
 @dataclass(frozen=True, slots=True)
 class Status(Record):
-    """Progress of the run. `message` says why it failed."""
+    """Progress of the run. `heldout` are the figures of its last held-out evaluation, by name; `message` says why it
+    failed."""
 
     state: str = "unknown"
     step: int | None = field(default=None, metadata=ABSENT)
@@ -29,6 +30,7 @@ class Status(Record):
     parameters: ParameterCounts | None = field(default=None, metadata=ABSENT)
     device: str | None = field(default=None, metadata=ABSENT)
     ranks: int | None = field(default=None, metadata=ABSENT)
+    heldout: dict[str, float] | None = field(default=None, metadata=ABSENT)
     message: str | None = field(default=None, metadata=ABSENT)
 
 

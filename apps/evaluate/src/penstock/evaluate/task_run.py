@@ -1,0 +1,51 @@
+"""What `penstock evaluate` measures of an encoder: the figures of its own task on the held-out examples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from penstock.eval_suite.intervals import Scores, bootstrap
+from penstock.hooks.architecture import require_next_token
+from penstock.hooks.registry import Choice
+from penstock.run.config import RunConfig
+from penstock.run.records.evaluation import Evaluation, TaskFigures
+from penstock.train.restore import Restored
+from penstock.train.scoring import TaskScores, ratio, scores_of
+
+
+def require_own_task(config: RunConfig, tasks: Sequence[Choice], options: Mapping[str, Any]) -> None:
+    """Raises `ProblemError` for tasks and options that ask a model for the next token."""
+    asked = [f"the task '{each.entry.component.name}'" for each in tasks]
+    asked += [f"--{name}" for name in ("shots", "limit") if options.get(name) is not None]
+    for each in asked:
+        require_next_token(config.model, each, "--task" if tasks else each)
+
+
+def evaluate_task(restored: Restored, seed: int) -> Evaluation:
+    """The figures of the run's objective on all held-out examples, with intervals over examples. There are no samples,
+    no speed of generation and no baselines of text."""
+    begun = time.perf_counter()
+    scores = scores_of(restored)
+    return Evaluation(
+        checkpoint=restored.checkpoint_name,
+        tasks={scores.task: task_figures(scores, seed)},
+        measured=[scores.task],
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+
+
+def task_figures(scores: TaskScores, seed: int) -> TaskFigures:
+    """Each figure as `TASK.FIGURE`, with its interval."""
+    columns = {f"{name}/values": values for name, values in scores.values.items()}
+    columns |= {f"{name}/weights": weights for name, weights in scores.weights.items()}
+
+    def metrics_of(drawn: Scores) -> dict[str, float]:
+        return {f"{scores.task}.{name}": ratio(drawn[f"{name}/values"], drawn[f"{name}/weights"]) for name in names}
+
+    names = list(scores.values)
+    details = {"examples": scores.examples, "files": dict(scores.files)}
+    if scores.majority is not None:
+        details["majority"] = scores.majority
+    return TaskFigures({**metrics_of(columns)}, details, bootstrap(metrics_of, columns, seed))

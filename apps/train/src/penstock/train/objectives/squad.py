@@ -1,0 +1,101 @@
+"""Questions on a text that holds the answer: SQuAD's JSON, and its scores of an answer.
+
+The scores are those of the official script of SQuAD 1.1 and 2.0: texts are compared in lower case, without punctuation,
+articles and extra space, and the best of several gold answers counts. No answer equals no answer.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from penstock.hooks.compressed import open_input
+from penstock.hooks.json_text import parse_json
+from penstock.hooks.problems import Problem
+from penstock.train.objectives.file_rows import raise_all
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question on a text, and its answers: text and place of its first character. None for a question that the text
+    does not answer. `where` is the file and the question's id."""
+
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+    where: str
+
+
+def read_questions(files: Sequence[Path]) -> list[Question]:
+    """Every question of some files; raises a `ProblemError` that names what is no question, or an answer that does not
+    stand where it says."""
+    read: list[Question] = []
+    problems: list[Problem] = []
+    for file in files:
+        for each in _questions(file):
+            (problems if isinstance(each, Problem) else read).append(each)  # pyright: ignore[reportArgumentType]
+    if not read and not problems:
+        problems.append(Problem("empty-corpus", "the files have no questions", str(files[0]), "give other files"))
+    raise_all(problems)
+    return read
+
+
+def _questions(file: Path) -> Iterator[Question | Problem]:
+    with open_input(file) as stream:
+        text = stream.read()
+    try:
+        document: Any = parse_json(text.decode("utf-8-sig"))
+    except ValueError as error:
+        yield Problem("invalid-json", f"not valid JSON ({error})", str(file), "repair the file")
+        return
+    fix = "write SQuAD's form: data, paragraphs, context, qas, question, answers, text, answer_start"
+    try:
+        for article, entry in enumerate(document["data"]):
+            for number, paragraph in enumerate(entry["paragraphs"]):
+                for asked in paragraph["qas"]:
+                    where = f"{file}: question {asked.get('id', f'data.{article}.paragraphs.{number}')}"
+                    yield _question(asked, paragraph["context"], where)
+    except (KeyError, TypeError, AttributeError) as error:
+        yield Problem("bad-example", f"not in SQuAD's form ({type(error).__name__}: {error})", str(file), fix)
+
+
+def _question(asked: dict[str, Any], context: Any, where: str) -> Question | Problem:
+    question = asked["question"]
+    if not isinstance(context, str) or not isinstance(question, str):
+        return Problem("bad-example", "question and context must be strings", where, "repair or remove it")
+    answers = [] if asked.get("is_impossible") else cast("list[dict[str, Any]]", asked["answers"])
+    pairs = tuple((each["text"], each["answer_start"]) for each in answers)
+    for text, start in pairs:
+        if context[start : start + len(text)] != text or not text:
+            what = f"the answer {text!r} does not stand at character {start} of the context"
+            return Problem("bad-example", what, where, "correct answer_start, counted from 0")
+    return Question(question, context, pairs, where)
+
+
+def exact_match(said: str, gold: Sequence[str]) -> float:
+    """1 if an answer is one of the gold answers (none of them: no answer)."""
+    return max(float(_normal(said) == _normal(each)) for each in gold or ("",))
+
+
+def word_f1(said: str, gold: Sequence[str]) -> float:
+    """Harmonic mean of the precision and recall of words, for the gold answer that fits best."""
+    return max(_word_f1(_normal(said).split(), _normal(each).split()) for each in gold or ("",))
+
+
+def _word_f1(said: list[str], gold: list[str]) -> float:
+    if not said or not gold:
+        return float(said == gold)
+    both = sum((Counter(said) & Counter(gold)).values())
+    return 2 * both / (len(said) + len(gold))
+
+
+def _normal(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
