@@ -11,7 +11,7 @@ from penstock.hooks.config import Schema
 from penstock.run.records.compression import BASELINE
 
 # Names become folders.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._ -]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._, -]*$"
 
 
 class Step(Schema):
