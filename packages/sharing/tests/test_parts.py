@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
@@ -42,7 +44,7 @@ def gpt2():
 
 
 def t5(kind: str = "relu"):
-    sizes = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    sizes: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2}
     return T5ForConditionalGeneration(T5Config(**sizes, feed_forward_proj=kind))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from penstock.hooks.contracts import ParameterLayout, ParameterRole, SharingPlan
 from penstock.hooks.problems import ProblemError
-from penstock.sharing.apply import apply_sharing
+from penstock.sharing.apply import apply_sharing, share_module
 from penstock.sharing.tied_gains import TiedGains
 
 Q = tuple(f"layers.{layer}.q.weight" for layer in range(4))
@@ -133,4 +133,4 @@ def test_nothing_to_share_and_a_model_without_sites_are_refused():
     with pytest.raises(ProblemError, match="no two layers"):
         shared(TiedGains(["*.gate.weight"]))
     with pytest.raises(ProblemError, match="on use"):
-        apply_sharing(cast(Any, nn.Linear(2, 2)), [TiedGains()])
+        share_module(nn.Linear(2, 2), [TiedGains()])

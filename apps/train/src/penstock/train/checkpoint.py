@@ -53,10 +53,11 @@ class Checkpoint:
         return int(self.path.name.removeprefix("step-"))
 
     def load(self, composition: Composition) -> None:
-        """Loads the weights, and what sharing and quantizers kept, into a model composed like the saved one."""
-        self.load_model(composition.model, composition.stored_plan)
+        """Loads the weights, and what sharing and quantizers kept, into a model composed like the saved one. What
+        sharing kept comes first: a plan that was learned says which weights are one."""
         added = self.path / ADDED
         composition.load_added_state(load_file(added) if added.exists() else {})
+        self.load_model(composition.model, composition.stored_plan)
 
     def load_model(self, model: LanguageModel, plan: SharingPlan | None = None) -> None:
         """Loads the weights into a model that shares the same parameters as the saved one. `plan` says which tensors

@@ -17,9 +17,11 @@ from penstock.hooks.architecture import architecture_settings, layer_routers, pr
 from penstock.hooks.contracts import (
     BalanceLoss,
     Balancer,
+    FactorisableSite,
     Guarded,
     LanguageModel,
     ParameterRole,
+    PartlyFrozen,
     Scheduled,
     SharedParameters,
     SharingPlan,
@@ -41,6 +43,7 @@ from penstock.train.weights import (
     checkpoint_state,
     layouts_of,
     load_added_state,
+    sites_of,
     storage_fault,
 )
 
@@ -61,8 +64,8 @@ class Composition:
     model: LanguageModel
     storage: StoragePlan
     shared: SharedParameters
-    stored_plan: SharingPlan
-    """Which tensors of the model's checkpoint are one."""
+    first_plan: SharingPlan
+    """Which tensors of the model's checkpoint are one when training begins."""
     losses: dict[str, BalanceLoss]
     balancers: list[Balancer]
 
@@ -70,6 +73,11 @@ class Composition:
     def module(self) -> nn.Module:
         """The model as a module, which every `LanguageModel` is."""
         return cast(nn.Module, self.model)
+
+    @property
+    def stored_plan(self) -> SharingPlan:
+        """Which tensors of the model's checkpoint are one; a strategy that learns may change it."""
+        return self.first_plan if self.shared.hardened() is None else plan_of(checkpoint_state(self.model))
 
     def roles(self) -> dict[str, ParameterRole]:
         """Role of every parameter, those that sharing added included."""
@@ -109,8 +117,8 @@ def compose_model(
 ) -> Composition:
     """Builds the model with its routers, quantizer and shared parameters. The same seed gives the same weights.
 
-    With `as_stored` for weights that are already what the forward pass computes with: no site changes them, and no
-    parameter is shared, because the uses of a shared one may differ.
+    With `as_stored` for weights that are already what the forward pass computes with: no site changes them before it
+    adds what belongs to its own use, and no parameter is shared, because the file of the weights says what is one.
     """
     settings = architecture_settings(config.model)
     if (settings.vocab_size or vocabulary_size) < vocabulary_size:  # a trained tokenizer was checked before
@@ -132,8 +140,14 @@ def compose_model(
     )
     _require_positions(model, config.data.sequence_length)
     storage, roles = StoragePlan.of(quantizer), model.parameter_roles()
-    strategies = [] if as_stored else [choice.build() for choice in settings.sharing]
-    shared = apply_sharing(model, strategies, config.seed)
+    shared = apply_sharing(
+        model,
+        [choice.build() for choice in settings.sharing],
+        config.seed,
+        storage,
+        owners=[choice.entry.component.name for choice in settings.sharing],
+        given_weights=as_stored,
+    )
     check_formats(storage, shared.plan, roles)
     penalties = [choice for choice in settings.balance if choice.entry.component.kind == "balance-loss"]
     losses = {name: choice.build() for name, choice in zip(names_of(penalties), penalties, strict=True)}
@@ -250,14 +264,44 @@ def stored_tensors(composition: Composition) -> list[StoredTensor]:
 
 
 def size_table(composition: Composition) -> list[FormatSize]:
-    """Bytes of the stored parameters in each format; shared parameters count once, frozen ones are not stored."""
+    """Bytes of the stored parameters in each format; shared parameters count once, frozen ones are not stored. Where
+    the layout of transformers has more numbers, a row says how many bytes it takes."""
     stored = stored_tensors(composition)
     total = sum(math.prod(each.shape) for each in stored)
     rows = [FormatSize("fp32", 4 * total), FormatSize("bf16", 2 * total)]
+    if _shares_layers(composition):
+        label = "fp32 for transformers, shared tensors repeated and factors multiplied"
+        rows.append(FormatSize(label, 4 * _numbers_written_out(composition)))
     if composition.storage.formats:
         label = f"{_formats(composition.storage)}, rest {FULL_PRECISION}"
         rows.append(FormatSize(label, sum(each.bytes for each in stored)))
     return rows
+
+
+def _shares_layers(composition: Composition) -> bool:
+    """Whether the model has what layouts of other software lack: they have a head that is the embedding."""
+    roles = composition.model.parameter_roles()
+    groups = composition.shared.hardened() or composition.shared.plan
+    tables = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
+    shares = any(roles.get(group[0]) not in tables for group in groups.groups)
+    sites = sites_of(composition.model).values()
+    return shares or any(isinstance(site, FactorisableSite) and site.whole is not None for site in sites)
+
+
+def _numbers_written_out(composition: Composition) -> int:
+    """Numbers of the checkpoint with a tensor for each name and with factors multiplied, as the layouts of other
+    software have them; 0 for a model that is partly frozen, which is merged on export."""
+    if isinstance(composition.model, PartlyFrozen):
+        return 0
+    numbers = sum(tensor.numel() for tensor in checkpoint_state(composition.model).values())
+    counted: set[int] = set()  # a table that is one with another is in the state once
+    for site in sites_of(composition.model).values():
+        if isinstance(site, FactorisableSite) and site.whole is not None:
+            (rows, width), rank = site.whole, site.weight.shape[-1]
+            table = 0 if id(site.weight) in counted else rows * rank
+            counted.add(id(site.weight))
+            numbers += rows * width - width * rank - table
+    return numbers
 
 
 def _formats(storage: StoragePlan) -> str:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from penstock.hooks.contracts import ParameterRole, ProductSite, QuantizesInput, Sited
+from penstock.hooks.contracts import AdaptableSite, ParameterRole, ProductSite, QuantizesInput, Sited
 from penstock.quant158 import native
 from penstock.quant158.artifact import Artifact
 from penstock.quant158.product import PackedProduct, has_product
@@ -33,6 +33,8 @@ def multiply_packed(composition: Composition, artifact: Artifact, stored: Mappin
     for name, site in sites.items():
         role, bits = site.role, _input_bits(composition, site.role)
         if not (role in ROLES and isinstance(site, ProductSite) and _all_packed(artifact, stored[name], bits)):
+            continue
+        if isinstance(site, AdaptableSite) and site.adapted:
             continue
         products: dict[str, PackedProduct] = {}
         for tensor, (matrix, shape) in stored[name].items():

@@ -6,10 +6,12 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from penstock.data_prep.dataset import TokenDataset
+from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import failed
@@ -23,6 +25,7 @@ from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
 from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
+    Composition,
     compose_model,
     compose_optimizer,
     parameter_summary,
@@ -37,6 +40,8 @@ from penstock.train.ranks import joined, require_same, require_same_plugins
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
+
+LEARNED_SHARING = "sharing.json"
 
 
 def prepare_run(config: RunConfig, runs: Path) -> dict[str, Any]:
@@ -149,6 +154,8 @@ def _train(
         _record_beginning(trainer, step, resumption)
     try:
         trainer.train()
+        if first and not done:
+            _record_learned_sharing(run, trainer.composition)
     except Interrupted:
         train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
         again = ["penstock", *registry.selection.arguments(), *train]
@@ -206,6 +213,17 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     run.write_status(status)
     record_data(run, trainer.dataset)
     write_record(run.path / "sizes.json", size_table(composition))
+
+
+def _record_learned_sharing(run: RunDirectory, composition: Composition) -> None:
+    """Which parameters are one, if training learned it, and the sizes that follow."""
+    plan = composition.shared.hardened()
+    if plan is None:
+        return
+    write_json(run.path / LEARNED_SHARING, {"groups": [list(group) for group in plan.groups]})
+    write_record(run.path / "sizes.json", size_table(composition))
+    run.write_status(replace(run.status(), parameters=parameter_summary(composition)))
+    messages.note(f"which layers are one was learned: {run.path / LEARNED_SHARING}")
 
 
 def _trained(trainer: Trainer, *, already: bool) -> Trained:

@@ -228,6 +228,48 @@ class RouterSettings(Schema):
         yield from ()
 
 
+class SharingSettings(Schema):
+    """Base of the config schemas of sharing strategies that say what they need and share before a model is built."""
+
+    @property
+    def needs_sites(self) -> bool:
+        """Whether these settings need an architecture with weight sites."""
+        return False
+
+    def claims(self) -> Mapping[str, frozenset[int] | None]:
+        """Parts that the strategy makes one tensor across layers, such as `q` or `embedding`, with the numbers of the
+        layers; None: all of them. A part of a layer that two strategies claim is refused."""
+        return {}
+
+    def misfits_among(self, layers: int | None, width: int | None) -> Iterator[tuple[str, str]]:
+        """Settings that do not fit a model of so many layers and this width (None: unknown): for each the field, and
+        what is wrong."""
+        yield from ()
+
+
+def sharing_misfits(settings: ArchitectureSettings) -> Iterator[Problem]:
+    """What is wrong with the sharing strategies of an architecture, as far as settings tell: values that do not fit
+    its sizes, and parts that two strategies claim."""
+    claimed: dict[str, list[tuple[int, frozenset[int] | None]]] = {}
+    for index, choice in enumerate(settings.sharing):
+        path, own = f"model.sharing.{index}", choice.settings
+        if not isinstance(own, SharingSettings):
+            continue
+        sizes = (getattr(settings, name, None) for name in ("num_hidden_layers", "hidden_size"))
+        for field, what in own.misfits_among(*sizes):
+            yield Problem("bad-value", what, f"{path}.{field}")
+        conflicts: dict[int, list[str]] = {}
+        for part, layers in own.claims().items():
+            for other, theirs in claimed.get(part, ()):
+                if layers is None or theirs is None or layers & theirs:
+                    conflicts.setdefault(other, []).append(part)
+            claimed.setdefault(part, []).append((index, layers))
+        for other, parts in conflicts.items():
+            both = (f"model.sharing.{at} ({settings.sharing[at].entry.component.name})" for at in (other, index))
+            what = f"{', '.join(parts)} are shared by {' and by '.join(both)}"
+            yield Problem("shared-twice", what, path, "let one strategy share them")
+
+
 def router_misfits(settings: ArchitectureSettings, experts: int) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """What does not fit layers of so many experts in the routers of an architecture's settings, as `Schema.misfits`."""
     routers: dict[tuple[str | int, ...], Choice | None] = {("router",): settings.router}

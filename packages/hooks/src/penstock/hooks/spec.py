@@ -83,7 +83,8 @@ def quantizers() -> list[Component]:
 @hookspec
 def sharing() -> list[Component]:
     """Strategies that let several parameters be one tensor. Called as `target(**schema)`, returns a `SharingStrategy`,
-    which plans groups of names (contract 1), or a `SiteSharing`, which also adds parameters (contract 2).
+    which plans groups of names (contract 1), a `SiteSharing`, which also adds parameters (contract 2), or a
+    `ModelSharing`, which sees the whole model and may change its modules (contract 3).
 
     >>> Component(kind="sharing", name="tied-embeddings", target="penstock.sharing.tied:TiedEmbeddings",
     ...           summary="Input and output embedding are one matrix").kind

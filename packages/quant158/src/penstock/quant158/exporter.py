@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import (
+    AdaptableSite,
     Decodable,
     PackableSite,
     PackedFormat,
@@ -65,8 +66,8 @@ class ArtifactExporter:
 
 
 def contents_of(trained: TrainedModel) -> tuple[list[Content], dict[str, str]]:
-    """The tensors to write, and the aliases. A shared parameter is stored once if all of its uses compute with the same
-    weight; with transforms of sharing they do not."""
+    """The tensors to write, and the aliases. A shared parameter is stored once if all of its uses quantize the same
+    weight; with transforms of sharing before the quantizer they do not."""
     sites: Mapping[str, WeightSite] = (
         cast(Any, trained.model).weight_sites() if isinstance(trained.model, Sited) else {}
     )
@@ -104,12 +105,14 @@ class _Used:
         tensors = {name if one else f"{name}:{matrix}": matrix for matrix in matrices}
         return cls(value, site, cast(PackedFormat, quantizer) if packs else None, tensors)
 
-    def effective(self) -> Tensor:
-        """What the forward pass computes with."""
-        return self.value.detach() if self.site is None else self.site.effective().detach()
+    def stored(self) -> Tensor:
+        """What the forward pass computes with, before the part that a single use of a shared weight adds."""
+        if self.site is None:
+            return self.value.detach()
+        return (self.site.shared() if isinstance(self.site, AdaptableSite) else self.site.effective()).detach()
 
     def equals(self, other: _Used) -> bool:
-        return self.quantizer is other.quantizer and torch.equal(self.effective(), other.effective())
+        return self.quantizer is other.quantizer and torch.equal(self.stored(), other.stored())
 
     def content(self, tensor: str) -> Content:
         matrix = self.tensors[tensor]
@@ -121,7 +124,7 @@ class _Used:
         return Content(tensor, self.quantizer.format, shape, partial(self._packed, self.quantizer, tensor, matrix))
 
     def _plain(self, tensor: str, matrix: str) -> dict[str, NDArray[Any]]:
-        value = self.effective()
+        value = self.stored()
         if not value.is_floating_point() or value.dtype == torch.float64:
             what, fix = f"'{tensor}' is {value.dtype}, which fp32 does not hold", "use another exporter"
             raise ProblemError(Problem("not-exportable", what, "", fix))

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from penstock.hooks.architecture import (
     SITES,
+    SharingSettings,
     StorageSettings,
     architecture_settings,
     idle_quantizers,
     layer_routers,
     quantizer_of_roles,
     routers_without_gradient,
+    sharing_misfits,
     unanswered_asks,
     untrained_by,
 )
@@ -77,13 +79,22 @@ def weight_sites_are_there_for_what_needs_them(config: RunConfig) -> Iterator[Pr
     architecture, settings = config.model.entry.component, architecture_settings(config.model)
     if SITES in architecture.capabilities:
         return
-    needing = [
-        f"model.sharing.{index}" for index, each in enumerate(settings.sharing) if each.entry.component.contract >= 2
-    ]
+    needing = [f"model.sharing.{index}" for index, each in enumerate(settings.sharing) if _needs_sites(each)]
     if isinstance(settings.quantizer, StorageSettings):
         needing.append("model.quantizer")
     what, fix = f"needs weight sites, which '{architecture.name}' does not have", "leave it out, or use glm-moe"
     yield from (Problem("unsupported", what, path, fix) for path in needing)
+
+
+def _needs_sites(sharing: Choice) -> bool:
+    """Contract 2 is applied to sites; from 3 on, settings tell."""
+    if isinstance(sharing.settings, SharingSettings):
+        return sharing.settings.needs_sites
+    return sharing.entry.component.contract == 2
+
+
+def sharing_strategies_fit_together(config: RunConfig) -> Iterable[Problem]:
+    return sharing_misfits(architecture_settings(config.model))
 
 
 def every_quantizer_finds_a_parameter(config: RunConfig) -> Iterable[Problem]:
@@ -153,6 +164,7 @@ CHECKS = (
     ConfigCheck(
         "sharing and quantizers find weight sites", weight_sites_are_there_for_what_needs_them, earlier_runs=True
     ),
+    ConfigCheck("sharing strategies fit the model and one another", sharing_strategies_fit_together),
     ConfigCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),

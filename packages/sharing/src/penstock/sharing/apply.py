@@ -1,144 +1,143 @@
-"""Applies sharing strategies of either contract to a model, and keeps a record of what they did and added."""
+"""Applies sharing strategies of every contract to a model, and keeps a record of what they did and added."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from penstock.hooks.contracts import (
+    AddedParameters,
+    LaidOut,
     LanguageModel,
+    ModelSharing,
     ParameterRole,
-    SharedGroup,
+    Shareable,
     SharedParameters,
     SharingPlan,
     SharingStrategy,
     Sited,
     SiteSharing,
+    StoragePlan,
+    WeightSite,
 )
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.sharing.difference import shared_group
-from penstock.sharing.plan import combine, share
+from penstock.sharing.difference import reported
+from penstock.sharing.plan import share
+from penstock.sharing.result import Restructured, Shared, SharedAcross, Together
+from penstock.sharing.roles import roles_of
 
-
-@dataclass(frozen=True, slots=True)
-class PlanOnly:
-    """The result of a strategy of contract 1: names that are one tensor, and nothing added."""
-
-    plan: SharingPlan
-    groups: tuple[SharedGroup, ...] = ()
-
-    def roles(self) -> dict[str, ParameterRole]:
-        return {}
-
-    def stored_state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_stored_state(self, state: Mapping[str, Tensor]) -> None:
-        check_stored(state, {})
-
-    def end_step(self, progress: float, total: Callable[[Tensor], Tensor]) -> None:
-        pass
-
-    def hardened(self) -> None:
-        return None
-
-    def report(self) -> tuple[SharedGroup, ...]:
-        return self.groups
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """The combined result of several strategies. `plan` has the groups of all."""
-
-    plan: SharingPlan
-    parts: tuple[SharedParameters, ...] = ()
-
-    def roles(self) -> dict[str, ParameterRole]:
-        return {name: role for part in self.parts for name, role in part.roles().items()}
-
-    def stored_state(self) -> dict[str, Tensor]:
-        """Names prefixed with the position of their strategy."""
-        return {
-            f"{index}.{name}": tensor
-            for index, part in enumerate(self.parts)
-            for name, tensor in part.stored_state().items()
-        }
-
-    def load_stored_state(self, state: Mapping[str, Tensor]) -> None:
-        check_stored(state, self.stored_state())
-        for index, part in enumerate(self.parts):
-            prefix = f"{index}."
-            part.load_stored_state({n.removeprefix(prefix): each for n, each in state.items() if n.startswith(prefix)})
-
-    def end_step(self, progress: float, total: Callable[[Tensor], Tensor]) -> None:
-        for part in self.parts:
-            part.end_step(progress, total)
-
-    def hardened(self) -> SharingPlan | None:
-        learned = [part.hardened() for part in self.parts]
-        if all(each is None for each in learned):
-            return None
-        return combine([each or part.plan for each, part in zip(learned, self.parts, strict=True)])
-
-    def report(self) -> tuple[SharedGroup, ...]:
-        return tuple(group for part in self.parts for group in part.report())
+Strategy: TypeAlias = SharingStrategy | SiteSharing | ModelSharing
 
 
 def apply_sharing(
-    model: LanguageModel, strategies: Sequence[SharingStrategy | SiteSharing], seed: int = 0
-) -> SharedParameters:
-    """Applies the strategies to the model. Raises `ProblemError` for names that two strategies claim, and for a
-    strategy that needs weight sites in a model without them; the model must not be used after that."""
-    parameters = dict(cast(nn.Module, model).named_parameters())
-    parts = [_applied(model, parameters, strategy, seed, f"model.sharing.{i}") for i, strategy in enumerate(strategies)]
-    plan = combine([part.plan for part in parts])
-    share(cast(nn.Module, model), plan)
-    return Together(plan, tuple(parts))
-
-
-def check_stored(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raises `ProblemError` with every stored tensor that is missing, unknown or of another shape."""
-    missing = sorted(own.keys() - state.keys())
-    problems = [Problem("bad-checkpoint", f"sharing tensor '{name}' is missing") for name in missing]
-    for name, tensor in state.items():
-        if name not in own:
-            problems.append(Problem("bad-checkpoint", f"unknown sharing tensor '{name}'"))
-        elif tensor.shape != own[name].shape:
-            what = (
-                f"sharing tensor '{name}' has shape {list(tensor.shape)}, but the model expects {list(own[name].shape)}"
-            )
-            problems.append(Problem("bad-checkpoint", what))
-    if problems:
-        raise ProblemError(problems)
-
-
-def _applied(
     model: LanguageModel,
-    parameters: Mapping[str, nn.Parameter],
-    strategy: SharingStrategy | SiteSharing,
-    seed: int,
-    where: str,
+    strategies: Sequence[Strategy],
+    seed: int = 0,
+    storage: StoragePlan | None = None,
+    *,
+    owners: Sequence[str] | None = None,
+    given_weights: bool = False,
 ) -> SharedParameters:
-    if not isinstance(strategy, SiteSharing):
-        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        plan = strategy.plan(model.parameter_roles(), shapes)
-        return PlanOnly(plan, tuple(_reported(plan, parameters)))
-    if isinstance(model, Sited):
-        return strategy.apply(cast(Any, model).weight_sites(), seed)
-    what = f"{type(strategy).__name__} transforms weights on use, which {type(model).__name__} does not support"
+    """Applies the strategies to the model; their order does not matter. Raises `ProblemError` for names that two
+    strategies claim, and for a strategy that needs weight sites in a model without them; the model must not be used
+    after that.
+
+    `storage` has the quantizers that the model was built with. `owners` name the strategies in errors. With
+    `given_weights` the model only gets the modules that the strategies give it: nothing is shared, because the weights
+    come from a file that says what is one tensor.
+    """
+    known = storage or StoragePlan()
+    names = owners or [type(strategy).__name__ for strategy in strategies]
+    return _apply(lambda added: shareable(model, known, added), strategies, seed, names, given_weights=given_weights)
+
+
+def share_module(
+    module: nn.Module, strategies: Sequence[Strategy], roles: Mapping[str, ParameterRole] | None = None, seed: int = 0
+) -> SharedParameters:
+    """As `apply_sharing`, for a module of any library, such as a `BertModel` or a T5 of transformers; None reads the
+    roles off the types of its modules (see `penstock.sharing.roles`)."""
+
+    def described(added: Mapping[str, ParameterRole]) -> Shareable:
+        own = roles_of(module) if roles is None else roles
+        return Shareable(module, dict(module.named_parameters()), {**own, **added}, {}, {}, StoragePlan())
+
+    return _apply(described, strategies, seed, [type(strategy).__name__ for strategy in strategies])
+
+
+def _apply(
+    described: Callable[[Mapping[str, ParameterRole]], Shareable],
+    strategies: Sequence[Strategy],
+    seed: int,
+    names: Sequence[str],
+    *,
+    given_weights: bool = False,
+) -> SharedParameters:
+    placed = [(f"model.sharing.{index}", strategy) for index, strategy in enumerate(strategies)]
+    added: list[AddedParameters] = []
+    for where, strategy in placed:
+        added.append(_restructured(described(_roles(added)), strategy, seed, where))
+    if given_weights:
+        return Together(tuple(Restructured(Shared(SharingPlan()), each) for each in added))
+    known = described(_roles(added))
+    parts = [_shared(known, strategy, seed, where) for where, strategy in placed]
+    together = Together(
+        tuple(Restructured(part, each) if each.roles else part for part, each in zip(parts, added, strict=True)),
+        tuple(f"{where} ({name})" for (where, _), name in zip(placed, names, strict=True)),
+        frozenset(index for index, part in enumerate(parts) if isinstance(part, SharedAcross)),
+    )
+    share(known.module, together.plan)
+    return together
+
+
+def shareable(
+    model: LanguageModel, storage: StoragePlan, added_roles: Mapping[str, ParameterRole] | None = None
+) -> Shareable:
+    """What strategies of contract 3 see of a model."""
+    return Shareable(
+        module=model,
+        parameters=dict(cast(nn.Module, model).named_parameters()),
+        roles={**model.parameter_roles(), **(added_roles or {})},
+        layouts=cast(Any, model).parameter_layout() if isinstance(model, LaidOut) else {},
+        sites=_sites(model),
+        storage=storage,
+    )
+
+
+def _sites(model: LanguageModel) -> Mapping[str, WeightSite]:
+    return cast(Any, model).weight_sites() if isinstance(model, Sited) else {}
+
+
+def _roles(added: Sequence[AddedParameters]) -> dict[str, ParameterRole]:
+    return {name: role for each in added for name, role in each.roles.items()}
+
+
+def _restructured(model: Shareable, strategy: Strategy, seed: int, where: str) -> AddedParameters:
+    with _placed(where):
+        return strategy.restructure(model, seed) if isinstance(strategy, ModelSharing) else AddedParameters()
+
+
+def _shared(model: Shareable, strategy: Strategy, seed: int, where: str) -> SharedParameters:
+    with _placed(where):
+        if isinstance(strategy, ModelSharing):
+            return strategy.share(model, seed)
+        if not isinstance(strategy, SiteSharing):
+            plan = strategy.plan(model.roles, model.shapes)
+            return Shared(plan, reported(plan, model.parameters))
+        if model.sites:
+            return strategy.apply(model.sites, seed)
+    what = f"{type(strategy).__name__} transforms weights on use, which {type(model.module).__name__} does not support"
     fix = "use an architecture with weight sites, such as glm-moe, or a strategy that only ties weights"
     raise ProblemError(Problem("unsupported", what, where, fix))
 
 
-def _reported(plan: SharingPlan, parameters: Mapping[str, nn.Parameter]) -> list[SharedGroup]:
-    """The groups of a plan that can be applied; `share` raises for the others."""
-    found = [(group, [parameters.get(name) for name in group]) for group in plan.groups]
-    whole = [(group, [each for each in weights if each is not None]) for group, weights in found]
-    return [
-        shared_group(group, weights)
-        for group, weights in whole
-        if len(weights) == len(group) and len({weight.shape for weight in weights}) == 1
-    ]
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Problems inside say where in the config their strategy stands."""
+    try:
+        yield
+    except ProblemError as error:
+        raise ProblemError([replace(problem, where=where) for problem in error.problems], error.exit_code) from error

@@ -53,6 +53,7 @@ _TOKEN_TYPES = re.compile(r"(?:.*\.)?(?:embed_types|token_type_embeddings)\.weig
 # What belongs to a token is a table of the vocabulary; others, such as T5's biases of relative positions, are not.
 _TOKENS = re.compile(r"(?:.*\.)?(?:embed_tokens|wte|embed_in|word_embeddings|shared|embed)(?:\.base)?\.weight")
 _IN_LAYER = re.compile(r"(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<rest>.*)")
+_NORM = re.compile(r"(?:.*\.)?(?:\w*(?:norm|Norm)|ln_\w+)\.bias")
 _CROSS = re.compile(r"(?:.*\.)?(?:EncDecAttention|encoder_attn|encoder_attn_layer_norm|crossattention)(?:\..*)?")
 # Norms and biases that come with the feed-forward half. BERT's `output.LayerNorm` ends a layer, where
 # `attention.output.LayerNorm` ends its attention.
@@ -66,10 +67,11 @@ _OF_T5 = re.compile(r"layer\.(\d)\.layer_norm")
 @dataclass(frozen=True, slots=True)
 class Place:
     """`stack` and `layer` are the modules that a parameter stands in, None outside of layers; `rest` is its name there.
-    `half` is the half of the layer, as far as the name tells.
+    `half` is the half of the layer, as far as the name tells. The bias of a norm is a part of the norm; `of` are the
+    parts of the weight that another bias is added to.
 
     >>> place_of("encoder.block.3.layer.0.SelfAttention.q.weight", ParameterRole.MATRIX)
-    Place(stack='encoder.block', layer=3, rest='layer.0.SelfAttention.q.weight', parts=('q',), half='attention')
+    Place(stack='encoder.block', layer=3, rest='layer.0.SelfAttention.q.weight', parts=('q',), half='attention', of=())
     """
 
     stack: str | None
@@ -77,6 +79,7 @@ class Place:
     rest: str
     parts: tuple[Part, ...]
     half: Half | None = None
+    of: tuple[Part, ...] = ()
 
     @property
     def block(self) -> str:
@@ -91,7 +94,8 @@ def place_of(name: str, role: ParameterRole, layout: ParameterLayout | None = No
         return Place(None, None, name, _parts(name, role, layout))
     stack, rest = inside["stack"] or "", inside["rest"]
     parts = _parts(rest, role, layout)
-    return Place(stack, int(inside["layer"]), rest, parts, _half(stack, rest, parts))
+    of = _matrix(rest) if parts == ("bias",) else ()
+    return Place(stack, int(inside["layer"]), rest, parts, _half(stack, rest, of or parts), of)
 
 
 def places_of(
@@ -107,7 +111,9 @@ def _parts(name: str, role: ParameterRole, layout: ParameterLayout | None) -> tu
             return (_embedding(name),)
         case ParameterRole.EXPERT:
             return ("experts",)
-        case ParameterRole.HEAD | ParameterRole.ROUTER | ParameterRole.NORM | ParameterRole.BIAS:
+        case ParameterRole.BIAS:
+            return ("norm",) if _NORM.fullmatch(name) else ("bias",)
+        case ParameterRole.HEAD | ParameterRole.ROUTER | ParameterRole.NORM:
             return (role.value,)
         case _:
             return _named(layout) or _matrix(name)
@@ -136,13 +142,11 @@ def _half(stack: str, rest: str, parts: tuple[Part, ...]) -> Half | None:
         return "feed-forward"
     if _CROSS.fullmatch(rest):
         return "cross-attention"
-    if parts[0] == "other":
-        return None
     if own := _OF_T5.fullmatch(rest.rpartition(".")[0]):
         return _half_of_t5(stack, int(own[1]))
-    weight = _matrix(rest)[0] if parts[0] == "bias" else parts[0]
-    of_feed_forward = weight in FEED_FORWARD or _OF_FEED_FORWARD.fullmatch(rest.rpartition(".")[0])
-    return "feed-forward" if of_feed_forward and weight not in ATTENTION else "attention"
+    if parts[0] != "norm":
+        return "attention" if parts[0] in ATTENTION else None
+    return "feed-forward" if _OF_FEED_FORWARD.fullmatch(rest.rpartition(".")[0]) else "attention"
 
 
 def _half_of_t5(stack: str, index: int) -> Half:

@@ -71,15 +71,31 @@ def parameter_savings(plan: SharingPlan, shapes: Mapping[str, tuple[int, ...]]) 
     return sum(math.prod(shapes[group[0]]) * (len(group) - 1) for group in plan.groups)
 
 
-def combine(plans: Sequence[SharingPlan]) -> SharingPlan:
+def combine(
+    plans: Sequence[SharingPlan], owners: Sequence[str] | None = None, across: frozenset[int] = frozenset()
+) -> SharingPlan:
     """One plan with the groups of all; raises `ProblemError` naming both groups if two plans claim one name.
 
-    Problems say `sharing.0` for the first plan, as the list in a config counts.
+    Problems say `sharing.0` for the first plan, as the list in a config counts, or its owner. Groups of the plans in
+    `across` join those of other plans with which they have a name in common.
     """
-    placed = [(f"sharing.{index}", group) for index, plan in enumerate(plans) for group in plan.groups]
-    if problems := list(_claimed_twice(placed)):
-        raise ProblemError(problems)
-    return SharingPlan(groups=tuple(group for _, group in placed))
+    named = owners or [f"sharing.{index}" for index in range(len(plans))]
+    placed = [(index, group) for index, plan in enumerate(plans) for group in plan.groups]
+    for joining in (False, True):
+        own = [(named[index], group) for index, group in placed if (index in across) == joining]
+        if problems := list(_claimed_twice(own)):
+            raise ProblemError(problems)
+    groups = [group for index, group in placed if index not in across]
+    for group in (group for index, group in placed if index in across):
+        groups = _joined(groups, group)
+    return SharingPlan(groups=tuple(groups))
+
+
+def _joined(groups: Sequence[tuple[str, ...]], bridge: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The groups with those that a bridge touches as one, in the place of the first."""
+    touched = [group for group in groups if set(group) & set(bridge)]
+    names = tuple(dict.fromkeys([*bridge[:1], *(name for group in touched for name in group), *bridge]))
+    return [*(group for group in groups if group not in touched), names]
 
 
 def _check(plan: SharingPlan, known: Mapping[str, object]) -> None:
@@ -105,18 +121,23 @@ def _misfits(where: str, group: tuple[str, ...], known: Mapping[str, object]) ->
 
 
 def _claimed_twice(placed: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Problem]:
+    """A problem for each pair of owners, with the first name that both claim."""
     owner: dict[str, tuple[str, tuple[str, ...]]] = {}
+    told: set[tuple[str, str]] = set()
     for where, group in placed:
         for name in group:
-            if name in owner:
-                earlier, other = owner[name]
-                yield Problem(
-                    "shared-twice",
-                    f"'{name}' is claimed by ({', '.join(other)}) and by ({', '.join(group)})",
-                    f"{earlier} and {where}",
-                    "keep it in one group",
-                )
+            earlier, other = owner.get(name, ("", ()))
+            if other and (earlier, where) not in told:
+                told.add((earlier, where))
+                what = f"'{name}' is claimed by {_listed(other)} and by {_listed(group)}"
+                yield Problem("shared-twice", what, f"{earlier} and {where}", "keep it in one group")
             owner[name] = (where, group)
+
+
+def _listed(group: tuple[str, ...]) -> str:
+    """The names of a group; of a large one the first three."""
+    more = f" and {len(group) - 3} more" if len(group) > 4 else ""
+    return f"({', '.join(group[:3] if more else group)}{more})"
 
 
 def _check_equal(state: Mapping[str, Tensor], plan: SharingPlan) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from penstock.hooks.contracts import ParameterRole, SharingPlan
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.sharing.parts import place_of
 
 
 class TiedEmbeddings:
@@ -21,7 +22,8 @@ class TiedEmbeddings:
     """
 
     def plan(self, roles: Mapping[str, ParameterRole], shapes: Mapping[str, tuple[int, ...]]) -> SharingPlan:
-        """One group: (embedding, head). Raises `ProblemError` unless there is one of each and their shapes agree."""
+        """One group: (embedding, head). Raises `ProblemError` unless there is one of each and their shapes agree.
+        Learned positions and token types are no embedding of tokens."""
         embedding = _only(roles, ParameterRole.EMBEDDING)
         head = _only(roles, ParameterRole.HEAD)
         if tuple(shapes[embedding]) != tuple(shapes[head]):
@@ -38,6 +40,8 @@ class TiedEmbeddings:
 
 def _only(roles: Mapping[str, ParameterRole], role: ParameterRole) -> str:
     names = [name for name, found in roles.items() if found == role]
+    if role == ParameterRole.EMBEDDING:
+        names = [name for name in names if place_of(name, role).parts == ("embedding",)]
     if len(names) == 1:
         return names[0]
     found = f"parameters with role '{role}': {', '.join(names)}" if names else f"no parameter with role '{role}'"

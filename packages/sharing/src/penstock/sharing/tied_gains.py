@@ -8,61 +8,19 @@ tying.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from penstock.hooks.contracts import ParameterRole, SharedGroup, SharingPlan, WeightSite
+from penstock.hooks.contracts import ParameterRole, SharingPlan, WeightSite
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.sharing.apply import check_stored
 from penstock.sharing.difference import shared_group
+from penstock.sharing.per_use import OutputGains
+from penstock.sharing.result import Shared
 
 SHARED_ROLES = (ParameterRole.MATRIX, ParameterRole.EXPERT)
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
-
-
-class OutputGains(nn.Module):
-    """A factor for each output of a weight [..., out, in]."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(weight.shape[-2], dtype=weight.dtype, device=weight.device))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.gain.unsqueeze(-1)
-
-
-@dataclass(frozen=True, slots=True)
-class TiedWithGains:
-    """`SharedParameters` of `TiedGains`: `gains` by their name in the model."""
-
-    plan: SharingPlan
-    gains: Mapping[str, nn.Parameter]
-    groups: tuple[SharedGroup, ...]
-
-    def roles(self) -> dict[str, ParameterRole]:
-        return dict.fromkeys(self.gains, ParameterRole.NORM)
-
-    def stored_state(self) -> dict[str, Tensor]:
-        return {name: gain.detach() for name, gain in self.gains.items()}
-
-    def load_stored_state(self, state: Mapping[str, Tensor]) -> None:
-        check_stored(state, self.gains)
-        with torch.no_grad():
-            for name, gain in self.gains.items():
-                gain.copy_(state[name])
-
-    def end_step(self, progress: float, total: Callable[[Tensor], Tensor]) -> None:
-        pass
-
-    def hardened(self) -> None:
-        return None
-
-    def report(self) -> tuple[SharedGroup, ...]:
-        return self.groups
 
 
 class TiedGains:
@@ -75,18 +33,18 @@ class TiedGains:
         self.match = tuple(match)
         self.interval = interval
 
-    def apply(self, sites: Mapping[str, WeightSite], seed: int) -> TiedWithGains:
+    def apply(self, sites: Mapping[str, WeightSite], seed: int) -> Shared:
         """Adds gains to every site of a group; `seed` is unused, because nothing is random."""
         groups = self._groups(sites)
         if not groups:
             what = f"no two layers have matrices of the same name and shape that match {', '.join(self.match)}"
             raise ProblemError(Problem("cannot-tie", what, "tied-gains", "widen `match`, or remove the strategy"))
         report = tuple(shared_group(group, [sites[name].weight for name in group]) for group in groups)
-        gains: dict[str, nn.Parameter] = {}
+        gains: dict[str, Tensor] = {}
         for name in (name for group in groups for name in group):
             added = OutputGains(sites[name].weight)
             gains[f"{sites[name].add(added)}.gain"] = added.gain
-        return TiedWithGains(SharingPlan(groups), gains, report)
+        return Shared(SharingPlan(groups), report, gains)
 
     def _groups(self, sites: Mapping[str, WeightSite]) -> tuple[tuple[str, ...], ...]:
         alike: dict[tuple[object, ...], dict[int, str]] = {}

@@ -70,6 +70,7 @@ from penstock.hooks.contracts.training import (
 )
 from penstock.hooks.contracts.weights import (
     AdaptableSite,
+    AddedParameters,
     FactorisableSite,
     Guarded,
     GuardedSite,
@@ -100,6 +101,7 @@ from penstock.hooks.contracts.weights import (
 
 __all__ = [
     "AdaptableSite",
+    "AddedParameters",
     "Answer",
     "Array",
     "AskingRouter",

@@ -121,8 +121,8 @@ class PackableSite(Protocol):
 
 
 @runtime_checkable
-class AdaptableSite(Protocol):
-    """A `WeightSite` of a weight that several layers may share, and that each of them may use in its own way."""
+class AdaptableSite(WeightSite, Protocol):
+    """A site of a weight that several layers may share, and that each of them may use in its own way."""
 
     def adapt(self, transform: Any) -> str:
         """Appends a `torch.nn.Module` that maps a weight to a weight of the same shape, after the quantizer: the
@@ -141,13 +141,18 @@ class AdaptableSite(Protocol):
 
 
 @runtime_checkable
-class FactorisableSite(Protocol):
-    """A `WeightSite` of a table [V, D], such as an embedding or a head, that can become a product of two matrices."""
+class FactorisableSite(WeightSite, Protocol):
+    """A site of a table [V, D], such as an embedding or a head, that can become a product of two matrices."""
 
     def factorise(self, rank: int, storage: StoragePlan) -> Mapping[str, ParameterRole]:
         """Replaces the parameter by the best approximation of this rank: a table [V, R] under its name, and a
         projection with a site of its own, a new parameter of the role MATRIX. Returns the role of the new parameter by
-        its name in the model. `storage` has the quantizers of both. Two sites of one parameter remain so."""
+        its name in the model. `storage` has the quantizers of both."""
+        ...
+
+    @property
+    def whole(self) -> tuple[int, int] | None:
+        """The shape [V, D] of the product; None as long as the weight is no factor."""
         ...
 
 
@@ -263,19 +268,36 @@ class Shareable:
         return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
 
 
+def _no_roles() -> dict[str, ParameterRole]:
+    return {}
+
+
+def _no_tensors() -> dict[str, Tensor]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class AddedParameters:
+    """New parameters of a model: the role of each by its name in the model, and those of them that its checkpoint
+    layout has no names for."""
+
+    roles: Mapping[str, ParameterRole] = field(default_factory=_no_roles)
+    beside: Mapping[str, Tensor] = field(default_factory=_no_tensors)
+
+
 @runtime_checkable
 class ModelSharing(Protocol):
     """Shares parameters of any model, with or without weight sites, and may change its modules: contract 3."""
 
-    def restructure(self, model: Shareable, seed: int) -> Mapping[str, ParameterRole]:
-        """Changes modules, before any strategy of a run shares: gives tables another shape, or adds parameters that a
-        single use of a shared weight has. Returns the roles of new parameters by their name in the model. Also called
-        for a model whose weights come from an artifact, where nothing is shared. The same seed adds the same values."""
+    def restructure(self, model: Shareable, seed: int) -> AddedParameters:
+        """Changes modules, before any strategy of the model shares: gives tables another shape, or adds parameters that
+        a single use of a shared weight has. Also called for a model whose weights come from an artifact, where nothing
+        is shared. The same seed adds the same values."""
         ...
 
     def share(self, model: Shareable, seed: int) -> SharedParameters:
-        """Decides what is one tensor. Raises `ProblemError`, with nothing changed, for what cannot be shared. `roles`
-        of the result holds the parameters that this strategy added, here or before."""
+        """Decides what is one tensor. Raises `ProblemError`, with nothing changed, for what cannot be shared. The
+        result is not told of what `restructure` added."""
         ...
 
 

@@ -43,6 +43,8 @@ CLASSES: Mapping[Prediction, str] = {
     Prediction.TAGS: "BertForTokenClassification",
     Prediction.SPANS: "BertForQuestionAnswering",
 }
+# What a config says whose tensors no class of transformers reads.
+OWN: dict[str, Any] = {"architectures": ["PenstockBert"], "model_type": "penstock_bert"}
 READS = "a model can start from Hugging Face's type bert"
 
 

@@ -27,11 +27,10 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.hooks.problems import ProblemError
 from penstock.moe_core.bert import hub_config, huggingface
 from penstock.moe_core.bert.config import BertConfig
 from penstock.moe_core.bert.pretrained import load_pretrained
-from penstock.moe_core.hub.export import ROUNDED_INPUTS
+from penstock.moe_core.hub.export import RANK
 from penstock.moe_core.hub.tensors import check_names
 from penstock.moe_core.layers.attention import Attention
 from penstock.moe_core.layers.biased_head import BiasedHead
@@ -42,7 +41,7 @@ from penstock.moe_core.layers.linear import Linear
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
 from penstock.moe_core.layers.positions import positions
-from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, sites_of
+from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, unpublished
 
 # The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "position_BS", "type_BS")
@@ -124,11 +123,6 @@ class Bert(SitedModel):
     def routers(self) -> Mapping[int, Router]:
         return {}
 
-    @property
-    def tied(self) -> bool:
-        """Whether a head is the embedding."""
-        return False
-
     def forward(self, inputs: Inputs | Tensor) -> ModelOutput:
         """Reads padding on either side, positions and token types (None: all 0)."""
         inputs = Inputs.of(inputs)
@@ -159,22 +153,22 @@ class Bert(SitedModel):
                 return ParameterRole.MATRIX
 
     def export_config(self) -> dict[str, Any]:
-        return hub_config.to_hub_config(self.config, tied=self.tied or self.config.head.task != Prediction.MASKED)
+        """Of transformers' class, unless it could not read `export_state()`: with a factorised embedding, or parts that
+        sharing added."""
+        ranks = [each.rank for each in (self.embed_tokens, self.embed_positions)]
+        own = any(ranks) or unpublished(self) is not None
+        return self._hub_config(tied=self.tied) | ({**hub_config.OWN, RANK: ranks[0]} if own else {})
+
+    def _hub_config(self, *, tied: bool) -> dict[str, Any]:
+        return hub_config.to_hub_config(self.config, tied=tied or self.config.head.task != Prediction.MASKED)
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        state = own_state(self)
-        if materialize:
-            with torch.no_grad():
-                state |= {name: site.effective() for name, site in sites_of(self).items()}
-        if self.tied:
-            del state["lm_head.weight"]
-        return huggingface.to_hub_names(state)
+        return huggingface.to_hub_names(self.state_to_export(materialize=materialize))
 
     def published_config(self) -> dict[str, Any]:
-        """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""
-        if any(site.site.reads for site in sites_of(self).values()):
-            raise ProblemError(ROUNDED_INPUTS)
-        return self.export_config()
+        """Raises `ProblemError` for a model that no transformers class computes, with what to change."""
+        self.require_published()
+        return self._hub_config(tied=self.published_tied)
 
     def published_state(self) -> dict[str, Tensor]:
         return self.export_state(materialize=True)

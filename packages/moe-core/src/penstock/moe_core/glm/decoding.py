@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.moe_core.glm.layouts import RouterRule
-from penstock.moe_core.layers.site import sites_of
+from penstock.moe_core.layers.site import sites_of, unpublished
 
 if TYPE_CHECKING:
     from penstock.moe_core.glm.model import GlmMoe
@@ -18,7 +18,7 @@ UNROUNDED_BITS = 16
 
 def described(model: GlmMoe, rules: Mapping[int, RouterRule]) -> dict[str, Any]:
     """See `penstock.hooks.contracts.Decodable`; `rules` are those of the routers by layer."""
-    reasons = (_obstacle(index, rule) for index, rule in rules.items())
+    reasons = [_added(model), *(_obstacle(index, rule) for index, rule in rules.items())]
     if reason := next(filter(None, reasons), None):
         return {"unsupported": reason}
     config, bits = model.config, _input_bits(model)
@@ -67,6 +67,16 @@ def _tied(model: GlmMoe) -> bool:
     """Whether head and embedding compute with one weight: with transforms of sharing, one parameter is two."""
     transformed = model.lm_head.site.sharing or model.embed_tokens.site.sharing
     return model.lm_head.weight is model.embed_tokens.weight and not transformed
+
+
+def _added(model: GlmMoe) -> str | None:
+    """What sharing added that a decoder does not compute."""
+    if model.lm_head.projection or model.embed_tokens.projection:
+        return "the embedding is a product of two matrices"
+    if adapted := next((name for name, site in sites_of(model).items() if site.adapted), None):
+        return f"'{adapted}' is a shared weight that its layer changes"
+    what = unpublished(model)
+    return what and f"the model has {what}"
 
 
 def _obstacle(index: int, rule: RouterRule) -> str | None:

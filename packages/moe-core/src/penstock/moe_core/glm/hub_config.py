@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.hooks.contracts import Router
 from penstock.moe_core.hub.config_file import CONFIG_FILE, read_config, require_supported, require_whole_numbers
+from penstock.moe_core.hub.export import RANK
 
 if TYPE_CHECKING:
     from penstock.moe_core.glm.config import GlmMoeConfig
@@ -74,12 +75,19 @@ GLM4_MOE: dict[str, Any] = {"architectures": ["Glm4MoeForCausalLM"], "model_type
 
 
 def to_hub_config(
-    config: GlmMoeConfig, routers: Mapping[int, Router], *, tied: bool, prediction_layers: int
+    config: GlmMoeConfig,
+    routers: Mapping[int, Router],
+    *,
+    tied: bool,
+    prediction_layers: int,
+    rank: int | None = None,
+    plain: bool = True,
 ) -> dict[str, Any]:
     """`config.json` of `Glm4MoeForCausalLM`, with the rotary settings in both spellings.
 
     transformers supports one router for all layers: sigmoid scores with top-k. A model with any other router gets its
-    own `model_type`, so that transformers refuses it instead of computing something else; so does one with `sub_norm`.
+    own `model_type`, so that transformers refuses it instead of computing something else; so does one with `sub_norm`,
+    with an embedding of a `rank`, and one that is not `plain` because sharing added other parts.
     """
     kinds = {
         (
@@ -93,8 +101,8 @@ def to_hub_config(
         )
         for router in routers.values()
     } or {("sigmoid", 1, True, 1.0, 1, 1, True)}
-    score, k, normalize, scale, groups, groups_kept, plain = next(iter(kinds))
-    standard = len(kinds) == 1 and score == "sigmoid" and plain and not config.sub_norm
+    score, k, normalize, scale, groups, groups_kept, whole = next(iter(kinds))
+    standard = len(kinds) == 1 and score == "sigmoid" and whole and not config.sub_norm and plain and rank is None
     return {
         "architectures": ["Glm4MoeForCausalLM" if standard else "PenstockGlmMoe"],
         "model_type": "glm4_moe" if standard else "penstock_glm_moe",
@@ -118,6 +126,7 @@ def to_hub_config(
         "topk_group": groups_kept,
         "dtype": "float32",
         **({"sub_norm": True} if config.sub_norm else {}),
+        **({} if rank is None else {RANK: rank}),
     }
 
 

@@ -25,14 +25,13 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.hooks.problems import ProblemError
 from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
 from penstock.moe_core.glm.pretrained import load_pretrained
 from penstock.moe_core.glm.translation import GATE, absent_parts, translated_config, translated_state
-from penstock.moe_core.hub.export import ROUNDED_INPUTS
+from penstock.moe_core.hub.export import RANK
 from penstock.moe_core.hub.tensors import check_names, check_one_tensor
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
@@ -49,7 +48,7 @@ from penstock.moe_core.layers.site import (
     own_parameters,
     own_state,
     quantize,
-    sites_of,
+    unpublished,
 )
 
 # The fields of `Inputs` that the model reads, besides the tokens.
@@ -202,17 +201,17 @@ class GlmMoe(CausalModel):
         return _role(name)
 
     def export_config(self) -> dict[str, Any]:
-        tied = self.tied
-        prediction_layers = huggingface.count_layers(self.kept_tensors)
-        return hub_config.to_hub_config(self.config, self.routers, tied=tied, prediction_layers=prediction_layers)
+        return hub_config.to_hub_config(
+            self.config,
+            self.routers,
+            tied=self.tied,
+            prediction_layers=huggingface.count_layers(self.kept_tensors),
+            rank=self.embed_tokens.rank,
+            plain=unpublished(self) is None,
+        )
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        state = own_state(self)
-        if materialize:
-            with torch.no_grad():
-                state |= {name: site.effective() for name, site in sites_of(self).items()}
-        if self.tied:
-            del state["lm_head.weight"]
+        state = self.state_to_export(materialize=materialize)
         return huggingface.to_hub_names(state) | self.kept_tensors
 
     def published_config(self) -> dict[str, Any]:
@@ -220,9 +219,9 @@ class GlmMoe(CausalModel):
         rules = self._router_rules()
         layout = layout_of(self.config, rules, prediction_layers=bool(self.kept_tensors))
         if layout == "glm4_moe":
-            return self.export_config() | hub_config.GLM4_MOE
-        tied = self.tied
-        return translated_config(layout, self.config, rules[min(rules)], tied=tied)
+            own = {name: value for name, value in self.export_config().items() if name != RANK}
+            return own | hub_config.GLM4_MOE | {"tie_word_embeddings": self.published_tied}
+        return translated_config(layout, self.config, rules[min(rules)], tied=self.published_tied)
 
     @torch.no_grad()
     def published_state(self) -> dict[str, Tensor]:
@@ -241,9 +240,8 @@ class GlmMoe(CausalModel):
         return described(self, {layer: _rule(router) for layer, router in self.routers.items()})
 
     def _router_rules(self) -> dict[int, RouterRule]:
-        """Raises `ProblemError` for a model that rounds activations, which no transformers class does."""
-        if any(site.site.reads for site in sites_of(self).values()):
-            raise ProblemError(ROUNDED_INPUTS)
+        """Raises `ProblemError` for a model that no transformers class computes, whatever its routers are."""
+        self.require_published()
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.moe_core.hub.config_file import CONFIG_FILE, read_config, require_supported, require_whole_numbers
+from penstock.moe_core.hub.export import RANK
 
 if TYPE_CHECKING:
     from penstock.moe_core.gpt.config import GptConfig
@@ -40,7 +41,7 @@ GPT2: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt
 OWN: dict[str, Any] = {"architectures": ["PenstockGpt"], "model_type": "penstock_gpt"}
 
 
-def to_hub_config(config: GptConfig, *, tied: bool, standard: bool) -> dict[str, Any]:
+def to_hub_config(config: GptConfig, *, tied: bool, standard: bool, rank: int | None = None) -> dict[str, Any]:
     """`config.json` of `GPT2LMHeadModel`; a model or layout that transformers does not know (not `standard`) has a
     `model_type` of its own, so that transformers refuses it instead of computing something else."""
     return {
@@ -58,6 +59,7 @@ def to_hub_config(config: GptConfig, *, tied: bool, standard: bool) -> dict[str,
         "resid_pdrop": 0.0,
         "dtype": "float32",
         **({"sub_norm": True} if config.sub_norm else {}),
+        **({} if rank is None else {RANK: rank}),
     }
 
 

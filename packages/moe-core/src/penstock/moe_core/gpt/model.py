@@ -27,7 +27,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.moe_core.gpt import hub_config, huggingface
 from penstock.moe_core.gpt.config import GptConfig
-from penstock.moe_core.hub.export import ROUNDED_INPUTS, SUB_NORM
+from penstock.moe_core.hub.export import RANK, SUB_NORM
 from penstock.moe_core.hub.tensors import check_names, check_one_tensor, load_tensors, read_tensors
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
@@ -36,7 +36,7 @@ from penstock.moe_core.layers.language_model import CausalModel, fitting
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
 from penstock.moe_core.layers.positions import known_real, positions, restarted
-from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, sites_of
+from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, unpublished
 
 # The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "document_BS", "position_BS")
@@ -167,25 +167,23 @@ class Gpt(CausalModel):
         )
 
     def export_config(self) -> dict[str, Any]:
-        """Of `GPT2LMHeadModel`, unless it could not read `export_state()`: with `sub_norm` or shared projections."""
-        standard = not self.config.sub_norm and not self._shared_projections()
-        return hub_config.to_hub_config(self.config, tied=self.tied, standard=standard)
+        """Of `GPT2LMHeadModel`, unless it could not read `export_state()`: with `sub_norm`, shared projections, a
+        factorised embedding, or parts that sharing added."""
+        ranks = [each.rank for each in (self.embed_tokens, self.embed_positions)]
+        own = self.config.sub_norm or self._shared_projections() or unpublished(self) or any(ranks)
+        return hub_config.to_hub_config(self.config, tied=self.tied, standard=not own, rank=ranks[0])
 
     def export_state(self, *, materialize: bool = False) -> dict[str, Tensor]:
-        state = own_state(self)
-        if materialize:
-            with torch.no_grad():
-                state |= {name: site.effective() for name, site in sites_of(self).items()}
-        if self.tied:
-            del state["lm_head.weight"]
+        state = self.state_to_export(materialize=materialize)
         return huggingface.to_hub_names(state, frozenset() if materialize else self._shared_projections())
 
     def published_config(self) -> dict[str, Any]:
         """Raises `ProblemError` if transformers' class does not compute the same, with what to change."""
-        rounded = [ROUNDED_INPUTS] if any(site.site.reads for site in sites_of(self).values()) else []
-        if problems := rounded + ([SUB_NORM] if self.config.sub_norm else []):
-            raise ProblemError(problems)
-        return self.export_config() | hub_config.GPT2
+        self.require_published()
+        if self.config.sub_norm:
+            raise ProblemError(SUB_NORM)
+        own = {name: value for name, value in self.export_config().items() if name != RANK}
+        return own | hub_config.GPT2 | {"tie_word_embeddings": self.published_tied}
 
     def published_state(self) -> dict[str, Tensor]:
         return self.export_state(materialize=True)

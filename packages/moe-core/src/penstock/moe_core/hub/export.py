@@ -21,6 +21,14 @@ SUB_NORM = Problem(
     "set sub_norm to false",
 )
 
+# The field of a factorised embedding in a `config.json` of our own; no class of transformers has one.
+RANK = "embedding_rank"
+
+
+def not_published(what: str) -> Problem:
+    """The problem of a model with a part that sharing added, such as "a vector added to the input of a block"."""
+    return Problem("not-exportable", f"no transformers class has {what}", "model.sharing", "leave it out of `per_use`")
+
 
 def rounded_inputs(storage: Choice | StorageSettings | None) -> list[Problem]:
     """A problem if a quantizer's settings say that it rounds activations."""

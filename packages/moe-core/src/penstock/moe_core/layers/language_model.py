@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Inputs, LossOutput, ParameterLayout, ParameterRole, StoragePlan
+from penstock.hooks.problems import ProblemError
+from penstock.moe_core.hub.export import ROUNDED_INPUTS, not_published
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.embedding import Embedding
+from penstock.moe_core.layers.factorised import without_projections
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.site import NamedSite, layouts_in, own_parameters, sites_of
+from penstock.moe_core.layers.site import NamedSite, layouts_in, own_parameters, own_state, sites_of, unpublished
 
 
 class SitedModel(nn.Module):
@@ -25,6 +28,39 @@ class SitedModel(nn.Module):
     @abstractmethod
     def role_of(name: str) -> ParameterRole:
         """The role of a parameter of the model's own."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether head and embedding are one parameter."""
+        return False
+
+    @property
+    def published_tied(self) -> bool:
+        """Whether they are one matrix in the layout of other software: of a factorised embedding, each is multiplied
+        with a projection of its own."""
+        head: Any = getattr(self, "lm_head", None)
+        return self.tied and head.projection is None
+
+    def state_to_export(self, *, materialize: bool) -> dict[str, Tensor]:
+        """The tensors of a checkpoint under the model's own names, without a head that is the embedding. `materialize`
+        gives them as the forward pass computes with them, and multiplies factors."""
+        state = own_state(self)
+        if materialize:
+            with torch.no_grad():
+                state |= {name: site.effective() for name, site in sites_of(self).items()}
+                state = without_projections(self, state)
+        if self.published_tied if materialize else self.tied:
+            del state["lm_head.weight"]
+        return state
+
+    def require_published(self) -> None:
+        """Raises `ProblemError` for a model that computes what no class of transformers does: it rounds activations, or
+        sharing added parts."""
+        rounded = any(site.site.reads for site in sites_of(self).values())
+        added = unpublished(self)
+        problems = [*([ROUNDED_INPUTS] if rounded else []), *([] if added is None else [not_published(added)])]
+        if problems:
+            raise ProblemError(problems)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         """A parameter with a site has the site's role; what sites added has the role of norms, unless the code that
@@ -64,7 +100,6 @@ class CausalModel(SitedModel):
 
     @property
     def tied(self) -> bool:
-        """Whether head and embedding are one parameter."""
         return self.lm_head.weight is self.embed_tokens.weight
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
@@ -73,8 +108,9 @@ class CausalModel(SitedModel):
 
     @property
     def head_weight_VD(self) -> Tensor | None:
-        """The head's weight; the head has nothing else, unless it rounds its input."""
-        return None if self.lm_head.site.reads else self.lm_head.effective()
+        """The head's weight; the head has nothing else, unless it rounds its input or is factorised."""
+        plain = self.lm_head.site.reads is None and self.lm_head.projection is None
+        return self.lm_head.effective() if plain else None
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         inputs = Inputs.of(inputs)

@@ -1,15 +1,16 @@
 """Weight sites: what lies between a stored parameter and the product that uses it.
 
-Transforms of sharing come first, then the quantizer, so a tensor that several layers share is quantized as each of them
-uses it. A site is a module next to the parameter, so its own parameters are moved, trained and sharded with the model,
-and the parameter keeps its name. (`torch.nn.utils.parametrize` would rename it.)
+Transforms of sharing come first, then the quantizer, then what a single use of a shared weight adds: with the latter
+alone, a tensor that several layers share is quantized once and stored once. A site is a module next to the parameter,
+so its own parameters are moved, trained and sharded with the model, and the parameter keeps its name.
+(`torch.nn.utils.parametrize` would rename it.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from penstock.hooks.contracts import (
     QuantizesInput,
     SiteQuantizer,
     StoragePlan,
+    Unpublished,
 )
 
 
@@ -35,10 +37,18 @@ class Site(nn.Module):
         self.layout = layout or ParameterLayout()
         self.sharing = nn.ModuleList()
         self.quantizers = nn.ModuleDict()  # one per matrix of the layout
+        self.uses = nn.ModuleList()
         self.reads: QuantizesInput | None = None
         self.product: Product | None = None  # of the input as it is; the weight is then on the device meta
 
     def forward(self, weight: Tensor) -> Tensor:
+        weight = self.shared(weight)
+        for transform in self.uses:
+            weight = transform(weight)
+        return weight
+
+    def shared(self, weight: Tensor) -> Tensor:
+        """The weight before what its use adds."""
         for transform in self.sharing:
             weight = transform(weight)
         if not self.quantizers:
@@ -120,8 +130,19 @@ class NamedSite:
         self.site.sharing.append(transform)
         return f"{self.name}.sharing.{len(self.site.sharing) - 1}"
 
+    def adapt(self, transform: nn.Module) -> str:
+        self.site.uses.append(transform)
+        return f"{self.name}.uses.{len(self.site.uses) - 1}"
+
+    @property
+    def adapted(self) -> bool:
+        return len(self.site.uses) > 0
+
     def effective(self) -> Tensor:
         return self.owner.effective(self.parameter)
+
+    def shared(self) -> Tensor:
+        return self.site.shared(self.weight)
 
     def to_pack(self) -> dict[str, tuple[Tensor, nn.Module]]:
         weight = self.weight
@@ -151,6 +172,42 @@ class NamedSite:
         return self.site.fault(self.weight)
 
 
+@runtime_checkable
+class Table(Protocol):
+    """A module whose weight [V, D] can become a table [V, R] with a `projection`, which has a site of its own."""
+
+    projection: Any
+
+    def factorise(self, rank: int) -> None: ...
+
+    def whole(self) -> Tensor:
+        """[V, D], multiplied out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TableSite(NamedSite):
+    """A `FactorisableSite`: that of an embedding or a head."""
+
+    def factorise(self, rank: int, storage: StoragePlan) -> dict[str, ParameterRole]:
+        assert isinstance(self.owner, Table)
+        self.owner.factorise(rank)
+        path = self.name.rpartition(".")[0]
+        projection = {f"{path}.{name}": site for name, site in sites_of(self.owner).items() if site.owner != self.owner}
+        for site in (self, *projection.values()):
+            if (quantizer := storage.formats.get(site.role)) is not None:
+                site.quantize(quantizer)
+        return {name: site.role for name, site in projection.items()}
+
+    @property
+    def whole(self) -> tuple[int, int] | None:
+        projection = getattr(self.owner, "projection", None)
+        if projection is None:
+            return None
+        rows, rank = self.weight.shape
+        return rows, projection.weight.numel() // rank
+
+
 def _side_by_side(products: Sequence[Product]) -> Product:
     """Of the matrices of a fused tensor."""
     if len(products) == 1:
@@ -161,11 +218,22 @@ def _side_by_side(products: Sequence[Product]) -> Product:
 def sites_of(module: nn.Module) -> dict[str, NamedSite]:
     """The sites below a module by the name of the parameter."""
     return {
-        f"{path}.{parameter}": NamedSite(f"{path}.{child}", owner, parameter, getattr(owner, child))
+        _under(path, parameter): (TableSite if isinstance(owner, Table) else NamedSite)(
+            _under(path, child), owner, parameter, getattr(owner, child)
+        )
         for path, owner in module.named_modules()
         if isinstance(owner, Sites)
         for parameter, child in owner.sites.items()
     }
+
+
+def _under(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def unpublished(module: nn.Module) -> str | None:
+    """What sharing added below a module that no published architecture has; None if nothing."""
+    return next((each.unpublished for each in module.modules() if isinstance(each, Unpublished)), None)
 
 
 def quantize(module: nn.Module, plan: StoragePlan) -> None:
@@ -181,13 +249,13 @@ def layouts_in(module: nn.Module) -> dict[str, ParameterLayout]:
 
 
 def own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Named parameters except those that sites added."""
+    """Named parameters except those that sites and sharing added."""
     added = _prefixes(module)
     return ((name, each) for name, each in module.named_parameters() if not name.startswith(added))
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:
-    """The state without tensors that sites added: the part that checkpoint layouts have names for."""
+    """The state without tensors that sites and sharing added: the part that checkpoint layouts have names for."""
     added = _prefixes(module)
     return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(added)}
 
@@ -198,7 +266,8 @@ def load_own_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _prefixes(module: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{site.name}." for site in sites_of(module).values())
+    added = (path for path, each in module.named_modules() if isinstance(each, Unpublished))
+    return (*(f"{site.name}." for site in sites_of(module).values()), *(f"{path}." for path in added))
 
 
 def _module_of(quantizer: Quantizer | SiteQuantizer, shape: tuple[int, ...], role: ParameterRole) -> nn.Module:
