@@ -13,9 +13,13 @@ import pytest
 from scipy import stats
 
 from penstock.cli.main import run as run_command
+from penstock.hooks import Registry
 from penstock.hooks.problems import ProblemError
 from penstock.quant158.artifact import Artifact
+from penstock.run.config import load_run_config
+from penstock.run.directory import RunDirectory
 from penstock.run.records.compression import Compression
+from penstock.train.scoring import task_scores
 
 PLAN = """\
 name: small
@@ -184,19 +188,96 @@ def test_a_dry_run_says_sizes_and_time_and_writes_nothing(trained, plan, tmp_pat
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("{sharing: [{use: tied-embeddings}, {use: tied-embeddings}]}", "embed_tokens.weight"),
-        (
-            "{quantizer: {weights: {use: ternary, group: 64}, embedding: int8}, sharing: [{use: tied-embeddings}]}",
-            "two",
-        ),
+        ("{sharing: [{use: tied-embeddings}, {use: cross-layer, parts: [embedding]}]}", "let one strategy share them"),
+        ("{sharing: [{use: cross-layer}, {use: attention}]}", "q, k, v, o are shared by"),
+        ("{sharing: [{use: cross-layer, pattern: sparse, groups: [[0, 7]]}]}", "names no parameter"),
+        ("{sharing: [{use: factorised-embedding, rank: 32}]}", "saves nothing"),
+        ("{sharing: [{use: tied-embeddings}], quantizer: {embedding: int8}}", "have two formats"),
     ],
 )
 def test_what_cannot_be_built_is_said_before_anything_is_trained(trained, tmp_path, model, said):
     path = tmp_path / "plan.yaml"
     path.write_text(f"name: bad\nsteps:\n  - name: bad\n    model: {model}\n")
-    folders = sorted(trained.parents[1].rglob("config.resolved.yaml"))
+    before = sorted(trained.parents[1].rglob("config.resolved.yaml"))
     with pytest.raises(ProblemError, match=re.escape(said)) as caught:
         compress(trained, path)
     assert caught.value.exit_code == 2
     assert all("plan.yaml" in problem.where for problem in caught.value.problems)
-    assert sorted(trained.parents[1].rglob("config.resolved.yaml")) == folders
+    assert sorted(trained.parents[1].rglob("config.resolved.yaml")) == before
+
+
+# ------------------------------------------------------------------------------------- the plans of configs/compression
+
+PLANS = Path(__file__).parents[1] / "configs" / "compression"
+CONFIG = """\
+name: sized
+data:
+  corpus: {{use: text, paths: ["{corpus}"]}}
+  tokenizer: {{vocab_size: 600}}
+  sequence_length: 16
+model: {model}
+train: {{tokens: 64, batch_size: 4, evaluate_every: null, trackers: [], observers: [], objective: {objective}}}
+"""
+SIZES = "hidden_size: 320, num_hidden_layers: 5, num_attention_heads: 4, intermediate_size: 64"
+SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32"
+HEAD = "head: {task: classification, labels: 2}"
+MODELS = {
+    "glm-moe": f"{{use: glm-moe, {SIZES}, num_key_value_heads: 2, head_dim: 8, first_k_dense_replace: 5}}",
+    "gpt": f"{{use: gpt, {SIZES}, max_position_embeddings: 512}}",
+    "bert": f"{{use: bert, {SIZES}, max_position_embeddings: 512, {HEAD}}}",
+    "small bert": f"{{use: bert, {SMALL}, {HEAD}}}",
+}
+
+
+def made(name: str, folder: Path) -> RunDirectory:
+    """A run that was never trained: all that a plan needs is its config."""
+    for split in ("train", "heldout"):
+        (folder / f"{split}.tsv").write_text(
+            "".join(f"{'good' if number % 2 else 'bad'} film {number} {split}\t{number % 2}\n" for number in range(40))
+        )
+    corpus = folder / "train.tsv"
+    task = f'{{use: classification, paths: ["{corpus}"], heldout: ["{folder / "heldout.tsv"}"]}}'
+    objective = task if name.endswith("bert") else "next-token"
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.format(corpus=corpus, model=MODELS[name], objective=objective))
+    registry = Registry.discover()
+    config, document = load_run_config(path, (), registry)
+    return RunDirectory.create(folder / "runs", config, document, (), registry)
+
+
+@pytest.mark.parametrize("name", ["glm-moe", "gpt", "bert"])
+def test_every_row_of_the_plans_is_smaller_than_the_one_before(name, tmp_path):
+    run = made(name, tmp_path)
+    own = name != "glm-moe"  # a head that is the embedding without any plan
+    files = [file for file in sorted(PLANS.glob("*.yaml")) if file.name.startswith("tied-") == own]
+    assert len(files) == (3 if own else 4)
+    for file in files:
+        rows = compress(run.path, file, "--dry-run")["rows"]
+        # Positions are no part of the count where the model has none, and a file is coded after it is counted.
+        sizes = [row["bytes"] for row in rows if row["row"] != "entropy coding"]
+        assert sizes == sorted(sizes, reverse=True)
+        assert len(set(sizes)) == len(sizes)
+        assert rows[0]["bytes"] == 4 * rows[0]["parameters"]
+
+
+ENCODER = """\
+name: encoder
+steps:
+  - {name: factorised, model: {sharing: [{use: factorised-embedding, rank: 8, positions: true}, {use: cross-layer}]}}
+  - {name: int8, train: false, model: {quantizer: {weights: int8, embedding: int8, head: int8}}}
+  - {name: coded, train: false, export: {compress: lzma}}
+"""
+
+
+def test_an_encoder_is_measured_by_its_task_and_decodes_nothing(tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(ENCODER)
+    ledger = compress(made("small bert", tmp_path).path, plan, seeds=1)
+    assert (ledger["metric"], ledger["higher_is_better"]) == ("accuracy", True)
+    for row, file in zip(ledger["rows"], ledger["files"], strict=True):
+        scores = task_scores(Path(ledger["folder"]) / file["path"], Registry.discover())
+        assert file["quality"] == scores.total("accuracy")
+        assert (row["decoded_by"], row["tokens_per_second"]) == ("predicts a label for each text", None)
+    coded, before = ledger["rows"][-1]["bytes"], ledger["rows"][-2]["bytes"]
+    assert sum(coded["codes"].values()) < sum(before["codes"].values())
+    assert ledger["files"][-1]["quality"] == ledger["files"][-2]["quality"]
