@@ -167,6 +167,14 @@ def test_models_of_two_tokenizers_are_refused_by_name_before_they_are_loaded(
         command("evaluate", baseline, run, "--compare")
 
 
+def test_an_encoder_has_no_next_tokens_to_compare(command, config_file: Path, baseline: Path, tmp_path: Path):
+    sizes = "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16"
+    changes = [f"model={{use: bert, preset: small, {sizes}}}", "train.objective=masked-lm", "train.tokens=128"]
+    run = command("train", config_file, *changes, "--runs", tmp_path, "--json")["run_dir"]
+    with pytest.raises(ProblemError, match=f"{run}: the model 'bert' predicts .*; --compare needs the next token"):
+        command("evaluate", baseline, run, "--compare")
+
+
 def test_a_model_of_other_data_may_have_read_what_was_held_out(
     command, config_file: Path, baseline: Path, tmp_path: Path, caplog
 ):

@@ -263,7 +263,7 @@ def test_every_row_of_the_plans_is_smaller_than_the_one_before(name, tmp_path):
 ENCODER = """\
 name: encoder
 steps:
-  - {name: factorised, model: {sharing: [{use: factorised-embedding, rank: 8, positions: true}, {use: cross-layer}]}}
+  - {name: factorised, model: {sharing: [{use: factorised-embedding, rank: 4, positions: true}, {use: cross-layer}]}}
   - {name: int8, train: false, model: {quantizer: {weights: int8, embedding: int8, head: int8}}}
   - {name: coded, train: false, export: {compress: lzma}}
 """

@@ -150,6 +150,45 @@ def test_a_quantizer_that_finds_no_parameter_is_refused(config: Path, registry: 
     assert said is None or said in found[0]
 
 
+@pytest.mark.parametrize("tie", ["model.sharing=[tied-embeddings]", "model.tie_word_embeddings=true"])
+@pytest.mark.parametrize(
+    ("storage", "where"),
+    [
+        ("{weights: ternary, embedding: int8}", "model.quantizer.embedding"),
+        ("{head: fp16}", "model.quantizer.head"),
+        ("{embedding: int8, head: int4}", "model.quantizer.embedding"),
+        ("{embedding: int8, head: {use: int8, activations: int8}}", "model.quantizer.embedding"),
+        ("{use: bf16, roles: [matrix, head]}", "model.quantizer"),
+        ("{weights: ternary, embedding: int8, head: int8}", None),
+        ("{weights: ternary}", None),
+        ("bf16", None),
+        ("null", None),
+    ],
+)
+def test_one_tensor_has_one_format(config: Path, registry: Registry, tie: str, storage: str, where: str | None):
+    found = problems(config, registry, tie, f"model.quantizer={storage}")
+    assert len(found) == (where is not None)
+    assert where is None or f"{where}: embedding and head are one tensor ({tie.split('=')[0]}" in found[0]
+    assert problems(config, registry, f"model.quantizer={storage}") == []
+
+
+def test_the_head_of_a_task_is_no_embedding(config: Path, registry: Registry):
+    bert = ["model={use: bert, preset: small, quantizer: {embedding: int8}, head: {task: %s}}", "train.objective=%s"]
+    paths = "paths: [a.tsv], heldout: [b.tsv]"
+    masked = [bert[0] % "masked-lm", bert[1] % "masked-lm"]
+    assert any("one tensor (model.tie_word_embeddings)" in each for each in problems(config, registry, *masked))
+    classified = [bert[0] % "classification, labels: 2", bert[1] % f"{{use: classification, {paths}}}"]
+    assert problems(config, registry, *classified) == []
+
+
+def test_a_frozen_base_is_said_to_be_no_artifact(registry: Registry):
+    path = Path(__file__).parents[1] / "configs" / "frozen-base.yaml"
+    notes = export_notes(load_run_config(path, [], registry)[0])
+    assert any("--format penstock: model.base: the model learns beside a frozen base" in note for note in notes)
+    plain = Path(__file__).parents[1] / "configs" / "ternary.yaml"
+    assert export_notes(load_run_config(plain, [], registry)[0]) != notes
+
+
 def test_an_unknown_role_is_one_problem(config: Path, registry: Registry):
     (found,) = problems(config, registry, "model.quantizer={router: ternary}")
     assert "model.quantizer.router: unknown field" in found

@@ -158,10 +158,13 @@ def test_a_setting_without_a_word_is_found_however_deep() -> None:
     assert undescribed(Outer) == ["Inner.bare"]
 
 
+RAISED = {"Problem", "failed"}
+
+
 def codes_in(source: str) -> set[str]:
-    """The codes of every `Problem(...)`, as far as they are literals."""
+    """The codes of every `Problem(...)` and `failed(...)`, as far as they are literals."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    problems = [call for call in calls if getattr(call.func, "id", getattr(call.func, "attr", "")) == "Problem"]
+    problems = [call for call in calls if getattr(call.func, "id", getattr(call.func, "attr", "")) in RAISED]
     named = [keyword.value for call in problems for keyword in call.keywords if keyword.arg == "code"]
     return set().union(*map(literals, [*named, *(call.args[0] for call in problems if call.args)]))
 
@@ -187,6 +190,7 @@ def test_every_error_code_is_documented_and_no_other() -> None:
 
 def test_a_code_is_found_however_it_is_given() -> None:
     assert codes_in("Problem('bad-value', 'x y')") == {"bad-value"}
+    assert codes_in("raise failed('not-finite', 'x y')") == {"not-finite"}
     assert codes_in("Problem(code='no-runs' if x else 'no-match', what='')") == {"no-runs", "no-match"}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from crash import differences, outcome
+from safetensors.torch import load_file
 
 from penstock.cli.main import run as run_command
 from penstock.conformance.process import torchrun_variables
@@ -125,6 +126,24 @@ def test_a_run_goes_on_with_other_ranks_to_the_same_bits(tiny, balance, tmp_path
         shutil.rmtree(begun / "checkpoints" / "step-00000006")
         resume(*arguments, "--runs", name, "--resume", begun, cwd=tmp_path, **other)
         assert differences(result_of(begun), result_of(whole)) == []
+
+
+def test_learned_thresholds_and_a_warm_up_have_the_same_bits_on_two_ranks(tiny, tmp_path, monkeypatch):
+    """A threshold's gradient is averaged like a weight's, and all ranks are as far in the warm-up."""
+    warm = "warmup: {tokens: 256, shape: sigmoid}, activations: int8"
+    arguments = [
+        tiny,
+        f"model.quantizer={{weights: {{use: ternary-learned, {warm}}}, embedding: {{use: int8, {warm}}}, head: fp16}}",
+        "model.sharing=[]",
+        "train.micro_batch_size=2",
+    ]
+    ranks = train_as_ranks(*arguments, "--runs", "ranks", cwd=tmp_path)
+    alone = train_alone(*arguments, "--runs", "alone", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert differences(result_of(ranks), result_of(alone)) == []
+    kept = load_file(sorted(alone.glob("checkpoints/step-*"))[-1] / "added.safetensors")
+    learned = [tensor for name, tensor in kept.items() if name.endswith("log_gain")]
+    assert any(bool((each != each.flatten()[0]).any()) for each in learned)  # they were trained
+    assert {float(tensor) for name, tensor in kept.items() if name.endswith(".share")} == {1.0}
 
 
 def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(tiny, tmp_path, monkeypatch):

@@ -26,11 +26,12 @@ from penstock.train.step_module import StepModule
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
-def trained_run(folder: Path, *overrides: str) -> RestoredRun:
-    """The finished run of the quickstart in this folder of runs; trains it if the folder has none."""
-    finished = [path for path in folder.glob("*/2*") if '"finished"' in (path / "status.json").read_text()]
+def trained_run(folder: Path, *overrides: str, name: str = "quickstart") -> RestoredRun:
+    """The finished run of the quickstart with this name in a folder of runs; trains it if the folder has none. Runs of
+    one folder read one preparation of the data."""
+    finished = [path for path in folder.glob(f"{name}/2*") if '"finished"' in (path / "status.json").read_text()]
     if not finished:
-        arguments = ["train", str(CONFIG), *overrides, "--runs", str(folder), "--resume", "auto"]
+        arguments = ["train", str(CONFIG), f"name={name}", *overrides, "--runs", str(folder), "--resume", "auto"]
         with redirect_stdout(sys.stderr):  # stdout is for the result
             finished = [Path(run(arguments)["run_dir"])]
     return restore_run(finished[-1], Registry.discover())

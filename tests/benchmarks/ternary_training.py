@@ -34,6 +34,7 @@ from quickstart import Quickstart, trained_run
 from penstock.cli.main import run
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.evaluate.paired import paired
+from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
 from penstock.quant158 import native
@@ -70,11 +71,10 @@ def trained(name: str, seed: int, overrides: tuple[str, ...], runs: Path) -> Res
 
 
 @torch.inference_mode()
-def heldout_bits(restored: RestoredRun, tokens: int) -> float:
-    window_WS = heldout_windows(restored, tokens)
-    losses = [
-        restored.model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)
-    ]
+def heldout_bits(restored: RestoredRun, tokens: int, model: LanguageModel | None = None) -> float:
+    """Of a run's model, or of another, on the held-out text of the run."""
+    window_WS, model = heldout_windows(restored, tokens), model or restored.model
+    losses = [model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)]
     return bits_per_byte(losses, int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum()))
 
 

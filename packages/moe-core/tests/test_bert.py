@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -174,28 +173,24 @@ def test_a_folder_of_transformers_gives_sizes_and_weights(tmp_path: Path) -> Non
     assert (model.eval().logits(model(inputs).hidden_BSD) - expected)[inputs.real_BS].abs().max() < 1e-5
 
 
-def test_a_head_that_the_folder_lacks_starts_fresh_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_head_that_the_folder_lacks_starts_fresh_and_says_so(tmp_path: Path) -> None:
     folder = write(tmp_path / "bert", reference(build()))
-    with caplog.at_level(logging.INFO, "penstock"):
-        model = bert(pretrained=folder, head={"task": "classification", "labels": 4})
+    model = bert(pretrained=folder, head={"task": "classification", "labels": 4})
     assert isinstance(model, BertForTask)
-    fresh, left = (record.getMessage() for record in caplog.records)
+    fresh, left = model.start_notes
     assert "fresh weights of pooler, classifier" in fresh
     assert "lm_head, masked_lm.norm, masked_lm.transform of the checkpoint is left out" in left
     body = load_file(folder / "model.safetensors")["bert.encoder.layer.1.output.dense.weight"]
     assert torch.equal(model.get_parameter("layers.1.mlp.down_proj.weight"), body)
 
 
-def test_a_folder_of_the_body_alone_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_the_body_alone_is_read(tmp_path: Path) -> None:
     model = build("classification")
     state = {name.removeprefix("bert."): each.clone() for name, each in model.export_state().items() if "bert" in name}
     (tmp_path / "config.json").write_text(json.dumps({**model.export_config(), "architectures": ["BertModel"]}))
     save_file(state, tmp_path / "model.safetensors")
-    with caplog.at_level(logging.INFO, "penstock"):
-        loaded = bert(pretrained=tmp_path, head={"task": "classification", "labels": 2})
-    assert "fresh weights of classifier" in caplog.text
+    loaded = bert(pretrained=tmp_path, head={"task": "classification", "labels": 2})
+    assert "fresh weights of classifier" in loaded.start_notes[0]
     assert torch.equal(loaded.get_parameter("pooler.weight"), model.get_parameter("pooler.weight"))
 
 

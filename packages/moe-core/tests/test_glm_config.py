@@ -55,11 +55,11 @@ def test_an_unknown_preset_names_the_one_that_was_meant():
 
 def test_the_plugin_offers_the_architectures():
     components = plugin.architectures()
-    component = components[0]
+    component = next(each for each in components if each.name == "glm-moe")
     assert component.load_config() is GlmMoeConfig
     assert callable(component.load_target())
     registry = Registry([Loaded(Origin("penstock-moe-core", "0", "moe_core"), tuple(components))])
-    assert registry.names("architecture") == ["frozen-base", "glm-moe"]
+    assert registry.names("architecture") == ["bert", "frozen-base", "glm-moe", "gpt"]
     mine = [found for found in discover() if found.origin.distribution == "penstock-moe-core"]
     assert isinstance(mine[0], Loaded)
     assert mine[0].components == tuple(components)

@@ -108,6 +108,21 @@ def test_an_unknown_kernel_is_refused(monkeypatch) -> None:
         native.kernel()
 
 
+def test_an_unknown_kernel_is_refused_where_no_library_was_built(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(penstock.quant158, "__path__", [str(tmp_path)])
+    monkeypatch.setenv(native.VARIABLE, "portable")
+    assert not native.usable()
+    monkeypatch.setenv(native.VARIABLE, "avx-2")
+    for asked in (native.built, native.usable):
+        with pytest.raises(ProblemError, match=r"^PENSTOCK_KERNEL: unknown kernel 'avx-2', did you mean 'avx2'\?$"):
+            asked()
+
+
+@needs_library
+def test_the_kernels_of_the_library_are_those_that_are_known() -> None:
+    assert native.names() == native.KERNELS
+
+
 @needs_library
 def test_a_kernel_that_the_machine_cannot_run_is_refused() -> None:
     others = [name for name in native.names() if name not in native.supported()]

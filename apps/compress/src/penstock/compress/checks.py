@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from penstock.compress.plan import Plan, PlannedRow
-from penstock.hooks.contracts import PartlyFrozen
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run import checks
 from penstock.train.artifact import Unfilled
@@ -25,7 +24,7 @@ def require_possible(plan: Plan, runs: Path) -> dict[str, Composition]:
         try:
             with Unfilled():
                 require_for_start(planned, row.document)
-                _require_file(row, planned.composition, built)
+                _require_same_state(row, planned.composition, built)
             built[row.name] = planned.composition
         except ProblemError as error:
             code = max(code, error.exit_code)
@@ -37,10 +36,8 @@ def require_possible(plan: Plan, runs: Path) -> dict[str, Composition]:
     return built
 
 
-def _require_file(row: PlannedRow, composition: Composition, built: Mapping[str, Composition]) -> None:
-    if isinstance(composition.model, PartlyFrozen):
-        what = "the model learns beside a frozen base, which its config only names"
-        raise ProblemError(Problem("not-exportable", what, "model", "compress a run that trained the whole model"))
+def _require_same_state(row: PlannedRow, composition: Composition, built: Mapping[str, Composition]) -> None:
+    """A row that is not trained keeps what the row with its weights was trained with."""
     if row.trained or row.weights not in built:
         return
     before, now = (set(each.added_state()) for each in (built[row.weights], composition))

@@ -13,7 +13,7 @@ from penstock.compress.config import CompressionPlan
 from penstock.hooks.config import ConfigDocument, Location, read_config, validate
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
-from penstock.run.checks import endless_warmups
+from penstock.run.checks import packing_obstacles
 from penstock.run.config import RESOLVED, RunConfig, changed_run_config, digest
 from penstock.run.directory import RunDirectory
 from penstock.run.records.compression import BASELINE
@@ -96,7 +96,7 @@ def _exporter(settings: Mapping[str, Any], written: ConfigDocument, index: int, 
 
 
 def _require_packable(config: RunConfig, document: ConfigDocument) -> None:
-    if problems := endless_warmups(config):
+    if problems := packing_obstacles(config):
         raise ProblemError([replace(each, where=document.where(tuple(each.where.split(".")))) for each in problems])
 
 

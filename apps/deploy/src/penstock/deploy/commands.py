@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.cli import output
+from penstock.hooks.architecture import architecture_settings, require_next_token
 from penstock.hooks.config import parse_config
-from penstock.hooks.contracts import PartlyFrozen, RunExporter
+from penstock.hooks.contracts import PartlyFrozen, Prediction, RunExporter
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from penstock.train.restore import RestoredRun
+
+TRANSFORMERS = "transformers"
+"""The engine of exports that reads encoders too; the others serve what comes next."""
 
 
 @click.command()
@@ -63,6 +68,9 @@ def export(
     from penstock.train.restore import restore_run
 
     choice = _chosen(registry, exporter, engine, compress)
+    server = getattr(choice.settings, "engine", TRANSFORMERS)
+    if server != TRANSFORMERS:
+        require_next_token(RunDirectory.open(run_path).config(registry).model, f"an export for {server}", "--for")
     restored = restore_run(run_path, registry)
     contract = choice.entry.component.contract
     files = _export_model(choice, restored, out) if contract < 2 else _export_run(choice, restored, out)
@@ -78,7 +86,8 @@ def _export_model(choice: Choice, restored: RestoredRun, out: Path | None) -> li
     model = restored.model.merged() if isinstance(restored.model, PartlyFrozen) else restored.model
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = Path(temporary) / "tokenizer.json"
-        tokenizer.write_bytes(beginning_with_end_of_text(restored.tokenizer_json))
+        encoder = architecture_settings(restored.config.model).predicts != Prediction.NEXT_TOKEN
+        tokenizer.write_bytes(beginning_with_end_of_text(restored.tokenizer_json, ending=encoder))
         return choice.build().export(model, tokenizer, folder)
 
 

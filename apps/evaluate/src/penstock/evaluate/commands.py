@@ -250,17 +250,17 @@ def comparison_text(result: Comparison) -> str:
         "top-1 accuracy": result.top1_accuracy,
     }
     rows = [
-        (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4f}", _around(each.interval, "+"))
+        (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
         for name, each in pairs.items()
     ]
     alone = {"same first choice": result.top1_agreement, "KL(A || B), nats a token": result.kl_divergence}
-    rows += [(name, "", "", f"{each.value:.4f}", _around(each.interval)) for name, each in alone.items()]
+    rows += [(name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items()]
     a, b = result.baseline, result.compressed
     rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", f"{result.times_smaller:.2f} times smaller", ""))
     text = f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens"
     files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
     worst = [
-        (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4f}", repr(each.text))
+        (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", repr(each.text))
         for each in result.worst
     ]
     return "\n\n".join(
@@ -273,7 +273,7 @@ def comparison_text(result: Comparison) -> str:
 
 
 def _around(interval: Interval | None, sign: str = "") -> str:
-    return "" if interval is None else f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
+    return "" if interval is None else f"{interval.low:{sign}.4g} to {interval.high:{sign}.4g}"
 
 
 def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:

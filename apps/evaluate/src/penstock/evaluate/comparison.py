@@ -18,6 +18,7 @@ from penstock.eval_suite.intervals import Scores, ratio_interval
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.config import HELDOUT
 from penstock.evaluate.evaluation import EarlierTask, heldout_tokens, prepare_tasks, rows_together
+from penstock.hooks.architecture import require_next_token
 from penstock.hooks.contracts import TaskContext
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -112,6 +113,8 @@ def compare_paths(
     `comparison.json`, or beside the artifact as `NAME.comparison.json`. `options` are those of `TaskContext`."""
     begun = time.perf_counter()
     sides = _Side.of(baseline, registry), _Side.of(compressed, registry)
+    for side in sides:
+        require_next_token(side.config.model, "--compare", str(side.path))
     _require_one_tokenizer(*sides)
     chosen = task or registry.choose("task", HELDOUT)
     name, prepared = _prepared(sides, chosen, options)

@@ -14,13 +14,21 @@ from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
+DEFAULT = "heldout"  # the task of every config that names none
+
 
 def require_own_task(config: RunConfig, tasks: Sequence[Choice], options: Mapping[str, Any]) -> None:
     """Raises `ProblemError` for tasks and options that ask a model for the next token."""
-    asked = [f"the task '{each.entry.component.name}'" for each in tasks]
-    asked += [f"--{name}" for name in ("shots", "limit") if options.get(name) is not None]
-    for each in asked:
-        require_next_token(config.model, each, "--task" if tasks else each)
+    named = {"--task": tasks, "evaluate.tasks": [each for each in config.evaluate.tasks if _name(each) != DEFAULT]}
+    for where, each in ((where, each) for where, chosen in named.items() for each in chosen):
+        require_next_token(config.model, f"the task '{_name(each)}'", where)
+    for name in ("shots", "limit"):
+        if options.get(name) is not None:
+            require_next_token(config.model, "an option of tasks", f"--{name}")
+
+
+def _name(task: Choice) -> str:
+    return task.entry.component.name
 
 
 def evaluate_task(restored: Restored, seed: int) -> Evaluation:

@@ -14,31 +14,32 @@ from torch import nn
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.model import TextModel
 from penstock.generate.torch_tokens import tokens_of
-from penstock.hooks.architecture import architecture_settings, layer_routers
+from penstock.hooks.architecture import architecture_settings, layer_routers, require_next_token
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.quant158 import native
 from penstock.run.config import RESOLVED
-from penstock.run.directory import newest_run
+from penstock.run.directory import RunDirectory, newest_run
 from penstock.train.artifact import OpenedArtifact
 from penstock.train.checkpoint import MANIFEST, verify_checkpoint
 from penstock.train.compose import build_architecture, pick_device
-from penstock.train.restore import Restored, restore, restore_artifact, restore_run
+from penstock.train.restore import Restored, restore_artifact, restore_run
 
-OWN_ARCHITECTURES = {"glm4_moe": "glm-moe"}
+GENERATING = "text generation"
+OWN_ARCHITECTURES = {"bert": "bert", "glm4_moe": "glm-moe"}
 """Model types of the Hugging Face layout that we build ourselves; `hf` builds the others with transformers."""
 
 
 def load_model(path: Path, registry: Registry) -> TextModel:
     """The model of a run, checkpoint or folder, in torch; see `penstock.generate.load`."""
     if (path / RESOLVED).is_file():
-        return _of_trained(restore(path, registry))
+        return _of_run(path, registry)
     if (path.resolve().parent.parent / RESOLVED).is_file() and (path / MANIFEST).is_file():
-        return _of_trained(restore_run(path.resolve().parent.parent, registry, verify_checkpoint(path)))
+        return _of_run(path.resolve().parent.parent, registry, path)
     if run := newest_run(path):
-        return _of_trained(restore(run, registry))
+        return _of_run(run, registry)
     if (path / MANIFEST).is_file() and (path / "trainer.pt").is_file():
         what, fix = "a checkpoint without its run, whose config says how to read it", "give the run's folder"
         raise failed("not-a-model", what, str(path), fix)
@@ -49,9 +50,17 @@ def load_model(path: Path, registry: Registry) -> TextModel:
     return _of_folder(path, registry)
 
 
+def _of_run(path: Path, registry: Registry, checkpoint: Path | None = None) -> TextModel:
+    """Of the newest checkpoint, or of a given one. An encoder is refused before any weight is read."""
+    require_next_token(RunDirectory.open(path).config(registry).model, GENERATING, str(path))
+    return _of_trained(restore_run(path, registry, None if checkpoint is None else verify_checkpoint(checkpoint)))
+
+
 def load_artifact(path: Path, registry: Registry) -> tuple[TextModel, str]:
     """The model of an artifact, in torch, and what computes it, such as "torch with the kernel avx2"."""
-    restored = restore_artifact(OpenedArtifact.open(path, registry), packed=True)
+    opened = OpenedArtifact.open(path, registry)
+    require_next_token(opened.config.model, GENERATING, str(path))
+    restored = restore_artifact(opened, packed=True)
     module = cast(nn.Module, restored.model)
     if any(parameter.is_meta for parameter in module.parameters()):
         return _of_trained(restored), f"torch with the kernel {native.kernel().name}"
@@ -86,6 +95,7 @@ def _of_folder(folder: Path, registry: Registry) -> TextModel:
     tokenizer = PublishedTokenizer.of_model(str(folder))
     with _at(folder):
         choice = registry.choose("architecture", {"use": use, "pretrained": str(folder)})
+        require_next_token(choice, GENERATING, str(folder))
         model = _built(choice)
     cast(nn.Module, model).eval()
     _require_next_token(model)

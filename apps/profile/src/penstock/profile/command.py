@@ -15,9 +15,11 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
+from penstock.hooks.architecture import require_next_token
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact.reader import is_artifact
+from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory, is_run, stage
 from penstock.run.records.profile import Atlas, Profile
 from penstock.run.records.record import Record, write_record
@@ -150,6 +152,7 @@ class Text:
         if self.domains and not self.texts:
             what = "the run's data does not record the domain of its documents"
             raise ProblemError(Problem("bad-value", what, "--domains", "give each domain's text with --corpus"))
+        require_next_token(_trained_config(path, self.registry).model, "a profile", str(path))
         sources = text_sources(self.registry, self.texts, self.domains)
         restored = restore(path, self.registry)
         return subject_of_run(restored, sources, **self._extent)
@@ -164,6 +167,13 @@ class Text:
     @property
     def _extent(self) -> dict[str, Any]:
         return {"max_tokens": self.max_tokens, "sequence_length": self.sequence_length, "scored": self.scored}
+
+
+def _trained_config(path: Path, registry: Registry) -> RunConfig:
+    """The config of a run or an artifact, of which no weight is read."""
+    from penstock.train.artifact import OpenedArtifact
+
+    return OpenedArtifact.open(path, registry).config if is_artifact(path) else RunDirectory.open(path).config(registry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
-from penstock.hooks.contracts import Engine
+from penstock.hooks.contracts import Engine, Started
 from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
@@ -200,6 +200,9 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     if resumption is not None:
         messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
         resumption.record(step, machine, trainer.plugin_drift)
+    elif isinstance(trainer.model, Started):
+        for note in trainer.model.start_notes:
+            messages.note(note)
     status = Status(
         state="running",
         step=step,

@@ -272,13 +272,17 @@ def write_tokenizer(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
     return tokenizer_files(tokenizer.to_str(pretty=True).encode())
 
 
-def beginning_with_end_of_text(serialized: bytes) -> bytes:
+def beginning_with_end_of_text(serialized: bytes, *, ending: bool = False) -> bytes:
     """A `tokenizer.json` that puts the end-of-text token before a text, as training did: each document follows the end
-    of another. Of what the file itself put around a text, nothing is left, because training did not use that."""
+    of another. With `ending` it stands behind each text too, and the second of a pair is of another type, as encoders
+    are trained. Of what the file itself put around a text, nothing is left, because training did not use that."""
     tokenizer, document = tokenizers.Tokenizer.from_str(serialized.decode()), parse_json(serialized.decode())
+    single, pair = f"{END_OF_TEXT} $A", f"{END_OF_TEXT} $A {END_OF_TEXT}:1 $B:1"
+    if ending:
+        single, pair = f"{single} {END_OF_TEXT}", f"{single} {END_OF_TEXT} $B:1 {END_OF_TEXT}:1"
     template = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A",
-        pair=f"{END_OF_TEXT} $A {END_OF_TEXT}:1 $B:1",
+        single=single,
+        pair=pair,
         special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
     )
     after = document.get("post_processor")

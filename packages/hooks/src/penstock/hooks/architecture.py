@@ -44,6 +44,9 @@ SERVES = {
 }
 
 
+_PREDICTS_TOKENS = (Prediction.NEXT_TOKEN, Prediction.MASKED)
+
+
 class StorageSettings(Schema):
     """A low-precision format for each role; null stores the role as it is."""
 
@@ -241,10 +244,32 @@ class SharingSettings(Schema):
         layers; None: all of them. A part of a layer that two strategies claim is refused."""
         return {}
 
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether embedding and head become one tensor, which is then stored in one format."""
+        return False
+
     def misfits_among(self, layers: int | None, width: int | None) -> Iterator[tuple[str, str]]:
         """Settings that do not fit a model of so many layers and this width (None: unknown): for each the field, and
         what is wrong."""
         yield from ()
+
+
+def tied_in_two_formats(settings: ArchitectureSettings) -> Iterator[Problem]:
+    """A problem if embedding and head are one tensor, as far as settings tell, and have two formats."""
+    own = getattr(settings, "tie_word_embeddings", False) and settings.predicts in _PREDICTS_TOKENS
+    ties = ["model.tie_word_embeddings"] if own else []
+    ties += [
+        f"model.sharing.{index}"
+        for index, choice in enumerate(settings.sharing)
+        if isinstance(choice.settings, SharingSettings) and choice.settings.ties_embeddings
+    ]
+    formats = quantizer_of_roles(settings)
+    embedding, head = (formats.get(role, ("", None)) for role in (ParameterRole.EMBEDDING, ParameterRole.HEAD))
+    if ties and embedding[1] != head[1]:
+        what = f"embedding and head are one tensor ({ties[0]}), and their roles have two formats"
+        fix = "give both the same quantizer, or neither, or do not tie them"
+        yield Problem("bad-value", what, embedding[0] or head[0], fix)
 
 
 def sharing_misfits(settings: ArchitectureSettings) -> Iterator[Problem]:

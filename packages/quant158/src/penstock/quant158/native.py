@@ -17,6 +17,8 @@ import penstock.quant158
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VARIABLE = "PENSTOCK_KERNEL"
+KERNELS = ("avx512vnni", "avx2", "neon", "portable")
+"""Every kernel that there is, so that a wrong name is known as one where no library was built."""
 _ABI = 2
 MISSING = "missing-kernel"  # code of the problem
 BUILD = "run `uv sync --reinstall-package penstock-quant158` with a C++17 compiler"
@@ -57,7 +59,9 @@ class Kernel:
 
 
 def built() -> bool:
-    """Whether the package was built with a compiler."""
+    """Whether the package was built with a compiler. Raises `ProblemError` if `PENSTOCK_KERNEL` names no kernel."""
+    if asked := os.environ.get(VARIABLE):
+        _require_known(asked, VARIABLE)
     return _file() is not None
 
 
@@ -112,12 +116,16 @@ def kernel(name: str | None = None) -> Kernel:
     asked, where = (name, "") if name else (os.environ.get(VARIABLE), VARIABLE)
     if not asked:
         return next(Kernel(each, _address(each)) for each in names() if _passes(each))
-    if asked not in names():
-        raise ProblemError(Problem("bad-kernel", f"unknown kernel '{asked}'", where, did_you_mean(asked, names())))
+    _require_known(asked, where)
     if not _passes(asked):
         fix = f"this machine can run: {', '.join(supported())}"
         raise ProblemError(Problem("bad-kernel", f"this machine cannot run the kernel '{asked}'", where, fix))
     return Kernel(asked, _address(asked))
+
+
+def _require_known(name: str, where: str) -> None:
+    if name not in KERNELS:
+        raise ProblemError(Problem("bad-kernel", f"unknown kernel '{name}'", where, did_you_mean(name, KERNELS)))
 
 
 def _file() -> Path | None:

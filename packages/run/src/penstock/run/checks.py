@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from penstock.hooks.architecture import (
     SITES,
+    ArchitectureSettings,
     SharingSettings,
     StorageSettings,
     architecture_settings,
@@ -25,6 +26,7 @@ from penstock.hooks.architecture import (
     quantizer_of_roles,
     routers_without_gradient,
     sharing_misfits,
+    tied_in_two_formats,
     unanswered_asks,
     untrained_by,
 )
@@ -102,6 +104,10 @@ def every_quantizer_finds_a_parameter(config: RunConfig) -> Iterable[Problem]:
     return idle_quantizers(settings, settings.absent_roles)
 
 
+def one_tensor_has_one_format(config: RunConfig) -> Iterable[Problem]:
+    return tied_in_two_formats(architecture_settings(config.model))
+
+
 def sequences_fit_the_model(config: RunConfig) -> Iterator[Problem]:
     positions, length = architecture_settings(config.model).max_positions, config.data.sequence_length
     if positions is not None and length > positions:
@@ -166,6 +172,7 @@ CHECKS = (
     ),
     ConfigCheck("sharing strategies fit the model and one another", sharing_strategies_fit_together),
     ConfigCheck("every quantizer finds a parameter", every_quantizer_finds_a_parameter),
+    ConfigCheck("one tensor has one format", one_tensor_has_one_format),
     ConfigCheck("sequences are no longer than the model reads", sequences_fit_the_model),
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
     ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),
@@ -227,11 +234,23 @@ def export_notes(config: RunConfig) -> list[str]:
     settings = architecture_settings(config.model)
     notes = [f"the run cannot be exported to transformers: {problem}" for problem in settings.export_obstacles()]
     return notes + [
-        f"the run cannot be exported with --format penstock: {problem}" for problem in endless_warmups(config)
+        f"the run cannot be exported with --format penstock: {problem}" for problem in packing_obstacles(config)
     ]
 
 
-def endless_warmups(config: RunConfig) -> list[Problem]:
+def packing_obstacles(config: RunConfig) -> list[Problem]:
+    """What stands in the way of an artifact of the trained model."""
+    return [*_frozen_bases(architecture_settings(config.model)), *_endless_warmups(config)]
+
+
+def _frozen_bases(settings: ArchitectureSettings) -> Iterator[Problem]:
+    """A problem for a model that is not all in its run."""
+    if isinstance(getattr(settings, "base", None), Choice):
+        what = "the model learns beside a frozen base, which its config only names"
+        yield Problem("not-exportable", what, "model.base", "export it with --format hf, which merges the two")
+
+
+def _endless_warmups(config: RunConfig) -> list[Problem]:
     """A problem for each quantizer whose `warmup` ends after training, so that its weights cannot be packed."""
     chosen = dict(quantizer_of_roles(architecture_settings(config.model)).values())
     warmups = {path: getattr(choice.settings, "warmup", None) for path, choice in chosen.items()}

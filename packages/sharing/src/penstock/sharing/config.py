@@ -21,6 +21,10 @@ class TiedEmbeddingsConfig(SharingSettings):
     def claims(self) -> Mapping[str, frozenset[int] | None]:
         return {"embedding": None, "head": None}
 
+    @property
+    def ties_embeddings(self) -> bool:
+        return True
+
 
 class TiedGainsConfig(Schema):
     """Settings of `tied-gains`."""

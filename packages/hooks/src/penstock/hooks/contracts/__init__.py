@@ -37,6 +37,7 @@ from penstock.hooks.contracts.model import (
     Prediction,
     Publishable,
     Remembering,
+    Started,
     TaskModel,
 )
 from penstock.hooks.contracts.network import Placement, Topology
@@ -173,6 +174,7 @@ __all__ = [
     "SiteQuantizer",
     "SiteSharing",
     "Sited",
+    "Started",
     "StepModule",
     "StepRecord",
     "StoragePlan",

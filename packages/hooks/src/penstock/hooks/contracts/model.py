@@ -226,6 +226,14 @@ class TaskModel(Model, Protocol):
 
 
 @runtime_checkable
+class Started(Protocol):
+    """A model that has something to say of the weights that it starts from, such as a head that its checkpoint lacks.
+    Training says it once, before the first step."""
+
+    start_notes: tuple[str, ...]
+
+
+@runtime_checkable
 class Publishable(Protocol):
     """A language model that other software may know in another layout than its checkpoints have.
 

@@ -50,6 +50,7 @@ READS = "a model can start from Hugging Face's type bert"
 
 def to_hub_config(config: BertConfig, *, tied: bool) -> dict[str, Any]:
     """`config.json` of the class that has the model's head."""
+    ends = config.eos_token_id
     labels = {str(number): f"LABEL_{number}" for number in range(config.labels)}
     return {
         "architectures": [CLASSES[config.head.task]],
@@ -63,6 +64,7 @@ def to_hub_config(config: BertConfig, *, tied: bool) -> dict[str, Any]:
         "position_embedding_type": "absolute",
         "tie_word_embeddings": tied,
         "eos_token_id": config.eos_token_id,
+        "pad_token_id": next(iter(ends), None) if isinstance(ends, list) else ends,
         "id2label": labels,
         "label2id": {label: int(number) for number, label in labels.items()},
     }

@@ -105,6 +105,7 @@ class Bert(SitedModel):
         self.config = config
         self.vocabulary_size = config.vocab_size
         self.compute_dtype: torch.dtype = torch.float32
+        self.start_notes: tuple[str, ...] = ()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size)
         self.embed_types = Embedding(config.type_vocab_size, config.hidden_size)
@@ -247,7 +248,7 @@ def bert(
     config = BertConfig(**settings)
     model = (BertForMaskedLM if config.head.task == Prediction.MASKED else BertForTask)(config, quantizer)
     if config.pretrained is not None and not model.embed_tokens.weight.is_meta:
-        load_pretrained(model, config.pretrained)
+        model.start_notes = load_pretrained(model, config.pretrained)
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,13 +10,11 @@ from penstock.moe_core.bert import huggingface
 from penstock.moe_core.hub.tensors import check_names, read_tensors, with_place
 from penstock.moe_core.layers.site import load_own_state, own_state
 
-_NOTES = logging.getLogger("penstock")  # a command shows what is logged there
 
-
-def load_pretrained(model: nn.Module, path: Path) -> None:
+def load_pretrained(model: nn.Module, path: Path) -> tuple[str, ...]:
     """Puts the weights at `path` into a model of their sizes; raises `ProblemError` with every tensor of the body that
     only the model or only the files have. A head that the files lack keeps its fresh weights, and a head that the model
-    lacks is left out; both are said."""
+    lacks is left out; returns what there is to say of both."""
     with with_place(path):
         tied = bool(getattr(model, "tied", False))
         loaded, own = huggingface.from_hub_names(read_tensors(path), tied=tied), own_state(model)
@@ -30,10 +27,12 @@ def load_pretrained(model: nn.Module, path: Path) -> None:
         state |= {name: own[name] for name in fresh}
         check_names(state, own)
     load_own_state(model, state)
+    notes: list[str] = []
     if fresh:
-        _NOTES.info(f"{path}: the model starts with fresh weights of {_modules(fresh)}, which the checkpoint lacks")
+        notes.append(f"{path}: the model starts with fresh weights of {_modules(fresh)}, which the checkpoint lacks")
     if unread:
-        _NOTES.info(f"{path}: {_modules(unread)} of the checkpoint is left out, because the model has another head")
+        notes.append(f"{path}: {_modules(unread)} of the checkpoint is left out, because the model has another head")
+    return tuple(notes)
 
 
 def _fits(tensor: Tensor | None, own: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from penstock.hooks.architecture import LARGEST_SIZE, ArchitectureSettings, architecture_settings, router_misfits
-from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.contracts import ParameterRole, Prediction
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.schema import OfKind
@@ -86,6 +86,8 @@ class FrozenBaseConfig(ArchitectureSettings):
     @field_validator("base")
     @classmethod
     def _base_is_a_model_alone(cls, base: Choice) -> Choice:
+        if (predicted := getattr(base.settings, "predicts", Prediction.NEXT_TOKEN)) != Prediction.NEXT_TOKEN:
+            raise ValueError(f"'{base.entry.component.name}' predicts {predicted.text}: take a base of next tokens")
         written = [name for name in BELONGS_OUTSIDE if getattr(base.settings, name, None)]
         if written:
             raise ValueError(
