@@ -45,6 +45,13 @@ SHARED = "model.sharing=[{use: tied-gains, match: ['*q_proj*', '*mlp.up_proj*']}
 RUNS: dict[str, list[str]] = {
     "full precision": [],
     "ternary with norms before projections": [STORED, "model.sub_norm=true"],
+    "ternary, layers and factors shared": [
+        STORED,
+        "model.sharing=[{use: factorised-embedding, rank: 6, positions: true}, {use: cross-layer, interval: 2}]",
+    ],
+    "factors in full precision": [
+        "model.sharing=[{use: factorised-embedding, rank: 8, positions: true}, {use: attention, biases: true}]"
+    ],
     "ternary, shared with gains": ["model.quantizer={use: ternary, group: row}", SHARED],
 }
 
@@ -78,7 +85,7 @@ def test_an_artifact_is_the_run_to_the_bit(runs: dict[str, Path], name: str, tmp
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize("name", ["full precision", "ternary, shared with gains"])
+@pytest.mark.parametrize("name", ["full precision", "factors in full precision", "ternary, shared with gains"])
 def test_transformers_computes_the_logits_of_an_export(runs: dict[str, Path], name: str, tmp_path: Path) -> None:
     exporter = "{use: hf, dtype: float32}"
     run_command(["export", str(runs[name]), "--format", exporter, "--out", str(tmp_path / "hf"), "--json"])

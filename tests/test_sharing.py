@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from transformers import AutoModelForCausalLM
 
 from penstock.cli.main import run as run_command
 from penstock.generate import load
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact
 from penstock.quant158.decoder import Decoder
+from penstock.run.config import load_run_config
+from penstock.sharing.plan import plan_of
+from penstock.train.compose import compose_model, compose_optimizer, stored_tensors
 from penstock.train.restore import restore
 
 Command = Callable[..., Any]
 REGISTRY = Registry.discover()
+CONFIGS = Path(__file__).parents[1] / "configs"
 TERNARY = "model.quantizer={weights: {use: ternary, group: row, activations: int8}, embedding: int8, head: int8}"
 # Changes of the shared config, one run each, and what the decoder lacks of it.
 RUNS: dict[str, tuple[list[str], str | None]] = {
@@ -46,19 +51,12 @@ RUNS: dict[str, tuple[list[str], str | None]] = {
     ),
     "parameters of each use": (
         [
-            "model.sharing=[{use: cross-layer, per_use: {gains: true, low_rank: 2}}]",
+            "model.sharing=[{use: cross-layer, "
+            "per_use: {gains: true, low_rank: 2, loop_embedding: true, norms: true}}]",
             "model.first_k_dense_replace=0",
             TERNARY,
         ],
-        "layer changes",
-    ),
-    "a vector of each use": (
-        [
-            "model.sharing=[{use: cross-layer, per_use: {loop_embedding: true, norms: true}}]",
-            "model.first_k_dense_replace=0",
-            TERNARY,
-        ],
-        "a vector added",
+        "its layer changes",
     ),
     "a learned plan": (
         [
@@ -75,7 +73,7 @@ RUNS: dict[str, tuple[list[str], str | None]] = {
 def exported(request: pytest.FixtureRequest, workplace: Path, config_file: Path) -> tuple[str, Path, Path]:
     """A trained run, and its artifact."""
     name = f"sharing-{list(RUNS).index(request.param)}"
-    overrides = [f"name={name}", *RUNS[request.param][0]]
+    overrides = [f"name={name}", "train.tokens=512", *RUNS[request.param][0]]
     arguments = ["train", str(config_file), *overrides, "--runs", str(workplace / "sharing"), "--json"]
     run = Path(run_command(arguments)["run_dir"])
     path = workplace / "sharing" / f"{name}.penstock"
@@ -183,15 +181,158 @@ def test_a_vector_of_each_use_is_refused_by_layouts_without_it(
         command("export", run, "--out", tmp_path / "hf")
 
 
-def test_a_run_that_was_interrupted_anywhere_resumes_bit_equal(
-    workplace: Path, config_file: Path, command: Command, tmp_path: Path
+REFUSED: dict[str, tuple[str, str, bool]] = {
+    "two strategies": (
+        "[attention, {use: cross-layer, parts: [q, up]}]",
+        "q are shared by model.sharing.0 (attention) and by model.sharing.1 (cross-layer)",
+        True,
+    ),
+    "a group of no layer": (
+        "[{use: cross-layer, pattern: sparse, groups: [[0, 9]]}]",
+        "the group names no parameter: the model has no layer 9, only 0 to 2",
+        True,
+    ),
+    "a layer in two groups": (
+        "[{use: attention, pattern: sparse, groups: [[0, 1], [1, 2]]}]",
+        "layer 1 stands in group 0 already",
+        True,
+    ),
+    "a pattern without its number": ("[{use: attention, pattern: alternate}]", "needs the number of layers", True),
+    "a rank that saves nothing": ("[{use: factorised-embedding, rank: 32}]", "the model is 32 wide", True),
+    "a budget of all layers": ("[{use: learned-sharing, budget: 3}]", "leaves nothing to share", True),
+    "a part that no layer has": ("[{use: cross-layer, parts: [positions]}]", "has the part 'positions'", False),
+    "layers without a partner": (
+        "[{use: cross-layer, parts: [experts], pattern: sparse, groups: [[0, 1]]}]",
+        "no two layers have a parameter",
+        False,
+    ),
+    "two owners that only names tell": (
+        "[{use: tied-gains, match: ['*o_proj*']}, attention]",
+        "model.sharing.0 (tied-gains) and model.sharing.1 (attention): 'layers.0.self_attn.o_proj.weight' is claimed",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_shared_is_refused_before_any_work(
+    case: str, config_file: Path, command: Command, tmp_path: Path
 ) -> None:
-    """Steps 5 and 10 have checkpoints; an assignment that is learned until 0.6 of 12 steps is soft at the first."""
+    sharing, expected, known_from_settings = REFUSED[case]
+    asked = [["train", config_file, f"model.sharing={sharing}", "--dry-run", "--runs", tmp_path]]
+    asked += [["config", "validate", config_file, f"model.sharing={sharing}"]] if known_from_settings else []
+    for arguments in asked:
+        with pytest.raises(ProblemError) as caught:
+            command(*arguments)
+        assert expected in str(caught.value)
+        assert caught.value.exit_code == ExitCode.USAGE
+    assert not list(tmp_path.iterdir())
+
+
+SMALL: dict[str, Any] = {
+    "model.hidden_size": 32,
+    "model.num_hidden_layers": 3,
+    "model.first_k_dense_replace": 0,
+    "model.head_dim": 16,
+    "model.num_attention_heads": 2,
+    "model.num_key_value_heads": 1,
+}
+
+
+def built(sharing: list[Any], quantizer: str = "null", changes: Mapping[str, Any] = SMALL) -> Any:
+    """A small model in full precision with everything that a run puts into it."""
+    overrides = [f"{name}={value}" for name, value in {**SMALL, **changes}.items()]
+    overrides += [f"model.sharing={json.dumps(sharing)}", f"model.quantizer={quantizer}"]
+    config = load_run_config(CONFIGS / "quickstart.yaml", overrides, REGISTRY)[0]
+    return config, compose_model(config, 64)
+
+
+def test_muon_steps_a_shared_matrix_once_with_the_summed_gradient() -> None:
+    """The oracle is a model whose layers have copies of the weights: their gradients are added by hand."""
+    config, shared = built([{"use": "cross-layer", "norms": True}])
+    _, apart = built([])
+    apart.module.load_state_dict(shared.module.state_dict())
+    token_BS = torch.arange(3 * 16).view(3, 16) % 64
+    for composition in (shared, apart):
+        composition.model.next_token_loss(token_BS, token_BS).loss.backward()
+    names = [f"layers.{layer}.self_attn.q_proj.weight" for layer in range(3)]
+    copies = [apart.module.get_parameter(name) for name in names]
+    (one,) = {shared.module.get_parameter(name) for name in names}
+    total = torch.stack([copy.grad for copy in copies]).sum(dim=0)
+    torch.testing.assert_close(one.grad, total)
+    copies[0].grad = total
+    optimizers = [compose_optimizer(config, each.model, each.shared.roles()) for each in (shared, apart)]
+    held = [each for group in optimizers[0].param_groups for each in group["params"]]
+    assert sum(each is one for each in held) == 1
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(one, copies[0])
+
+
+def test_a_shared_matrix_is_quantized_to_one_set_of_codes_whatever_its_uses_add() -> None:
+    uses = {"gains": True, "low_rank": 2}
+    _, composition = built([{"use": "attention", "per_use": uses}], "ternary")
+    sites = [composition.model.weight_sites()[f"layers.{layer}.self_attn.q_proj.weight"] for layer in range(3)]
+    with torch.no_grad():
+        for name, parameter in composition.module.named_parameters():
+            if ".uses." in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    shared, effective = [site.shared() for site in sites], [site.effective() for site in sites]
+    assert torch.equal(shared[0], shared[1])
+    assert len(shared[0].unique()) == 3
+    assert not torch.equal(effective[0], effective[1])
+    counted = {each.name for each in stored_tensors(composition)}
+    assert {name for name in counted if "q_proj.weight" in name} == {"layers.0.self_attn.q_proj.weight"}
+
+
+def test_uses_add_nothing_at_the_start_except_their_norm() -> None:
+    token_BS = torch.arange(3 * 16).view(3, 16) % 64
+    plain = built([{"use": "cross-layer"}])[1].model
+    uses = {"gains": True, "low_rank": 2, "loop_embedding": True}
+    added = built([{"use": "cross-layer", "per_use": uses}])[1].model
+    assert torch.equal(plain(token_BS).hidden_BSD, added(token_BS).hidden_BSD)
+    copied = copy.deepcopy(added)
+    with torch.no_grad():
+        copied.get_parameter("layers.1.per_use.loop_embedding").add_(1.0)
+    assert not torch.equal(copied(token_BS).hidden_BSD, added(token_BS).hidden_BSD)
+
+
+def test_an_assignment_is_soft_then_that_of_the_largest_logits_and_stays_within_its_budget() -> None:
+    learned = {"use": "learned-sharing", "budget": 2, "temperature": {"start": 2.0, "end": 0.5, "until": 0.5}}
+    _, composition = built([learned], changes={"model.num_hidden_layers": 4})
+    shared, module = composition.shared, composition.module
+    logits = next(each for name, each in module.named_parameters() if name.endswith("assignment.logits"))
+    site = composition.model.weight_sites()["layers.2.mlp.experts.down_proj"]
+    sets = [module.get_parameter(f"layers.{layer}.mlp.experts.down_proj") for layer in (0, 2)]
+    with torch.no_grad():
+        logits.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]))
+    shares = (logits[2] / 2.0).softmax(dim=0)
+    torch.testing.assert_close(site.effective(), shares[0] * sets[0] + shares[1] * sets[1])
+    assert shared.hardened() is None
+    shared.end_step(0.25, torch.clone)
+    shares = logits[2].softmax(dim=0)
+    torch.testing.assert_close(site.effective(), shares[0] * sets[0] + shares[1] * sets[1])
+    shared.end_step(0.5, torch.clone)
+    chosen = [module.get_parameter(f"layers.{layer}.mlp.experts.down_proj") for layer in range(4)]
+    assert [each is sets[1] for each in chosen] == [True, False, False, True]
+    assert torch.equal(site.effective(), sets[0])
+    groups = shared.hardened().groups
+    assert ("layers.0.mlp.experts.down_proj", "layers.3.mlp.experts.down_proj") in groups
+    assert composition.stored_plan == plan_of(composition.model.export_state())
+    assert not any("assignment" in name for name, _ in module.named_parameters())
+
+
+def test_a_run_that_was_interrupted_anywhere_resumes_bit_equal(
+    config_file: Path, command: Command, tmp_path: Path
+) -> None:
+    """Of six steps the second has a checkpoint with a soft assignment, the fourth one with a hard one."""
     learned = "model.sharing=[{use: learned-sharing, budget: 1, temperature: {until: 0.6}}, tied-embeddings]"
-    arguments = ["train", config_file, learned, "model.first_k_dense_replace=0", TERNARY, "--runs", tmp_path]
+    sizes = ["model.first_k_dense_replace=0", "train.tokens=768", "train.checkpoint_every=2"]
+    arguments = ["train", config_file, learned, *sizes, TERNARY, "--runs", tmp_path]
     run = Path(command(*arguments)["run_dir"])
     expected = outcome(run)
-    for kept in ("step-00000010", "step-00000005"):
+    assert json.loads((run / "sharing.json").read_text())["groups"]
+    for kept in ("step-00000004", "step-00000002"):
         for name in sorted(path.name for path in (run / "checkpoints").glob("step-*")):
             if name > kept:
                 shutil.rmtree(run / "checkpoints" / name)

@@ -46,6 +46,7 @@ GPT2 = """\
   model_type: gpt2
   settings: {n_embd: 32, n_layer: 2, n_head: 4, n_positions: 160, resid_pdrop: 0.5}
 """
+SHARED_GPT2 = f"{GPT2}  sharing: [attention, {{use: feed-forward, norms: true, biases: true}}]\n"
 MIXTRAL = """\
   model_type: mixtral
   settings:
@@ -88,7 +89,9 @@ def checkpoint(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
 
 
-@pytest.mark.parametrize("model", [GPT2, MIXTRAL, DEEPSEEK], ids=["gpt2", "mixtral", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "model", [GPT2, SHARED_GPT2, MIXTRAL, DEEPSEEK], ids=["gpt2", "gpt2 with one layer", "mixtral", "deepseek_v3"]
+)
 def test_a_model_trains_resumes_with_the_same_bits_evaluates_and_exports(
     model: str, folder: Path, command: Command
 ) -> None:
@@ -97,13 +100,14 @@ def test_a_model_trains_resumes_with_the_same_bits_evaluates_and_exports(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["heldout/loss"] for line in lines if "heldout/loss" in line]
     assert losses[-1] < losses[0] < 6.1
-    assert ("load/max_violation" in lines[0]) == (model != GPT2)
+    assert ("load/max_violation" in lines[0]) == ("gpt2" not in model)
 
     stopped = run.parent / "stopped"
     _as_if_stopped(run, stopped, step=6)
     command("train", config, "--resume", stopped)
     before, after = checkpoint(run, 8), checkpoint(stopped, 8)
     assert before.keys() == after.keys()
+    assert ("transformer.h.1.attn.c_attn.weight" in before) == (model == GPT2)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
     result = command("evaluate", run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from penstock.hooks.contracts import ParameterRole, Shareable, SharingPlan
@@ -34,15 +35,18 @@ class Pattern:
         >>> Pattern("sequential", interval=2).of(range(5)), Pattern("alternate", distinct=2).of(range(5))
         ([(0, 1), (2, 3), (4,)], [(0, 2, 4), (1, 3)])
         >>> Pattern("sequential", distinct=2).of(range(5)), Pattern("sparse", groups=((0, 4),)).of(range(5))
-        ([(0, 1, 2), (3, 4)], [(0, 4)])
+        ([(0, 1), (2, 3, 4)], [(0, 4)])
         """
         if self.name == "sparse":
             return [group for group in self.groups or () if set(group) <= set(layers)]
         if self.name == "alternate":
             distinct = self.distinct or 1
             return [tuple(layers[start::distinct]) for start in range(min(distinct, len(layers)))]
-        length = self.interval or -(-len(layers) // (self.distinct or 1))
-        return [tuple(layers[start : start + length]) for start in range(0, len(layers), length)]
+        if self.interval is not None:
+            return [tuple(layers[start : start + self.interval]) for start in range(0, len(layers), self.interval)]
+        count = min(self.distinct or 1, len(layers))
+        ends = [len(layers) * at // count for at in range(count + 1)] if count else []
+        return [tuple(layers[start:end]) for start, end in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)

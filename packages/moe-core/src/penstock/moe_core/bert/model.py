@@ -27,6 +27,7 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
+from penstock.hooks.problems import ProblemError
 from penstock.moe_core.bert import hub_config, huggingface
 from penstock.moe_core.bert.config import BertConfig
 from penstock.moe_core.bert.pretrained import load_pretrained
@@ -168,7 +169,8 @@ class Bert(SitedModel):
 
     def published_config(self) -> dict[str, Any]:
         """Raises `ProblemError` for a model that no transformers class computes, with what to change."""
-        self.require_published()
+        if problems := self.obstacles():
+            raise ProblemError(problems)
         return self._hub_config(tied=self.published_tied)
 
     def published_state(self) -> dict[str, Tensor]:

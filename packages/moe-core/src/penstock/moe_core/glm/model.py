@@ -25,6 +25,7 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
+from penstock.hooks.problems import ProblemError
 from penstock.moe_core.glm import hub_config, huggingface
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
@@ -241,7 +242,8 @@ class GlmMoe(CausalModel):
 
     def _router_rules(self) -> dict[int, RouterRule]:
         """Raises `ProblemError` for a model that no transformers class computes, whatever its routers are."""
-        self.require_published()
+        if problems := self.obstacles():
+            raise ProblemError(problems)
         return {layer: _rule(router) for layer, router in self.routers.items()}
 
     def load_export_state(self, state: Mapping[str, Tensor]) -> None:

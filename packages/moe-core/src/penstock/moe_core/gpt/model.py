@@ -179,9 +179,8 @@ class Gpt(CausalModel):
 
     def published_config(self) -> dict[str, Any]:
         """Raises `ProblemError` if transformers' class does not compute the same, with what to change."""
-        self.require_published()
-        if self.config.sub_norm:
-            raise ProblemError(SUB_NORM)
+        if problems := self.obstacles() + ([SUB_NORM] if self.config.sub_norm else []):
+            raise ProblemError(problems)
         own = {name: value for name, value in self.export_config().items() if name != RANK}
         return own | hub_config.GPT2 | {"tie_word_embeddings": self.published_tied}
 

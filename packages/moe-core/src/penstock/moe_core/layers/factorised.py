@@ -24,9 +24,9 @@ def factors(weight_VD: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"rank {rank} is not below the width {width} of the table")
     if weight_VD.is_meta:
         return weight_VD.new_empty(rows, rank), weight_VD.new_empty(width, rank)
-    exact_VD = weight_VD.double()
-    direction_DR = torch.linalg.eigh(exact_VD.T @ exact_VD).eigenvectors.flip(-1)[:, :rank]
-    return (exact_VD @ direction_DR).to(weight_VD.dtype), direction_DR.to(weight_VD.dtype).contiguous()
+    eigen_DD = torch.linalg.eigh((weight_VD.T @ weight_VD).double()).eigenvectors
+    direction_DR = eigen_DD.flip(-1)[:, :rank].to(weight_VD.dtype).contiguous()
+    return weight_VD @ direction_DR, direction_DR
 
 
 def projection(weight_OI: Tensor) -> Linear:

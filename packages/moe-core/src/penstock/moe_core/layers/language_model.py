@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Inputs, LossOutput, ParameterLayout, ParameterRole, StoragePlan
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import Problem
 from penstock.moe_core.hub.export import ROUNDED_INPUTS, not_published
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.embedding import Embedding
@@ -53,14 +53,12 @@ class SitedModel(nn.Module):
             del state["lm_head.weight"]
         return state
 
-    def require_published(self) -> None:
-        """Raises `ProblemError` for a model that computes what no class of transformers does: it rounds activations, or
+    def obstacles(self) -> list[Problem]:
+        """Why no class of transformers computes what the model does, whatever its layers are: it rounds activations, or
         sharing added parts."""
         rounded = any(site.site.reads for site in sites_of(self).values())
         added = unpublished(self)
-        problems = [*([ROUNDED_INPUTS] if rounded else []), *([] if added is None else [not_published(added)])]
-        if problems:
-            raise ProblemError(problems)
+        return [*([ROUNDED_INPUTS] if rounded else []), *([] if added is None else [not_published(added)])]
 
     def parameter_roles(self) -> dict[str, ParameterRole]:
         """A parameter with a site has the site's role; what sites added has the role of norms, unless the code that
