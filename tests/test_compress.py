@@ -219,7 +219,7 @@ model: {model}
 train: {{tokens: 64, batch_size: 4, evaluate_every: null, trackers: [], observers: [], objective: {objective}}}
 """
 SIZES = "hidden_size: 320, num_hidden_layers: 5, num_attention_heads: 4, intermediate_size: 64"
-SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32"
+SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 2048"
 HEAD = "head: {task: classification, labels: 2}"
 MODELS = {
     "glm-moe": f"{{use: glm-moe, {SIZES}, num_key_value_heads: 2, head_dim: 8, first_k_dense_replace: 5}}",
@@ -278,6 +278,7 @@ def test_an_encoder_is_measured_by_its_task_and_decodes_nothing(tmp_path):
         scores = task_scores(Path(ledger["folder"]) / file["path"], Registry.discover())
         assert file["quality"] == scores.total("accuracy")
         assert (row["decoded_by"], row["tokens_per_second"]) == ("predicts a label for each text", None)
+    assert ledger["rows"][1]["parameters"] < 2048 * 32  # less than the table that was factorised in it
     coded, before = ledger["rows"][-1]["bytes"], ledger["rows"][-2]["bytes"]
     assert sum(coded["codes"].values()) < sum(before["codes"].values())
     assert ledger["files"][-1]["quality"] == ledger["files"][-2]["quality"]
