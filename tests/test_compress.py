@@ -219,13 +219,13 @@ model: {model}
 train: {{tokens: 64, batch_size: 4, evaluate_every: null, trackers: [], observers: [], objective: {objective}}}
 """
 SIZES = "hidden_size: 320, num_hidden_layers: 5, num_attention_heads: 4, intermediate_size: 64"
-SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 2048"
+SMALL = "hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32"
 HEAD = "head: {task: classification, labels: 2}"
 MODELS = {
     "glm-moe": f"{{use: glm-moe, {SIZES}, num_key_value_heads: 2, head_dim: 8, first_k_dense_replace: 5}}",
     "gpt": f"{{use: gpt, {SIZES}, max_position_embeddings: 512}}",
     "bert": f"{{use: bert, {SIZES}, max_position_embeddings: 512, {HEAD}}}",
-    "small bert": f"{{use: bert, {SMALL}, {HEAD}}}",
+    "small bert": f"{{use: bert, {SMALL}, max_position_embeddings: 2048, {HEAD}}}",
 }
 
 
