@@ -7,6 +7,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "bert"): "penstock-moe-core",
     ("architecture", "frozen-base"): "penstock-moe-core",
     ("architecture", "glm-moe"): "penstock-moe-core",
+    ("architecture", "gpt"): "penstock-moe-core",
     ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
