@@ -186,6 +186,7 @@ def test_dropout_draws_the_same_after_a_resume(folder: Path, penstock: Command) 
         (("export", "RUN", "--for", "vllm"), "an export for vllm"),
         (("evaluate", "RUN", "--task", "heldout"), "the task 'heldout'"),
         (("evaluate", "RUN", "--limit", "3"), "an option of tasks"),
+        (("evaluate", "RUN", "RUN", "--compare"), "--compare"),
     ],
 )
 def test_what_needs_the_next_token_refuses_an_encoder(

@@ -77,6 +77,9 @@ def test_models_of_unlike_shape_are_compared_on_the_text_that_was_held_out(comma
         interval = result[name]["interval"]
         assert interval["low"] < result[name]["difference"] < interval["high"]
         assert interval["samples"] == result["samples"] > 5
+    for name, most in (("top1_agreement", 1), ("kl_divergence", math.inf)):
+        interval = result[name]["interval"]
+        assert 0 <= interval["low"] <= result[name]["value"] <= interval["high"] <= most
     worst = [each["difference"] for each in result["worst"]]
     assert worst == sorted(worst, reverse=True)
     assert json.loads((other / "comparison.json").read_text()) == result

@@ -42,13 +42,14 @@ evaluate:
 """
 STORED = "model.quantizer={matrix: {use: ternary, activations: int8}, embedding: int8, head: int8}"
 SHARED = "model.sharing=[{use: tied-gains, match: ['*q_proj*', '*mlp.up_proj*']}]"
+ONE_IN_TWO = (
+    "model.sharing=[{use: cross-layer, pattern: alternate, distinct: 2, norms: true, biases: true}, "
+    "{use: factorised-embedding, rank: 8, positions: true}]"
+)
 RUNS: dict[str, list[str]] = {
     "full precision": [],
     "ternary with norms before projections": [STORED, "model.sub_norm=true"],
-    "ternary, layers and factors shared": [
-        STORED,
-        "model.sharing=[{use: factorised-embedding, rank: 6, positions: true}, {use: cross-layer, interval: 2}]",
-    ],
+    "whole layers shared, embeddings factorised": [ONE_IN_TWO, STORED],
     "factors in full precision": [
         "model.sharing=[{use: factorised-embedding, rank: 8, positions: true}, {use: attention, biases: true}]"
     ],

@@ -143,14 +143,14 @@ def compared(rows: Sequence[Trained], other: str) -> dict[str, Any]:
     """The shared ternary model beside another, over all seeds."""
     of = {name: {each.seed: each for each in rows if each.name == name} for name in (SHARED_TERNARY, other)}
     pairs = [(ours.bits, of[other][seed].bits) for seed, ours in of[SHARED_TERNARY].items()]
-    difference = paired(pairs)
+    difference = None if other == SHARED_TERNARY else paired(pairs)
     return {
         "seed": "all",
         "model": other,
         "heldout bits/byte": statistics.fmean(theirs for _, theirs in pairs),
         "file, bytes": round(statistics.fmean(each.file for each in of[other].values())),
         "training, s": sum(each.seconds for each in of[other].values()),
-        "shared - other": "" if difference is None or other == SHARED_TERNARY else difference.mean,
+        "shared - other": "" if difference is None else difference.mean,
         "+-": "" if difference is None or difference.half_width is None else difference.half_width,
     }
 

@@ -159,6 +159,15 @@ def test_every_held_out_example_comes_once_and_an_evaluation_stops_early(tmp_pat
     assert sum(len(batch.target_BS) for batch in objective.heldout()) == 4
 
 
+@needs_data
+def test_sst_2_is_read_whole() -> None:
+    folder = Path(str(DATA)) / "glue" / "SST-2_sentences"
+    heldout = [str(folder / "dev.tsv"), str(folder / "test.tsv.xz")]
+    objective = Classification(paths=[str(folder / "train.tsv.xz")], heldout=heldout)
+    assert objective.labels == ("0", "1")
+    assert (len(objective.texts["train"]), len(objective.texts["heldout"])) == (6920, 872 + 1821)
+
+
 # --- tags
 
 CONLL = """\

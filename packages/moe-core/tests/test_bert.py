@@ -256,3 +256,8 @@ def test_the_base_size_has_the_parameters_of_bert_base() -> None:
 def test_a_head_that_cannot_be_is_refused(head: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         bert(**SIZES, head=head)
+
+
+def test_a_position_without_an_embedding_is_named() -> None:
+    with pytest.raises(ProblemError, match="position 24 has no embedding: the model has 24, counted from 0"):
+        build()(torch.zeros(1, 25, dtype=torch.long))

@@ -178,6 +178,17 @@ def test_an_encoder_is_refused_by_an_objective_of_next_tokens(folder: Path, comm
         command("train", write(folder, bert))
 
 
+def test_an_encoder_learns_hidden_tokens_and_is_evaluated_on_them(folder: Path, command: Command) -> None:
+    sizes = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, intermediate_size: 48}"
+    bert = f"  task: masked\n  model_type: bert\n  settings: {sizes}\n"
+    run = Path(command("train", write(folder, bert), "train.objective=masked-lm", "train.tokens=4096")["run_dir"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["heldout/loss"] for row in rows if "heldout/loss" in row]
+    assert losses[-1] < losses[0]
+    figures = command("evaluate", run)["tasks"]["masked-lm"]["metrics"]
+    assert figures.keys() == {"masked-lm.nats_per_token"}
+
+
 def test_sequences_beyond_the_default_positions_of_the_type_are_refused_before_training(
     command: Command, tmp_path: Path
 ) -> None:
@@ -188,3 +199,12 @@ def test_sequences_beyond_the_default_positions_of_the_type_are_refused_before_t
     command("train", tmp_path / "run.yaml", longest, "--dry-run")
     with pytest.raises(ProblemError, match="sequences have 1025 tokens, but the model reads at most 1024 positions"):
         command("train", tmp_path / "run.yaml", "data.sequence_length=1025", "--dry-run")
+
+
+def test_parameters_of_single_uses_need_weight_sites(folder: Path, command: Command) -> None:
+    own = f"{GPT2}  sharing: [{{use: attention, per_use: {{gains: true}}}}, {{use: learned-sharing, budget: 1}}]\n"
+    with pytest.raises(ProblemError) as caught:
+        command("config", "validate", write(folder, own))
+    said = str(caught.value)
+    assert said.count("needs weight sites, which 'hf' does not have") == 2
+    assert "q, k, v, o are shared by model.sharing.0 (attention) and by model.sharing.1 (learned-sharing)" in said

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,8 @@ def _record(
         loss=_paired(figures["loss"]),
         bits_per_byte=_paired(figures["bits_per_byte"]),
         top1_accuracy=_paired(figures["top1_accuracy"]),
-        top1_agreement=_of_pair(scores, "same"),
-        kl_divergence=_of_pair(scores, "kl"),
+        top1_agreement=_of_pair(scores, "same", 1.0),
+        kl_divergence=_of_pair(scores, "kl", math.inf),
         worst=_worst(prepared, scores, tokenizer),
         seconds=round(seconds, 3),
     )
@@ -192,10 +193,10 @@ def _paired(figure: Difference) -> PairedFigure:
     return PairedFigure(figure.baseline, figure.compressed, figure.difference, figure.interval)
 
 
-def _of_pair(scores: Scores, name: str) -> PairFigure:
-    """A mean over tokens."""
-    value = float(scores[name].sum() / scores["tokens"].sum())
-    return PairFigure(value, ratio_interval(scores[name], scores["tokens"]))
+def _of_pair(scores: Scores, name: str, most: float) -> PairFigure:
+    """A mean over tokens of figures from 0 to `most`."""
+    value, found = float(scores[name].sum() / scores["tokens"].sum()), ratio_interval(scores[name], scores["tokens"])
+    return PairFigure(value, found and replace(found, low=max(0.0, found.low), high=min(most, found.high)))
 
 
 def _worst(prepared: Prepared, scores: Scores, tokenizer: BpeTokenizer) -> list[ComparedDocument]:

@@ -163,7 +163,8 @@ CHECKS = (
 
 
 def require(planned: Planned, document: ConfigDocument, which: Iterable[BuiltCheck] = CHECKS) -> None:
-    """Raises one `ProblemError` with the problems of all checks; code that cannot be imported stops the others."""
+    """Raises one `ProblemError` with the problems of all checks, each once: two checks may build the same part. Code
+    that cannot be imported stops the others."""
     every_component_can_be_imported(planned)
     problems: list[Problem] = []
     exit_code = ExitCode.DONE
@@ -174,7 +175,7 @@ def require(planned: Planned, document: ConfigDocument, which: Iterable[BuiltChe
             problems += [checks.located(problem, document) for problem in error.problems]
             exit_code = max(exit_code, error.exit_code)
     if problems:
-        raise ProblemError(problems, exit_code)
+        raise ProblemError(list(dict.fromkeys(problems)), exit_code)
 
 
 def require_for_start(planned: Planned, document: ConfigDocument) -> None:

@@ -1,4 +1,2 @@
-"""GLM-4.x mixture-of-experts language models, small enough to read and exact enough to load the real weights.
-
-`model.GlmMoe` is the model, `config.GlmMoeConfig` its hyper-parameters and presets.
-"""
+"""Language models, small enough to read and exact enough to load published weights: a folder an architecture, on the
+common `layers`."""

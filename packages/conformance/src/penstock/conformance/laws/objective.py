@@ -242,8 +242,9 @@ def figures_are_sums_over_examples(subject: Subject) -> None:
 
     Return value and weight of each row, and add up the same tensors in `loss`.
     """
-    objective = _prepared(subject)
-    if not isinstance(objective, ScoredObjective):
+    objective: Any = _prepared(subject)
+    scored: object = objective
+    if not isinstance(scored, ScoredObjective):
         raise NotApplicable("the objective scores no examples")
     batches = list(objective.examples())
     expect(_rows(batches) == _rows(list(objective.examples())), "the examples are others the second time")

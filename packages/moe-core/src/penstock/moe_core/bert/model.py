@@ -41,7 +41,7 @@ from penstock.moe_core.layers.language_model import SitedModel, fitting
 from penstock.moe_core.layers.linear import Linear
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
-from penstock.moe_core.layers.positions import positions
+from penstock.moe_core.layers.positions import positions, require_embedded
 from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, unpublished
 
 # The fields of `Inputs` that the model reads, besides the tokens.
@@ -126,12 +126,15 @@ class Bert(SitedModel):
         return {}
 
     def forward(self, inputs: Inputs | Tensor) -> ModelOutput:
-        """Reads padding on either side, positions and token types (None: all 0)."""
+        """Reads padding on either side, positions and token types (None: all 0). Raises `ProblemError` for a position
+        that has no embedding."""
         inputs = Inputs.of(inputs)
         inputs.require_only(type(self).__name__, *READS)
         type_BS = torch.zeros_like(inputs.token_BS) if inputs.type_BS is None else inputs.type_BS
         x_BSD = self.embed_tokens(inputs.token_BS) + self.embed_types(type_BS)
-        x_BSD = x_BSD + self.embed_positions(positions(inputs).position)
+        position = positions(inputs).position
+        require_embedded(inputs, position, self.config.max_position_embeddings)
+        x_BSD = x_BSD + self.embed_positions(position)
         x_BSD = self.dropout(self.embed_norm(x_BSD.to(self.compute_dtype)))
         visible = _visible(inputs)
         for layer in self.layers:

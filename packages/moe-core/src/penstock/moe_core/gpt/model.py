@@ -24,7 +24,7 @@ from penstock.hooks.contracts import (
     SiteQuantizer,
     StoragePlan,
 )
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import ProblemError
 from penstock.moe_core.gpt import hub_config, huggingface
 from penstock.moe_core.gpt.config import GptConfig
 from penstock.moe_core.hub.export import RANK, SUB_NORM
@@ -35,7 +35,7 @@ from penstock.moe_core.layers.head import Head
 from penstock.moe_core.layers.language_model import CausalModel, fitting
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
-from penstock.moe_core.layers.positions import known_real, positions, restarted
+from penstock.moe_core.layers.positions import known_real, positions, require_embedded, restarted
 from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, unpublished
 
 # The fields of `Inputs` that the model reads, besides the tokens.
@@ -136,7 +136,7 @@ class Gpt(CausalModel):
         position, visible = positions(inputs, cache)
         if inputs.document_BS is not None and inputs.position_BS is None and visible is not None:
             position = restarted(visible)
-        self._require_embedded(inputs, position, 0 if cache is None else cache.length)
+        require_embedded(inputs, position, self.most_positions, cached=0 if cache is None else cache.length)
         x_BSD = self.embed_tokens(inputs.token_BS) + self.embed_positions(position)
         x_BSD = x_BSD.to(self.compute_dtype)
         for layer in self.layers:
@@ -144,15 +144,6 @@ class Gpt(CausalModel):
         if cache is not None:
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), {})
-
-    def _require_embedded(self, inputs: Inputs, position: Tensor, cached: int) -> None:
-        """Reads positions, for which a GPU has to be waited for, only where the length alone does not tell."""
-        counted = inputs.position_BS is None
-        if position.numel() == 0 or (counted and cached + inputs.token_BS.shape[1] <= self.most_positions):
-            return
-        if (last := int(position.max())) >= self.most_positions:
-            what = f"position {last} has no embedding: the model has {self.most_positions}, counted from 0"
-            raise ProblemError(Problem("bad-value", what, "inputs", "shorten the text"))
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `capacity` positions."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Inputs
+from penstock.hooks.problems import Problem, ProblemError
 
 
 class Cached(Protocol):
@@ -41,6 +42,17 @@ def restarted(visible: Tensor) -> Tensor:
     """Positions [B, S] counted from 0 in each document, of the real tokens alone: for embeddings that are learned for
     every position, so that a document means the same wherever it stands in its row."""
     return visible.squeeze(1).sum(dim=-1) - 1  # a token sees itself and those before it
+
+
+def require_embedded(inputs: Inputs, position: Tensor, most: int, *, cached: int = 0) -> None:
+    """Raises `ProblemError` for a position beyond the `most` that have a learned embedding. Reads positions, for which
+    a GPU has to be waited for, only where the length alone does not tell."""
+    counted = inputs.position_BS is None
+    if position.numel() == 0 or (counted and cached + inputs.token_BS.shape[1] <= most):
+        return
+    if (last := int(position.max())) >= most:
+        what = f"position {last} has no embedding: the model has {most}, counted from 0"
+        raise ProblemError(Problem("bad-value", what, "inputs", "shorten the text"))
 
 
 def known_real(inputs: Inputs, cache: Cached | None) -> Tensor | None:
