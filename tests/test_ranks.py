@@ -146,6 +146,17 @@ def test_learned_thresholds_and_a_warm_up_have_the_same_bits_on_two_ranks(tiny, 
     assert {float(tensor) for name, tensor in kept.items() if name.endswith(".share")} == {1.0}
 
 
+def test_a_plan_that_is_learned_is_the_same_on_two_ranks(tiny, tmp_path, monkeypatch):
+    """All ranks settle on it at the same step; a set of weights that no layer took has no gradient on any."""
+    learned = "{use: learned-sharing, budget: 2, parts: [q, k, v, o], temperature: {until: 0.5}}"
+    sharing = f"model.sharing=[{learned}, {{use: factorised-embedding, rank: 4}}]"
+    arguments = [tiny, sharing, "model.num_hidden_layers=4", "train.micro_batch_size=2"]
+    ranks = train_as_ranks(*arguments, "--runs", "ranks", cwd=tmp_path)
+    alone = train_alone(*arguments, "--runs", "alone", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert differences(result_of(ranks), result_of(alone)) == []
+    assert (ranks / "sharing.json").read_text() == (alone / "sharing.json").read_text()
+
+
 def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(tiny, tmp_path, monkeypatch):
     lines = [
         {"prompt": f"gate {number} opens " * (1 + number % 3), "completion": "water " * (1 + 5 * (number % 4 == 0))}

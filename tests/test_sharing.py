@@ -353,7 +353,7 @@ def test_a_run_that_was_interrupted_anywhere_resumes_bit_equal(
     config_file: Path, command: Command, tmp_path: Path
 ) -> None:
     """Of six steps the second has a checkpoint with a soft assignment, the fourth one with a hard one."""
-    learned = "model.sharing=[{use: learned-sharing, budget: 1, temperature: {until: 0.6}}, tied-embeddings]"
+    learned = "model.sharing=[{use: learned-sharing, budget: 2, temperature: {until: 0.6}}, tied-embeddings]"
     sizes = ["model.first_k_dense_replace=0", "train.tokens=768", "train.checkpoint_every=2"]
     arguments = ["train", config_file, learned, *sizes, TERNARY, "--runs", tmp_path]
     run = Path(command(*arguments)["run_dir"])

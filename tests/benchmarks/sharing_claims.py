@@ -31,9 +31,9 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from penstock.eval_suite.metrics import bits_per_byte
+from penstock.evaluate.paired import paired
 from penstock.sharing.apply import share_module
 from penstock.sharing.encoder_decoder import EncoderDecoder
-from penstock.sweep.compare import paired
 from penstock.train.restore import RestoredRun
 
 LAYERS = 8

@@ -34,10 +34,10 @@ from quickstart import Quickstart, trained_run
 from ternary_training import decoded_bits, heldout_bits
 
 from penstock.cli.main import run
+from penstock.evaluate.paired import paired
 from penstock.hooks import Registry
 from penstock.hooks.contracts import ParameterRole
 from penstock.quant158 import native
-from penstock.sweep.compare import paired
 from penstock.train.compose import parameter_summary
 from penstock.train.restore import RestoredRun, restore
 from penstock.train.weights import sites_of

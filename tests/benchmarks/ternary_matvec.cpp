@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -17,6 +18,7 @@
 namespace {
 
 constexpr int64_t GROUP = 128, GROUP_BYTES = 32;
+constexpr int64_t BLOCKS = 32;  // of at least a few microseconds each
 
 inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 
@@ -48,11 +50,17 @@ void pin(const cpu_set_t& allowed, int64_t number) {
     }
 }
 
-// Runs `part(thread, thread count)` so often on every thread, all of which wait for one another after each. The time
-// begins when all have met once: to start a thread takes longer than most products. Each has a processor of its own,
-// because the system may leave new threads on that of their parent for longer than all of this takes.
+// The time of `repeats` products, each of which is `part(thread, thread count)` on every thread, all of which wait for
+// one another after it: the median of blocks of products, times their number. Threads that wait for one another lose a
+// mean: the system, or the host of a virtual machine, takes a processor away for milliseconds, a product lasts
+// microseconds. Time begins when all have met once, because to start a thread takes longer than most products. Each has
+// a processor of its own, because the system may leave new threads on that of their parent for longer than all of this
+// takes.
 template <class Part>
 double seconds(int64_t threads, int64_t repeats, Part part) {
+    using Clock = std::chrono::steady_clock;
+    const int64_t blocks = std::min<int64_t>(repeats, BLOCKS);
+    std::vector<double> taken(blocks);
     std::atomic<int64_t> arrived{0};
     auto meet = [&](int64_t meeting) {
         if (threads == 1) return;
@@ -61,9 +69,15 @@ double seconds(int64_t threads, int64_t repeats, Part part) {
             spins < 1000 ? _mm_pause() : std::this_thread::yield();  // others may need the core
     };
     auto run = [&](int64_t thread) {
-        for (int64_t repeat = 0; repeat < repeats; ++repeat) {
-            part(thread, threads);
-            meet(repeat + 2);
+        int64_t done = 0;
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t end = repeats * (block + 1) / blocks, size = end - done;
+            const auto begun = Clock::now();
+            for (; done < end; ++done) {
+                part(thread, threads);
+                meet(done + 2);
+            }
+            if (thread == 0) taken[block] = std::chrono::duration<double>(Clock::now() - begun).count() / size;
         }
     };
     cpu_set_t allowed;
@@ -77,12 +91,11 @@ double seconds(int64_t threads, int64_t repeats, Part part) {
             run(thread);
         });
     meet(1);
-    const auto begun = std::chrono::steady_clock::now();
     run(0);
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begun;
     for (auto& other : others) other.join();
     sched_setaffinity(0, sizeof allowed, &allowed);
-    return taken.count();
+    std::nth_element(taken.begin(), taken.begin() + blocks / 2, taken.end());
+    return taken[blocks / 2] * repeats;
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 The peer, in `ternary_matvec.cpp`, is a product by rows with `maddubs` in the way of llama.cpp's TQ2_0 and has one scale
 a row; ours has one for 128 columns. Both multiply the same weights with the same int8 vector, whose quantization is not
-timed. Bytes are codes and scales. Threads wait for one another after each product.
+timed. Bytes are codes and scales. Threads wait for one another after each product; times are medians of blocks of them.
 
 The bars are those of AVX-512 VNNI; with another kernel (`PENSTOCK_KERNEL`) the table stands alone. Needs a C++ compiler
 and a processor with AVX2. At 256 MiB give it 2 GB of memory.
@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
-from measure import Bar, finish, interleaved, json_option, rounds
+from measure import Bar, finish, interleaved, json_option, medians, rounds
 from numpy.typing import NDArray
 
 from penstock.quant158 import native
@@ -97,14 +97,14 @@ def measured(library: ctypes.CDLL, case: Case, threads: int, rounds: int) -> dic
     kernel, matrix, out = native.kernel().address, case.matrix.address, case.out.ctypes.data
     x, prefix, total = case.x.ctypes.data, case.prefix.ctypes.data, int(case.prefix[-1])
     peer = ctypes.addressof(case.peer)
-    cases: dict[str, Callable[[], Any]] = {
+    cases: dict[str, Callable[[], float]] = {
         "kernel": lambda: library.time_kernel(kernel, matrix, x, prefix, 1.0, out, threads, repeats),
         "peer": lambda: library.time_peer(peer, x, total, 1.0, out, threads, repeats),
         "read": lambda: library.time_read(matrix, 0, threads, repeats),
         "read with prefetch": lambda: library.time_read(matrix, 8192, threads, repeats),
     }
     check(cases, case)
-    seconds = {name: each / repeats for name, each in interleaved(cases, rounds=rounds).items()}
+    seconds = {name: each / repeats for name, each in medians(cases, rounds=rounds).items()}
     read = min(seconds["read"], seconds["read with prefetch"])
     return {
         "rows": case.matrix.shape[0],
@@ -119,7 +119,7 @@ def measured(library: ctypes.CDLL, case: Case, threads: int, rounds: int) -> dic
     }
 
 
-def check(cases: dict[str, Callable[[], Any]], case: Case) -> None:
+def check(cases: dict[str, Callable[[], float]], case: Case) -> None:
     cases["kernel"]()
     ours = case.out.copy()
     cases["peer"]()

@@ -33,13 +33,13 @@ from quickstart import Quickstart, trained_run
 
 from penstock.cli.main import run
 from penstock.eval_suite.metrics import bits_per_byte
+from penstock.evaluate.paired import paired
 from penstock.hooks.contracts import LanguageModel
 from penstock.hooks.contracts.weights import FULL_PRECISION
 from penstock.moe_core.layers.site import NamedSite
 from penstock.quant158 import native
 from penstock.quant158.artifact import Artifact
 from penstock.quant158.decoder import Decoder, decodable
-from penstock.sweep.compare import paired
 from penstock.train.compose import stored_tensors
 from penstock.train.restore import RestoredRun
 from penstock.train.weights import sites_of

@@ -50,7 +50,7 @@ def by_hand(pair: tuple[Any, Any], prepared: Prepared) -> dict[str, list[float]]
     return {name: np.bincount(document_N, weights=values).tolist() for name, values in columns.items()}
 
 
-def test_sums_of_documents_are_those_of_whole_logits(pair, tokenizer, monkeypatch):
+def test_sums_of_documents_are_those_of_whole_logits(pair: tuple[Any, Any], tokenizer, monkeypatch):
     prepared = heldout(tokenizer)
     for model in pair:
         model.eval()
@@ -66,7 +66,7 @@ def test_sums_of_documents_are_those_of_whole_logits(pair, tokenizer, monkeypatc
     assert found.scores["bytes"].tolist() == [23, 60, 2, 49]
 
 
-def test_no_more_logits_are_held_than_is_said(pair, tokenizer, monkeypatch):
+def test_no_more_logits_are_held_than_is_said(pair: tuple[Any, Any], tokenizer, monkeypatch):
     """Memory does not grow with the text or the batch."""
     held: list[int] = []
     for model in pair:
@@ -77,7 +77,7 @@ def test_no_more_logits_are_held_than_is_said(pair, tokenizer, monkeypatch):
     assert max(held) == 8
 
 
-def test_a_model_compared_with_itself_differs_by_exactly_0(pair, tokenizer):
+def test_a_model_compared_with_itself_differs_by_exactly_0(pair: tuple[Any, Any], tokenizer):
     found = compare(pair[0], pair[0], heldout(tokenizer))
     assert not found.scores["kl"].any()
     assert np.array_equal(found.scores["same"], found.scores["tokens"])
@@ -87,14 +87,14 @@ def test_a_model_compared_with_itself_differs_by_exactly_0(pair, tokenizer):
         assert (figure.interval.low, figure.interval.high) == (0, 0)
 
 
-def test_sliding_windows_count_every_token_once(pair, tokenizer):
+def test_sliding_windows_count_every_token_once(pair: tuple[Any, Any], tokenizer):
     found = compare(*pair, heldout(tokenizer, stride=5))
     expected = token_nll(pair[1], STREAM, sequence_length=16, stride=5)
     assert found.scores["tokens"].sum() == len(STREAM) - 1
     np.testing.assert_allclose(found.scores["compressed_nll"].sum(), expected.sum(), rtol=1e-6)
 
 
-def test_files_are_documents_and_a_single_one_is_its_windows(pair, tokenizer, tmp_path):
+def test_files_are_documents_and_a_single_one_is_its_windows(pair: tuple[Any, Any], tokenizer, tmp_path):
     for name, text in (("a.txt", "the gate opens " * 4), ("b.txt", "shut")):
         (tmp_path / name).write_text(text)
     several = prepare(Text([tmp_path]), TaskContext(tokenizer, None, 16))
@@ -107,7 +107,7 @@ def test_files_are_documents_and_a_single_one_is_its_windows(pair, tokenizer, tm
     assert [each.name for each in samples_of(single)] == ["window 1", "window 2", "window 3", "window 4"]
 
 
-def test_samples_are_the_tokens_of_their_scores(pair, tokenizer):
+def test_samples_are_the_tokens_of_their_scores(pair: tuple[Any, Any], tokenizer):
     prepared = heldout(tokenizer)
     samples, found = samples_of(prepared), compare(*pair, prepared)
     assert [len(each.token_N) for each in samples] == found.scores["tokens"].tolist()
@@ -125,7 +125,7 @@ def test_figures_are_means_over_tokens_and_bytes():
     assert figures["top1_accuracy"].difference == pytest.approx(-1 / 40)
 
 
-def test_progress_counts_predictions_to_the_end(pair, tokenizer):
+def test_progress_counts_predictions_to_the_end(pair: tuple[Any, Any], tokenizer):
     seen: list[tuple[int, int]] = []
     compare(*pair, heldout(tokenizer), batch_size=2, progress=lambda *at: seen.append(at))
     assert seen[0] == (32, len(STREAM) - 1)
@@ -143,7 +143,7 @@ def test_tasks_of_questions_and_empty_texts_are_refused(tokenizer, tmp_path):
     require_comparable(heldout(tokenizer), "heldout")
 
 
-def test_models_of_unlike_vocabularies_and_infinite_logits_are_refused(pair, make_gru, tokenizer):
+def test_models_of_unlike_vocabularies_and_infinite_logits_are_refused(pair: tuple[Any, Any], make_gru, tokenizer):
     with pytest.raises(ProblemError, match="the baseline predicts 257 tokens, and the compressed model 260"):
         compare(pair[0], make_gru(260), heldout(tokenizer))
     with torch.no_grad():

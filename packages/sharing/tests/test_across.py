@@ -43,8 +43,9 @@ def gpt2(layers: int = 4) -> Any:
 
 def t5(layers: int = 4) -> Any:
     sizes: dict[str, Any] = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2}
+    sizes["decoder_start_token_id"] = 0
     torch.manual_seed(0)
-    return T5ForConditionalGeneration(T5Config(**sizes, num_layers=layers, decoder_start_token_id=0)).eval()
+    return T5ForConditionalGeneration(T5Config(**sizes, num_layers=layers)).eval()
 
 
 def bart() -> Any:
@@ -208,7 +209,8 @@ def test_unequal_shapes_are_named_before_anything_is_tied() -> None:
 
 
 def test_positions_and_token_types_are_no_embedding_to_tie() -> None:
-    roles = dict.fromkeys(("wte.weight", "wpe.weight", "embed_types.weight"), ParameterRole.EMBEDDING)
+    embeddings = ("wte.weight", "wpe.weight", "embed_types.weight")
+    roles: dict[str, ParameterRole] = dict.fromkeys(embeddings, ParameterRole.EMBEDDING)
     roles["lm_head.weight"] = ParameterRole.HEAD
     plan = TiedEmbeddings().plan(roles, dict.fromkeys(roles, (8, 2)))
     assert plan.groups == (("wte.weight", "lm_head.weight"),)

@@ -213,3 +213,12 @@ def test_sequences_beyond_the_default_positions_of_the_type_are_refused_before_t
     command("train", tmp_path / "run.yaml", longest, "--dry-run")
     with pytest.raises(ProblemError, match="sequences have 1025 tokens, but the model reads at most 1024 positions"):
         command("train", tmp_path / "run.yaml", "data.sequence_length=1025", "--dry-run")
+
+
+def test_parameters_of_single_uses_need_weight_sites(folder: Path, command: Command) -> None:
+    own = f"{GPT2}  sharing: [{{use: attention, per_use: {{gains: true}}}}, {{use: learned-sharing, budget: 1}}]\n"
+    with pytest.raises(ProblemError) as caught:
+        command("config", "validate", write(folder, own))
+    said = str(caught.value)
+    assert said.count("needs weight sites, which 'hf' does not have") == 2
+    assert "q, k, v, o are shared by model.sharing.0 (attention) and by model.sharing.1 (learned-sharing)" in said

@@ -9,21 +9,43 @@ from typing import Any
 import click
 
 from penstock.cli import output
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.directory import RunDirectory, stage
 
 
 @click.command()
 @click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: report.html in the first run).")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: report.html in the first RUN).")
 @output.json_option
 @click.pass_obj
 def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
-    """Write one self-contained HTML page about RUN, or comparing several runs."""
-    target = write_report([RunDirectory.open(path) for path in run_paths], out)
+    """Write one self-contained HTML page about RUN, or comparing several runs.
+
+    Folders that `penstock compress` wrote are printed as tables, and get a page of bytes against quality: one ledger,
+    or several in one picture.
+    """
+    from penstock.report.compression import is_compression, ledger_text, read_compression
+
+    ledgers = [path for path in run_paths if is_compression(path)]
+    target = _write_ledgers(ledgers, run_paths, out) if ledgers else _write_runs(run_paths, out)
     result = {"report": str(target), "bytes": target.stat().st_size}
-    output.print_result(result, as_json, lambda: str(target))
+    tables = [ledger_text(read_compression(path)) for path in ledgers]
+    output.print_result(result, as_json, lambda: "\n\n".join([*tables, str(target)]))
     return result
+
+
+def _write_runs(paths: Sequence[Path], out: Path | None) -> Path:
+    return write_report([RunDirectory.open(path) for path in paths], out)
+
+
+def _write_ledgers(ledgers: Sequence[Path], paths: Sequence[Path], out: Path | None) -> Path:
+    from penstock.report.compression import write_compressions
+
+    if others := [path for path in paths if path not in ledgers]:
+        what, fix = "a run, while others are compressions", "give runs or compressions"
+        raise ProblemError([Problem("bad-value", what, str(path), fix) for path in others])
+    return write_compressions(ledgers, out or ledgers[0] / "report.html")
 
 
 def write_report(runs: Sequence[RunDirectory], out: Path | None = None) -> Path:

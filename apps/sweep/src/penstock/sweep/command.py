@@ -133,7 +133,8 @@ def _text(result: SweepResult) -> str:
 
 
 def _price(loaded: Sweep, active: dict[str, int], runs: Path) -> SweepPrice:
-    from penstock.sweep.runs import finished, run_of, seconds_per_token
+    from penstock.sweep.runs import seconds_per_token
+    from penstock.train.reuse import finished, run_of
 
     cells = []
     for cell in loaded.cells:

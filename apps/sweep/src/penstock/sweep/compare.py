@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from scipy.stats import t as student
-
 from penstock.cli import output
+from penstock.evaluate.paired import CONFIDENCE, FEWEST_PAIRS, paired
 from penstock.pages.formats import digits_for, size
 from penstock.run.records.sweep import CellFigures, Difference, SweepFigures, SweptRun
 
-CONFIDENCE = 0.95
-FEWEST_PAIRS = 3
-"""Fewest pairs with an interval: two differences that happen to be equal would have one of width 0."""
 COLUMNS = ("cell", "seeds", "bits/byte", "against", "verdict", "MaxVio", "worst", "dead", "us/token", "ps/FLOP")
 HELP = (
     "Bits per byte: mean over seeds; `against` is the mean difference from the baseline with the same seed and its "
@@ -69,24 +64,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """None if the cell's model is dense and has no such figure."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def paired(pairs: Sequence[tuple[float, float]]) -> Difference | None:
-    """Mean of the paired differences with the half width of its confidence interval, which needs `FEWEST_PAIRS`; None
-    without pairs.
-
-    >>> found = paired([(1.1, 1.0), (1.2, 1.0), (1.3, 1.0)])
-    >>> round(found.mean, 4), round(found.half_width, 4)
-    (0.2, 0.2484)
-    """
-    differences = [one - other for one, other in pairs]
-    if not differences:
-        return None
-    count = len(differences)
-    half = None
-    if count >= FEWEST_PAIRS:
-        half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
-    return Difference(statistics.fmean(differences), half, count)
 
 
 def verdict(difference: Difference) -> str:

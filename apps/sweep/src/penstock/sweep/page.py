@@ -8,12 +8,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from penstock.evaluate.paired import CONFIDENCE
 from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.lines import named_points
 from penstock.pages.page import write_page
 from penstock.run.records.sweep import CellFigures, Difference, SweepFigures
-from penstock.sweep.compare import COLUMNS, CONFIDENCE, HELP, basis, line, missing_lines
+from penstock.sweep.compare import COLUMNS, HELP, basis, line, missing_lines
 
 Cells = Sequence[CellFigures]
 TEMPLATE = Path(__file__).with_name("sweep.html.j2")

@@ -12,8 +12,6 @@ import torch
 from penstock.eval_suite.runner import run_task
 from penstock.eval_suite.tasks import Heldout
 from penstock.evaluate.evaluation import heldout_text, heldout_tokens, task_context
-from penstock.hooks.atomic import read_json
-from penstock.hooks.config import OnResume
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.profile.atlas import tables_of
@@ -21,7 +19,6 @@ from penstock.profile.profiling import profile_figures, record_trace
 from penstock.profile.subject import subject_of_run
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
-from penstock.run.plugin_lock import LOCK, lock_changes, plugin_lock
 from penstock.run.records.evaluation import heldout_figure
 from penstock.run.records.origin import Environment
 from penstock.run.records.record import read_record, write_record
@@ -29,28 +26,11 @@ from penstock.run.records.sweep import RunFigures, SweptRun
 from penstock.sweep.grid import Cell, Sweep
 from penstock.train.compose import active_parameters, compose_model, pick_device, planned_vocabulary
 from penstock.train.restore import RestoredRun, restore_run
-from penstock.train.resume import changes
+from penstock.train.reuse import finished, run_of
 from penstock.train.training import train_run
 
 FIGURES = "sweep.json"
 """File in the run directory: what the sweep measured for the run."""
-
-
-def run_of(runs: Path, config: RunConfig) -> RunDirectory | None:
-    """The run of exactly this config and this code: a finished one if there is one, else the newest unfinished one,
-    else None."""
-    lock = plugin_lock(config)
-    found: list[RunDirectory] = []
-    for path in sorted((runs / config.name).glob("[!.]*/config.resolved.yaml"), reverse=True):
-        run = RunDirectory(path.parent)
-        same_config = {change.rule for change in changes(run, config)} <= {OnResume.FREE}
-        if same_config and not lock_changes(read_json(run.path / LOCK)["components"], lock):
-            found.append(run)
-    return next((run for run in found if finished(run)), found[0] if found else None)
-
-
-def finished(run: RunDirectory) -> bool:
-    return run.status().state == "finished"
 
 
 def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry: Registry) -> SweptRun:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, ParameterLayout, SharingPlan
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Registry
@@ -81,7 +82,7 @@ class OpenedArtifact:
     def _require_fit(self) -> None:
         """Raises `ProblemError` for a config that is not one of the artifact's tensors: before memory is taken for what
         it says, and before more is built than they can be."""
-        with _at_most(self.artifact), _Unfilled():
+        with _at_most(self.artifact, self.config), Unfilled():
             composition = self._composed(torch.device("meta"))
         _check_fit(_wanted(_stored_tensors(composition)), self.artifact)
 
@@ -115,7 +116,7 @@ def _device(trained_on: str) -> torch.device:
         return pick_device("auto")
 
 
-class _Unfilled(TorchFunctionMode):
+class Unfilled(TorchFunctionMode):
     """Draws no numbers for tensors without memory: the first would make torch import its compiler, for seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -127,14 +128,18 @@ class _Unfilled(TorchFunctionMode):
 
 # How often a parameter may be registered while a model is built: modules are replaced, and tied.
 _REGISTERED_AGAIN = 8
+# How many times larger than the artifact a table may be that a strategy takes apart: 64 is rank 12 of a width of 768.
+_TAKEN_APART = 64
 
 
 @contextmanager
-def _at_most(artifact: Artifact) -> Iterator[None]:
+def _at_most(artifact: Artifact, config: RunConfig) -> Iterator[None]:
     """Raises `ProblemError` as soon as modules that are built inside have more parameters than an artifact has tensors,
-    or one of more numbers than all of them."""
+    or one of more numbers than all of them; a strategy of contract 3 may make a table smaller after it is built."""
     built, tensors = 0, _REGISTERED_AGAIN * (len(artifact.names) + 1)
     numbers = sum(math.prod(artifact.tensor(name).shape) for name in artifact.names)
+    if any(choice.entry.component.contract >= 3 for choice in architecture_settings(config.model).sharing):
+        numbers *= _TAKEN_APART
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal built

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
-from penstock.eval_suite.metrics import bits_per_byte
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.run import messages
@@ -32,6 +31,7 @@ from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.data import training_data
+from penstock.train.heldout import Measured, ratio, read_batch, totals
 from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
@@ -39,8 +39,6 @@ from penstock.train.progress import Progress
 from penstock.train.ranks import micro_batches
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
-
-Measured = dict[str, tuple[float, float]]
 
 
 class Interrupted(Exception):
@@ -79,7 +77,7 @@ class Sums:
         parts = [*self.values.values(), *(part for ratio in self.ratios.values() for part in ratio)]
         numbers = iter(total(torch.stack(parts)).tolist())
         values = {name: next(numbers) for name in self.values}
-        return values | {name: _ratio(next(numbers), next(numbers)) for name in self.ratios}
+        return values | {name: ratio(next(numbers), next(numbers)) for name in self.ratios}
 
 
 class Trainer:
@@ -290,19 +288,11 @@ class Trainer:
         batches = list(self.objective.heldout())
         own = {number: self._measure(batches[number]) for number in range(rank, len(batches), ranks)}
         read = {number: result for results in self.engine.gather(own) for number, result in results.items()}
-        in_order = [read[number] for number in sorted(read)]
-        nats, units = sum(loss for loss, _ in in_order), sum(batch.units for batch in batches)
-        metrics = {"heldout/loss": nats / units, **_ratios([measured for _, measured in in_order])}
-        text_bytes = [batch.text_bytes for batch in batches if batch.text_bytes is not None]
-        if len(text_bytes) == len(batches) and sum(text_bytes):  # special tokens alone are no text
-            metrics["heldout/bits_per_byte"] = bits_per_byte([nats], sum(text_bytes))
-        return metrics
+        return totals(batches, [read[number] for number in sorted(read)])
 
     def _measure(self, batch: Batch) -> tuple[float, Measured]:
         """Loss and other figures of a batch, without dropout; the random state of training is unchanged."""
-        output = self.engine.evaluate(moved(batch, self.engine.device))
-        measured = {name: (value.item(), weight.item()) for name, (value, weight) in output.measured.items()}
-        return output.loss.item(), measured
+        return read_batch(self.engine.evaluate(moved(batch, self.engine.device)))
 
     def what_was_learnt(self) -> dict[str, float]:
         """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other."""
@@ -399,18 +389,3 @@ class Trainer:
 def _real_tokens(batch: Batch) -> int:
     real_BS = batch.inputs.real_BS
     return batch.target_BS.numel() if real_BS is None else int(real_BS.sum())
-
-
-def _ratios(measured: Sequence[Measured]) -> dict[str, float]:
-    names = dict.fromkeys(name for each in measured for name in each)
-    return {
-        f"heldout/{name}": _ratio(
-            sum(each[name][0] for each in measured if name in each),
-            sum(each[name][1] for each in measured if name in each),
-        )
-        for name in names
-    }
-
-
-def _ratio(value: float, weight: float) -> float:
-    return value / weight if weight else 0.0

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
@@ -172,24 +173,35 @@ def trained_model(restored: RestoredRun) -> TrainedModel:
         what = "the model learns beside a frozen base, which its config only names"
         fix = "export it with --format hf, which merges the two"
         raise ProblemError(Problem("not-exportable", what, str(restored.path), fix))
-    bare = compose_model(
-        config, restored.tokenizer.vocabulary_size, "meta", end_of_text=restored.tokenizer.end_of_text, as_stored=True
+    places = {TOKENIZER: restored.checkpoint.path, LOCK: restored.checkpoint.path, RECORD: restored.run.path}
+    files = {name: folder / name for name, folder in places.items()}
+    return exported(
+        config,
+        composition,
+        restored.tokenizer.vocabulary_size,
+        end_of_text=restored.tokenizer.end_of_text,
+        step=restored.step,
+        tokens=restored.checkpoint.trainer_state().get("tokens"),
+        sha256=sha256(restored.checkpoint.path / MANIFEST),
+        files={name: file for name, file in files.items() if file.is_file()},
     )
+
+
+def exported(
+    config: RunConfig, composition: Composition, vocabulary_size: int, *, end_of_text: int | None = None, **told: Any
+) -> TrainedModel:
+    """What an exporter is told of a composed model. `told` are the fields of `TrainedModel` that its run says."""
+    bare = compose_model(config, vocabulary_size, "meta", end_of_text=end_of_text, as_stored=True)
     state = composition.module.state_dict()
     own = {name: state[name] for name in bare.module.state_dict()}
     resolved = config.resolved()
     resolved["model"] |= architecture_settings(config.model).of_given_weights()
-    places = {TOKENIZER: restored.checkpoint.path, LOCK: restored.checkpoint.path, RECORD: restored.run.path}
-    files = {name: folder / name for name, folder in places.items()}
     return TrainedModel(
-        model=restored.model,
+        model=composition.model,
         state=own,
         storage=composition.storage,
         sharing=plan_of(own),
         architecture=config.model.entry.id,
         config=json.loads(json.dumps(resolved)),
-        step=restored.step,
-        tokens=restored.checkpoint.trainer_state().get("tokens"),
-        sha256=sha256(restored.checkpoint.path / MANIFEST),
-        files={name: file for name, file in files.items() if file.is_file()},
+        **told,
     )

@@ -7,6 +7,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("architecture", "bert"): "penstock-moe-core",
     ("architecture", "frozen-base"): "penstock-moe-core",
     ("architecture", "glm-moe"): "penstock-moe-core",
+    ("architecture", "gpt"): "penstock-moe-core",
     ("architecture", "hf"): "penstock-hf-models",
     ("router", "softmax-topk"): "penstock-routers",
     ("router", "sigmoid-topk"): "penstock-routers",
@@ -100,5 +101,6 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "simulate"): "penstock-simulate",
     ("command", "report"): "penstock-report",
     ("command", "sweep"): "penstock-sweep",
+    ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
 }

@@ -247,8 +247,14 @@ def export_notes(config: RunConfig) -> list[str]:
     """What stands in the way of exporting the trained model, as notes: training does not need an export."""
     settings = architecture_settings(config.model)
     notes = [f"the run cannot be exported to transformers: {problem}" for problem in settings.export_obstacles()]
-    unpacked = [*_frozen_bases(settings), *_endless_warmups(config)]
-    return notes + [f"the run cannot be exported with --format penstock: {problem}" for problem in unpacked]
+    return notes + [
+        f"the run cannot be exported with --format penstock: {problem}" for problem in packing_obstacles(config)
+    ]
+
+
+def packing_obstacles(config: RunConfig) -> list[Problem]:
+    """What stands in the way of an artifact of the trained model."""
+    return [*_frozen_bases(architecture_settings(config.model)), *_endless_warmups(config)]
 
 
 def _frozen_bases(settings: ArchitectureSettings) -> Iterator[Problem]:

@@ -188,6 +188,11 @@ def read_run_config(
     return _read(path, overrides, registry, owns, [check for check in checks.CHECKS if check.earlier_runs])
 
 
+def changed_run_config(document: ConfigDocument, registry: Registry) -> RunConfig:
+    """The config of a new run from the values of an existing one, some of which were changed."""
+    return _checked(document, (), registry, (), checks.CHECKS, of_run=True)[0]
+
+
 def resolved_run_config(resolved: dict[str, Any], where: str, registry: Registry) -> RunConfig:
     """The config of an existing run from its resolved values, which are found at `where`."""
     earlier = [check for check in checks.CHECKS if check.earlier_runs]
