@@ -239,7 +239,7 @@ def evaluation_text(result: Evaluation) -> str:
     parts = [output.table((result.checkpoint, "value", "95 % interval"), rows)]
     if earlier := _rows({name: task for name, task in result.tasks.items() if name not in now}):
         parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
-    return "\n\n".join([*parts, samples])
+    return "\n\n".join([*parts, *([samples] if samples else [])])
 
 
 def comparison_text(result: Comparison) -> str:
@@ -256,7 +256,7 @@ def comparison_text(result: Comparison) -> str:
     alone = {"same first choice": result.top1_agreement, "KL(A || B), nats a token": result.kl_divergence}
     rows += [(name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items()]
     a, b = result.baseline, result.compressed
-    rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", f"{result.times_smaller:.2f} times smaller", ""))
+    rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", times_smaller(a.bytes, b.bytes), ""))
     text = f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens"
     files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
     worst = [
@@ -270,6 +270,16 @@ def comparison_text(result: Comparison) -> str:
             output.table(("bits per byte, worst first", "A", "B", "B - A", "begins"), worst),
         ]
     )
+
+
+def times_smaller(before: int, after: int) -> str:
+    """
+    >>> times_smaller(300, 100), times_smaller(100, 150), times_smaller(100, 100)
+    ('3.00 times smaller', '1.50 times larger', 'the same size')
+    """
+    if before == after:
+        return "the same size"
+    return f"{before / after:.2f} times smaller" if after < before else f"{after / before:.2f} times larger"
 
 
 def _around(interval: Interval | None, sign: str = "") -> str:
