@@ -88,6 +88,15 @@ def test_a_dry_run_prices_every_cell_and_writes_nothing(sweep_file):
     assert not (sweep_file.parent / "runs").exists()
 
 
+def test_shared_layers_compute_as_much_as_others(sweep_file):
+    shared = "none: {model.sharing: []}\n    one: {model.sharing: [{use: attention}, tied-embeddings]}"
+    balance = "  balance:\n    loss-free: {model.balance: [{use: loss-free, rate: 0.01}]}"
+    sweep_file.write_text(sweep_file.read_text().replace(balance, f"  sharing:\n    {shared}"))
+    cells = sweep(sweep_file, "--dry-run")["cells"]
+    assert [cell["cell"] for cell in cells if "one" in cell["cell"]]
+    assert len({cell["flops"] for cell in cells}) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "code", "named"),
     [

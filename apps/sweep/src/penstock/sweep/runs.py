@@ -60,7 +60,7 @@ def measure(restored: RestoredRun) -> RunFigures:
     status = restored.run.status()
     assert status.tokens_seen is not None  # the run is finished
     assert status.seconds is not None
-    active = active_parameters(restored.composition)
+    active = active_parameters(restored.composition, each_use=True)
     text = heldout_text(restored.tokenizer, heldout)
     figures = RunFigures(
         bits_per_byte=heldout_figure(scored.metrics) or math.nan,
@@ -93,12 +93,13 @@ def _machine(run: RunDirectory) -> str | None:
 
 
 def require_equal_flops(sweep: Sweep) -> dict[str, int]:
-    """Active parameters of every cell, from models on the meta device; raises `ProblemError` if cells differ by more
-    than the sweep allows."""
+    """Active parameters of every cell, a shared one for each use, from models on the meta device; raises
+    `ProblemError` if cells differ by more than the sweep allows."""
     active: dict[str, int] = {}
     for cell in sweep.cells:
         config = next(iter(cell.configs.values()))
-        active[cell.name] = active_parameters(compose_model(config, planned_vocabulary(config), "meta"))
+        composition = compose_model(config, planned_vocabulary(config), "meta")
+        active[cell.name] = active_parameters(composition, each_use=True)
     base, allowed = active[sweep.baseline], sweep.settings.flops_tolerance
     problems = [
         Problem(

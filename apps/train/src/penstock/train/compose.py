@@ -234,14 +234,16 @@ def parameter_summary(composition: Composition) -> ParameterCounts:
     return ParameterCounts(sum(by_role.values()), trained, active_parameters(composition), by_role)
 
 
-def active_parameters(composition: Composition) -> int:
-    """Parameters that one token uses: k of E routed experts, and the whole embedding."""
-    roles = composition.roles()
-    sizes = {name: parameter.numel() for name, parameter in composition.module.named_parameters()}
-    routed = sum(size for name, size in sizes.items() if roles[name] == ParameterRole.EXPERT)
+def active_parameters(composition: Composition, *, each_use: bool = False) -> int:
+    """Parameters that one token uses: k of E routed experts, and the whole embedding. With `each_use` a shared one
+    counts as often as it is used, as FLOPs do."""
+    roles, first = composition.roles(), {id(each): name for name, each in composition.module.named_parameters()}
+    named = composition.module.named_parameters(remove_duplicate=not each_use)
+    sizes = [(roles[first[id(each)]], each.numel()) for _, each in named]
+    routed = sum(size for role, size in sizes if role == ParameterRole.EXPERT)
     shares = [router.k / router.experts for router in composition.model.routers.values()]
     idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
-    return round(sum(sizes.values()) - idle)
+    return round(sum(size for _, size in sizes) - idle)
 
 
 def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:
