@@ -389,7 +389,8 @@ def test_an_answer_behind_the_cut_is_held_out_but_not_trained_on(tmp_path: Path)
     ("text", "said"),
     [
         ("{", "not valid JSON"),
-        ('{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "not in SQuAD's form"),
+        ('{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "has no 'context'"),
+        ('{"data": [{"paragraphs": [{"qas": 1, "context": ""}]}]}', "a value has another type"),
         (squad(("a?", "b c", [("c", 0)])), "the answer 'c' does not stand at character 0"),
         ('{"data": []}', "the files have no questions"),
     ],

@@ -58,15 +58,18 @@ def _questions(file: Path) -> Iterator[Question | Problem]:
     except ValueError as error:
         yield Problem("invalid-json", f"not valid JSON ({error})", str(file), "repair the file")
         return
-    fix = "write SQuAD's form: data, paragraphs, context, qas, question, answers, text, answer_start"
+    fix, where = "write SQuAD's form: data, paragraphs, context, qas, question, answers, text, answer_start", str(file)
     try:
         for article, entry in enumerate(document["data"]):
             for number, paragraph in enumerate(entry["paragraphs"]):
+                where = f"{file}: data[{article}].paragraphs[{number}]"
                 for asked in paragraph["qas"]:
-                    where = f"{file}: question {asked.get('id', f'data.{article}.paragraphs.{number}')}"
+                    where = f"{file}: question {asked.get('id', f'of data[{article}].paragraphs[{number}]')}"
                     yield _question(asked, paragraph["context"], where)
-    except (KeyError, TypeError, AttributeError) as error:
-        yield Problem("bad-example", f"not in SQuAD's form ({type(error).__name__}: {error})", str(file), fix)
+    except KeyError as error:
+        yield Problem("bad-example", f"has no {error}", where, fix)
+    except (TypeError, AttributeError):
+        yield Problem("bad-example", "a value has another type than in SQuAD's form", where, fix)
 
 
 def _question(asked: dict[str, Any], context: Any, where: str) -> Question | Problem:

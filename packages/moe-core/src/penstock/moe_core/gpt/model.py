@@ -1,6 +1,6 @@
 """GPT-2: learned positions, LayerNorm before attention and before a GELU MLP, biases everywhere, a tied head.
 
-Logits and gradients equal those of transformers' `GPT2LMHeadModel` without dropout, which there is none of here.
+Logits and gradients equal those of transformers' `GPT2LMHeadModel` without dropout; the model has no dropout.
 
 Shape suffixes: B batch, S sequence, D model width.
 """
