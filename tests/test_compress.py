@@ -188,7 +188,6 @@ def test_a_dry_run_says_sizes_and_time_and_writes_nothing(trained, plan, tmp_pat
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("{sharing: [{use: tied-embeddings}, {use: cross-layer, parts: [embedding]}]}", "let one strategy share them"),
         ("{sharing: [{use: cross-layer}, {use: attention}]}", "q, k, v, o are shared by"),
         ("{sharing: [{use: cross-layer, pattern: sparse, groups: [[0, 7]]}]}", "names no parameter"),
         ("{sharing: [{use: factorised-embedding, rank: 32}]}", "saves nothing"),

@@ -361,14 +361,15 @@ class Trainer:
     def _status(self, state: str, message: str | None = None) -> None:
         if not self.writes:
             return
+        before = self.run.status()
         status = replace(
-            self.run.status(),
+            before,
             state=state,
             step=self.step,
             steps=self.steps,
             tokens_seen=self.tokens_seen,
             seconds=round(self.elapsed, 3),
-            heldout=self.heldout,
+            heldout=before.heldout if self.heldout is None and before.state == "finished" else self.heldout,
             message=message,
         )
         self.run.write_status(status)
