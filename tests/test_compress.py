@@ -252,7 +252,7 @@ def test_every_row_of_the_plans_is_smaller_than_the_one_before(name, tmp_path):
     assert len(files) == (3 if own else 4)
     for file in files:
         rows = compress(run.path, file, "--dry-run")["rows"]
-        # Positions are no part of the count where the model has none, and a file is coded after it is counted.
+        # A rotary model has no positions to count, and a file is coded after it is counted.
         sizes = [row["bytes"] for row in rows if row["row"] != "entropy coding"]
         assert sizes == sorted(sizes, reverse=True)
         assert len(set(sizes)) == len(sizes)

@@ -267,7 +267,7 @@ def test_text_that_utf_8_cannot_hold_is_named(
     ("text", "said"),
     [
         ("Ann B-PER\nLee\n", r"train\.txt:2: the line has no column 2, where the tag is"),
-        ("Ann NNP\nLee B-PER\n", r"train\.txt:1: 'NNP' is no tag of an entity, .*scheme: plain"),
+        ("Ann NNP\nLee B-PER\n", r"train\.txt:1: 'NNP' is not an entity tag, .*scheme: plain"),
         ("\n\n", r"train\.txt: the file has no sentences"),
     ],
 )

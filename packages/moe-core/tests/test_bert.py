@@ -40,7 +40,7 @@ def build(task: str = "masked-lm", seed: int = 0, **settings: Any) -> Bert:
     torch.manual_seed(seed)
     model = bert(**SIZES, **settings, head={"task": task, **HEADS[task]})
     with torch.no_grad():
-        for parameter in model.parameters():  # biases and norms too, so that none of them hides
+        for parameter in model.parameters():  # biases and norms too, so that each of them shows
             parameter.add_(torch.randn(parameter.shape) * 0.1)
     return model.eval()
 
@@ -106,8 +106,8 @@ def test_a_task_has_the_logits_and_gradients_of_transformers(task: str) -> None:
 
 
 def require_equal_gradients(model: Bert, theirs: Any) -> None:
-    """Within 1e-5 of the largest of each tensor, tied ones by their one name. The bias of keys has none: it moves all
-    scores of a query alike, and what is left is rounding."""
+    """Within 1e-5 of the largest of each tensor, tied ones by their one name. The bias of keys has no gradient: it
+    moves all scores of a query alike, and what is left is rounding."""
     expected = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
     grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     found = to_hub_names(grads)

@@ -30,7 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def published(folder: Path, **settings: Any) -> GPT2LMHeadModel:
-    """A model of transformers with random weights, none of them zero, and its folder."""
+    """A model of transformers whose random weights all differ from zero; writes it to the folder."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(**{**SIZES, "bos_token_id": 0, "eos_token_id": 0, **settings})).eval()
     with torch.no_grad():

@@ -47,7 +47,7 @@ class Workshop:
     registry: Registry
 
     def run(self, row: PlannedRow, seed: int) -> RunDirectory:
-        """The finished run of a trained row, which is trained or continued if there is none."""
+        """The finished run of a trained row; trains or continues it first if need be."""
         config, document = row.seeded(seed, self.registry)
         found = run_of(self.runs, config)
         if found is None or not finished(found):

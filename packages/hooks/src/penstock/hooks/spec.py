@@ -118,7 +118,7 @@ def schedules() -> list[Component]:
 def objectives() -> list[Component]:
     """What training minimises. Called as `target(**schema)`, returns an `Objective`, whose `prepare` gets the run's
     `TrainingData`. What is wrong with files that the settings name is raised when it is built, before any work. The
-    capabilities say what the models that it trains predict (`Prediction`); none of them is the next token.
+    capabilities say what the models that it trains predict (`Prediction`): by default the next token.
 
     >>> Component(kind="objective", name="next-token", target="penstock.train.objectives.next_token:NextToken",
     ...           summary="Every token from those before it").kind

@@ -49,7 +49,7 @@ class FactorisedEmbedding:
         return Shared(SharingPlan())
 
     def _tables(self, model: Shareable) -> dict[str, WeightSite]:
-        """The head of a task, with a row for each label, is none of them."""
+        """All but the head of a task, which has a row for each label."""
         sites: dict[str, dict[str, WeightSite]] = {part: {} for part in ("embedding", "positions", "head")}
         for name, site in model.sites.items():
             part = place_of(name, site.role).parts[0]

@@ -75,7 +75,7 @@ def _columns(file: Path, column: int | None) -> Iterator[Sentence | Problem]:
 
 
 def _cells(line: str) -> list[str]:
-    """The columns of a line, none of them empty."""
+    """The columns of a line that hold anything."""
     cells = (cell.strip(" ") for cell in line.split("\t" if "\t" in line else " "))
     return [cell for cell in cells if cell] if line.strip() else []
 
@@ -97,7 +97,7 @@ def _json(file: Path) -> Iterator[Sentence | Problem]:
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
-    """The strings of a list, none of them empty; None for anything else."""
+    """The strings of a list that has no blank ones; None for anything else."""
     if not isinstance(value, list):
         return None
     texts = cast("list[object]", value)

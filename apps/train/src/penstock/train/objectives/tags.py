@@ -127,9 +127,9 @@ class Tags(TaskObjective):
 
 
 def _wrong_tags(sentences: Sequence[Sentence]) -> list[Problem]:
-    fix = "write O, or B-TYPE and I-TYPE; for tags that are no entities set `scheme: plain`"
+    fix = "write O, or B-TYPE and I-TYPE; for other tags set `scheme: plain`"
     return [
-        Problem("bad-example", f"'{tag}' is no tag of an entity", where, fix)
+        Problem("bad-example", f"'{tag}' is not an entity tag", where, fix)
         for each in sentences
         for tag, where in zip(each.tags, each.places, strict=True)
         if not is_tag(tag)

@@ -99,7 +99,7 @@ class Drawn:
 
 
 def _owner(module: Any, name: str) -> tuple[Any, str]:
-    """The module of a parameter, which is made where there is none, and the parameter's name in it."""
+    """The module of a parameter, made if it is missing, and the parameter's name in it."""
     import torch
 
     *path, attribute = name.split(".")

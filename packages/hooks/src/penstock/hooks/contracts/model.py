@@ -19,7 +19,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 class Prediction(StrEnum):
     """What a model predicts. The settings of an architecture say it (`ArchitectureSettings.predicts`), and so does an
-    objective, as a capability of its component: one that declares none of them trains the next token. A config whose
+    objective, as a capability of its component: by default it trains the next token. A config whose
     objective and model differ is refused before torch is imported.
 
     >>> Prediction("masked-lm").text

@@ -195,7 +195,7 @@ class GlmMoeConfig(PretrainedSettings):
 
     @property
     def sub_norm_epsilon(self) -> float | None:
-        """Epsilon of the norms before output and down projections; None: there are none."""
+        """Epsilon of the norms before output and down projections; None: the model has no such norms."""
         return self.rms_norm_eps if self.sub_norm else None
 
     @property

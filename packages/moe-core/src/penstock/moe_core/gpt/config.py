@@ -95,7 +95,7 @@ class GptConfig(PretrainedSettings):
 
     @property
     def sub_norm_epsilon(self) -> float | None:
-        """Epsilon of the norms before output and down projections; None: there are none."""
+        """Epsilon of the norms before output and down projections; None: the model has no such norms."""
         return self.layer_norm_epsilon if self.sub_norm else None
 
     def export_obstacles(self) -> list[Problem]:
