@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, runs_option
 from quickstart import trained_run
 from torch import Tensor
 
@@ -115,9 +115,7 @@ def even_out(restored: RestoredRun, window_WS: Tensor) -> None:
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="Seeds a method.")
 @click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of each text to measure on.")
-@click.option(
-    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
-)
+@runs_option
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all methods.")
 @json_option
 def main(

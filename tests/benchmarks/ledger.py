@@ -1,9 +1,9 @@
 """The ledger of size against quality: how small the BERT body gets on disk, and what a small encoder loses by it.
 
-`body`: artifacts of the built shape of BERT-base, 109,482,240 parameters of random weights, because bytes do not depend
-on what was learnt. Every row is a file that is written and read back. Ratios are of 4 bytes a parameter (fp32, 437.9
-MB) and of 2 (bf16); header, hashes and scales count. Without a factorised embedding, 8 bits of it alone are 23.8 MB, an
-eighteenth of fp32.
+`body` builds BERT-base, 109,482,240 parameters, with random weights, because training does not change the bytes of a
+file. It writes a file for each row and reads it back. Ratios are of 4 bytes a parameter (fp32, 437.9 MB) and of 2
+(bf16); header, hashes and scales count. An embedding that is not factorised takes 23.8 MB in int8, an eighteenth of
+fp32.
 
 Tasks: an encoder of width 128 and two layers, trained from scratch on sentences of SST-2 (scored on dev and test), on
 the first sentences of CoNLL-2003 (entity F1 on testa) and on MRPC. Every trained row is trained like the first one,
@@ -26,7 +26,7 @@ import click
 import numpy as np
 import torch
 from ledger_tasks import TASKS, Task, config_of
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, runs_option
 from points_lost import points_lost, verdict
 
 from penstock.cli.main import run
@@ -213,9 +213,7 @@ def rivals() -> list[dict[str, Any]]:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of data sets (default: PENSTOCK_DATA).",
 )
-@click.option(
-    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
-)
+@runs_option
 @json_option
 def main(
     seeds: int,

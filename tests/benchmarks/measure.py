@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -21,6 +22,9 @@ import click
 Row = Mapping[str, Any]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+runs_option = click.option(
+    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
+)
 
 
 def rounds(default: int) -> Callable[[Any], Any]:

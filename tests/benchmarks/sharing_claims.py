@@ -25,7 +25,7 @@ from typing import Any
 import click
 import torch
 from balance import WINDOWS, heldout_windows
-from measure import finish, json_option
+from measure import finish, json_option, runs_option
 from quickstart import trained_run
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
@@ -193,9 +193,7 @@ def verdict(case: Case, cost: float, half: float | None, saved: float) -> str:
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a strategy.")
 @click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of held-out text to measure on.")
-@click.option(
-    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
-)
+@runs_option
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all strategies.")
 @json_option
 def main(

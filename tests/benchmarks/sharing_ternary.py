@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 import torch
-from measure import Bar, finish, interleaved, json_option, rounds
+from measure import Bar, finish, interleaved, json_option, rounds, runs_option
 from quickstart import Quickstart, trained_run
 from ternary_training import decoded_bits, heldout_bits
 
@@ -167,9 +167,7 @@ def times_faster(overrides: Sequence[str], rounds: int) -> float:
 @click.option("--tokens", default=100_000, show_default=True, type=int, help="Tokens to train on.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a model.")
 @click.option("--measure", default=20_000, show_default=True, type=int, help="Tokens of held-out text to measure on.")
-@click.option(
-    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
-)
+@runs_option
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all models.")
 @rounds(5)
 @json_option

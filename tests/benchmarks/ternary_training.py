@@ -28,7 +28,7 @@ import click
 import numpy as np
 import torch
 from balance import WINDOWS, heldout_windows
-from measure import Bar, finish, interleaved, json_option, rounds
+from measure import Bar, finish, interleaved, json_option, rounds, runs_option
 from quickstart import Quickstart, trained_run
 
 from penstock.cli.main import run
@@ -177,9 +177,7 @@ def compared(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a format.")
 @click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of held-out text to measure on.")
-@click.option(
-    "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
-)
+@runs_option
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all formats.")
 @rounds(9)
 @json_option

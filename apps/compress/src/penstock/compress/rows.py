@@ -33,7 +33,7 @@ from penstock.train.training import train_run
 
 # The modules that write and read a file, whose code its figures depend on beside that of the model's components.
 TIMED = 0
-"""The seed whose files are decoded: speed does not depend on what was learnt."""
+"""Only the files of this seed are timed: the seed changes weights, and weights do not change speed."""
 CODE = ("penstock.quant158", "penstock.eval_suite", "penstock.compress")
 
 

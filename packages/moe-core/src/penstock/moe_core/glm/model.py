@@ -38,7 +38,7 @@ from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.language_model import CausalModel, fitting
+from penstock.moe_core.layers.language_model import CausalModel
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
@@ -46,9 +46,7 @@ from penstock.moe_core.layers.rope import rotary_table
 from penstock.moe_core.layers.routed_rows import RoutedRows
 from penstock.moe_core.layers.site import (
     load_own_state,
-    own_parameters,
     own_state,
-    quantize,
     unpublished,
 )
 
@@ -131,7 +129,7 @@ class GlmMoe(CausalModel):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is missing: set it to the tokenizer's vocabulary size")
-        self.config = config
+        self.config: GlmMoeConfig = config
         self.vocabulary_size = config.vocab_size
         self.compute_dtype: torch.dtype = torch.float32
         self.kept_tensors: dict[str, Tensor] = {}  # of prediction layers: neither parameters nor buffers, never cast
@@ -145,20 +143,7 @@ class GlmMoe(CausalModel):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = Head(config.hidden_size, config.vocab_size)
-        self.reset_parameters()
-        if config.tie_word_embeddings:
-            self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
-        quantize(self, fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draws every matrix from N(0, initializer_range), but starts the projections that write to the residual stream
-        at zero, so that the first step sees an identity (nanochat and modded-nanogpt do the same)."""
-        for name, parameter in own_parameters(self):
-            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
-                parameter.zero_()
-            elif parameter.dim() >= 2 and ".gate." not in name and _role(name) != ParameterRole.NORM:
-                parameter.normal_(0.0, self.config.initializer_range)
+        self.complete(quantizer)
 
     @property
     def routers(self) -> Mapping[int, Router]:

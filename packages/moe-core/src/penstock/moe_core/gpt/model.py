@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,11 @@ from penstock.moe_core.hub.tensors import check_names, check_one_tensor, load_te
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.language_model import CausalModel, fitting
+from penstock.moe_core.layers.language_model import CausalModel
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
 from penstock.moe_core.layers.positions import known_real, positions, require_embedded, restarted
-from penstock.moe_core.layers.site import load_own_state, own_parameters, own_state, quantize, unpublished
+from penstock.moe_core.layers.site import load_own_state, own_state, unpublished
 
 # The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "document_BS", "position_BS")
@@ -83,7 +83,7 @@ class Gpt(CausalModel):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is missing: set it to the tokenizer's vocabulary size")
-        self.config = config
+        self.config: GptConfig = config
         self.vocabulary_size = config.vocab_size
         self.compute_dtype = torch.float32
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
@@ -91,20 +91,7 @@ class Gpt(CausalModel):
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_hidden_layers))
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_epsilon)
         self.lm_head = Head(config.hidden_size, config.vocab_size)
-        self.reset_parameters()
-        if config.tie_word_embeddings:
-            self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
-        quantize(self, fitting(StoragePlan.of(quantizer), tied=config.tie_word_embeddings))
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draws every matrix from N(0, initializer_range), but starts the projections that write to the residual stream
-        at zero, so that the first step sees an identity (nanochat and modded-nanogpt do the same)."""
-        for name, parameter in own_parameters(self):
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.zero_()
-            elif parameter.dim() == 2:
-                parameter.normal_(0.0, self.config.initializer_range)
+        self.complete(quantizer)
 
     @property
     def routers(self) -> Mapping[int, Router]:

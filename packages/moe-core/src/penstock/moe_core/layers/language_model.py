@@ -6,19 +6,35 @@ Shape suffixes: B batch, S sequence, D model width, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import Inputs, LossOutput, ParameterLayout, ParameterRole, StoragePlan
+from penstock.hooks.contracts import (
+    Inputs,
+    LossOutput,
+    ParameterLayout,
+    ParameterRole,
+    Quantizer,
+    SiteQuantizer,
+    StoragePlan,
+)
 from penstock.hooks.problems import Problem
 from penstock.moe_core.hub.export import ROUNDED_INPUTS, not_published
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.factorised import without_projections
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.site import NamedSite, layouts_in, own_parameters, own_state, sites_of, unpublished
+from penstock.moe_core.layers.site import (
+    NamedSite,
+    layouts_in,
+    own_parameters,
+    own_state,
+    quantize,
+    sites_of,
+    unpublished,
+)
 
 
 class SitedModel(nn.Module):
@@ -86,6 +102,8 @@ class CausalModel(SitedModel):
     """A `SitedModel` with an embedding and a head that predicts the next token. Parameters are fp32; `compute_dtype` is
     what the layers compute in."""
 
+    config: Any
+    """The settings of the architecture, `initializer_range` and `tie_word_embeddings` among them."""
     vocabulary_size: int
     compute_dtype: torch.dtype
     embed_tokens: Embedding
@@ -95,6 +113,24 @@ class CausalModel(SitedModel):
     @abstractmethod
     def most_positions(self) -> int:
         """The longest sequence that `generate` writes."""
+
+    def complete(self, quantizer: Quantizer | SiteQuantizer | StoragePlan | None) -> None:
+        """Ends the construction: draws the weights, ties the head to the embedding, and puts quantizers into sites."""
+        self.reset_parameters()
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = cast(nn.Parameter, self.embed_tokens.weight)
+        quantize(self, fitting(StoragePlan.of(quantizer), tied=self.config.tie_word_embeddings))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws every matrix from N(0, initializer_range), but starts the projections that write to the residual stream
+        at zero, so that the first step sees an identity (nanochat and modded-nanogpt do the same). Routers draw their
+        own weights."""
+        for name, parameter in own_parameters(self):
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
+                parameter.zero_()
+            elif parameter.dim() >= 2 and ".gate." not in name and self.role_of(name) != ParameterRole.NORM:
+                parameter.normal_(0.0, self.config.initializer_range)
 
     @property
     def tied(self) -> bool:
