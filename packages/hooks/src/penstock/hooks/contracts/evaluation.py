@@ -24,7 +24,8 @@ class TaskContext:
     the run has none. `sequence_length` is the most tokens that the model reads at once. `shots` is the number of
     examples before each question, None for the task's own number. `limit` is the most items that are read, None for
     all: the runner keeps to it. `seed` decides whatever a task draws. `data` is a folder of local data sets, one
-    folder a data set.
+    folder a data set. With `fit_shots`, a task whose examples do not fit takes fewer, and names their number in its
+    metrics; otherwise it raises `ProblemError`.
     """
 
     tokenizer: Tokenizer
@@ -34,16 +35,19 @@ class TaskContext:
     limit: int | None = None
     seed: int = 0
     data: Path | None = None
+    fit_shots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One thing to be asked: a question, a document, a stream of text. `id` is unique in its task and stays the same
-    from run to run. `document` is whatever the task needs to ask, `gold` what the right answer is."""
+    from run to run. `document` is whatever the task needs to ask, `gold` what the right answer is. Items of one `group`,
+    such as the subject of a question or the article that it is about, are alike: an interval draws them together."""
 
     id: str
     document: Any
     gold: Any = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
