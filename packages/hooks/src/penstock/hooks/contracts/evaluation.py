@@ -41,8 +41,9 @@ class TaskContext:
 @dataclass(frozen=True, slots=True)
 class Item:
     """One thing to be asked: a question, a document, a stream of text. `id` is unique in its task and stays the same
-    from run to run. `document` is whatever the task needs to ask, `gold` what the right answer is. Items of one `group`,
-    such as the subject of a question or the article that it is about, are alike: an interval draws them together."""
+    from run to run. `document` is whatever the task needs to ask, `gold` what the right answer is. Items of one
+    `group`, such as the subject of a question or the article that it is about, are alike: an interval draws them
+    together."""
 
     id: str
     document: Any
@@ -121,11 +122,13 @@ class Interval:
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     """Figures of one task. The convention is part of each metric's name; `details` holds what a report may show.
-    `intervals` of metrics by name are the runner's: a task leaves them empty."""
+    `intervals` of metrics by name, and `groups`, the metrics of each group of items where there are several, are the
+    runner's: a task leaves them empty."""
 
     metrics: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
     intervals: Mapping[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict[str, Mapping[str, float]]())
 
 
 class Task(Protocol):
