@@ -35,7 +35,12 @@ ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "out")
     "tasks",
     multiple=True,
     help="Task to run instead of the config's: NAME or {use: NAME, ...}, such as "
-    "'{use: text, paths: [README.md]}'. Repeatable.",
+    "'{use: text, paths: [README.md]}', or lm-eval:NAME for one of lm-evaluation-harness. Repeatable.",
+)
+@click.option(
+    "--include-path",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with YAML files of your own tasks, for --task lm-eval:NAME.",
 )
 @click.option(
     "--shots",
@@ -92,7 +97,7 @@ def evaluate(
     With --compare, two paths are compared document by document: loss, bits per byte, top-1 accuracy and agreement, KL
     divergence, and the bytes of both files. The result is kept with the second one.
     """
-    chosen = [choose(registry, "task", text) for text in tasks]
+    chosen = _chosen(registry, tasks, options.pop("include_path"))
     _require_number(paths, compare, chosen)
     if compare:
         return _compare(paths, registry, chosen, as_json, options)
@@ -113,6 +118,16 @@ def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options
     if is_model_folder(path):
         return evaluate_folder(path, registry, tasks, **options)
     return evaluate_run(RunDirectory.open(path), registry, tasks, **options)
+
+
+def _chosen(registry: Registry, tasks: Sequence[str], include_path: Path | None) -> list[Choice]:
+    """Raises `ProblemError` for a folder of tasks without a task that reads it."""
+    given = {} if include_path is None else {"include_path": str(include_path)}
+    chosen = [choose(registry, "task", text, given) for text in tasks]
+    if given and all(getattr(each.settings, "include_path", None) is None for each in chosen):
+        what, fix = "--include-path without a task of lm-evaluation-harness", "add --task lm-eval:NAME"
+        raise ProblemError(Problem("bad-value", what, "--include-path", fix))
+    return chosen
 
 
 def _require_number(paths: Sequence[Path], compare: bool, tasks: Sequence[Choice]) -> None:
