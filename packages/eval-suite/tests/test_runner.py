@@ -275,6 +275,36 @@ def test_a_limit_leaves_items_out_and_every_metric_says_so(make_gru):
     assert run_task(task, model, a_context(limit=5)).metrics.keys() == {"asking.nats@mean"}
 
 
+class Grouped(Asking):
+    """Asks each request for the group that stands before it."""
+
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        yield from (Item(str(number), request, group=group) for number, (group, request) in enumerate(self.asked))
+
+
+def test_each_group_has_the_metrics_that_it_has_alone(make_gru):
+    model, requests = make_gru(), likelihoods(count=9)
+    groups = ["law", "art", "law", "", "art", "art", "law", "", "law"]
+    found = run_task(Grouped(*zip(groups, requests, strict=True)), model, a_context()).groups
+    assert list(found) == ["law", "art", ""]
+    for group, metrics in found.items():
+        alone = [request for name, request in zip(groups, requests, strict=True) if name == group]
+        assert metrics == pytest.approx(run_task(Asking(*alone), model, a_context()).metrics)
+    assert run_task(Grouped(*(("law", each) for each in requests)), model, a_context()).groups == {}
+
+
+def test_stored_answers_show_every_question_with_what_it_is_worth(make_gru):
+    requests, store = everything(), AnswerStore()
+    prepared = prepare(Asking(*requests), a_context())
+    prepared.run(make_gru(), store)
+    shown = list(prepared.answered(store))
+    assert [each.item.id for each in shown] == [str(number) for number in range(len(requests))]
+    assert [list(map(repr, each.requests)) for each in shown] == [[repr(request)] for request in requests]
+    answers = [answer for each in shown for answer in each.answers]
+    assert list(map(repr, answers)) == list(map(repr, asked(make_gru(), *requests)))
+    assert [each.samples for each in shown] == [[{"nll": _nats(answer)}] for answer in answers]
+
+
 def test_progress_begins_with_what_is_kept_and_ends_with_all(make_gru):
     answers, seen = AnswerStore(), []
 

@@ -158,11 +158,13 @@ class Interval:
 @dataclass(frozen=True, slots=True)
 class TaskResult:
     """Figures of one task. The convention is part of each metric's name; `details` holds what a report may show.
-    `intervals` of metrics by name are the runner's: a task leaves them empty."""
+    `intervals` of metrics by name, and `groups`, the metrics of each group of items where there are several, are the
+    runner's: a task leaves them empty."""
 
     metrics: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
     intervals: Mapping[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict[str, Mapping[str, float]]())
 
 
 class Task(Protocol):
