@@ -7,8 +7,9 @@ without one where there are fewer than three. Text of one kind is what a server 
 than the Gini of all domains together, which `pooled gini` is.
 
 `slower %` is how much longer dispatch and combine take than with evenly loaded experts, in the alpha-beta model of
-eight H100 a node, experts in order, a batch of 4,096 tokens a GPU. It is simulated, of exchanges alone: what the waiting of
-the other GPUs costs their computation is not in it. Latency is the same either way, so a small batch loses less.
+eight H100 a node, experts in order, a batch of 4,096 tokens a GPU. It is simulated, of exchanges alone: the computation
+of the other GPUs, which waits for the busiest, is not in it. Latency is the same either way, so a small batch loses
+less.
 """
 
 from __future__ import annotations
