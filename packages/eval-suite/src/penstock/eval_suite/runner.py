@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from penstock.eval_suite.intervals import bootstrap
 from penstock.eval_suite.likelihood import Progress, evaluating
 from penstock.eval_suite.passes import compute
 from penstock.eval_suite.rows import Row, answer_of, is_cut, rows_of
-from penstock.hooks.contracts import Generate, Item, LanguageModel, Request, Task, TaskContext, TaskResult
+from penstock.hooks.contracts import Answer, Generate, Item, LanguageModel, Request, Task, TaskContext, TaskResult
 from penstock.hooks.problems import Problem, ProblemError
+
+Value = TypeVar("Value")
 
 BATCH_SIZE = 16
 """Rows per batch: the default of `token_nll`, so that both give the same bits for a stream."""
@@ -36,6 +38,32 @@ class Asked:
 
     item: Item
     requests: Sequence[tuple[Request, Sequence[Row]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An item with what the model answered to each of its requests, and what the answers are worth: one mapping for
+    each sample."""
+
+    item: Item
+    requests: Sequence[Request]
+    answers: Sequence[Answer]
+    samples: Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One array [N] for each name of the scores, one number a sample; and the group of each sample, empty for none."""
+
+    scores: Mapping[str, NDArray[np.float64]]
+    group_N: Sequence[str]
+
+    def by_group(self) -> Iterator[tuple[str, Mapping[str, NDArray[np.float64]]]]:
+        """The scores of each group, in the order of the items; nothing where there are fewer than two."""
+        names = list(dict.fromkeys(self.group_N))
+        for name in names if len(names) > 1 else ():
+            inside_N = np.array([group == name for group in self.group_N])
+            yield name, {column: value_N[inside_N] for column, value_N in self.scores.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +92,37 @@ class Prepared:
         answers = AnswerStore() if answers is None else answers
         with evaluating(model):
             self._compute(model, answers, batch_size, progress)
-        scores = self._scores(answers)
-        result = self.task.total(scores, self.context)
-        intervals = bootstrap(lambda drawn: self.task.total(drawn, self.context).metrics, scores, self.context.seed)
+        scored = self.scored(answers)
+        result = self.task.total(scored.scores, self.context)
+        intervals = bootstrap(self.metrics_of, scored.scores, self.context.seed)
         cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
         return TaskResult(
-            {self._named(name): value for name, value in result.metrics.items()},
+            self.named(result.metrics),
             {**result.details, **measured},
-            {self._named(name): interval for name, interval in intervals.items()},
+            self.named(intervals),
+            {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
+
+    def answered(self, answers: AnswerStore) -> Iterator[Answered]:
+        """Every item, from the answers that a run has stored."""
+        for each in self.asked:
+            given = [
+                answer_of(request, [answers[answers.key(row)] for row in rows], self.context.tokenizer)
+                for request, rows in each.requests
+            ]
+            samples = self.task.score(each.item, given, self.context)
+            yield Answered(each.item, [request for request, _ in each.requests], given, samples)
+
+    def scored(self, answers: AnswerStore) -> Scored:
+        """What intervals and comparisons are made of, from the answers that a run has stored."""
+        samples: list[Mapping[str, float]] = []
+        group_N: list[str] = []
+        for each in self.answered(answers):
+            samples += each.samples
+            group_N += [each.item.group] * len(each.samples)
+        names = samples[0]
+        return Scored({name: np.array([sample[name] for sample in samples], np.float64) for name in names}, group_N)
 
     def _compute(self, model: LanguageModel, answers: AnswerStore, batch_size: int, progress: Progress | None) -> None:
         rows = {answers.key(row): row for each in self.asked for _, rows in each.requests for row in rows}
@@ -87,22 +136,15 @@ class Prepared:
                 done += len(missing)
                 _tell(progress, done, len(rows))
 
-    def _scores(self, answers: AnswerStore) -> dict[str, NDArray[np.float64]]:
-        """One array per name of the scores, one number per sample."""
-        samples: list[Mapping[str, float]] = []
-        for each in self.asked:
-            given = [
-                answer_of(request, [answers[answers.key(row)] for row in rows], self.context.tokenizer)
-                for request, rows in each.requests
-            ]
-            samples += self.task.score(each.item, given, self.context)
-        return {name: np.array([sample[name] for sample in samples], dtype=np.float64) for name in samples[0]}
+    def metrics_of(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
+        return self.task.total(scores, self.context).metrics
 
-    def _named(self, metric: str) -> str:
-        """The metric's name; a metric of a part names the part."""
+    def named(self, by_metric: Mapping[str, Value]) -> dict[str, Value]:
+        """By the metrics' names; those of a part name the part."""
         if not self.limited:
-            return metric
-        return f"{metric}{'-' if '@' in metric else '@'}first-{len(self.asked)}"
+            return dict(by_metric)
+        part = f"first-{len(self.asked)}"
+        return {f"{name}{'-' if '@' in name else '@'}{part}": value for name, value in by_metric.items()}
 
 
 def prepare(task: Task, context: TaskContext) -> Prepared:
