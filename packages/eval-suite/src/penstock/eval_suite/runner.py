@@ -94,14 +94,14 @@ class Prepared:
             self._compute(model, answers, batch_size, progress)
         scored = self.scored(answers)
         result = self.task.total(scored.scores, self.context)
-        intervals = bootstrap(self._metrics, scored.scores, self.context.seed)
+        intervals = bootstrap(self.metrics_of, scored.scores, self.context.seed)
         cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
         return TaskResult(
-            self._named(result.metrics),
+            self.named(result.metrics),
             {**result.details, **measured},
-            self._named(intervals),
-            {group: self._named(self._metrics(scores)) for group, scores in scored.by_group()},
+            self.named(intervals),
+            {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
 
     def answered(self, answers: AnswerStore) -> Iterator[Answered]:
@@ -136,10 +136,10 @@ class Prepared:
                 done += len(missing)
                 _tell(progress, done, len(rows))
 
-    def _metrics(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
+    def metrics_of(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
         return self.task.total(scores, self.context).metrics
 
-    def _named(self, by_metric: Mapping[str, Value]) -> dict[str, Value]:
+    def named(self, by_metric: Mapping[str, Value]) -> dict[str, Value]:
         """By the metrics' names; those of a part name the part."""
         if not self.limited:
             return dict(by_metric)
