@@ -17,6 +17,5 @@ def main() -> None:
     try:
         cli_evaluate()
     except ProblemError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        sys.stderr.writelines(f"error: {problem}\n" for problem in error.problems)
         sys.exit(error.exit_code)
