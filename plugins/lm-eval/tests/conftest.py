@@ -18,7 +18,7 @@ from penstock.moe_core.gpt.model import gpt
 
 sys.path.append(str(Path(__file__).parent))  # what the tests share
 
-POSITIONS = 48
+POSITIONS = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@ its own backend for transformers give the same answers and figures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from local_tasks import write_tasks
 from penstock_lm_eval.model import PenstockModel
 from penstock_lm_eval.task import LmEval
 
+from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.runner import prepare
 from penstock.hooks.contracts import TaskContext, TaskResult
 
@@ -111,8 +113,21 @@ def test_its_tasks_have_its_figures_in_our_runner(twins, folder, expected, name)
     result = ours(as_lm(twins), folder, name)
     figures = {named(name, column): value for column, value in figures_in(expected, name).items()}
     assert dict(result.metrics) == pytest.approx(figures, rel=1e-6)
-    assert result.metrics.keys() == result.intervals.keys()
     assert result.details["items"] == len(answers_in(expected, name))
+
+
+@pytest.mark.parametrize("name", [*SCORED, "mill"])
+def test_estimates_say_how_metrics_come_from_the_columns(twins, folder, name):
+    task, context, answers = LmEval(name, folder), TaskContext(twins.tokenizer, None, POSITIONS), AnswerStore()
+    prepared = prepare(task, context)
+    prepared.run(twins.ours(), answers)
+    scores = prepared.scored(answers).scores
+    result = task.total(scores, context)
+    assert result.estimates
+    for metric, estimate in result.estimates.items():
+        weight = len(scores[estimate.total]) if estimate.weight is None else scores[estimate.weight].sum()
+        value = estimate.scale * scores[estimate.total].sum() / weight
+        assert (math.exp(value) if estimate.exponential else value) == pytest.approx(result.metrics[metric], rel=1e-12)
 
 
 def test_a_group_has_its_own_figures_and_those_of_its_tasks(twins, folder):
