@@ -26,7 +26,8 @@ class Shots(click.ParamType):
 class Options:
     """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`. `sequence_length`,
     `dtype` and `batch_size` are None for what the model was trained with, or reads at most. Answers are kept in the
-    folder `answers`; None: where the model keeps them, if anywhere."""
+    folder `answers`; None: where the model keeps them, if anywhere. `samples` is a file to write every prompt, answer
+    and score to, and `against` one of an earlier evaluation to compare with."""
 
     shots: int | str | None = None
     limit: int | None = None
@@ -36,6 +37,8 @@ class Options:
     batch_size: int | None = None
     dtype: Dtype | None = None
     answers: Path | None = None
+    samples: Path | None = None
+    against: Path | None = None
 
     def of_tasks(self) -> dict[str, Any]:
         """The arguments of `TaskContext`."""
