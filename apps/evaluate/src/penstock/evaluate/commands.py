@@ -18,7 +18,7 @@ from penstock.run.directory import RunDirectory, stage
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
-ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "samples", "against", "out")
+ONE_MODEL = ("sequence_length", "batch_size", "batch_invariant", "dtype", "answers", "samples", "against", "out")
 """Options of an evaluation that a comparison does not have."""
 
 
@@ -67,6 +67,11 @@ ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "samples", "ag
     help="Tokens that the model reads at once (default: a run's data.sequence_length, a FOLDER's positions).",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Texts that the model reads at once.  [default: 16]")
+@click.option(
+    "--batch-invariant/--no-batch-invariant",
+    default=None,
+    help="Read each text alone, so that no bit of a figure depends on order or batch size (default: with --published).",
+)
 @click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
@@ -19,7 +20,7 @@ from penstock.evaluate.evaluation import (
     rows_together,
     versions_of,
 )
-from penstock.evaluate.measuring import Measurement, compute_in, evaluate_model, evaluate_restored
+from penstock.evaluate.measuring import Measurement, computing_in, evaluate_model, evaluate_restored
 from penstock.evaluate.model_folder import ModelFolder
 from penstock.evaluate.options import Options
 from penstock.evaluate.progress import TaskProgress
@@ -80,10 +81,10 @@ class PreparedRun:
             restored.tokenizer.hash,
             json.dumps(identity, sort_keys=True),
             options.dtype or config.train.dtype,
-            _together(config.model, options),
+            **_batches(config.model, options),
         )
-        compute_in(restored.model, conditions.dtype)
-        with _measuring(self.tasks, self.chosen, conditions, options.answers or answers) as measurement:
+        measurement = _measurement(self.tasks, self.chosen, conditions, options.answers or answers)
+        with computing_in(restored.model, conditions.dtype), measurement.progress:
             result = evaluate_restored(restored, measurement, self.heldout)
         return _finished(result, measurement, options, self.stored)
 
@@ -120,22 +121,19 @@ class PreparedFolder:
             folder.tokenizer.hash,
             json.dumps(identity, sort_keys=True),
             options.dtype or "fp32",
-            _together(folder.architecture, options),
+            **_batches(folder.architecture, options),
         )
-        model = folder.load()
-        compute_in(model, conditions.dtype)
-        with _measuring(self.tasks, self.chosen, conditions, options.answers) as measurement:
+        measurement, model = _measurement(self.tasks, self.chosen, conditions, options.answers), folder.load()
+        with computing_in(model, conditions.dtype), measurement.progress:
             result = evaluate_model(model, folder.name, measurement)
         return _finished(result, measurement, options, self.stored)
 
 
-@contextmanager
-def _measuring(
+def _measurement(
     tasks: Mapping[str, PreparedTask], chosen: Sequence[Choice], conditions: Conditions, answers: Path | None
-) -> Iterator[Measurement]:
+) -> Measurement:
     store = AnswerStore() if answers is None else AnswerStore.in_folder(answers, conditions.key)
-    with TaskProgress() as progress:
-        yield Measurement(tasks, conditions, store, versions_of(chosen), progress)
+    return Measurement(tasks, conditions, store, versions_of(chosen), TaskProgress())
 
 
 def _stored(options: Options, tasks: Mapping[str, PreparedTask], tokenizer: str) -> Stored | None:
@@ -159,10 +157,11 @@ def _finished(result: Evaluation, measurement: Measurement, options: Options, st
     return result
 
 
-def _together(architecture: Choice, options: Options) -> int:
-    """How many texts the model reads at once."""
+def _batches(architecture: Choice, options: Options) -> dict[str, Any]:
+    """How many texts the model reads at once, and what it may do with them."""
     most = rows_together(architecture)
-    return most if options.batch_size is None or most == 1 else options.batch_size
+    size = most if options.batch_size is None or most == 1 else options.batch_size
+    return {"batch_size": size, "batch_invariant": bool(options.batch_invariant), "whole": most == 1}
 
 
 def _require_positions(length: int, most: int | None) -> None:

@@ -40,6 +40,7 @@ from penstock.hooks.contracts.model import (
     Prediction,
     Publishable,
     Remembering,
+    RewindableCache,
     Started,
     TaskModel,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "Remembering",
     "ReplaceableRouter",
     "Request",
+    "RewindableCache",
     "Rolling",
     "RollingAnswer",
     "Router",
