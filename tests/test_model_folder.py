@@ -16,7 +16,8 @@ from penstock.hooks.problems import ProblemError
 transformers = pytest.importorskip("transformers")
 
 TEXT = Path(json.__file__).read_text(encoding="utf-8")
-PASSAGES = ["the gate that feeds a turbine", "return the value of the name", "a string of an object", "def loads of"]
+WORDS = TEXT.split()
+PASSAGES = [" ".join(WORDS[start : start + 5]) for start in range(0, 300, 5)]
 TYPES = ["gpt2", "llama"]
 
 
@@ -29,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
     dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
-    gpt2 = transformers.GPT2Config(vocab_size=rows, initializer_range=0.2, **sizes, **dropout, **ends)
+    gpt2 = transformers.GPT2Config(vocab_size=rows, initializer_range=0.08, **sizes, **dropout, **ends)
     llama = transformers.LlamaConfig(
         vocab_size=rows,
         hidden_size=32,
@@ -38,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=64,
-        initializer_range=0.2,
+        initializer_range=0.08,
         **ends,
     )
     for config in (gpt2, llama):
@@ -151,7 +152,7 @@ def test_samples_are_every_prompt_answer_and_score(command, folders, data, tmp_p
     nats = torch.tensor([item["scores"][0]["nll"] for item in items], dtype=torch.float64)
     assert figure(result) == pytest.approx(float(nats.mean().exp()), rel=1e-12)
     worst = result["tasks"]["lambada"]["worst"]
-    assert [each["scores"]["nll"] for each in worst] == sorted((each for each in nats.tolist()), reverse=True)
+    assert [each["scores"]["nll"] for each in worst] == sorted(nats.tolist(), reverse=True)[:10]
 
 
 def test_against_itself_nothing_differs_and_pairs_are_closer_than_two_estimates(command, folders, data, tmp_path):
@@ -170,7 +171,7 @@ def test_against_itself_nothing_differs_and_pairs_are_closer_than_two_estimates(
     assert (paired["paired"], alone["paired"]) == (True, False)
     assert paired["difference"] == alone["difference"] == paired["now"] - paired["stored"] != 0
     width = {name: each["interval"]["high"] - each["interval"]["low"] for name, each in (("p", paired), ("a", alone))}
-    assert width["p"] < width["a"] / 10
+    assert 0 < width["p"] < width["a"] / 10
 
 
 def test_figures_of_other_data_or_prompts_are_refused_by_name_before_weights_are_read(
@@ -189,7 +190,7 @@ def test_figures_of_other_data_or_prompts_are_refused_by_name_before_weights_are
     with pytest.raises(ProblemError, match="'text' are of other prompts: they were read 64 tokens at a time"):
         command("evaluate", broken, "--task", other, "--sequence-length", 32, "--against", tmp_path / "text.json")
     file = data / "lambada" / "lambada_test.jsonl"
-    file.write_text(file.read_text().replace("turbine", "river"))
+    file.write_text(file.read_text().replace("JavaScript", "river"))
     with pytest.raises(ProblemError) as caught:
         command("evaluate", broken, *options, "--against", stored)
     assert [problem.code for problem in caught.value.problems] == ["not-comparable"] * 2

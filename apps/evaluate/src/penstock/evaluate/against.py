@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import LEVEL, bootstrap
+from penstock.eval_suite.intervals import LEVEL, intervals_of
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.provenance import data_hash, prompts_hash
 from penstock.evaluate.samples import Scores, Stored
@@ -80,17 +80,18 @@ def _changes(
 
 def _paired(task: Prepared, answers: AnswerStore, stored: Scores | None) -> dict[str, Interval] | None:
     """Intervals of the differences, over questions; None without stored scores of the same samples."""
-    now = task.scored(answers).scores
+    scored = task.scored(answers)
+    now = scored.scores
     if stored is None or {name: len(each) for name, each in stored.items()} != {k: len(v) for k, v in now.items()}:
         return None
-    both = {f"{side}/{name}": column for side, own in (("now", now), ("then", stored)) for name, column in own.items()}
 
     def change(drawn: Mapping[str, np.ndarray]) -> dict[str, float]:
         sides = ({name: drawn[f"{side}/{name}"] for name in now} for side in ("now", "then"))
         first, second = (task.metrics_of(side) for side in sides)
         return {name: first[name] - second[name] for name in first}
 
-    return task.named(bootstrap(change, both, task.context.seed))
+    both = {f"{side}/{name}": column for side, own in (("now", now), ("then", stored)) for name, column in own.items()}
+    return task.named(intervals_of(change, both, groups=scored.group_N, seed=task.context.seed).found)
 
 
 def _independent(difference: float, now: Interval | None, stored: Interval | None) -> Interval | None:

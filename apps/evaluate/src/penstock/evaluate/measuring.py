@@ -13,7 +13,7 @@ import torch
 
 from penstock.eval_suite import precision
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import bootstrap
+from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.evaluation import (
     EarlierTask,
@@ -119,8 +119,11 @@ def computing_in(model: LanguageModel, dtype: Dtype) -> Iterator[None]:
 
 def group_intervals(task: Prepared, answers: AnswerStore) -> dict[str, dict[str, Interval]]:
     """The intervals of each group's metrics."""
-    found = {
-        group: task.named(bootstrap(task.metrics_of, scores, task.context.seed))
-        for group, scores in task.scored(answers).by_group()
-    }
-    return {group: intervals for group, intervals in found.items() if intervals}
+    found: dict[str, dict[str, Interval]] = {}
+    scored = task.scored(answers)
+    estimates = task.task.total(scored.scores, task.context).estimates
+    for group, scores in scored.by_group():
+        intervals = intervals_of(task.metrics_of, scores, estimates=estimates, seed=task.context.seed).found
+        if intervals:
+            found[group] = task.named(intervals)
+    return found
