@@ -7,8 +7,9 @@ without one where there are fewer than three. Text of one kind is what a server 
 than the Gini of all domains together, which `pooled gini` is.
 
 `slower %` is how much longer dispatch and combine take than with evenly loaded experts, in the alpha-beta model of
-eight H100 a node, experts in order, a batch of 4,096 tokens a GPU. It is simulated, of exchanges alone: what the waiting of
-the other GPUs costs their computation is not in it. Latency is the same either way, so a small batch loses less.
+eight H100 a node, experts in order, a batch of 4,096 tokens a GPU. It is simulated, of exchanges alone: the computation
+of the other GPUs, which waits for the busiest, is not in it. Latency is the same either way, so a small batch loses
+less.
 """
 
 from __future__ import annotations
@@ -41,11 +42,19 @@ FILES = {
 }
 
 
+NAMES = {
+    "mistral": "Mixtral-8x7B",
+    "olmoe": "OLMoE-1B-7B",
+    "olmoe-sft": "OLMoE-1B-7B-SFT",
+    "olmoe-dpo": "OLMoE-1B-7B-DPO",
+}
+
+
 def traces(folder: Path) -> Iterator[tuple[str, str, RoutingTrace]]:
     """Name, text and trace of each model; a step is a domain or a window."""
     for file, text in FILES.items():
         for name, trace in read_traces(folder / file).items():
-            yield name or file.split("_")[0], text, windowed(trace)
+            yield NAMES.get(name, name.rpartition("/")[2]), text, windowed(trace)
 
 
 def windowed(trace: RoutingTrace) -> RoutingTrace:
