@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import re
@@ -149,3 +150,30 @@ def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findin
     assert (steps.verdict, rule.verdict, time.verdict) == ("confirmed", "confirmed", "not decided")
     slow = {**facts, "speedup": 1.1}
     assert [each.verdict for each in findings.muon({"rows": rows, "fewest_steps": 1.0, **slow})] == ["refuted"] * 3
+
+
+@pytest.mark.parametrize("name", ["claim_findings", "muon_against_adamw"])
+def test_the_examples_of_scripts_hold(claims, name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_a_share_of_steps_passes_by_more_than_the_seeds_scatter(claims):
+    muon = importlib.import_module("muon_against_adamw")
+    adamw = [2.00, 2.01, 2.02]
+    found = muon.compared(adamw, {1.0: [1.90, 1.91, 1.92], 0.5: [2.00, 2.01, 2.02]})
+    assert found.z[1.0] == pytest.approx(0.1 / (0.01 * (2 / 3) ** 0.5))
+    assert found.z[0.5] == 0
+    assert found.fewest_steps == 1.0
+    assert found.speedup == pytest.approx(2)
+    scattered = muon.compared(adamw, {1.0: [1.7, 1.9, 2.1]})
+    assert scattered.fewest_steps is None
+
+
+def test_trials_of_both_optimizers_are_points_of_one_space(claims):
+    muon = importlib.import_module("muon_against_adamw")
+    corners = [muon.settings_at([at] * len(muon.SPACE)) for at in (0, 1)]
+    assert corners == [{name: limits[at] for name, limits in muon.SPACE.items()} for at in (0, 1)]
+    for template in muon.OPTIMIZERS.values():
+        for name in ("matrices", "others", "weight_decay"):
+            assert f"{{{name}}}" in template
