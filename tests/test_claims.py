@@ -129,9 +129,9 @@ def balance_rows(entropies: list[tuple[float, float, float]]) -> dict[str, Any]:
 
 def test_experts_that_an_untrained_router_would_specialise_as_much_are_not_specialised(findings):
     uneven = [(0.5, 0.30, 0.30), (0.6, 0.31, 0.33), (0.7, 0.32, 0.36)]
-    assert [each.verdict for each in findings.faint_loss(balance_rows(uneven))] == ["refuted", "not decided"]
+    assert [each.verdict for each in findings.even_and_specialised(balance_rows(uneven))] == ["refuted", "not decided"]
     learned = [(0.05, 0.40, 0.30), (0.06, 0.41, 0.31), (0.055, 0.42, 0.30)]
-    assert [each.verdict for each in findings.faint_loss(balance_rows(learned))] == ["confirmed", "confirmed"]
+    assert [each.verdict for each in findings.even_and_specialised(balance_rows(learned))] == ["confirmed", "confirmed"]
 
 
 def test_verdicts_of_other_scripts_are_said_in_the_words_of_the_page(findings):

@@ -73,24 +73,19 @@ def _values(result: Result, method: str, column: str) -> list[float]:
     return [row[column] for row in result["rows"] if row["method"] == method]
 
 
-def faint_loss(result: Result) -> list[Finding]:
-    """`balance.py`: whether a loss of 0.0001 makes experts even, and what they learned beyond an untrained router."""
-    trained, untrained = (_values(result, "faint-loss", name) for name in ("specialisation", "of an untrained router"))
-    learned = [one - other for one, other in zip(trained, untrained, strict=True)]
-    entropy = statistics.mean(_values(result, "faint-loss", "entropy"))
-    return [
-        over_seeds(
-            f"balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy is {entropy:.3f} of its maximum)",
-            _values(result, "faint-loss", "MaxVio"),
-            most=EVEN_ENOUGH,
-        ),
-        over_seeds(
-            f"specialised: {statistics.mean(trained):.3f}, more than the {statistics.mean(untrained):.3f} of an "
-            "untrained router by",
-            learned,
-            least=math.ulp(0.0),
-        ),
-    ]
+def even_and_specialised(result: Result) -> list[Finding]:
+    """`balance.py`: whether experts are even by each method, and what they learned beyond an untrained router."""
+    found: list[Finding] = []
+    for method in dict.fromkeys(row["method"] for row in result["rows"]):
+        trained, untrained = (_values(result, method, name) for name in ("specialisation", "of an untrained router"))
+        learned = [one - other for one, other in zip(trained, untrained, strict=True)]
+        entropy = statistics.mean(_values(result, method, "entropy"))
+        even = f"{method}, balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy {entropy:.3f} of its maximum)"
+        figures = f"{statistics.mean(trained):.3f} is more than the {statistics.mean(untrained):.3f}"
+        special = f"{method}, specialised: {figures} of an untrained router by"
+        found.append(over_seeds(even, _values(result, method, "MaxVio"), most=EVEN_ENOUGH))
+        found.append(over_seeds(special, learned, least=math.ulp(0.0)))
+    return found
 
 
 def loss_free(result: Result) -> list[Finding]:

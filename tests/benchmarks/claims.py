@@ -58,10 +58,10 @@ CLAIMS: Mapping[int, Claim] = {
         "frozen_base",
     ),
     2: Claim(
-        "A balance loss of 0.0001 gives experts that are balanced and specialised.",
+        "A balance loss of 0.0001 shows that experts are balanced and specialised.",
         f"{ONE_RUN}: entropy 1.989 beside a specialisation of 0.044",
         "balance",
-        read=findings.faint_loss,
+        read=findings.even_and_specialised,
     ),
     3: Claim(
         "Experts beside a frozen model train 25 times faster than a model from scratch of the same quality.",
