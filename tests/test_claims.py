@@ -143,6 +143,25 @@ def test_verdicts_of_other_scripts_are_said_in_the_words_of_the_page(findings):
         assert found.interval == "0.5 to 1.5 %"
 
 
+def test_a_task_without_signal_decides_nothing_about_lost_points(findings):
+    silent = {"task": "mrpc", "row": "fp32", "figure": 68.0, "under 2 points": "no signal: 68.0 of a baseline of 66.5"}
+    trained = {"task": "sst2", "row": "ternary", "bytes": 5, "against fp32": 30.0, "lost": 3.0, "+-": 0.5}
+    found = findings.points_lost({"rows": [silent, {**trained, "under 2 points": "fails"}]})
+    assert [each.verdict for each in found] == ["not decided", "refuted"]
+    assert found[1].interval == "2.5 to 3.5 points"
+
+
+def test_what_fine_tuning_and_reassignment_cost_is_held_to_the_limits_of_their_kind(findings):
+    tuned = {"what": "fine-tuned with the loss", "cut %": 30.0, "cut % +-": 5.0, "cost %": 0.1, "cost % +-": 0.3}
+    costs = {"gentle": 4.0, "aggressive": 40.0}
+    moved = [
+        {"what": kind, "kind": kind, "changed %": 20.0, "perplexity %": cost, "perplexity % +-": 1.0}
+        for kind, cost in costs.items()
+    ]
+    found = findings.fine_tuning({"rows": [tuned, *moved]})
+    assert [each.verdict for each in found] == ["confirmed", "not decided", "confirmed", "refuted"]
+
+
 def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findings):
     rows = [{"share": 1.0, "z": 9.0}, {"share": 0.74, "z": 3.5}, {"share": 0.5, "z": -2.0}]
     facts = {"speedup": 1.5, "half_width": 0.1, "bounded": False, "step_of_muon_over_adamw": 1.1}
