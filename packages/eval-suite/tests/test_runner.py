@@ -16,6 +16,7 @@ from penstock.eval_suite.runner import prepare, run_task
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import (
     Answer,
+    Estimate,
     Generate,
     GenerateAnswer,
     Item,
@@ -62,7 +63,8 @@ class Asking:
         return [{"nll": _nats(answers[0])}]
 
     def total(self, scores: Mapping[str, Any], context: TaskContext) -> TaskResult:
-        return TaskResult({"asking.nats@mean": float(scores["nll"].mean())})
+        name = "asking.nats@mean"
+        return TaskResult({name: float(scores["nll"].mean())}, estimates={name: Estimate("nll")})
 
 
 def _nats(answer: Answer) -> float:
@@ -157,9 +159,10 @@ def test_a_generation_is_the_likeliest_token_each_time_up_to_a_stop(make_gru):
     prompts = draw(1, 3, 5, 3, 2, 5, 3)
     whole = [Generate(prompt, 6) for prompt in prompts]
     stopped = [Generate(each.prompt, 6, (dumb_generation(model, each)[2:4] or "k",)) for each in whole]
-    answers = asked(model, *whole, *stopped)
-    assert answers == [GenerateAnswer(dumb_generation(model, each)) for each in [*whole, *stopped]]
-    assert any(len(answer.text) == 6 for answer in answers if isinstance(answer, GenerateAnswer))
+    answers = [answer for answer in asked(model, *whole, *stopped) if isinstance(answer, GenerateAnswer)]
+    assert [answer.text for answer in answers] == [dumb_generation(model, each) for each in [*whole, *stopped]]
+    assert any(len(answer.text) == 6 for answer in answers)
+    assert [answer.tokens for answer in answers[: len(whole)]] == [answer.tokens for answer in answers[len(whole) :]]
 
 
 def test_generation_ends_where_the_text_does(make_gru):
@@ -187,7 +190,9 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_is_counted(make_gru)
 
 def test_a_prompt_that_is_too_long_loses_its_beginning(make_gru):
     model, (prompt,) = make_gru(limit=12), draw(4, 30)
-    assert asked(model, Generate(prompt, 5)) == [GenerateAnswer(dumb_generation(model, Generate(prompt[-7:], 5)))]
+    (answer,) = asked(model, Generate(prompt, 5))
+    assert isinstance(answer, GenerateAnswer)
+    assert answer.text == dumb_generation(model, Generate(prompt[-7:], 5))
 
 
 def everything() -> list[Any]:
@@ -270,6 +275,36 @@ def test_a_limit_leaves_items_out_and_every_metric_says_so(make_gru):
     assert part.intervals.keys() == part.metrics.keys()
     assert part.details["items"] == 3
     assert run_task(task, model, a_context(limit=5)).metrics.keys() == {"asking.nats@mean"}
+
+
+class Grouped(Asking):
+    """Asks each request for the group that stands before it."""
+
+    def items(self, context: TaskContext) -> Iterator[Item]:
+        yield from (Item(str(number), request, group=group) for number, (group, request) in enumerate(self.asked))
+
+
+def test_each_group_has_the_metrics_that_it_has_alone(make_gru):
+    model, requests = make_gru(), likelihoods(count=9)
+    groups = ["law", "art", "law", "", "art", "art", "law", "", "law"]
+    found = run_task(Grouped(*zip(groups, requests, strict=True)), model, a_context()).groups
+    assert list(found) == ["law", "art", ""]
+    for group, metrics in found.items():
+        alone = [request for name, request in zip(groups, requests, strict=True) if name == group]
+        assert metrics == pytest.approx(run_task(Asking(*alone), model, a_context()).metrics)
+    assert run_task(Grouped(*(("law", each) for each in requests)), model, a_context()).groups == {}
+
+
+def test_stored_answers_show_every_question_with_what_it_is_worth(make_gru):
+    requests, store = everything(), AnswerStore()
+    prepared = prepare(Asking(*requests), a_context())
+    prepared.run(make_gru(), store)
+    shown = list(prepared.answered(store))
+    assert [each.item.id for each in shown] == [str(number) for number in range(len(requests))]
+    assert [list(map(repr, each.requests)) for each in shown] == [[repr(request)] for request in requests]
+    answers = [answer for each in shown for answer in each.answers]
+    assert list(map(repr, answers)) == list(map(repr, asked(make_gru(), *requests)))
+    assert [each.samples for each in shown] == [[{"nll": _nats(answer)}] for answer in answers]
 
 
 def test_progress_begins_with_what_is_kept_and_ends_with_all(make_gru):

@@ -16,6 +16,7 @@ import torch
 
 from penstock.hooks.contracts import (
     Answer,
+    FollowingUp,
     Generate,
     GenerateAnswer,
     Likelihood,
@@ -43,8 +44,10 @@ def scores_of(task: Task, model: Any, context: TaskContext) -> dict[str, Any]:
 def samples_of(task: Task, model: Any, context: TaskContext) -> list[Mapping[str, float]]:
     samples: list[Mapping[str, float]] = []
     for item in list(task.items(context)):
-        requests = task.requests(item, context)
-        samples += task.score(item, answers_of(requests, model, context), context)
+        answers = answers_of(task.requests(item, context), model, context)
+        if isinstance(task, FollowingUp):
+            answers += answers_of(task.follow_ups(item, answers, context), model, context)
+        samples += task.score(item, answers, context)
     return samples
 
 
@@ -66,9 +69,11 @@ def _answer(request: Request, model: Any, context: TaskContext) -> Answer:
             return LikelihoodAnswer(float(nll_S[first:].sum()), bool(likeliest_S[first:].all()))
         case Generate():
             prompt_1S = torch.tensor([list(request.prompt)])
-            new = model.generate(prompt_1S, tokens=request.tokens, temperature=0.0)[0, len(request.prompt) :].tolist()
+            sampling = {"temperature": request.temperature, "seed": request.seed}
+            new = model.generate(prompt_1S, tokens=request.tokens, **sampling)[0, len(request.prompt) :].tolist()
             text = context.tokenizer.decode(new)
-            return GenerateAnswer(text[: min((text.find(stop) for stop in request.stop if stop in text), default=None)])
+            end = min((text.find(stop) for stop in request.stop if stop in text), default=None)
+            return GenerateAnswer(text[:end], new)
 
 
 def _predictions(model: Any, token_S: Any) -> tuple[Any, Any]:

@@ -73,7 +73,7 @@ def answer_of(request: Request, outputs: Sequence[Any], tokenizer: Tokenizer) ->
             return answer
         case Generate():
             (tokens,) = outputs
-            return GenerateAnswer(_up_to(request.stop, tokenizer.decode(tokens)))
+            return GenerateAnswer(_up_to(request.stop, tokenizer.decode(tokens)), tuple(tokens))
 
 
 def is_cut(request: Request, context: TaskContext) -> bool:
