@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.generation import takes_padding
-from penstock.eval_suite.intervals import bootstrap
+from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.likelihood import Progress, batch_dependent_routers, device_of, evaluating
 from penstock.eval_suite.passes import Passes, shares_beginnings
 from penstock.eval_suite.plan import Batch, batches, invariant_batches
@@ -121,15 +121,19 @@ class Prepared:
                 _compute(plan, followed, answers, progress)
         scored = self.scored(answers)
         result = self.task.total(scored.scores, self.context)
-        intervals = bootstrap(self.metrics_of, scored.scores, self.context.seed)
+        intervals = intervals_of(
+            self.metrics_of, scored.scores, groups=scored.group_N, estimates=result.estimates, seed=self.context.seed
+        )
         cut = sum(is_cut(request, self.context) for each in followed for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
+        if intervals.missing:
+            measured["no_interval"] = self.named(intervals.missing)
         if routers := batch_dependent_routers(model):
             measured["batch_dependent_routers"] = routers
         return TaskResult(
             self.named(result.metrics),
             {**result.details, **measured},
-            self.named(intervals),
+            self.named(intervals.found),
             {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
 
