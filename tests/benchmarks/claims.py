@@ -13,7 +13,7 @@ from pathlib import Path
 
 import claim_findings as findings
 import click
-from claim_findings import CONFIRMED, REFUTED, Finding, Read, Result
+from claim_findings import CONFIRMED, Finding, Read, Result
 from measure import RESULTS, commit, machine, store, today
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
