@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import bootstrap
+from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.likelihood import Progress, evaluating
 from penstock.eval_suite.passes import compute
 from penstock.eval_suite.rows import Row, answer_of, is_cut, rows_of
@@ -94,13 +94,16 @@ class Prepared:
             self._compute(model, answers, batch_size, progress)
         scored = self.scored(answers)
         result = self.task.total(scored.scores, self.context)
-        intervals = bootstrap(self.metrics_of, scored.scores, self.context.seed)
+        intervals = intervals_of(
+            self.metrics_of, scored.scores, groups=scored.group_N, estimates=result.estimates, seed=self.context.seed
+        )
         cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
+        no_interval = {"no_interval": self.named(intervals.missing)} if intervals.missing else {}
         return TaskResult(
             self.named(result.metrics),
-            {**result.details, **measured},
-            self.named(intervals),
+            {**result.details, **measured, **no_interval},
+            self.named(intervals.found),
             {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
 

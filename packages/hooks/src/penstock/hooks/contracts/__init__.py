@@ -10,6 +10,7 @@ from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Toke
 from penstock.hooks.contracts.evaluation import (
     Answer,
     ChatTemplate,
+    Estimate,
     FollowingUp,
     Generate,
     GenerateAnswer,
@@ -120,6 +121,7 @@ __all__ = [
     "Document",
     "DocumentFilter",
     "Engine",
+    "Estimate",
     "ExpertLoad",
     "Exporter",
     "FactorisableSite",
