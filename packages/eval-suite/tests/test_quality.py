@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from penstock.conformance.asking import ask
 from penstock.eval_suite.diversity import longest_repeated, self_bleu
 from penstock.eval_suite.quality import Quality
-from penstock.eval_suite.runner import prepare
+from penstock.eval_suite.runner import prepare, run_task
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.contracts import Generate, GenerateAnswer, Item, LikelihoodAnswer, TaskContext
 
@@ -85,7 +85,8 @@ def test_self_bleu_is_sacrebleus(tokenizer):
 
 
 def test_perplexity_is_the_models_own(tokenizer, make_gru):
-    model, task, given = make_gru(257).eval(), Quality(["ab", "c"], samples=1, tokens=6), context(tokenizer)
+    model, given = make_gru(257).eval(), context(tokenizer)
+    task = Quality(["ab", "c"], samples=1, tokens=6, temperature=0)
     nats, count = 0.0, 0
     for prompt in ("ab", "c"):
         start = [0, *tokenizer.encode(prompt)]
@@ -94,8 +95,8 @@ def test_perplexity_is_the_models_own(tokenizer, make_gru):
             log_SV = model.logits(model(whole[:, :-1]).hidden_BSD)[0].log_softmax(-1)
         nll_S = -log_SV.gather(1, whole[0, 1:, None])[:, 0]
         nats, count = nats + float(nll_S[len(start) - 1 :].sum()), count + 6
-    found = ask(task, model, given).metrics["quality.perplexity@1-samples-6-tokens-temperature-0.8"]
-    assert found == pytest.approx(math.exp(nats / count), rel=1e-5)
+    name = "quality.perplexity@1-samples-6-tokens-temperature-0"
+    assert ask(task, model, given).metrics[name] == pytest.approx(math.exp(nats / count), rel=1e-5)
 
 
 def generations(task: Quality, given: TaskContext) -> list[Generate]:
@@ -110,6 +111,18 @@ def test_each_text_is_drawn_from_a_seed_of_its_own_and_the_same_each_time(tokeni
     assert [each.seed for each in first] == [each.seed for each in again]
     assert not {each.seed for each in first} & {each.seed for each in generations(task, context(tokenizer, seed=1))}
     assert all(0 <= each.seed < 2**63 for each in first)
+
+
+def test_a_model_is_measured_alike_whatever_is_read_together(tokenizer, make_gru):
+    """Texts are drawn, each alone in its draws; perplexity is asked for afterwards."""
+    model, task = make_gru(257), Quality(["a", "bc", "d"], samples=3, tokens=6, self_bleu=False)
+    together, alone = (run_task(task, model, context(tokenizer), batch_size=size) for size in (16, 1))
+    assert together.metrics == pytest.approx(alone.metrics, rel=1e-5)
+    names = {name.split("@")[0]: name for name in together.metrics}
+    assert together.metrics[names["quality.distinct_1"]] > 0
+    assert 1 < together.metrics[names["quality.perplexity"]] < 1000
+    other = run_task(task, model, context(tokenizer, seed=1))
+    assert other.metrics[names["quality.perplexity"]] != together.metrics[names["quality.perplexity"]]
 
 
 def test_texts_of_a_prompt_are_alike(tokenizer):
