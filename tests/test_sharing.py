@@ -221,6 +221,11 @@ REFUSED: dict[str, tuple[str, str, bool]] = {
         "no two layers have a parameter",
         False,
     ),
+    "two owners of every matrix": (
+        "[tied-gains, attention]",
+        "q, k, v, o are shared by model.sharing.0 (tied-gains) and by model.sharing.1 (attention)",
+        True,
+    ),
     "two owners that only names tell": (
         "[{use: tied-gains, match: ['*o_proj*']}, attention]",
         "model.sharing.0 (tied-gains) and model.sharing.1 (attention): 'layers.0.self_attn.o_proj.weight' is claimed",
@@ -242,6 +247,20 @@ def test_what_cannot_be_shared_is_refused_before_any_work(
         assert expected in str(caught.value)
         assert caught.value.exit_code == ExitCode.USAGE
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("gpt.yaml", "embedding and head of the model are one tensor already (model.tie_word_embeddings)"),
+        ("bert-sst2.yaml", "a model that predicts a label for each text has no head of the vocabulary to tie"),
+    ],
+)
+def test_tying_is_refused_where_there_is_no_head_to_tie(config: str, expected: str, command: Command) -> None:
+    with pytest.raises(ProblemError) as caught:
+        command("config", "validate", CONFIGS / config, "model.sharing=[tied-embeddings]")
+    assert expected in str(caught.value)
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 SMALL: dict[str, Any] = {

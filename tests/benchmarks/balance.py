@@ -9,6 +9,11 @@ MaxVio is (max - mean) / mean of an expert's load over many tokens, the mean ove
 the bar there. That of the held-out text is printed too. It is made of other files, a few dozen, and experts that care
 what they read are not as busy there: `floor` is what remains of it when the load of the training text is made even,
 by moving nothing but the selection biases.
+
+`specialisation` is how much of the choice of experts on held-out text the token's id explains, from 0 to 1, and `of an
+untrained router` the same where the router's weights are those it began with and all else is trained. A router that has
+learned nothing follows the token too, through its hidden state: only what exceeds it was learned. `faint-loss` is the
+Switch loss at a hundredth of its published weight.
 """
 
 from __future__ import annotations
@@ -23,12 +28,14 @@ import numpy as np
 import torch
 from measure import Bar, finish, json_option, runs_option
 from quickstart import trained_run
-from torch import Tensor
+from torch import Tensor, nn
 
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
 from penstock.routers.balancers import bias_of
-from penstock.routers.load import expert_load, max_violation
+from penstock.routers.load import entropy, expert_load, max_violation
+from penstock.routers.specialisation import token_specialisation
+from penstock.train.compose import compose_model
 from penstock.train.restore import RestoredRun
 
 # The Switch loss has its published weight. A tenth of the weight below leaves the global loss where the Switch loss is.
@@ -36,6 +43,7 @@ METHODS: dict[str, str | None] = {
     "switch-loss": "[{use: switch-loss, weight: 0.01}]",
     "global-loss": "[{use: global-loss, weight: 0.1}]",
     "loss-free": None,  # as the quickstart has it
+    "faint-loss": "[{use: switch-loss, weight: 0.0001}]",
 }
 WINDOWS = 16  # of a forward pass
 # "No worse" is a mean over paired seeds that is worse by no more than a fifth of a percent.
@@ -57,11 +65,15 @@ def measured(restored: RestoredRun, tokens: int) -> dict[str, float]:
     output = [restored.model.next_token_loss(part[:, :-1], part[:, 1:]) for part in heldout_WS.split(WINDOWS)]
     width = restored.dataset.tokenizer().byte_lengths()
     seen = {"MaxVio": load(restored, next_WS), "held-out MaxVio": load(restored, heldout_WS)}
+    learned = {"entropy": entropy(seen["MaxVio"]).mean().item(), "specialisation": specialised(restored, heldout_WS)}
     even_out(restored, next_WS)
     seen["floor"] = load(restored, heldout_WS)
+    forget_routers(restored)
+    learned["of an untrained router"] = specialised(restored, heldout_WS)
     return {
         "heldout bits/byte": bits_per_byte([part.loss.item() for part in output], int(width[heldout_WS[:, 1:]].sum())),
         **{name: max_violation(counts_LE).mean().item() for name, counts_LE in seen.items()},
+        **learned,
         "tokens": next_WS[:, 1:].numel(),
         "held-out tokens": heldout_WS[:, 1:].numel(),
     }
@@ -96,6 +108,28 @@ def load(restored: RestoredRun, window_WS: Tensor) -> Tensor:
     """int64 [L, E]"""
     parts = window_WS[:, :-1].split(WINDOWS)
     return torch.stack([expert_load(restored.model(part).routings).counts_LE for part in parts]).sum(dim=0)
+
+
+def specialised(restored: RestoredRun, window_WS: Tensor) -> float:
+    """`token_specialisation`, the mean over layers."""
+    token_WS = window_WS[:, :-1]
+    parts = [restored.model(part).routings for part in token_WS.split(WINDOWS)]
+    layers = {layer: torch.cat([part[layer].expert_TK for part in parts]) for layer in restored.model.routers}
+    return statistics.mean(
+        token_specialisation(expert_TK, token_WS.flatten(), restored.model.routers[layer].experts)
+        for layer, expert_TK in layers.items()
+    )
+
+
+def forget_routers(restored: RestoredRun) -> None:
+    """Gives each router weights as at the beginning of training, and no selection bias."""
+    torch.manual_seed(restored.config.seed)
+    fresh = compose_model(restored.config, restored.dataset.manifest.vocabulary_size).model
+    for layer, router in restored.model.routers.items():
+        began = fresh.routers[layer]
+        assert isinstance(router, nn.Module)
+        assert isinstance(began, nn.Module)
+        router.load_state_dict(began.state_dict())
 
 
 def even_out(restored: RestoredRun, window_WS: Tensor) -> None:

@@ -55,10 +55,10 @@ def sst2(data: Path, folder: Path, epochs: float) -> Task:
 
 
 def mrpc(data: Path, folder: Path, epochs: float) -> Task:
-    """Pairs of sentences that say the same, or not."""
+    """Pairs of sentences that say the same, or not. GLUE's own test split has no labels; the corpus it is from does."""
     rows, files = [], []
-    for split in SPLITS:
-        read = unpacked(data / "glue" / "MRPC" / f"{split}.tsv", folder).read_text("utf-8-sig").splitlines()[1:]
+    for split, name in zip(SPLITS, ("train.tsv", "dev.tsv", "msr_paraphrase_test.txt"), strict=True):
+        read = unpacked(data / "glue" / "MRPC" / name, folder).read_text("utf-8-sig").splitlines()[1:]
         rows.append([[first, second, label] for label, _, _, first, second in (line.split("\t") for line in read)])
         files.append(folder / f"mrpc-{split}.tsv")
         files[-1].write_text("".join("\t".join(row) + "\n" for row in rows[-1]))

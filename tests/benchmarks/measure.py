@@ -7,12 +7,15 @@ every case once, in turn, and a figure is the median over rounds. A script exits
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +24,22 @@ import click
 
 Row = Mapping[str, Any]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+RESULTS = Path(__file__).with_name("results")
+"""Results that `docs/claims.md` is written from, a file a script; only the scripts write them."""
+_STORE = "penstock.benchmarks.store"
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--json`, and `--store`, which only `finish` sees."""
+
+    def keep(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[_STORE] = value
+
+    stored = "Keep the result for docs/claims.md, which `claims.py` writes."
+    command = click.option("--store", is_flag=True, expose_value=False, callback=keep, help=stored)(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
 runs_option = click.option(
     "--runs", default=None, type=click.Path(path_type=Path), help="Folder of runs, which are kept and reused."
 )
@@ -84,14 +102,41 @@ def medians(cases: Mapping[str, Callable[[], float]], *, rounds: int, warmup: in
 
 def finish(script: str, rows: Sequence[Row], bars: Sequence[Bar], as_json: bool, **facts: Any) -> NoReturn:
     """Prints what was measured and ends the script: exit code 0, or 1 where a bar is missed."""
-    facts = {"python": platform.python_version(), "machine": platform.machine(), **facts}
+    facts = {"python": platform.python_version(), "machine": machine(), "date": today(), "commit": commit(), **facts}
+    listed = [{**asdict(bar), "met": bar.met} for bar in bars]
+    result = {"benchmark": script, **facts, "rows": list(rows), "bars": listed}
+    if click.get_current_context().meta.get(_STORE):
+        store(result)
     if as_json:
-        listed = [{**asdict(bar), "met": bar.met} for bar in bars]
-        click.echo(json.dumps({"benchmark": script, **facts, "rows": list(rows), "bars": listed}, indent=2))
+        click.echo(json.dumps(result, indent=2))
     else:
         click.echo(f"{script}: " + ", ".join(f"{name} {value}" for name, value in facts.items()) + "\n")
         click.echo(_table(rows) + "\n\n" + "\n".join(map(str, bars)))
     sys.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def store(result: Row) -> Path:
+    """Keeps a result under the name of its script."""
+    path = RESULTS / f"{result['benchmark']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def machine() -> str:
+    """The class of machine: x86_64, 2 cores."""
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def commit() -> str:
+    """The commit that the script is of, with a + if files have changed since; "unknown" outside a repository."""
+    asked = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    said = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "unknown"
 
 
 def _table(rows: Sequence[Row]) -> str:

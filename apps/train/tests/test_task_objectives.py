@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from penstock.eval_suite.official.entities import entities
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import TrainingData
 from penstock.train.objectives.classification import Classification
-from penstock.train.objectives.entities import as_iob2, entities
 from penstock.train.objectives.masked_lm import MaskedTokens
 from penstock.train.objectives.spans import Spans
-from penstock.train.objectives.squad import exact_match, word_f1
 from penstock.train.objectives.tags import Tags
 
 END, MASK = 0, 1
@@ -283,43 +279,6 @@ def test_a_held_out_type_that_is_never_trained_is_named(tmp_path: Path) -> None:
         Tags(**named)
 
 
-TAG = st.sampled_from(["O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in ("A", "B"))])
-TAGS = st.lists(TAG, min_size=1, max_size=9)
-
-
-@pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        ("I-A I-A B-A I-B O I-A", [("A", 0, 1), ("A", 2, 2), ("B", 3, 3), ("A", 5, 5)]),
-        ("B-A I-B I-B", [("A", 0, 0), ("B", 1, 2)]),
-        ("S-A B-A E-A I-A", [("A", 0, 0), ("A", 1, 2), ("A", 3, 3)]),
-        ("O O", []),
-    ],
-)
-def test_entities_are_read_as_conlleval_reads_them(tags: str, found: list[Any]) -> None:
-    assert entities(tags.split()) == found
-
-
-@given(TAGS)
-@settings(max_examples=100, deadline=None)
-def test_iob2_has_the_same_entities(tags: list[str]) -> None:
-    assert entities(as_iob2(tags)) == entities(tags)
-
-
-@given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=6))
-@settings(max_examples=100, deadline=None)
-def test_entity_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
-    metrics: Any = pytest.importorskip("seqeval.metrics")
-    cut = [(gold[: len(said)], said[: len(gold)]) for gold, said in pairs]
-    gold, said = [each[0] for each in cut], [each[1] for each in cut]
-    counts = np.zeros(3)
-    for expected, found in cut:
-        counts += [len({*entities(expected)} & {*entities(found)}), len(entities(found)), len(entities(expected))]
-    right, found, expected = counts
-    f1 = 2 * right / (found + expected) if found + expected else 0.0
-    assert metrics.f1_score(gold, said, zero_division=0) == pytest.approx(f1, abs=1e-12)
-
-
 @needs_data
 def test_conll_2003_has_its_published_counts() -> None:
     """14,041 sentences to train on; 5,942 entities in testa (arXiv cs/0306050, table 2)."""
@@ -398,20 +357,6 @@ def test_an_answer_behind_the_cut_is_held_out_but_not_trained_on(tmp_path: Path)
 def test_a_file_that_is_not_squads_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ProblemError, match=said):
         Spans(**files(tmp_path, text, "json"))
-
-
-@needs_data
-def test_predictions_have_their_official_scores() -> None:
-    """Logistic regression on SQuAD 1.1: exact match 40.14, F1 50.98."""
-    folder = Path(str(DATA)) / "squad"
-    with lzma.open(folder / "predictions" / "pred_v1.1_logistic_regression.json.xz") as stream:
-        said = json.load(stream)
-    with lzma.open(folder / "dev-v1.1.json.xz") as stream:
-        document = json.load(stream)
-    asked = [each for entry in document["data"] for paragraph in entry["paragraphs"] for each in paragraph["qas"]]
-    gold = {each["id"]: [answer["text"] for answer in each["answers"]] for each in asked}
-    scored = [(exact_match(said.get(key, ""), texts), word_f1(said.get(key, ""), texts)) for key, texts in gold.items()]
-    assert [round(100 * float(np.mean(column)), 2) for column in zip(*scored, strict=True)] == [40.14, 50.98]
 
 
 # --- hidden tokens

@@ -85,11 +85,11 @@ class HfModel(nn.Module):
         return {site.layer: cast(Router, site) for site in self._sites}
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32, by the model's own head, including its bias, scale and cap, if any."""
+        """[..., V] fp32, by the model's own head, including its bias, scale and cap, if any; fp64 of a model in it."""
         hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
         with self._precision(), _returning(body(self.network), hidden_BSD):
-            output = self.network(input_ids=_zeros(hidden_BSD))
-        return output.logits.float().view(*shape[:-1], -1)
+            logits = self.network(input_ids=_zeros(hidden_BSD)).logits
+        return logits.to(torch.promote_types(torch.float32, logits.dtype)).view(*shape[:-1], -1)
 
     @property
     def head_weight_VD(self) -> Tensor | None:
@@ -177,7 +177,8 @@ class HfModel(nn.Module):
 
     def _precision(self) -> AbstractContextManager[Any]:
         device = next(self.parameters()).device.type
-        return torch.autocast(device, dtype=self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+        narrow = self.compute_dtype not in (torch.float32, torch.float64)
+        return torch.autocast(device, dtype=self.compute_dtype if narrow else None, enabled=narrow)
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
         """Sum of the nats of tokens in the mask. Logits exist only for one chunk of tokens at a time."""

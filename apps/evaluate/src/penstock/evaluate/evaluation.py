@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +15,6 @@ import torch
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
-from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
 from penstock.eval_suite.performance import measure_performance
 from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
@@ -28,7 +24,6 @@ from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, names_of
 from penstock.run import messages
 from penstock.run.config import RunConfig
-from penstock.run.plugin_lock import plugin_lock
 from penstock.run.records.evaluation import (
     Baselines,
     Evaluation,
@@ -45,48 +40,6 @@ from penstock.train.restore import Restored
 BASELINE_TOKENS = 10_000_000
 READS_THE_CORPUS = "penstock-train:next-token"
 """The objective whose batches are windows of the corpus, in the order of `tokens_seen`."""
-
-
-def evaluate_restored(
-    restored: Restored,
-    tasks: Mapping[str, PreparedTask],
-    heldout: np.ndarray | None,
-    *,
-    answers: AnswerStore | None = None,
-    versions: Mapping[str, str] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluation:
-    """What `evaluation.json` holds. What is in `answers` is not computed again. Without `heldout`, the run's held-out
-    tokens, there are no baselines. `progress` receives the name of each task, and the number of rows done and in total;
-    `versions` are those of the tasks."""
-    begun = time.perf_counter()
-    starts = sample_starts(restored)
-    speed = performance(restored)  # before anything else, so that peak memory is the model's
-    answers = AnswerStore() if answers is None else answers
-    found: dict[str, TaskFigures] = {}
-    for name, task in tasks.items():
-        if isinstance(task, EarlierTask):
-            result = task.run(restored.model)
-        else:
-            result = task.run(
-                restored.model,
-                answers,
-                batch_size=rows_together(restored.config.model),
-                progress=partial(progress, name) if progress else None,
-            )
-        version = (versions or {}).get(name)
-        found[name] = TaskFigures(dict(result.metrics), dict(result.details), dict(result.intervals), version)
-    return Evaluation(
-        checkpoint=restored.checkpoint_name,
-        tasks=found,
-        heldout_bits_per_byte=_figure_of(found),
-        measured=sorted(found),
-        baselines=Baselines() if heldout is None else baselines(restored, heldout),
-        samples=samples(restored, starts),
-        performance=speed,
-        seconds=round(time.perf_counter() - begun, 3),
-        heldout_text=None if heldout is None else heldout_text(restored.tokenizer, heldout),
-    )
 
 
 def rows_together(architecture: Choice) -> int:
@@ -158,15 +111,6 @@ class EarlierTask:
 PreparedTask: TypeAlias = Prepared | EarlierTask
 
 
-def weights_of(restored: Restored) -> str:
-    """What a model's answers depend on: its weights, its settings, which a run resumed with other ones changes, the
-    code of its components and its compute dtype."""
-    settings = restored.config.resolved()["model"]
-    return json.dumps(
-        [dict(restored.digests()), settings, plugin_lock(restored.config), restored.config.train.dtype], sort_keys=True
-    )
-
-
 def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
     """The result, merged with an earlier evaluation of the same checkpoint: what is measured again is replaced, and a
     task on another text, whose figures have other names, is kept as `text-2`."""
@@ -179,7 +123,7 @@ def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
             base = re.sub(r"-\d+$", "", name)
             free = (each for number in count(2) if (each := f"{base}-{number}") not in tasks)
             tasks[name if name not in tasks else next(free)] = figures
-    return replace(result, tasks=tasks, heldout_bits_per_byte=_figure_of(tasks))
+    return replace(result, tasks=tasks, heldout_bits_per_byte=figure_of(tasks))
 
 
 def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
@@ -279,7 +223,7 @@ def _refuse_options(task: str, context: TaskContext) -> None:
         raise ProblemError(Problem("bad-value", what, where, fix))
 
 
-def _figure_of(tasks: Mapping[str, TaskFigures]) -> float | None:
+def figure_of(tasks: Mapping[str, TaskFigures]) -> float | None:
     return heldout_figure(tasks["heldout"].metrics) if "heldout" in tasks else None
 
 

@@ -16,15 +16,18 @@ from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
+OF_TASKS = ("shots", "limit", "sequence_length", "batch_size", "dtype", "answers")
+"""Options that say how tasks are asked."""
+
 
 def require_own_task(config: RunConfig, tasks: Sequence[Choice], options: Mapping[str, Any]) -> None:
     """Raises `ProblemError` for tasks and options that ask a model for the next token."""
     named = {"--task": tasks, "evaluate.tasks": [each for each in config.evaluate.tasks if _name(each) != OWN_TASK]}
     for where, each in ((where, each) for where, chosen in named.items() for each in chosen):
         require_next_token(config.model, f"the task '{_name(each)}'", where)
-    for name in ("shots", "limit"):
+    for name in OF_TASKS:
         if options.get(name) is not None:
-            require_next_token(config.model, "an option of tasks", f"--{name}")
+            require_next_token(config.model, "an option of tasks", f"--{name.replace('_', '-')}")
 
 
 def _name(task: Choice) -> str:

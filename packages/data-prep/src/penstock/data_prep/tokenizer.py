@@ -128,15 +128,20 @@ class BpeTokenizer:
 
     @cached_property
     def _byte_lengths(self) -> np.ndarray:
-        lengths = np.zeros(self.vocabulary_size, dtype=np.int64)
-        for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            if self._is_byte_level:
-                lengths[index] = len(token)  # its alphabet writes each byte as one character
-            else:
-                lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.encode())
-        for index, token in self._tokenizer.get_added_tokens_decoder().items():
-            lengths[index] = 0 if token.special else len(token.content.encode())
-        return lengths
+        return bytes_of_tokens(self._tokenizer, byte_level=self._is_byte_level)
+
+
+def bytes_of_tokens(tokenizer: tokenizers.Tokenizer, *, byte_level: bool, space: str = " ") -> np.ndarray:
+    """Bytes of each token, int64 [V]; 0 for special tokens. Tokens that are not byte-level write a space as `space`."""
+    lengths = np.zeros(1 + max(tokenizer.get_vocab(with_added_tokens=True).values()), dtype=np.int64)
+    for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
+        if byte_level:
+            lengths[index] = len(token)  # its alphabet writes each byte as one character
+        else:
+            lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.replace(space, " ").encode())
+    for index, token in tokenizer.get_added_tokens_decoder().items():
+        lengths[index] = 0 if token.special else len(token.content.encode())
+    return lengths
 
 
 def _parse(serialized: bytes, where: str) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:

@@ -95,16 +95,16 @@ class Prepared:
         scored = self.scored(answers)
         result = self.task.total(scored.scores, self.context)
         intervals = intervals_of(
-            self._metrics, scored.scores, groups=scored.group_N, estimates=result.estimates, seed=self.context.seed
+            self.metrics_of, scored.scores, groups=scored.group_N, estimates=result.estimates, seed=self.context.seed
         )
         cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
-        no_interval = {"no_interval": self._named(intervals.missing)} if intervals.missing else {}
+        no_interval = {"no_interval": self.named(intervals.missing)} if intervals.missing else {}
         return TaskResult(
-            self._named(result.metrics),
+            self.named(result.metrics),
             {**result.details, **measured, **no_interval},
-            self._named(intervals.found),
-            {group: self._named(self._metrics(scores)) for group, scores in scored.by_group()},
+            self.named(intervals.found),
+            {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
 
     def answered(self, answers: AnswerStore) -> Iterator[Answered]:
@@ -139,10 +139,10 @@ class Prepared:
                 done += len(missing)
                 _tell(progress, done, len(rows))
 
-    def _metrics(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
+    def metrics_of(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
         return self.task.total(scores, self.context).metrics
 
-    def _named(self, by_metric: Mapping[str, Value]) -> dict[str, Value]:
+    def named(self, by_metric: Mapping[str, Value]) -> dict[str, Value]:
         """By the metrics' names; those of a part name the part."""
         if not self.limited:
             return dict(by_metric)

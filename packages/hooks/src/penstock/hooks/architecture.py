@@ -255,10 +255,14 @@ class SharingSettings(Schema):
         yield from ()
 
 
+def _ties_by_itself(settings: ArchitectureSettings) -> bool:
+    """Whether embedding and head of the model are one tensor without a strategy, as far as settings tell."""
+    return bool(getattr(settings, "tie_word_embeddings", False)) and settings.predicts in _PREDICTS_TOKENS
+
+
 def tied_in_two_formats(settings: ArchitectureSettings) -> Iterator[Problem]:
     """A problem if embedding and head are one tensor, as far as settings tell, and have two formats."""
-    own = getattr(settings, "tie_word_embeddings", False) and settings.predicts in _PREDICTS_TOKENS
-    ties = ["model.tie_word_embeddings"] if own else []
+    ties = ["model.tie_word_embeddings"] if _ties_by_itself(settings) else []
     ties += [
         f"model.sharing.{index}"
         for index, choice in enumerate(settings.sharing)
@@ -283,6 +287,12 @@ def sharing_misfits(settings: ArchitectureSettings) -> Iterator[Problem]:
         sizes = (getattr(settings, name, None) for name in ("num_hidden_layers", "hidden_size"))
         for field, what in own.misfits_among(*sizes):
             yield Problem("bad-value", what, f"{path}.{field}")
+        if own.ties_embeddings and _ties_by_itself(settings):
+            what = "embedding and head of the model are one tensor already (model.tie_word_embeddings)"
+            yield Problem("cannot-tie", what, path, "leave the strategy out")
+        elif own.ties_embeddings and settings.predicts not in _PREDICTS_TOKENS:
+            what = f"a model that predicts {settings.predicts.text} has no head of the vocabulary to tie"
+            yield Problem("cannot-tie", what, path, "leave the strategy out")
         conflicts: dict[int, list[str]] = {}
         for part, layers in own.claims().items():
             for other, theirs in claimed.get(part, ()):

@@ -66,6 +66,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("filter", "exact-dedup"): "penstock-data-prep",
     ("task", "heldout"): "penstock-eval-suite",
     ("task", "lambada"): "penstock-eval-suite",
+    ("task", "lm-eval"): "penstock-lm-eval",
     ("task", "text"): "penstock-eval-suite",
     ("task", "wikitext2"): "penstock-eval-suite",
     ("topology", "two-level"): "penstock-netsim",

@@ -51,8 +51,11 @@ class Schema(BaseModel):
     """Base of every config schema: unknown fields are errors, values cannot be changed, defaults are validated.
 
     A schema with a field `preset` overrides `presets()`: fields that the user wrote override the preset's (a nested
-    mapping replaces the preset's as a whole).
+    mapping replaces the preset's as a whole). `argument` names the field that ARGUMENT is in `NAME:ARGUMENT` on a
+    command line.
     """
+
+    argument: ClassVar[str | None] = None
 
     model_config = ConfigDict(
         extra="forbid",

@@ -24,8 +24,13 @@ Locked = dict[str, Any]
 
 def plugin_lock(config: RunConfig) -> list[Locked]:
     """One entry for every component that the config uses, sorted."""
+    return locked_components([getattr(config, name) for name in config.held()])
+
+
+def locked_components(value: Any) -> list[Locked]:
+    """One entry for every component that a config or a part of one names, sorted."""
     locked: dict[str, Locked] = {}
-    for choice in choices([getattr(config, name) for name in config.held()]):
+    for choice in choices(value):
         component, origin = choice.entry.component, choice.entry.origin
         locked[f"{component.kind}/{choice.entry.id}"] = LockedComponent(
             kind=component.kind,

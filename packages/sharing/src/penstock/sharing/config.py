@@ -26,13 +26,21 @@ class TiedEmbeddingsConfig(SharingSettings):
         return True
 
 
-class TiedGainsConfig(Schema):
+class TiedGainsConfig(SharingSettings):
     """Settings of `tied-gains`."""
 
     match: list[str] = Field(default=["*"], min_length=1)
     """Matrices to share, as glob patterns over parameter names such as `layers.3.self_attn.q_proj.weight`."""
     interval: int | None = Field(default=None, ge=2)
     """Number of adjacent layers that share one matrix; null shares it across all layers."""
+
+    @property
+    def needs_sites(self) -> bool:
+        return True
+
+    def claims(self) -> Mapping[str, frozenset[int] | None]:
+        """Those of every matrix; which parameters narrower patterns name is known of the built model alone."""
+        return dict.fromkeys(WEIGHTS) if "*" in self.match else {}
 
 
 class PerUse(Schema):

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from penstock.data_prep.files import find_files
+from penstock.eval_suite.official.squad import exact_match, word_f1
 from penstock.hooks.compressed import uncompressed_name
 from penstock.hooks.contracts import Batch, TrainingData
 from penstock.hooks.problems import Problem
 from penstock.train.objectives.file_rows import raise_all, require_apart
-from penstock.train.objectives.squad import Question, exact_match, read_questions, word_f1
+from penstock.train.objectives.squad import Question, read_questions
 from penstock.train.objectives.tasks import Figures, TaskObjective, TaskRow, joined
 
 FIRST, LAST = 1, 2  # bits of a target
@@ -29,7 +30,7 @@ LONGEST = 30  # tokens of an answer, as in BERT's script
 
 
 class Spans(TaskObjective):
-    """See `TaskObjective`. The figures are the exact match and the F1 of words of SQuAD's official script.
+    """See `TaskObjective`. The figures are the exact match and the F1 of words of SQuAD 2.0's official script.
 
     The loss of a row is the mean of the nats of its first and last token, among the tokens that may be one. An answer
     behind the cut cannot be found: such a question is not trained on, and held out it can only be wrong.

@@ -1,14 +1,7 @@
-"""Questions on a text that holds the answer: SQuAD's JSON, and its scores of an answer.
-
-The scores are those of the official script of SQuAD 1.1 and 2.0: texts are compared in lower case, without punctuation,
-articles and extra space, and the best of several gold answers counts. No answer equals no answer.
-"""
+"""Questions on a text that holds the answer: SQuAD's JSON."""
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +14,6 @@ from penstock.train.objectives.file_rows import raise_all
 from penstock.train.objectives.text_lines import unpaired_surrogate
 
 REPAIR = "repair or remove it"
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +77,3 @@ def _question(asked: dict[str, Any], context: Any, where: str) -> Question | Pro
             what = f"the answer {text!r} does not stand at character {start} of the context"
             return Problem("bad-example", what, where, "correct answer_start, counted from 0")
     return Question(question, context, pairs, where)
-
-
-def exact_match(said: str, gold: Sequence[str]) -> float:
-    """1 if an answer is one of the gold answers (none of them: no answer)."""
-    return max(float(_normal(said) == _normal(each)) for each in gold or ("",))
-
-
-def word_f1(said: str, gold: Sequence[str]) -> float:
-    """Harmonic mean of the precision and recall of words, for the gold answer that fits best."""
-    return max(_word_f1(_normal(said).split(), _normal(each).split()) for each in gold or ("",))
-
-
-def _word_f1(said: list[str], gold: list[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    both = sum((Counter(said) & Counter(gold)).values())
-    return 2 * both / (len(said) + len(gold))
-
-
-def _normal(text: str) -> str:
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())

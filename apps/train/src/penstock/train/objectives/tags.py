@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from penstock.data_prep.files import find_files
+from penstock.eval_suite.official.entities import OUTSIDE, as_iob2, entities, iob2_labels, is_tag
 from penstock.hooks.contracts import Batch, TrainingData
 from penstock.hooks.problems import Problem
 from penstock.train.objectives.classification import require_known
-from penstock.train.objectives.entities import OUTSIDE, as_iob2, entities, iob2_labels, is_tag
 from penstock.train.objectives.file_rows import raise_all, require_apart
 from penstock.train.objectives.tagged_words import Sentence, read_sentences
 from penstock.train.objectives.tasks import Figures, TaskObjective, TaskRow

@@ -73,8 +73,7 @@ class TaskContext:
 class Item:
     """One thing to be asked: a question, a document, a stream of text. `id` is unique in its task and stays the same
     from run to run. `document` is whatever the task needs to ask, `gold` what the right answer is. Items of one
-    `group`, such as the subject of a question or the article that it is about, are alike: an interval draws them
-    together."""
+    `group`, such as a subject or the article that questions are about, are alike: an interval draws them together."""
 
     id: str
     document: Any

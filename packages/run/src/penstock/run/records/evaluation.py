@@ -12,13 +12,76 @@ from penstock.run.records.record import ABSENT, Record
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance(Record):
+    """What a task's figures depend on. Hashes are SHA-256: `weights` of the files of the model, by name, `data` of the
+    items, None if an item cannot be hashed, `prompts` of all requests, `tokenizer` of its file, and `chat_template` of
+    the template that questions went through. `batch_invariant` says that no figure depends on order or batch size.
+    `depends_on_batch` names routers that look at other tokens: the model then read one text at a time. `versions` are
+    those of packages."""
+
+    weights: dict[str, str]
+    data: str | None
+    prompts: str
+    tokenizer: str
+    sequence_length: int
+    dtype: str
+    batch_size: int
+    batch_invariant: bool
+    seed: int
+    chat_template: str | None = None
+    depends_on_batch: list[str] = field(default_factory=lambda: list[str]())
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Record):
+    """An item and what the model answered: the end of the prompt, and for each request what was asked for and the
+    answer, as text. `scores` are what the answers are worth."""
+
+    id: str
+    prompt: str
+    answers: list[str]
+    scores: dict[str, float | None]
+    group: str = ""
+    gold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin(Record):
+    """Answers whose confidence is from `low` to `high`: their number, mean confidence, and the share that is right."""
+
+    low: float
+    high: float
+    answers: int
+    confidence: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability(Record):
+    """How far confidence is a probability. `expected_calibration_error` is the mean over answers of the distance
+    between the confidence and the share that is right of their bin."""
+
+    expected_calibration_error: float
+    bins: list[ReliabilityBin]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFigures(Record):
-    """Results of one task. `intervals` are keyed by metric name; `version` is the task's distribution and contract."""
+    """Results of one task. `intervals` are keyed by metric name; `version` is the task's distribution and contract.
+    `groups` and `group_intervals` are the same of each group of items, such as a subject. `worst` has the questions
+    that the model answers worst."""
 
     metrics: dict[str, float | None] = field(default_factory=lambda: dict[str, float | None]())
     details: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     intervals: dict[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
     version: str | None = field(default=None, metadata=ABSENT)
+    groups: dict[str, dict[str, float | None]] | None = field(default=None, metadata=ABSENT)
+    group_intervals: dict[str, dict[str, Interval]] | None = field(default=None, metadata=ABSENT)
+    worst: list[Question] | None = field(default=None, metadata=ABSENT)
+    reliability: Reliability | None = field(default=None, metadata=ABSENT)
+    provenance: Provenance | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""What `penstock evaluate` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from penstock.cli import output
+from penstock.hooks.contracts import Interval
+from penstock.run.records.comparison import Comparison
+from penstock.run.records.evaluation import Evaluation, TaskFigures
+
+
+def evaluation_text(result: Evaluation) -> str:
+    """The figures: those of the tasks that were measured now, of the run, and of tasks that were measured earlier."""
+    now = result.tasks if result.measured is None else result.measured
+    rows = _rows({name: task for name, task in result.tasks.items() if name in now})
+    rows += [(f"held-out text by {name}", f"{value:.4f}", "") for name, value in result.baselines.named.items()]
+    if speed := result.performance:
+        rows += [
+            ("generation, tokens/s", f"{speed.tokens_per_second:.1f}", ""),
+            ("first token, ms", f"{speed.prefill_ms:.1f}", ""),
+        ]
+    samples = "\n\n".join(f"--- {sample.prompt!r}\n{sample.prompt}{sample.text}" for sample in result.samples)
+    parts = [output.table((result.checkpoint, "value", "95 % interval"), rows)]
+    if earlier := _rows({name: task for name, task in result.tasks.items() if name not in now}):
+        parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
+    return "\n\n".join([*parts, *([samples] if samples else [])])
+
+
+def comparison_text(result: Comparison) -> str:
+    """The figures of both, their differences with intervals, and the documents that lose most."""
+    pairs = {
+        "loss, nats a token": result.loss,
+        "bits per byte": result.bits_per_byte,
+        "top-1 accuracy": result.top1_accuracy,
+    }
+    rows = [
+        (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
+        for name, each in pairs.items()
+    ]
+    alone = {"same first choice": result.top1_agreement, "KL(A || B), nats a token": result.kl_divergence}
+    rows += [(name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items()]
+    a, b = result.baseline, result.compressed
+    rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", times_smaller(a.bytes, b.bytes), ""))
+    text = f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens"
+    files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
+    worst = [
+        (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", repr(each.text))
+        for each in result.worst
+    ]
+    return "\n\n".join(
+        [
+            "\n".join([*files, text]),
+            output.table(("", "A", "B", "B - A", "95 % interval"), rows),
+            output.table(("bits per byte, worst first", "A", "B", "B - A", "begins"), worst),
+        ]
+    )
+
+
+def times_smaller(before: int, after: int) -> str:
+    """
+    >>> times_smaller(300, 100), times_smaller(100, 150), times_smaller(100, 100)
+    ('3.00 times smaller', '1.50 times larger', 'the same size')
+    """
+    if before == after:
+        return "the same size"
+    return f"{before / after:.2f} times smaller" if after < before else f"{after / before:.2f} times larger"
+
+
+def _around(interval: Interval | None, sign: str = "") -> str:
+    return "" if interval is None else f"{interval.low:{sign}.4g} to {interval.high:{sign}.4g}"
+
+
+def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:
+    return [
+        (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
+        for task in tasks.values()
+        for name, value in task.metrics.items()
+        if value is not None
+    ]
+
+
+def _interval_text(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f} ({interval.samples} samples)"

@@ -1,0 +1,76 @@
+"""From requests of the harness, which are texts, to requests in tokens, and from their answers back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from penstock.eval_suite.prompts import continuation
+from penstock.hooks.contracts import (
+    Answer,
+    Generate,
+    GenerateAnswer,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    TaskContext,
+)
+
+NEW_TOKENS = 256
+"""Tokens to generate where a task sets no number: the harness's default for models of transformers."""
+
+
+def requests_of(instance: Any, context: TaskContext) -> list[Request]:
+    """What a model is asked for one request of the harness."""
+    match instance.request_type:
+        case "loglikelihood":
+            before, text = instance.args[:2]
+            return [likelihood_of(before, text, context)]
+        case "loglikelihood_rolling":
+            return [*_windows(instance.args[0], context)]
+        case _:
+            prompt, settings = instance.args[:2]
+            return [*generations_of(prompt, settings, instance.repeats or 1, context)]
+
+
+def results_of(instance: Any, answers: Sequence[Answer]) -> list[Any]:
+    """The answers as the harness wants them: one for each time that it asked."""
+    match instance.request_type:
+        case "loglikelihood":
+            (answer,) = cast("Sequence[LikelihoodAnswer]", answers)
+            return [(-answer.nll, answer.likeliest)] * (instance.repeats or 1)
+        case "loglikelihood_rolling":
+            windows = cast("Sequence[LikelihoodAnswer]", answers)
+            return [-math.fsum(window.nll for window in windows)] * (instance.repeats or 1)
+        case _:
+            return [answer.text for answer in cast("Sequence[GenerateAnswer]", answers)]
+
+
+def likelihood_of(before: str, text: str, context: TaskContext) -> Likelihood:
+    """Without a context, the text is read after the end of a text, unless it begins with one itself."""
+    asked = continuation(context.tokenizer, before, text)
+    if not before and asked.continuation[:1] == [context.tokenizer.end_of_text]:
+        return Likelihood(asked.continuation[:1], asked.continuation[1:])
+    return asked
+
+
+def _windows(text: str, context: TaskContext) -> Iterator[Likelihood]:
+    """Disjoint windows as in the harness: the first one begins with the end of a text, and the last one is full, so
+    that it sees tokens that the one before has scored."""
+    tokens, most = [context.tokenizer.end_of_text, *context.tokenizer.encode(text)], context.sequence_length
+    for start in range(0, len(tokens) - 1, most):
+        end = min(start + most, len(tokens) - 1)
+        yield Likelihood(tokens[max(0, end - most) : start + 1], tokens[start + 1 : end + 1])
+
+
+def generations_of(prompt: str, settings: Any, repeats: int, context: TaskContext) -> Iterator[Generate]:
+    """A task asks several times to draw several texts; without a temperature, they are all the same."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    kwargs: dict[str, Any] = {**normalize_gen_kwargs(settings, NEW_TOKENS)}
+    until = kwargs.get("until") or []
+    stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
+    tokens = context.tokenizer.encode(prompt) or [context.tokenizer.end_of_text]
+    for _ in range(repeats):
+        yield Generate(tokens, kwargs["max_gen_toks"], stop)

@@ -1,0 +1,219 @@
+"""What stored results say about claims: each function reads the result of one script.
+
+An interval decides. A claim about a figure is confirmed where the whole interval keeps it, refuted where none of it
+does, and not decided in between; figures without an interval decide by themselves, and say so.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.evaluate.paired import half_width
+
+Result = dict[str, Any]
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decided"
+EVEN = 0.05  # MaxVio
+EVEN_ENOUGH = 0.1  # MaxVio, the bar of balance.py
+NOTHING = 0.2  # percent of bits per byte
+VERDICTS = {"holds": CONFIRMED, "fails": REFUTED}  # of other scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One figure beside a claim. `of` tells the figures of one claim apart."""
+
+    of: str
+    measured: str
+    interval: str
+    verdict: str
+
+
+def judged(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> str:
+    """A claim that a figure, known to lie between `low` and `high`, is from `least` to `most`.
+
+    >>> judged(1.1, 1.3, most=2), judged(1.1, 1.3, least=1.35), judged(1.1, 1.5, least=1.35)
+    ('confirmed', 'refuted', 'not decided')
+    """
+    if least <= low and high <= most:
+        return CONFIRMED
+    return REFUTED if high < least or most < low else UNDECIDED
+
+
+def figure(
+    of: str, mean: float, half: float | None, unit: str = "", *, least: float = -math.inf, most: float = math.inf
+) -> Finding:
+    """A finding about a mean with the half width of its interval."""
+    known = half or 0.0
+    interval = "none: too few samples" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
+    verdict = judged(mean - known, mean + known, least=least, most=most)
+    return Finding(of, f"{_number(mean)}{unit}", interval, verdict)
+
+
+def _number(value: float) -> str:
+    """Three digits.
+
+    >>> _number(0.04321), _number(12.345), _number(-3), _number(123.4)
+    ('0.0432', '12.3', '-3', '123')
+    """
+    return f"{value:.3g}"
+
+
+def over_seeds(of: str, values: Sequence[float], **limits: float) -> Finding:
+    return figure(of, statistics.mean(values), half_width(values), **limits)
+
+
+def _values(result: Result, method: str, column: str) -> list[float]:
+    return [row[column] for row in result["rows"] if row["method"] == method]
+
+
+def faint_loss(result: Result) -> list[Finding]:
+    """`balance.py`: whether a loss of 0.0001 makes experts even, and what they learned beyond an untrained router."""
+    trained, untrained = (_values(result, "faint-loss", name) for name in ("specialisation", "of an untrained router"))
+    learned = [one - other for one, other in zip(trained, untrained, strict=True)]
+    entropy = statistics.mean(_values(result, "faint-loss", "entropy"))
+    return [
+        over_seeds(
+            f"balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy is {entropy:.3f} of its maximum)",
+            _values(result, "faint-loss", "MaxVio"),
+            most=EVEN_ENOUGH,
+        ),
+        over_seeds(
+            f"specialised: {statistics.mean(trained):.3f}, more than the {statistics.mean(untrained):.3f} of an "
+            "untrained router by",
+            learned,
+            least=math.ulp(0.0),
+        ),
+    ]
+
+
+def loss_free(result: Result) -> list[Finding]:
+    """`balance.py`: MaxVio of the loss-free bias."""
+    texts = {"text as it was balanced for": "MaxVio", "held-out files": "held-out MaxVio"}
+    return [
+        over_seeds(f"MaxVio on {text}", _values(result, "loss-free", column), most=EVEN)
+        for text, column in texts.items()
+    ]
+
+
+def muon(result: Result) -> list[Finding]:
+    """`muon_against_adamw.py`: the ratio of steps, by interpolation and by the rule, and of times."""
+    half, ratio = result["half_width"], result["speedup"]
+    steps = figure("steps to the loss that tuned AdamW ends at, AdamW's over Muon's", ratio, half, least=1.35, most=2)
+    if result["bounded"]:
+        steps = Finding(steps.of, f"{steps.measured}, a bound", steps.interval, steps.verdict)
+    fewest = result["fewest_steps"]
+    by_rule = 1 / fewest if fewest else 0.0
+    scores = {row["share"]: row["z"] for row in result["rows"] if "z" in row}
+    rule = Finding(
+        "the same, fewest steps that pass the speed-run community's rule (z of at least 3.08)",
+        f"{fewest:.0%} of AdamW's" if fewest else "none",
+        ", ".join(f"z {z:.1f} at {share:.0%}" for share, z in scores.items()),
+        CONFIRMED if by_rule >= 1.35 else REFUTED,
+    )
+    slower = result["step_of_muon_over_adamw"]
+    time = figure(
+        f"processor time to that loss (a step of Muon takes {slower:.2f} of AdamW's)",
+        ratio / slower,
+        None if half is None else half / slower,
+        least=1.35,
+        most=2,
+    )
+    return [steps, rule, time]
+
+
+def _by_model(result: Result, column: str, unit: str, shown: str, least: float, most: float) -> Iterable[Finding]:
+    models = dict.fromkeys((row["model"], row["text"]) for row in result["rows"])
+    for model in models:
+        rows = [row for row in result["rows"] if (row["model"], row["text"]) == model]
+        found = [figure("", row[column], row[f"{column} +-"], unit, least=least, most=most) for row in rows]
+        verdicts = {each.verdict for each in found}
+        layers = ", ".join(str(row["layer"]) for row in rows)
+        yield Finding(
+            f"{shown}, {model[0]} on {model[1]}, layer{'s' * (len(rows) > 1)} {layers}",
+            ", ".join(each.measured for each in found),
+            "; ".join(dict.fromkeys(each.interval for each in found)),
+            verdicts.pop() if len(verdicts) == 1 else "not decided: layers differ",
+        )
+
+
+def uneven_use(result: Result) -> list[Finding]:
+    """`public_traces.py`: Gini coefficients, and how much busier the busiest expert is."""
+    return [
+        *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
+        *_by_model(result, "most / mean", "", "busiest expert over the mean one", 3, 5),
+    ]
+
+
+def slower_exchange(result: Result) -> list[Finding]:
+    """`public_traces.py`: the exchange with uneven load over the one with even load."""
+    return list(_by_model(result, "slower %", " %", "longer exchange (simulated)", 30, 50))
+
+
+def fine_tuning(result: Result) -> list[Finding]:
+    """`finetune_balance.py`"""
+    rows = {row["what"]: row for row in result["rows"]}
+    tuned = rows.pop("fine-tuned with the loss")
+    found = [
+        figure("cut of the Gini by fine-tuning", tuned["cut %"], tuned["cut % +-"], " %", least=20, most=40),
+        figure("bits per byte that it costs", tuned["cost %"], tuned["cost % +-"], " %", most=NOTHING),
+    ]
+    limits = {"gentle": {"most": 10.0}, "aggressive": {"least": 15.0, "most": 30.0}}
+    for name, row in rows.items():
+        of = f"perplexity that {row['kind']} reassignment costs: {name}, {row['changed %']:.0f} % of choices changed"
+        found.append(figure(of, row["perplexity %"], row["perplexity % +-"], " %", **limits[row["kind"]]))
+    return found
+
+
+def times_smaller(result: Result) -> list[Finding]:
+    """`ledger.py`: files of the BERT body."""
+    rows = [row for row in result["rows"] if "of it header and hashes" in row]
+    return [
+        Finding(
+            row["row"],
+            f"{row['against fp32']:.1f} times ({row['bytes'] / 1e6:.2f} MB)",
+            "exact",
+            CONFIRMED if row["against fp32"] >= 45 else REFUTED,
+        )
+        for row in rows
+    ]
+
+
+def points_lost(result: Result) -> list[Finding]:
+    """`ledger.py`: what the small encoder loses of each task's figure."""
+    found: list[Finding] = []
+    for row in result["rows"]:
+        if "lost" in row:
+            of = f"{row['task']}, {row['row']} ({row['against fp32']:.1f} times smaller)"
+            low, high = row["lost"] - row["+-"], row["lost"] + row["+-"]
+            interval = f"{_number(low)} to {_number(high)} points"
+            found.append(Finding(of, f"{_number(row['lost'])} points lost", interval, _own(row["under 2 points"])))
+        elif "task" in row and "bytes" not in row:
+            found.append(Finding(row["task"], row["under 2 points"], "none", UNDECIDED))
+    return found
+
+
+def shared_parameters(result: Result) -> list[Finding]:
+    """`sharing_claims.py`"""
+    found: list[Finding] = []
+    for row in result["rows"]:
+        if row["seed"] == "all" and row["claimed"]:
+            cost, half = row["cost %"], row["+-"]
+            interval = f"{_number(cost - half)} to {_number(cost + half)} %" if half != "" else "none: too few seeds"
+            measured = f"{cost:+.2f} %, saves {row['saved of layers %']:.0f} % of the layers' parameters"
+            of = f"{row['strategy']} (claimed: {row['claimed']})"
+            found.append(Finding(of, measured, interval, _own(row["verdict"])))
+    return found
+
+
+def _own(verdict: str) -> str:
+    """A script's verdict in the words of the page."""
+    word, _, rest = verdict.partition(": ")
+    known = VERDICTS.get(word, word)
+    return f"{known}: {rest}" if rest else known
+
+
+Read = Callable[[Result], list[Finding]]

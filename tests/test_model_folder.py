@@ -1,0 +1,142 @@
+"""`penstock evaluate` of a folder of transformers; transformers itself is the oracle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.data_prep.tokenizer import tokenizer_files, train_tokenizer
+from penstock.hooks.problems import ProblemError
+
+transformers = pytest.importorskip("transformers")
+
+TEXT = Path(json.__file__).read_text(encoding="utf-8")
+PASSAGES = ["the gate that feeds a turbine", "return the value of the name", "a string of an object", "def loads of"]
+TYPES = ["gpt2", "llama"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A gpt2, which an architecture of ours reads, and a llama, which only transformers does."""
+    root = tmp_path_factory.mktemp("folders")
+    tokenizer = train_tokenizer([TEXT], vocabulary_size=400)
+    rows, ends = tokenizer.get_vocab_size(), {"bos_token_id": 0, "eos_token_id": 0}
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    gpt2 = transformers.GPT2Config(vocab_size=rows, initializer_range=0.2, **sizes, **dropout, **ends)
+    llama = transformers.LlamaConfig(
+        vocab_size=rows,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        **ends,
+    )
+    for config in (gpt2, llama):
+        folder = root / config.model_type
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        for name, content in tokenizer_files(tokenizer.to_str().encode()).items():
+            (folder / name).write_bytes(content)
+    return {kind: root / kind for kind in TYPES}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "lambada").mkdir(parents=True)
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in PASSAGES)
+    (tmp_path / "data" / "lambada" / "lambada_test.jsonl").write_text(rows)
+    return tmp_path / "data"
+
+
+def perplexity(folder: Path) -> float:
+    """Of the last words, one passage at a time."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).double().eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    nats = 0.0
+    for passage in PASSAGES:
+        before = len(tokenizer(passage.rpartition(" ")[0])["input_ids"])
+        tokens = torch.tensor([tokenizer(passage)["input_ids"]])
+        with torch.no_grad():
+            log_1SV = model(tokens).logits.log_softmax(-1)
+        nats -= sum(float(log_1SV[0, at - 1, tokens[0, at]]) for at in range(before, tokens.shape[1]))
+    return float(torch.tensor(nats / len(PASSAGES), dtype=torch.float64).exp())
+
+
+def figure(result: Any, name: str = "lambada.perplexity@openai-last-word") -> float:
+    return result["tasks"]["lambada"]["metrics"][name]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp64", 1e-9), ("fp32", 1e-5)])
+def test_figures_are_those_of_transformers(command, folders, data, kind, dtype, tolerance) -> None:
+    result = command("evaluate", folders[kind], "--task", "lambada", "--data", data, "--dtype", dtype)
+    assert figure(result) == pytest.approx(perplexity(folders[kind]), rel=tolerance)
+    found = result["tasks"]["lambada"]["provenance"]
+    assert (found["dtype"], found["sequence_length"]) == (dtype, 64)
+    assert found["weights"].keys() == {"config.json", "model.safetensors"}
+
+
+def test_answers_are_kept_where_one_says_and_the_result_too(command, folders, data, tmp_path, read_json) -> None:
+    options = ("--task", "lambada", "--data", data, "--answers", tmp_path / "answers", "--out", tmp_path / "out.json")
+    first = command("evaluate", folders["gpt2"], *options)
+    assert read_json(tmp_path / "out.json") == first
+    (kept,) = (tmp_path / "answers").iterdir()
+    before = kept.read_bytes()
+    assert figure(command("evaluate", folders["gpt2"], *options)) == figure(first)
+    assert kept.read_bytes() == before
+    command("evaluate", folders["gpt2"], *options, "--dtype", "bf16")  # other answers
+    assert len(list((tmp_path / "answers").iterdir())) == 2
+
+
+def _changed(folder: Path, to: Path, **fields: Any) -> Path:
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps({**config, **fields}))
+    return to
+
+
+def test_what_is_wrong_with_a_folder_is_said_before_weights_are_read(command, folders, data, tmp_path) -> None:
+    options = ("--task", "lambada", "--data", data)
+    weights = (tmp_path / "damaged" / "model.safetensors",)
+    folder = _changed(folders["gpt2"], tmp_path / "damaged")
+    weights[0].write_bytes(b"damaged")
+    for wrong, options_now in {
+        "name them with --task": (),
+        "reads at most 64": (*options, "--sequence-length", 65),
+        "lambada_test.jsonl": ("--task", "lambada", "--data", tmp_path),
+        "unknown task": ("--task", "lambda"),
+    }.items():
+        with pytest.raises(ProblemError, match=wrong):
+            command("evaluate", folder, *options_now)
+    for wrong, fields in {
+        "does not predict the next token": {"architectures": ["GPT2ForSequenceClassification"]},
+        "has only 300 embeddings": {"vocab_size": 300},
+        "reads the type 'gpt3'|no model type|not found": {"model_type": "gpt3"},
+        "model_type": {"model_type": None},
+    }.items():
+        other = _changed(folders["gpt2"], tmp_path / str(len(list(tmp_path.iterdir()))), **fields)
+        with pytest.raises(ProblemError, match=wrong):
+            command("evaluate", other, *options)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ProblemError, match="no weights"):
+        command("evaluate", folder, *options)
+
+
+def test_a_checkpoint_is_not_taken_for_a_model(command, trained, data) -> None:
+    checkpoint = next((trained / "checkpoints").glob("step-*"))
+    with pytest.raises(ProblemError, match=r"a checkpoint of a run.*give the run"):
+        command("evaluate", checkpoint, "--task", "lambada", "--data", data)
+
+
+def test_a_comparison_takes_no_options_of_one_model(command, folders) -> None:
+    with pytest.raises(ProblemError, match="--compare does not take --dtype"):
+        command("evaluate", folders["gpt2"], folders["gpt2"], "--compare", "--dtype", "fp64")
