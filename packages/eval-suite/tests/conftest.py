@@ -63,7 +63,7 @@ class ByteTokenizer:
         return [byte + 1 for byte in text.encode()]
 
     def decode(self, tokens) -> str:
-        return bytes(token - 1 for token in tokens if token).decode()
+        return bytes(token - 1 for token in tokens if token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
         return np.array([0] + [1] * 256)

@@ -149,3 +149,20 @@ class ChoicesConfig(Schema):
         )
         (folder / "mills.jsonl").write_text("".join(rows))
         return {"path": str(folder / "mills.jsonl")}
+
+
+class Gsm8kConfig(Schema):
+    """`gsm8k`: word problems of grade school."""
+
+    path: InputPath | None = None
+    """A folder with `test.jsonl` and `train.jsonl` (plain or compressed; columns question and answer), or a clone of
+    openai/gsm8k; null means `gsm8k` in the data folder, or the Hugging Face hub if there is no data folder."""
+    tokens: int = Field(default=256, gt=0)
+    """The most tokens of an answer; 256 as in lm-evaluation-harness. Another number is part of the metrics' names."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        for split, numbers in (("train", range(1, 6)), ("test", range(6, 12))):
+            rows = (f'{{"question": "{n}+1?", "answer": "#### {n + 1}"}}\n' for n in numbers)
+            (folder / f"{split}.jsonl").write_text("".join(rows))
+        return {"path": str(folder), "tokens": 8}

@@ -65,4 +65,14 @@ def tasks() -> list[Component]:
             capabilities=frozenset({"every-token"}),
             contract=2,
         ),
+        Component(
+            kind="task",
+            name="gsm8k",
+            target="penstock.eval_suite.gsm8k:Gsm8k",
+            config="penstock.eval_suite.config:Gsm8kConfig",
+            summary="The share of GSM8K's word problems whose number is right.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+            reference="https://arxiv.org/abs/2110.14168",
+        ),
     ]
