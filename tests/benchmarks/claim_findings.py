@@ -1,21 +1,21 @@
 """What stored results say about claims: each function reads the result of one script.
 
 An interval decides. A claim about a figure is confirmed where the whole interval keeps it, refuted where none of it
-does, and not decided in between; figures without an interval decide by themselves, and say so.
+does, and not decided in between. A figure without an interval decides by itself, and the page says that it has none.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.evaluate.paired import half_width
 
 Result = dict[str, Any]
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decided"
+CONFIRMED, LIMITED, REFUTED, UNDECIDED = "confirmed", "within limits", "refuted", "not decided"
 EVEN = 0.05  # MaxVio
 EVEN_ENOUGH = 0.1  # MaxVio, the bar of balance.py
 NOTHING = 0.2  # percent of bits per byte
@@ -30,6 +30,9 @@ class Finding:
     measured: str
     interval: str
     verdict: str
+
+
+Read = Callable[[Result], list[Finding]]
 
 
 def judged(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> str:
@@ -48,7 +51,7 @@ def figure(
 ) -> Finding:
     """A finding about a mean with the half width of its interval."""
     known = half or 0.0
-    interval = "none: too few samples" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
+    interval = "none" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
     verdict = judged(mean - known, mean + known, least=least, most=most)
     return Finding(of, f"{_number(mean)}{unit}", interval, verdict)
 
@@ -62,32 +65,27 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def over_seeds(of: str, values: Sequence[float], **limits: float) -> Finding:
-    return figure(of, statistics.mean(values), half_width(values), **limits)
+def over_seeds(of: str, values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> Finding:
+    return figure(of, statistics.mean(values), half_width(values), least=least, most=most)
 
 
 def _values(result: Result, method: str, column: str) -> list[float]:
     return [row[column] for row in result["rows"] if row["method"] == method]
 
 
-def faint_loss(result: Result) -> list[Finding]:
-    """`balance.py`: whether a loss of 0.0001 makes experts even, and what they learned beyond an untrained router."""
-    trained, untrained = (_values(result, "faint-loss", name) for name in ("specialisation", "of an untrained router"))
-    learned = [one - other for one, other in zip(trained, untrained, strict=True)]
-    entropy = statistics.mean(_values(result, "faint-loss", "entropy"))
-    return [
-        over_seeds(
-            f"balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy is {entropy:.3f} of its maximum)",
-            _values(result, "faint-loss", "MaxVio"),
-            most=EVEN_ENOUGH,
-        ),
-        over_seeds(
-            f"specialised: {statistics.mean(trained):.3f}, more than the {statistics.mean(untrained):.3f} of an "
-            "untrained router by",
-            learned,
-            least=math.ulp(0.0),
-        ),
-    ]
+def even_and_specialised(result: Result) -> list[Finding]:
+    """`balance.py`: whether experts are even by each method, and what they learned beyond an untrained router."""
+    found: list[Finding] = []
+    for method in dict.fromkeys(row["method"] for row in result["rows"]):
+        trained, untrained = (_values(result, method, name) for name in ("specialisation", "of an untrained router"))
+        learned = [one - other for one, other in zip(trained, untrained, strict=True)]
+        entropy = statistics.mean(_values(result, method, "entropy"))
+        even = f"{method}, balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy {entropy:.3f} of its maximum)"
+        figures = f"{statistics.mean(trained):.3f} is more than the {statistics.mean(untrained):.3f}"
+        special = f"{method}, specialised: {figures} of an untrained router by"
+        found.append(over_seeds(even, _values(result, method, "MaxVio"), most=EVEN_ENOUGH))
+        found.append(over_seeds(special, learned, least=math.ulp(0.0)))
+    return found
 
 
 def loss_free(result: Result) -> list[Finding]:
@@ -126,24 +124,46 @@ def muon(result: Result) -> list[Finding]:
 
 
 def _by_model(result: Result, column: str, unit: str, shown: str, least: float, most: float) -> Iterable[Finding]:
-    models = dict.fromkeys((row["model"], row["text"]) for row in result["rows"])
-    for model in models:
-        rows = [row for row in result["rows"] if (row["model"], row["text"]) == model]
-        found = [figure("", row[column], row[f"{column} +-"], unit, least=least, most=most) for row in rows]
-        verdicts = {each.verdict for each in found}
-        layers = ", ".join(str(row["layer"]) for row in rows)
+    """A finding for each model and text, of all its layers."""
+    for model, text in dict.fromkeys((row["model"], row["text"]) for row in result["rows"]):
+        rows = {row["layer"]: row for row in result["rows"] if (row["model"], row["text"]) == (model, text)}
+        found = {
+            layer: figure("", row[column], row.get(f"{column} +-"), unit, least=least, most=most)
+            for layer, row in rows.items()
+        }
         yield Finding(
-            f"{shown}, {model[0]} on {model[1]}, layer{'s' * (len(rows) > 1)} {layers}",
-            ", ".join(each.measured for each in found),
-            "; ".join(dict.fromkeys(each.interval for each in found)),
-            verdicts.pop() if len(verdicts) == 1 else "not decided: layers differ",
+            f"{shown}, {model} on {text}, {_layers(rows)}",
+            ", ".join(each.measured for each in found.values()),
+            "; ".join(dict.fromkeys(each.interval for each in found.values())),
+            _over_layers({layer: each.verdict for layer, each in found.items()}),
         )
+
+
+def _over_layers(verdicts: Mapping[int, str]) -> str:
+    """One verdict of several layers.
+
+    >>> _over_layers({0: "refuted", 7: "confirmed", 15: "confirmed"})
+    'within limits: layers 7, 15'
+    >>> _over_layers({0: "refuted", 7: "not decided"}), _over_layers({0: "refuted"})
+    ('not decided', 'refuted')
+    """
+    if len(set(verdicts.values())) == 1:
+        return next(iter(verdicts.values()))
+    confirmed = [layer for layer, verdict in verdicts.items() if verdict == CONFIRMED]
+    return f"{LIMITED}: {_layers(confirmed)}" if confirmed else UNDECIDED
+
+
+def _layers(layers: Iterable[int]) -> str:
+    listed = list(layers)
+    return f"layer{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"
 
 
 def uneven_use(result: Result) -> list[Finding]:
     """`public_traces.py`: Gini coefficients, and how much busier the busiest expert is."""
+    several = {"rows": [row for row in result["rows"] if row["samples"] > 1]}
     return [
         *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
+        *_by_model(several, "pooled gini", "", "Gini of all together", 0.2, 0.5),
         *_by_model(result, "most / mean", "", "busiest expert over the mean one", 3, 5),
     ]
 
@@ -214,6 +234,3 @@ def _own(verdict: str) -> str:
     word, _, rest = verdict.partition(": ")
     known = VERDICTS.get(word, word)
     return f"{known}: {rest}" if rest else known
-
-
-Read = Callable[[Result], list[Finding]]

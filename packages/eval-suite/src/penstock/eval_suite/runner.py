@@ -115,10 +115,10 @@ class Prepared:
         )
         cut = sum(is_cut(request, self.context) for each in followed for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
-        if routers := batch_dependent_routers(model):
-            measured["batch_dependent_routers"] = routers
         if intervals.missing:
             measured["no_interval"] = self.named(intervals.missing)
+        if routers := batch_dependent_routers(model):
+            measured["batch_dependent_routers"] = routers
         return TaskResult(
             self.named(result.metrics),
             {**result.details, **measured},
