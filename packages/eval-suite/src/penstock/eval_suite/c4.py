@@ -19,8 +19,25 @@ from penstock.eval_suite.concatenated import Concatenated, concatenated
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.prompts import refuse_limit, refuse_shots
 from penstock.eval_suite.sources import Row, hub_rows, local_file, local_rows, located, some_rows, texts_of
-from penstock.eval_suite.tasks import Stream, bytes_of_tokens, details_of, stream_bits_per_byte, stream_perplexity
-from penstock.hooks.contracts import Answer, Array, Item, Request, Rolling, RollingAnswer, TaskContext, TaskResult
+from penstock.eval_suite.tasks import (
+    BITS_PER_BYTE,
+    Stream,
+    bytes_of_tokens,
+    details_of,
+    stream_bits_per_byte,
+    stream_perplexity,
+)
+from penstock.hooks.contracts import (
+    Answer,
+    Array,
+    Estimate,
+    Item,
+    Request,
+    Rolling,
+    RollingAnswer,
+    TaskContext,
+    TaskResult,
+)
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -28,6 +45,7 @@ REPOSITORY = "allenai/c4"
 FILE = "c4-validation.00000-of-00008.json.gz"
 GPTQ_DOCUMENTS = 1_100
 GPTQ_WINDOWS = 256
+PERPLEXITY = Estimate("nll", "tokens", exponential=True)
 
 
 class C4:
@@ -70,16 +88,13 @@ class C4:
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         text, window = f"{int(scores['text'][0]):08x}", self._length(context)
-        perplexity = stream_perplexity(scores, "tokens")
+        convention = f"gptq-{text}-{window}" if self._gptq else f"{text}-{window_convention(window)}"
+        bits, perplexity = f"c4.bits_per_byte@{convention}", f"c4.token_perplexity@{convention}"
+        figures, estimates = {perplexity: stream_perplexity(scores, "tokens")}, {perplexity: PERPLEXITY}
         if self._gptq:
-            tokens = round(float(scores["tokens"].sum()))
-            return TaskResult({f"c4.token_perplexity@gptq-{text}-{window}": perplexity}, {"tokens": tokens})
-        convention = f"{text}-{window_convention(window)}"
-        figures = {
-            f"c4.bits_per_byte@{convention}": stream_bits_per_byte(scores),
-            f"c4.token_perplexity@{convention}": perplexity,
-        }
-        return TaskResult(figures, details_of(scores))
+            return TaskResult(figures, {"tokens": round(float(scores["tokens"].sum()))}, estimates=estimates)
+        figures = {bits: stream_bits_per_byte(scores), **figures}
+        return TaskResult(figures, details_of(scores), estimates={bits: BITS_PER_BYTE, **estimates})
 
     def _documents(
         self, documents: Sequence[tuple[str, str]], context: TaskContext

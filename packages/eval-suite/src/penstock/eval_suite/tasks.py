@@ -23,6 +23,7 @@ from penstock.eval_suite.prompts import refuse_limit, refuse_shots
 from penstock.hooks.contracts import (
     Answer,
     Array,
+    Estimate,
     Item,
     Rolling,
     RollingAnswer,
@@ -31,6 +32,8 @@ from penstock.hooks.contracts import (
     Tokenizer,
 )
 from penstock.hooks.problems import Problem, ProblemError
+
+BITS_PER_BYTE = Estimate("nll", "bytes", scale=1 / math.log(2))
 
 
 class Heldout:
@@ -68,6 +71,10 @@ class Heldout:
                 f"heldout.token_perplexity@{convention}": stream_perplexity(scores, "tokens"),
             },
             details_of(scores),
+            estimates={
+                f"heldout.bits_per_byte@{convention}": BITS_PER_BYTE,
+                f"heldout.token_perplexity@{convention}": Estimate("nll", "tokens", exponential=True),
+            },
         )
 
 

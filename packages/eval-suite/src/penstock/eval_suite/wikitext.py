@@ -28,6 +28,7 @@ from penstock.eval_suite.metrics import count_words
 from penstock.eval_suite.prompts import refuse_limit, refuse_shots
 from penstock.eval_suite.sources import DataSet, is_parquet, read_text, texts_of
 from penstock.eval_suite.tasks import (
+    BITS_PER_BYTE,
     Stream,
     bytes_of_tokens,
     details_of,
@@ -35,7 +36,7 @@ from penstock.eval_suite.tasks import (
     stream_bits_per_byte,
     stream_perplexity,
 )
-from penstock.hooks.contracts import Answer, Array, Item, Request, Rolling, TaskContext, TaskResult
+from penstock.hooks.contracts import Answer, Array, Estimate, Item, Request, Rolling, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
@@ -101,15 +102,16 @@ class WikiText2:
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         convention = self._convention(scores, self._length(context))
-        figures = {
-            f"{self.name}.{metric}@{convention}": stream_bits_per_byte(scores)
-            if metric == "bits_per_byte"
-            else stream_perplexity(scores, f"{metric.removesuffix('_perplexity')}s")
-            for metric in METRICS[self.convention]
-        }
-        counted = ("tokens", "bytes", "words")
-        sizes = {unit: round(float(scores[unit].sum())) for unit in counted if unit in scores}
-        return TaskResult(figures, details_of(scores) | sizes if self.convention == "raw" else sizes)
+        figures: dict[str, float] = {}
+        estimates: dict[str, Estimate] = {}
+        for metric in METRICS[self.convention]:
+            name, unit = f"{self.name}.{metric}@{convention}", f"{metric.removesuffix('_perplexity')}s"
+            bits = metric == "bits_per_byte"
+            figures[name] = stream_bits_per_byte(scores) if bits else stream_perplexity(scores, unit)
+            estimates[name] = BITS_PER_BYTE if bits else Estimate("nll", unit, exponential=True)
+        sizes = {unit: round(float(scores[unit].sum())) for unit in ("tokens", "bytes", "words") if unit in scores}
+        details = details_of(scores) | sizes if self.convention == "raw" else sizes
+        return TaskResult(figures, details, estimates=estimates)
 
     def _documents(self, text: str, context: TaskContext) -> Iterator[tuple[str, Stream | Page | Concatenated]]:
         window = self._length(context)

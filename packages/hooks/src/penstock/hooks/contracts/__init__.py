@@ -10,6 +10,7 @@ from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Toke
 from penstock.hooks.contracts.evaluation import (
     Answer,
     ChatTemplate,
+    Estimate,
     FollowingUp,
     Generate,
     GenerateAnswer,
@@ -40,6 +41,7 @@ from penstock.hooks.contracts.model import (
     Prediction,
     Publishable,
     Remembering,
+    RewindableCache,
     Started,
     TaskModel,
 )
@@ -120,6 +122,7 @@ __all__ = [
     "Document",
     "DocumentFilter",
     "Engine",
+    "Estimate",
     "ExpertLoad",
     "Exporter",
     "FactorisableSite",
@@ -163,6 +166,7 @@ __all__ = [
     "Remembering",
     "ReplaceableRouter",
     "Request",
+    "RewindableCache",
     "Rolling",
     "RollingAnswer",
     "Router",

@@ -33,8 +33,11 @@ class ChatTemplate(Protocol):
     reply of the assistant; otherwise all examples stand before the question, in one message of the user.
     """
 
-    sha256: str
-    shots_as_turns: bool
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def shots_as_turns(self) -> bool: ...
 
     def write(self, messages: Sequence[Message]) -> str:
         """The text of the conversation, up to where the assistant's next reply begins. Raises `ProblemError` for a
@@ -155,15 +158,28 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """How a metric comes from the scores: `scale` times the sum of the column `total` over the sum of the column
+    `weight` (None: over the number of samples), then exp of it where it is `exponential`, as a perplexity is."""
+
+    total: str
+    weight: str | None = None
+    scale: float = 1.0
+    exponential: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TaskResult:
     """Figures of one task. The convention is part of each metric's name; `details` holds what a report may show.
     `intervals` of metrics by name, and `groups`, the metrics of each group of items where there are several, are the
-    runner's: a task leaves them empty."""
+    runner's: a task leaves them empty. `estimates` of metrics by name decide which interval is taken: a metric without
+    one is drawn anew from the samples, which is slower and needs more of them."""
 
     metrics: Mapping[str, float]
     details: Mapping[str, Any] = field(default_factory=lambda: dict[str, Any]())
     intervals: Mapping[str, Interval] = field(default_factory=lambda: dict[str, Interval]())
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: dict[str, Mapping[str, float]]())
+    estimates: Mapping[str, Estimate] = field(default_factory=lambda: dict[str, Estimate]())
 
 
 class Task(Protocol):
