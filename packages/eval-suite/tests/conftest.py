@@ -45,10 +45,16 @@ class GruModel(nn.Module):
         """The model keeps nothing between passes."""
 
     @torch.no_grad()
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+    def generate(
+        self, token_BS: Tensor, *, tokens: int, temperature: float = 0.0, seed: int = 0, **sampling: Any
+    ) -> Tensor:
+        source = torch.Generator().manual_seed(seed)
         for _ in range(tokens):
-            next_B = self.logits(self(token_BS).hidden_BSD[:, -1]).argmax(dim=-1)
-            token_BS = torch.cat((token_BS, next_B[:, None]), dim=1)
+            logits_BV = self.logits(self(token_BS).hidden_BSD[:, -1])
+            next_B1 = logits_BV.argmax(dim=-1, keepdim=True)
+            if temperature > 0:
+                next_B1 = (logits_BV / temperature).softmax(dim=-1).multinomial(1, generator=source)
+            token_BS = torch.cat((token_BS, next_B1), dim=1)
         return token_BS
 
 
@@ -68,7 +74,7 @@ class ByteTokenizer:
         return [byte + 1 for byte in text.encode()]
 
     def decode(self, tokens) -> str:
-        return bytes(token - 1 for token in tokens if token).decode()
+        return bytes(token - 1 for token in tokens if token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
         return np.array([0] + [1] * 256)
