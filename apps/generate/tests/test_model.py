@@ -150,7 +150,7 @@ def test_a_chat_template_is_rendered_and_encoded_as_transformers_does(with_templ
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for %}", "{{ messages[9].role.upper() }}"])
 def test_a_template_that_fails_is_a_problem_of_the_model(template: str) -> None:
-    with pytest.raises(ProblemError, match="its chat template fails"):
+    with pytest.raises(ProblemError, match="the chat template fails"):
         rendered(template, [Turn("a")], {}, "model")
 
 

@@ -85,7 +85,7 @@ def test_the_folder_of_data_has_it_plain_or_compressed(tokenizer, tmp_path, name
         ([{"text": "word"}], "jsonl:1: the passage does not end with a space and a word"),
         ([{"text": "a word "}], "jsonl:1: the passage does not end"),
         ([["a b"]], "jsonl:1: expected a JSON object, got list"),
-        ([], "has no items"),
+        ([], "rows.jsonl: has no rows"),
     ],
 )
 def test_what_is_wrong_with_the_data_is_said_before_there_is_a_model(tokenizer, tmp_path, rows, message):

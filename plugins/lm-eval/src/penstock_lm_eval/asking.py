@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from penstock.eval_suite.prompts import continuation
@@ -16,6 +16,7 @@ from penstock.hooks.contracts import (
     Request,
     TaskContext,
 )
+from penstock.hooks.problems import Problem, ProblemError
 
 NEW_TOKENS = 256
 """Tokens to generate where a task sets no number: the harness's default for models of transformers."""
@@ -65,12 +66,23 @@ def _windows(text: str, context: TaskContext) -> Iterator[Likelihood]:
 
 
 def generations_of(prompt: str, settings: Any, repeats: int, context: TaskContext) -> Iterator[Generate]:
-    """A task asks several times to draw several texts; without a temperature, they are all the same."""
+    """As often as the task wants a text, each drawn with a seed of its own where the task draws at all. Raises
+    `ProblemError` for settings of the draw that nothing here follows."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     kwargs: dict[str, Any] = {**normalize_gen_kwargs(settings, NEW_TOKENS)}
+    temperature = float(kwargs.get("temperature", 1.0)) if kwargs.get("do_sample") else 0.0
+    _require_plain(kwargs, temperature)
     until = kwargs.get("until") or []
     stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
     tokens = context.tokenizer.encode(prompt) or [context.tokenizer.end_of_text]
-    for _ in range(repeats):
-        yield Generate(tokens, kwargs["max_gen_toks"], stop)
+    for number in range(repeats):
+        yield Generate(tokens, kwargs["max_gen_toks"], stop, temperature, context.seed + number if temperature else 0)
+
+
+def _require_plain(kwargs: Mapping[str, Any], temperature: float) -> None:
+    neutral = {"num_beams": 1, "top_p": 1, **({"top_k": 0, "min_p": 0} if temperature else {})}
+    asked = [f"{name}={kwargs[name]}" for name, value in neutral.items() if kwargs.get(name) not in (None, value)]
+    if asked and (temperature or kwargs.get("num_beams") not in (None, 1)):
+        what = f"the task generates with {', '.join(asked)}, but texts are drawn by temperature alone"
+        raise ProblemError(Problem("bad-task", what, "generation_kwargs", "leave it out in a YAML of your own"))

@@ -119,4 +119,4 @@ def _not_fitting(question: Question, shots: int, context: TaskContext) -> Proble
     longest = max(_length(each) for each in question.requests(context))
     what = f"{shots} examples and the question are {longest} tokens, but the model reads {context.sequence_length}"
     fix = "--shots fit takes as many as fit, and names their number in the metrics"
-    return Problem("too-long", what, f"{question.task}: document {question.number}", fix)
+    return Problem("shots-too-long", what, f"{question.task}: document {question.number}", fix)

@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from lm_eval.api import metrics
 
-from penstock.hooks.contracts import Array
+from penstock.hooks.contracts import Array, Estimate
 from penstock.hooks.problems import Problem, ProblemError
 
 TASK = "task"
@@ -84,9 +86,24 @@ def _pair(value: Any, ratio: bool, kept: Kept) -> tuple[float, float]:
 
 def is_ratio(task: Any, column: str) -> bool:
     """Whether a metric is of sums of pairs, such as nats and words."""
-    from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
+    return task.aggregation().get(metric_of(column)) in (metrics.bits_per_byte, metrics.weighted_perplexity)
 
-    return task.aggregation().get(metric_of(column)) in (bits_per_byte, weighted_perplexity)
+
+def estimates_of(task: Any, scores: Mapping[str, Array], columns: Sequence[str]) -> dict[str, Estimate]:
+    """How metrics come from the columns, by column, for those that are means, ratios of sums or exp of one."""
+    known = {
+        metrics.mean: Estimate("", scale=1.0),
+        metrics.perplexity: Estimate("", scale=-1.0, exponential=True),
+        metrics.weighted_perplexity: Estimate("", scale=-1.0, exponential=True),
+        metrics.bits_per_byte: Estimate("", scale=-1.0 / math.log(2)),
+    }
+    estimates = {}
+    for column in columns:
+        kind, weight_N = known.get(task.aggregation().get(metric_of(column))), np.asarray(scores[column + WEIGHT])
+        if kind is not None and (weight_N >= 0).all():
+            weight = None if (weight_N == 1).all() else column + WEIGHT
+            estimates[column] = replace(kind, total=column, weight=weight)
+    return estimates
 
 
 def figures_of(task: Any, scores: Mapping[str, Array], columns: Sequence[str], kept: Kept) -> Figures:
@@ -111,8 +128,6 @@ def _values(value_N: Any, weight_N: Any, ratio: bool, kept: Kept) -> list[Any]:
 
 def group_figures(group: Any, figures: Mapping[str, Figures], sizes: Mapping[str, int]) -> Figures:
     """The figures of a group by column: means over its tasks by the harness's function, weighted as its YAML says."""
-    from lm_eval.api.metrics import aggregate_subtask_metrics
-
     columns = list(dict.fromkeys(column for each in figures.values() for column in each))
     combined: Figures = {}
     for asked in group.aggregate_metric_list:
@@ -121,7 +136,7 @@ def group_figures(group: Any, figures: Mapping[str, Figures], sizes: Mapping[str
             if metric == asked.metric and (asked.filter_list is None or filtered in asked.filter_list):
                 have = [name for name in figures if column in figures[name]]
                 values, counts = [figures[name][column] for name in have], [sizes[name] for name in have]
-                combined[column] = float(aggregate_subtask_metrics(values, counts, asked.weight_by_size))
+                combined[column] = float(metrics.aggregate_subtask_metrics(values, counts, asked.weight_by_size))
     return combined
 
 

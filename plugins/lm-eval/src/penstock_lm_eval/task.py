@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.hooks.contracts import Answer, Array, Item, Request, TaskContext, TaskResult
+from penstock.hooks.contracts import Answer, Array, Estimate, Item, Request, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock_lm_eval.asking import requests_of, results_of
 from penstock_lm_eval.harness import Loaded, harness_version, load
@@ -23,8 +23,10 @@ from penstock_lm_eval.scores import (
     Figures,
     Kept,
     columns_of,
+    estimates_of,
     figures_of,
     group_figures,
+    metric_of,
     sample_of,
     values_of,
 )
@@ -66,20 +68,38 @@ class LmEval:
         return [sample_of([*tasks].index(item.document.task), task, values, columns_of(tasks), self._kept)]
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
-        loaded, columns = self._loaded(context), columns_of(self._loaded(context).tasks)
-        task_N, figures, sizes = np.asarray(scores[TASK]), dict[str, Figures](), dict[str, int]()
+        loaded, shots = self._loaded(context), self._shots(context)
+        columns, task_N = columns_of(loaded.tasks), np.asarray(scores[TASK])
+        figures, sizes = dict[str, Figures](), dict[str, int]()
         for number, (name, task) in enumerate(loaded.tasks.items()):
             mine_N = task_N == number
-            figures[name] = figures_of(
-                task, {each: np.asarray(scores[each])[mine_N] for each in scores}, columns, self._kept
-            )
-            sizes[name] = int(mine_N.sum())
+            own = {column: np.asarray(value_N)[mine_N] for column, value_N in scores.items()}
+            figures[name], sizes[name] = figures_of(task, own, columns, self._kept), int(mine_N.sum())
         shown = figures if loaded.group is None else {loaded.name: group_figures(loaded.group, figures, sizes)}
-        shots = self._shots(context)
-        metrics = {
-            _metric(name, column, shots): value for name, each in shown.items() for column, value in each.items()
+        return TaskResult(
+            {_metric(name, column, shots): value for name, each in shown.items() for column, value in each.items()},
+            {"lm_eval": harness_version(), "tasks": _details(loaded, shots)},
+            estimates={
+                _metric(name, column, shots): estimate
+                for name, each in self._estimates(loaded, scores, columns).items()
+                for column, estimate in each.items()
+            },
+        )
+
+    def _estimates(
+        self, loaded: Loaded, scores: Mapping[str, Array], columns: Sequence[str]
+    ) -> dict[str, dict[str, Estimate]]:
+        """By task or group: a single task, or a group all of whose questions count alike."""
+        tasks = [*loaded.tasks.values()]
+        each = [estimates_of(task, scores, columns) for task in tasks]
+        alike = {
+            column: each[0][column] for column in each[0] if all(one.get(column) == each[0][column] for one in each)
         }
-        return TaskResult(metrics, {"lm_eval": harness_version(), "tasks": _details(loaded, shots)})
+        if loaded.group is None:
+            return {name: alike for name in loaded.tasks if len(tasks) == 1}
+        pooled = {asked.metric for asked in loaded.group.aggregate_metric_list if asked.weight_by_size}
+        means = {column: kind for column, kind in alike.items() if kind.scale == 1 and not kind.exponential}
+        return {loaded.name: {column: kind for column, kind in means.items() if metric_of(column) in pooled}}
 
     def _loaded(self, context: TaskContext) -> Loaded:
         if context.data not in self._loaded_from:

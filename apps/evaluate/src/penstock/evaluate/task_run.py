@@ -16,7 +16,17 @@ from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
-OF_TASKS = ("shots", "limit", "sequence_length", "batch_size", "dtype", "answers")
+OF_TASKS = (
+    "shots",
+    "limit",
+    "sequence_length",
+    "batch_size",
+    "batch_invariant",
+    "dtype",
+    "answers",
+    "samples",
+    "against",
+)
 """Options that say how tasks are asked."""
 
 

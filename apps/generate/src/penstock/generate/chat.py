@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from penstock.data_prep.chat_template import written
 from penstock.generate.model import Continuation, Sampling, TextModel
-from penstock.hooks.problems import failed
+from penstock.hooks.contracts import Message
+from penstock.hooks.problems import ExitCode, ProblemError
 
 USER, ASSISTANT = "User", "Assistant"
 
@@ -79,34 +75,12 @@ def transcript(turns: Sequence[Turn]) -> str:
 def rendered(template: str, turns: Sequence[Turn], special: dict[str, str], where: str) -> str:
     """A conversation as a chat template of the Hugging Face layout writes it, up to where the next reply begins.
 
-    Templates come with models, so they run in a sandbox. Raises `ProblemError` for one that fails.
+    Raises `ProblemError` for a template that fails.
     """
-    messages: list[dict[str, str]] = []
+    messages: list[Message] = []
     for turn in turns:
-        messages.append({"role": "user", "content": turn.message})
-        messages.append({"role": "assistant", "content": turn.reply})
+        messages += [Message("user", turn.message), Message("assistant", turn.reply)]
     try:
-        made = _environment().from_string(template)
-        return made.render(messages=messages[:-1], add_generation_prompt=True, **special)
-    except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
-        what = f"its chat template fails ({error})"
-        raise failed("bad-template", what, where, "repair the template, or use `penstock generate`") from error
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates may rely on: the environment of `transformers`."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = time.strftime
-    return environment
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+        return written(template, messages[:-1], special, where)
+    except ProblemError as error:
+        raise ProblemError(error.problems, ExitCode.FAILED) from error

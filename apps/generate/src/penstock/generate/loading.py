@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from penstock.data_prep.chat_template import folder_template, special_tokens, tokenizer_config
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.model import TextModel
 from penstock.generate.torch_tokens import tokens_of
@@ -86,7 +87,7 @@ def _of_trained(restored: Restored) -> TextModel:
 
 
 def _of_folder(folder: Path, registry: Registry) -> TextModel:
-    config, tokenizer_config = _json(folder / "config.json"), _json(folder / "tokenizer_config.json")
+    config, of_tokenizer = _json(folder / "config.json"), tokenizer_config(folder)
     kind = str(config.get("model_type"))
     if kind.startswith("penstock_"):
         what, fix = f"a model of Penstock's own kind '{kind}', which only its run can build", "give the run's folder"
@@ -99,9 +100,7 @@ def _of_folder(folder: Path, registry: Registry) -> TextModel:
         model = _built(choice)
     cast(nn.Module, model).eval()
     _require_next_token(model)
-    special = {
-        role: text for role in ("bos_token", "eos_token") if (text := _text_of(tokenizer_config.get(role))) is not None
-    }
+    special = special_tokens(of_tokenizer)
     end = tokenizer.prompt(special.get("eos_token", ""), spelled=True)
     ends = {
         *_ids(_json(folder / "generation_config.json").get("eos_token_id")),
@@ -118,7 +117,7 @@ def _of_folder(folder: Path, registry: Registry) -> TextModel:
         begins=(),  # what the tokenizer puts before a text is what the model was trained with
         ends=frozenset(ends),
         positions=architecture_settings(choice).max_positions,
-        template=_template(folder, tokenizer_config),
+        template=folder_template(folder, of_tokenizer),
         special=special,
     )
 
@@ -151,27 +150,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise failed("damaged-file", "not a JSON object", str(path), "save or download it again")
     return value
-
-
-def _template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
-    """The chat template: a file of its own, or in the tokenizer's config, where several may have names."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            what = f"the chat template cannot be read ({error})"
-            raise failed("damaged-file", what, str(file), "save or download it again") from error
-    found = tokenizer_config.get("chat_template")
-    if isinstance(found, list):
-        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
-    return found if isinstance(found, str) else None
-
-
-def _text_of(token: Any) -> str | None:
-    """A special token of a tokenizer's config: its text, or an object that holds it."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
 
 
 def _ids(value: Any) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -73,8 +73,9 @@ class LambadaConfig(Schema):
     """`lambada`: OpenAI's variant of the test set."""
 
     path: InputPath | None = None
-    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or compressed; null means
-    the data folder, or the Hugging Face hub if there is no data folder."""
+    """A local `lambada_test.jsonl` with a passage in the column `text` of each line, plain or compressed, a Parquet
+    file, or a clone of EleutherAI/lambada_openai; null means the data folder, or the Hugging Face hub if there is no
+    data folder."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -84,3 +85,67 @@ class LambadaConfig(Schema):
 
 
 _ENDS = tuple(enumerate(("it stopped", "it rested", "we slept", "they ate", "the gate closed", "all was quiet")))
+
+
+class MmluConfig(Schema):
+    """`mmlu`: the test questions of MMLU, with examples of the dev split."""
+
+    path: InputPath | None = None
+    """A folder with `mmlu_test.jsonl` and `mmlu_dev.jsonl` (plain or compressed; columns subject, question, choices,
+    answer), the unpacked archive with its folders `dev` and `test`, or a clone of cais/mmlu; null means `mmlu` in the
+    data folder, or the Hugging Face hub if there is no data folder."""
+    answers: Literal["letters", "texts"] = "letters"
+    """What the model is asked for: the letter of a choice, as in the paper, or its text, with which small models do
+    better than chance earlier."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        for split, numbers in (("dev", range(5)), ("test", range(5, 9))):
+            rows = (
+                f'{{"subject": "{subject}", "question": "Which of the {number} gates is shut?", '
+                f'"choices": ["all", "none", "the first", "the last"], "answer": {number % 4}}}\n'
+                for subject in ("mills", "dams")
+                for number in numbers
+            )
+            (folder / f"mmlu_{split}.jsonl").write_text("".join(rows))
+        return {"path": str(folder), "answers": "texts"}
+
+
+class ChoicesConfig(Schema):
+    """`choices`: multiple-choice questions of any file, in the columns of MMLU unless set otherwise. ARC has
+    `answer: answerKey`; HellaSwag `question: ctx`, `choices: endings`, `answer: label` and `prompt: "{question}"`."""
+
+    path: InputPath
+    """JSON lines or CSV with a header, plain or compressed, a Parquet file, or a clone of a repository of the hub."""
+    split: str = "test"
+    """The split of a clone; of a file, all rows are read."""
+    name: str | None = None
+    """The name of the data set in a clone that has several, for example `ARC-Easy`."""
+    question: str = "question"
+    """The column of the question."""
+    choices: str | tuple[str, ...] = "choices"
+    """The column with the list of choices (or with `text` and `label`, two lists, as in ARC); or a list of columns, one
+    for each choice."""
+    answer: str = "answer"
+    """The column of the right choice: its label if choices have labels, otherwise its number from 0 or its letter."""
+    group: str | None = None
+    """The column that says which questions are alike, such as their subject: intervals draw these together."""
+    answers: Literal["letters", "texts"] = "texts"
+    """What the model is asked for: the letter of a choice, or its text."""
+    prompt: str | None = Field(default=None, pattern=r"\{question\}")
+    """What stands before the answer and the space before it. {question} is the question; {choices} gives each choice a
+    line with its letter. null means "Question: {question}\\nAnswer:" for texts, and
+    "{question}\\n{choices}\\nAnswer:" for letters."""
+    shots: int = Field(default=0, ge=0)
+    """Examples before each question, unless --shots says otherwise: the first ones of `examples`."""
+    examples: InputPath | None = None
+    """Where examples come from, in the same columns: a file, or a clone, of which the split `train` is read."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        rows = (
+            f'{{"question": "What feeds mill {number}?", "choices": ["a flume", "a sail", "an ox"], "answer": "A"}}\n'
+            for number in range(6)
+        )
+        (folder / "mills.jsonl").write_text("".join(rows))
+        return {"path": str(folder / "mills.jsonl")}

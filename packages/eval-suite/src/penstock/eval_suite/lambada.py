@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from penstock.eval_suite.prompts import continuation, refuse_shots
-from penstock.eval_suite.sources import hub_rows, local_file, local_rows, texts_of
+from penstock.eval_suite.sources import DataSet, texts_of
 from penstock.hooks.contracts import (
     Answer,
     Array,
@@ -29,8 +29,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
-REPOSITORY = "EleutherAI/lambada_openai"
-FILE = "lambada_test.jsonl"
+DATA = DataSet("EleutherAI/lambada_openai", "default", "test", "lambada/lambada_test.jsonl")
 
 
 class Lambada:
@@ -70,8 +69,4 @@ class Lambada:
         )
 
     def _passages(self, context: TaskContext) -> Iterator[tuple[str, str]]:
-        path = local_file(self._path, context, f"lambada/{FILE}")
-        if path is not None:
-            return texts_of(local_rows(path), "text")
-        rows = hub_rows(REPOSITORY, "default", "test", FILE)
-        return texts_of(((f"{REPOSITORY}:{number}", row) for number, row in enumerate(rows)), "text")
+        return texts_of(DATA.rows(self._path, context), "text")

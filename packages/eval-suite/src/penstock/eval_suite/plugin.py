@@ -46,4 +46,23 @@ def tasks() -> list[Component]:
             contract=2,
             reference="https://arxiv.org/abs/1606.06031",
         ),
+        Component(
+            kind="task",
+            name="mmlu",
+            target="penstock.eval_suite.mmlu:Mmlu",
+            config="penstock.eval_suite.config:MmluConfig",
+            summary="Accuracy on the questions of MMLU, and the probability of the right choice.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+            reference="https://arxiv.org/abs/2009.03300",
+        ),
+        Component(
+            kind="task",
+            name="choices",
+            target="penstock.eval_suite.choices:Choices",
+            config="penstock.eval_suite.config:ChoicesConfig",
+            summary="Accuracy on multiple-choice questions of any file, and the probability of the right choice.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+        ),
     ]

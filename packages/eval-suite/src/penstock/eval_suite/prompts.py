@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock.hooks.contracts import Likelihood, TaskContext, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -13,12 +15,17 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
 
     An empty context is the end-of-text token; raises `ProblemError` if the tokenizer has none.
     """
+    return continuations(tokenizer, context, [text])[0]
+
+
+def continuations(tokenizer: Tokenizer, context: str, texts: Sequence[str]) -> list[Likelihood]:
+    """`continuation` for each of the texts after the same context."""
     kept = context.rstrip()
-    text = context[len(kept) :] + text
+    moved = context[len(kept) :]
     if not kept:
-        return Likelihood([tokenizer.end_of_text], tokenizer.encode(text))
+        return [Likelihood([tokenizer.end_of_text], tokenizer.encode(f"{moved}{text}")) for text in texts]
     before = tokenizer.encode(kept)
-    return Likelihood(before, tokenizer.encode(kept + text)[len(before) :])
+    return [Likelihood(before, tokenizer.encode(f"{kept}{moved}{text}")[len(before) :]) for text in texts]
 
 
 def refuse_limit(context: TaskContext, task: str, setting: str) -> None:

@@ -33,8 +33,11 @@ class ChatTemplate(Protocol):
     reply of the assistant; otherwise all examples stand before the question, in one message of the user.
     """
 
-    sha256: str
-    shots_as_turns: bool
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def shots_as_turns(self) -> bool: ...
 
     def write(self, messages: Sequence[Message]) -> str:
         """The text of the conversation, up to where the assistant's next reply begins. Raises `ProblemError` for a
