@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = {"Guides": "apps", "Packages": "packages", "Plugins": "plugins"}
-PAGES = ["*.md", "*/*/README.md", "packages/*/docs/*.md", "docs/*.svg"]
+PAGES = ["*.md", "*/*/README.md", "packages/*/docs/*.md", "docs/*.md", "docs/*.svg"]
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+(?=\))")
 TITLE = re.compile(r"(?<=title=)[^\s\"]+$", re.M)
 FETCHED = re.compile(

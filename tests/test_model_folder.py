@@ -16,7 +16,8 @@ from penstock.hooks.problems import ProblemError
 transformers = pytest.importorskip("transformers")
 
 TEXT = Path(json.__file__).read_text(encoding="utf-8")
-PASSAGES = ["the gate that feeds a turbine", "return the value of the name", "a string of an object", "def loads of"]
+WORDS = TEXT.split()
+PASSAGES = [" ".join(WORDS[start : start + 5]) for start in range(0, 300, 5)]
 TYPES = ["gpt2", "llama"]
 
 
@@ -29,7 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
     dropout = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
-    gpt2 = transformers.GPT2Config(vocab_size=rows, initializer_range=0.2, **sizes, **dropout, **ends)
+    gpt2 = transformers.GPT2Config(vocab_size=rows, initializer_range=0.08, **sizes, **dropout, **ends)
     llama = transformers.LlamaConfig(
         vocab_size=rows,
         hidden_size=32,
@@ -38,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=64,
-        initializer_range=0.2,
+        initializer_range=0.08,
         **ends,
     )
     for config in (gpt2, llama):
@@ -140,3 +141,69 @@ def test_a_checkpoint_is_not_taken_for_a_model(command, trained, data) -> None:
 def test_a_comparison_takes_no_options_of_one_model(command, folders) -> None:
     with pytest.raises(ProblemError, match="--compare does not take --dtype"):
         command("evaluate", folders["gpt2"], folders["gpt2"], "--compare", "--dtype", "fp64")
+
+
+def test_samples_are_every_prompt_answer_and_score(command, folders, data, tmp_path) -> None:
+    file = tmp_path / "samples.jsonl"
+    result = command("evaluate", folders["gpt2"], "--task", "lambada", "--data", data, "--samples", file)
+    first, *items = map(json.loads, file.read_text().splitlines())
+    assert first == {"evaluation": result}
+    assert [item["answers"][0]["prompt"] + item["answers"][0]["asked"] for item in items] == PASSAGES
+    nats = torch.tensor([item["scores"][0]["nll"] for item in items], dtype=torch.float64)
+    assert figure(result) == pytest.approx(float(nats.mean().exp()), rel=1e-12)
+    worst = result["tasks"]["lambada"]["worst"]
+    assert [each["scores"]["nll"] for each in worst] == sorted(nats.tolist(), reverse=True)[:10]
+
+
+def test_against_itself_nothing_differs_and_pairs_are_closer_than_two_estimates(command, folders, data, tmp_path):
+    options = ("--task", "lambada", "--data", data)
+    kept = ("--samples", tmp_path / "fp32.jsonl", "--out", tmp_path / "fp32.json")
+    command("evaluate", folders["gpt2"], *options, *kept)
+    same = command("evaluate", folders["gpt2"], *options, "--against", tmp_path / "fp32.jsonl")["against"]["changes"]
+    assert [(each["difference"], each["interval"]["low"], each["interval"]["high"]) for each in same] == [(0, 0, 0)] * 2
+    found = {
+        name: command("evaluate", folders["gpt2"], *options, "--dtype", "bf16", "--against", tmp_path / name)["against"]
+        for name in ("fp32.jsonl", "fp32.json")
+    }
+    (paired,), (alone,) = (
+        [each for each in one["changes"] if "perplexity" in each["metric"]] for one in found.values()
+    )
+    assert (paired["paired"], alone["paired"]) == (True, False)
+    assert paired["difference"] == alone["difference"] == paired["now"] - paired["stored"] != 0
+    width = {name: each["interval"]["high"] - each["interval"]["low"] for name, each in (("p", paired), ("a", alone))}
+    assert 0 < width["p"] < width["a"] / 10
+
+
+def test_figures_of_other_data_or_prompts_are_refused_by_name_before_weights_are_read(
+    command, folders, data, tmp_path
+) -> None:
+    stored, options = tmp_path / "stored.json", ("--task", "lambada", "--data", data)
+    command("evaluate", folders["gpt2"], *options, "--out", stored)
+    broken = _changed(folders["gpt2"], tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"damaged")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    other = f"{{use: text, paths: [{text}]}}"
+    with pytest.raises(ProblemError, match=r"stored\.json: it has no figures of text, only of lambada"):
+        command("evaluate", broken, "--task", other, "--against", stored)
+    command("evaluate", folders["gpt2"], "--task", other, "--out", tmp_path / "text.json")
+    with pytest.raises(ProblemError, match="'text' are of other prompts: they were read 64 tokens at a time"):
+        command("evaluate", broken, "--task", other, "--sequence-length", 32, "--against", tmp_path / "text.json")
+    file = data / "lambada" / "lambada_test.jsonl"
+    file.write_text(file.read_text().replace("JavaScript", "river"))
+    with pytest.raises(ProblemError) as caught:
+        command("evaluate", broken, *options, "--against", stored)
+    assert [problem.code for problem in caught.value.problems] == ["not-comparable"] * 2
+    assert "figures of 'lambada' are of other data" in str(caught.value)
+    with pytest.raises(ProblemError, match="not an evaluation"):
+        command("evaluate", broken, *options, "--against", broken / "config.json")
+    with pytest.raises(ProblemError, match="folder of the file was not found"):
+        command("evaluate", broken, *options, "--samples", tmp_path / "nowhere" / "samples.jsonl")
+
+
+def test_a_damaged_line_of_samples_is_named(command, folders, data, tmp_path) -> None:
+    file, options = tmp_path / "samples.jsonl", ("--task", "lambada", "--data", data)
+    command("evaluate", folders["gpt2"], *options, "--samples", file)
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(ProblemError, match=rf"samples\.jsonl:{len(PASSAGES) + 1}: not a line of --samples"):
+        command("evaluate", folders["gpt2"], *options, "--against", file)

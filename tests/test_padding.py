@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from penstock.eval_suite.likelihood import token_nll
-from penstock.eval_suite.passes import compute
+from penstock.eval_suite.passes import Passes
+from penstock.eval_suite.plan import Batch, Text
 from penstock.eval_suite.rows import Row
 from penstock.evaluate.evaluation import rows_together
 from penstock.hooks import Registry
@@ -92,9 +93,11 @@ def rows_of_unequal_length() -> list[Row]:
 def test_an_evaluation_gives_a_text_the_likelihood_that_it_has_alone(registry, name):
     model, rows = model_with(registry, ROUTERS[name]).eval(), rows_of_unequal_length()
     tokenizer: Any = None
-    together = compute(model, rows, tokenizer)
-    alone = [compute(model, [row], tokenizer)[0] for row in rows]
-    for each, expected in zip(together, alone, strict=True):
+    by_key, passes = dict(zip("abcd", rows, strict=True)), Passes(model, tokenizer, capacity=LONG)
+    texts = [Text(row.token_S[:-1], (key,), row.scored) for key, row in by_key.items()]
+    together = passes.outputs(Batch(texts), by_key)
+    for text in texts:
+        (each,), (expected,) = (together[key] for key in text.keys), passes.outputs(Batch([text]), by_key).values()
         assert isinstance(each, LikelihoodAnswer)
         assert isinstance(expected, LikelihoodAnswer)
         assert each.nll == pytest.approx(expected.nll, rel=1e-5)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from penstock.data_prep.order import TokenOrder
 from penstock.eval_suite.metrics import bits_per_byte
+from penstock.hooks.contracts import Routing
 from penstock.routers.balancers import bias_of
 from penstock.routers.load import entropy, expert_load, max_violation
 from penstock.routers.specialisation import token_specialisation
@@ -46,6 +48,7 @@ METHODS: dict[str, str | None] = {
     "faint-loss": "[{use: switch-loss, weight: 0.0001}]",
 }
 WINDOWS = 16  # of a forward pass
+Routings = list[Mapping[int, Routing]]
 # "No worse" is a mean over paired seeds that is worse by no more than a fifth of a percent.
 LEEWAY = 0.002
 
@@ -60,18 +63,21 @@ def trained(method: str, seed: int, overrides: tuple[str, ...], runs: Path) -> R
 
 @torch.inference_mode()
 def measured(restored: RestoredRun, tokens: int) -> dict[str, float]:
-    """Bits per byte and MaxVio, of about so many tokens of each text."""
+    """Bits per byte, load and specialisation, of about so many tokens of each text."""
     heldout_WS, next_WS = heldout_windows(restored, tokens), next_windows(restored, tokens)
-    output = [restored.model.next_token_loss(part[:, :-1], part[:, 1:]) for part in heldout_WS.split(WINDOWS)]
+    loss, routings = passed(restored, heldout_WS)
     width = restored.dataset.tokenizer().byte_lengths()
-    seen = {"MaxVio": load(restored, next_WS), "held-out MaxVio": load(restored, heldout_WS)}
-    learned = {"entropy": entropy(seen["MaxVio"]).mean().item(), "specialisation": specialised(restored, heldout_WS)}
+    seen = {"MaxVio": load(restored, next_WS), "held-out MaxVio": load_of(routings)}
+    learned = {
+        "entropy": entropy(seen["MaxVio"]).mean().item(),
+        "specialisation": specialised(restored, heldout_WS, routings),
+    }
     even_out(restored, next_WS)
     seen["floor"] = load(restored, heldout_WS)
     forget_routers(restored)
-    learned["of an untrained router"] = specialised(restored, heldout_WS)
+    learned["of an untrained router"] = specialised(restored, heldout_WS, passed(restored, heldout_WS)[1])
     return {
-        "heldout bits/byte": bits_per_byte([part.loss.item() for part in output], int(width[heldout_WS[:, 1:]].sum())),
+        "heldout bits/byte": bits_per_byte(loss, int(width[heldout_WS[:, 1:]].sum())),
         **{name: max_violation(counts_LE).mean().item() for name, counts_LE in seen.items()},
         **learned,
         "tokens": next_WS[:, 1:].numel(),
@@ -104,20 +110,28 @@ def next_windows(restored: RestoredRun, tokens: int) -> Tensor:
     return torch.from_numpy(np.concatenate([order.batch(step) for step in steps]))
 
 
+def passed(restored: RestoredRun, window_WS: Tensor) -> tuple[list[float], Routings]:
+    """Nats and routings of each forward pass."""
+    output = [restored.model.next_token_loss(part[:, :-1], part[:, 1:]) for part in window_WS.split(WINDOWS)]
+    return [part.loss.item() for part in output], [part.routings for part in output]
+
+
 def load(restored: RestoredRun, window_WS: Tensor) -> Tensor:
     """int64 [L, E]"""
-    parts = window_WS[:, :-1].split(WINDOWS)
-    return torch.stack([expert_load(restored.model(part).routings).counts_LE for part in parts]).sum(dim=0)
+    return load_of([restored.model(part).routings for part in window_WS[:, :-1].split(WINDOWS)])
 
 
-def specialised(restored: RestoredRun, window_WS: Tensor) -> float:
+def load_of(routings: Routings) -> Tensor:
+    """int64 [L, E]"""
+    return torch.stack([expert_load(part).counts_LE for part in routings]).sum(dim=0)
+
+
+def specialised(restored: RestoredRun, window_WS: Tensor, routings: Routings) -> float:
     """`token_specialisation`, the mean over layers."""
-    token_WS = window_WS[:, :-1]
-    parts = [restored.model(part).routings for part in token_WS.split(WINDOWS)]
-    layers = {layer: torch.cat([part[layer].expert_TK for part in parts]) for layer in restored.model.routers}
+    token_T = window_WS[:, :-1].flatten()
     return statistics.mean(
-        token_specialisation(expert_TK, token_WS.flatten(), restored.model.routers[layer].experts)
-        for layer, expert_TK in layers.items()
+        token_specialisation(torch.cat([part[layer].expert_TK for part in routings]), token_T, router.experts)
+        for layer, router in restored.model.routers.items()
     )
 
 
@@ -149,6 +163,9 @@ def even_out(restored: RestoredRun, window_WS: Tensor) -> None:
 @click.option("--tokens", default=None, type=int, help="Tokens to train on; the quickstart's where it is not given.")
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1), help="Seeds a method.")
 @click.option("--measure", default=200_000, show_default=True, type=int, help="Tokens of each text to measure on.")
+@click.option(
+    "--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="A method; all if not given."
+)
 @runs_option
 @click.option("--set", "overrides", multiple=True, help="An override of the config, for all methods.")
 @json_option
@@ -156,6 +173,7 @@ def main(
     tokens: int | None,
     seeds: int,
     measure: int,
+    methods: tuple[str, ...],
     runs: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -165,16 +183,23 @@ def main(
         rows: list[dict[str, Any]] = [
             {"seed": seed, "method": name, **measured(trained(name, seed, given, runs or Path(folder)), measure)}
             for seed in range(seeds)
-            for name in METHODS
+            for name in methods or METHODS
         ]
+    finish("balance", rows, bars_of(rows), as_json, tokens=tokens or "quickstart", threads=torch.get_num_threads())
+
+
+def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """How even the load of two methods is, and what they cost beside the Switch loss, as far as they were measured."""
     bars: list[Bar] = []
     bits = {name: [row["heldout bits/byte"] for row in rows if row["method"] == name] for name in METHODS}
     for name in ("global-loss", "loss-free"):
-        violation = statistics.mean(row["MaxVio"] for row in rows if row["method"] == name)
-        bars.append(Bar(f"MaxVio of {name}", violation, 0.1, at_least=False))
-        worse = [ours / theirs - 1 for ours, theirs in zip(bits[name], bits["switch-loss"], strict=True)]
-        bars.append(Bar(f"bits of {name} over the Switch loss's", statistics.mean(worse), LEEWAY, at_least=False))
-    finish("balance", rows, bars, as_json, tokens=tokens or "quickstart", threads=torch.get_num_threads())
+        if bits[name]:
+            violation = statistics.mean(row["MaxVio"] for row in rows if row["method"] == name)
+            bars.append(Bar(f"MaxVio of {name}", violation, 0.1, at_least=False))
+        if bits[name] and bits["switch-loss"]:
+            worse = [ours / theirs - 1 for ours, theirs in zip(bits[name], bits["switch-loss"], strict=True)]
+            bars.append(Bar(f"bits of {name} over the Switch loss's", statistics.mean(worse), LEEWAY, at_least=False))
+    return bars
 
 
 if __name__ == "__main__":

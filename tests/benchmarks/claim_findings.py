@@ -1,21 +1,33 @@
 """What stored results say about claims: each function reads the result of one script.
 
 An interval decides. A claim about a figure is confirmed where the whole interval keeps it, refuted where none of it
+<<<<<<< HEAD
 does, and not decided in between; figures without an interval decide by themselves, and say so.
+=======
+does, and not decided in between. A figure without an interval decides by itself, and the page says that it has none.
+>>>>>>> claims16
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Sequence
+=======
+from collections.abc import Callable, Iterable, Mapping, Sequence
+>>>>>>> claims16
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.evaluate.paired import half_width
 
 Result = dict[str, Any]
+<<<<<<< HEAD
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decided"
+=======
+CONFIRMED, LIMITED, REFUTED, UNDECIDED = "confirmed", "within limits", "refuted", "not decided"
+>>>>>>> claims16
 EVEN = 0.05  # MaxVio
 EVEN_ENOUGH = 0.1  # MaxVio, the bar of balance.py
 NOTHING = 0.2  # percent of bits per byte
@@ -32,6 +44,12 @@ class Finding:
     verdict: str
 
 
+<<<<<<< HEAD
+=======
+Read = Callable[[Result], list[Finding]]
+
+
+>>>>>>> claims16
 def judged(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> str:
     """A claim that a figure, known to lie between `low` and `high`, is from `least` to `most`.
 
@@ -48,7 +66,11 @@ def figure(
 ) -> Finding:
     """A finding about a mean with the half width of its interval."""
     known = half or 0.0
+<<<<<<< HEAD
     interval = "none: too few samples" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
+=======
+    interval = "none" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
+>>>>>>> claims16
     verdict = judged(mean - known, mean + known, least=least, most=most)
     return Finding(of, f"{_number(mean)}{unit}", interval, verdict)
 
@@ -62,14 +84,20 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+<<<<<<< HEAD
 def over_seeds(of: str, values: Sequence[float], **limits: float) -> Finding:
     return figure(of, statistics.mean(values), half_width(values), **limits)
+=======
+def over_seeds(of: str, values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> Finding:
+    return figure(of, statistics.mean(values), half_width(values), least=least, most=most)
+>>>>>>> claims16
 
 
 def _values(result: Result, method: str, column: str) -> list[float]:
     return [row[column] for row in result["rows"] if row["method"] == method]
 
 
+<<<<<<< HEAD
 def faint_loss(result: Result) -> list[Finding]:
     """`balance.py`: whether a loss of 0.0001 makes experts even, and what they learned beyond an untrained router."""
     trained, untrained = (_values(result, "faint-loss", name) for name in ("specialisation", "of an untrained router"))
@@ -88,6 +116,21 @@ def faint_loss(result: Result) -> list[Finding]:
             least=math.ulp(0.0),
         ),
     ]
+=======
+def even_and_specialised(result: Result) -> list[Finding]:
+    """`balance.py`: whether experts are even by each method, and what they learned beyond an untrained router."""
+    found: list[Finding] = []
+    for method in dict.fromkeys(row["method"] for row in result["rows"]):
+        trained, untrained = (_values(result, method, name) for name in ("specialisation", "of an untrained router"))
+        learned = [one - other for one, other in zip(trained, untrained, strict=True)]
+        entropy = statistics.mean(_values(result, method, "entropy"))
+        even = f"{method}, balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy {entropy:.3f} of its maximum)"
+        figures = f"{statistics.mean(trained):.3f} is more than the {statistics.mean(untrained):.3f}"
+        special = f"{method}, specialised: {figures} of an untrained router by"
+        found.append(over_seeds(even, _values(result, method, "MaxVio"), most=EVEN_ENOUGH))
+        found.append(over_seeds(special, learned, least=math.ulp(0.0)))
+    return found
+>>>>>>> claims16
 
 
 def loss_free(result: Result) -> list[Finding]:
@@ -126,6 +169,7 @@ def muon(result: Result) -> list[Finding]:
 
 
 def _by_model(result: Result, column: str, unit: str, shown: str, least: float, most: float) -> Iterable[Finding]:
+<<<<<<< HEAD
     models = dict.fromkeys((row["model"], row["text"]) for row in result["rows"])
     for model in models:
         rows = [row for row in result["rows"] if (row["model"], row["text"]) == model]
@@ -144,6 +188,48 @@ def uneven_use(result: Result) -> list[Finding]:
     """`public_traces.py`: Gini coefficients, and how much busier the busiest expert is."""
     return [
         *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
+=======
+    """A finding for each model and text, of all its layers."""
+    for model, text in dict.fromkeys((row["model"], row["text"]) for row in result["rows"]):
+        rows = {row["layer"]: row for row in result["rows"] if (row["model"], row["text"]) == (model, text)}
+        found = {
+            layer: figure("", row[column], row.get(f"{column} +-"), unit, least=least, most=most)
+            for layer, row in rows.items()
+        }
+        yield Finding(
+            f"{shown}, {model} on {text}, {_layers(rows)}",
+            ", ".join(each.measured for each in found.values()),
+            "; ".join(dict.fromkeys(each.interval for each in found.values())),
+            _over_layers({layer: each.verdict for layer, each in found.items()}),
+        )
+
+
+def _over_layers(verdicts: Mapping[int, str]) -> str:
+    """One verdict of several layers.
+
+    >>> _over_layers({0: "refuted", 7: "confirmed", 15: "confirmed"})
+    'within limits: layers 7, 15'
+    >>> _over_layers({0: "refuted", 7: "not decided"}), _over_layers({0: "refuted"})
+    ('not decided', 'refuted')
+    """
+    if len(set(verdicts.values())) == 1:
+        return next(iter(verdicts.values()))
+    confirmed = [layer for layer, verdict in verdicts.items() if verdict == CONFIRMED]
+    return f"{LIMITED}: {_layers(confirmed)}" if confirmed else UNDECIDED
+
+
+def _layers(layers: Iterable[int]) -> str:
+    listed = list(layers)
+    return f"layer{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"
+
+
+def uneven_use(result: Result) -> list[Finding]:
+    """`public_traces.py`: Gini coefficients, and how much busier the busiest expert is."""
+    several = {"rows": [row for row in result["rows"] if row["samples"] > 1]}
+    return [
+        *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
+        *_by_model(several, "pooled gini", "", "Gini of all together", 0.2, 0.5),
+>>>>>>> claims16
         *_by_model(result, "most / mean", "", "busiest expert over the mean one", 3, 5),
     ]
 
@@ -214,6 +300,9 @@ def _own(verdict: str) -> str:
     word, _, rest = verdict.partition(": ")
     known = VERDICTS.get(word, word)
     return f"{known}: {rest}" if rest else known
+<<<<<<< HEAD
 
 
 Read = Callable[[Result], list[Finding]]
+=======
+>>>>>>> claims16

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 import torch
-from balance import METHODS, WINDOWS, heldout_windows, load, trained
+from balance import METHODS, heldout_windows, load_of, passed, trained
 from measure import finish, json_option, runs_option
 from quickstart import trained_run
 
@@ -60,11 +60,9 @@ def tuned(base: RestoredRun, method: str, tokens: int, runs: Path) -> RestoredRu
 def measured(restored: RestoredRun, tokens: int) -> dict[str, float]:
     """Bits per byte of held-out text, and how unevenly its tokens use the experts."""
     window_WS = heldout_windows(restored, tokens)
-    losses = [
-        restored.model.next_token_loss(part[:, :-1], part[:, 1:]).loss.item() for part in window_WS.split(WINDOWS)
-    ]
+    losses, routings = passed(restored, window_WS)
     text_bytes = int(restored.dataset.tokenizer().byte_lengths()[window_WS[:, 1:]].sum())
-    return {"bits/byte": bits_per_byte(losses, text_bytes), "gini": gini(load(restored, window_WS)).mean().item()}
+    return {"bits/byte": bits_per_byte(losses, text_bytes), "gini": gini(load_of(routings)).mean().item()}
 
 
 def reassigned(base: RestoredRun, tokens: int) -> dict[str, dict[str, float]]:

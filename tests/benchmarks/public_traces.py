@@ -42,11 +42,19 @@ FILES = {
 }
 
 
+NAMES = {
+    "mistral": "Mixtral-8x7B",
+    "olmoe": "OLMoE-1B-7B",
+    "olmoe-sft": "OLMoE-1B-7B-SFT",
+    "olmoe-dpo": "OLMoE-1B-7B-DPO",
+}
+
+
 def traces(folder: Path) -> Iterator[tuple[str, str, RoutingTrace]]:
     """Name, text and trace of each model; a step is a domain or a window."""
     for file, text in FILES.items():
         for name, trace in read_traces(folder / file).items():
-            yield name or file.split("_")[0], text, windowed(trace)
+            yield NAMES.get(name, name.rpartition("/")[2]), text, windowed(trace)
 
 
 def windowed(trace: RoutingTrace) -> RoutingTrace:

@@ -1,107 +1,197 @@
-"""Intervals by drawing samples anew, against what is known of means and ratios."""
+"""Intervals against what is known of shares, means and ratios, and against how often they cover the truth."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from penstock.eval_suite.intervals import bootstrap, ratio_interval
+from penstock.eval_suite.intervals import (
+    Intervals,
+    Scores,
+    Studentised,
+    clusters_of,
+    intervals_of,
+    ratio_interval,
+    share_interval,
+)
 from penstock.eval_suite.metrics import bits_per_byte_standard_error
+from penstock.hooks.contracts import Estimate, Interval
 
 
-def means(scores):
-    return {name: float(column_N.mean()) for name, column_N in scores.items()}
+def mean(scores: Scores) -> dict[str, float]:
+    return {"x": float(scores["x"].mean())}
 
 
-def test_the_standard_error_of_a_mean_is_the_known_one():
-    value_N = np.random.default_rng(0).normal(3, 2, 400)
-    interval = bootstrap(means, {"x": value_N}, seed=0)["x"]
-    expected = value_N.std(ddof=1) / 20
-    assert interval.standard_error == pytest.approx(expected, rel=0.1)
-    assert (interval.low, interval.high) == pytest.approx(
-        (value_N.mean() - 1.96 * expected, value_N.mean() + 1.96 * expected), abs=0.2 * expected
-    )
-    assert interval.samples == 400
+def covered(truth: float, draw: Callable[[], Interval | None], times: int) -> float:
+    found = [draw() for _ in range(times)]
+    return float(np.mean([each is not None and each.low <= truth <= each.high for each in found]))
+
+
+def of(column: list[float] | np.ndarray, estimate: Estimate, groups: list[str] | None = None) -> Interval:
+    scores = {"x": np.array(column, dtype=np.float64)}
+    found = intervals_of(lambda drawn: {"x": 0.0}, scores, groups=groups or (), estimates={"x": estimate})
+    return found.found["x"]
+
+
+@pytest.mark.parametrize(("right", "samples"), [(0, 50), (3, 60), (50, 50), (410, 1000)])
+def test_a_share_has_wilsons_interval(right: int, samples: int):
+    found = of([1.0] * right + [0.0] * (samples - right), Estimate("x"))
+    expected = stats.binomtest(right, samples).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.method.startswith("Wilson")
+
+
+@pytest.mark.parametrize(("right", "samples"), [(0, 1), (0, 9), (3, 9), (9, 9), (20, 49)])
+def test_a_share_of_few_samples_has_the_exact_interval(right: int, samples: int):
+    found = of([1.0] * right + [0.0] * (samples - right), Estimate("x"))
+    expected = stats.binomtest(right, samples).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.method.startswith("Clopper-Pearson (exact)")
+
+
+def test_a_mean_without_skewness_has_students_interval():
+    value_N = np.array([*range(-10, 11)], dtype=float)
+    found = ratio_interval(value_N, np.ones(21))
+    assert found is not None
+    expected = stats.t.interval(0.95, 20, value_N.mean(), stats.sem(value_N))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.standard_error == pytest.approx(stats.sem(value_N))
+    assert "fewer than 50 samples" in found.method
+
+
+def test_skewness_widens_an_interval_to_its_long_side_and_never_narrows_it():
+    value_N = np.random.default_rng(0).lognormal(0, 1, 60)
+    found = ratio_interval(value_N, np.ones(60))
+    assert found is not None
+    low, high = stats.t.interval(0.95, 59, value_N.mean(), stats.sem(value_N))
+    assert found.low == pytest.approx(low)
+    assert found.high > high + 0.1 * (high - low)
 
 
 def test_the_standard_error_of_a_ratio_is_that_of_the_ratio_estimator():
     draw = np.random.default_rng(1)
     byte_N = draw.integers(50, 500, 300).astype(float)
     nll_N = byte_N * draw.normal(1.2, 0.2, 300)
-
-    def bits(scores):
-        return {"bits": float(scores["nll"].sum() / math.log(2) / scores["bytes"].sum())}
-
-    interval = bootstrap(bits, {"nll": nll_N, "bytes": byte_N}, seed=0)["bits"]
-    expected = bits_per_byte_standard_error(nll_N, byte_N, np.arange(300))
-    assert interval.standard_error == pytest.approx(expected, rel=0.1)
+    found = ratio_interval(nll_N / math.log(2), byte_N)
+    assert found is not None
+    assert found.standard_error == pytest.approx(bits_per_byte_standard_error(nll_N, byte_N, np.arange(300)), rel=0.02)
 
 
-def test_a_share_is_covered_about_as_often_as_promised():
-    draw = np.random.default_rng(2)
-    found = [bootstrap(means, {"x": (draw.random(100) < 0.5).astype(float)}, seed)["x"] for seed in range(100)]
-    assert 88 <= sum(interval.low <= 0.5 <= interval.high for interval in found) <= 100
+def test_a_perplexity_has_the_interval_of_its_logarithm():
+    value_N = np.random.default_rng(2).normal(3, 1, 80)
+    plain, perplexity = of(value_N, Estimate("x")), of(value_N, Estimate("x", exponential=True))
+    assert (perplexity.low, perplexity.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
 
 
-def test_the_same_seed_draws_the_same_samples():
-    scores = {"x": np.random.default_rng(3).normal(size=50)}
-    assert bootstrap(means, scores, seed=4) == bootstrap(means, scores, seed=4)
-    assert bootstrap(means, scores, seed=4) != bootstrap(means, scores, seed=5)
+@pytest.mark.parametrize("samples", [50, 277])
+def test_a_skewed_mean_is_covered_as_often_as_promised(samples: int):
+    draw = np.random.default_rng(3)
+    ones = np.ones(samples)
+    assert 0.93 <= covered(math.exp(0.5), lambda: ratio_interval(draw.lognormal(0, 1, samples), ones), 3000) <= 0.97
 
 
-def test_one_sample_has_no_interval_and_neither_has_what_is_no_number():
-    assert bootstrap(means, {"x": np.array([1.0])}, seed=0) == {}
-    found = bootstrap(lambda scores: {**means(scores), "y": math.inf}, {"x": np.arange(9.0)}, seed=0)
-    assert found.keys() == {"x"}
-
-
-def drawn_documents(draw: np.random.Generator, skewed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def drawn_documents(draw: np.random.Generator, skewed: bool) -> tuple[np.ndarray, np.ndarray]:
     """Nats and bytes of 50 documents of log-normal length, whose ratio is 0.02."""
     byte_N = np.ceil(draw.lognormal(6, 1, 50))
     own_N = draw.exponential(1, 50) - 1 if skewed else draw.normal(0, 1, 50)
     return byte_N * (0.02 + 0.05 * own_N) + 0.3 * np.sqrt(byte_N) * draw.normal(0, 1, 50), byte_N
 
 
-def test_the_interval_of_a_ratio_covers_it_as_often_as_promised_at_50_documents():
+@pytest.mark.parametrize("skewed", [False, True])
+def test_a_ratio_is_covered_as_often_as_promised_at_50_documents(skewed: bool):
     draw = np.random.default_rng(5)
-    found = [ratio_interval(*drawn_documents(draw)) for _ in range(3000)]
-    covered = np.mean([each.low <= 0.02 <= each.high for each in found if each is not None])
-    assert 0.93 <= covered <= 0.97
+    assert 0.93 <= covered(0.02, lambda: ratio_interval(*drawn_documents(draw, skewed)), 3000) <= 0.97
 
 
-def test_skewed_documents_are_covered_less_often_but_more_often_than_by_the_bootstrap():
+def test_a_share_of_clusters_is_covered_as_often_as_promised_and_is_not_without_clusters():
     draw = np.random.default_rng(6)
-    documents = [drawn_documents(draw, skewed=True) for _ in range(150)]
-    jackknife = [ratio_interval(*each) for each in documents]
-    resampled = [bootstrap(ratios, {"nll": nll_N, "bytes": byte_N}, 0)["x"] for nll_N, byte_N in documents]
-    covered, by_bootstrap = (
-        np.mean([each.low <= 0.02 <= each.high for each in found if each is not None])
-        for found in (jackknife, resampled)
-    )
-    assert covered > by_bootstrap
-    assert covered >= 0.88
+    groups = [str(number // 10) for number in range(600)]
+
+    def right() -> np.ndarray:
+        return (draw.random(600) < np.repeat(draw.beta(4, 1, 60), 10)).astype(float)
+
+    cluster_N = clusters_of(groups, 600)
+    assert 0.93 <= covered(0.8, lambda: share_interval(right(), cluster_N), 2000) <= 0.97
+    assert covered(0.8, lambda: share_interval(right()), 500) < 0.85
 
 
-def ratios(scores):
-    return {"x": float(scores["nll"].sum() / scores["bytes"].sum())}
+def test_samples_of_no_group_vary_alone_and_a_single_group_does_not_count():
+    assert clusters_of(["", "a", "", "a", "b"], 5).tolist() == [0, 2, 1, 2, 3]
+    assert clusters_of(["a", "a", "a"], 3).tolist() == [0, 1, 2]
+    assert clusters_of([], 2).tolist() == [0, 1]
 
 
-def test_equal_weights_give_students_interval_of_a_mean():
-    value_N = np.random.default_rng(7).normal(3, 2, 20)
-    interval = ratio_interval(value_N, np.ones(20))
-    assert interval is not None
-    error = value_N.std(ddof=1) / math.sqrt(20)
-    assert interval.standard_error == pytest.approx(error)
-    assert interval.high == pytest.approx(value_N.mean() + 2.093024 * error)  # t of 19 degrees, of any table
-    assert interval.low == pytest.approx(value_N.mean() - 2.093024 * error)
+def test_equal_samples_of_each_cluster_count_once():
+    once = np.random.default_rng(7).normal(0, 1, 70)
+    groups = [str(number) for number in range(70) for _ in range(3)]
+    single, thrice = of(once, Estimate("x")), of(np.repeat(once, 3), Estimate("x"), groups)
+    assert (thrice.low, thrice.high, thrice.samples) == pytest.approx((single.low, single.high, single.samples))
+    assert "by cluster" in thrice.method
 
 
-def test_no_difference_has_an_interval_of_no_width():
-    interval = ratio_interval(np.zeros(9), np.arange(1.0, 10.0))
+def test_no_difference_has_an_interval_of_no_width_and_no_doubt():
+    found = Studentised.of(np.zeros(9), np.arange(1.0, 10.0))
+    assert found is not None
+    interval = found.interval()
     assert interval is not None
     assert (interval.low, interval.high, interval.standard_error) == (0, 0, 0)
+    assert found.p_value() == 1
+
+
+def test_the_test_of_a_difference_agrees_with_its_interval():
+    draw = np.random.default_rng(8)
+    for _ in range(300):
+        found = Studentised.of(draw.lognormal(0, 1, 60) - 1.2, draw.lognormal(0, 1, 60))
+        assert found is not None
+        interval = found.interval()
+        assert interval is not None
+        assert (found.p_value() < 0.05) == (not interval.low <= 0 <= interval.high)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [5.0, 0.0, 0.0], [100.0, 1.0, 1.0], [0.0, 0.0]])
 def test_a_ratio_that_one_sample_decides_has_no_interval(weights: list[float]):
     assert ratio_interval(np.ones(len(weights)), np.array(weights)) is None
+
+
+def median(scores: Scores) -> dict[str, float]:
+    return {"x": float(np.median(scores["x"]))}
+
+
+def resampled(value_N: np.ndarray, groups: list[str] | None = None, seed: int = 0) -> Intervals:
+    return intervals_of(mean, {"x": value_N}, groups=groups or (), seed=seed)
+
+
+def test_any_metric_has_the_interval_of_scipys_bootstrap():
+    value_N = np.random.default_rng(9).exponential(1, 80)
+    found = resampled(value_N).found["x"]
+    expected = stats.bootstrap((value_N,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0))
+    width = expected.confidence_interval.high - expected.confidence_interval.low
+    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.05 * width)
+    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.05 * width)
+    assert found.standard_error == pytest.approx(expected.standard_error, rel=0.05)
+
+
+def test_the_same_seed_draws_the_same_samples():
+    value_N = np.random.default_rng(10).normal(size=50)
+    assert resampled(value_N, seed=4) == resampled(value_N, seed=4)
+    assert resampled(value_N, seed=4) != resampled(value_N, seed=5)
+
+
+def test_groups_are_drawn_as_a_whole():
+    once = np.random.default_rng(11).normal(0, 1, 60)
+    groups = [str(number) for number in range(60) for _ in range(4)]
+    alone, together = resampled(once).found["x"], resampled(np.repeat(once, 4), groups).found["x"]
+    assert together.standard_error == pytest.approx(alone.standard_error, rel=0.1)
+    assert together.samples == 60
+
+
+def test_what_has_no_interval_says_why():
+    found = intervals_of(lambda scores: {**median(scores), "y": math.inf}, {"x": np.arange(60.0)})
+    assert (found.found.keys(), found.missing) == ({"x"}, {"y": "the metric is not a finite number"})
+    assert resampled(np.arange(49.0)).missing == {"x": "fewer than 50 samples"}
+    alone = intervals_of(mean, {"x": np.array([0.5])}, estimates={"x": Estimate("x")})
+    assert (alone.found, alone.missing) == ({}, {"x": "too few samples"})

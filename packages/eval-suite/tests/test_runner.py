@@ -16,6 +16,7 @@ from penstock.eval_suite.runner import prepare, run_task
 from penstock.hooks import ProblemError
 from penstock.hooks.contracts import (
     Answer,
+    Estimate,
     Generate,
     GenerateAnswer,
     Item,
@@ -62,7 +63,8 @@ class Asking:
         return [{"nll": _nats(answers[0])}]
 
     def total(self, scores: Mapping[str, Any], context: TaskContext) -> TaskResult:
-        return TaskResult({"asking.nats@mean": float(scores["nll"].mean())})
+        name = "asking.nats@mean"
+        return TaskResult({name: float(scores["nll"].mean())}, estimates={name: Estimate("nll")})
 
 
 def _nats(answer: Answer) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.utils.generic import ModelOutput as TransformersOutput
 
 from penstock.hooks.architecture import promised_positions
@@ -57,6 +58,16 @@ class Cache:
     real_BC: Tensor | None = None
 
 
+class RewindableCache(Cache):
+    """Of a family whose layers keep every position, so that the newest can be forgotten."""
+
+    def rewind(self, length: int) -> None:
+        """See `penstock.hooks.contracts.RewindableCache`."""
+        self.past.crop(length - self.length)
+        self.length = length
+        self.real_BC = None if self.real_BC is None else self.real_BC[:, :length]
+
+
 class HfModel(nn.Module):
     """The common part of models of every task: weights, roles, routers, precision.
 
@@ -85,11 +96,12 @@ class HfModel(nn.Module):
         return {site.layer: cast(Router, site) for site in self._sites}
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32, by the model's own head, including its bias, scale and cap, if any; fp64 of a model in it."""
+        """[..., V] fp32, or fp64 of hidden states in fp64, by the model's own head, including its bias, scale and cap,
+        if any."""
         hidden_BSD, shape = hidden_BSD.reshape(1, -1, hidden_BSD.shape[-1]), hidden_BSD.shape
         with self._precision(), _returning(body(self.network), hidden_BSD):
-            logits = self.network(input_ids=_zeros(hidden_BSD)).logits
-        return logits.to(torch.promote_types(torch.float32, logits.dtype)).view(*shape[:-1], -1)
+            output = self.network(input_ids=_zeros(hidden_BSD))
+        return _at_least_single(output.logits).view(*shape[:-1], -1)
 
     @property
     def head_weight_VD(self) -> Tensor | None:
@@ -176,9 +188,8 @@ class HfModel(nn.Module):
         weights.load_state(self.network, state)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        device = next(self.parameters()).device.type
-        narrow = self.compute_dtype not in (torch.float32, torch.float64)
-        return torch.autocast(device, dtype=self.compute_dtype if narrow else None, enabled=narrow)
+        device, casts = next(self.parameters()).device.type, self.compute_dtype in (torch.bfloat16, torch.float16)
+        return torch.autocast(device, dtype=self.compute_dtype if casts else None, enabled=casts)
 
     def _token_loss(self, output: ModelOutput, target_BS: Tensor, mask_BS: Tensor | None) -> LossOutput:
         """Sum of the nats of tokens in the mask. Logits exist only for one chunk of tokens at a time."""
@@ -219,7 +230,11 @@ class CausalModel(HfModel):
     def new_cache(self, batch: int, capacity: int) -> Cache | None:
         """An empty, growing key/value cache; None for families with another kind of state."""
         takes = inspect.signature(body(self.network).forward).parameters
-        return Cache(DynamicCache(config=self.network.config)) if "past_key_values" in takes else None
+        if "past_key_values" not in takes:
+            return None
+        past = DynamicCache(config=self.network.config)
+        keeps_all = all(type(layer) is DynamicLayer for layer in past.layers)
+        return RewindableCache(past) if keeps_all else Cache(past)
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""
@@ -270,7 +285,7 @@ class SequenceToSequenceModel(HfModel):
         encoder: Any = self.network.get_encoder()
         with self._precision(), _returning(encoder, hidden_BSD), _returning(body(self.network), hidden_BSD):
             output = self.network(input_ids=_zeros(hidden_BSD), decoder_input_ids=_zeros(hidden_BSD), use_cache=False)
-        return output.logits.float().view(*shape[:-1], -1)
+        return _at_least_single(output.logits).view(*shape[:-1], -1)
 
     def next_token_loss(self, inputs: Inputs | Tensor, target_BS: Tensor, mask_BS: Tensor | None = None) -> LossOutput:
         """Loss of `target_BS` given the decoder's earlier tokens and `inputs.encoder`."""
@@ -327,6 +342,10 @@ def body(network: PreTrainedModel) -> PreTrainedModel:
 def _returning(module: nn.Module, hidden_BSD: Tensor) -> AbstractContextManager[None]:
     """Makes a module return these hidden states for any input, so that only the layers above it compute."""
     return standing_in(module, lambda *_args, **_kwargs: _Hidden(last_hidden_state=hidden_BSD))
+
+
+def _at_least_single(logits_BSV: Tensor) -> Tensor:
+    return logits_BSV.to(torch.promote_types(torch.float32, logits_BSV.dtype))
 
 
 def _zeros(hidden_BSD: Tensor) -> Tensor:

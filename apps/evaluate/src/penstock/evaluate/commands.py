@@ -18,7 +18,7 @@ from penstock.run.directory import RunDirectory, stage
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
-ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "out")
+ONE_MODEL = ("sequence_length", "batch_size", "batch_invariant", "dtype", "answers", "samples", "against", "out")
 """Options of an evaluation that a comparison does not have."""
 
 
@@ -68,6 +68,11 @@ ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "out")
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Texts that the model reads at once.  [default: 16]")
 @click.option(
+    "--batch-invariant/--no-batch-invariant",
+    default=None,
+    help="Read each text alone, so that no bit of a figure depends on order or batch size (default: with --published).",
+)
+@click.option(
     "--dtype",
     type=click.Choice(get_args(Dtype)),
     help="Dtype that the model computes in (default: that of the run's training, fp32 for a FOLDER).",
@@ -76,6 +81,17 @@ ONE_MODEL = ("sequence_length", "batch_size", "dtype", "answers", "out")
     "--answers",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps the model's answers, so that nothing is computed twice (default: RUN/answers).",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write every prompt, answer and score to, as JSON lines.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True),
+    help="An earlier evaluation.json, or its file of --samples: print the differences, paired if there are samples. "
+    "Figures of other data or prompts are refused before the model is loaded.",
 )
 @click.option(
     "--out",
@@ -99,9 +115,12 @@ def evaluate(
     """
     chosen = _chosen(registry, tasks, options.pop("include_path"))
     _require_number(paths, compare, chosen)
+    from penstock.evaluate.samples import require_writable
+
     if compare:
         return _compare(paths, registry, chosen, as_json, options)
     out: Path | None = options.pop("out")
+    require_writable([out])
     result = _evaluation(paths[0], registry, chosen, options)
     if out is not None:
         write_record(out, result)

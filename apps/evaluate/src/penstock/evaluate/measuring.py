@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
+from penstock.eval_suite import precision
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import bootstrap
+from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.evaluation import (
     EarlierTask,
@@ -25,6 +26,7 @@ from penstock.evaluate.evaluation import (
     samples,
 )
 from penstock.evaluate.options import Dtype
+from penstock.evaluate.progress import TaskProgress
 from penstock.evaluate.provenance import Conditions
 from penstock.evaluate.questions import reliability_of, worst_of
 from penstock.hooks.contracts import Interval, LanguageModel
@@ -33,8 +35,6 @@ from penstock.run.records.evaluation import Baselines, Evaluation, TaskFigures
 from penstock.train.restore import Restored
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Measurement:
     conditions: Conditions
     answers: AnswerStore
     versions: Mapping[str, str]
-    progress: Progress | None = None
+    progress: TaskProgress
 
     def figures(self, model: LanguageModel) -> dict[str, TaskFigures]:
         """The figures of each task. What is in `answers` is not computed again."""
@@ -61,7 +61,9 @@ class Measurement:
             model,
             self.answers,
             batch_size=self.conditions.batch_size,
-            progress=partial(self.progress, name) if self.progress else None,
+            batch_invariant=self.conditions.batch_invariant,
+            whole=self.conditions.whole,
+            progress=partial(self.progress, name),
         )
         return TaskFigures(
             dict(result.metrics),
@@ -102,22 +104,26 @@ def evaluate_restored(restored: Restored, measurement: Measurement, heldout: np.
     )
 
 
-def compute_in(model: LanguageModel, dtype: Dtype) -> None:
+@contextmanager
+def computing_in(model: LanguageModel, dtype: Dtype) -> Iterator[None]:
     """Makes a model compute in a dtype; raises `ProblemError` for one that cannot."""
-    module: Any = model
-    if dtype == "fp64":
-        module.double()
-    if hasattr(module, "compute_dtype"):
-        module.compute_dtype = DTYPES[dtype]
-    elif dtype == "bf16":
+    if hasattr(model, "compute_dtype"):
+        with precision.computing_in(model, DTYPES[dtype]):
+            yield
+        return
+    if dtype != "fp32":  # contract 1 of architectures did not require it
         what = f"{type(model).__name__} computes only in fp32"
-        raise ProblemError(Problem("unsupported", what, "--dtype", "use fp32 or fp64"))
+        raise ProblemError(Problem("unsupported", what, "--dtype", "use fp32"))
+    yield
 
 
 def group_intervals(task: Prepared, answers: AnswerStore) -> dict[str, dict[str, Interval]]:
     """The intervals of each group's metrics."""
-    found = {
-        group: task.named(bootstrap(task.metrics_of, scores, task.context.seed))
-        for group, scores in task.scored(answers).by_group()
-    }
-    return {group: intervals for group, intervals in found.items() if intervals}
+    found: dict[str, dict[str, Interval]] = {}
+    scored = task.scored(answers)
+    estimates = task.task.total(scored.scores, task.context).estimates
+    for group, scores in scored.by_group():
+        intervals = intervals_of(task.metrics_of, scores, estimates=estimates, seed=task.context.seed).found
+        if intervals:
+            found[group] = task.named(intervals)
+    return found

@@ -25,8 +25,10 @@ class Shots(click.ParamType):
 @dataclass(frozen=True, slots=True)
 class Options:
     """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`. `sequence_length`,
-    `dtype` and `batch_size` are None for what the model was trained with, or reads at most. Answers are kept in the
-    folder `answers`; None: where the model keeps them, if anywhere."""
+    `dtype` and `batch_size` are None for what the model was trained with, or reads at most. With `batch_invariant`, no
+    bit of an answer depends on order or batch size. Answers are kept in the
+    folder `answers`; None: where the model keeps them, if anywhere. `samples` is a file to write every prompt, answer
+    and score to, and `against` one of an earlier evaluation to compare with."""
 
     shots: int | str | None = None
     limit: int | None = None
@@ -34,8 +36,11 @@ class Options:
     data: Path | None = None
     sequence_length: int | None = None
     batch_size: int | None = None
+    batch_invariant: bool | None = None
     dtype: Dtype | None = None
     answers: Path | None = None
+    samples: Path | None = None
+    against: Path | None = None
 
     def of_tasks(self) -> dict[str, Any]:
         """The arguments of `TaskContext`."""

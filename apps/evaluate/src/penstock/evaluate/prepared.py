@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from penstock.data_prep.dataset import TokenDataset
+from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.eval_suite.answers import AnswerStore
+from penstock.evaluate.against import against, require_same_questions
 from penstock.evaluate.evaluation import (
     PreparedTask,
     heldout_tokens,
@@ -17,13 +20,14 @@ from penstock.evaluate.evaluation import (
     rows_together,
     versions_of,
 )
-from penstock.evaluate.measuring import Measurement, compute_in, evaluate_model, evaluate_restored
+from penstock.evaluate.measuring import Measurement, computing_in, evaluate_model, evaluate_restored
 from penstock.evaluate.model_folder import ModelFolder
 from penstock.evaluate.options import Options
 from penstock.evaluate.progress import TaskProgress
 from penstock.evaluate.provenance import Conditions
+from penstock.evaluate.samples import Stored, of_contract_2, read_stored, require_writable, write_samples
 from penstock.hooks.architecture import architecture_settings
-from penstock.hooks.contracts import Array, TaskContext, Tokenizer
+from penstock.hooks.contracts import Array, TaskContext
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run import messages
@@ -41,6 +45,7 @@ class PreparedRun:
     tasks: dict[str, PreparedTask]
     heldout: Array | None
     options: Options
+    stored: Stored | None
 
     @classmethod
     def of(
@@ -50,7 +55,7 @@ class PreparedRun:
         options: Options,
         *,
         data: Callable[[], TokenDataset],
-        tokenizer: Callable[[], Tokenizer],
+        tokenizer: Callable[[], BpeTokenizer],
     ) -> PreparedRun:
         """`tokenizer` is read if there is no data."""
         found, missing = _found(data)
@@ -65,7 +70,7 @@ class PreparedRun:
             prepared = prepare_tasks(chosen, context)
         if missing is not None:
             messages.note(f"without baselines: {missing}")
-        return cls(chosen, prepared, heldout, options)
+        return cls(chosen, prepared, heldout, options, _stored(options, prepared, own.hash))
 
     def measure(self, restored: Restored, answers: Path | None = None) -> Evaluation:
         """Answers are kept in the folder `answers`, if there is one."""
@@ -76,11 +81,12 @@ class PreparedRun:
             restored.tokenizer.hash,
             json.dumps(identity, sort_keys=True),
             options.dtype or config.train.dtype,
-            _together(config.model, options),
+            **_batches(config.model, options),
         )
-        compute_in(restored.model, conditions.dtype)
-        with _measuring(self.tasks, self.chosen, conditions, options.answers or answers) as measurement:
-            return evaluate_restored(restored, measurement, self.heldout)
+        measurement = _measurement(self.tasks, self.chosen, conditions, options.answers or answers)
+        with computing_in(restored.model, conditions.dtype), measurement.progress:
+            result = evaluate_restored(restored, measurement, self.heldout)
+        return _finished(result, measurement, options, self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,7 @@ class PreparedFolder:
     chosen: Sequence[Choice]
     tasks: dict[str, PreparedTask]
     options: Options
+    stored: Stored | None
 
     @classmethod
     def of(cls, folder: ModelFolder, tasks: Sequence[Choice], options: Options) -> PreparedFolder:
@@ -103,7 +110,8 @@ class PreparedFolder:
             raise ProblemError(Problem("missing-value", what, str(folder.path), "give --sequence-length"))
         _require_positions(length, folder.positions)
         context = TaskContext(folder.tokenizer, None, length, **options.of_tasks())
-        return cls(folder, tasks, prepare_tasks(tasks, context), options)
+        prepared = prepare_tasks(tasks, context)
+        return cls(folder, tasks, prepared, options, _stored(options, prepared, folder.tokenizer.hash))
 
     def measure(self) -> Evaluation:
         options, folder = self.options, self.folder
@@ -113,27 +121,47 @@ class PreparedFolder:
             folder.tokenizer.hash,
             json.dumps(identity, sort_keys=True),
             options.dtype or "fp32",
-            _together(folder.architecture, options),
+            **_batches(folder.architecture, options),
         )
-        model = folder.load()
-        compute_in(model, conditions.dtype)
-        with _measuring(self.tasks, self.chosen, conditions, options.answers) as measurement:
-            return evaluate_model(model, folder.name, measurement)
+        measurement, model = _measurement(self.tasks, self.chosen, conditions, options.answers), folder.load()
+        with computing_in(model, conditions.dtype), measurement.progress:
+            result = evaluate_model(model, folder.name, measurement)
+        return _finished(result, measurement, options, self.stored)
 
 
-@contextmanager
-def _measuring(
+def _measurement(
     tasks: Mapping[str, PreparedTask], chosen: Sequence[Choice], conditions: Conditions, answers: Path | None
-) -> Iterator[Measurement]:
+) -> Measurement:
     store = AnswerStore() if answers is None else AnswerStore.in_folder(answers, conditions.key)
-    with TaskProgress() as progress:
-        yield Measurement(tasks, conditions, store, versions_of(chosen), progress)
+    return Measurement(tasks, conditions, store, versions_of(chosen), TaskProgress())
 
 
-def _together(architecture: Choice, options: Options) -> int:
-    """How many texts the model reads at once."""
+def _stored(options: Options, tasks: Mapping[str, PreparedTask], tokenizer: str) -> Stored | None:
+    """The evaluation to compare with; raises `ProblemError` if it is not of the same questions, and for a file of
+    samples that cannot be written."""
+    require_writable([options.samples])
+    if options.against is None:
+        return None
+    stored = read_stored(options.against)
+    require_same_questions(stored, of_contract_2(tasks), tokenizer)
+    return stored
+
+
+def _finished(result: Evaluation, measurement: Measurement, options: Options, stored: Stored | None) -> Evaluation:
+    """The result with what it was compared with; writes the file of samples."""
+    tasks = of_contract_2(measurement.tasks)
+    if stored is not None:
+        result = replace(result, against=against(stored, result, tasks, measurement.answers))
+    if options.samples is not None:
+        write_samples(options.samples, result, tasks, measurement.answers)
+    return result
+
+
+def _batches(architecture: Choice, options: Options) -> dict[str, Any]:
+    """How many texts the model reads at once, and what it may do with them."""
     most = rows_together(architecture)
-    return most if options.batch_size is None or most == 1 else options.batch_size
+    size = most if options.batch_size is None or most == 1 else options.batch_size
+    return {"batch_size": size, "batch_invariant": bool(options.batch_invariant), "whole": most == 1}
 
 
 def _require_positions(length: int, most: int | None) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from penstock.eval_suite.likelihood import device_of
+from penstock.eval_suite.likelihood import batch_dependent_routers, device_of
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.options import Dtype
-from penstock.hooks.contracts import BatchDependentRouter, LanguageModel, PartlyFrozen
+from penstock.hooks.contracts import LanguageModel
 from penstock.run.records.evaluation import Provenance
 
 PACKAGES = ("penstock-evaluate", "penstock-eval-suite", "torch", "numpy", "tokenizers", "transformers")
@@ -24,14 +24,16 @@ PACKAGES = ("penstock-evaluate", "penstock-eval-suite", "torch", "numpy", "token
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """How answers are computed. `weights` are the hashes of the model's files, by name; `tokenizer` is that of its
-    tokenizer's file. `identity` is all that an answer depends on beside its request, as text."""
+    tokenizer's file. `identity` is all that an answer depends on beside its request, as text. `whole`: see
+    `Prepared.run`."""
 
     weights: Mapping[str, str]
     tokenizer: str
     identity: str
     dtype: Dtype
     batch_size: int
-    batch_invariant: bool = False
+    batch_invariant: bool
+    whole: bool
 
     @property
     def key(self) -> str:
@@ -51,7 +53,7 @@ class Conditions:
             batch_invariant=self.batch_invariant,
             seed=context.seed,
             chat_template=None if context.chat is None else context.chat.sha256,
-            depends_on_batch=routers_among_others(model),
+            depends_on_batch=batch_dependent_routers(model),
             device=str(device_of(model)),
             versions=versions(),
         )
@@ -69,16 +71,6 @@ def data_hash(task: Prepared) -> str | None:
 def prompts_hash(task: Prepared) -> str:
     """Of all requests, in tokens."""
     return _digest([request for request, _ in each.requests] for each in task.asked)
-
-
-def routers_among_others(model: LanguageModel) -> list[str]:
-    """Layers whose router may choose other experts for a token among other tokens, with its class."""
-    own = [
-        f"layer {layer}: {type(router).__name__}"
-        for layer, router in sorted(getattr(model, "routers", {}).items())
-        if isinstance(router, BatchDependentRouter) and router.depends_on_batch
-    ]
-    return own + (routers_among_others(model.base) if isinstance(model, PartlyFrozen) else [])
 
 
 def versions() -> dict[str, str]:
@@ -116,6 +108,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
+        if value and all(type(each) is int for each in value):  # tokens: 56,000 prompts of MMLU have 40 million
+            return _plain(np.array(value))
         return [_plain(each) for each in value]
     raise TypeError(f"{type(value).__name__} has no value of its own")
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.eval_suite.intervals import Scores, bootstrap
+from penstock.eval_suite.intervals import Scores, intervals_of
 from penstock.hooks.architecture import require_next_token
+from penstock.hooks.contracts import Estimate
 from penstock.hooks.registry import Choice
 from penstock.run.checks import OWN_TASK
 from penstock.run.config import RunConfig
@@ -15,7 +16,17 @@ from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
-OF_TASKS = ("shots", "limit", "sequence_length", "batch_size", "dtype", "answers")
+OF_TASKS = (
+    "shots",
+    "limit",
+    "sequence_length",
+    "batch_size",
+    "batch_invariant",
+    "dtype",
+    "answers",
+    "samples",
+    "against",
+)
 """Options that say how tasks are asked."""
 
 
@@ -58,4 +69,6 @@ def task_figures(scores: TaskScores, seed: int) -> TaskFigures:
     details = {"examples": scores.examples, "files": dict(scores.files)}
     if scores.majority is not None:
         details["majority"] = scores.majority
-    return TaskFigures({**metrics_of(columns)}, details, bootstrap(metrics_of, columns, seed))
+    estimates = {f"{scores.task}.{name}": Estimate(f"{name}/values", f"{name}/weights") for name in names}
+    intervals = intervals_of(metrics_of, columns, estimates=estimates, seed=seed)
+    return TaskFigures({**metrics_of(columns)}, details, dict(intervals.found))

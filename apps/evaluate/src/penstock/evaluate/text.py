@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from penstock.cli import output
 from penstock.hooks.contracts import Interval
 from penstock.run.records.comparison import Comparison
-from penstock.run.records.evaluation import Evaluation, TaskFigures
+from penstock.run.records.evaluation import Against, Evaluation, TaskFigures
 
 
 def evaluation_text(result: Evaluation) -> str:
@@ -24,7 +24,20 @@ def evaluation_text(result: Evaluation) -> str:
     parts = [output.table((result.checkpoint, "value", "95 % interval"), rows)]
     if earlier := _rows({name: task for name, task in result.tasks.items() if name not in now}):
         parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
+    if result.against is not None:
+        parts.append(against_text(result.against))
     return "\n\n".join([*parts, *([samples] if samples else [])])
+
+
+def against_text(against: Against) -> str:
+    """The figures beside the stored ones."""
+    rows = [
+        (each.metric, f"{each.stored:.4f}", f"{each.now:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
+        for each in against.changes
+    ]
+    paired = "paired, question by question" if all(each.paired for each in against.changes) else "unpaired"
+    columns = (f"against {against.checkpoint}", "stored", "now", "difference", f"95 % interval, {paired}")
+    return output.table(columns, rows)
 
 
 def comparison_text(result: Comparison) -> str:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.eval_suite.intervals import Scores, ratio_interval
-from penstock.eval_suite.likelihood import Progress, depends_on_batch, evaluating
-from penstock.eval_suite.passes import require_vocabulary, scored_hidden, targets_of
+from penstock.eval_suite.likelihood import Progress, depends_on_batch, evaluating, scored_hidden, targets_of
+from penstock.eval_suite.passes import require_vocabulary
 from penstock.eval_suite.rows import Row
 from penstock.eval_suite.runner import BATCH_SIZE, Asked, Prepared
 from penstock.eval_suite.tasks import Stream
@@ -173,8 +173,9 @@ def _rows(asked: Asked) -> Iterator[Row]:
 
 def _both(baseline: LanguageModel, compressed: LanguageModel, rows: list[Row]) -> Mapping[str, Floats]:
     """What is summed of each prediction, [N] by name."""
-    hidden_ND, other_ND = scored_hidden(baseline, rows), scored_hidden(compressed, rows)
-    target_N, most = torch.from_numpy(targets_of(rows)), max(1, LOGITS_HELD // baseline.vocabulary_size)
+    texts = [row.token_S for row in rows], [row.scored for row in rows]
+    hidden_ND, other_ND = scored_hidden(baseline, *texts), scored_hidden(compressed, *texts)
+    target_N, most = torch.from_numpy(targets_of(*texts)), max(1, LOGITS_HELD // baseline.vocabulary_size)
     parts = [
         _compared(baseline.logits(one).double().cpu(), compressed.logits(other).double().cpu(), target)
         for one, other, target in zip(hidden_ND.split(most), other_ND.split(most), target_N.split(most), strict=True)

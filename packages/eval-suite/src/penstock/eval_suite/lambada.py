@@ -16,7 +16,16 @@ import numpy as np
 
 from penstock.eval_suite.prompts import continuation, refuse_shots
 from penstock.eval_suite.sources import DataSet, texts_of
-from penstock.hooks.contracts import Answer, Array, Item, Likelihood, LikelihoodAnswer, TaskContext, TaskResult
+from penstock.hooks.contracts import (
+    Answer,
+    Array,
+    Estimate,
+    Item,
+    Likelihood,
+    LikelihoodAnswer,
+    TaskContext,
+    TaskResult,
+)
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -52,7 +61,11 @@ class Lambada:
             {
                 "lambada.accuracy@openai-last-word": float(np.mean(scores["right"])),
                 "lambada.perplexity@openai-last-word": math.exp(nats) if nats < 700 else math.inf,
-            }
+            },
+            estimates={
+                "lambada.accuracy@openai-last-word": Estimate("right"),
+                "lambada.perplexity@openai-last-word": Estimate("nll", exponential=True),
+            },
         )
 
     def _passages(self, context: TaskContext) -> Iterator[tuple[str, str]]:

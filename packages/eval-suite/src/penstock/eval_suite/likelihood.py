@@ -22,6 +22,9 @@ from penstock.hooks.contracts import BatchDependentRouter, LanguageModel, Partly
 
 Progress = Callable[[int, int], None]
 
+HEAD_ROWS = 1024
+"""Positions whose logits are held at once: 0.2 GB in fp32 at 50,257 tokens, and as much again for their logarithms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -111,30 +114,83 @@ def window_nll(
     """One batch: for each row of tokens, the negative log-likelihood of `row[1 + scored:]` given all tokens before.
 
     The model is in evaluation mode. Rows may have unequal lengths: short ones are padded on the right, which a causal
-    model never sees; or rows are read one at a time, where they would compete for experts.
+    model never sees; or rows are read one at a time, where they would compete for experts. The head computes what
+    counts alone.
     """
     if len(token_rows) > 1 and depends_on_batch(model):
         return [window_nll(model, [row], [first])[0] for row, first in zip(token_rows, scored, strict=True)]
+    if any(scored):
+        likelihood_N, _ = head(model, scored_hidden(model, token_rows, scored), targets_of(token_rows, scored))
+        ends = np.cumsum([len(row) - 1 - first for row, first in zip(token_rows, scored, strict=True)])
+        return np.split(likelihood_N, ends[:-1])
+    token_BS = padded([row[:-1] for row in token_rows])
+    target_BS = padded([row[1:] for row in token_rows])
     lengths = [len(row) - 1 for row in token_rows]
-    token_BS = np.zeros((len(token_rows), max(lengths)), dtype=np.int64)
-    target_BS = np.zeros_like(token_BS)
-    mask_BS = np.zeros(token_BS.shape, dtype=bool)
-    for number, (row, first, length) in enumerate(zip(token_rows, scored, lengths, strict=True)):
-        token_BS[number, :length] = row[:-1]
-        target_BS[number, :length] = row[1:]
-        mask_BS[number, first:length] = True
+    mask_BS = np.arange(token_BS.shape[1]) < np.array(lengths)[:, None]
     device = device_of(model)
     output = model.next_token_loss(*(torch.from_numpy(array).to(device) for array in (token_BS, target_BS, mask_BS)))
     nll_BS = output.nll_BS.double().cpu().numpy()
-    return [nll_BS[number, first:length] for number, (first, length) in enumerate(zip(scored, lengths, strict=True))]
+    return [nll_BS[number, :length] for number, length in enumerate(lengths)]
+
+
+def scored_hidden(
+    model: LanguageModel, token_rows: Sequence[NDArray[np.integer]], scored: Sequence[int]
+) -> torch.Tensor:
+    """The hidden states [N, D] of the positions from `scored` on that predict a token of their row, one row after the
+    other."""
+    token_BS = torch.from_numpy(padded([row[:-1] for row in token_rows])).to(device_of(model))
+    hidden_BSD = model(token_BS).hidden_BSD
+    rows = enumerate(zip(token_rows, scored, strict=True))
+    return torch.cat([hidden_BSD[number, first : len(row) - 1] for number, (row, first) in rows])
+
+
+def targets_of(token_rows: Sequence[NDArray[np.integer]], scored: Sequence[int]) -> NDArray[np.int64]:
+    """The token [N] that each of these positions predicts."""
+    return np.concatenate([row[first + 1 :] for row, first in zip(token_rows, scored, strict=True)]).astype(np.int64)
+
+
+def head(
+    model: LanguageModel,
+    hidden_ND: torch.Tensor,
+    target_M: NDArray[np.int64],
+    position_M: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Nats of each target, and whether it is the likeliest token, of the hidden states `position_M` (None: of each, in
+    their order)."""
+    position_M = np.arange(len(target_M)) if position_M is None else position_M
+    nll_M, likeliest_M = np.empty(len(target_M)), np.empty(len(target_M), dtype=np.bool_)
+    for start in range(0, len(hidden_ND), HEAD_ROWS):
+        (inside,) = np.nonzero((position_M >= start) & (position_M < start + HEAD_ROWS))
+        log_NV = model.logits(hidden_ND[start : start + HEAD_ROWS]).log_softmax(dim=-1)
+        at, target = (torch.from_numpy(each[inside]).to(log_NV.device) for each in (position_M - start, target_M))
+        nll_M[inside] = -log_NV[at, target].double().cpu().numpy()
+        likeliest_M[inside] = (log_NV.argmax(dim=-1)[at] == target).cpu().numpy()
+    return nll_M, likeliest_M
+
+
+def padded(rows: Sequence[NDArray[np.integer]]) -> NDArray[np.int64]:
+    """[B, S], with zeros behind the shorter rows."""
+    token_BS = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for number, row in enumerate(rows):
+        token_BS[number, : len(row)] = row
+    return token_BS
 
 
 def depends_on_batch(model: LanguageModel) -> bool:
     """Whether a router of the model, or of its frozen base, may choose other experts for a token among other tokens."""
-    routers = getattr(model, "routers", {}).values()  # of a model that only predicts, there are none to ask
-    if any(isinstance(router, BatchDependentRouter) and router.depends_on_batch for router in routers):
-        return True
-    return isinstance(model, PartlyFrozen) and depends_on_batch(model.base)
+    return bool(batch_dependent_routers(model))
+
+
+def batch_dependent_routers(model: LanguageModel) -> list[str]:
+    """Those routers, such as `ExpertChoice in layer 1`; of a frozen base, `ExpertChoice in layer 1 of the base`."""
+    routers = getattr(model, "routers", {})  # of a model that only predicts, there are none to ask
+    found = [
+        f"{type(router).__name__} in layer {layer}"
+        for layer, router in routers.items()
+        if isinstance(router, BatchDependentRouter) and router.depends_on_batch
+    ]
+    base = batch_dependent_routers(model.base) if isinstance(model, PartlyFrozen) else []
+    return found + [f"{each} of the base" for each in base]
 
 
 def device_of(model: LanguageModel) -> torch.device:

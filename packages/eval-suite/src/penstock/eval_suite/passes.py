@@ -1,73 +1,135 @@
-"""The computation of a model for one batch of rows of the same kind.
+"""The computation of a model for batches of texts, one kind of rows at a time.
 
-Shape suffixes: B rows, S positions, D model width, N scored positions of all rows, V vocabulary.
+Shape suffixes: B rows, S positions, D model width, N scored positions of all rows, M targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penstock.eval_suite.likelihood import depends_on_batch, device_of, window_nll
+from penstock.eval_suite.likelihood import depends_on_batch, device_of, head, padded, window_nll
+from penstock.eval_suite.plan import Batch, Text
 from penstock.eval_suite.rows import Output, Row
 from penstock.hooks.contracts import (
-    Generate,
     LanguageModel,
     Likelihood,
     LikelihoodAnswer,
-    Request,
+    RewindableCache,
     Rolling,
     Tokenizer,
 )
 from penstock.hooks.problems import Problem, ProblemError
 
-HEAD_ROWS = 1024
-"""Positions whose logits are held at once: 0.2 GB in fp32 at 50,257 tokens."""
+
+class Passes:
+    """Computes batches, and keeps the cache of the beginning that their texts share from one batch to the next.
+
+    The model is in evaluation mode. With `alone`, it reads one text at a time, and the head computes one at a time; so
+    does a model whose routers depend on the batch. `capacity` is the most positions of a text.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, capacity: int, alone: bool = False) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._alone = alone
+        self._together = not alone and not depends_on_batch(model)
+        self._capacity = capacity
+        self._cache: Any = None
+        self._read: list[NDArray[np.integer]] = []
+
+    @torch.inference_mode()
+    def outputs(self, batch: Batch, rows: Mapping[str, Row]) -> dict[str, Output]:
+        """The output of each row of the batch. Raises `ProblemError` if a token is not in the model's vocabulary."""
+        tokens = [rows[key].token_S for key in batch.keys]
+        require_vocabulary(
+            self._model, min(int(each.min()) for each in tokens), max(int(each.max()) for each in tokens)
+        )
+        parts = [batch] if self._together or batch.ends else [Batch([text]) for text in batch.texts]
+        found: dict[str, Output] = {}
+        for part in parts:
+            found |= self._of_kind(part, rows)
+        return found
+
+    def _of_kind(self, batch: Batch, rows: Mapping[str, Row]) -> dict[str, Output]:
+        asked = [rows[key] for key in batch.keys]
+        if asked[0].kind is Likelihood:
+            return self._continuations(batch, rows)
+        if asked[0].kind is Rolling:
+            nll = window_nll(self._model, [row.token_S for row in asked], [row.scored for row in asked])
+            return dict(zip(batch.keys, nll, strict=True))
+        return dict(zip(batch.keys, self._generations(asked), strict=True))
+
+    def _continuations(self, batch: Batch, rows: Mapping[str, Row]) -> dict[str, Output]:
+        """Computes the head only for the positions that predict a continuation, once for all that they predict."""
+        hidden = self._hidden(batch)
+        if not self._alone:
+            return answers_at(self._model, batch.texts, hidden, rows)
+        alone = (answers_at(self._model, [text], [each], rows) for text, each in zip(batch.texts, hidden, strict=True))
+        return {key: answer for answers in alone for key, answer in answers.items()}
+
+    def _hidden(self, batch: Batch) -> list[torch.Tensor]:
+        """Of each text, the hidden states [N, D] from `scored` on."""
+        if batch.ends:
+            self._read_beginning(batch.texts[0].token_S, batch.ends)
+            return [self._behind(text, batch.ends[-1]) for text in batch.texts]
+        hidden_BSD = self._model(_on(self._model, padded([text.token_S for text in batch.texts]))).hidden_BSD
+        return [hidden_BSD[number, text.scored : len(text.token_S)] for number, text in enumerate(batch.texts)]
+
+    def _read_beginning(self, token_S: NDArray[np.integer], ends: Sequence[int]) -> None:
+        """Fills the cache with the parts up to each of `ends`, apart from the first ones that it holds already."""
+        if self._cache is None:
+            self._cache = self._model.new_cache(1, self._capacity)
+        parts = [token_S[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+        kept = 0
+        while kept < min(len(parts), len(self._read)) and np.array_equal(parts[kept], self._read[kept]):
+            kept += 1
+        self._cache.rewind(sum(map(len, parts[:kept])))
+        for part in parts[kept:]:
+            self._model(_on(self._model, padded([part])), cache=self._cache)
+        self._read = parts
+
+    def _behind(self, text: Text, start: int) -> torch.Tensor:
+        hidden_1SD = self._model(_on(self._model, padded([text.token_S[start:]])), cache=self._cache).hidden_BSD
+        self._cache.rewind(start)
+        return hidden_1SD[0, text.scored - start :]
+
+    def _generations(self, rows: Sequence[Row]) -> Sequence[Output]:
+        """All prompts have the same length, so models need no padding."""
+        token_BS = _on(self._model, padded([row.token_S for row in rows]))
+        stop_token = self._tokenizer.end_of_text
+        continued_BS = self._model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, stop_token=stop_token)
+        new_BS = continued_BS[:, token_BS.shape[1] :].tolist()
+        return [new[: new.index(stop_token)] if stop_token in new else new for new in new_BS]
 
 
-def compute(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """The output of each row. All rows have the same kind, and prompts the same length. The model is in evaluation
-    mode. If its routers depend on the batch, it reads one row at a time. Raises `ProblemError` if a token is not in the
-    model's vocabulary."""
-    require_vocabulary(model, min(int(row.token_S.min()) for row in rows), max(int(row.token_S.max()) for row in rows))
-    together = 1 if depends_on_batch(model) else len(rows)
-    batches = (rows[start : start + together] for start in range(0, len(rows), together))
-    return [output for batch in batches for output in _COMPUTE[batch[0].kind](model, batch, tokenizer)]
-
-
-def _windows(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    return window_nll(model, [row.token_S for row in rows], [row.scored for row in rows])
-
-
-@torch.inference_mode()
-def _continuations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """Computes the head only for the positions that predict a continuation."""
-    hidden_ND = scored_hidden(model, rows)
-    target_N = torch.from_numpy(targets_of(rows)).to(hidden_ND.device)
-    nll_N, likeliest_N = _head(model, hidden_ND, target_N)
-    ends = np.cumsum([len(row.token_S) - 1 - row.scored for row in rows])[:-1]
-    return [
-        LikelihoodAnswer(float(nll.sum()), bool(likeliest.all()))
-        for nll, likeliest in zip(np.split(nll_N, ends), np.split(likeliest_N, ends), strict=True)
+def answers_at(
+    model: LanguageModel, texts: Sequence[Text], hidden: Sequence[torch.Tensor], rows: Mapping[str, Row]
+) -> dict[str, Output]:
+    """The answers to the rows of texts whose hidden states from `scored` on are known."""
+    starts = np.cumsum([0, *map(len, hidden)])[:-1]
+    placed = [
+        (key, int(start) + rows[key].scored - text.scored)
+        for text, start in zip(texts, starts, strict=True)
+        for key in text.keys
     ]
+    targets = [rows[key].token_S[rows[key].scored + 1 :].astype(np.int64) for key, _ in placed]
+    positions = [np.arange(start, start + len(target)) for (_, start), target in zip(placed, targets, strict=True)]
+    nll_M, likeliest_M = head(model, torch.cat(list(hidden)), np.concatenate(targets), np.concatenate(positions))
+    ends = np.cumsum([len(target) for target in targets])[:-1]
+    return {
+        key: LikelihoodAnswer(float(nll.sum()), bool(likeliest.all()))
+        for (key, _), nll, likeliest in zip(placed, np.split(nll_M, ends), np.split(likeliest_M, ends), strict=True)
+    }
 
 
-def scored_hidden(model: LanguageModel, rows: Sequence[Row]) -> torch.Tensor:
-    """The hidden states of the scored positions of all rows, one row after the other."""
-    token_BS = np.zeros((len(rows), max(len(row.token_S) for row in rows) - 1), dtype=np.int64)
-    for number, row in enumerate(rows):
-        token_BS[number, : len(row.token_S) - 1] = row.token_S[:-1]
-    hidden_BSD = model(torch.from_numpy(token_BS).to(device_of(model))).hidden_BSD
-    return torch.cat([hidden_BSD[number, row.scored : len(row.token_S) - 1] for number, row in enumerate(rows)])
-
-
-def targets_of(rows: Sequence[Row]) -> NDArray[np.int64]:
-    """The token that each scored position predicts, one row after the other."""
-    return np.concatenate([row.token_S[row.scored + 1 :] for row in rows]).astype(np.int64)
+def shares_beginnings(model: LanguageModel) -> bool:
+    """Whether texts can be read one after the other behind a beginning that is read once."""
+    make = getattr(model, "new_cache", None)  # absent from a model that only predicts
+    return make is not None and not depends_on_batch(model) and isinstance(make(1, 1), RewindableCache)
 
 
 def require_vocabulary(model: LanguageModel, smallest: int, largest: int) -> None:
@@ -78,28 +140,5 @@ def require_vocabulary(model: LanguageModel, smallest: int, largest: int) -> Non
         raise ProblemError(Problem("vocabulary-mismatch", what, "tokenizer", "use the tokenizer of the model"))
 
 
-def _head(model: LanguageModel, hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[Any, Any]:
-    """Nats of each target, float64, and whether it is the likeliest token."""
-    nll_parts, likeliest_parts = [], []
-    for part_ND, part_N in zip(hidden_ND.split(HEAD_ROWS), target_N.split(HEAD_ROWS), strict=True):
-        logits_NV = model.logits(part_ND)
-        nll_parts.append(torch.nn.functional.cross_entropy(logits_NV, part_N, reduction="none").double())
-        likeliest_parts.append(logits_NV.argmax(dim=-1) == part_N)
-    return torch.cat(nll_parts).cpu().numpy(), torch.cat(likeliest_parts).cpu().numpy()
-
-
-@torch.inference_mode()
-def _generations(model: LanguageModel, rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Output]:
-    """All prompts have the same length, so models need no padding."""
-    token_BS = torch.from_numpy(np.stack([row.token_S for row in rows]).astype(np.int64)).to(device_of(model))
-    stop_token = tokenizer.end_of_text
-    continued_BS = model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, stop_token=stop_token)
-    new_BS = continued_BS[:, token_BS.shape[1] :].tolist()
-    return [new[: new.index(stop_token)] if stop_token in new else new for new in new_BS]
-
-
-_COMPUTE: Mapping[type[Request], Callable[[LanguageModel, Sequence[Row], Tokenizer], Sequence[Output]]] = {
-    Rolling: _windows,
-    Likelihood: _continuations,
-    Generate: _generations,
-}
+def _on(model: LanguageModel, token_BS: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(token_BS).to(device_of(model))

@@ -3,8 +3,8 @@
     prepared = prepare(task, context)                              # no model yet; raises problems of the data
     prepared.run(model, AnswerStore.in_folder(folder, weights))    # a second run computes nothing
 
-Rows are sorted by length, longest first, so that padding is small and a lack of memory shows at once. The batches
-depend only on the task and its context.
+Rows are sorted by length, longest first, so that padding is small and a lack of memory shows at once; what several
+begin with is read once (`plan`). The batches depend only on the task, its context and what kind of model it is.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import bootstrap
-from penstock.eval_suite.likelihood import Progress, evaluating
-from penstock.eval_suite.passes import compute
+from penstock.eval_suite.intervals import intervals_of
+from penstock.eval_suite.likelihood import Progress, batch_dependent_routers, device_of, evaluating
+from penstock.eval_suite.passes import Passes, shares_beginnings
+from penstock.eval_suite.plan import Batch, batches, invariant_batches
 from penstock.eval_suite.rows import Row, answer_of, is_cut, rows_of
-from penstock.hooks.contracts import Answer, Generate, Item, LanguageModel, Request, Task, TaskContext, TaskResult
+from penstock.hooks.contracts import Answer, FollowingUp, Item, LanguageModel, Request, Task, TaskContext, TaskResult
 from penstock.hooks.problems import Problem, ProblemError
 
 Value = TypeVar("Value")
 
 BATCH_SIZE = 16
 """Rows per batch: the default of `token_nll`, so that both give the same bits for a stream."""
+
+PASS_TOKENS, PASS_TOKENS_OF_GPU = 16, 1024
+"""A pass more costs as much as reading so many tokens more in a pass: on a CPU the weights come from memory again, on a
+GPU the kernels are launched again, for few rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +86,50 @@ class Prepared:
         answers: AnswerStore | None = None,
         *,
         batch_size: int = BATCH_SIZE,
+        batch_invariant: bool = False,
+        whole: bool = False,
         progress: Progress | None = None,
     ) -> TaskResult:
         """The metrics of a model, with their intervals over samples.
 
         Answers in `answers` are not computed again, and new ones are stored there. `progress(done, total)` is called
-        with numbers of rows, first with those already stored. Batches do not change a metric beyond rounding.
+        with numbers of rows, first with those already stored.
+
+        Batches, their order and shared beginnings do not change a metric beyond rounding; with `batch_invariant`, they
+        do not change a bit: each text is read alone, in passes that depend on it alone. `answers` should then hold no
+        others. `whole` is for a model whose routers do not promise to choose alike in any batch: texts are read alone,
+        and in one pass.
         """
         begun = time.perf_counter()
         answers = AnswerStore() if answers is None else answers
         with evaluating(model):
-            self._compute(model, answers, batch_size, progress)
+            plan = _Plan(model, self.context, batch_size, alone=batch_invariant or whole, whole=whole)
+            _compute(plan, self.asked, answers, progress)
+            followed = self._followed_up(answers)
+            if followed is not self.asked:
+                _compute(plan, followed, answers, progress)
         scored = self.scored(answers)
         result = self.task.total(scored.scores, self.context)
-        intervals = bootstrap(self.metrics_of, scored.scores, self.context.seed)
-        cut = sum(is_cut(request, self.context) for each in self.asked for request, _ in each.requests)
+        intervals = intervals_of(
+            self.metrics_of, scored.scores, groups=scored.group_N, estimates=result.estimates, seed=self.context.seed
+        )
+        cut = sum(is_cut(request, self.context) for each in followed for request, _ in each.requests)
         measured = {"items": len(self.asked), "cut_requests": cut, "seconds": time.perf_counter() - begun}
+        if intervals.missing:
+            measured["no_interval"] = self.named(intervals.missing)
+        if routers := batch_dependent_routers(model):
+            measured["batch_dependent_routers"] = routers
         return TaskResult(
             self.named(result.metrics),
             {**result.details, **measured},
-            self.named(intervals),
+            self.named(intervals.found),
             {group: self.named(self.metrics_of(scores)) for group, scores in scored.by_group()},
         )
 
     def answered(self, answers: AnswerStore) -> Iterator[Answered]:
         """Every item, from the answers that a run has stored."""
-        for each in self.asked:
-            given = [
-                answer_of(request, [answers[answers.key(row)] for row in rows], self.context.tokenizer)
-                for request, rows in each.requests
-            ]
+        for each in self._followed_up(answers):
+            given = self._given(each, answers)
             samples = self.task.score(each.item, given, self.context)
             yield Answered(each.item, [request for request, _ in each.requests], given, samples)
 
@@ -124,18 +143,6 @@ class Prepared:
         names = samples[0]
         return Scored({name: np.array([sample[name] for sample in samples], np.float64) for name in names}, group_N)
 
-    def _compute(self, model: LanguageModel, answers: AnswerStore, batch_size: int, progress: Progress | None) -> None:
-        rows = {answers.key(row): row for each in self.asked for _, rows in each.requests for row in rows}
-        done = sum(key in answers for key in rows)
-        _tell(progress, done, len(rows))
-        for batch in _batches(rows, batch_size):
-            missing = [key for key in batch if key not in answers]
-            if missing:
-                outputs = compute(model, [rows[key] for key in missing], self.context.tokenizer)
-                answers.add(dict(zip(missing, outputs, strict=True)))
-                done += len(missing)
-                _tell(progress, done, len(rows))
-
     def metrics_of(self, scores: Mapping[str, NDArray[np.float64]]) -> Mapping[str, float]:
         return self.task.total(scores, self.context).metrics
 
@@ -145,6 +152,23 @@ class Prepared:
             return dict(by_metric)
         part = f"first-{len(self.asked)}"
         return {f"{name}{'-' if '@' in name else '@'}{part}": value for name, value in by_metric.items()}
+
+    def _followed_up(self, answers: AnswerStore) -> Sequence[Asked]:
+        """The items with all that is asked about them, where the task asks about the answers too."""
+        if not isinstance(self.task, FollowingUp):
+            return self.asked
+        task, context = self.task, self.context
+        followed: list[Asked] = []
+        for each in self.asked:
+            more = task.follow_ups(each.item, self._given(each, answers), context)
+            followed.append(Asked(each.item, [*each.requests, *_with_rows(more, each.item, context)]))
+        return followed
+
+    def _given(self, asked: Asked, answers: AnswerStore) -> list[Answer]:
+        return [
+            answer_of(request, [answers[answers.key(row)] for row in rows], self.context.tokenizer)
+            for request, rows in asked.requests
+        ]
 
 
 def prepare(task: Task, context: TaskContext) -> Prepared:
@@ -163,21 +187,41 @@ def run_task(task: Task, model: LanguageModel, context: TaskContext, **options: 
 
 
 def _asked(task: Task, item: Item, context: TaskContext) -> Asked:
-    requests = task.requests(item, context)
-    return Asked(item, [(request, rows_of(request, context, f"item '{item.id}'")) for request in requests])
+    return Asked(item, _with_rows(task.requests(item, context), item, context))
 
 
-def _batches(rows: Mapping[str, Row], batch_size: int) -> Iterator[Sequence[str]]:
-    """Keys of rows that are computed together: of the same kind, and for prompts, of the same length."""
+def _with_rows(requests: Sequence[Request], item: Item, context: TaskContext) -> list[tuple[Request, Sequence[Row]]]:
+    return [(request, rows_of(request, context, f"item '{item.id}'")) for request in requests]
 
-    def group(key: str) -> tuple[str, int, int]:
-        row = rows[key]
-        return (row.kind.__name__, row.new_tokens, len(row.token_S) if row.kind is Generate else 0)
 
-    ordered = sorted(rows, key=lambda key: (group(key), -len(rows[key].token_S)))
-    for _, members in itertools.groupby(ordered, key=group):
-        while batch := list(itertools.islice(members, batch_size)):
-            yield batch
+class _Plan:
+    """Which batches a model reads for given rows, and the passes that compute them."""
+
+    def __init__(
+        self, model: LanguageModel, context: TaskContext, batch_size: int, *, alone: bool, whole: bool
+    ) -> None:
+        self.passes = Passes(model, context.tokenizer, capacity=context.sequence_length, alone=alone)
+        self._batch_size, self._alone = batch_size, alone
+        self._shares = not whole and shares_beginnings(model)
+        self._pass_tokens = PASS_TOKENS if device_of(model).type == "cpu" else PASS_TOKENS_OF_GPU
+
+    def batches(self, rows: Mapping[str, Row]) -> Iterator[Batch]:
+        if self._alone:
+            return invariant_batches(rows, self._batch_size, shares=self._shares)
+        return batches(rows, self._batch_size, self._pass_tokens if self._shares else None)
+
+
+def _compute(plan: _Plan, asked: Sequence[Asked], answers: AnswerStore, progress: Progress | None) -> None:
+    rows = {answers.key(row): row for each in asked for _, rows in each.requests for row in rows}
+    done = sum(key in answers for key in rows)
+    _tell(progress, done, len(rows))
+    for batch in plan.batches(rows):
+        missing = batch.without(answers)
+        if missing.texts:
+            outputs = plan.passes.outputs(missing, rows)
+            answers.add(outputs)
+            done += len(outputs)
+            _tell(progress, done, len(rows))
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:

@@ -32,6 +32,7 @@ from penstock.eval_suite.sources import hub_rows, local_file, read_text
 from penstock.hooks.contracts import (
     Answer,
     Array,
+    Estimate,
     Item,
     Rolling,
     RollingAnswer,
@@ -42,6 +43,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
+BITS_PER_BYTE = Estimate("nll", "bytes", scale=1 / math.log(2))
 WIKITEXT2_REPOSITORY = "Salesforce/wikitext"
 
 
@@ -80,6 +82,10 @@ class Heldout:
                 f"heldout.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
             details_of(scores),
+            estimates={
+                f"heldout.bits_per_byte@{convention}": BITS_PER_BYTE,
+                f"heldout.token_perplexity@{convention}": Estimate("nll", "tokens", exponential=True),
+            },
         )
 
 
@@ -132,6 +138,11 @@ class WikiText2:
                 f"wikitext2.token_perplexity@{convention}": _perplexity(scores, "tokens"),
             },
             {**details_of(scores), "words": round(float(scores["words"].sum()))},
+            estimates={
+                f"wikitext2.bits_per_byte@{convention}": BITS_PER_BYTE,
+                f"wikitext2.word_perplexity@{convention}": Estimate("nll", "words", exponential=True),
+                f"wikitext2.token_perplexity@{convention}": Estimate("nll", "tokens", exponential=True),
+            },
         )
 
 

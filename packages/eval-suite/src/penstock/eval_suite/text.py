@@ -18,7 +18,14 @@ import numpy as np
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.prompts import refuse_shots
 from penstock.eval_suite.sources import local_rows, read_text, texts_of
-from penstock.eval_suite.tasks import Stream, bytes_of_tokens, details_of, require_stride, stream_bits_per_byte
+from penstock.eval_suite.tasks import (
+    BITS_PER_BYTE,
+    Stream,
+    bytes_of_tokens,
+    details_of,
+    require_stride,
+    stream_bits_per_byte,
+)
 from penstock.hooks.contracts import Answer, Array, Item, Rolling, RollingAnswer, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock.hooks.json_lines import is_json_lines
@@ -66,7 +73,8 @@ class Text:
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         text = f"{self._label()}-{int(scores['text'][0]):08x}"
         convention = f"{text}-{window_convention(context.sequence_length, self._stride)}"
-        return TaskResult({f"text.bits_per_byte@{convention}": stream_bits_per_byte(scores)}, details_of(scores))
+        name = f"text.bits_per_byte@{convention}"
+        return TaskResult({name: stream_bits_per_byte(scores)}, details_of(scores), estimates={name: BITS_PER_BYTE})
 
     def _label(self) -> str:
         name = self._paths[0].name if len(self._paths) == 1 else f"{len(self._paths)}-paths"

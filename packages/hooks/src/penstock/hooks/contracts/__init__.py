@@ -41,6 +41,7 @@ from penstock.hooks.contracts.model import (
     Prediction,
     Publishable,
     Remembering,
+    RewindableCache,
     Started,
     TaskModel,
 )
@@ -165,6 +166,7 @@ __all__ = [
     "Remembering",
     "ReplaceableRouter",
     "Request",
+    "RewindableCache",
     "Rolling",
     "RollingAnswer",
     "Router",

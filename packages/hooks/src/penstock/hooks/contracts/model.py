@@ -141,12 +141,25 @@ class Generative(Protocol):
     def __call__(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput: ...
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32."""
+        """[..., V] fp32; fp64 where the hidden states are."""
         ...
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """What a pass over `batch` texts fills in place, for up to `capacity` positions, so that the next pass reads
         the tokens after them alone; it remembers which positions are padding. None: the model keeps no such state."""
+        ...
+
+
+@runtime_checkable
+class RewindableCache(Protocol):
+    """A cache of `Generative.new_cache` that can forget its newest positions, so that texts which begin alike are read
+    one after the other, and their common beginning once."""
+
+    length: int
+    """The positions that it holds."""
+
+    def rewind(self, length: int) -> None:
+        """Keeps the first `length` positions alone: the next pass has the bits that it would have had then."""
         ...
 
 

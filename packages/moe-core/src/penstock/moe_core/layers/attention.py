@@ -51,6 +51,11 @@ class KeyValueCache:
         self.length += positions
         self.real_BC = real_BC
 
+    def rewind(self, length: int) -> None:
+        """Forgets all but the first `length` positions; see `penstock.hooks.contracts.RewindableCache`."""
+        self.length = length
+        self.real_BC = None if self.real_BC is None else self.real_BC[:, :length]
+
 
 class Attention(nn.Module):
     """Self-attention of one layer, causal or in both directions."""

@@ -137,8 +137,8 @@ class CausalModel(SitedModel):
         return self.lm_head.weight is self.embed_tokens.weight
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
-        """[..., V] fp32; fp64 of hidden states in it."""
-        logits_BSV = self.lm_head(hidden_BSD)
+        """[..., V] fp32, or fp64 of hidden states in fp64."""
+        logits_BSV: Tensor = self.lm_head(hidden_BSD)
         return logits_BSV.to(torch.promote_types(torch.float32, logits_BSV.dtype))
 
     @property

@@ -85,6 +85,29 @@ class TaskFigures(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class FigureChange(Record):
+    """A figure of a task beside the one that was stored; `difference` is the new one less the stored one, and the
+    interval is its: of pairs of answers to the same question where `paired`."""
+
+    task: str
+    metric: str
+    stored: float
+    now: float
+    difference: float
+    interval: Interval | None
+    paired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Against(Record):
+    """The figures of an evaluation beside those of an earlier one, in `file`, of `checkpoint`."""
+
+    file: str
+    checkpoint: str
+    changes: list[FigureChange]
+
+
+@dataclass(frozen=True, slots=True)
 class HeldoutText(Record):
     """All held-out text of a run: the SHA-256 of its documents one after the other, their bytes and their number."""
 
@@ -148,6 +171,7 @@ class Evaluation(Record):
     performance: Performance | None = None
     seconds: float | None = None
     heldout_text: HeldoutText | None = field(default=None, metadata=ABSENT)
+    against: Against | None = field(default=None, metadata=ABSENT)
 
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:

@@ -1,0 +1,152 @@
+"""The file of `--samples`: JSON lines, first the evaluation, then each item with its prompts, answers and scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.eval_suite.answers import AnswerStore
+from penstock.eval_suite.runner import Answered, Prepared
+from penstock.evaluate.questions import gold_text, prompt_text
+from penstock.hooks.atomic import replacing
+from penstock.hooks.contracts import (
+    Answer,
+    GenerateAnswer,
+    Likelihood,
+    LikelihoodAnswer,
+    Request,
+    RollingAnswer,
+    Tokenizer,
+)
+from penstock.hooks.json_text import parse_json
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.records.evaluation import Evaluation
+from penstock.run.records.record import read_record
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An evaluation of a file, and the scores [N] of each task's samples by name, where the file has them."""
+
+    path: Path
+    evaluation: Evaluation
+    scores: Mapping[str, Scores]
+
+
+def write_samples(path: Path, result: Evaluation, tasks: Mapping[str, Prepared], answers: AnswerStore) -> None:
+    """Whole or not at all."""
+    with replacing(path) as file:
+        file.write(_line({"evaluation": result.to_json()}))
+        for name, task in tasks.items():
+            for each in task.answered(answers):
+                file.write(_line(sample_of(name, each, task.context.tokenizer)))
+
+
+def sample_of(task: str, each: Answered, tokenizer: Tokenizer) -> dict[str, Any]:
+    """An item as JSON."""
+    asked = zip(each.requests, each.answers, strict=True)
+    return {
+        "task": task,
+        "item": each.item.id,
+        "group": each.item.group,
+        "gold": gold_text(each.item.gold),
+        "answers": [
+            {"prompt": prompt_text(request, tokenizer), **_answer(request, answer, tokenizer)}
+            for request, answer in asked
+        ],
+        "scores": [{name: _number(value) for name, value in sample.items()} for sample in each.samples],
+    }
+
+
+def read_stored(path: Path) -> Stored:
+    """The file of `--samples`, an `evaluation.json`, or that of a run's folder. Raises `ProblemError` for anything
+    else."""
+    file = path / "evaluation.json" if path.is_dir() else path
+    lines = _lines(file)
+    first = next(lines, None)
+    if first is None or "evaluation" not in first:
+        found = read_record(Evaluation, file)
+        if found is None or not found.tasks:
+            raise ProblemError(_no_evaluation(file))
+        return Stored(file, found, {})
+    columns: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        for sample in line["scores"]:
+            own = columns.setdefault(line["task"], {})
+            for name, value in sample.items():
+                own.setdefault(name, []).append(math.nan if value is None else float(value))
+    scores = {task: {name: np.array(each) for name, each in own.items()} for task, own in columns.items()}
+    return Stored(file, Evaluation.from_json(first["evaluation"], str(file)), scores)
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; nothing of a file whose first line is none."""
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    value = parse_json(line)
+                except ValueError:
+                    if number == 1:
+                        return
+                    raise ProblemError(_damaged(file, number)) from None
+                if not isinstance(value, dict) or (number > 1 and not {"task", "scores"} <= value.keys()):
+                    raise ProblemError(_damaged(file, number))
+                yield value
+    except OSError as error:
+        what, fix = f"cannot be read ({error.strerror})", "give an evaluation.json, or a file of --samples"
+        raise ProblemError(Problem("missing-file", what, str(file), fix)) from error
+
+
+def _damaged(file: Path, number: int) -> Problem:
+    return Problem("damaged-file", "not a line of --samples", f"{file}:{number}", "write the file again")
+
+
+def _no_evaluation(file: Path) -> Problem:
+    return Problem("damaged-file", "not an evaluation", str(file), "give an evaluation.json, or a file of --samples")
+
+
+def _answer(request: Request, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
+    match request, answer:
+        case Likelihood(), LikelihoodAnswer():
+            asked = tokenizer.decode(request.continuation)
+            return {"asked": asked, "nats": _number(answer.nll), "likeliest": answer.likeliest}
+        case _, GenerateAnswer():
+            return {"answer": answer.text}
+        case _, RollingAnswer():
+            return {"tokens": len(answer.nll_N), "nats": _number(float(answer.nll_N.sum()))}
+    raise TypeError(f"{type(answer).__name__} is no answer to {type(request).__name__}")
+
+
+def _number(value: float) -> float | None:
+    """JSON has no numbers that are not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
+
+
+def of_contract_2(tasks: Mapping[str, Any]) -> dict[str, Prepared]:
+    """The tasks whose answers can be read item by item."""
+    return {name: task for name, task in tasks.items() if isinstance(task, Prepared)}
+
+
+def require_writable(paths: Sequence[Path | None]) -> None:
+    """Raises `ProblemError` for a file in a folder that is not there, before anything is computed."""
+    problems = [
+        Problem("missing-file", "the folder of the file was not found", str(path), "make it, or choose another")
+        for path in paths
+        if path is not None and not path.resolve().parent.is_dir()
+    ]
+    if problems:
+        raise ProblemError(problems)
