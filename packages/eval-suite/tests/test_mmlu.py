@@ -106,6 +106,39 @@ def test_texts_are_asked_for_as_in_its_continuation(tokenizer, tmp_path):
     assert first.document.answers == ("5", "6", "7", "8")
 
 
+@pytest.mark.parametrize(("folder", "answers"), [("default", "letters"), ("continuation", "texts")])
+@pytest.mark.parametrize("shots", [0, 5])
+def test_lm_evaluation_harness_asks_the_same(tokenizer, tmp_path, monkeypatch, folder, answers, shots):
+    """Its own task files build the prompts, from the same rows."""
+    harness = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    tasks = pytest.importorskip("lm_eval.tasks")
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = as_lines(tmp_path / "lines")
+    expected = {}
+    for subject in SUBJECTS:
+        for split in ("dev", "test"):
+            rows = [json.dumps(row) + "\n" for row in rows_of(split) if row["subject"] == subject]
+            (tmp_path / f"{subject}_{split}.jsonl").write_text("".join(rows))
+        file = Path(harness.__file__).parent / "tasks" / "mmlu" / folder / f"mmlu_{subject}.yaml"
+        (tmp_path / f"{subject}.yaml").write_text(
+            f"include: {file}\ntask: our_{subject}\ntag: ours\ndataset_path: json\ndataset_name: null\n"
+            f"dataset_kwargs:\n  data_files:\n    dev: {tmp_path}/{subject}_dev.jsonl\n"
+            f"    test: {tmp_path}/{subject}_test.jsonl\n"
+        )
+    manager = tasks.TaskManager(include_defaults=False, include_path=str(tmp_path))
+    for subject in SUBJECTS:
+        task = tasks.get_task_dict([f"our_{subject}"], manager)[f"our_{subject}"]
+        task.set_config("num_fewshot", shots)
+        task.build_all_requests(limit=None, rank=0, world_size=1)
+        for request in task.instances:
+            expected.setdefault(f"{subject}/{request.doc_id + 1}", []).append(request.args)
+    found = {
+        identity: [(prompt.text, f" {answer}") for answer in prompt.answers]
+        for identity, _, prompt, _ in asked(Mmlu(lines, answers=answers), context(tokenizer, shots=shots))
+    }
+    assert found == expected
+
+
 def test_every_layout_gives_the_same_questions(tokenizer, tmp_path):
     given = context(tokenizer)
     expected = asked(Mmlu(as_lines(tmp_path / "lines")), given)
