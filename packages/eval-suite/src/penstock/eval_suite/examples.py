@@ -10,8 +10,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from penstock.hooks.contracts import Generate, Message, TaskContext
+from penstock.hooks.contracts import ChatTemplate, Generate, Message, TaskContext
 from penstock.hooks.problems import Problem, ProblemError
+
+
+class UsedTemplate:
+    """A chat template that knows whether anything was written through it. A result with the template's hash would be
+    misleading if the task had not asked through it."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._used = False
+
+    @property
+    def sha256(self) -> str:
+        return self._template.sha256
+
+    @property
+    def shots_as_turns(self) -> bool:
+        return self._template.shots_as_turns
+
+    def write(self, messages: Sequence[Message]) -> str:
+        self._used = True
+        return self._template.write(messages)
+
+    def encode(self, text: str) -> list[int]:
+        return self._template.encode(text)
+
+    def require_used(self, task: str) -> None:
+        """Raises `ProblemError` if nothing was written."""
+        if not self._used:
+            what, fix = "the task asks nothing through a chat template", "leave out --chat-template"
+            raise ProblemError(Problem("no-chat", what, task, fix))
 
 
 @dataclass(frozen=True, slots=True)
