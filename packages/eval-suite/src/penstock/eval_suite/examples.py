@@ -52,15 +52,17 @@ class Example:
     answer: str
 
 
-def prompt_text(question: str, examples: Sequence[Example], context: TaskContext) -> str:
-    """Everything that the model reads before its answer. Raises `ProblemError` if the chat template fails."""
+def prompt_text(question: str, examples: Sequence[Example], context: TaskContext, about: str = "") -> str:
+    """Everything that the model reads before its answer; `about` says what all questions are, and is the message of
+    the system in a chat. Raises `ProblemError` if the chat template fails."""
     before = "".join(f"{each.question} {each.answer}\n\n" for each in examples)
     if context.chat is None:
-        return before + question
+        return about + before + question
+    system = [Message("system", about)] if about else []
     if not context.chat.shots_as_turns:
-        return context.chat.write([Message("user", before + question)])
+        return context.chat.write([*system, Message("user", before + question)])
     turns = [turn for each in examples for turn in (Message("user", each.question), Message("assistant", each.answer))]
-    return context.chat.write([*turns, Message("user", question)])
+    return context.chat.write([*system, *turns, Message("user", question)])
 
 
 def prompt_tokens(text: str, context: TaskContext) -> list[int]:
