@@ -200,6 +200,23 @@ def test_batch_invariant_answers_have_the_same_bits_in_any_order_and_company(nam
     assert [repr(answers_of(model, [each], batch_invariant=True)[0]) for each in asked] == expected
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_killed_anywhere_and_begun_again_has_the_same_bits(tmp_path, batch_invariant):
+    model, store = a_gpt(), tmp_path / "answers.jsonl"
+    prepared = prepare(Asking(*questions()), TaskContext(Numbers(), None, LENGTH))
+
+    def run() -> None:
+        prepared.run(model, AnswerStore("w", store), batch_size=2, batch_invariant=batch_invariant)
+
+    run()
+    whole = store.read_bytes()
+    ends = [position for position, byte in enumerate(whole, 1) if byte == ord("\n")]
+    for end in ends[::3]:
+        store.write_bytes(whole[: end + 7])
+        run()
+        assert store.read_bytes() == whole
+
+
 def test_a_common_beginning_is_read_once():
     model, read = a_gpt(), []
     model.register_forward_pre_hook(lambda _module, arguments: read.append(arguments[0].shape[1]))
