@@ -212,9 +212,12 @@ def test_a_damaged_line_of_samples_is_named(command, folders, data, tmp_path) ->
 def test_questions_go_through_a_template_and_the_record_names_it(command, folders, data, tmp_path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|>")
-    options = ("--task", "lambada", "--data", data)
+    options = ("--task", "{use: quality, prompts: [Gate], samples: 1, tokens: 4, temperature: 0}")
     result = command("evaluate", folders["gpt2"], *options, "--chat-template", template)
-    assert len(result["tasks"]["lambada"]["provenance"]["chat_template"]) == 64
+    assert len(result["tasks"]["quality"]["provenance"]["chat_template"]) == 64
+    assert all(name.endswith("-chat") for name in result["tasks"]["quality"]["metrics"])
+    with pytest.raises(ProblemError, match="asks nothing through a chat template"):
+        command("evaluate", folders["gpt2"], "--task", "lambada", "--data", data, "--chat-template", template)
     with pytest.raises(ProblemError, match="template"):
         command("evaluate", folders["gpt2"], *options, "--chat-template", "own")
     with pytest.raises(ProblemError, match="only a chat template has turns"):

@@ -248,3 +248,30 @@ def test_mmlu_itself_has_14042_questions_of_57_subjects(uniform_model, tokenizer
     assert sum(item.gold[0] for item in items) == sum(row["answer"] for row in rows)
     metrics = run_task(Mmlu(), uniform_model, TaskContext(tokenizer, None, 600, shots=0, data=data, limit=57)).metrics
     assert next(iter(metrics)) == "mmlu.accuracy@0-shot-first-57"
+
+
+class Tagged:
+    """A chat template by hand."""
+
+    sha256, shots_as_turns = "of the template", True
+
+    def __init__(self, tokenizer) -> None:
+        self.encode = tokenizer.encode
+
+    def write(self, messages) -> str:
+        return "".join(f"[{each.role}]{each.content}" for each in messages) + "[assistant]"
+
+
+def test_through_a_chat_template_the_answer_has_no_space_before_it(tokenizer, tmp_path, uniform_model):
+    """As lm-evaluation-harness: the description is the system's message, an example a turn of each side."""
+    given = context(tokenizer, shots=1, chat=Tagged(tokenizer))
+    task = Mmlu(as_lines(tmp_path))
+    first = next(iter(task.items(given)))
+    assert first.document.text == (
+        "[system]The following are multiple choice questions (with answers) about abstract algebra.\n\n"
+        '[user]What, in "abstract_algebra", is 0?\nA. 0\nB. 1\nC. 2\nD. 3\nAnswer:[assistant]A'
+        '[user]What, in "abstract_algebra", is 5?\nA. 5\nB. 6\nC. 7\nD. 8\nAnswer:[assistant]'
+    )
+    asked = task.requests(first, given)
+    assert [tokenizer.decode(each.continuation) for each in asked] == ["A", "B", "C", "D"]
+    assert next(iter(run_task(task, uniform_model, given).metrics)).endswith("1-shot-chat")
