@@ -100,6 +100,11 @@ def documents(own: Callable[[Draw, int], NDArray[np.float64]]) -> Callable[[Draw
     return drawn
 
 
+def perplexity_of_documents(draw: Draw, samples: int) -> Drawn:
+    token_N = np.ceil(draw.lognormal(5, 1, samples))
+    return {"x": token_N * draw.normal(3, 0.4, samples), "w": token_N}, (), math.exp(3)
+
+
 def easier(draw: Draw, samples: int) -> Drawn:
     """Long documents need fewer nats per byte; the truth is the mean of a power of a log-normal length."""
     byte_N = draw.lognormal(6, 1, samples)
@@ -182,7 +187,7 @@ CASES = (
     Case("perplexity of last words", last_words, Estimate("x", exponential=True)),
     Case("nats per byte", documents(lambda draw, n: draw.normal(0, 1, n)), Estimate("x", "w")),
     Case("nats per byte, skewed", documents(lambda draw, n: draw.exponential(1, n) - 1), Estimate("x", "w")),
-    Case("perplexity by byte", documents(lambda draw, n: draw.normal(0, 1, n)), Estimate("x", "w", exponential=True)),
+    Case("perplexity of documents", perplexity_of_documents, Estimate("x", "w", exponential=True)),
     Case("nats per byte, less in long texts", easier, Estimate("x", "w"), bar=False),
     Labels(0.8, SIZES),
     Labels(0.95, SIZES[:2], bar=False),
