@@ -70,7 +70,7 @@ class Case:
 def coverage(name: str, samples: int, covered: Sequence[bool], bar: bool) -> Row:
     share = float(np.mean(covered))
     error = math.sqrt(share * (1 - share) / len(covered))
-    return {"intervals": name, "samples": samples, "covered": share, "+-": error, "bar": bar}
+    return {"simulated": name, "samples": samples, "figure": "covered", "value": share, "+-": error, "held": bar}
 
 
 def share(low: float, high: float) -> Callable[[Draw, int], Drawn]:
@@ -234,7 +234,8 @@ def false_differences(simulations: int) -> Iterator[Row]:
             found = [compared(*drawn(draw, samples), estimate) for _ in range(simulations)]
             said = float(np.mean([each.p_value is not None and each.p_value < 0.05 for each in found]))
             error = math.sqrt(said * (1 - said) / simulations)
-            yield {"equal models": name, "samples": samples, "said to differ": said, "+-": error}
+            row = {"simulated": f"equal models: {name}", "samples": samples, "figure": "said to differ"}
+            yield {**row, "value": said, "+-": error, "held": True}
 
 
 def narrower(simulations: int, samples: int = 277) -> Iterator[Row]:
@@ -246,7 +247,8 @@ def narrower(simulations: int, samples: int = 277) -> Iterator[Row]:
             interval = compared({"x": one_N}, {"x": other_N}, Estimate("x")).interval
             apart = 2 * 1.96 * math.hypot(stats.sem(one_N), stats.sem(other_N))
             times += [apart / (interval.high - interval.low)] if interval else []
-        yield {"correlation of scores": correlation, "paired is narrower by": float(np.median(times))}
+        row = {"simulated": f"pairs of correlation {correlation}", "samples": samples, "figure": "times narrower"}
+        yield {**row, "value": float(np.median(times)), "+-": "", "held": True}
 
 
 @click.command(help=__doc__)
@@ -256,16 +258,15 @@ def main(simulations: int, as_json: bool) -> None:
     covered = [row for case in CASES for row in case.rows(simulations)]
     false = list(false_differences(simulations))
     pairing = list(narrower(simulations))
-    held = [row["covered"] for row in covered if row["bar"]]
+    held = [row["value"] for row in covered if row["held"]]
     bars = [
         Bar("least coverage", min(held), LOW),
         Bar("most coverage", max(held), HIGH, at_least=False),
-        Bar("equal models said to differ, most", max(row["said to differ"] for row in false), FALSE, at_least=False),
-        Bar("pairing at a correlation of 0.9, times narrower", pairing[3]["paired is narrower by"], 3),
+        Bar("equal models said to differ, most", max(row["value"] for row in false), FALSE, at_least=False),
+        Bar("pairing at a correlation of 0.9, times narrower", pairing[3]["value"], 3),
     ]
     extremes = {samples: "{:.1%} to {:.1%}".format(*wilson_extremes(samples)) for samples in SIZES}
-    rows = [{**row, "bar": "" if row["bar"] else "none"} for row in covered]
-    finish("intervals", [*rows, *false, *pairing], bars, as_json, simulations=simulations, wilson=extremes)
+    finish("intervals", [*covered, *false, *pairing], bars, as_json, simulations=simulations, wilson=extremes)
 
 
 if __name__ == "__main__":
