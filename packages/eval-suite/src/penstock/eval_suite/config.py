@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,3 +198,33 @@ class Gsm8kConfig(Schema):
             rows = (f'{{"question": "{n}+1?", "answer": "#### {n + 1}"}}\n' for n in numbers)
             (folder / f"{split}.jsonl").write_text("".join(rows))
         return {"path": str(folder), "tokens": 8}
+
+
+class QualityConfig(Schema):
+    """`quality`: what a model writes after prompts."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts; none means those of `path`, or of the run's config (`evaluate.prompts`)."""
+    path: InputPath | None = None
+    """A file of prompts: JSON lines or CSV with a header, plain or compressed, or Parquet."""
+    column: str = "prompt"
+    """The column of the prompt in `path`."""
+    samples: int = Field(default=4, gt=0)
+    """Texts for each prompt."""
+    tokens: int = Field(default=128, gt=0)
+    """The most tokens of a text."""
+    temperature: float = Field(default=0.8, ge=0)
+    """0 takes the likeliest token each time, which gives one text: set `samples: 1`."""
+    self_bleu: bool = True
+    """Whether to compare the texts of a prompt by BLEU, which needs the package sacrebleu (the extra `bleu`)."""
+
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.temperature == 0 and self.samples > 1:
+            yield ("samples",), f"must be 1 at temperature 0, not {self.samples}: all texts would be the same"
+        if self.prompts and self.path is not None:
+            yield ("path",), "is not read beside `prompts`: leave one of them out"
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        prompts = [f"Mill {number}" for number in range(4)]
+        return {"prompts": prompts, "samples": 2, "tokens": 8, "self_bleu": False}

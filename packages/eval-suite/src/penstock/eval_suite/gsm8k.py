@@ -23,7 +23,7 @@ from penstock.eval_suite.examples import (
     require_room,
 )
 from penstock.eval_suite.sources import DataSet, Row, compressed_or_not, text_of
-from penstock.hooks.contracts import Answer, Array, Generate, GenerateAnswer, Item, TaskContext, TaskResult
+from penstock.hooks.contracts import Answer, Array, Estimate, Generate, GenerateAnswer, Item, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -78,11 +78,10 @@ class Gsm8k:
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         length = "" if self._tokens == TOKENS else f"-{self._tokens}-tokens"
         how = f"{int(scores['shots'][0])}-shot{length}{convention(context)}"
+        columns = {f"gsm8k.exact_match@strict-{how}": "right", f"gsm8k.exact_match@flexible-{how}": "right_flexible"}
         return TaskResult(
-            {
-                f"gsm8k.exact_match@strict-{how}": float(np.mean(scores["right"])),
-                f"gsm8k.exact_match@flexible-{how}": float(np.mean(scores["right_flexible"])),
-            }
+            {name: float(np.mean(scores[column])) for name, column in columns.items()},
+            estimates={name: Estimate(column) for name, column in columns.items()},
         )
 
     def _request(self, question: str, examples: Sequence[Example], context: TaskContext) -> Generate:

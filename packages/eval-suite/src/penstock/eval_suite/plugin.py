@@ -95,4 +95,14 @@ def tasks() -> list[Component]:
             contract=2,
             reference="https://arxiv.org/abs/2110.14168",
         ),
+        Component(
+            kind="task",
+            name="quality",
+            target="penstock.eval_suite.quality:Quality",
+            config="penstock.eval_suite.config:QualityConfig",
+            summary="How varied, repetitive, long and likely the texts are that a model writes after prompts.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+            reference="https://arxiv.org/abs/1908.04319",
+        ),
     ]
