@@ -19,6 +19,7 @@ from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
 ONE_MODEL = (
+    "published",
     "chat_template",
     "shots_in_one_turn",
     "sequence_length",
@@ -52,6 +53,11 @@ ONE_MODEL = (
     "--include-path",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder with YAML files of your own tasks, for --task lm-eval:NAME.",
+)
+@click.option(
+    "--published",
+    metavar="MODEL",
+    help="Run the tasks of the figures that others published of MODEL, such as gpt2, and print both.",
 )
 @click.option(
     "--shots",
@@ -143,11 +149,25 @@ def evaluate(
         return _compare(paths, registry, chosen, as_json, options)
     out: Path | None = options.pop("out")
     require_writable([out])
-    result = _evaluation(paths[0], registry, chosen, options)
+    published: str | None = options.pop("published")
+    if published is None:
+        result = _evaluation(paths[0], registry, chosen, options)
+    else:
+        result = _published(published, paths[0], registry, chosen, options)
     if out is not None:
         write_record(out, result)
     output.print_result(result, as_json, lambda: evaluation_text(result))
     return result.to_json()
+
+
+def _published(
+    model: str, path: Path, registry: Registry, tasks: Sequence[Choice], options: Mapping[str, Any]
+) -> Evaluation:
+    from penstock.evaluate.published import published_options, published_tasks, require_weights, with_published
+
+    require_weights(model, path)
+    chosen = published_tasks(model, tasks, registry)
+    return with_published(model, _evaluation(path, registry, chosen, published_options(model, options)))
 
 
 def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options: Mapping[str, Any]) -> Evaluation:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from penstock.cli import output
 from penstock.hooks.contracts import Interval
 from penstock.run.records.comparison import ComparedMetric, Comparison
-from penstock.run.records.evaluation import Against, Evaluation, TaskFigures
+from penstock.run.records.evaluation import Against, Evaluation, PublishedFigure, TaskFigures
 
 
 def evaluation_text(result: Evaluation) -> str:
@@ -26,7 +26,25 @@ def evaluation_text(result: Evaluation) -> str:
         parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
     if result.against is not None:
         parts.append(against_text(result.against))
+    if result.published is not None:
+        parts.append(published_text(result.published))
     return "\n\n".join([*parts, *([samples] if samples else [])])
+
+
+def published_text(figures: Sequence[PublishedFigure]) -> str:
+    """Published figures beside ours."""
+    rows = [
+        (
+            each.metric,
+            f"{each.published:g}",
+            "" if each.ours is None else f"{each.ours:.4f}",
+            "" if each.difference is None else f"{each.difference:+.4g}",
+            "" if each.agrees is None else "yes" if each.agrees else "no",
+            each.source,
+        )
+        for each in figures
+    ]
+    return output.table(("metric", "published", "ours", "difference", "agrees", "source"), rows)
 
 
 def against_text(against: Against) -> str:
