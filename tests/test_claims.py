@@ -56,6 +56,15 @@ def test_a_claim_without_a_result_is_not_measured(claims):
     assert page.count("| not measured |") == page.count("**Not measured**") == len(claims.CLAIMS)
 
 
+def test_a_claim_that_holds_for_some_figures_is_confirmed_within_limits(claims):
+    figures = {word: claims.Finding("a", "1", "none", word) for word in claims.ORDER}
+    confirmed, limited, refuted, undecided = (figures[word] for word in claims.ORDER)
+    assert claims.summary_of([refuted, refuted]) == "refuted"
+    assert claims.summary_of([refuted, confirmed]) == "within limits: of 2 figures 1 confirmed, 1 refuted"
+    assert claims.summary_of([undecided, limited]).startswith("within limits: ")
+    assert claims.summary_of([undecided, refuted]).startswith("not decided: ")
+
+
 def test_a_claim_that_can_be_answered_names_a_script_that_keeps_its_result(claims):
     for claim in claims.CLAIMS.values():
         if claim.read is not None:

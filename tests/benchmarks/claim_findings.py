@@ -1,33 +1,21 @@
 """What stored results say about claims: each function reads the result of one script.
 
 An interval decides. A claim about a figure is confirmed where the whole interval keeps it, refuted where none of it
-<<<<<<< HEAD
-does, and not decided in between; figures without an interval decide by themselves, and say so.
-=======
 does, and not decided in between. A figure without an interval decides by itself, and the page says that it has none.
->>>>>>> claims16
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Sequence
-=======
 from collections.abc import Callable, Iterable, Mapping, Sequence
->>>>>>> claims16
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.evaluate.paired import half_width
 
 Result = dict[str, Any]
-<<<<<<< HEAD
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "not decided"
-=======
 CONFIRMED, LIMITED, REFUTED, UNDECIDED = "confirmed", "within limits", "refuted", "not decided"
->>>>>>> claims16
 EVEN = 0.05  # MaxVio
 EVEN_ENOUGH = 0.1  # MaxVio, the bar of balance.py
 NOTHING = 0.2  # percent of bits per byte
@@ -44,12 +32,9 @@ class Finding:
     verdict: str
 
 
-<<<<<<< HEAD
-=======
 Read = Callable[[Result], list[Finding]]
 
 
->>>>>>> claims16
 def judged(low: float, high: float, *, least: float = -math.inf, most: float = math.inf) -> str:
     """A claim that a figure, known to lie between `low` and `high`, is from `least` to `most`.
 
@@ -66,11 +51,7 @@ def figure(
 ) -> Finding:
     """A finding about a mean with the half width of its interval."""
     known = half or 0.0
-<<<<<<< HEAD
-    interval = "none: too few samples" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
-=======
     interval = "none" if half is None else f"{_number(mean - known)} to {_number(mean + known)}{unit}"
->>>>>>> claims16
     verdict = judged(mean - known, mean + known, least=least, most=most)
     return Finding(of, f"{_number(mean)}{unit}", interval, verdict)
 
@@ -84,39 +65,14 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-<<<<<<< HEAD
-def over_seeds(of: str, values: Sequence[float], **limits: float) -> Finding:
-    return figure(of, statistics.mean(values), half_width(values), **limits)
-=======
 def over_seeds(of: str, values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> Finding:
     return figure(of, statistics.mean(values), half_width(values), least=least, most=most)
->>>>>>> claims16
 
 
 def _values(result: Result, method: str, column: str) -> list[float]:
     return [row[column] for row in result["rows"] if row["method"] == method]
 
 
-<<<<<<< HEAD
-def faint_loss(result: Result) -> list[Finding]:
-    """`balance.py`: whether a loss of 0.0001 makes experts even, and what they learned beyond an untrained router."""
-    trained, untrained = (_values(result, "faint-loss", name) for name in ("specialisation", "of an untrained router"))
-    learned = [one - other for one, other in zip(trained, untrained, strict=True)]
-    entropy = statistics.mean(_values(result, "faint-loss", "entropy"))
-    return [
-        over_seeds(
-            f"balanced: MaxVio at most {EVEN_ENOUGH:g} (entropy is {entropy:.3f} of its maximum)",
-            _values(result, "faint-loss", "MaxVio"),
-            most=EVEN_ENOUGH,
-        ),
-        over_seeds(
-            f"specialised: {statistics.mean(trained):.3f}, more than the {statistics.mean(untrained):.3f} of an "
-            "untrained router by",
-            learned,
-            least=math.ulp(0.0),
-        ),
-    ]
-=======
 def even_and_specialised(result: Result) -> list[Finding]:
     """`balance.py`: whether experts are even by each method, and what they learned beyond an untrained router."""
     found: list[Finding] = []
@@ -130,7 +86,6 @@ def even_and_specialised(result: Result) -> list[Finding]:
         found.append(over_seeds(even, _values(result, method, "MaxVio"), most=EVEN_ENOUGH))
         found.append(over_seeds(special, learned, least=math.ulp(0.0)))
     return found
->>>>>>> claims16
 
 
 def loss_free(result: Result) -> list[Finding]:
@@ -169,26 +124,6 @@ def muon(result: Result) -> list[Finding]:
 
 
 def _by_model(result: Result, column: str, unit: str, shown: str, least: float, most: float) -> Iterable[Finding]:
-<<<<<<< HEAD
-    models = dict.fromkeys((row["model"], row["text"]) for row in result["rows"])
-    for model in models:
-        rows = [row for row in result["rows"] if (row["model"], row["text"]) == model]
-        found = [figure("", row[column], row[f"{column} +-"], unit, least=least, most=most) for row in rows]
-        verdicts = {each.verdict for each in found}
-        layers = ", ".join(str(row["layer"]) for row in rows)
-        yield Finding(
-            f"{shown}, {model[0]} on {model[1]}, layer{'s' * (len(rows) > 1)} {layers}",
-            ", ".join(each.measured for each in found),
-            "; ".join(dict.fromkeys(each.interval for each in found)),
-            verdicts.pop() if len(verdicts) == 1 else "not decided: layers differ",
-        )
-
-
-def uneven_use(result: Result) -> list[Finding]:
-    """`public_traces.py`: Gini coefficients, and how much busier the busiest expert is."""
-    return [
-        *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
-=======
     """A finding for each model and text, of all its layers."""
     for model, text in dict.fromkeys((row["model"], row["text"]) for row in result["rows"]):
         rows = {row["layer"]: row for row in result["rows"] if (row["model"], row["text"]) == (model, text)}
@@ -229,7 +164,6 @@ def uneven_use(result: Result) -> list[Finding]:
     return [
         *_by_model(result, "gini", "", "Gini", 0.2, 0.5),
         *_by_model(several, "pooled gini", "", "Gini of all together", 0.2, 0.5),
->>>>>>> claims16
         *_by_model(result, "most / mean", "", "busiest expert over the mean one", 3, 5),
     ]
 
@@ -300,9 +234,3 @@ def _own(verdict: str) -> str:
     word, _, rest = verdict.partition(": ")
     known = VERDICTS.get(word, word)
     return f"{known}: {rest}" if rest else known
-<<<<<<< HEAD
-
-
-Read = Callable[[Result], list[Finding]]
-=======
->>>>>>> claims16

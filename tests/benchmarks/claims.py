@@ -28,7 +28,7 @@ INTRODUCTION = """\
 What is said of sparse and compressed language models, beside what a script of this repository measured of it. Written
 by `tests/benchmarks/claims.py` from the results that the scripts keep. Intervals are of 95 %. A claim about a figure is
 **confirmed** where the whole interval keeps it, **refuted** where none of it does, and **not decided** in between.
-Where it holds for some layers of a model, it is confirmed **within limits**. A small model on two cores says little
+Where it holds for some figures, it is confirmed **within limits**. A small model on two cores says little
 about a large one on thousands of GPUs, in either direction. With `--store` a command renews what is written here.
 """
 
@@ -166,8 +166,8 @@ def summary_of(found: Sequence[Finding]) -> str:
     words = list(dict.fromkeys(verdicts))
     if len(words) <= 1:
         return words[0] if words else NOT_MEASURED
-    counted = ", ".join(f"{verdicts.count(word)} {word}" for word in words)
-    return f"of {len(found)} figures {counted}"
+    over_all = LIMITED if {CONFIRMED, LIMITED} & set(words) else UNDECIDED
+    return f"{over_all}: of {len(found)} figures " + ", ".join(f"{verdicts.count(word)} {word}" for word in words)
 
 
 def section(number: int, claim: Claim, found: Sequence[Finding], results: Mapping[str, Result]) -> str:
