@@ -21,6 +21,7 @@ from penstock.hooks import Registry
 from penstock.hooks.contracts import (
     Answer,
     Generate,
+    GenerateAnswer,
     Item,
     Likelihood,
     LikelihoodAnswer,
@@ -199,6 +200,23 @@ def test_batch_invariant_answers_have_the_same_bits_in_any_order_and_company(nam
     assert [repr(answers_of(model, [each], batch_invariant=True)[0]) for each in asked] == expected
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_killed_anywhere_and_begun_again_has_the_same_bits(tmp_path, batch_invariant):
+    model, store = a_gpt(), tmp_path / "answers.jsonl"
+    prepared = prepare(Asking(*questions()), TaskContext(Numbers(), None, LENGTH))
+
+    def run() -> None:
+        prepared.run(model, AnswerStore("w", store), batch_size=2, batch_invariant=batch_invariant)
+
+    run()
+    whole = store.read_bytes()
+    ends = [position for position, byte in enumerate(whole, 1) if byte == ord("\n")]
+    for end in ends[::3]:
+        store.write_bytes(whole[: end + 7])
+        run()
+        assert store.read_bytes() == whole
+
+
 def test_a_common_beginning_is_read_once():
     model, read = a_gpt(), []
     model.register_forward_pre_hook(lambda _module, arguments: read.append(arguments[0].shape[1]))
@@ -210,6 +228,44 @@ def test_a_common_beginning_is_read_once():
     read.clear()
     answers_of(model, asked, batch_invariant=True)
     assert sum(read) == 128 + 8 * (200 - 128 + 9)
+
+
+def continued(model: Any, requests: Sequence[Generate], **options: Any) -> list[str]:
+    return [answer.text for answer in answers_of(model, requests, **options) if isinstance(answer, GenerateAnswer)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prompt_is_continued_as_it_is_alone_whatever_its_length(name):
+    model = MODELS[name][0]()
+    prompts = [each.context[-length:] for length, each in enumerate(questions(), 3)]
+    plain = [Generate(prompt, 8) for prompt in prompts[:8]]
+    alone = [continued(model, [each], whole=True)[0] for each in plain]
+    assert continued(model, plain) == alone
+    stops = (alone[0][2], alone[1][4:6])
+    expected = [min((text.partition(stop)[0] for stop in stops), key=len) for text in alone]
+    assert continued(model, [Generate(each.prompt, 8, stops) for each in plain]) == expected
+    assert len(set(map(len, expected))) > 1
+
+
+def test_a_text_that_has_stopped_is_not_continued():
+    model, prompt = a_gpt(), questions()[0].context[-20:]
+    (text,) = continued(model, [Generate(prompt, 12)])
+    read = []
+    model.register_forward_pre_hook(lambda _module, arguments: read.append(arguments[0]))
+    (stopped,) = continued(model, [Generate(prompt, 12, (text[3],))])
+    assert stopped == text.partition(text[3])[0]
+    assert len(read) == len(stopped) + 1
+
+
+def test_what_is_drawn_depends_on_its_seed_and_on_nothing_else():
+    model, prompt = a_gpt(), questions()[0].context[-20:]
+    asked = [Generate(prompt, 12, (), 1.0, seed) for seed in range(5)]
+    drawn_alone = [continued(model, [each])[0] for each in asked]
+    assert continued(model, asked[::-1]) == drawn_alone[::-1]
+    assert len(set(drawn_alone)) == 5
+    stop = drawn_alone[0][2]
+    (cut,) = continued(model, [Generate(prompt, 12, (stop,), 1.0, 0)])
+    assert cut == drawn_alone[0].partition(stop)[0]
 
 
 def test_fp64_takes_the_noise_out_and_leaves_the_model_as_it_was():

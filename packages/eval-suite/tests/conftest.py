@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from penstock.hooks.contracts import LossOutput, ModelOutput
+from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput
 
 
 class GruModel(nn.Module):
@@ -23,7 +23,9 @@ class GruModel(nn.Module):
         self.head = nn.Linear(width, vocabulary_size)
         self.widths: list[int] = []
 
-    def forward(self, token_BS: Tensor, *, cache: Any = None) -> ModelOutput:
+    def forward(self, inputs: Inputs | Tensor, *, cache: Any = None) -> ModelOutput:
+        Inputs.of(inputs).require_only("a GRU")
+        token_BS = Inputs.of(inputs).token_BS
         assert self.limit is None or token_BS.shape[1] <= self.limit
         self.widths.append(token_BS.shape[1])
         hidden_BSD, _ = self.gru(self.embedding(token_BS))
@@ -39,11 +41,20 @@ class GruModel(nn.Module):
             nll_BS = torch.where(mask_BS, nll_BS, 0.0)
         return LossOutput(nll_BS.sum(), nll_BS.detach(), {})
 
+    def new_cache(self, batch: int, capacity: int) -> None:
+        """The model keeps nothing between passes."""
+
     @torch.no_grad()
-    def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
+    def generate(
+        self, token_BS: Tensor, *, tokens: int, temperature: float = 0.0, seed: int = 0, **sampling: Any
+    ) -> Tensor:
+        source = torch.Generator().manual_seed(seed)
         for _ in range(tokens):
-            next_B = self.logits(self(token_BS).hidden_BSD[:, -1]).argmax(dim=-1)
-            token_BS = torch.cat((token_BS, next_B[:, None]), dim=1)
+            logits_BV = self.logits(self(token_BS).hidden_BSD[:, -1])
+            next_B1 = logits_BV.argmax(dim=-1, keepdim=True)
+            if temperature > 0:
+                next_B1 = (logits_BV / temperature).softmax(dim=-1).multinomial(1, generator=source)
+            token_BS = torch.cat((token_BS, next_B1), dim=1)
         return token_BS
 
 
@@ -63,7 +74,7 @@ class ByteTokenizer:
         return [byte + 1 for byte in text.encode()]
 
     def decode(self, tokens) -> str:
-        return bytes(token - 1 for token in tokens if token).decode()
+        return bytes(token - 1 for token in tokens if token).decode(errors="replace")
 
     def byte_lengths(self) -> np.ndarray:
         return np.array([0] + [1] * 256)

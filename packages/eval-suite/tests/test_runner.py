@@ -162,7 +162,8 @@ def test_a_generation_is_the_likeliest_token_each_time_up_to_a_stop(make_gru):
     answers = [answer for answer in asked(model, *whole, *stopped) if isinstance(answer, GenerateAnswer)]
     assert [answer.text for answer in answers] == [dumb_generation(model, each) for each in [*whole, *stopped]]
     assert any(len(answer.text) == 6 for answer in answers)
-    assert [answer.tokens for answer in answers[: len(whole)]] == [answer.tokens for answer in answers[len(whole) :]]
+    for full, cut in zip(answers[: len(whole)], answers[len(whole) :], strict=True):
+        assert tuple(cut.tokens) == tuple(full.tokens)[: len(cut.tokens)]
 
 
 def test_generation_ends_where_the_text_does(make_gru):
@@ -293,6 +294,31 @@ def test_each_group_has_the_metrics_that_it_has_alone(make_gru):
         alone = [request for name, request in zip(groups, requests, strict=True) if name == group]
         assert metrics == pytest.approx(run_task(Asking(*alone), model, a_context()).metrics)
     assert run_task(Grouped(*(("law", each) for each in requests)), model, a_context()).groups == {}
+
+
+class Doubting(Asking):
+    """Asks how likely the model finds what it has just written."""
+
+    def follow_ups(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Any]:
+        (answer,) = answers
+        assert isinstance(answer, GenerateAnswer)
+        return [Likelihood(item.document.prompt, answer.tokens)] if answer.tokens else []
+
+
+def test_a_task_may_ask_about_the_answers(make_gru):
+    model, store, prompts = make_gru(), AnswerStore(), draw(1, 3, 5, 3)
+    prepared = prepare(Doubting(*(Generate(prompt, 4) for prompt in prompts)), a_context())
+    prepared.run(model, store)
+    for each, prompt in zip(prepared.answered(store), prompts, strict=True):
+        written, likelihood = each.answers
+        assert isinstance(written, GenerateAnswer)
+        assert isinstance(likelihood, LikelihoodAnswer)
+        assert likelihood.likeliest
+        assert likelihood.nll == pytest.approx(dumb_likelihood(model, Likelihood(prompt, written.tokens))[0], abs=1e-5)
+        assert each.requests[1] == Likelihood(prompt, written.tokens)
+    model.widths.clear()
+    prepared.run(model, store)
+    assert model.widths == []
 
 
 def test_stored_answers_show_every_question_with_what_it_is_worth(make_gru):

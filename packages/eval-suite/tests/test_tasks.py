@@ -20,7 +20,8 @@ from penstock.eval_suite.metrics import (
     word_perplexity,
 )
 from penstock.eval_suite.runner import prepare, run_task
-from penstock.eval_suite.tasks import Heldout, WikiText2, join_hub_rows
+from penstock.eval_suite.tasks import Heldout
+from penstock.eval_suite.wikitext import WikiText2, join_hub_rows
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.contracts import Task, TaskContext, TaskResult
 

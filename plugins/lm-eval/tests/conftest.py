@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from penstock_lm_eval.opening import Opened, opened
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from penstock.data_prep.tokenizer import BpeTokenizer, train_tokenizer
-from penstock.hooks.contracts import LanguageModel
-from penstock.moe_core.gpt.model import gpt
 
 sys.path.append(str(Path(__file__).parent))  # what the tests share
 
@@ -26,11 +25,10 @@ class Twins:
     """The folder that transformers reads, and the same weights and tokenizer as ours."""
 
     folder: Path
-    tokenizer: BpeTokenizer
 
-    def ours(self, dtype: torch.dtype = torch.float32) -> LanguageModel:
-        model: Any = gpt(pretrained=self.folder)
-        return model.to(dtype).eval()
+    def ours(self, **arguments: Any) -> Opened:
+        """What `--model_args run=FOLDER` opens."""
+        return opened({"run": str(self.folder), **arguments})
 
     def theirs(self, dtype: str = "float32", batch_size: int = 1) -> Any:
         """The harness's backend for transformers."""
@@ -56,7 +54,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
-    return Twins(folder, BpeTokenizer.load(folder))
+    return Twins(folder)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

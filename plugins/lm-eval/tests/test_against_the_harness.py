@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import POSITIONS, Twins
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from local_tasks import write_tasks
 from penstock_lm_eval.model import PenstockModel
+from penstock_lm_eval.opening import Opened
 from penstock_lm_eval.task import LmEval
 
 from penstock.eval_suite.answers import AnswerStore
@@ -40,10 +40,6 @@ def answers_in(results: Mapping[str, Any], name: str) -> list[list[Any]]:
     """What the model answered to each question."""
     samples = {each["doc_id"]: [response[0] for response in each["resps"]] for each in results["samples"][name]}
     return [samples[number] for number in sorted(samples)]
-
-
-def as_lm(twins: Twins, dtype: torch.dtype = torch.float32, **options: Any) -> PenstockModel:
-    return PenstockModel(twins.ours(dtype), twins.tokenizer, POSITIONS, **options)
 
 
 def apart(one: Any, other: Any) -> float:
@@ -76,10 +72,10 @@ def figures_in(results: Mapping[str, Any], name: str) -> dict[str, float]:
     }
 
 
-def ours(lm: PenstockModel, folder: Path, name: str, **options: Any) -> TaskResult:
+def ours(opened: Opened, folder: Path, name: str, **options: Any) -> TaskResult:
     """What `penstock evaluate --task lm-eval:NAME` computes."""
-    context = TaskContext(lm._tokens, None, POSITIONS, **options)
-    return prepare(LmEval(name, folder), context).run(lm._model)
+    context = TaskContext(opened.tokenizer, None, opened.sequence_length, **options)
+    return prepare(LmEval(name, folder), context).run(opened.model)
 
 
 def named(name: str, column: str, shots: int = 0) -> str:
@@ -95,14 +91,14 @@ def expected(twins: Twins, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_every_request_has_the_answer_of_the_harness_in_any_batch(twins, folder, expected, batch_size):
-    found = harness(as_lm(twins, batch_size=batch_size), folder, *TASKS)
+    found = harness(PenstockModel(twins.ours(batch_size=batch_size)), folder, *TASKS)
     for name in TASKS:
         assert farthest(found, expected, name) <= 1e-5
         assert figures_in(found, name) == pytest.approx(figures_in(expected, name), rel=1e-6)
 
 
 def test_in_float64_every_request_has_the_answer_of_the_harness(twins, folder):
-    found = harness(as_lm(twins, torch.float64), folder, *SCORED)
+    found = harness(PenstockModel(twins.ours(dtype="fp64")), folder, *SCORED)
     expected = harness(twins.theirs("float64", batch_size=4), folder, *SCORED)
     for name in SCORED:
         assert farthest(found, expected, name) <= 1e-9
@@ -110,7 +106,7 @@ def test_in_float64_every_request_has_the_answer_of_the_harness(twins, folder):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_its_tasks_have_its_figures_in_our_runner(twins, folder, expected, name):
-    result = ours(as_lm(twins), folder, name)
+    result = ours(twins.ours(), folder, name)
     figures = {named(name, column): value for column, value in figures_in(expected, name).items()}
     assert dict(result.metrics) == pytest.approx(figures, rel=1e-6)
     assert result.details["items"] == len(answers_in(expected, name))
@@ -118,9 +114,9 @@ def test_its_tasks_have_its_figures_in_our_runner(twins, folder, expected, name)
 
 @pytest.mark.parametrize("name", [*SCORED, "mill"])
 def test_estimates_say_how_metrics_come_from_the_columns(twins, folder, name):
-    task, context, answers = LmEval(name, folder), TaskContext(twins.tokenizer, None, POSITIONS), AnswerStore()
+    task, context, answers = LmEval(name, folder), TaskContext(twins.ours().tokenizer, None, POSITIONS), AnswerStore()
     prepared = prepare(task, context)
-    prepared.run(twins.ours(), answers)
+    prepared.run(twins.ours().model, answers)
     scores = prepared.scored(answers).scores
     result = task.total(scores, context)
     assert result.estimates
@@ -131,7 +127,7 @@ def test_estimates_say_how_metrics_come_from_the_columns(twins, folder, name):
 
 
 def test_a_group_has_its_own_figures_and_those_of_its_tasks(twins, folder):
-    its, result = harness(as_lm(twins), folder, "mill"), ours(as_lm(twins), folder, "mill")
+    its, result = harness(PenstockModel(twins.ours()), folder, "mill"), ours(twins.ours(), folder, "mill")
     assert dict(result.metrics) == pytest.approx(
         {named("mill", column): value for column, value in figures_in(its, "mill").items()}, rel=1e-12
     )
@@ -143,12 +139,12 @@ def test_a_group_has_its_own_figures_and_those_of_its_tasks(twins, folder):
 
 @pytest.mark.parametrize("shots", [1, 2])
 def test_examples_are_those_of_the_harness(twins, folder, shots):
-    its = harness(as_lm(twins), folder, "choose", num_fewshot=shots)
-    context = TaskContext(twins.tokenizer, None, POSITIONS, shots=shots, fit_shots=False)
+    its = harness(PenstockModel(twins.ours()), folder, "choose", num_fewshot=shots)
+    context = TaskContext(twins.ours().tokenizer, None, POSITIONS, shots=shots, fit_shots=False)
     asked = {
         each.item.document.number: [instance.args for instance in each.item.document.instances]
         for each in prepare(LmEval("choose", folder), context).asked
     }
     assert asked == {each["doc_id"]: list(map(tuple, each["arguments"])) for each in its["samples"]["choose"]}
     figures = {named("choose", column, shots): value for column, value in figures_in(its, "choose").items()}
-    assert dict(ours(as_lm(twins), folder, "choose", shots=shots).metrics) == pytest.approx(figures, rel=1e-12)
+    assert dict(ours(twins.ours(), folder, "choose", shots=shots).metrics) == pytest.approx(figures, rel=1e-12)

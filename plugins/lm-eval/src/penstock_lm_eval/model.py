@@ -16,32 +16,23 @@ from tqdm import tqdm
 
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.likelihood import Progress
-from penstock.eval_suite.runner import BATCH_SIZE, prepare
-from penstock.hooks.contracts import Answer, Array, Item, LanguageModel, Request, TaskContext, TaskResult, Tokenizer
+from penstock.eval_suite.runner import prepare
+from penstock.hooks.contracts import Answer, Array, Item, Request, TaskContext, TaskResult
 from penstock_lm_eval.asking import requests_of, results_of
+from penstock_lm_eval.opening import Opened, opened
 
 
 class PenstockModel(LM):
-    """A model with its tokenizer, as the harness wants it. `sequence_length` is the most tokens that it reads."""
+    """A model with its tokenizer, as the harness wants it."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        sequence_length: int,
-        batch_size: int = BATCH_SIZE,
-        info: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, opened: Opened) -> None:
         super().__init__()
-        self._model, self._tokens, self._info = model, tokenizer, dict(info or {})
-        self.max_length, self.batch_size = sequence_length, batch_size
+        self._opened = opened
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
         """`arg_dict` is what `--model_args` says, the other what `--batch_size` and `--device` say."""
-        from penstock_lm_eval.opening import opened
-
-        return cls(**opened({**(additional_config or {}), **arg_dict}))
+        return cls(opened({**(additional_config or {}), **arg_dict}))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
@@ -58,15 +49,16 @@ class PenstockModel(LM):
 
     def get_model_info(self) -> dict[str, Any]:
         """Goes into the harness's results."""
-        return self._info
+        return dict(self._opened.info)
 
     def _results(self, kind: str, instances: Sequence[Instance], quiet: bool) -> list[Any]:
         """One result for each request. A request that the harness wants several answers to comes several times."""
-        context, answers = TaskContext(self._tokens, None, self.max_length), AnswerStore()
+        mine, answers = self._opened, AnswerStore()
+        context = TaskContext(mine.tokenizer, None, mine.sequence_length)
         once = list({id(instance): instance for instance in instances}.values())
         prepared = prepare(_Listed(once), context)
         with _bar(kind, quiet) as progress:
-            prepared.run(self._model, answers, batch_size=self.batch_size, progress=progress)
+            prepared.run(mine.model, answers, batch_size=mine.batch_size, progress=progress)
         found = {
             id(instance): iter(results_of(instance, each.answers))
             for instance, each in zip(once, prepared.answered(answers), strict=True)

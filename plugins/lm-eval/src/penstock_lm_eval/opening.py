@@ -3,59 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-import torch
+from torch import nn
 
 from penstock.eval_suite.runner import BATCH_SIZE
+from penstock.evaluate.measuring import compute_in
+from penstock.evaluate.model_folder import ModelFolder, is_model_folder
+from penstock.evaluate.options import Dtype
+from penstock.hooks.contracts import LanguageModel, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Registry
 from penstock.train.restore import restore
 
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}
-ARGUMENTS = ("run", "dtype", "max_length", "batch_size", "max_batch_size", "device")
+ARGUMENTS = ("run", "dtype", "max_length")
+"""What a user may write in --model_args."""
+OPTIONS = ("batch_size", "max_batch_size", "device")
+"""What the harness adds from options of its own."""
 
 
-def opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `PenstockModel`. Raises `ProblemError` for unknown ones, and for a path that is no model."""
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that answers, the most tokens that it reads at once, and what the harness's results say of it."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    sequence_length: int
+    batch_size: int
+    info: Mapping[str, Any]
+
+
+def opened(arguments: Mapping[str, Any]) -> Opened:
+    """Raises `ProblemError` for unknown arguments, for a path that is no model, and for more tokens than it reads."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    if unknown := [name for name in given if name not in ARGUMENTS]:
-        fix = did_you_mean(unknown[0], ARGUMENTS) or f"the arguments are {', '.join(ARGUMENTS[:3])}"
+    if unknown := [name for name in given if name not in (*ARGUMENTS, *OPTIONS)]:
+        fix = did_you_mean(unknown[0], ARGUMENTS) or f"the arguments are {', '.join(ARGUMENTS)}"
         raise ProblemError(Problem("unknown-field", f"unknown argument '{unknown[0]}'", "--model_args", fix))
     if "run" not in given:
-        what, fix = "the model is missing", "write --model_args run=RUN, with a run or an artifact"
-        raise ProblemError(Problem("bad-value", what, "--model_args", fix))
-    restored = restore(Path(str(given["run"])), Registry.discover())
-    module = restored.composition.module
-    if "dtype" in given:
-        module.to(_dtype(given["dtype"]))
+        what, fix = (
+            "no model is named",
+            "write --model_args run=PATH, of a run, an artifact or a folder of transformers",
+        )
+        raise ProblemError(Problem("missing-value", what, "--model_args", fix))
+    batch_size, length = _batch_size(given.get("batch_size")), given.get("max_length")
+    dtype = None if "dtype" not in given else _dtype(given["dtype"])
+    path = Path(str(given["run"]))
+    found = (_of_folder if is_model_folder(path) else _of_run)(
+        path, batch_size, None if length is None else int(length)
+    )
+    if dtype is not None:
+        compute_in(found.model, dtype)
     if "device" in given:
-        module.to(given["device"])
-    return {
-        "model": restored.model,
-        "tokenizer": restored.tokenizer,
-        "sequence_length": int(given.get("max_length", restored.config.data.sequence_length)),
-        "batch_size": _batch_size(given.get("batch_size")),
-        "info": {"model_sha256": dict(restored.digests()), "checkpoint": restored.checkpoint_name},
-    }
+        cast(nn.Module, found.model).to(given["device"])
+    return found
 
 
-def _dtype(name: Any) -> torch.dtype:
-    if name not in DTYPES:
-        what, fix = f"unknown dtype '{name}'", did_you_mean(str(name), DTYPES) or f"use {', '.join(DTYPES)}"
+def _of_run(path: Path, batch_size: int, length: int | None) -> Opened:
+    restored = restore(path, Registry.discover())
+    info = {"model_sha256": dict(restored.digests()), "checkpoint": restored.checkpoint_name}
+    most = length or restored.config.data.sequence_length
+    return Opened(restored.model, restored.tokenizer, most, batch_size, info)
+
+
+def _of_folder(path: Path, batch_size: int, length: int | None) -> Opened:
+    folder = ModelFolder.open(path, Registry.discover())
+    most = length or folder.positions
+    if most is None:
+        what = "the config does not say how many positions the model reads"
+        raise ProblemError(Problem("missing-value", what, str(path), "write --model_args run=PATH,max_length=TOKENS"))
+    return Opened(folder.load(), folder.tokenizer, most, batch_size, {"model_sha256": dict(folder.digests)})
+
+
+def _dtype(name: Any) -> Dtype:
+    if name not in get_args(Dtype):
+        what, fix = f"unknown dtype '{name}'", f"use {', '.join(get_args(Dtype))}"
         raise ProblemError(Problem("bad-value", what, "--model_args", fix))
-    return DTYPES[name]
+    return name
 
 
 def _batch_size(asked: Any) -> int:
-    """The harness gives text, `auto` among it, which means the runner's own number here."""
+    """The harness gives text, such as `auto`, which means the runner's own number here."""
     if asked is None or str(asked).startswith("auto"):
         return BATCH_SIZE
-    try:
-        size = int(asked)
-    except ValueError:
-        size = 0
+    size = int(asked) if str(asked).isdecimal() else 0
     if size < 1:
         raise ProblemError(Problem("bad-value", f"a batch of {asked} texts", "--batch_size", "use at least 1, or auto"))
     return size

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 
-import numpy as np
-
 from penstock.eval_suite.answers import AnswerStore
-from penstock.eval_suite.intervals import LEVEL, intervals_of
+from penstock.eval_suite.intervals import LEVEL
+from penstock.eval_suite.paired import paired_metrics
 from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.provenance import data_hash, prompts_hash
 from penstock.evaluate.samples import Scores, Stored
@@ -67,7 +66,7 @@ def against(stored: Stored, now: Evaluation, tasks: Mapping[str, Prepared], answ
 
 
 def _changes(
-    name: str, now: TaskFigures, stored: TaskFigures, paired: Mapping[str, Interval] | None
+    name: str, now: TaskFigures, stored: TaskFigures, paired: Mapping[str, Interval | None] | None
 ) -> Iterator[FigureChange]:
     for metric, value in now.metrics.items():
         before = stored.metrics.get(metric)
@@ -78,20 +77,21 @@ def _changes(
         yield FigureChange(name, metric, before, value, value - before, interval, paired is not None)
 
 
-def _paired(task: Prepared, answers: AnswerStore, stored: Scores | None) -> dict[str, Interval] | None:
+def _paired(task: Prepared, answers: AnswerStore, stored: Scores | None) -> dict[str, Interval | None] | None:
     """Intervals of the differences, over questions; None without stored scores of the same samples."""
     scored = task.scored(answers)
     now = scored.scores
     if stored is None or {name: len(each) for name, each in stored.items()} != {k: len(v) for k, v in now.items()}:
         return None
-
-    def change(drawn: Mapping[str, np.ndarray]) -> dict[str, float]:
-        sides = ({name: drawn[f"{side}/{name}"] for name in now} for side in ("now", "then"))
-        first, second = (task.metrics_of(side) for side in sides)
-        return {name: first[name] - second[name] for name in first}
-
-    both = {f"{side}/{name}": column for side, own in (("now", now), ("then", stored)) for name, column in own.items()}
-    return task.named(intervals_of(change, both, groups=scored.group_N, seed=task.context.seed).found)
+    found = paired_metrics(
+        task.metrics_of,
+        stored,
+        now,
+        groups=scored.group_N,
+        estimates=task.task.total(now, task.context).estimates,
+        seed=task.context.seed,
+    )
+    return task.named({name: each.interval for name, each in found.items()})
 
 
 def _independent(difference: float, now: Interval | None, stored: Interval | None) -> Interval | None:

@@ -18,7 +18,18 @@ from penstock.run.directory import RunDirectory, stage
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
-ONE_MODEL = ("sequence_length", "batch_size", "batch_invariant", "dtype", "answers", "samples", "against", "out")
+ONE_MODEL = (
+    "chat_template",
+    "shots_in_one_turn",
+    "sequence_length",
+    "batch_size",
+    "batch_invariant",
+    "dtype",
+    "answers",
+    "samples",
+    "against",
+    "out",
+)
 """Options of an evaluation that a comparison does not have."""
 
 
@@ -65,6 +76,16 @@ ONE_MODEL = ("sequence_length", "batch_size", "batch_invariant", "dtype", "answe
     "--sequence-length",
     type=click.IntRange(min=2),
     help="Tokens that the model reads at once (default: a run's data.sequence_length, a FOLDER's positions).",
+)
+@click.option(
+    "--chat-template",
+    metavar="own|FILE",
+    help="Ask questions through a chat template: the model's own, or a file of Jinja or a tokenizer_config.json.",
+)
+@click.option(
+    "--shots-in-one-turn",
+    is_flag=True,
+    help="With --chat-template, put all few-shot examples into one message instead of a turn each.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Texts that the model reads at once.  [default: 16]")
 @click.option(
@@ -117,6 +138,7 @@ def evaluate(
     _require_number(paths, compare, chosen)
     from penstock.evaluate.samples import require_writable
 
+    _require_template(options)
     if compare:
         return _compare(paths, registry, chosen, as_json, options)
     out: Path | None = options.pop("out")
@@ -137,6 +159,12 @@ def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options
     if is_model_folder(path):
         return evaluate_folder(path, registry, tasks, **options)
     return evaluate_run(RunDirectory.open(path), registry, tasks, **options)
+
+
+def _require_template(options: Mapping[str, Any]) -> None:
+    if options["shots_in_one_turn"] and options["chat_template"] is None:
+        what, fix = "only a chat template has turns", "give --chat-template too, or leave it out"
+        raise ProblemError(Problem("bad-value", what, "--shots-in-one-turn", fix))
 
 
 def _chosen(registry: Registry, tasks: Sequence[str], include_path: Path | None) -> list[Choice]:
@@ -167,7 +195,7 @@ def _compare(
 ) -> dict[str, Any]:
     from penstock.evaluate.comparison import compare_paths
 
-    if given := [f"--{name.replace('_', '-')}" for name in ONE_MODEL if options[name] is not None]:
+    if given := [f"--{name.replace('_', '-')}" for name in ONE_MODEL if options[name] not in (None, False)]:
         what, fix = f"--compare does not take {' or '.join(given)}", "leave it out"
         raise ProblemError(Problem("bad-value", what, given[0], fix))
     of_tasks = Options(**{name: value for name, value in options.items() if name not in ONE_MODEL}).of_tasks()
@@ -179,7 +207,7 @@ def _compare(
 def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] = (), **options: Any) -> Evaluation:
     """Evaluates the newest checkpoint on `tasks`, or on the config's if none are given, and keeps the result in the run
     directory. `options` are the fields of `Options`."""
-    from penstock.data_prep.tokenizer import BpeTokenizer
+    from penstock.data_prep.tokenizer import BpeTokenizer, read_tokenizer
     from penstock.evaluate.evaluation import with_earlier_tasks
     from penstock.evaluate.prepared import PreparedRun
     from penstock.evaluate.task_run import evaluate_task, require_own_task
@@ -194,12 +222,18 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
             result = evaluate_task(restore_run(run.path, registry), options.get("seed", 0))
             write_record(run.path / "evaluation.json", result)
             return result
+        own = Options(**options)
+        chat = None
+        if own.chat_template is not None:
+            folder = checkpoint_of(run).path
+            chat = own.chat(folder, lambda: read_tokenizer(folder))
         prepared = PreparedRun.of(
             config,
             tasks,
-            Options(**options),
+            own,
             data=lambda: open_data(run, config),
             tokenizer=lambda: BpeTokenizer.load(checkpoint_of(run).path),
+            chat=chat,
         )
         result = prepared.measure(restore_run(run.path, registry), run.path / "answers")
         result = with_earlier_tasks(result, run.path / "evaluation.json")
@@ -211,7 +245,7 @@ def evaluate_artifact(path: Path, registry: Registry, tasks: Sequence[Choice] = 
     """Evaluates an artifact like the run that it was made from; nothing is kept."""
     from penstock.evaluate.prepared import PreparedRun
     from penstock.evaluate.task_run import evaluate_task, require_own_task
-    from penstock.train.artifact import OpenedArtifact
+    from penstock.train.artifact import TOKENIZER, OpenedArtifact
     from penstock.train.restore import restore_artifact
     from penstock.train.scoring import is_scored
 
@@ -220,7 +254,10 @@ def evaluate_artifact(path: Path, registry: Registry, tasks: Sequence[Choice] = 
         require_own_task(opened.config, tasks, options)
         return evaluate_task(restore_artifact(opened), options.get("seed", 0))
     own = Options(**options)
-    prepared = PreparedRun.of(opened.config, tasks, own, data=opened.dataset, tokenizer=lambda: opened.tokenizer)
+    chat = own.chat(None, lambda: opened.artifact.file(TOKENIZER))
+    prepared = PreparedRun.of(
+        opened.config, tasks, own, data=opened.dataset, tokenizer=lambda: opened.tokenizer, chat=chat
+    )
     return prepared.measure(restore_artifact(opened))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+
+from penstock.hooks.contracts import ChatTemplate
 
 Dtype = Literal["fp32", "fp64", "bf16"]
 
@@ -24,7 +27,8 @@ class Shots(click.ParamType):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`. `sequence_length`,
+    """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`.
+    Questions go through `chat_template`: a file, or `own` for the model's. `sequence_length`,
     `dtype` and `batch_size` are None for what the model was trained with, or reads at most. With `batch_invariant`, no
     bit of an answer depends on order or batch size. Answers are kept in the
     folder `answers`; None: where the model keeps them, if anywhere. `samples` is a file to write every prompt, answer
@@ -35,12 +39,22 @@ class Options:
     seed: int = 0
     data: Path | None = None
     sequence_length: int | None = None
+    chat_template: str | None = None
+    shots_in_one_turn: bool = False
     batch_size: int | None = None
     batch_invariant: bool | None = None
     dtype: Dtype | None = None
     answers: Path | None = None
     samples: Path | None = None
     against: Path | None = None
+
+    def chat(self, folder: Path | None, tokenizer_json: Callable[[], bytes]) -> ChatTemplate | None:
+        """The template that questions go through; the model's own is in its `folder`."""
+        if self.chat_template is None:
+            return None
+        from penstock.data_prep.chat_template import chat_template
+
+        return chat_template(self.chat_template, folder, tokenizer_json(), shots_as_turns=not self.shots_in_one_turn)
 
     def of_tasks(self) -> dict[str, Any]:
         """The arguments of `TaskContext`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.data_prep.dataset import TokenDataset
-from penstock.data_prep.tokenizer import BpeTokenizer
+from penstock.data_prep.tokenizer import BpeTokenizer, read_tokenizer
 from penstock.eval_suite.answers import AnswerStore
 from penstock.evaluate.against import against, require_same_questions
 from penstock.evaluate.evaluation import (
@@ -27,7 +27,7 @@ from penstock.evaluate.progress import TaskProgress
 from penstock.evaluate.provenance import Conditions
 from penstock.evaluate.samples import Stored, of_contract_2, read_stored, require_writable, write_samples
 from penstock.hooks.architecture import architecture_settings
-from penstock.hooks.contracts import Array, TaskContext
+from penstock.hooks.contracts import Array, ChatTemplate, TaskContext
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run import messages
@@ -56,15 +56,16 @@ class PreparedRun:
         *,
         data: Callable[[], TokenDataset],
         tokenizer: Callable[[], BpeTokenizer],
+        chat: ChatTemplate | None = None,
     ) -> PreparedRun:
-        """`tokenizer` is read if there is no data."""
+        """`tokenizer` is read if there is no data; questions go through the template `chat`."""
         found, missing = _found(data)
         heldout = heldout_tokens(found) if found else None
         length = options.sequence_length or config.data.sequence_length
         _require_positions(length, architecture_settings(config.model).max_positions)
         own = found.tokenizer() if found else tokenizer()
         prompts = tuple(config.evaluate.prompts)
-        context = TaskContext(own, heldout, length, prompts=prompts, **options.of_tasks())
+        context = TaskContext(own, heldout, length, chat=chat, prompts=prompts, **options.of_tasks())
         chosen = tasks or config.evaluate.tasks
         with _said_of_missing_data(missing):
             prepared = prepare_tasks(chosen, context)
@@ -109,7 +110,8 @@ class PreparedFolder:
             what = "the config does not say how many positions the model reads"
             raise ProblemError(Problem("missing-value", what, str(folder.path), "give --sequence-length"))
         _require_positions(length, folder.positions)
-        context = TaskContext(folder.tokenizer, None, length, **options.of_tasks())
+        chat = options.chat(folder.path, lambda: read_tokenizer(folder.path))
+        context = TaskContext(folder.tokenizer, None, length, chat=chat, **options.of_tasks())
         prepared = prepare_tasks(tasks, context)
         return cls(folder, tasks, prepared, options, _stored(options, prepared, folder.tokenizer.hash))
 

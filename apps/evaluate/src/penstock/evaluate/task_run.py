@@ -19,6 +19,7 @@ from penstock.train.scoring import TaskScores, ratio, scores_of
 OF_TASKS = (
     "shots",
     "limit",
+    "chat_template",
     "sequence_length",
     "batch_size",
     "batch_invariant",

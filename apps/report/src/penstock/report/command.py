@@ -15,12 +15,19 @@ from penstock.run.directory import RunDirectory, stage
 
 
 @click.command()
-@click.argument("run_paths", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: report.html in the first RUN).")
+@click.argument("run_paths", metavar="RUN|FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write (default: report.html in the first RUN, or FILE with .html).",
+)
 @output.json_option
 @click.pass_obj
 def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as_json: bool) -> dict[str, Any]:
     """Write one self-contained HTML page about RUN, or comparing several runs.
+
+    A FILE is an evaluation.json, or one of `penstock evaluate --samples`: the page shows its scores with intervals, by
+    group, reliability, and the questions that the model answers worst.
 
     Folders that `penstock compress` wrote are printed as tables, and get a page of bytes against quality: one ledger,
     or several in one picture.
@@ -28,7 +35,12 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
     from penstock.report.compression import is_compression, ledger_text, read_compression
 
     ledgers = [path for path in run_paths if is_compression(path)]
-    target = _write_ledgers(ledgers, run_paths, out) if ledgers else _write_runs(run_paths, out)
+    if ledgers:
+        target = _write_ledgers(ledgers, run_paths, out)
+    elif any(path.is_file() for path in run_paths):
+        target = _write_evaluation(run_paths, out)
+    else:
+        target = _write_runs(run_paths, out)
     result = {"report": str(target), "bytes": target.stat().st_size}
     tables = [ledger_text(read_compression(path)) for path in ledgers]
     output.print_result(result, as_json, lambda: "\n\n".join([*tables, str(target)]))
@@ -37,6 +49,15 @@ def report(registry: Registry, run_paths: tuple[Path, ...], out: Path | None, as
 
 def _write_runs(paths: Sequence[Path], out: Path | None) -> Path:
     return write_report([RunDirectory.open(path) for path in paths], out)
+
+
+def _write_evaluation(paths: Sequence[Path], out: Path | None) -> Path:
+    from penstock.report.evaluation import write_evaluation
+
+    if len(paths) > 1:
+        what, fix = f"{len(paths)} paths, one of them a file", "give one file, or runs"
+        raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
+    return write_evaluation(paths[0], out or paths[0].with_suffix(".html"))
 
 
 def _write_ledgers(ledgers: Sequence[Path], paths: Sequence[Path], out: Path | None) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from penstock.pages.card import Card
 from penstock.report import captions
+from penstock.report.answers import TaskView, against_rows, task_views
 from penstock.report.balance import Heat, LayerRow, balance_cards, heat, layer_strips
 from penstock.report.cost import Bar, Part, bars, size_parts
 from penstock.report.data import Run
@@ -44,6 +45,8 @@ class RunView:
     bars: list[Bar]
     sizes: list[Part]
     sizes_caption: str
+    tasks: list[TaskView]
+    against: list[tuple[str, ...]]
     network: Card | None
     network_details: list[Card]
     command: str
@@ -70,6 +73,8 @@ def view(run: Run, label: str, anchor: str) -> RunView:
         bars=bars(run),
         sizes=size_parts(run),
         sizes_caption=captions.sizes(run.sizes) if run.sizes else "",
+        tasks=task_views(run.evaluation, anchor),
+        against=against_rows(run.evaluation.against) if run.evaluation and run.evaluation.against else [],
         network=next(iter(scoped(anchor, network_cards(run))), None),
         network_details=scoped(anchor, network_details(run)),
         command=command(run),

@@ -23,7 +23,16 @@ import numpy as np
 from penstock.eval_suite.prompts import continuations
 from penstock.eval_suite.rows import is_cut
 from penstock.eval_suite.sources import clone_rows, local_rows, located, require_text, some_rows, text_of, value_of
-from penstock.hooks.contracts import Answer, Array, Item, Likelihood, LikelihoodAnswer, TaskContext, TaskResult
+from penstock.hooks.contracts import (
+    Answer,
+    Array,
+    Estimate,
+    Item,
+    Likelihood,
+    LikelihoodAnswer,
+    TaskContext,
+    TaskResult,
+)
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -279,4 +288,8 @@ def metrics_of(task: str, data: str, scores: Mapping[str, Array], *, texts: bool
     if texts:
         columns |= {"accuracy_normalised@characters-": "right_by_characters"}
         columns |= {"accuracy_normalised@bytes-": "right_by_bytes"}
-    return TaskResult({f"{task}.{name}{convention}": float(scores[column].mean()) for name, column in columns.items()})
+    named = {f"{task}.{name}{convention}": column for name, column in columns.items()}
+    return TaskResult(
+        {name: float(scores[column].mean()) for name, column in named.items()},
+        estimates={name: Estimate(column) for name, column in named.items()},
+    )

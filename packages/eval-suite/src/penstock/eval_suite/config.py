@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,15 +31,21 @@ class WikiText2Config(Schema):
     """`wikitext2`: the raw test split of WikiText-2."""
 
     path: InputPath | None = None
-    """A local `wiki.test.raw`, plain or compressed; null means the data folder, or the hub if there is no folder."""
+    """A local `wiki.test.raw`, plain or compressed, a Parquet file of the hub, or a clone of Salesforce/wikitext; null
+    means the data folder, or the hub if there is no folder."""
+    convention: Literal["raw", "lm-eval", "concat", "gptq"] = "raw"
+    """`raw`: the text as one stream. `lm-eval`: article by article, as in lm-evaluation-harness. `concat`: lines joined
+    by blank ones, as in the documentation of transformers. `gptq`: whole windows of that, as in GPTQ."""
+    window: int | None = Field(default=None, gt=1)
+    """Tokens of a window; null means as many as the model reads at once."""
     stride: int | None = Field(default=None, gt=0)
-    """Tokens between the starts of windows; null means disjoint windows."""
+    """Tokens between the starts of windows, in the conventions `raw` and `concat`; null means disjoint windows."""
     max_bytes: int | None = Field(default=None, gt=1)
     """Score only this many bytes from the start, cut at a line; null means all 1,290,590. A limit becomes part of the
     metric's name."""
-    sha256: str = Field(default=WIKITEXT2_SHA256, pattern="^[0-9a-f]{64}$")
-    """SHA-256 of the whole text, before any cut. The figures of another text than WikiText-2's have the beginning of
-    its hash in their names."""
+    sha256: str | None = Field(default=WIKITEXT2_SHA256, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the whole text, before any cut; null allows any text. The figures of another text than WikiText-2's
+    have the beginning of its hash in their names."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -47,6 +53,32 @@ class WikiText2Config(Schema):
         text = "".join(lines)
         (folder / "wiki.test.raw").write_text(text, encoding="utf-8")
         return {"path": str(folder / "wiki.test.raw"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+class WikiText103Config(WikiText2Config):
+    """`wikitext103`: the raw test split of WikiText-103, which is the text of WikiText-2's."""
+
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the whole text, before any cut; null allows any text. The figures of another text than WikiText-2's
+    have the beginning of its hash in their names."""
+
+
+class C4Config(Schema):
+    """`c4`: the first file of the validation split of C4 in English."""
+
+    path: InputPath | None = None
+    """A local `c4-validation.00000-of-00008.json.gz`, or a clone of allenai/c4; null means `c4` in the data folder, or
+    the Hugging Face hub if there is no data folder."""
+    convention: Literal["documents", "gptq"] = "documents"
+    """`documents`: each by itself, as in the task `text`. `gptq`: the first 1,100 joined by spaces, in 256 windows."""
+    window: int | None = Field(default=None, gt=1)
+    """Tokens of a window; null means as many as the model reads at once."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        text = "".join(f'{{"text": "On day {day}, mill {day * 7 % 12} stood still."}}\n' for day in range(12))
+        (folder / "c4-validation.00000-of-00008.json").write_text(text)
+        return {"path": str(folder / "c4-validation.00000-of-00008.json")}
 
 
 class TextConfig(Schema):
@@ -149,3 +181,50 @@ class ChoicesConfig(Schema):
         )
         (folder / "mills.jsonl").write_text("".join(rows))
         return {"path": str(folder / "mills.jsonl")}
+
+
+class Gsm8kConfig(Schema):
+    """`gsm8k`: word problems of grade school."""
+
+    path: InputPath | None = None
+    """A folder with `test.jsonl` and `train.jsonl` (plain or compressed; columns question and answer), or a clone of
+    openai/gsm8k; null means `gsm8k` in the data folder, or the Hugging Face hub if there is no data folder."""
+    tokens: int = Field(default=256, gt=0)
+    """The most tokens of an answer; 256 as in lm-evaluation-harness. Another number is part of the metrics' names."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        for split, numbers in (("train", range(1, 6)), ("test", range(6, 12))):
+            rows = (f'{{"question": "{n}+1?", "answer": "#### {n + 1}"}}\n' for n in numbers)
+            (folder / f"{split}.jsonl").write_text("".join(rows))
+        return {"path": str(folder), "tokens": 8}
+
+
+class QualityConfig(Schema):
+    """`quality`: what a model writes after prompts."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts; none means those of `path`, or of the run's config (`evaluate.prompts`)."""
+    path: InputPath | None = None
+    """A file of prompts: JSON lines or CSV with a header, plain or compressed, or Parquet."""
+    column: str = "prompt"
+    """The column of the prompt in `path`."""
+    samples: int = Field(default=4, gt=0)
+    """Texts for each prompt."""
+    tokens: int = Field(default=128, gt=0)
+    """The most tokens of a text."""
+    temperature: float = Field(default=0.8, ge=0)
+    """0 takes the likeliest token each time, which gives one text: set `samples: 1`."""
+    self_bleu: bool = True
+    """Whether to compare the texts of a prompt by BLEU, which needs the package sacrebleu (the extra `bleu`)."""
+
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.temperature == 0 and self.samples > 1:
+            yield ("samples",), f"must be 1 at temperature 0, not {self.samples}: all texts would be the same"
+        if self.prompts and self.path is not None:
+            yield ("path",), "is not read beside `prompts`: leave one of them out"
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        prompts = [f"Mill {number}" for number in range(4)]
+        return {"prompts": prompts, "samples": 2, "tokens": 8, "self_bleu": False}

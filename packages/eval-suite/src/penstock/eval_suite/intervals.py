@@ -31,6 +31,8 @@ FEWEST = 50
 RESAMPLES = 2000
 LEFT_OUT = 200
 """The jackknife of a metric leaves out so many parts of the samples in turn."""
+ROUNDING = 1e-12
+"""Relative difference of figures that are equal but for the order of their sums."""
 
 WILSON = f"Wilson score, {LEVEL:.0%}"
 WILSON_CLUSTERS = f"Wilson score with the effective number of samples, by cluster, {LEVEL:.0%}"
@@ -72,7 +74,8 @@ def intervals_of(
     }
     drawn = [name for name in metrics if name not in estimates]
     if drawn and cluster_N.max(initial=-1) + 1 >= FEWEST:
-        found |= _bca(lambda picked: _only(drawn, metrics_of(picked)), scores, cluster_N, seed)
+        resampled = bca(lambda picked: _only(drawn, metrics_of(picked)), scores, cluster_N, seed)
+        found |= {name: interval for name, (interval, _) in resampled.items()}
     few = f"fewer than {FEWEST} samples" if drawn and cluster_N.max(initial=-1) + 1 < FEWEST else ""
     reasons = {name: few if few and name in drawn else _reason(metrics[name]) for name in metrics if name not in found}
     return Intervals({name: found[name] for name in metrics if name in found}, reasons)
@@ -91,14 +94,20 @@ def estimate_interval(estimate: Estimate, scores: Scores, cluster_N: NDArray[np.
     """Of a metric that is a share, a mean, a ratio of sums, or exp of one."""
     total_N = scores[estimate.total]
     weight_N = np.ones(len(total_N)) if estimate.weight is None else scores[estimate.weight]
-    plain = estimate.scale == 1 and not estimate.exponential
-    if plain and np.isin(total_N, (0.0, 1.0)).all() and (weight_N == 1).all():
+    if is_share(estimate, scores):
         return share_interval(total_N, cluster_N)
     found = ratio_interval(estimate.scale * total_N, weight_N, cluster_N)
     if found is None or estimate.exponential:
         return found and _exponential(found)
-    share = plain and ((total_N >= 0) & (total_N <= weight_N)).all()
+    share = estimate.scale == 1 and ((total_N >= 0) & (total_N <= weight_N)).all()
     return replace(found, low=max(0.0, found.low), high=min(1.0, found.high)) if share else found
+
+
+def is_share(estimate: Estimate, scores: Scores) -> bool:
+    """Whether the metric is the share of samples that are 1, where the others are 0."""
+    if estimate.scale != 1 or estimate.exponential or not np.isin(scores[estimate.total], (0.0, 1.0)).all():
+        return False
+    return estimate.weight is None or bool((scores[estimate.weight] == 1).all())
 
 
 def share_interval(right_N: Floats, cluster_N: NDArray[np.int64] | None = None) -> Interval | None:
@@ -106,7 +115,7 @@ def share_interval(right_N: Floats, cluster_N: NDArray[np.int64] | None = None) 
     samples = len(right_N)
     if samples == 0:
         return None
-    share, clustered = float(right_N.mean()), cluster_N is not None and _clustered(cluster_N)
+    share, clustered = float(right_N.mean()), cluster_N is not None and is_clustered(cluster_N)
     if clustered and cluster_N is not None:
         return _share_of_clusters(right_N, cluster_N)
     error = math.sqrt(share * (1 - share) / samples)
@@ -146,7 +155,7 @@ class Studentised:
     def of(cls, total_N: Floats, weight_N: Floats, cluster_N: NDArray[np.int64] | None = None) -> Self | None:
         """None for less than two effective clusters, and where a single one has all the weight."""
         method = STUDENT
-        if cluster_N is not None and _clustered(cluster_N):
+        if cluster_N is not None and is_clustered(cluster_N):
             total_N, weight_N = _sums(total_N, cluster_N), _sums(weight_N, cluster_N)
             method += BY_CLUSTER
         total, weight, clusters = float(total_N.sum()), float(weight_N.sum()), len(total_N)
@@ -228,46 +237,75 @@ def _exact(right: float, samples: int) -> tuple[float, float]:
     return low, float(betaincinv(right + 1, samples - right, 1 - tail)) if right < samples else 1.0
 
 
-def _bca(metrics_of: MetricsOf, scores: Scores, cluster_N: NDArray[np.int64], seed: int) -> dict[str, Interval]:
-    """Bias-corrected and accelerated intervals; none for a metric that a resample makes infinite or no number."""
+def bca(
+    metrics_of: MetricsOf, scores: Scores, cluster_N: NDArray[np.int64], seed: int
+) -> dict[str, tuple[Interval, float]]:
+    """Bias-corrected and accelerated intervals (Efron 1987) with the p-values of 0; none for a metric that a resample
+    makes infinite or no number."""
     members = np.split(np.argsort(cluster_N, kind="stable"), np.cumsum(np.bincount(cluster_N))[:-1])
     draw, clusters, metrics = np.random.default_rng(seed), len(members), metrics_of(scores)
 
     def of(picked_K: NDArray[Any]) -> Floats:
-        index_N = np.concatenate([members[k] for k in picked_K]) if _clustered(cluster_N) else picked_K
+        index_N = np.concatenate([members[k] for k in picked_K]) if is_clustered(cluster_N) else picked_K
         drawn = metrics_of({name: column_N[index_N] for name, column_N in scores.items()})
         return np.array([drawn[name] for name in metrics])
 
     parts = np.array_split(draw.permutation(clusters), min(clusters, LEFT_OUT))
     left_out_KM = np.stack([of(np.setdiff1d(np.arange(clusters), part)) for part in parts])
     drawn_RM = np.stack([of(draw.integers(0, clusters, clusters)) for _ in range(RESAMPLES)])
-    method = BCA + (BY_CLUSTER if _clustered(cluster_N) else "")
-    found: dict[str, Interval] = {}
+    method = BCA + (BY_CLUSTER if is_clustered(cluster_N) else "")
+    found: dict[str, tuple[Interval, float]] = {}
     for m, (name, value) in enumerate(metrics.items()):
         drawn_R, left_out_K = drawn_RM[:, m], left_out_KM[:, m]
         if math.isfinite(value) and np.isfinite(drawn_R).all() and np.isfinite(left_out_K).all():
-            low, high = _bca_ends(value, drawn_R, left_out_K)
-            found[name] = Interval(low, high, float(drawn_R.std(ddof=1)), clusters, method)
+            curve = _Accelerated.of(value, drawn_R, left_out_K)
+            low, high = np.quantile(drawn_R, curve.shares(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])))
+            interval = Interval(float(low), float(high), float(drawn_R.std(ddof=1)), clusters, method)
+            found[name] = interval, curve.p_value(drawn_R)
     return found
 
 
-def _bca_ends(value: float, drawn_R: Floats, left_out_K: Floats) -> tuple[float, float]:
-    """Efron 1987. Draws that equal the value count half as below it, which matters for metrics of few values."""
-    below = (np.mean(drawn_R < value) + np.mean(drawn_R <= value)) / 2
-    bias = float(ndtri(np.clip(below, 1 / len(drawn_R), 1 - 1 / len(drawn_R))))
-    off_K = left_out_K.mean() - left_out_K
-    squares = float(np.square(off_K).sum())
-    acceleration = float((off_K**3).sum()) / (6 * squares**1.5) if squares else 0.0
-    z = bias + ndtri(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    low, high = np.quantile(drawn_R, ndtr(bias + z / (1 - acceleration * z)))
-    return float(low), float(high)
+@dataclass(frozen=True, slots=True)
+class _Accelerated:
+    """Which share of the draws lies below the end of an interval, with the bias of their median and the acceleration:
+    how the standard error changes with the value."""
+
+    bias: float
+    acceleration: float
+
+    @classmethod
+    def of(cls, value: float, drawn_R: Floats, left_out_K: Floats) -> Self:
+        off_K = left_out_K.mean() - left_out_K
+        squares = float(np.square(off_K).sum())
+        varies = squares > len(off_K) * (ROUNDING * value) ** 2
+        return cls(_normal(value, drawn_R), float((off_K**3).sum()) / (6 * squares**1.5) if varies else 0.0)
+
+    def shares(self, level_E: Floats) -> Floats:
+        z_E = self.bias + ndtri(level_E)
+        return np.asarray(ndtr(self.bias + z_E / (1 - self.acceleration * z_E)))
+
+    def p_value(self, drawn_R: Floats) -> float:
+        """Two-sided: the level at which the interval would end at 0."""
+        if not drawn_R.any():
+            return 1.0
+        z = _normal(0.0, drawn_R) - self.bias
+        return 2 * float(ndtr(-abs(z / (1 + self.acceleration * z) - self.bias)))
+
+
+def _normal(value: float, drawn_R: Floats) -> float:
+    """The normal quantile of the share of draws below a value. Equal ones count half, which matters for metrics of few
+    values, and a share is at least one draw."""
+    equal_R = np.isclose(drawn_R, value, rtol=ROUNDING, atol=0)
+    below = float(np.mean((drawn_R < value) & ~equal_R) + np.mean(equal_R) / 2)
+    return float(ndtri(np.clip(below, 1 / (len(drawn_R) + 1), len(drawn_R) / (len(drawn_R) + 1))))
 
 
 def _sums(value_N: Floats, cluster_N: NDArray[np.int64]) -> Floats:
     return np.bincount(cluster_N, weights=value_N).astype(np.float64)
 
 
-def _clustered(cluster_N: NDArray[np.int64]) -> bool:
+def is_clustered(cluster_N: NDArray[np.int64]) -> bool:
+    """Whether there are fewer clusters than samples."""
     return len(cluster_N) > 0 and int(cluster_N.max()) + 1 < len(cluster_N)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from penstock.eval_suite.generation import generated
 from penstock.eval_suite.likelihood import depends_on_batch, device_of, head, padded, window_nll
 from penstock.eval_suite.plan import Batch, Text
 from penstock.eval_suite.rows import Output, Row
@@ -61,7 +62,7 @@ class Passes:
         if asked[0].kind is Rolling:
             nll = window_nll(self._model, [row.token_S for row in asked], [row.scored for row in asked])
             return dict(zip(batch.keys, nll, strict=True))
-        return dict(zip(batch.keys, self._generations(asked), strict=True))
+        return dict(zip(batch.keys, generated(self._model, self._tokenizer, asked), strict=True))
 
     def _continuations(self, batch: Batch, rows: Mapping[str, Row]) -> dict[str, Output]:
         """Computes the head only for the positions that predict a continuation, once for all that they predict."""
@@ -96,14 +97,6 @@ class Passes:
         hidden_1SD = self._model(_on(self._model, padded([text.token_S[start:]])), cache=self._cache).hidden_BSD
         self._cache.rewind(start)
         return hidden_1SD[0, text.scored - start :]
-
-    def _generations(self, rows: Sequence[Row]) -> Sequence[Output]:
-        """All prompts have the same length, so models need no padding."""
-        token_BS = _on(self._model, padded([row.token_S for row in rows]))
-        stop_token = self._tokenizer.end_of_text
-        continued_BS = self._model.generate(token_BS, tokens=rows[0].new_tokens, temperature=0.0, stop_token=stop_token)
-        new_BS = continued_BS[:, token_BS.shape[1] :].tolist()
-        return [new[: new.index(stop_token)] if stop_token in new else new for new in new_BS]
 
 
 def answers_at(

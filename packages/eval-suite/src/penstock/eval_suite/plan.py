@@ -14,6 +14,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +55,13 @@ class Batch:
         return Batch([Text(text.token_S, keys, text.scored) for text, keys in left if keys], self.ends)
 
 
-def batches(rows: Mapping[str, Row], batch_size: int, pass_tokens: int | None) -> Iterator[Batch]:
+def batches(
+    rows: Mapping[str, Row], batch_size: int, pass_tokens: int | None, *, pads: bool = False
+) -> Iterator[Batch]:
     """Batches of at most `batch_size` texts, longest first. A beginning is shared where that saves more than a pass for
-    each of its texts costs, which is as much as reading `pass_tokens`; None: no beginnings are shared."""
-    for kind, keys in _by_kind(rows).items():
+    each of its texts costs, which is as much as reading `pass_tokens`; None: no beginnings are shared. If the model
+    does not read prompts that are padded (`pads`), those of a batch have one length."""
+    for kind, keys in _by_kind(rows, pads=pads).items():
         texts = [Text(rows[key].token_S, (key,)) for key in keys]
         if kind[0] != Likelihood.__name__:
             yield from _longest_first(texts, batch_size)
@@ -71,7 +75,7 @@ def batches(rows: Mapping[str, Row], batch_size: int, pass_tokens: int | None) -
 def invariant_batches(rows: Mapping[str, Row], batch_size: int, *, shares: bool) -> Iterator[Batch]:
     """Batches whose texts are read alone, in passes that depend on the text alone: if the model `shares` beginnings,
     chunks of `CHUNK` positions up to the first that is scored, and then the rest."""
-    for kind, keys in _by_kind(rows).items():
+    for kind, keys in _by_kind(rows, pads=True).items():
         if kind[0] != Likelihood.__name__:
             yield from _longest_first([Text(rows[key].token_S, (key,)) for key in keys], batch_size)
             continue
@@ -84,13 +88,14 @@ def invariant_batches(rows: Mapping[str, Row], batch_size: int, *, shares: bool)
             yield from _longest_first(texts, batch_size, ends)
 
 
-def _by_kind(rows: Mapping[str, Row]) -> dict[tuple[str, int, int], list[str]]:
-    """Keys of rows that may be computed together: of the same kind, and for prompts, of the same length."""
+def _by_kind(rows: Mapping[str, Row], *, pads: bool) -> dict[tuple[Any, ...], list[str]]:
+    """Keys of rows that may be computed together: of the same kind, and for prompts, continued alike."""
 
-    def kind(row: Row) -> tuple[str, int, int]:
-        return (row.kind.__name__, row.new_tokens, len(row.token_S) if row.kind is Generate else 0)
+    def kind(row: Row) -> tuple[Any, ...]:
+        length = len(row.token_S) if row.kind is Generate and not pads else 0
+        return (row.kind.__name__, row.new_tokens, length, row.stop, row.temperature, row.seed)
 
-    found: dict[tuple[str, int, int], list[str]] = defaultdict(list)
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for key, row in rows.items():
         found[kind(row)].append(key)
     return dict(sorted(found.items()))

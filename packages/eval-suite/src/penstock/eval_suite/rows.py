@@ -39,16 +39,22 @@ Output: TypeAlias = "NDArray[np.float64] | LikelihoodAnswer | list[int]"
 @dataclass(frozen=True, slots=True)
 class Row:
     """`token_S` is everything that the model reads, plus the target of the last position for the two scored kinds;
-    `scored` is the first position whose target counts. `new_tokens` is the number of tokens to generate."""
+    `scored` is the first position whose target counts. `new_tokens` is the number of tokens to generate, at most: the
+    likeliest ones up to one of the texts `stop`, or those that a generator of `seed` draws at a `temperature`."""
 
     kind: type[Request]
     token_S: NDArray[np.integer]
     scored: int = 0
     new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
 
     def digest(self) -> str:
         """SHA-256 of everything that the output depends on, except the model."""
         head = f"{self.kind.__name__} {self.scored} {self.new_tokens} "
+        if self.stop or self.temperature:
+            head += f"{self.stop} {self.temperature} {self.seed} "
         return hashlib.sha256(head.encode() + self.token_S.astype("<i8").tobytes()).hexdigest()
 
 
@@ -73,7 +79,7 @@ def answer_of(request: Request, outputs: Sequence[Any], tokenizer: Tokenizer) ->
             return answer
         case Generate():
             (tokens,) = outputs
-            return GenerateAnswer(_up_to(request.stop, tokenizer.decode(tokens)), tuple(tokens))
+            return GenerateAnswer(up_to(request.stop, tokenizer.decode(tokens)), tuple(tokens))
 
 
 def is_cut(request: Request, context: TaskContext) -> bool:
@@ -119,13 +125,15 @@ def _generate_row(request: Generate, sequence_length: int, where: str) -> Row:
         what = f"{request.tokens} new tokens after a prompt, but the model reads {sequence_length} at once"
         raise _bad_request(what, where, f"request 1 to {sequence_length - 1}")
     token_S = np.asarray(request.prompt, dtype=np.int64)[request.tokens - sequence_length :]
-    return Row(Generate, token_S, new_tokens=request.tokens)
+    if request.temperature > 0:  # what is drawn does not depend on where the text is cut
+        return Row(Generate, token_S, 0, request.tokens, temperature=request.temperature, seed=request.seed)
+    return Row(Generate, token_S, 0, request.tokens, tuple(request.stop))
 
 
 def _bad_request(what: str, where: str, fix: str) -> ProblemError:
     return ProblemError(Problem("bad-request", what, where, fix))
 
 
-def _up_to(stops: Sequence[str], text: str) -> str:
+def up_to(stops: Sequence[str], text: str) -> str:
     """The text before the first of the stops."""
     return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]

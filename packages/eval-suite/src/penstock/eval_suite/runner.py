@@ -19,12 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.eval_suite.answers import AnswerStore
+from penstock.eval_suite.generation import takes_padding
 from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.likelihood import Progress, batch_dependent_routers, device_of, evaluating
 from penstock.eval_suite.passes import Passes, shares_beginnings
 from penstock.eval_suite.plan import Batch, batches, invariant_batches
 from penstock.eval_suite.rows import Row, answer_of, is_cut, rows_of
-from penstock.hooks.contracts import Answer, FollowingUp, Item, LanguageModel, Request, Task, TaskContext, TaskResult
+from penstock.hooks.contracts import (
+    Answer,
+    FollowingUp,
+    Generate,
+    Item,
+    LanguageModel,
+    Request,
+    Task,
+    TaskContext,
+    TaskResult,
+)
 from penstock.hooks.problems import Problem, ProblemError
 
 Value = TypeVar("Value")
@@ -201,14 +212,16 @@ class _Plan:
         self, model: LanguageModel, context: TaskContext, batch_size: int, *, alone: bool, whole: bool
     ) -> None:
         self.passes = Passes(model, context.tokenizer, capacity=context.sequence_length, alone=alone)
-        self._batch_size, self._alone = batch_size, alone
+        self._model, self._batch_size, self._alone = model, batch_size, alone
         self._shares = not whole and shares_beginnings(model)
         self._pass_tokens = PASS_TOKENS if device_of(model).type == "cpu" else PASS_TOKENS_OF_GPU
 
     def batches(self, rows: Mapping[str, Row]) -> Iterator[Batch]:
         if self._alone:
             return invariant_batches(rows, self._batch_size, shares=self._shares)
-        return batches(rows, self._batch_size, self._pass_tokens if self._shares else None)
+        lengths = {len(row.token_S) for row in rows.values() if row.kind is Generate}
+        pads = len(lengths) > 1 and takes_padding(self._model)
+        return batches(rows, self._batch_size, self._pass_tokens if self._shares else None, pads=pads)
 
 
 def _compute(plan: _Plan, asked: Sequence[Asked], answers: AnswerStore, progress: Progress | None) -> None:

@@ -47,7 +47,7 @@ class Text:
         """One item a document. Raises `ProblemError` if a file is missing or not text, if there is no text at all, and
         if the tokenizer does not keep every byte of it."""
         refuse_shots(context, "text")
-        require_stride(self._stride, context)
+        require_stride(self._stride, context.sequence_length)
         documents = list(self._documents())
         if not documents:
             raise ProblemError(Problem("empty-corpus", "the files contain no text", "task 'text'", "check `paths`"))

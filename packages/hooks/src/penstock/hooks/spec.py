@@ -164,7 +164,7 @@ def tasks() -> list[Component]:
     """Evaluations of a language model: what to ask it, and what its answers are worth. Called as `target(**schema)`,
     returns a `Task` where the component says `contract=2`, and a `TaskV1` where it says 1 or nothing.
 
-    >>> Component(kind="task", name="wikitext2", target="penstock.eval_suite.tasks:WikiText2",
+    >>> Component(kind="task", name="wikitext2", target="penstock.eval_suite.wikitext:WikiText2",
     ...           summary="Bits per byte and perplexity on WikiText-2", contract=2).kind
     'task'
     """

@@ -134,8 +134,8 @@ class RollingAnswer:
 
 @dataclass(frozen=True, slots=True)
 class GenerateAnswer:
-    """The new `text`, without the stop, and the new `tokens`, up to the end of text: the stop and what the model wrote
-    behind it are among them."""
+    """The new `text`, without the stop, and the new `tokens`, up to the end of text: those of the stop are among them,
+    and what the model wrote behind it may be."""
 
     text: str
     tokens: Sequence[int] = ()

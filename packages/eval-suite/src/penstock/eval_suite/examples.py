@@ -1,0 +1,84 @@
+"""Questions after examples, as plain text or through a chat template.
+
+Plain text has a blank line behind each example. A template gets each question of an example as a message of the user
+and its answer as one of the assistant, or everything in one message of the user: `fewshot_as_multiturn` of
+lm-evaluation-harness, on and off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.hooks.contracts import Generate, Message, TaskContext
+from penstock.hooks.problems import Problem, ProblemError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question as it is asked, and its answer, which follows it after a space."""
+
+    question: str
+    answer: str
+
+
+def prompt_text(question: str, examples: Sequence[Example], context: TaskContext) -> str:
+    """Everything that the model reads before its answer. Raises `ProblemError` if the chat template fails."""
+    before = "".join(f"{each.question} {each.answer}\n\n" for each in examples)
+    if context.chat is None:
+        return before + question
+    if not context.chat.shots_as_turns:
+        return context.chat.write([Message("user", before + question)])
+    turns = [turn for each in examples for turn in (Message("user", each.question), Message("assistant", each.answer))]
+    return context.chat.write([*turns, Message("user", question)])
+
+
+def prompt_tokens(text: str, context: TaskContext) -> list[int]:
+    """The tokens of a prompt; an empty one is the end-of-text token."""
+    encode = context.tokenizer.encode if context.chat is None else context.chat.encode
+    return encode(text) or [context.tokenizer.end_of_text]
+
+
+def convention(context: TaskContext) -> str:
+    """What a chat template adds to the names of metrics."""
+    if context.chat is None:
+        return ""
+    return "-chat" if context.chat.shots_as_turns else "-chat-one-turn"
+
+
+def require_room(context: TaskContext, tokens: int, task: str) -> None:
+    """Raises `ProblemError` if `tokens` new ones leave no room for a prompt."""
+    if tokens >= context.sequence_length:
+        what = f"{tokens} new tokens, but the model reads {context.sequence_length} at once, the prompt included"
+        fix = f"set fewer: --task '{{use: {task}, tokens: {context.sequence_length // 2}}}'"
+        raise ProblemError(Problem("bad-request", what, f"task '{task}'", fix))
+
+
+def is_too_long(request: Generate, context: TaskContext) -> bool:
+    return len(request.prompt) + request.tokens > context.sequence_length
+
+
+def number_of_examples(
+    context: TaskContext, own: int, available: int, where: str, requests: Callable[[int], Sequence[Generate]]
+) -> int:
+    """The examples before each question: those asked for, or the task's `own` number. With `fit_shots`, the most with
+    which no prompt is cut; 0 if one is cut even without. `requests` makes the requests of a number of examples. Raises
+    `ProblemError` for more examples than are `available`, and for prompts that are too long with them."""
+    wanted = own if context.shots is None else context.shots
+    if wanted > available:
+        what = f"{wanted} examples before each question were requested, but there are {available}"
+        raise ProblemError(Problem("no-shots", what, where, f"use --shots {available}, or give more examples"))
+    if context.fit_shots:
+        return next((shots for shots in range(wanted, 0, -1) if _all_fit(requests(shots), context)), 0)
+    longest = max(len(request.prompt) + request.tokens for request in requests(wanted)) if wanted else 0
+    if longest > context.sequence_length:
+        what = f"with {wanted} examples and its answer, a question has up to {longest} tokens"
+        fix = "use --shots fit for as many as fit, or --shots 0"
+        raise ProblemError(
+            Problem("shots-too-long", f"{what}, but the model reads {context.sequence_length}", where, fix)
+        )
+    return wanted
+
+
+def _all_fit(requests: Sequence[Generate], context: TaskContext) -> bool:
+    return not any(is_too_long(request, context) for request in requests)
