@@ -11,6 +11,7 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.evaluate.options import Dtype, Options, Shots
+from penstock.evaluate.paths import open_run
 from penstock.evaluate.text import comparison_text, evaluation_text
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -178,7 +179,7 @@ def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options
         return evaluate_artifact(path, registry, tasks, **options)
     if is_model_folder(path):
         return evaluate_folder(path, registry, tasks, **options)
-    return evaluate_run(RunDirectory.open(path), registry, tasks, **options)
+    return evaluate_run(open_run(path), registry, tasks, **options)
 
 
 def _require_template(options: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from penstock.eval_suite.runner import Prepared
 from penstock.evaluate.compared_tasks import PreparedPair, adjusted
 from penstock.evaluate.config import HELDOUT
 from penstock.evaluate.evaluation import EarlierTask, heldout_tokens, prepare_tasks, rows_together
+from penstock.evaluate.paths import open_run
 from penstock.hooks.architecture import require_next_token
 from penstock.hooks.contracts import TaskContext
 from penstock.hooks.problems import Problem, ProblemError
@@ -35,7 +36,6 @@ from penstock.hooks.registry import Choice, Registry
 from penstock.quant158.artifact.reader import is_artifact
 from penstock.run import messages
 from penstock.run.config import RunConfig
-from penstock.run.directory import RunDirectory
 from penstock.run.records.comparison import ComparedDocument, ComparedModel, Comparison, PairedFigure, PairFigure
 from penstock.run.records.data import DataRecord
 from penstock.run.records.record import parse_record, read_record, write_record
@@ -79,7 +79,7 @@ class _Side:
 
     @classmethod
     def _run(cls, path: Path, registry: Registry) -> _Side:
-        run = RunDirectory.open(path)
+        run = open_run(path)
         config, checkpoint = run.config(registry), checkpoint_of(run)
         weights = checkpoint.path / "model.safetensors"
         frozen = ", without its frozen base" if (checkpoint.path / BASE).is_file() else ""

@@ -27,8 +27,7 @@ from penstock.hooks.contracts import (
 )
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.records.evaluation import Evaluation
-from penstock.run.records.record import read_record
+from penstock.run.records.evaluation import Evaluation, evaluation_line, read_evaluation
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -71,48 +70,34 @@ def read_stored(path: Path) -> Stored:
     """The file of `--samples`, an `evaluation.json`, or that of a run's folder. Raises `ProblemError` for anything
     else."""
     file = path / "evaluation.json" if path.is_dir() else path
-    lines = _lines(file)
-    first = next(lines, None)
-    if first is None or "evaluation" not in first:
-        found = read_record(Evaluation, file)
-        if found is None or not found.tasks:
-            raise ProblemError(_no_evaluation(file))
-        return Stored(file, found, {})
+    found = read_evaluation(file)
     columns: dict[str, dict[str, list[float]]] = {}
-    for line in lines:
+    for line in _lines(file):
         for sample in line["scores"]:
             own = columns.setdefault(line["task"], {})
             for name, value in sample.items():
                 own.setdefault(name, []).append(math.nan if value is None else float(value))
     scores = {task: {name: np.array(each) for name, each in own.items()} for task, own in columns.items()}
-    return Stored(file, Evaluation.from_json(first["evaluation"], str(file)), scores)
+    return Stored(file, found, scores)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; nothing of a file whose first line is none."""
-    try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    value = parse_json(line)
-                except ValueError:
-                    if number == 1:
-                        return
-                    raise ProblemError(_damaged(file, number)) from None
-                if not isinstance(value, dict) or (number > 1 and not {"task", "scores"} <= value.keys()):
-                    raise ProblemError(_damaged(file, number))
-                yield value
-    except OSError as error:
-        what, fix = f"cannot be read ({error.strerror})", "give an evaluation.json, or a file of --samples"
-        raise ProblemError(Problem("missing-file", what, str(file), fix)) from error
+    """The lines after the evaluation of a file of samples; none of another file."""
+    with file.open("rb") as stream:
+        if evaluation_line(stream.readline()) is None:
+            return
+        for number, line in enumerate(stream, 2):
+            try:
+                value = parse_json(line)
+            except ValueError as error:
+                raise ProblemError(_damaged(file, number)) from error
+            if not isinstance(value, dict) or not {"task", "scores"} <= value.keys():
+                raise ProblemError(_damaged(file, number))
+            yield value
 
 
 def _damaged(file: Path, number: int) -> Problem:
     return Problem("damaged-file", "not a line of --samples", f"{file}:{number}", "write the file again")
-
-
-def _no_evaluation(file: Path) -> Problem:
-    return Problem("damaged-file", "not an evaluation", str(file), "give an evaluation.json, or a file of --samples")
 
 
 def _answer(request: Request, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
