@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,16 @@ def of_contract_2(tasks: Mapping[str, Any]) -> dict[str, Prepared]:
 
 
 def require_writable(paths: Sequence[Path | None]) -> None:
-    """Raises `ProblemError` for a file in a folder that is not there, before anything is computed."""
-    problems = [
-        Problem("missing-file", "the folder of the file was not found", str(path), "make it, or choose another")
-        for path in paths
-        if path is not None and not path.resolve().parent.is_dir()
-    ]
+    """Raises `ProblemError` for a file in a folder that is not there or that nobody may write to, before anything is
+    computed."""
+    problems: list[Problem] = []
+    for path in filter(None, paths):
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            what, fix = "the folder of the file was not found", "make it, or choose another"
+            problems.append(Problem("missing-file", what, str(path), fix))
+        elif not os.access(folder, os.W_OK):
+            what, fix = "the folder of the file cannot be written to", "choose another"
+            problems.append(Problem("read-only", what, str(path), fix))
     if problems:
         raise ProblemError(problems)
