@@ -173,11 +173,12 @@ def test_what_fine_tuning_and_reassignment_cost_is_held_to_the_limits_of_their_k
 
 def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findings):
     rows = [{"share": 1.0, "z": 9.0}, {"share": 0.74, "z": 3.5}, {"share": 0.5, "z": -2.0}]
-    facts = {"speedup": 1.5, "half_width": 0.1, "bounded": False, "step_of_muon_over_adamw": 1.1}
-    steps, rule, time = findings.muon({"rows": rows, "fewest_steps": 0.74, **facts})
-    assert (steps.verdict, rule.verdict, time.verdict) == ("confirmed", "confirmed", "not decided")
-    slow = {**facts, "speedup": 1.1}
-    assert [each.verdict for each in findings.muon({"rows": rows, "fewest_steps": 1.0, **slow})] == ["refuted"] * 3
+    facts = {"rows": rows, "steps": 200, "half_width": 0.1, "bounded": False, "step_of_muon_over_adamw": 1.1}
+    steps, rule, time = findings.muon({**facts, "speedup": 1.5, "fewest_steps": 0.74})
+    assert steps.verdict == rule.verdict == "within limits: a model of 1.07M parameters, 200 steps"
+    assert time.verdict == "not decided"
+    slow = findings.muon({**facts, "speedup": 1.1, "fewest_steps": 1.0})
+    assert [each.verdict for each in slow] == ["refuted"] * 3
 
 
 @pytest.mark.parametrize("name", ["claim_findings", "muon_against_adamw"])

@@ -55,7 +55,7 @@ OPTIMIZERS = {
     "muon": "{{use: muon, lr: {matrices}, adamw_lr: {others}, weight_decay: {weight_decay}}}",
 }
 AROUND_BEST = 0.25  # of the width of the space
-SHARES = (1.0, 0.74, 0.6, 0.5)  # 0.74 and 0.5 of the steps are 1.35 and 2 times as fast
+SHARES = (1.0, 0.74, 0.5, 0.35, 0.25)  # 0.74 and 0.5 of the steps are 1.35 and 2 times as fast
 Z = 0.004 / 0.0013
 TOKENS_PER_SECOND = 7000  # of one core
 MEASURED_TOKENS = 40_000  # of each half of the held-out text
