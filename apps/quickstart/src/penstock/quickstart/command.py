@@ -91,7 +91,8 @@ def _train(registry: Registry, config_file: Path, overrides: tuple[str, ...], ru
 
 
 def _evaluate(registry: Registry, run: RunDirectory) -> Evaluation:
-    from penstock.evaluate.commands import evaluate_run, evaluation_text
+    from penstock.evaluate.commands import evaluate_run
+    from penstock.evaluate.text import evaluation_text
 
     return _step(["evaluate", run.path], lambda: evaluate_run(run, registry), evaluation_text)
 
