@@ -89,7 +89,10 @@ def test_every_figure_is_that_of_all_logits_at_once(baseline: Path, other: Path,
     """An oracle that holds the logits of a whole document."""
     (tmp_path / "gates.txt").write_text(TEXT)
     task = REGISTRY.choose("task", {"use": "text", "paths": [str(tmp_path / "gates.txt")], "separator": "<|end|>"})
-    found = compare_paths(baseline, other, REGISTRY, task)
+    found = compare_paths(baseline, other, REGISTRY, [task])
+    assert found.scores is not None
+    assert found.record.kl_divergence is not None
+    assert found.record.bits_per_byte is not None
     models: list[Any] = [restore(path, REGISTRY) for path in (baseline, other)]
     rows = []
     for piece in TEXT.split("<|end|>")[:-1]:
@@ -143,8 +146,8 @@ def test_the_table_names_both_and_the_worst_documents(command, baseline: Path, o
         (["A", "B"], "2 paths, add --compare"),
         (["A", "--compare"], "--compare takes two paths, not 1"),
         (["A", "B", "A", "--compare"], "--compare takes two paths, not 3"),
-        (["A", "B", "--compare", "--task", "heldout", "--task", "heldout"], "--compare takes one text, not 2 tasks"),
-        (["A", "B", "--compare", "--task", "lambada", "--data", "D"], "'lambada' does not score every token"),
+        (["A", "B", "--compare", "--task", "heldout", "--task", "heldout"], "--compare takes one text, not 2"),
+        (["A", "B", "--compare", "--task", "lambada", "--data", "EMPTY"], "lambada_test.jsonl"),
         (["A", "B", "--compare", "--shots", "2"], "shots"),
     ],
 )
@@ -152,12 +155,66 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
     command, baseline: Path, other: Path, tmp_path: Path, monkeypatch, arguments: list[str], what: str
 ):
     (tmp_path / "lambada").mkdir()
-    (tmp_path / "lambada" / "lambada_test.jsonl").write_text('{"text": "the gate of the mill"}\n')
+    (tmp_path / "lambada" / "lambada_test.jsonl").write_text("")
     monkeypatch.setattr("penstock.evaluate.comparison.restore_run", lambda *_: pytest.fail("a model was loaded"))
-    places = {"A": baseline, "B": other, "D": tmp_path}
+    places = {"A": baseline, "B": other, "EMPTY": tmp_path}
     with pytest.raises(ProblemError, match=what) as caught:
         command("evaluate", *(places.get(each, each) for each in arguments))
     assert caught.value.exit_code == 2
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A folder of data with 60 passages for `lambada`."""
+    (tmp_path / "lambada").mkdir()
+    rows = [json.dumps({"text": f"def gate_{number}(level): return {number}"}) for number in range(60)]
+    (tmp_path / "lambada" / "lambada_test.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_questions_are_compared_one_by_one_beside_a_text(command, baseline: Path, other: Path, words: Path, capsys):
+    arguments = ["--compare", "--task", "heldout", "--task", "lambada", "--data", words]
+    result = command("evaluate", baseline, other, *arguments, "--json")
+    task = result["tasks"]["lambada"]
+    assert (task["samples"], task["groups"]) == (60, {})
+    for side, run in (("baseline", baseline), ("compressed", other)):
+        alone = command("evaluate", run, "--task", "lambada", "--data", words, "--json")["tasks"]["lambada"]["metrics"]
+        assert {name: metric[side] for name, metric in task["metrics"].items()} == pytest.approx(alone, rel=1e-6)
+    perplexity = task["metrics"]["lambada.perplexity@openai-last-word"]
+    assert perplexity["interval"]["low"] < perplexity["difference"] < perplexity["interval"]["high"]
+    assert perplexity["p_value"] <= perplexity["adjusted"] <= 2 * perplexity["p_value"]
+    accuracy = task["metrics"]["lambada.accuracy@openai-last-word"]
+    assert accuracy["test"] == "McNemar, exact"
+    assert accuracy["difference"] * 60 == pytest.approx(accuracy["only_compressed"] - accuracy["only_baseline"])
+    assert result["kl_divergence"]["value"] > 0
+    assert Comparison.from_json(result).to_json() == result
+    command("evaluate", baseline, other, *arguments)
+    said = capsys.readouterr().out
+    assert [word for word in ("KL(A || B)", "lambada.accuracy@", "difference") if word not in said] == []
+
+
+def test_models_of_two_tokenizers_are_compared_on_questions_and_per_byte_of_documents(
+    command, config_file: Path, baseline: Path, words: Path
+):
+    changes = ["data.tokenizer.vocab_size=300", "train.tokens=128"]
+    run = command("train", config_file, *changes, "--runs", words, "--json")["run_dir"]
+    (words / "gates.txt").write_text(TEXT)
+    text = f"{{use: text, paths: [{words / 'gates.txt'}], separator: '<|end|>'}}"
+    result = command(
+        "evaluate", baseline, run, "--compare", "--task", text, "--task", "lambada", "--data", words, "--json"
+    )
+    assert (result["loss"], result["kl_divergence"], result["task"]) == (None, None, "")
+    ((name, metric),) = result["tasks"]["text"]["metrics"].items()
+    assert name.startswith("text.bits_per_byte@")
+    assert (metric["interval"]["samples"], result["tasks"]["lambada"]["samples"]) == (30, 60)
+    with pytest.raises(ProblemError, match="another tokenizer than that of"):
+        command("evaluate", baseline, run, "--compare", "--task", text.replace(", separator: '<|end|>'", ""))
+
+
+def test_a_comparison_of_before_there_were_tasks_opens(command, baseline: Path, other: Path):
+    result = command("evaluate", baseline, other, "--compare", "--json")
+    earlier = {name: value for name, value in result.items() if name != "tasks"}
+    assert Comparison.from_json(earlier).to_json() == result
 
 
 def test_models_of_two_tokenizers_are_refused_by_name_before_they_are_loaded(

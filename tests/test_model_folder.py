@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from penstock.data_prep.tokenizer import tokenizer_files, train_tokenizer
+from penstock.evaluate.published import with_published
 from penstock.hooks.problems import ProblemError
+from penstock.run.records.evaluation import Evaluation, TaskFigures
 
 transformers = pytest.importorskip("transformers")
 
@@ -212,10 +214,36 @@ def test_a_damaged_line_of_samples_is_named(command, folders, data, tmp_path) ->
 def test_questions_go_through_a_template_and_the_record_names_it(command, folders, data, tmp_path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|>")
-    options = ("--task", "lambada", "--data", data)
+    options = ("--task", "{use: quality, prompts: [Gate], samples: 1, tokens: 4, temperature: 0}")
     result = command("evaluate", folders["gpt2"], *options, "--chat-template", template)
-    assert len(result["tasks"]["lambada"]["provenance"]["chat_template"]) == 64
+    assert len(result["tasks"]["quality"]["provenance"]["chat_template"]) == 64
+    assert all(name.endswith("-chat") for name in result["tasks"]["quality"]["metrics"])
+    with pytest.raises(ProblemError, match="asks nothing through a chat template"):
+        command("evaluate", folders["gpt2"], "--task", "lambada", "--data", data, "--chat-template", template)
     with pytest.raises(ProblemError, match="template"):
         command("evaluate", folders["gpt2"], *options, "--chat-template", "own")
     with pytest.raises(ProblemError, match="only a chat template has turns"):
         command("evaluate", folders["gpt2"], *options, "--shots-in-one-turn")
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    names = ("lambada.accuracy@openai-last-word", "wikitext2.word_perplexity@lm-eval-1024")
+    tasks = {name: TaskFigures({name: value}) for name, value in zip(names, (0.32557, 38.0), strict=True)}
+    rows = {row.metric: row for row in with_published("gpt2", Evaluation(tasks=tasks)).published or []}
+    accuracy, words = (rows[name] for name in names)
+    assert (accuracy.published, accuracy.ours, accuracy.agrees) == (0.3256, 0.32557, True)
+    assert (words.published, words.difference, words.agrees) == (37.37, pytest.approx(0.63), False)
+    assert rows["lambada.perplexity@openai-last-word"].ours is None
+
+
+def test_published_figures_need_weights_and_decide_tasks_and_length(command, folders, data, tmp_path) -> None:
+    options = ("--published", "gpt2", "--data", data)
+    for wrong, path, more in (
+        ("the weights of gpt2 are not here", tmp_path / "nowhere", ()),
+        ("1024 tokens, but the model reads at most 64", folders["gpt2"], ()),
+        ("decide which tasks run", folders["gpt2"], ("--task", "lambada")),
+    ):
+        with pytest.raises(ProblemError, match=wrong):
+            command("evaluate", path, *options, *more)
+    with pytest.raises(ProblemError, match="no figures of 'gpt-2' are known, did you mean 'gpt2'"):
+        command("evaluate", folders["gpt2"], "--published", "gpt-2", "--data", data)

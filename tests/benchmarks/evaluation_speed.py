@@ -75,12 +75,12 @@ class Work:
     folder: Path
     requests: Requests
 
-    def ours(self) -> tuple[Callable[[], float], list[float], Any]:
+    def ours(self, *, batch_invariant: bool = False) -> tuple[Callable[[], float], list[float], Any]:
         """What measures its own processor seconds; the nats, filled when it runs; and the model."""
         model = gpt(pretrained=self.folder)
         context = TaskContext(_NoTokenizer(), None, POSITIONS)
         prepared = prepare(Encoded(self.requests), context)
-        return partial(_seconds_of_ours, prepared, model, nats := []), nats, model
+        return partial(_seconds_of_ours, prepared, model, nats := [], batch_invariant), nats, model
 
     def theirs(self, tokenizer: Any, batch_size: int) -> tuple[Callable[[], float], list[float]]:
         backend: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
@@ -102,9 +102,9 @@ class _NoTokenizer:
         raise NotImplementedError
 
 
-def _seconds_of_ours(prepared: Prepared, model: Any, nats: list[float]) -> float:
+def _seconds_of_ours(prepared: Prepared, model: Any, nats: list[float], batch_invariant: bool) -> float:
     store, begun = AnswerStore(), time.process_time()
-    prepared.run(model, store)
+    prepared.run(model, store, batch_invariant=batch_invariant)
     seconds = time.process_time() - begun
     nats[:] = prepared.scored(store).scores["nll"]
     return seconds
@@ -193,7 +193,8 @@ def gpt2_tokenizer(data: Path, folder: Path) -> Any:
 def compared(work: Work, tokenizer: Any, repeats: int) -> dict[str, Any]:
     """Median processor seconds of ours and of theirs at its best; raises AssertionError for unequal answers."""
     ours, nats, model = work.ours()
-    cases, answers = {"ours": ours}, {}
+    invariant, *_ = work.ours(batch_invariant=True)
+    cases, answers = {"ours": ours, "batch-invariant": invariant}, {}
     for size in BATCHES:
         cases[f"lm-eval, {size}"], answers[size] = work.theirs(tokenizer, size)
     with torch.inference_mode():

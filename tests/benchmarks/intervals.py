@@ -70,7 +70,7 @@ class Case:
 def coverage(name: str, samples: int, covered: Sequence[bool], bar: bool) -> Row:
     share = float(np.mean(covered))
     error = math.sqrt(share * (1 - share) / len(covered))
-    return {"intervals": name, "samples": samples, "covered": share, "+-": error, "bar": bar}
+    return {"simulated": name, "samples": samples, "figure": "covered", "value": share, "+-": error, "held": bar}
 
 
 def share(low: float, high: float) -> Callable[[Draw, int], Drawn]:
@@ -98,6 +98,11 @@ def documents(own: Callable[[Draw, int], NDArray[np.float64]]) -> Callable[[Draw
         return {"x": byte_N * (0.6 + 0.15 * own(draw, samples)), "w": byte_N}, (), 0.6
 
     return drawn
+
+
+def perplexity_of_documents(draw: Draw, samples: int) -> Drawn:
+    token_N = np.ceil(draw.lognormal(5, 1, samples))
+    return {"x": token_N * draw.normal(3, 0.4, samples), "w": token_N}, (), math.exp(3)
 
 
 def easier(draw: Draw, samples: int) -> Drawn:
@@ -182,7 +187,7 @@ CASES = (
     Case("perplexity of last words", last_words, Estimate("x", exponential=True)),
     Case("nats per byte", documents(lambda draw, n: draw.normal(0, 1, n)), Estimate("x", "w")),
     Case("nats per byte, skewed", documents(lambda draw, n: draw.exponential(1, n) - 1), Estimate("x", "w")),
-    Case("perplexity by byte", documents(lambda draw, n: draw.normal(0, 1, n)), Estimate("x", "w", exponential=True)),
+    Case("perplexity of documents", perplexity_of_documents, Estimate("x", "w", exponential=True)),
     Case("nats per byte, less in long texts", easier, Estimate("x", "w"), bar=False),
     Labels(0.8, SIZES),
     Labels(0.95, SIZES[:2], bar=False),
@@ -229,7 +234,8 @@ def false_differences(simulations: int) -> Iterator[Row]:
             found = [compared(*drawn(draw, samples), estimate) for _ in range(simulations)]
             said = float(np.mean([each.p_value is not None and each.p_value < 0.05 for each in found]))
             error = math.sqrt(said * (1 - said) / simulations)
-            yield {"equal models": name, "samples": samples, "said to differ": said, "+-": error}
+            row = {"simulated": f"equal models: {name}", "samples": samples, "figure": "said to differ"}
+            yield {**row, "value": said, "+-": error, "held": True}
 
 
 def narrower(simulations: int, samples: int = 277) -> Iterator[Row]:
@@ -241,7 +247,8 @@ def narrower(simulations: int, samples: int = 277) -> Iterator[Row]:
             interval = compared({"x": one_N}, {"x": other_N}, Estimate("x")).interval
             apart = 2 * 1.96 * math.hypot(stats.sem(one_N), stats.sem(other_N))
             times += [apart / (interval.high - interval.low)] if interval else []
-        yield {"correlation of scores": correlation, "paired is narrower by": float(np.median(times))}
+        row = {"simulated": f"pairs of correlation {correlation}", "samples": samples, "figure": "times narrower"}
+        yield {**row, "value": float(np.median(times)), "+-": "", "held": True}
 
 
 @click.command(help=__doc__)
@@ -251,16 +258,15 @@ def main(simulations: int, as_json: bool) -> None:
     covered = [row for case in CASES for row in case.rows(simulations)]
     false = list(false_differences(simulations))
     pairing = list(narrower(simulations))
-    held = [row["covered"] for row in covered if row["bar"]]
+    held = [row["value"] for row in covered if row["held"]]
     bars = [
         Bar("least coverage", min(held), LOW),
         Bar("most coverage", max(held), HIGH, at_least=False),
-        Bar("equal models said to differ, most", max(row["said to differ"] for row in false), FALSE, at_least=False),
-        Bar("pairing at a correlation of 0.9, times narrower", pairing[3]["paired is narrower by"], 3),
+        Bar("equal models said to differ, most", max(row["value"] for row in false), FALSE, at_least=False),
+        Bar("pairing at a correlation of 0.9, times narrower", pairing[3]["value"], 3),
     ]
     extremes = {samples: "{:.1%} to {:.1%}".format(*wilson_extremes(samples)) for samples in SIZES}
-    rows = [{**row, "bar": "" if row["bar"] else "none"} for row in covered]
-    finish("intervals", [*rows, *false, *pairing], bars, as_json, simulations=simulations, wilson=extremes)
+    finish("intervals", [*covered, *false, *pairing], bars, as_json, simulations=simulations, wilson=extremes)
 
 
 if __name__ == "__main__":

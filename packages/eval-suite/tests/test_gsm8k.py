@@ -7,10 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penstock.eval_suite.gsm8k import STOPS, Gsm8k, flexible_number, is_same_number, strict_number
 from penstock.eval_suite.runner import Prepared, prepare, run_task
+from penstock.eval_suite.tasks import Heldout
 from penstock.hooks import ProblemError, Registry
 from penstock.hooks.contracts import Generate, GenerateAnswer, TaskContext
 
@@ -49,7 +51,7 @@ def as_clone(folder: Path) -> Path:
 
 
 def context(tokenizer: Any, length: int = 2048, **changes: Any) -> TaskContext:
-    return TaskContext(tokenizer, None, length, **changes)
+    return TaskContext(**{"tokenizer": tokenizer, "heldout": None, "sequence_length": length, **changes})
 
 
 def asked(task: Gsm8k, given: TaskContext) -> list[str]:
@@ -106,6 +108,12 @@ def test_examples_are_turns_of_a_chat_or_stand_in_one(tokenizer, tmp_path, make_
     metrics = run_task(task, make_gru(257), given).metrics
     how = "1-shot-4-tokens-chat" + ("" if as_turns else "-one-turn")
     assert list(metrics) == [f"gsm8k.exact_match@{kind}-{how}" for kind in ("strict", "flexible")]
+
+
+def test_a_template_that_a_task_does_not_write_through_is_refused(tokenizer):
+    heldout = context(tokenizer, 8, heldout=np.arange(1, 60), chat=Turns(tokenizer, True))
+    with pytest.raises(ProblemError, match="Heldout: the task asks nothing through a chat template"):
+        prepare(Heldout(), heldout)
 
 
 def test_five_examples_are_shown_unless_said_otherwise(tokenizer, tmp_path):

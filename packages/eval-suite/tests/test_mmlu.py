@@ -106,6 +106,39 @@ def test_texts_are_asked_for_as_in_its_continuation(tokenizer, tmp_path):
     assert first.document.answers == ("5", "6", "7", "8")
 
 
+@pytest.mark.parametrize(("folder", "answers"), [("default", "letters"), ("continuation", "texts")])
+@pytest.mark.parametrize("shots", [0, 5])
+def test_lm_evaluation_harness_asks_the_same(tokenizer, tmp_path, monkeypatch, folder, answers, shots):
+    """Its own task files build the prompts, from the same rows."""
+    harness = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    tasks = pytest.importorskip("lm_eval.tasks")
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = as_lines(tmp_path / "lines")
+    expected = {}
+    for subject in SUBJECTS:
+        for split in ("dev", "test"):
+            rows = [json.dumps(row) + "\n" for row in rows_of(split) if row["subject"] == subject]
+            (tmp_path / f"{subject}_{split}.jsonl").write_text("".join(rows))
+        file = Path(harness.__file__).parent / "tasks" / "mmlu" / folder / f"mmlu_{subject}.yaml"
+        (tmp_path / f"{subject}.yaml").write_text(
+            f"include: {file}\ntask: our_{subject}\ntag: ours\ndataset_path: json\ndataset_name: null\n"
+            f"dataset_kwargs:\n  data_files:\n    dev: {tmp_path}/{subject}_dev.jsonl\n"
+            f"    test: {tmp_path}/{subject}_test.jsonl\n"
+        )
+    manager = tasks.TaskManager(include_defaults=False, include_path=str(tmp_path))
+    for subject in SUBJECTS:
+        task = tasks.get_task_dict([f"our_{subject}"], manager)[f"our_{subject}"]
+        task.set_config("num_fewshot", shots)
+        task.build_all_requests(limit=None, rank=0, world_size=1)
+        for request in task.instances:
+            expected.setdefault(f"{subject}/{request.doc_id + 1}", []).append(request.args)
+    found = {
+        identity: [(prompt.text, f" {answer}") for answer in prompt.answers]
+        for identity, _, prompt, _ in asked(Mmlu(lines, answers=answers), context(tokenizer, shots=shots))
+    }
+    assert found == expected
+
+
 def test_every_layout_gives_the_same_questions(tokenizer, tmp_path):
     given = context(tokenizer)
     expected = asked(Mmlu(as_lines(tmp_path / "lines")), given)
@@ -215,3 +248,30 @@ def test_mmlu_itself_has_14042_questions_of_57_subjects(uniform_model, tokenizer
     assert sum(item.gold[0] for item in items) == sum(row["answer"] for row in rows)
     metrics = run_task(Mmlu(), uniform_model, TaskContext(tokenizer, None, 600, shots=0, data=data, limit=57)).metrics
     assert next(iter(metrics)) == "mmlu.accuracy@0-shot-first-57"
+
+
+class Tagged:
+    """A chat template by hand."""
+
+    sha256, shots_as_turns = "of the template", True
+
+    def __init__(self, tokenizer) -> None:
+        self.encode = tokenizer.encode
+
+    def write(self, messages) -> str:
+        return "".join(f"[{each.role}]{each.content}" for each in messages) + "[assistant]"
+
+
+def test_through_a_chat_template_the_answer_has_no_space_before_it(tokenizer, tmp_path, uniform_model):
+    """As lm-evaluation-harness: the description is the system's message, an example a turn of each side."""
+    given = context(tokenizer, shots=1, chat=Tagged(tokenizer))
+    task = Mmlu(as_lines(tmp_path))
+    first = next(iter(task.items(given)))
+    assert first.document.text == (
+        "[system]The following are multiple choice questions (with answers) about abstract algebra.\n\n"
+        '[user]What, in "abstract_algebra", is 0?\nA. 0\nB. 1\nC. 2\nD. 3\nAnswer:[assistant]A'
+        '[user]What, in "abstract_algebra", is 5?\nA. 5\nB. 6\nC. 7\nD. 8\nAnswer:[assistant]'
+    )
+    asked = task.requests(first, given)
+    assert [tokenizer.decode(each.continuation) for each in asked] == ["A", "B", "C", "D"]
+    assert next(iter(run_task(task, uniform_model, given).metrics)).endswith("1-shot-chat")

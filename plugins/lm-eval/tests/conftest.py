@@ -1,62 +1,15 @@
-"""A tiny GPT-2 that transformers wrote, which both the harness's own backend and our architecture read."""
+"""A tiny GPT-2 that both the harness's own backend and our architecture read."""
 
-from __future__ import annotations
-
-import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from penstock_lm_eval.opening import Opened, opened
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-from penstock.data_prep.tokenizer import BpeTokenizer, train_tokenizer
 
 sys.path.append(str(Path(__file__).parent))  # what the tests share
 
-POSITIONS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Twins:
-    """The folder that transformers reads, and the same weights and tokenizer as ours."""
-
-    folder: Path
-
-    def ours(self, **arguments: Any) -> Opened:
-        """What `--model_args run=FOLDER` opens."""
-        return opened({"run": str(self.folder), **arguments})
-
-    def theirs(self, dtype: str = "float32", batch_size: int = 1) -> Any:
-        """The harness's backend for transformers."""
-        from lm_eval.models.huggingface import HFLM
-
-        return HFLM(pretrained=str(self.folder), dtype=dtype, device="cpu", batch_size=batch_size)
-
 
 @pytest.fixture(scope="session")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    folder = tmp_path_factory.mktemp("gpt2")
-    words = " ".join(f"gate {number} of the mill is open, the wheel turns" for number in range(60))
-    trained = train_tokenizer([words], vocabulary_size=320)
-    trained.save(str(folder / "tokenizer.json"))
-    tokenizer = BpeTokenizer.load(folder)
-    end = "<|endoftext|>"
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token=end, pad_token=end)
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS, "vocab_size": tokenizer.vocabulary_size}
-    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=tokenizer.end_of_text, eos_token_id=tokenizer.end_of_text))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    return Twins(folder)
+def twins(tmp_path_factory: pytest.TempPathFactory):
+    from gpt2_twins import write_twins
 
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_twins(tmp_path_factory.mktemp("gpt2"))

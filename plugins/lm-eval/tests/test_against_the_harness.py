@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import POSITIONS, Twins
+from gpt2_twins import POSITIONS, Twins
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from local_tasks import write_tasks
@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def harness(model: Any, folder: Path, *names: str, **options: Any) -> dict[str, Any]:
     manager = TaskManager(include_defaults=False, include_path=str(folder))
-    return simple_evaluate(model, tasks=[*names], task_manager=manager, bootstrap_iters=0, **options) or {}
+    evaluated: Any = simple_evaluate
+    return evaluated(model, tasks=[*names], task_manager=manager, bootstrap_iters=0, **options)
 
 
 def answers_in(results: Mapping[str, Any], name: str) -> list[list[Any]]:

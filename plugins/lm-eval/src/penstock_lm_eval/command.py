@@ -10,7 +10,6 @@ def main() -> None:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.registry import register_model
 
-    from penstock.cli.output import print_problems
     from penstock.hooks.problems import ProblemError
     from penstock_lm_eval.model import PenstockModel
 
@@ -18,4 +17,5 @@ def main() -> None:
     try:
         cli_evaluate()
     except ProblemError as error:
-        sys.exit(print_problems(error))
+        sys.stderr.writelines(f"error: {problem}\n" for problem in error.problems)
+        sys.exit(error.exit_code)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.likelihood import Progress
 from penstock.eval_suite.runner import prepare
+from penstock.evaluate.measuring import computing_in
 from penstock.hooks.contracts import Answer, Array, Item, Request, TaskContext, TaskResult
 from penstock_lm_eval.asking import requests_of, results_of
 from penstock_lm_eval.opening import Opened, opened
@@ -57,7 +58,7 @@ class PenstockModel(LM):
         context = TaskContext(mine.tokenizer, None, mine.sequence_length)
         once = list({id(instance): instance for instance in instances}.values())
         prepared = prepare(_Listed(once), context)
-        with _bar(kind, quiet) as progress:
+        with computing_in(mine.model, mine.dtype), _bar(kind, quiet) as progress:
             prepared.run(mine.model, answers, batch_size=mine.batch_size, progress=progress)
         found = {
             id(instance): iter(results_of(instance, each.answers))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
 from torch import nn
 
 from penstock.eval_suite.runner import BATCH_SIZE
-from penstock.evaluate.measuring import compute_in
 from penstock.evaluate.model_folder import ModelFolder, is_model_folder
 from penstock.evaluate.options import Dtype
 from penstock.hooks.contracts import LanguageModel, Tokenizer
@@ -26,12 +26,14 @@ OPTIONS = ("batch_size", "max_batch_size", "device")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A model that answers, the most tokens that it reads at once, and what the harness's results say of it."""
+    """A model that answers, the most tokens that it reads at once, the dtype that it computes in, and what results of
+    the harness say of it."""
 
     model: LanguageModel
     tokenizer: Tokenizer
     sequence_length: int
     batch_size: int
+    dtype: Dtype
     info: Mapping[str, Any]
 
 
@@ -47,33 +49,36 @@ def opened(arguments: Mapping[str, Any]) -> Opened:
             "write --model_args run=PATH, of a run, an artifact or a folder of transformers",
         )
         raise ProblemError(Problem("missing-value", what, "--model_args", fix))
-    batch_size, length = _batch_size(given.get("batch_size")), given.get("max_length")
+    batch_size = _batch_size(given.get("batch_size"))
     dtype = None if "dtype" not in given else _dtype(given["dtype"])
+    length = None if "max_length" not in given else int(given["max_length"])
     path = Path(str(given["run"]))
-    found = (_of_folder if is_model_folder(path) else _of_run)(
-        path, batch_size, None if length is None else int(length)
-    )
-    if dtype is not None:
-        compute_in(found.model, dtype)
-    if "device" in given:
-        cast(nn.Module, found.model).to(given["device"])
+    found = (_of_folder if is_model_folder(path) else _of_run)(path, batch_size, length, dtype)
+    if "device" in given and _exists(device := torch.device(given["device"])):
+        cast(nn.Module, found.model).to(device)
     return found
 
 
-def _of_run(path: Path, batch_size: int, length: int | None) -> Opened:
+def _exists(device: torch.device) -> bool:
+    """The harness's command asks for cuda:0 where nobody has said anything."""
+    return device.type != "cuda" or torch.cuda.is_available()
+
+
+def _of_run(path: Path, batch_size: int, length: int | None, dtype: Dtype | None) -> Opened:
     restored = restore(path, Registry.discover())
-    info = {"model_sha256": dict(restored.digests()), "checkpoint": restored.checkpoint_name}
-    most = length or restored.config.data.sequence_length
-    return Opened(restored.model, restored.tokenizer, most, batch_size, info)
+    config, info = restored.config, {"model_sha256": dict(restored.digests()), "checkpoint": restored.checkpoint_name}
+    most = length or config.data.sequence_length
+    return Opened(restored.model, restored.tokenizer, most, batch_size, dtype or config.train.dtype, info)
 
 
-def _of_folder(path: Path, batch_size: int, length: int | None) -> Opened:
+def _of_folder(path: Path, batch_size: int, length: int | None, dtype: Dtype | None) -> Opened:
     folder = ModelFolder.open(path, Registry.discover())
     most = length or folder.positions
     if most is None:
         what = "the config does not say how many positions the model reads"
         raise ProblemError(Problem("missing-value", what, str(path), "write --model_args run=PATH,max_length=TOKENS"))
-    return Opened(folder.load(), folder.tokenizer, most, batch_size, {"model_sha256": dict(folder.digests)})
+    info = {"model_sha256": dict(folder.digests)}
+    return Opened(folder.load(), folder.tokenizer, most, batch_size, dtype or "fp32", info)
 
 
 def _dtype(name: Any) -> Dtype:

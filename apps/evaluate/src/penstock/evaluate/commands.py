@@ -19,6 +19,7 @@ from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
 ONE_MODEL = (
+    "published",
     "chat_template",
     "shots_in_one_turn",
     "sequence_length",
@@ -39,7 +40,7 @@ ONE_MODEL = (
     "--compare",
     is_flag=True,
     help="Compare two paths, a baseline and its compressed form: paired differences on the baseline's held-out "
-    "documents, or on the text of --task.",
+    "documents, or on every --task.",
 )
 @click.option(
     "--task",
@@ -52,6 +53,11 @@ ONE_MODEL = (
     "--include-path",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder with YAML files of your own tasks, for --task lm-eval:NAME.",
+)
+@click.option(
+    "--published",
+    metavar="MODEL",
+    help="Run the tasks of the figures that others published of MODEL, such as gpt2, and print both.",
 )
 @click.option(
     "--shots",
@@ -135,7 +141,7 @@ def evaluate(
     divergence, and the bytes of both files. The result is kept with the second one.
     """
     chosen = _chosen(registry, tasks, options.pop("include_path"))
-    _require_number(paths, compare, chosen)
+    _require_number(paths, compare)
     from penstock.evaluate.samples import require_writable
 
     _require_template(options)
@@ -143,11 +149,25 @@ def evaluate(
         return _compare(paths, registry, chosen, as_json, options)
     out: Path | None = options.pop("out")
     require_writable([out])
-    result = _evaluation(paths[0], registry, chosen, options)
+    published: str | None = options.pop("published")
+    if published is None:
+        result = _evaluation(paths[0], registry, chosen, options)
+    else:
+        result = _published(published, paths[0], registry, chosen, options)
     if out is not None:
         write_record(out, result)
     output.print_result(result, as_json, lambda: evaluation_text(result))
     return result.to_json()
+
+
+def _published(
+    model: str, path: Path, registry: Registry, tasks: Sequence[Choice], options: Mapping[str, Any]
+) -> Evaluation:
+    from penstock.evaluate.published import published_options, published_tasks, require_weights, with_published
+
+    require_weights(model, path)
+    chosen = published_tasks(model, tasks, registry)
+    return with_published(model, _evaluation(path, registry, chosen, published_options(model, options)))
 
 
 def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options: Mapping[str, Any]) -> Evaluation:
@@ -177,14 +197,11 @@ def _chosen(registry: Registry, tasks: Sequence[str], include_path: Path | None)
     return chosen
 
 
-def _require_number(paths: Sequence[Path], compare: bool, tasks: Sequence[Choice]) -> None:
-    """Raises `ProblemError` unless there are two paths and at most one task to compare, or one path to evaluate."""
+def _require_number(paths: Sequence[Path], compare: bool) -> None:
+    """Raises `ProblemError` unless there are two paths to compare, or one path to evaluate."""
     if compare and len(paths) != 2:
         what, fix = f"--compare takes two paths, not {len(paths)}", "give a baseline and its compressed form"
         raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
-    if compare and len(tasks) > 1:
-        what, fix = f"--compare takes one text, not {len(tasks)} tasks", "compare once for each"
-        raise ProblemError(Problem("bad-value", what, "--task", fix))
     if not compare and len(paths) > 1:
         what, fix = f"{len(paths)} paths", "add --compare to compare two, or evaluate one after the other"
         raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
@@ -199,7 +216,7 @@ def _compare(
         what, fix = f"--compare does not take {' or '.join(given)}", "leave it out"
         raise ProblemError(Problem("bad-value", what, given[0], fix))
     of_tasks = Options(**{name: value for name, value in options.items() if name not in ONE_MODEL}).of_tasks()
-    record = compare_paths(paths[0], paths[1], registry, next(iter(tasks), None), **of_tasks).record
+    record = compare_paths(paths[0], paths[1], registry, tasks, **of_tasks).record
     output.print_result(record, as_json, lambda: comparison_text(record))
     return record.to_json()
 

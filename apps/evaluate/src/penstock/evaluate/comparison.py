@@ -1,10 +1,10 @@
-"""`penstock evaluate A B --compare`: a baseline and its compressed form on the same text."""
+"""`penstock evaluate A B --compare`: a baseline and its compressed form on the same text and the same questions."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,18 @@ import numpy as np
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.tokenizer import BpeTokenizer
-from penstock.eval_suite.comparison import Compared, Difference, compare, differences, require_comparable, samples_of
+from penstock.eval_suite.comparison import (
+    Compared,
+    Difference,
+    compare,
+    differences,
+    is_text,
+    require_bytes,
+    samples_of,
+)
 from penstock.eval_suite.intervals import Scores, ratio_interval
 from penstock.eval_suite.runner import Prepared
+from penstock.evaluate.compared_tasks import PreparedPair, adjusted
 from penstock.evaluate.config import HELDOUT
 from penstock.evaluate.evaluation import EarlierTask, heldout_tokens, prepare_tasks, rows_together
 from penstock.hooks.architecture import require_next_token
@@ -42,11 +51,11 @@ _TEXT_SHOWN = 60  # characters of a document
 
 @dataclass(frozen=True, slots=True)
 class ComparedPaths:
-    """The record of a comparison, and its sums over each document, for whoever pools several (see
-    `penstock.eval_suite.comparison.Compared`)."""
+    """The record of a comparison, and its sums over each document of a text, if there is one, for whoever pools several
+    (see `penstock.eval_suite.comparison.Compared`)."""
 
     record: Comparison
-    scores: Scores
+    scores: Scores | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,48 +116,86 @@ class _Side:
 
 
 def compare_paths(
-    baseline: Path, compressed: Path, registry: Registry, task: Choice | None = None, **options: Any
+    baseline: Path, compressed: Path, registry: Registry, tasks: Sequence[Choice] = (), **options: Any
 ) -> ComparedPaths:
-    """Compares two runs or artifacts on the baseline's held-out documents, or on the text of `task`. What is wrong with
-    tokenizers, task and text is raised before a model is loaded. The record is kept in the compressed run as
-    `comparison.json`, or beside the artifact as `NAME.comparison.json`. `options` are those of `TaskContext`."""
+    """Compares two runs or artifacts on `tasks`, or on the baseline's held-out documents. Models of one tokenizer are
+    compared token by token on a text, and models of two document by document, per byte. What is wrong with tokenizers,
+    tasks and text is raised before a model is loaded. The record is kept in the compressed run as `comparison.json`, or
+    beside the artifact as `NAME.comparison.json`. `options` are those of `TaskContext`."""
     begun = time.perf_counter()
     sides = _Side.of(baseline, registry), _Side.of(compressed, registry)
     for side in sides:
         require_next_token(side.config.model, "--compare", str(side.path))
-    _require_one_tokenizer(*sides)
-    chosen = task or registry.choose("task", HELDOUT)
-    name, prepared = _prepared(sides, chosen, options)
-    first, second = (side.load() for side in sides)
-    together = min(rows_together(side.config.model) for side in sides)
+    text, pairs = _prepared(sides, tasks or [registry.choose("task", HELDOUT)], options)
+    loaded = [side.load() for side in sides]
+    models = loaded[0].model, loaded[1].model
+    together = rows_together(sides[0].config.model), rows_together(sides[1].config.model)
+    found = None
     with StageProgress() as progress:
-        found = compare(
-            first.model, second.model, prepared, batch_size=together, progress=partial(progress, "tokens compared")
-        )
-    models = sides[0].described(first), sides[1].described(second)
-    record = _record(models, name, prepared, found, sides[0].tokenizer, time.perf_counter() - begun)
+        if text is not None:
+            of_text = partial(progress, "tokens compared")
+            found = compare(*models, text[1], batch_size=min(together), progress=of_text)
+        compared = {name: pair.compare(models, together, partial(progress, name)) for name, pair in pairs.items()}
+    described = sides[0].described(loaded[0]), sides[1].described(loaded[1])
+    record = Comparison(
+        baseline=described[0],
+        compressed=described[1],
+        times_smaller=described[0].bytes / described[1].bytes,
+        tasks=adjusted(compared),
+    )
+    if text is not None and found is not None:
+        record = _with_text(record, *text, found, sides[0].tokenizer)
+    record = replace(record, seconds=round(time.perf_counter() - begun, 3))
     _keep(sides[1].record, record)
-    return ComparedPaths(record, found.scores)
+    return ComparedPaths(record, None if found is None else found.scores)
 
 
-def _require_one_tokenizer(baseline: _Side, compressed: _Side) -> None:
-    if baseline.tokenizer.hash != compressed.tokenizer.hash:
-        what = f"another tokenizer than that of {baseline.path}, so the models do not predict the same tokens"
-        fix = "compare runs of one tokenizer, or evaluate each by itself: bits per byte need none in common"
-        raise ProblemError(Problem("tokenizer-mismatch", what, str(compressed.path), fix))
-
-
-def _prepared(sides: tuple[_Side, _Side], task: Choice, options: dict[str, Any]) -> tuple[str, Prepared]:
-    """The name of the task, and its text in windows that both models can read."""
-    baseline, compressed = sides
+def _prepared(
+    sides: tuple[_Side, _Side], tasks: Sequence[Choice], options: Mapping[str, Any]
+) -> tuple[tuple[str, Prepared] | None, dict[str, PreparedPair]]:
+    """The text that is compared token by token, with its name, and every other task by name. Windows are of the length
+    that both models can read."""
+    first, second = sides
+    alike = first.tokenizer.hash == second.tokenizer.hash
     length = min(side.config.data.sequence_length for side in sides)
-    heldout = _heldout(baseline, compressed) if task.entry.component.name == "heldout" else None
-    ((name, prepared),) = prepare_tasks([task], TaskContext(baseline.tokenizer, heldout, length, **options)).items()
-    if isinstance(prepared, EarlierTask):
-        what = f"task '{name}' was written against contract 1, which asks one model only"
-        raise ProblemError(Problem("bad-value", what, "--task", "use heldout, text or wikitext2"))
-    require_comparable(prepared, name)
-    return name, prepared
+    heldout = None
+    if any(task.entry.component.name == "heldout" for task in tasks):
+        _require_one_tokenizer(alike, sides)
+        heldout = _heldout(first, second)
+    of_first = _of_contract_2(tasks, TaskContext(first.tokenizer, heldout, length, **options))
+    if alike:
+        texts = {name: prepared for name, prepared in of_first.items() if is_text(prepared)}
+        for name, prepared in texts.items():
+            require_bytes(prepared, name)
+        if len(texts) > 1:
+            what, fix = f"--compare takes one text, not {len(texts)}", "compare once for each"
+            raise ProblemError(Problem("bad-value", what, "--task", fix))
+        others = {name: PreparedPair(each, each) for name, each in of_first.items() if name not in texts}
+        return next(iter(texts.items()), None), others
+    of_second = _of_contract_2(tasks, TaskContext(second.tokenizer, None, length, **options))
+    pairs = {name: PreparedPair(each, of_second[name]) for name, each in of_first.items()}
+    for name, pair in pairs.items():
+        if is_text(pair.baseline) and len(pair.baseline.asked) == 1:
+            _require_one_tokenizer(alike, sides)  # windows of a single document hold other text
+        pair.require_same_items(name)
+    return None, pairs
+
+
+def _require_one_tokenizer(alike: bool, sides: tuple[_Side, _Side]) -> None:
+    if not alike:
+        what = f"another tokenizer than that of {sides[0].path}, so the models do not predict the same tokens"
+        fix = "compare them on questions, or on several documents: --task '{use: text, paths: [FOLDER]}'"
+        raise ProblemError(Problem("tokenizer-mismatch", what, str(sides[1].path), fix))
+
+
+def _of_contract_2(tasks: Sequence[Choice], context: TaskContext) -> dict[str, Prepared]:
+    prepared: dict[str, Prepared] = {}
+    for name, task in prepare_tasks(tasks, context).items():
+        if isinstance(task, EarlierTask):
+            what = f"task '{name}' was written against contract 1, which asks one model only"
+            raise ProblemError(Problem("bad-value", what, "--task", "use a task of contract 2"))
+        prepared[name] = task
+    return prepared
 
 
 def _heldout(baseline: _Side, compressed: _Side) -> np.ndarray:
@@ -160,19 +207,12 @@ def _heldout(baseline: _Side, compressed: _Side) -> np.ndarray:
     return heldout_tokens(baseline.dataset())
 
 
-def _record(
-    models: tuple[ComparedModel, ComparedModel],
-    task: str,
-    prepared: Prepared,
-    found: Compared,
-    tokenizer: BpeTokenizer,
-    seconds: float,
+def _with_text(
+    record: Comparison, task: str, prepared: Prepared, found: Compared, tokenizer: BpeTokenizer
 ) -> Comparison:
     scores, figures = found.scores, differences(found.scores)
-    return Comparison(
-        baseline=models[0],
-        compressed=models[1],
-        times_smaller=models[0].bytes / models[1].bytes,
+    return replace(
+        record,
         task=task,
         sequence_length=prepared.context.sequence_length,
         tokens=int(scores["tokens"].sum()),
@@ -185,7 +225,6 @@ def _record(
         top1_agreement=_of_pair(scores, "same", 1.0),
         kl_divergence=_of_pair(scores, "kl", math.inf),
         worst=_worst(prepared, scores, tokenizer),
-        seconds=round(seconds, 3),
     )
 
 

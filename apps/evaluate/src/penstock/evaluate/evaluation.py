@@ -216,7 +216,8 @@ def performance(restored: Restored) -> Performance:
 
 def _refuse_options(task: str, context: TaskContext) -> None:
     """Refuses options for a task of contract 1, which never sees them."""
-    asked = [name for name in ("shots", "limit") if getattr(context, name) is not None]
+    options = {"shots": "shots", "limit": "limit", "chat": "chat-template"}
+    asked = [option for name, option in options.items() if getattr(context, name) is not None]
     if asked:
         what = f"task '{task}' was written against contract 1, which does not support {' or '.join(asked)}"
         where, fix = ", ".join(f"--{name}" for name in asked), "leave it out, or install a newer version of the task"

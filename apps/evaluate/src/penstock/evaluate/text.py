@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from penstock.cli import output
 from penstock.hooks.contracts import Interval
-from penstock.run.records.comparison import Comparison
-from penstock.run.records.evaluation import Against, Evaluation, TaskFigures
+from penstock.run.records.comparison import ComparedMetric, Comparison
+from penstock.run.records.evaluation import Against, Evaluation, PublishedFigure, TaskFigures
 
 
 def evaluation_text(result: Evaluation) -> str:
@@ -26,7 +26,25 @@ def evaluation_text(result: Evaluation) -> str:
         parts.append(output.table(("from earlier evaluations of this checkpoint", "value", "95 % interval"), earlier))
     if result.against is not None:
         parts.append(against_text(result.against))
+    if result.published is not None:
+        parts.append(published_text(result.published))
     return "\n\n".join([*parts, *([samples] if samples else [])])
+
+
+def published_text(figures: Sequence[PublishedFigure]) -> str:
+    """Published figures beside ours."""
+    rows = [
+        (
+            each.metric,
+            f"{each.published:g}",
+            "" if each.ours is None else f"{each.ours:.4f}",
+            "" if each.difference is None else f"{each.difference:+.4g}",
+            "" if each.agrees is None else "yes" if each.agrees else "no",
+            each.source,
+        )
+        for each in figures
+    ]
+    return output.table(("metric", "published", "ours", "difference", "agrees", "source"), rows)
 
 
 def against_text(against: Against) -> str:
@@ -41,7 +59,22 @@ def against_text(against: Against) -> str:
 
 
 def comparison_text(result: Comparison) -> str:
-    """The figures of both, their differences with intervals, and the documents that lose most."""
+    """The figures of both on a text and on tasks, the differences with intervals, and the documents that lose most."""
+    a, b = result.baseline, result.compressed
+    files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
+    files.append(f"bytes  A {a.bytes:,}, B {b.bytes:,}: {times_smaller(a.bytes, b.bytes)}")
+    parts = ["\n".join(files), *(_text_parts(result) if result.task else [])]
+    tasks = {name: metric for task in result.tasks.values() for name, metric in task.metrics.items()}
+    if tasks:
+        parts.append(output.table(("", "A", "B", "B - A", "95 % interval", "p", "difference"), _compared(tasks)))
+    for task in result.tasks.values():
+        if task.groups:
+            rows = [row for group, each in task.groups.items() for row in _compared(each, f"{group}: ")]
+            parts.append(output.table(("by group", "A", "B", "B - A", "95 % interval", "p", "difference"), rows))
+    return "\n\n".join(parts)
+
+
+def _text_parts(result: Comparison) -> list[str]:
     pairs = {
         "loss, nats a token": result.loss,
         "bits per byte": result.bits_per_byte,
@@ -50,24 +83,37 @@ def comparison_text(result: Comparison) -> str:
     rows = [
         (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
         for name, each in pairs.items()
+        if each is not None
     ]
     alone = {"same first choice": result.top1_agreement, "KL(A || B), nats a token": result.kl_divergence}
-    rows += [(name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items()]
-    a, b = result.baseline, result.compressed
-    rows.append(("bytes", f"{a.bytes:,}", f"{b.bytes:,}", times_smaller(a.bytes, b.bytes), ""))
-    text = f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens"
-    files = [f"{name}  {each.path}, {each.checkpoint} ({each.file})" for name, each in (("A", a), ("B", b))]
+    rows += [
+        (name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items() if each is not None
+    ]
     worst = [
         (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", repr(each.text))
         for each in result.worst
     ]
-    return "\n\n".join(
-        [
-            "\n".join([*files, text]),
-            output.table(("", "A", "B", "B - A", "95 % interval"), rows),
-            output.table(("bits per byte, worst first", "A", "B", "B - A", "begins"), worst),
-        ]
-    )
+    return [
+        f"{result.task}: {result.samples:,} {result.samples_are}, {result.bytes:,} bytes, {result.tokens:,} tokens",
+        output.table(("", "A", "B", "B - A", "95 % interval"), rows),
+        output.table(("bits per byte, worst first", "A", "B", "B - A", "begins"), worst),
+    ]
+
+
+def _compared(metrics: Mapping[str, ComparedMetric], prefix: str = "") -> list[tuple[str, ...]]:
+    """Whether there is a difference is decided by p-values that hold for all rows together."""
+    return [
+        (
+            prefix + name,
+            f"{each.baseline:.4f}",
+            f"{each.compressed:.4f}",
+            f"{each.difference:+.4g}",
+            _around(each.interval, "+"),
+            "" if each.adjusted is None else f"{each.adjusted:.3g}",
+            "too few samples" if each.adjusted is None else "yes" if each.adjusted < 0.05 else "not shown",
+        )
+        for name, each in metrics.items()
+    ]
 
 
 def times_smaller(before: int, after: int) -> str:

@@ -20,6 +20,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from penstock.eval_suite.examples import Example, prompt_text
+from penstock.eval_suite.examples import convention as chat_convention
 from penstock.eval_suite.prompts import continuations
 from penstock.eval_suite.rows import is_cut
 from penstock.eval_suite.sources import clone_rows, local_rows, located, require_text, some_rows, text_of, value_of
@@ -98,8 +100,8 @@ class Form:
     def answers_of(self, question: Question) -> tuple[str, ...]:
         return question.choices if self.answers == "texts" else tuple(LETTERS[: len(question.choices)])
 
-    def example(self, question: Question) -> str:
-        return f"{self.prompt(question)} {self.answers_of(question)[question.right]}\n\n"
+    def example(self, question: Question) -> Example:
+        return Example(self.prompt(question), self.answers_of(question)[question.right])
 
 
 FORMS: Mapping[Answers, Form] = {
@@ -150,8 +152,7 @@ class Choices:
         examples = [] if self._examples is None else self._questions(self._examples, "train")
 
         def prompts(shots: int) -> list[Prompt]:
-            before = "".join(map(self._form.example, examples[:shots]))
-            return [prompt_of(self._form, question, before, shots) for question in questions]
+            return [prompt_of(self._form, question, examples[:shots], context) for question in questions]
 
         asked = prompts(shots_of(context, self._shots, len(examples), str(self._examples or self._path), prompts))
         digest = hashlib.sha256(repr((self._form, questions, examples)).encode()).hexdigest()
@@ -169,7 +170,8 @@ class Choices:
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         file = re.sub(r"[^\w.]+", "-", self._path.name)
         data = f"{file}-{int(scores['data'][0]):08x}"
-        return metrics_of("choices", f"{data}-{self._form.answers}", scores, texts=self._form.answers == "texts")
+        texts = self._form.answers == "texts"
+        return metrics_of("choices", f"{data}-{self._form.answers}", scores, context, texts=texts)
 
     def _questions(self, path: Path, split: str) -> list[Question]:
         rows = located(clone_rows(path, self._name, split), path, split) if path.is_dir() else local_rows(path)
@@ -214,8 +216,11 @@ def require_writable(question: Question, form: Form, where: str) -> Question:
     return question
 
 
-def prompt_of(form: Form, question: Question, before: str, shots: int) -> Prompt:
-    return Prompt(before + form.prompt(question), form.answers_of(question), shots)
+def prompt_of(
+    form: Form, question: Question, examples: Sequence[Question], context: TaskContext, about: str = ""
+) -> Prompt:
+    text = prompt_text(form.prompt(question), [form.example(each) for each in examples], context, about)
+    return Prompt(text, form.answers_of(question), len(examples))
 
 
 def shots_of(
@@ -259,7 +264,9 @@ def requests_of(prompt: Prompt, context: TaskContext, where: str) -> list[Likeli
 
 
 def _likelihoods(prompt: Prompt, context: TaskContext) -> list[Likelihood]:
-    return continuations(context.tokenizer, prompt.text, [f" {answer}" for answer in prompt.answers])
+    if context.chat is None:
+        return continuations(context.tokenizer, prompt.text, [f" {answer}" for answer in prompt.answers])
+    return continuations(context.tokenizer, prompt.text, prompt.answers, context.chat.encode)
 
 
 def scores_of(prompt: Prompt, right: int, answers: Sequence[Answer]) -> dict[str, float]:
@@ -280,10 +287,10 @@ def scores_of(prompt: Prompt, right: int, answers: Sequence[Answer]) -> dict[str
     }
 
 
-def metrics_of(task: str, data: str, scores: Mapping[str, Array], *, texts: bool) -> TaskResult:
+def metrics_of(task: str, data: str, scores: Mapping[str, Array], context: TaskContext, *, texts: bool) -> TaskResult:
     """The metrics by their names: `data` and the number of shots are the convention. Letters are all of one length, so
     normalised accuracy would be the same."""
-    convention = f"{data}-{int(scores['shots'][0])}-shot".lstrip("-")
+    convention = f"{data}-{int(scores['shots'][0])}-shot{chat_convention(context)}".lstrip("-")
     columns = {"accuracy@": "right", "choice_probability@": "choice_probability"}
     if texts:
         columns |= {"accuracy_normalised@characters-": "right_by_characters"}

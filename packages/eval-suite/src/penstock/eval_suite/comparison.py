@@ -66,12 +66,14 @@ class Difference:
         return self.compressed - self.baseline
 
 
-def require_comparable(prepared: Prepared, name: str) -> None:
-    """Raises `ProblemError` for a task that does not score every token of a text, and for an empty text."""
+def is_text(prepared: Prepared) -> bool:
+    """Whether the task scores every token of a text."""
     streams = all(isinstance(each.item.document, Stream) for each in prepared.asked)
-    if not streams or any(not isinstance(request, Rolling) for each in prepared.asked for request, _ in each.requests):
-        what = f"task '{name}' does not score every token of a text, so models cannot be compared by it"
-        raise ProblemError(Problem("bad-value", what, "--task", "use heldout, text or wikitext2"))
+    return streams and all(isinstance(request, Rolling) for each in prepared.asked for request, _ in each.requests)
+
+
+def require_bytes(prepared: Prepared, name: str) -> None:
+    """Raises `ProblemError` for an empty text."""
     if not any(each.item.document.byte_N.any() for each in prepared.asked):
         what, fix = "the text has no bytes", "compare on a text of your own: --task '{use: text, paths: [FILE]}'"
         raise ProblemError(Problem("empty-corpus", what, f"task '{name}'", fix))

@@ -10,8 +10,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from penstock.hooks.contracts import Generate, Message, TaskContext
+from penstock.hooks.contracts import ChatTemplate, Generate, Message, TaskContext
 from penstock.hooks.problems import Problem, ProblemError
+
+
+class UsedTemplate:
+    """A chat template that knows whether anything was written through it. A result with the template's hash would be
+    misleading if the task had not asked through it."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._used = False
+
+    @property
+    def sha256(self) -> str:
+        return self._template.sha256
+
+    @property
+    def shots_as_turns(self) -> bool:
+        return self._template.shots_as_turns
+
+    def write(self, messages: Sequence[Message]) -> str:
+        self._used = True
+        return self._template.write(messages)
+
+    def encode(self, text: str) -> list[int]:
+        return self._template.encode(text)
+
+    def require_used(self, task: str) -> None:
+        """Raises `ProblemError` if nothing was written."""
+        if not self._used:
+            what, fix = "the task asks nothing through a chat template", "leave out --chat-template"
+            raise ProblemError(Problem("no-chat", what, task, fix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +52,17 @@ class Example:
     answer: str
 
 
-def prompt_text(question: str, examples: Sequence[Example], context: TaskContext) -> str:
-    """Everything that the model reads before its answer. Raises `ProblemError` if the chat template fails."""
+def prompt_text(question: str, examples: Sequence[Example], context: TaskContext, about: str = "") -> str:
+    """Everything that the model reads before its answer; `about` says what all questions are, and is the message of
+    the system in a chat. Raises `ProblemError` if the chat template fails."""
     before = "".join(f"{each.question} {each.answer}\n\n" for each in examples)
     if context.chat is None:
-        return before + question
+        return about + before + question
+    system = [Message("system", about)] if about else []
     if not context.chat.shots_as_turns:
-        return context.chat.write([Message("user", before + question)])
+        return context.chat.write([*system, Message("user", before + question)])
     turns = [turn for each in examples for turn in (Message("user", each.question), Message("assistant", each.answer))]
-    return context.chat.write([*turns, Message("user", question)])
+    return context.chat.write([*system, *turns, Message("user", question)])
 
 
 def prompt_tokens(text: str, context: TaskContext) -> list[int]:

@@ -56,8 +56,10 @@ class Mmlu:
         examples = by_subject(self._questions("dev", context) if _wants_examples(context) else [])
 
         def prompts(shots: int) -> list[Prompt]:
-            before = {subject: self._before(subject, examples, shots) for subject in {each.group for each in questions}}
-            return [prompt_of(self._form, question, before[question.group], shots) for question in questions]
+            return [
+                prompt_of(self._form, each, examples.get(each.group, ())[:shots], context, self._about(each.group))
+                for each in questions
+            ]
 
         available = min(len(examples.get(question.group, ())) for question in questions)
         shots = shots_of(context, SHOTS, available, f"the dev split of {self._where(context)}", prompts)
@@ -77,11 +79,12 @@ class Mmlu:
         texts = self._form.answers == "texts"
         questions = int(scores["questions"][0])
         other = "" if questions == QUESTIONS else f"of-{questions}-questions"
-        return metrics_of("mmlu", "-".join(filter(None, ["texts" if texts else "", other])), scores, texts=texts)
+        return metrics_of(
+            "mmlu", "-".join(filter(None, ["texts" if texts else "", other])), scores, context, texts=texts
+        )
 
-    def _before(self, subject: str, examples: Mapping[str, Sequence[Question]], shots: int) -> str:
-        about = _ABOUT[self._form.answers].replace("{subject}", subject.replace("_", " "))
-        return about + "".join(map(self._form.example, examples.get(subject, ())[:shots]))
+    def _about(self, subject: str) -> str:
+        return _ABOUT[self._form.answers].replace("{subject}", subject.replace("_", " "))
 
     def _questions(self, split: str, context: TaskContext) -> list[Question]:
         found = [(where, _COLUMNS.question_of(where, row)) for where, row in self._rows(split, context)]

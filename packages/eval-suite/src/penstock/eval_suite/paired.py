@@ -103,26 +103,26 @@ _Found = tuple[Interval | None, float | None, str | None, tuple[int, int] | None
 def _estimated(estimate: Estimate, first: Scores, second: Scores, cluster_N: NDArray[np.int64]) -> _Found:
     if is_share(estimate, first) and is_share(estimate, second) and not is_clustered(cluster_N):
         return _shares(first[estimate.total], second[estimate.total])
-    part_N = _parts(estimate, second) - _parts(estimate, first)
-    found = Studentised.of(part_N, np.ones(len(part_N)), cluster_N) if np.isfinite(part_N).all() else None
-    if found is None:
+    (total_N, weight_N), (of_second_N, by_second_N) = _parts(estimate, first), _parts(estimate, second)
+    found = Studentised.of(of_second_N - total_N, (weight_N + by_second_N) / 2, cluster_N)
+    if found is None or not math.isfinite(found.error):
         return None, None, None, None
     return found.interval(), found.p_value(), "Student's t", None
 
 
-def _parts(estimate: Estimate, scores: Scores) -> Floats:
-    """Numbers whose mean is the metric, and which vary as it does to the first order: each sample's residual."""
+def _parts(estimate: Estimate, scores: Scores) -> tuple[Floats, Floats]:
+    """Totals and weights of mean 1 whose ratio is the metric, and varies as it does to the first order."""
     total_N = estimate.scale * scores[estimate.total]
     weight_N = np.ones(len(total_N)) if estimate.weight is None else scores[estimate.weight]
-    mean_weight = float(weight_N.mean())
-    if mean_weight == 0:
-        return np.full(len(total_N), math.nan)
-    ratio = float(total_N.mean()) / mean_weight
-    residual_N = (total_N - ratio * weight_N) / mean_weight
+    mean = float(weight_N.mean())
+    if mean == 0:
+        return np.full(len(total_N), math.nan), weight_N
+    total_N, weight_N = total_N / mean, weight_N / mean
     if not estimate.exponential:
-        return ratio + residual_N
+        return total_N, weight_N
+    ratio = float(total_N.mean())
     slope = math.exp(ratio) if ratio < 700 else math.inf
-    return slope * (1 + residual_N)
+    return slope * (weight_N + total_N - ratio * weight_N), weight_N
 
 
 def _shares(first_N: Floats, second_N: Floats) -> _Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.hooks.contracts import Likelihood, TaskContext, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
@@ -18,14 +18,18 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
     return continuations(tokenizer, context, [text])[0]
 
 
-def continuations(tokenizer: Tokenizer, context: str, texts: Sequence[str]) -> list[Likelihood]:
-    """`continuation` for each of the texts after the same context."""
+def continuations(
+    tokenizer: Tokenizer, context: str, texts: Sequence[str], encode: Callable[[str], list[int]] | None = None
+) -> list[Likelihood]:
+    """`continuation` for each of the texts after the same context. `encode` is that of a chat template, which wrote the
+    context."""
+    encode = encode or tokenizer.encode
     kept = context.rstrip()
     moved = context[len(kept) :]
     if not kept:
-        return [Likelihood([tokenizer.end_of_text], tokenizer.encode(f"{moved}{text}")) for text in texts]
-    before = tokenizer.encode(kept)
-    return [Likelihood(before, tokenizer.encode(f"{kept}{moved}{text}")[len(before) :]) for text in texts]
+        return [Likelihood([tokenizer.end_of_text], encode(f"{moved}{text}")) for text in texts]
+    before = encode(kept)
+    return [Likelihood(before, encode(f"{kept}{moved}{text}")[len(before) :]) for text in texts]
 
 
 def refuse_limit(context: TaskContext, task: str, setting: str) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.eval_suite.answers import AnswerStore
+from penstock.eval_suite.examples import UsedTemplate
 from penstock.eval_suite.generation import takes_padding
 from penstock.eval_suite.intervals import intervals_of
 from penstock.eval_suite.likelihood import Progress, batch_dependent_routers, device_of, evaluating
@@ -183,13 +184,19 @@ class Prepared:
 
 
 def prepare(task: Task, context: TaskContext) -> Prepared:
-    """All requests of the task; raises `ProblemError` for problems of the task or its data, and for no items."""
+    """All requests of the task; raises `ProblemError` for problems of the task or its data, for no items, and for a
+    chat template through which the task asks nothing."""
+    given = None if context.chat is None else UsedTemplate(context.chat)
+    context = replace(context, chat=given)
     read = iter(task.items(context))
     items = list(itertools.islice(read, context.limit))
     if not items:
         raise ProblemError(Problem("no-items", "the task has no items", type(task).__name__, "check its data"))
     limited = context.limit is not None and next(read, None) is not None
-    return Prepared(task, context, [_asked(task, item, context) for item in items], limited)
+    asked = [_asked(task, item, context) for item in items]
+    if given is not None:
+        given.require_used(type(task).__name__)
+    return Prepared(task, context, asked, limited)
 
 
 def run_task(task: Task, model: LanguageModel, context: TaskContext, **options: Any) -> TaskResult:

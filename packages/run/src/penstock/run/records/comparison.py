@@ -52,8 +52,36 @@ class ComparedDocument(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedMetric(Record):
+    """A metric of a task for both; the interval is of the difference, the compressed model's less the baseline's.
+    `p_value` is that of no difference by `test`, and `adjusted` the same for all metrics that are compared (Holm).
+    `only_baseline` and `only_compressed` are the samples that only one of them has right, if samples are right or
+    wrong."""
+
+    baseline: float
+    compressed: float
+    difference: float
+    interval: Interval | None
+    p_value: float | None = None
+    adjusted: float | None = None
+    test: str | None = None
+    only_baseline: int | None = None
+    only_compressed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedTask(Record):
+    """Metrics of a task by name over its `samples`, and those of each group of items, such as a subject."""
+
+    samples: int
+    metrics: dict[str, ComparedMetric]
+    groups: dict[str, dict[str, ComparedMetric]] = field(default_factory=lambda: dict[str, dict[str, ComparedMetric]]())
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison(Record):
-    """A baseline and its compressed form on the same text. `loss` is nats a token, `top1_accuracy` the share of tokens
+    """A baseline and its compressed form on the same text, on `tasks`, or on both. Everything from `task` to `worst` is
+    of the text, and empty without one. `loss` is nats a token, `top1_accuracy` the share of tokens
     that are a model's first choice, `top1_agreement` the share at which both have the same first choice, and
     `kl_divergence` KL(baseline || compressed) in nats a token. Text is read in windows of `sequence_length` tokens;
     `samples`, documents or windows, are what intervals are over."""
@@ -61,16 +89,17 @@ class Comparison(Record):
     baseline: ComparedModel
     compressed: ComparedModel
     times_smaller: float
-    task: str
-    sequence_length: int
-    tokens: int
-    bytes: int
-    samples: int
-    samples_are: str
-    loss: PairedFigure
-    bits_per_byte: PairedFigure
-    top1_accuracy: PairedFigure
-    top1_agreement: PairFigure
-    kl_divergence: PairFigure
+    task: str = ""
+    sequence_length: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    samples: int = 0
+    samples_are: str = ""
+    loss: PairedFigure | None = None
+    bits_per_byte: PairedFigure | None = None
+    top1_accuracy: PairedFigure | None = None
+    top1_agreement: PairFigure | None = None
+    kl_divergence: PairFigure | None = None
     worst: list[ComparedDocument] = field(default_factory=lambda: list[ComparedDocument]())
     seconds: float = 0.0
+    tasks: dict[str, ComparedTask] = field(default_factory=lambda: dict[str, ComparedTask]())

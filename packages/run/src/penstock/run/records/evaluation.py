@@ -108,6 +108,19 @@ class Against(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedFigure(Record):
+    """A figure that others published of a model, and ours, None where it was not measured. `agrees` says that ours is
+    the published one, rounded to as many digits."""
+
+    metric: str
+    published: float
+    ours: float | None
+    difference: float | None
+    agrees: bool | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class HeldoutText(Record):
     """All held-out text of a run: the SHA-256 of its documents one after the other, their bytes and their number."""
 
@@ -172,6 +185,7 @@ class Evaluation(Record):
     seconds: float | None = None
     heldout_text: HeldoutText | None = field(default=None, metadata=ABSENT)
     against: Against | None = field(default=None, metadata=ABSENT)
+    published: list[PublishedFigure] | None = field(default=None, metadata=ABSENT)
 
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:

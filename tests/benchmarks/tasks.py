@@ -1,0 +1,148 @@
+"""Every task of the suite on a sample, of a quickstart that is trained first: figures with intervals, in under ten
+minutes on two cores.
+
+A sample has at least 200 questions, windows or documents a task. Questions with subjects are taken from each in turn;
+windows are those from the start. `--whole` is the whole table: it first says how long that will take, by the tokens to
+be read and the time that a small part of each task took.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import measure
+import quickstart
+
+from penstock.eval_suite.runner import Prepared, prepare
+from penstock.evaluate.evaluation import heldout_tokens
+from penstock.hooks import Registry
+from penstock.hooks.contracts import TaskContext
+from penstock.train.restore import Restored
+
+MINUTES = 10
+FEWEST = 200
+PROBE = 1 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A task, and how much of it is a sample: `limit` items, or a size in its settings, such as its first bytes."""
+
+    settings: Mapping[str, Any]
+    limit: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["use"])
+
+    def prepared(self, context: TaskContext, share: float | None) -> Prepared:
+        """So much of the sample, or the whole task for None."""
+        sizes = {} if share is None else {name: int(size * share) for name, size in self.sizes.items()}
+        limit = None if share is None or self.limit is None else max(2, int(self.limit * share))
+        task = Registry.discover().build("task", {**self.settings, **sizes})
+        return prepare(task, replace(context, limit=limit))
+
+
+def cases(data: Path, folder: Path) -> list[Case]:
+    """The tasks, whose data is in a folder."""
+    mmlu = data / "mmlu" / "mmlu_test.jsonl.xz"
+    return [
+        Case({"use": "heldout"}, sizes={"max_tokens": 60_000}),
+        Case({"use": "wikitext2"}, sizes={"max_bytes": 180_000}),
+        Case({"use": "lambada"}, limit=400),
+        Case({"use": "mmlu"}, limit=57 * 6),
+        Case({"use": "choices", "path": str(mmlu), "group": "subject"}, limit=400),
+        Case({"use": "gsm8k", "tokens": 48}, limit=FEWEST),
+        Case({"use": "quality", "path": str(_prompts(folder)), "samples": 2, "tokens": 32}, limit=FEWEST),
+    ]
+
+
+def _prompts(folder: Path) -> Path:
+    """As many beginnings of functions, which is what the quickstart was trained on."""
+    names = [f"{verb}_{noun}{ending}" for verb in _VERBS for noun in _NOUNS for ending in _ENDINGS]
+    (folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "def {name}("}}\n' for name in names))
+    return folder / "prompts.jsonl"
+
+
+_VERBS = (
+    "add",
+    "close",
+    "compare",
+    "copy",
+    "count",
+    "create",
+    "delete",
+    "find",
+    "format",
+    "get",
+    "is",
+    "load",
+    "parse",
+)
+_NOUNS = ("bytes", "class", "date", "dict", "file", "header", "item", "key", "line", "list", "message", "name", "node")
+_ENDINGS = ("", "_at")
+
+
+def tokens_of(prepared: Prepared) -> int:
+    """The tokens that the model reads and writes, were nothing shared."""
+    rows = [row for each in prepared.asked for _, rows in each.requests for row in rows]
+    return sum(len(row.token_S) + row.new_tokens for row in rows)
+
+
+def seconds_of_all(chosen: Sequence[Case], context: TaskContext, restored: Restored) -> float:
+    """About how long the whole table will take."""
+    seconds = 0.0
+    for case in chosen:
+        part, begun = case.prepared(context, PROBE), time.perf_counter()
+        part.run(restored.model)
+        spent = time.perf_counter() - begun
+        seconds += spent * tokens_of(case.prepared(context, None)) / tokens_of(part)
+    return seconds
+
+
+def rows_of(case: Case, context: TaskContext, restored: Restored, share: float | None) -> list[measure.Row]:
+    """A row for each metric, with its interval."""
+    begun = time.perf_counter()
+    result = case.prepared(context, share).run(restored.model)
+    seconds = round(time.perf_counter() - begun, 1)
+    rows: list[measure.Row] = []
+    for name, value in result.metrics.items():
+        interval = result.intervals.get(name)
+        shown = {} if interval is None else {"low": interval.low, "high": interval.high, "n": interval.samples}
+        rows.append({"task": case.name, "metric": name, "value": value, **shown, "seconds": seconds})
+        seconds = 0.0
+    return rows
+
+
+@click.command()
+@click.option("--data", required=True, envvar="PENSTOCK_DATA", type=click.Path(path_type=Path, exists=True))
+@click.option("--whole", is_flag=True, help="Every question, not a sample. Prints how long that takes first.")
+@measure.runs_option
+@measure.json_option
+def main(data: Path, whole: bool, runs: Path | None, as_json: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        restored = quickstart.trained_run(runs or Path(folder))
+        length = restored.config.data.sequence_length
+        held, prompts = heldout_tokens(restored.dataset), tuple(restored.config.evaluate.prompts)
+        context = TaskContext(restored.tokenizer, held, length, data=data, fit_shots=True, prompts=prompts)
+        chosen = cases(data, Path(folder))
+        if whole:
+            click.echo(f"about {seconds_of_all(chosen, context, restored) / 60:.0f} minutes", err=True)
+        begun = time.perf_counter()
+        rows = [row for case in chosen for row in rows_of(case, context, restored, None if whole else 1.0)]
+        minutes = (time.perf_counter() - begun) / 60
+    samples = min(row["n"] for row in rows if "n" in row)
+    bars = [] if whole else [measure.Bar("minutes of all tasks", minutes, MINUTES, at_least=False)]
+    bars.append(measure.Bar("samples of the smallest task", samples, FEWEST))
+    measure.finish("tasks", rows, bars, as_json, minutes=round(minutes, 1), whole=whole)
+
+
+if __name__ == "__main__":
+    main()
