@@ -104,7 +104,7 @@ def test_a_script_keeps_what_it_prints_only_if_told_to(measure, tmp_path, monkey
     printed = CliRunner().invoke(script, ["--json", "--store"]).stdout
     kept = json.loads((tmp_path / "toy.json").read_text())
     assert kept == json.loads(printed)
-    assert {"date", "machine", "commit"} <= kept.keys()
+    assert {"date", "machine", "commit", "options"} <= kept.keys()
 
 
 def test_a_result_of_an_earlier_script_gets_the_origin_that_is_given(claims, measure, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findin
     assert [each.verdict for each in slow] == ["refuted"] * 3
 
 
-@pytest.mark.parametrize("name", ["claim_findings", "muon_against_adamw"])
+@pytest.mark.parametrize("name", ["claim_findings", "measure", "muon_against_adamw"])
 def test_the_examples_of_scripts_hold(claims, name):
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
