@@ -76,14 +76,14 @@ def _pages(data: Path, folder: Path) -> Path:
     """Paragraphs of the sample of C4, a document each, in the layout of its validation split."""
     text = lzma.decompress((data / "web_text" / "c4_texts.txt.xz").read_bytes()).decode()
     file = folder / "c4-validation.00000-of-00008.json"
-    rows = [json.dumps({"text": line}) for line in text.splitlines() if len(line) >= PAGE]
+    rows = [json.dumps({"text": line}) for line in text.split("\n") if len(line) >= PAGE]
     file.write_text("\n".join(rows[: 2 * FEWEST]) + "\n")
     return file
 
 
 def _harness_task(mmlu: Path, folder: Path) -> Path:
     """MMLU's questions as a task of lm-evaluation-harness, without examples."""
-    rows = [json.loads(line) for line in lzma.decompress(mmlu.read_bytes()).decode().splitlines()]
+    rows = [json.loads(line) for line in lzma.decompress(mmlu.read_bytes()).splitlines()]
     chosen = rows[:: len(rows) // FEWEST]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
     (folder / "questions.yaml").write_text(_HARNESS.format(file=json.dumps(str(folder / "questions.jsonl"))))
