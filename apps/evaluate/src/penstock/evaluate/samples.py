@@ -58,7 +58,7 @@ def sample_of(task: str, each: Answered, tokenizer: Tokenizer) -> dict[str, Any]
         "task": task,
         "item": each.item.id,
         "group": each.item.group,
-        "gold": gold_text(each.item.gold),
+        "gold": gold_text(each),
         "answers": [
             {"prompt": prompt_text(request, tokenizer), **_answer(request, answer, tokenizer)}
             for request, answer in asked
