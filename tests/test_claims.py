@@ -104,22 +104,41 @@ def test_a_script_keeps_what_it_prints_only_if_told_to(measure, tmp_path, monkey
     printed = CliRunner().invoke(script, ["--json", "--store"]).stdout
     kept = json.loads((tmp_path / "toy.json").read_text())
     assert kept == json.loads(printed)
-    assert {"date", "machine", "commit"} <= kept.keys()
+    assert {"date", "machine", "commit", "options"} <= kept.keys()
 
 
 def test_a_result_of_an_earlier_script_gets_the_origin_that_is_given(claims, measure, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(claims, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(claims, "PAGE", tmp_path / "claims.md")
-    (tmp_path / "printed.json").write_text(json.dumps({"benchmark": "ledger", "rows": [SMALL_FILE]}))
+    (tmp_path / "printed.json").write_text(json.dumps({"benchmark": "ledger", "rows": [WHOLE_FILE, SMALL_FILE]}))
     options = ["--store", str(tmp_path / "printed.json"), "--commit", "abcdef0", "--date", "2026-01-02"]
     assert CliRunner().invoke(claims.main, options).exit_code == 0
     kept = json.loads((tmp_path / "results" / "ledger.json").read_text())
     assert (kept["commit"], kept["date"]) == ("abcdef0", "2026-01-02")
-    assert "| one layer | 50.0 times (8.76 MB) | exact | confirmed |" in (tmp_path / "claims.md").read_text()
+    page = (tmp_path / "claims.md").read_text()
+    assert "| one layer | 50.0 times, of bf16 25.0 times (8.76 MB) | exact | confirmed |" in page
+    assert "| fp32 |" not in page  # a file that shares nothing says nothing about the claim
 
 
-SMALL_FILE = {"row": "one layer", "against fp32": 50.0, "bytes": 8_760_000, "of it header and hashes": 1000}
+WHOLE_FILE = {
+    "row": "fp32",
+    "parameters": 109_500_000,
+    "bits a parameter": 32.0,
+    "against fp32": 1.0,
+    "against bf16": 0.5,
+    "bytes": 438_000_000,
+    "of it header and hashes": 1000,
+}
+SMALL_FILE = {
+    "row": "one layer",
+    "parameters": 11_000_000,
+    "bits a parameter": 6.4,
+    "against fp32": 50.0,
+    "against bf16": 25.0,
+    "bytes": 8_760_000,
+    "of it header and hashes": 1000,
+}
 
 
 def test_an_interval_across_the_limit_decides_nothing(findings):
@@ -181,7 +200,7 @@ def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findin
     assert [each.verdict for each in slow] == ["refuted"] * 3
 
 
-@pytest.mark.parametrize("name", ["claim_findings", "muon_against_adamw"])
+@pytest.mark.parametrize("name", ["claim_findings", "measure", "muon_against_adamw"])
 def test_the_examples_of_scripts_hold(claims, name):
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0

@@ -19,6 +19,7 @@ CONFIRMED, LIMITED, REFUTED, UNDECIDED = "confirmed", "within limits", "refuted"
 EVEN = 0.05  # MaxVio
 EVEN_ENOUGH = 0.1  # MaxVio, the bar of balance.py
 NOTHING = 0.2  # percent of bits per byte
+FEW_BITS = 8  # a parameter, in the mean of a file
 VERDICTS = {"holds": CONFIRMED, "fails": REFUTED}  # of other scripts
 
 
@@ -189,16 +190,18 @@ def fine_tuning(result: Result) -> list[Finding]:
 
 
 def times_smaller(result: Result) -> list[Finding]:
-    """`ledger.py`: files of the BERT body."""
+    """`ledger.py`: files of the BERT body that share parameters and have few bits for each."""
     rows = [row for row in result["rows"] if "of it header and hashes" in row]
+    most = max(row["parameters"] for row in rows)
     return [
         Finding(
             row["row"],
-            f"{row['against fp32']:.1f} times ({row['bytes'] / 1e6:.2f} MB)",
+            f"{row['against fp32']:.1f} times, of bf16 {row['against bf16']:.1f} times ({row['bytes'] / 1e6:.2f} MB)",
             "exact",
             CONFIRMED if row["against fp32"] >= 45 else REFUTED,
         )
         for row in rows
+        if row["parameters"] < most and row["bits a parameter"] < FEW_BITS
     ]
 
 

@@ -43,11 +43,12 @@ class Claim:
     options: str = ""
     read: Read | None = None
 
-    @property
-    def command(self) -> str:
+    def command(self, options: str | None = None) -> str:
+        """With the options of a result, if there is one."""
         if self.script.startswith("penstock "):
             return self.script
-        return " ".join(("python", f"tests/benchmarks/{self.script}.py", *self.options.split()))
+        given = self.options if options is None else options
+        return f"python tests/benchmarks/{self.script}.py {given}".rstrip()
 
 
 DATA = "--data DATA"
@@ -173,12 +174,12 @@ def summary_of(found: Sequence[Finding]) -> str:
 def section(number: int, claim: Claim, found: Sequence[Finding], results: Mapping[str, Result]) -> str:
     lines = [f"## Claim {number}\n", f"{claim.says}\n", f"*Source: {claim.source}.*\n"]
     if not found:
-        return "\n".join([*lines, f"**{NOT_MEASURED.capitalize()}** yet, by `{claim.command}`.\n"])
+        return "\n".join([*lines, f"**{NOT_MEASURED.capitalize()}** yet, by `{claim.command()}`.\n"])
     lines += ["| figure | measured | 95 % interval | verdict |", "|---|---|---|---|"]
     lines += [f"| {each.of} | {each.measured} | {each.interval} | {each.verdict} |" for each in found]
     result = results[claim.script]
     origin = f"{result['date']}, {result['machine']}, commit {result['commit']}"
-    return "\n".join([*lines, f"\n`{claim.command}` ({origin})\n"])
+    return "\n".join([*lines, f"\n`{claim.command(result.get('options'))}` ({origin})\n"])
 
 
 def stored() -> dict[str, Result]:
@@ -190,11 +191,14 @@ def stored() -> dict[str, Result]:
 @click.option("--store", "files", multiple=True, type=click.Path(exists=True, path_type=Path), help="A result to keep.")
 @click.option("--date", default=today, help="When it was measured, if it does not say (default: today).")
 @click.option("--commit", "revision", default=commit, help="The commit it is of, if it does not say (default: this).")
-def main(files: tuple[Path, ...], date: str, revision: str) -> None:
+@click.option("--options", default=None, help="The options that it was measured with, if it does not say.")
+def main(files: tuple[Path, ...], date: str, revision: str, options: str | None) -> None:
     for path in files:
         result = json.loads(path.read_text(encoding="utf-8"))
         if "commit" not in result:
             result = {**result, "machine": machine(), "date": date, "commit": revision}
+        if options is not None:
+            result.setdefault("options", options)
         click.echo(f"result: {store(result).name}")
     PAGE.write_text(page(stored()), encoding="utf-8")
     click.echo(f"page: docs/{PAGE.name}")

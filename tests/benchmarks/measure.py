@@ -103,6 +103,7 @@ def medians(cases: Mapping[str, Callable[[], float]], *, rounds: int, warmup: in
 def finish(script: str, rows: Sequence[Row], bars: Sequence[Bar], as_json: bool, **facts: Any) -> NoReturn:
     """Prints what was measured and ends the script: exit code 0, or 1 where a bar is missed."""
     facts = {"python": platform.python_version(), "machine": machine(), "date": today(), "commit": commit(), **facts}
+    facts["options"] = options(sys.argv[1:])
     listed = [{**asdict(bar), "met": bar.met} for bar in bars]
     result = {"benchmark": script, **facts, "rows": list(rows), "bars": listed}
     if click.get_current_context().meta.get(_STORE):
@@ -126,6 +127,19 @@ def store(result: Row) -> Path:
 def machine() -> str:
     """The class of machine: x86_64, 2 cores."""
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def options(arguments: Sequence[str]) -> str:
+    """The options of a script that decide what it measures; a path is named by its option.
+
+    >>> options(["--seeds", "5", "--data", "/some/where", "--runs", "there", "--json"])
+    '--seeds 5 --data DATA'
+    """
+    listed = [each for each in arguments if each not in ("--json", "--store")]
+    pairs = zip(["", *listed], listed, strict=False)
+    kept = [each for before, each in pairs if "--runs" not in (before, each)]
+    named = zip(["", *kept], kept, strict=False)
+    return " ".join(before.lstrip("-").upper() if "/" in each else each for before, each in named)
 
 
 def today() -> str:

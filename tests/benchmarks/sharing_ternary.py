@@ -164,7 +164,7 @@ def times_faster(overrides: Sequence[str], rounds: int) -> float:
 
 
 @click.command(help=__doc__)
-@click.option("--tokens", default=100_000, show_default=True, type=int, help="Tokens to train on.")
+@click.option("--tokens", default=60_000, show_default=True, type=int, help="Tokens to train on.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds a model.")
 @click.option("--measure", default=20_000, show_default=True, type=int, help="Tokens of held-out text to measure on.")
 @runs_option

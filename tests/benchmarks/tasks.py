@@ -8,6 +8,8 @@ be read and the time that a small part of each task took.
 
 from __future__ import annotations
 
+import json
+import lzma
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from penstock.train.restore import Restored
 MINUTES = 10
 FEWEST = 200
 PROBE = 1 / 16
+PAGE = 400  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,54 @@ class Case:
 
 def cases(data: Path, folder: Path) -> list[Case]:
     """The tasks, whose data is in a folder."""
-    mmlu = data / "mmlu" / "mmlu_test.jsonl.xz"
+    mmlu, pages = data / "mmlu" / "mmlu_test.jsonl.xz", _pages(data, folder)
+    wikitext = data / "wikitext2" / "wiki.test.raw.xz"
     return [
         Case({"use": "heldout"}, sizes={"max_tokens": 60_000}),
+        Case({"use": "text", "paths": [str(pages)]}, limit=FEWEST),
+        Case({"use": "c4", "path": str(pages)}, limit=FEWEST),
         Case({"use": "wikitext2"}, sizes={"max_bytes": 180_000}),
+        Case({"use": "wikitext103", "path": str(wikitext), "convention": "concat"}, sizes={"max_bytes": 180_000}),
         Case({"use": "lambada"}, limit=400),
         Case({"use": "mmlu"}, limit=57 * 6),
         Case({"use": "choices", "path": str(mmlu), "group": "subject"}, limit=400),
+        Case({"use": "lm-eval", "name": "questions", "include_path": str(_harness_task(mmlu, folder))}, limit=FEWEST),
         Case({"use": "gsm8k", "tokens": 48}, limit=FEWEST),
         Case({"use": "quality", "path": str(_prompts(folder)), "samples": 2, "tokens": 32}, limit=FEWEST),
     ]
+
+
+def _pages(data: Path, folder: Path) -> Path:
+    """Paragraphs of the sample of C4, a document each, in the layout of its validation split."""
+    text = lzma.decompress((data / "web_text" / "c4_texts.txt.xz").read_bytes()).decode()
+    file = folder / "c4-validation.00000-of-00008.json"
+    rows = [json.dumps({"text": line}) for line in text.split("\n") if len(line) >= PAGE]
+    file.write_text("\n".join(rows[: 2 * FEWEST]) + "\n")
+    return file
+
+
+def _harness_task(mmlu: Path, folder: Path) -> Path:
+    """MMLU's questions as a task of lm-evaluation-harness, without examples."""
+    rows = [json.loads(line) for line in lzma.decompress(mmlu.read_bytes()).splitlines()]
+    chosen = rows[:: len(rows) // FEWEST]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    (folder / "questions.yaml").write_text(_HARNESS.format(file=json.dumps(str(folder / "questions.jsonl"))))
+    return folder
+
+
+_HARNESS = """\
+task: questions
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+"""
 
 
 def _prompts(folder: Path) -> Path:

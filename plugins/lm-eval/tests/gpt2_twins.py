@@ -29,7 +29,8 @@ class Twins:
         """The harness's backend for transformers."""
         from lm_eval.models.huggingface import HFLM
 
-        return HFLM(pretrained=str(self.folder), dtype=dtype, device="cpu", batch_size=batch_size)
+        backend: Any = HFLM
+        return backend(pretrained=str(self.folder), dtype=dtype, device="cpu", batch_size=batch_size)
 
 
 def write_twins(folder: Path) -> Twins:

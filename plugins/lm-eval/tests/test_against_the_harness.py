@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from gpt2_twins import POSITIONS, Twins
@@ -20,7 +20,7 @@ from penstock_lm_eval.task import LmEval
 
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.runner import prepare
-from penstock.hooks.contracts import TaskContext, TaskResult
+from penstock.hooks.contracts import LikelihoodAnswer, TaskContext, TaskResult
 
 SCORED = ["choose", "end", "read"]
 TASKS = [*SCORED, "generate"]
@@ -125,6 +125,16 @@ def test_estimates_say_how_metrics_come_from_the_columns(twins, folder, name):
         weight = len(scores[estimate.total]) if estimate.weight is None else scores[estimate.weight].sum()
         value = estimate.scale * scores[estimate.total].sum() / weight
         assert (math.exp(value) if estimate.exponential else value) == pytest.approx(result.metrics[metric], rel=1e-12)
+
+
+def test_questions_with_choices_say_how_sure_the_model_is(twins, folder):
+    context, answers = TaskContext(twins.ours().tokenizer, None, POSITIONS), AnswerStore()
+    prepared = prepare(LmEval("mill", folder), context)
+    prepared.run(twins.ours().model, answers)
+    for each in prepared.answered(answers):
+        likelihoods = [math.exp(-answer.nll) for answer in cast("list[LikelihoodAnswer]", each.answers)]
+        assert each.samples[0]["confidence"] == pytest.approx(max(likelihoods) / sum(likelihoods))
+        assert each.samples[0]["right"] == each.samples[0]["acc,none"]
 
 
 def test_a_group_has_its_own_figures_and_those_of_its_tasks(twins, folder):

@@ -92,11 +92,8 @@ def test_examples_that_do_not_fit_are_refused_or_left_out(folder):
     assert problem_of("choose", folder, shots=4, sequence_length=80).code == "shots-too-long"
     context = TaskContext(ByteTokenizer(), None, 80, shots=4, fit_shots=True)
     task = LmEval("choose", folder)
-    lengths = [
-        len(request.context) + len(request.continuation) - 1
-        for item in task.items(context)
-        for request in task.requests(item, context)
-    ]
+    requests: list[Any] = [each for item in task.items(context) for each in task.requests(item, context)]
+    lengths = [len(each.context) + len(each.continuation) - 1 for each in requests]
     assert 40 < max(lengths) <= 80
 
 

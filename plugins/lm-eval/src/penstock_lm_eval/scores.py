@@ -24,6 +24,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 TASK = "task"
 """The column that says by number which task of a group a question belongs to."""
+ACCURACY = "acc,none"
 WEIGHT = "/weight"
 KEPT = -1.0
 """The weight of a value that is no number: its column has the beginning of the value's SHA-256."""
@@ -82,6 +83,14 @@ def _pair(value: Any, ratio: bool, kept: Kept) -> tuple[float, float]:
     digest = float(int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:6], "big"))
     kept[digest] = value
     return digest, KEPT
+
+
+def confidence_of(instances: Sequence[Any]) -> float:
+    """The probability that a model gives its own choice, among the choices; the instances of a question have answers,
+    and those that ask for a choice without the question come last."""
+    asked = [each.resps[0][0] for each in instances if each.args[0]]
+    share_C = np.exp(np.array(asked) - max(asked))
+    return float(1 / share_C.sum())
 
 
 def is_ratio(task: Any, column: str) -> bool:

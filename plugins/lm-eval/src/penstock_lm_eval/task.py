@@ -19,10 +19,12 @@ from penstock_lm_eval.asking import requests_of, results_of
 from penstock_lm_eval.harness import Loaded, harness_version, load
 from penstock_lm_eval.questions import questions, shots_of
 from penstock_lm_eval.scores import (
+    ACCURACY,
     TASK,
     Figures,
     Kept,
     columns_of,
+    confidence_of,
     estimates_of,
     figures_of,
     group_figures,
@@ -64,8 +66,11 @@ class LmEval:
         for instance in instances:
             given = [next(waiting) for _ in requests_of(instance, context)]
             instance.resps, instance.filtered_resps = results_of(instance, given), {}
-        values = values_of(task, instances)
-        return [sample_of([*tasks].index(item.document.task), task, values, columns_of(tasks), self._kept)]
+        values, columns = values_of(task, instances), columns_of(tasks)
+        sample = sample_of([*tasks].index(item.document.task), task, values, columns, self._kept)
+        if ACCURACY in columns and all(each.OUTPUT_TYPE == "multiple_choice" for each in tasks.values()):
+            sample |= {"right": sample[ACCURACY], "confidence": confidence_of(instances)}
+        return [sample]
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         loaded, shots = self._loaded(context), self._shots(context)
