@@ -163,7 +163,9 @@ def test_a_corpus_that_cannot_be_used_is_refused_before_training(capsys, config_
     ("arguments", "expected"),
     [
         (("train", "nowhere.yaml"), "config file not found"),
-        (("evaluate", "nowhere"), "run not found"),
+        (("evaluate", "nowhere"), "model not found"),
+        (("evaluate", "."), "not a run, an artifact or a folder of transformers"),
+        (("evaluate", ".", "nowhere", "--compare"), "not a run, an artifact"),
         (("simulate", "nowhere.npz", "--hidden-size", "8"), "trace not found"),
         (("trian", "x.yaml"), "did you mean 'train'?"),
     ],

@@ -156,7 +156,7 @@ def test_what_cannot_be_compared_is_refused_before_a_model_is_loaded(
 ):
     (tmp_path / "lambada").mkdir()
     (tmp_path / "lambada" / "lambada_test.jsonl").write_text("")
-    monkeypatch.setattr("penstock.evaluate.comparison.restore_run", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("penstock.evaluate.compared_models.restore_run", lambda *_: pytest.fail("a model was loaded"))
     places = {"A": baseline, "B": other, "EMPTY": tmp_path}
     with pytest.raises(ProblemError, match=what) as caught:
         command("evaluate", *(places.get(each, each) for each in arguments))
@@ -222,7 +222,7 @@ def test_models_of_two_tokenizers_are_refused_by_name_before_they_are_loaded(
 ):
     changes = ["data.tokenizer.vocab_size=300", "train.tokens=128"]
     run = command("train", config_file, *changes, "--runs", tmp_path, "--json")["run_dir"]
-    monkeypatch.setattr("penstock.evaluate.comparison.restore_run", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("penstock.evaluate.compared_models.restore_run", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ProblemError, match=f"{run}: another tokenizer than that of {baseline}"):
         command("evaluate", baseline, run, "--compare")
 

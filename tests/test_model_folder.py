@@ -195,7 +195,7 @@ def test_figures_of_other_data_or_prompts_are_refused_by_name_before_weights_are
     file.write_text(file.read_text().replace("JavaScript", "river"))
     with pytest.raises(ProblemError) as caught:
         command("evaluate", broken, *options, "--against", stored)
-    assert [problem.code for problem in caught.value.problems] == ["not-comparable"] * 2
+    assert [problem.code for problem in caught.value.problems] == ["not-comparable"]
     assert "figures of 'lambada' are of other data" in str(caught.value)
     with pytest.raises(ProblemError, match="not an evaluation"):
         command("evaluate", broken, *options, "--against", broken / "config.json")
@@ -247,3 +247,24 @@ def test_published_figures_need_weights_and_decide_tasks_and_length(command, fol
             command("evaluate", path, *options, *more)
     with pytest.raises(ProblemError, match="no figures of 'gpt-2' are known, did you mean 'gpt2'"):
         command("evaluate", folders["gpt2"], "--published", "gpt-2", "--data", data)
+
+
+def test_two_folders_are_compared_on_text_and_questions(command, folders, data, tmp_path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT[:4000])
+    one, other = (_changed(folders[kind], tmp_path / kind) for kind in TYPES)
+    tasks = ("--task", f"{{use: text, paths: [{text}]}}", "--task", "lambada", "--data", data)
+    found = command("evaluate", one, other, "--compare", *tasks)
+    assert found["kl_divergence"]["value"] > 0
+    for side, folder, name in ((found["baseline"], one, "baseline"), (found["compressed"], other, "compressed")):
+        alone = command("evaluate", folder, *tasks)["tasks"]
+        (bits,) = (value for metric, value in alone["text"]["metrics"].items() if "bits_per_byte" in metric)
+        assert found["bits_per_byte"][name] == pytest.approx(bits, rel=1e-6)
+        compared = found["tasks"]["lambada"]["metrics"]
+        assert {metric: each[name] for metric, each in compared.items()} == pytest.approx(
+            alone["lambada"]["metrics"], rel=1e-6
+        )
+        assert side["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert json.loads((tmp_path / "llama.comparison.json").read_text()) == found
+    with pytest.raises(ProblemError, match="has no held-out documents, name what to compare on with --task"):
+        command("evaluate", one, other, "--compare")

@@ -33,8 +33,8 @@ def interval(value: float) -> Interval:
 def record() -> Evaluation:
     groups = {"anatomy": 0.35, "astronomy": 0.55, "virology": 0.45}
     task = TaskFigures(
-        {METRIC: 0.45},
-        {"items": 300},
+        {METRIC: 0.45, "mmlu.f1": 0.25},
+        {"items": 300, "no_interval": {"mmlu.f1": "fewer than 50 samples"}},
         {METRIC: interval(0.45)},
         groups={group: {METRIC: value} for group, value in groups.items()},
         group_intervals={group: {METRIC: interval(value)} for group, value in groups.items()},
@@ -58,7 +58,7 @@ def record() -> Evaluation:
             depends_on_batch=["ExpertChoice in layer 1"],
         ),
     )
-    change = FigureChange("mmlu", METRIC, 0.4, 0.45, 0.05, Interval(0.01, 0.09, 0.02, 300, "paired"), True)
+    change = FigureChange("mmlu", METRIC, 0.5, 0.45, -0.05, Interval(-0.09, -0.01, 0.02, 300, "paired"), True)
     return Evaluation("gpt2", {"mmlu": task}, ["mmlu"], against=Against("earlier.json", "gpt2", [change]))
 
 
@@ -82,10 +82,19 @@ def test_the_page_shows_scores_groups_reliability_and_questions(files, tmp_path)
         "calibration error is 12",
         "too sure",
         "earlier.json",
+        "-0.050 (-0.090 to -0.010)",
+        "none: fewer than 50 samples",
     ):
         assert shown in re.sub(r"\s+", " ", text), shown
-    for shown in ("ExpertChoice in layer 1", "each text alone, to the bit", "cdcdcdcdcdcd", "right: A", "2 more"):
+    for shown in (
+        "ExpertChoice in layer 1",
+        "each text alone, to the bit",
+        "cdcdcdcdcdcd",
+        "right answer: A",
+        "2 more",
+    ):
         assert shown in text, shown
+    assert "could not be read" not in text
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert page.count("<svg viewBox") == 5  # the mark, and two charts in two sizes

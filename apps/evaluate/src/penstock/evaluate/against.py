@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from statistics import NormalDist
 
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.intervals import LEVEL
@@ -16,7 +15,7 @@ from penstock.hooks.contracts import Interval
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.run.records.evaluation import Against, Evaluation, FigureChange, TaskFigures
 
-UNPAIRED = f"two independent estimates, {LEVEL:.0%}, normal"
+UNPAIRED = f"from the intervals of both, as of independent samples, {LEVEL:.0%}"
 
 
 def require_same_questions(stored: Stored, tasks: Mapping[str, Prepared], tokenizer: str) -> None:
@@ -36,14 +35,14 @@ def require_same_questions(stored: Stored, tasks: Mapping[str, Prepared], tokeni
 
 
 def _differences(stored: TaskFigures, task: Prepared, tokenizer: str) -> Iterator[tuple[str, str]]:
-    """Why two figures do not compare, and what to do; at most one reason of each kind."""
+    """Why two figures do not compare, and what to do; other data always make other prompts."""
     earlier = stored.provenance
     if earlier is None:
         yield "unknown data and prompts, because no hashes were stored", "evaluate the earlier model again"
         return
     if earlier.data is None or earlier.data != data_hash(task):
         yield "other data (the hashes of the items differ)", "use the same data set, --limit and --seed"
-    if earlier.prompts != prompts_hash(task):
+    elif earlier.prompts != prompts_hash(task):
         if earlier.tokenizer != tokenizer:
             yield "other prompts: the tokenizers differ", "compare models of one tokenizer"
         elif earlier.sequence_length != task.context.sequence_length:
@@ -72,7 +71,7 @@ def _changes(
         before = stored.metrics.get(metric)
         if value is None or before is None:
             continue
-        alone = _independent(value - before, now.intervals.get(metric), stored.intervals.get(metric))
+        alone = independent(value, now.intervals.get(metric), before, stored.intervals.get(metric))
         interval = alone if paired is None else paired.get(metric)
         yield FigureChange(name, metric, before, value, value - before, interval, paired is not None)
 
@@ -94,10 +93,16 @@ def _paired(task: Prepared, answers: AnswerStore, stored: Scores | None) -> dict
     return task.named({name: each.interval for name, each in found.items()})
 
 
-def _independent(difference: float, now: Interval | None, stored: Interval | None) -> Interval | None:
+def independent(value: float, now: Interval | None, before: float, stored: Interval | None) -> Interval | None:
+    """From each one's own interval (Zou and Donner 2008, 10.1002/sim.3095), so that two shares of 0 do not differ by
+    exactly 0, and skewed intervals stay skewed."""
     if now is None or stored is None:
         return None
-    error = math.hypot(now.standard_error, stored.standard_error)
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * error
-    samples = min(now.samples, stored.samples)
-    return Interval(difference - half, difference + half, error, samples, UNPAIRED)
+    difference = value - before
+    return Interval(
+        difference - math.hypot(value - now.low, stored.high - before),
+        difference + math.hypot(now.high - value, before - stored.low),
+        math.hypot(now.standard_error, stored.standard_error),
+        min(now.samples, stored.samples),
+        UNPAIRED,
+    )

@@ -11,6 +11,7 @@ import click
 from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.evaluate.options import Dtype, Options, Shots
+from penstock.evaluate.paths import open_run
 from penstock.evaluate.text import comparison_text, evaluation_text
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
@@ -39,8 +40,8 @@ ONE_MODEL = (
 @click.option(
     "--compare",
     is_flag=True,
-    help="Compare two paths, a baseline and its compressed form: paired differences on the baseline's held-out "
-    "documents, or on every --task.",
+    help="Compare two models, such as a baseline and its compressed form: paired differences on the held-out documents "
+    "of the first, or on every --task.",
 )
 @click.option(
     "--task",
@@ -76,7 +77,8 @@ ONE_MODEL = (
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of local datasets, such as lambada/lambada_test.jsonl and wikitext2/wiki.test.raw.",
+    help="Folder of local data sets, with files such as lambada/lambada_test.jsonl (default: a task's path, or the "
+    "Hugging Face hub).",
 )
 @click.option(
     "--sequence-length",
@@ -93,11 +95,16 @@ ONE_MODEL = (
     is_flag=True,
     help="With --chat-template, put all few-shot examples into one message instead of a turn each.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="Texts that the model reads at once.  [default: 16]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Texts that the model reads at once (default: 16, or 1 where a router looks at other texts).",
+)
 @click.option(
     "--batch-invariant/--no-batch-invariant",
     default=None,
-    help="Read each text alone, so that no bit of a figure depends on order or batch size (default: with --published).",
+    help="Read each text alone, so that no bit of a figure depends on order or batch size (default: only with "
+    "--published).",
 )
 @click.option(
     "--dtype",
@@ -123,7 +130,7 @@ ONE_MODEL = (
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write the result to as JSON (a run also keeps it in evaluation.json).",
+    help="File to write the result to as JSON. A run also keeps it in its evaluation.json.",
 )
 @output.json_option
 @click.pass_obj
@@ -132,13 +139,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure RUN's newest checkpoint: its tasks, baselines on its held-out text, samples and speed.
 
-    Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, so a
-    killed or repeated evaluation computes only what is missing. Of an ARTIFACT nothing is kept; the data of its run is
-    searched for next to it and in runs. Of an encoder the figures of its own objective are measured on the held-out
-    examples. A FOLDER is a causal model of transformers: config.json, safetensors and tokenizer.json. It needs --task.
+    A FOLDER is a causal model of transformers: config.json, safetensors and tokenizer.json. It needs --task, or
+    --published. An ARTIFACT is measured like its run, whose data is searched for next to it and in runs. Of an encoder,
+    the figures of its own objective are measured on the held-out examples.
 
-    With --compare, two paths are compared document by document: loss, bits per byte, top-1 accuracy and agreement, KL
-    divergence, and the bytes of both files. The result is kept with the second one.
+    Problems with tasks and their data are reported before the model is loaded. Answers are cached in RUN/answers, or in
+    the folder of --answers, so a killed or repeated evaluation computes only what is missing.
+
+    With --compare, two paths are compared. On a text, document by document: loss, bits per byte, top-1 accuracy and
+    agreement, KL divergence. On other tasks, question by question. The result is kept with the second one.
     """
     chosen = _chosen(registry, tasks, options.pop("include_path"))
     _require_number(paths, compare)
@@ -178,7 +187,7 @@ def _evaluation(path: Path, registry: Registry, tasks: Sequence[Choice], options
         return evaluate_artifact(path, registry, tasks, **options)
     if is_model_folder(path):
         return evaluate_folder(path, registry, tasks, **options)
-    return evaluate_run(RunDirectory.open(path), registry, tasks, **options)
+    return evaluate_run(open_run(path), registry, tasks, **options)
 
 
 def _require_template(options: Mapping[str, Any]) -> None:

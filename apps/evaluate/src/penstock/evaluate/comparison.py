@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from penstock.data_prep.dataset import TokenDataset
-from penstock.data_prep.tokenizer import BpeTokenizer
 from penstock.eval_suite.comparison import (
     Compared,
     Difference,
@@ -25,25 +23,18 @@ from penstock.eval_suite.comparison import (
 )
 from penstock.eval_suite.intervals import Scores, ratio_interval
 from penstock.eval_suite.runner import Prepared
+from penstock.evaluate.compared_models import Side
 from penstock.evaluate.compared_tasks import PreparedPair, adjusted
 from penstock.evaluate.config import HELDOUT
 from penstock.evaluate.evaluation import EarlierTask, heldout_tokens, prepare_tasks, rows_together
 from penstock.hooks.architecture import require_next_token
-from penstock.hooks.contracts import TaskContext
+from penstock.hooks.contracts import TaskContext, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
-from penstock.quant158.artifact.reader import is_artifact
 from penstock.run import messages
-from penstock.run.config import RunConfig
-from penstock.run.directory import RunDirectory
-from penstock.run.records.comparison import ComparedDocument, ComparedModel, Comparison, PairedFigure, PairFigure
-from penstock.run.records.data import DataRecord
-from penstock.run.records.record import parse_record, read_record, write_record
-from penstock.train.artifact import OpenedArtifact
-from penstock.train.checkpoint import BASE
-from penstock.train.data import RECORD, open_data
+from penstock.run.records.comparison import ComparedDocument, Comparison, PairedFigure, PairFigure
+from penstock.run.records.record import write_record
 from penstock.train.progress import StageProgress
-from penstock.train.restore import Restored, checkpoint_of, restore_artifact, restore_run
 
 WORST = 5
 _TEXT_SHOWN = 60  # characters of a document
@@ -58,78 +49,22 @@ class ComparedPaths:
     scores: Scores | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """A run's newest checkpoint or an artifact, of which no weights are loaded yet. `file` is what holds them, and its
-    bytes; `record` is where a comparison of this compressed model is kept."""
-
-    path: Path
-    config: RunConfig
-    tokenizer: BpeTokenizer
-    dataset: Callable[[], TokenDataset]
-    trained_on: DataRecord | None
-    load: Callable[[], Restored]
-    file: tuple[str, int]
-    record: Path
-
-    @classmethod
-    def of(cls, path: Path, registry: Registry) -> _Side:
-        """Raises `ProblemError` for a path that is neither a run with a checkpoint nor a sound artifact."""
-        return cls._artifact(path, registry) if is_artifact(path) else cls._run(path, registry)
-
-    @classmethod
-    def _run(cls, path: Path, registry: Registry) -> _Side:
-        run = RunDirectory.open(path)
-        config, checkpoint = run.config(registry), checkpoint_of(run)
-        weights = checkpoint.path / "model.safetensors"
-        frozen = ", without its frozen base" if (checkpoint.path / BASE).is_file() else ""
-        return cls(
-            run.path,
-            config,
-            BpeTokenizer.load(checkpoint.path),
-            partial(open_data, run, config),
-            read_record(DataRecord, run.path / RECORD),
-            partial(restore_run, run.path, registry, checkpoint),
-            (f"{weights.name}{frozen}", weights.stat().st_size),
-            run.path / "comparison.json",
-        )
-
-    @classmethod
-    def _artifact(cls, path: Path, registry: Registry) -> _Side:
-        opened = OpenedArtifact.open(path, registry)
-        artifact = opened.artifact
-        record = artifact.file(RECORD) if RECORD in artifact.header.files else None
-        return cls(
-            path,
-            opened.config,
-            opened.tokenizer,
-            opened.dataset,
-            None if record is None else parse_record(DataRecord, record, f"{path}: {RECORD}"),
-            partial(restore_artifact, opened),
-            (path.name, artifact.file_bytes),
-            path.with_suffix(".comparison.json"),
-        )
-
-    def described(self, restored: Restored) -> ComparedModel:
-        architecture, hashes = self.config.model.entry.id, dict(restored.digests())
-        return ComparedModel(str(self.path), restored.checkpoint_name, architecture, hashes, *self.file)
-
-
 def compare_paths(
     baseline: Path, compressed: Path, registry: Registry, tasks: Sequence[Choice] = (), **options: Any
 ) -> ComparedPaths:
-    """Compares two runs or artifacts on `tasks`, or on the baseline's held-out documents. Models of one tokenizer are
-    compared token by token on a text, and models of two document by document, per byte. What is wrong with tokenizers,
-    tasks and text is raised before a model is loaded. The record is kept in the compressed run as `comparison.json`, or
-    beside the artifact as `NAME.comparison.json`. `options` are those of `TaskContext`."""
+    """Compares two runs, artifacts or folders of transformers on `tasks`, or on the held-out documents of a baseline
+    that has some. Models of one tokenizer are compared token by token on a text, and models of two document by
+    document, per byte. What is wrong with tokenizers, tasks and text is raised before a model is loaded. The record is
+    kept in the compressed run as `comparison.json`, or beside the artifact or folder as `NAME.comparison.json`.
+    `options` are those of `TaskContext`."""
     begun = time.perf_counter()
-    sides = _Side.of(baseline, registry), _Side.of(compressed, registry)
+    sides = Side.of(baseline, registry), Side.of(compressed, registry)
     for side in sides:
-        require_next_token(side.config.model, "--compare", str(side.path))
+        require_next_token(side.architecture, "--compare", str(side.path))
     text, pairs = _prepared(sides, tasks or [registry.choose("task", HELDOUT)], options)
     loaded = [side.load() for side in sides]
     models = loaded[0].model, loaded[1].model
-    together = rows_together(sides[0].config.model), rows_together(sides[1].config.model)
+    together = rows_together(sides[0].architecture), rows_together(sides[1].architecture)
     found = None
     with StageProgress() as progress:
         if text is not None:
@@ -151,13 +86,13 @@ def compare_paths(
 
 
 def _prepared(
-    sides: tuple[_Side, _Side], tasks: Sequence[Choice], options: Mapping[str, Any]
+    sides: tuple[Side, Side], tasks: Sequence[Choice], options: Mapping[str, Any]
 ) -> tuple[tuple[str, Prepared] | None, dict[str, PreparedPair]]:
     """The text that is compared token by token, with its name, and every other task by name. Windows are of the length
     that both models can read."""
     first, second = sides
     alike = first.tokenizer.hash == second.tokenizer.hash
-    length = min(side.config.data.sequence_length for side in sides)
+    length = min(side.sequence_length for side in sides)
     heldout = None
     if any(task.entry.component.name == "heldout" for task in tasks):
         _require_one_tokenizer(alike, sides)
@@ -181,7 +116,7 @@ def _prepared(
     return None, pairs
 
 
-def _require_one_tokenizer(alike: bool, sides: tuple[_Side, _Side]) -> None:
+def _require_one_tokenizer(alike: bool, sides: tuple[Side, Side]) -> None:
     if not alike:
         what = f"another tokenizer than that of {sides[0].path}, so the models do not predict the same tokens"
         fix = "compare them on questions, or on several documents: --task '{use: text, paths: [FOLDER]}'"
@@ -198,7 +133,7 @@ def _of_contract_2(tasks: Sequence[Choice], context: TaskContext) -> dict[str, P
     return prepared
 
 
-def _heldout(baseline: _Side, compressed: _Side) -> np.ndarray:
+def _heldout(baseline: Side, compressed: Side) -> np.ndarray:
     """Warns if the compressed model may have been trained on the text that the baseline held out."""
     own, others = baseline.trained_on, compressed.trained_on
     if own is not None and others is not None and own.files != others.files:
@@ -207,9 +142,7 @@ def _heldout(baseline: _Side, compressed: _Side) -> np.ndarray:
     return heldout_tokens(baseline.dataset())
 
 
-def _with_text(
-    record: Comparison, task: str, prepared: Prepared, found: Compared, tokenizer: BpeTokenizer
-) -> Comparison:
+def _with_text(record: Comparison, task: str, prepared: Prepared, found: Compared, tokenizer: Tokenizer) -> Comparison:
     scores, figures = found.scores, differences(found.scores)
     return replace(
         record,
@@ -238,7 +171,7 @@ def _of_pair(scores: Scores, name: str, most: float) -> PairFigure:
     return PairFigure(value, found and replace(found, low=max(0.0, found.low), high=min(most, found.high)))
 
 
-def _worst(prepared: Prepared, scores: Scores, tokenizer: BpeTokenizer) -> list[ComparedDocument]:
+def _worst(prepared: Prepared, scores: Scores, tokenizer: Tokenizer) -> list[ComparedDocument]:
     """The documents whose bits per byte rise most; equals in the order of the text."""
     byte_K = scores["bytes"]
     bits = {who: scores[f"{who}_nll"] / np.log(2) / np.maximum(byte_K, 1) for who in ("baseline", "compressed")}

@@ -28,11 +28,11 @@ class Shots(click.ParamType):
 @dataclass(frozen=True, slots=True)
 class Options:
     """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`.
-    Questions go through `chat_template`: a file, or `own` for the model's. `sequence_length`,
-    `dtype` and `batch_size` are None for what the model was trained with, or reads at most. With `batch_invariant`, no
-    bit of an answer depends on order or batch size. Answers are kept in the
-    folder `answers`; None: where the model keeps them, if anywhere. `samples` is a file to write every prompt, answer
-    and score to, and `against` one of an earlier evaluation to compare with."""
+    Questions go through `chat_template`: a file, or `own` for the model's. `sequence_length`, `dtype` and `batch_size`
+    are None for what the model was trained with, or reads at most. With `batch_invariant`, no bit of an answer depends
+    on order or batch size. Answers are kept in the folder `answers`; None: where the model keeps them, if anywhere.
+    `samples` is a file to write every prompt, answer and score to, and `against` one of an earlier evaluation to
+    compare with."""
 
     shots: int | str | None = None
     limit: int | None = None

@@ -36,7 +36,11 @@ def published_tasks(model: str, tasks: Sequence[Choice], registry: Registry) -> 
 
 
 def published_options(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with the length that the figures are of, and with bits that no batch changes."""
+    """The options with the length that the figures are of, and with bits that no batch changes; raises
+    `ProblemError` for a limit."""
+    if options.get("limit") is not None:
+        what = "the published figures are of whole data sets"
+        raise ProblemError(Problem("bad-value", what, "--limit", f"leave it out, or leave {OPTION} out"))
     length = max(each.sequence_length for each in FIGURES[model])
     defaults = {"sequence_length": length, "batch_invariant": True}
     return {**options, **{name: value for name, value in defaults.items() if options.get(name) is None}}

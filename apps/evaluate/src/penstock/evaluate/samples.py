@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,7 @@ from penstock.hooks.contracts import (
 )
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.records.evaluation import Evaluation
-from penstock.run.records.record import read_record
+from penstock.run.records.evaluation import Evaluation, evaluation_line, read_evaluation
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -71,48 +71,34 @@ def read_stored(path: Path) -> Stored:
     """The file of `--samples`, an `evaluation.json`, or that of a run's folder. Raises `ProblemError` for anything
     else."""
     file = path / "evaluation.json" if path.is_dir() else path
-    lines = _lines(file)
-    first = next(lines, None)
-    if first is None or "evaluation" not in first:
-        found = read_record(Evaluation, file)
-        if found is None or not found.tasks:
-            raise ProblemError(_no_evaluation(file))
-        return Stored(file, found, {})
+    found = read_evaluation(file)
     columns: dict[str, dict[str, list[float]]] = {}
-    for line in lines:
+    for line in _lines(file):
         for sample in line["scores"]:
             own = columns.setdefault(line["task"], {})
             for name, value in sample.items():
                 own.setdefault(name, []).append(math.nan if value is None else float(value))
     scores = {task: {name: np.array(each) for name, each in own.items()} for task, own in columns.items()}
-    return Stored(file, Evaluation.from_json(first["evaluation"], str(file)), scores)
+    return Stored(file, found, scores)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines; nothing of a file whose first line is none."""
-    try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                try:
-                    value = parse_json(line)
-                except ValueError:
-                    if number == 1:
-                        return
-                    raise ProblemError(_damaged(file, number)) from None
-                if not isinstance(value, dict) or (number > 1 and not {"task", "scores"} <= value.keys()):
-                    raise ProblemError(_damaged(file, number))
-                yield value
-    except OSError as error:
-        what, fix = f"cannot be read ({error.strerror})", "give an evaluation.json, or a file of --samples"
-        raise ProblemError(Problem("missing-file", what, str(file), fix)) from error
+    """The lines after the evaluation of a file of samples; none of another file."""
+    with file.open("rb") as stream:
+        if evaluation_line(stream.readline()) is None:
+            return
+        for number, line in enumerate(stream, 2):
+            try:
+                value = parse_json(line)
+            except ValueError as error:
+                raise ProblemError(_damaged(file, number)) from error
+            if not isinstance(value, dict) or not {"task", "scores"} <= value.keys():
+                raise ProblemError(_damaged(file, number))
+            yield value
 
 
 def _damaged(file: Path, number: int) -> Problem:
     return Problem("damaged-file", "not a line of --samples", f"{file}:{number}", "write the file again")
-
-
-def _no_evaluation(file: Path) -> Problem:
-    return Problem("damaged-file", "not an evaluation", str(file), "give an evaluation.json, or a file of --samples")
 
 
 def _answer(request: Request, answer: Answer, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -142,11 +128,16 @@ def of_contract_2(tasks: Mapping[str, Any]) -> dict[str, Prepared]:
 
 
 def require_writable(paths: Sequence[Path | None]) -> None:
-    """Raises `ProblemError` for a file in a folder that is not there, before anything is computed."""
-    problems = [
-        Problem("missing-file", "the folder of the file was not found", str(path), "make it, or choose another")
-        for path in paths
-        if path is not None and not path.resolve().parent.is_dir()
-    ]
+    """Raises `ProblemError` for a file in a folder that is not there or that nobody may write to, before anything is
+    computed."""
+    problems: list[Problem] = []
+    for path in filter(None, paths):
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            what, fix = "the folder of the file was not found", "make it, or choose another"
+            problems.append(Problem("missing-file", what, str(path), fix))
+        elif not os.access(folder, os.W_OK):
+            what, fix = "the folder of the file cannot be written to", "choose another"
+            problems.append(Problem("read-only", what, str(path), fix))
     if problems:
         raise ProblemError(problems)

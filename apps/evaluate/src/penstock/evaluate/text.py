@@ -37,7 +37,7 @@ def published_text(figures: Sequence[PublishedFigure]) -> str:
         (
             each.metric,
             f"{each.published:g}",
-            "" if each.ours is None else f"{each.ours:.4f}",
+            "" if each.ours is None else figure(each.ours),
             "" if each.difference is None else f"{each.difference:+.4g}",
             "" if each.agrees is None else "yes" if each.agrees else "no",
             each.source,
@@ -50,7 +50,7 @@ def published_text(figures: Sequence[PublishedFigure]) -> str:
 def against_text(against: Against) -> str:
     """The figures beside the stored ones."""
     rows = [
-        (each.metric, f"{each.stored:.4f}", f"{each.now:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
+        (each.metric, figure(each.stored), figure(each.now), f"{each.difference:+.4g}", _around(each.interval, "+"))
         for each in against.changes
     ]
     paired = "paired, question by question" if all(each.paired for each in against.changes) else "unpaired"
@@ -81,7 +81,7 @@ def _text_parts(result: Comparison) -> list[str]:
         "top-1 accuracy": result.top1_accuracy,
     }
     rows = [
-        (name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", _around(each.interval, "+"))
+        (name, figure(each.baseline), figure(each.compressed), f"{each.difference:+.4g}", _around(each.interval, "+"))
         for name, each in pairs.items()
         if each is not None
     ]
@@ -90,7 +90,7 @@ def _text_parts(result: Comparison) -> list[str]:
         (name, "", "", f"{each.value:.4g}", _around(each.interval)) for name, each in alone.items() if each is not None
     ]
     worst = [
-        (each.name, f"{each.baseline:.4f}", f"{each.compressed:.4f}", f"{each.difference:+.4g}", repr(each.text))
+        (each.name, figure(each.baseline), figure(each.compressed), f"{each.difference:+.4g}", repr(each.text))
         for each in result.worst
     ]
     return [
@@ -105,8 +105,8 @@ def _compared(metrics: Mapping[str, ComparedMetric], prefix: str = "") -> list[t
     return [
         (
             prefix + name,
-            f"{each.baseline:.4f}",
-            f"{each.compressed:.4f}",
+            figure(each.baseline),
+            figure(each.compressed),
             f"{each.difference:+.4g}",
             _around(each.interval, "+"),
             "" if each.adjusted is None else f"{each.adjusted:.3g}",
@@ -114,6 +114,15 @@ def _compared(metrics: Mapping[str, ComparedMetric], prefix: str = "") -> list[t
         )
         for name, each in metrics.items()
     ]
+
+
+def figure(value: float) -> str:
+    """Four decimals, where a number has not more digits before its point than anyone reads.
+
+    >>> figure(0.27719), figure(29.9412), figure(1482639238571.1057)
+    ('0.2772', '29.9412', '1.48264e+12')
+    """
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.6g}"
 
 
 def times_smaller(before: int, after: int) -> str:
@@ -132,7 +141,7 @@ def _around(interval: Interval | None, sign: str = "") -> str:
 
 def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:
     return [
-        (name, f"{value:.4f}", _interval_text(task.intervals.get(name)))
+        (name, figure(value), _interval_text(task.intervals.get(name)) or task.why_no_interval(name))
         for task in tasks.values()
         for name, value in task.metrics.items()
         if value is not None
@@ -140,4 +149,7 @@ def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:
 
 
 def _interval_text(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f} ({interval.samples} samples)"
+    if interval is None:
+        return ""
+    counted = "groups" if "by cluster" in interval.method else "samples"
+    return f"{figure(interval.low)} to {figure(interval.high)} ({interval.samples} {counted})"

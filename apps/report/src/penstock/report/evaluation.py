@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.pages.formats import duration
 from penstock.pages.page import write_page
 from penstock.report.answers import against_rows, task_views
 from penstock.report.plausible import plausible
-from penstock.run.records.evaluation import Evaluation
-from penstock.run.records.record import parse_record
+from penstock.run.records.evaluation import NO_EVALUATION, Evaluation, read_evaluation
 
 TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
 
@@ -23,7 +20,8 @@ def write_evaluation(path: Path, out: Path) -> Path:
     problems: list[Problem] = []
     found = plausible(read_evaluation(path), str(path), problems)
     if found is None or not found.tasks:
-        raise ProblemError(_no_evaluation(path))
+        problem = Problem("damaged-file", "not an evaluation", str(path), NO_EVALUATION)
+        raise ProblemError(problem)
     return write_page(
         TEMPLATE,
         out,
@@ -36,29 +34,8 @@ def write_evaluation(path: Path, out: Path) -> Path:
     )
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """The record in an `evaluation.json`, or in the first line of a file of samples."""
-    try:
-        with path.open("rb") as file:
-            first = file.readline()
-            try:
-                line = parse_json(first)
-            except ValueError:
-                line = None
-            if isinstance(line, dict) and isinstance(line.get("evaluation"), dict):
-                return parse_record(Evaluation, json.dumps(line["evaluation"]).encode(), f"{path}:1")
-            return parse_record(Evaluation, first + file.read(), str(path))
-    except OSError as error:
-        raise ProblemError(Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path))) from error
-
-
 def _lead(found: Evaluation) -> str:
     spent = f", in {duration(found.seconds)}" if found.seconds else ""
     number = len(found.tasks)
     names = ", ".join(found.tasks)
     return f"{number} {'task' if number == 1 else 'tasks'} ({names}){spent}."
-
-
-def _no_evaluation(path: Path) -> Problem:
-    fix = "give an evaluation.json, or a file of `penstock evaluate --samples`"
-    return Problem("damaged-file", "not an evaluation", str(path), fix)

@@ -15,7 +15,10 @@ from penstock.hooks.problems import Problem
 
 T = TypeVar("T")
 
-SIGNED = ("details", "intervals", "seed", "value")
+SIGNED = (
+    *("details", "seed", "value", "difference", "stored", "now", "scores"),
+    *("interval", "intervals", "group_intervals"),
+)
 """Fields that may hold any number."""
 NEVER_NEGATIVE = ("bits_per_byte", "perplexity")
 """Metrics of tasks that cannot be negative; others can, such as a correlation."""
@@ -82,7 +85,7 @@ def _mapping(value: Mapping[str, Any], where: str, problems: list[Problem]) -> A
     kept: dict[str, Any] = {}
     for key, own in value.items():
         place = f"{where}.{key}" if ": " in where else f"{where}: {key}"
-        is_metric = ".metrics." in place and isinstance(own, int | float)
+        is_metric = (".metrics." in place or ".groups." in place) and isinstance(own, int | float)
         signed = is_metric and not any(name in key for name in NEVER_NEGATIVE)
         cleaned = own if signed and math.isfinite(own) else _cleaned(own, place, problems)
         if cleaned is not _LEFT_OUT:

@@ -49,9 +49,8 @@ class Heldout:
         refuse_limit(context, "heldout", "max_tokens")
         require_stride(self.stride, context.sequence_length)
         if context.heldout is None or len(context.heldout) < 2:
-            raise ProblemError(
-                Problem("no-heldout", "the run has no held-out tokens", "task 'heldout'", "set a held-out share")
-            )
+            what, fix = "the model has no held-out tokens", "name another task, or prepare data with a held-out share"
+            raise ProblemError(Problem("no-heldout", what, "task 'heldout'", fix))
         token_N = np.asarray(context.heldout)[: self.max_tokens]
         yield Item("heldout", Stream(token_N, context.tokenizer.byte_lengths()[token_N[1:]]))
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from penstock.hooks.contracts import Interval
-from penstock.run.records.record import ABSENT, Record
+from penstock.hooks.json_text import parse_json
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.records.record import ABSENT, Record, parse_record
+
+NO_EVALUATION = "give an evaluation.json, or a file of `penstock evaluate --samples`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,12 @@ class TaskFigures(Record):
     worst: list[Question] | None = field(default=None, metadata=ABSENT)
     reliability: Reliability | None = field(default=None, metadata=ABSENT)
     provenance: Provenance | None = field(default=None, metadata=ABSENT)
+
+    def why_no_interval(self, metric: str) -> str:
+        """Empty for a metric that has an interval, and where the task does not say."""
+        reasons = self.details.get("no_interval")
+        reason = reasons.get(metric) if isinstance(reasons, dict) else None
+        return f"none: {reason}" if isinstance(reason, str) and metric not in self.intervals else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +198,37 @@ class Evaluation(Record):
     heldout_text: HeldoutText | None = field(default=None, metadata=ABSENT)
     against: Against | None = field(default=None, metadata=ABSENT)
     published: list[PublishedFigure] | None = field(default=None, metadata=ABSENT)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The evaluation in an `evaluation.json`, or in the first line of a file of samples. Raises `ProblemError` for any
+    other file, and for one without figures."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        problem = Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path), NO_EVALUATION)
+        raise ProblemError(problem) from error
+    held, where = evaluation_line(text.split(b"\n", 1)[0]), f"{path}:1"
+    if held is None:
+        held, where = text, str(path)
+    try:
+        parse_json(held)
+    except ValueError as error:
+        raise ProblemError(Problem("damaged-file", "not an evaluation", str(path), NO_EVALUATION)) from error
+    found = parse_record(Evaluation, held, where)
+    if not found.tasks:
+        raise ProblemError(Problem("damaged-file", "not an evaluation", str(path), NO_EVALUATION))
+    return found
+
+
+def evaluation_line(line: bytes) -> bytes | None:
+    """The evaluation in the first line of a file of samples; None for a line of another file."""
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return None
+    held = value.get("evaluation") if isinstance(value, dict) else None
+    return json.dumps(held).encode() if isinstance(held, dict) else None
 
 
 def heldout_figure(metrics: Mapping[str, float | None]) -> float | None:
