@@ -2,8 +2,8 @@
 minutes on two cores.
 
 A sample has at least 200 questions, windows or documents a task. Questions are taken from every subject; windows and
-documents are those from the start. `--whole` is the whole table: it first says how long that will take, by the tokens to
-be read and the time that a small part of each task took.
+documents are those from the start. `--whole` is the whole table: it first says how long that will take, by the tokens
+to be read and the time that a small part of each task took.
 """
 
 from __future__ import annotations
