@@ -180,10 +180,10 @@ def test_questions_are_compared_one_by_one_beside_a_text(command, baseline: Path
     for side, run in (("baseline", baseline), ("compressed", other)):
         alone = command("evaluate", run, "--task", "lambada", "--data", words, "--json")["tasks"]["lambada"]["metrics"]
         assert {name: metric[side] for name, metric in task["metrics"].items()} == pytest.approx(alone, rel=1e-6)
-    perplexity = task["metrics"]["lambada.perplexity@openai-last-word"]
+    perplexity = task["metrics"]["lambada.perplexity@openai-last-word-of-60-passages"]
     assert perplexity["interval"]["low"] < perplexity["difference"] < perplexity["interval"]["high"]
     assert perplexity["p_value"] <= perplexity["adjusted"] <= 2 * perplexity["p_value"]
-    accuracy = task["metrics"]["lambada.accuracy@openai-last-word"]
+    accuracy = task["metrics"]["lambada.accuracy@openai-last-word-of-60-passages"]
     assert accuracy["test"] == "McNemar, exact"
     assert accuracy["difference"] * 60 == pytest.approx(accuracy["only_compressed"] - accuracy["only_baseline"])
     assert result["kl_divergence"]["value"] > 0

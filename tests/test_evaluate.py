@@ -41,11 +41,11 @@ def figures(result: Any, task: str) -> dict[str, float]:
 def test_a_task_reads_the_folder_of_data_and_says_its_limit(command, run, data, read_json):
     result = command("evaluate", run, "--task", "lambada", "--data", data, "--limit", 3)
     assert figures(result, "lambada").keys() == {
-        "lambada.accuracy@openai-last-word-first-3",
-        "lambada.perplexity@openai-last-word-first-3",
+        "lambada.accuracy@openai-last-word-of-4-passages-first-3",
+        "lambada.perplexity@openai-last-word-of-4-passages-first-3",
     }
-    interval = result["tasks"]["lambada"]["intervals"]["lambada.perplexity@openai-last-word-first-3"]
-    assert interval["low"] <= figures(result, "lambada")["lambada.perplexity@openai-last-word-first-3"]
+    interval = result["tasks"]["lambada"]["intervals"]["lambada.perplexity@openai-last-word-of-4-passages-first-3"]
+    assert interval["low"] <= figures(result, "lambada")["lambada.perplexity@openai-last-word-of-4-passages-first-3"]
     assert interval["samples"] == 3
     assert read_json(run / "evaluation.json") == result
 

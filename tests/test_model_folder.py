@@ -74,7 +74,7 @@ def perplexity(folder: Path) -> float:
     return float(torch.tensor(nats / len(PASSAGES), dtype=torch.float64).exp())
 
 
-def figure(result: Any, name: str = "lambada.perplexity@openai-last-word") -> float:
+def figure(result: Any, name: str = "lambada.perplexity@openai-last-word-of-60-passages") -> float:
     return result["tasks"]["lambada"]["metrics"][name]
 
 

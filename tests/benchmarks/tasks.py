@@ -1,15 +1,16 @@
 """Every task of the suite on a sample, of a quickstart that is trained first: figures with intervals, in under ten
 minutes on two cores.
 
-A sample has at least 200 questions, windows or documents a task. Questions with subjects are taken from each in turn;
-windows are those from the start. `--whole` is the whole table: it first says how long that will take, by the tokens to
-be read and the time that a small part of each task took.
+A sample has at least 200 questions, windows or documents a task. Questions are taken from every subject; windows and
+documents are those from the start. `--whole` is the whole table: it first says how long that will take, by the tokens
+to be read and the time that a small part of each task took.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ import quickstart
 from penstock.eval_suite.runner import Prepared, prepare
 from penstock.evaluate.evaluation import heldout_tokens
 from penstock.hooks import Registry
-from penstock.hooks.contracts import TaskContext
+from penstock.hooks.contracts import Rolling, TaskContext
 from penstock.train.restore import Restored
 
 MINUTES = 10
@@ -55,39 +56,39 @@ class Case:
 
 def cases(data: Path, folder: Path) -> list[Case]:
     """The tasks, whose data is in a folder."""
-    mmlu, pages = data / "mmlu" / "mmlu_test.jsonl.xz", _pages(data, folder)
+    pages, questions = _pages(data, folder), _questions(data, folder)
     wikitext = data / "wikitext2" / "wiki.test.raw.xz"
     return [
         Case({"use": "heldout"}, sizes={"max_tokens": 60_000}),
         Case({"use": "text", "paths": [str(pages)]}, limit=FEWEST),
-        Case({"use": "c4", "path": str(pages)}, limit=FEWEST),
+        Case(
+            {"use": "c4", "path": str(shutil.copy(pages, folder / "c4-validation.00000-of-00008.json"))}, limit=FEWEST
+        ),
         Case({"use": "wikitext2"}, sizes={"max_bytes": 180_000}),
         Case({"use": "wikitext103", "path": str(wikitext), "convention": "concat"}, sizes={"max_bytes": 180_000}),
         Case({"use": "lambada"}, limit=400),
         Case({"use": "mmlu"}, limit=57 * 6),
-        Case({"use": "choices", "path": str(mmlu), "group": "subject"}, limit=400),
-        Case({"use": "lm-eval", "name": "questions", "include_path": str(_harness_task(mmlu, folder))}, limit=FEWEST),
+        Case({"use": "choices", "path": str(questions), "group": "subject"}, limit=FEWEST),
+        Case({"use": "lm-eval", "name": "questions", "include_path": str(folder)}, limit=FEWEST),
         Case({"use": "gsm8k", "tokens": 48}, limit=FEWEST),
         Case({"use": "quality", "path": str(_prompts(folder)), "samples": 2, "tokens": 32}, limit=FEWEST),
     ]
 
 
 def _pages(data: Path, folder: Path) -> Path:
-    """Paragraphs of the sample of C4, a document each, in the layout of its validation split."""
+    """Paragraphs of the sample of C4, a document each."""
     text = lzma.decompress((data / "web_text" / "c4_texts.txt.xz").read_bytes()).decode()
-    file = folder / "c4-validation.00000-of-00008.json"
     rows = [json.dumps({"text": line}) for line in text.split("\n") if len(line) >= PAGE]
-    file.write_text("\n".join(rows[: 2 * FEWEST]) + "\n")
-    return file
+    (folder / "pages.jsonl").write_text("\n".join(rows[: 2 * FEWEST]) + "\n")
+    return folder / "pages.jsonl"
 
 
-def _harness_task(mmlu: Path, folder: Path) -> Path:
-    """MMLU's questions as a task of lm-evaluation-harness, without examples."""
-    rows = [json.loads(line) for line in lzma.decompress(mmlu.read_bytes()).splitlines()]
-    chosen = rows[:: len(rows) // FEWEST]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+def _questions(data: Path, folder: Path) -> Path:
+    """Questions of MMLU at equal distances, so of every subject, and a task of lm-evaluation-harness that asks them."""
+    rows = lzma.decompress((data / "mmlu" / "mmlu_test.jsonl.xz").read_bytes()).splitlines()
+    (folder / "questions.jsonl").write_bytes(b"\n".join(rows[:: len(rows) // FEWEST]) + b"\n")
     (folder / "questions.yaml").write_text(_HARNESS.format(file=json.dumps(str(folder / "questions.jsonl"))))
-    return folder
+    return folder / "questions.jsonl"
 
 
 _HARNESS = """\
@@ -149,15 +150,20 @@ def seconds_of_all(chosen: Sequence[Case], context: TaskContext, restored: Resto
 
 
 def rows_of(case: Case, context: TaskContext, restored: Restored, share: float | None) -> list[measure.Row]:
-    """A row for each metric, with its interval."""
-    begun = time.perf_counter()
-    result = case.prepared(context, share).run(restored.model)
+    """A row for each metric, with its interval. `n` counts questions, documents, or windows of a stream; the interval
+    counts those that are alike, such as questions of one subject, as one."""
+    prepared, begun = case.prepared(context, share), time.perf_counter()
+    result = prepared.run(restored.model)
     seconds = round(time.perf_counter() - begun, 1)
+    windows = sum(len(rows) for each in prepared.asked for request, rows in each.requests if type(request) is Rolling)
+    read = max(len(prepared.asked), windows)
     rows: list[measure.Row] = []
     for name, value in result.metrics.items():
         interval = result.intervals.get(name)
-        shown = {} if interval is None else {"low": interval.low, "high": interval.high, "n": interval.samples}
-        rows.append({"task": case.name, "metric": name, "value": value, **shown, "seconds": seconds})
+        bounds = {"low": "", "high": "", "independent": ""}
+        if interval is not None:
+            bounds = {"low": interval.low, "high": interval.high, "independent": interval.samples}
+        rows.append({"task": case.name, "n": read, "metric": name, "value": value, **bounds, "seconds": seconds})
         seconds = 0.0
     return rows
 
@@ -179,7 +185,7 @@ def main(data: Path, whole: bool, runs: Path | None, as_json: bool) -> None:
         begun = time.perf_counter()
         rows = [row for case in chosen for row in rows_of(case, context, restored, None if whole else 1.0)]
         minutes = (time.perf_counter() - begun) / 60
-    samples = min(row["n"] for row in rows if "n" in row)
+    samples = min(row["n"] for row in rows)
     bars = [] if whole else [measure.Bar("minutes of all tasks", minutes, MINUTES, at_least=False)]
     bars.append(measure.Bar("samples of the smallest task", samples, FEWEST))
     measure.finish("tasks", rows, bars, as_json, minutes=round(minutes, 1), whole=whole)

@@ -81,6 +81,8 @@ def test_what_is_wrong_is_said_before_there_is_a_model(tokenizer, tmp_path):
         prepare(C4(path, "gptq"), context(tokenizer, limit=1))
     with pytest.raises(ProblemError, match=r"\.json\.gz: has no rows"):
         prepare(C4(write(path, [])), context(tokenizer))
+    with pytest.raises(ProblemError, match=r"\.json\.gz:1: no document has text"):
+        prepare(C4(write(path, [" ", ""])), context(tokenizer))
     (tmp_path / "absent").mkdir()
     with pytest.raises(ProblemError, match=r"absent.en.*file not found"):
         prepare(C4(tmp_path / "absent"), context(tokenizer))

@@ -130,7 +130,7 @@ def test_examples_are_the_first_and_no_more_than_there_are(tokenizer, file, exam
     assert len(more) > len(text) > len(none)
     with pytest.raises(ProblemError, match=r"examples\.jsonl: 5 examples .* there are 4, use --shots 4"):
         prepare(task, context(tokenizer, shots=5))
-    with pytest.raises(ProblemError, match=r"mills\.jsonl: 1 examples .* there are 0"):
+    with pytest.raises(ProblemError, match=r"mills\.jsonl: 1 example before .* there are 0"):
         prepare(Choices(file), context(tokenizer, shots=1))
 
 
@@ -204,18 +204,36 @@ GOOD = {"question": "q", "choices": ["x", "y"], "answer": 0}
         (GOOD | {"answer": [0]}, r"the answer \[0\] .* none of the 2 choices"),
         (GOOD | {"choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answer": "0"}, "the answer '0' .* are A, B"),
         (GOOD | {"choices": {"text": ["x", "y"]}}, "unknown column 'label', the row has text"),
+        (
+            GOOD | {"choices": {"text": ["x", "y"], "label": None}},
+            "column 'choices' is not a list .* labels",
+        ),
+        (
+            GOOD | {"choices": {"text": ["x", "y"], "label": "AB"}},
+            "column 'choices' is not a list .* labels",
+        ),
+        (GOOD | {"choices": {"text": ["x", "y", "z"], "label": ["A", "B"]}}, "3 choices have the labels A, B, not a"),
+        (GOOD | {"choices": {"text": ["x", "y"], "label": ["A", "A"]}}, "2 choices have the labels A, A, not a label"),
         (GOOD | {"choices": ["x"]}, "column 'choices' is not a list of at least two choices"),
         (GOOD | {"choices": "x or y"}, "column 'choices' is not a list"),
         (GOOD | {"choices": ["x", 7]}, "choice 2 is int, not a string"),
         (GOOD | {"choices": ["x", " "]}, "choice 2 has no text"),
         (GOOD | {"question": " "}, "the question has no text"),
-        (GOOD | {"question": None}, "column 'question' is NoneType, not a string"),
+        (GOOD | {"question": None}, "column 'question' is null, not a string"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said_with_its_place(tokenizer, tmp_path, row, message):
     path = write(tmp_path / "rows.jsonl", [GOOD, row])
     with pytest.raises(ProblemError, match=r"rows\.jsonl:2: " + message):
         prepare(Choices(path), context(tokenizer))
+
+
+@pytest.mark.parametrize("group", [None, ""])
+def test_a_question_without_the_group_that_was_asked_for_is_refused(tokenizer, tmp_path, group):
+    path = write(tmp_path / "rows.jsonl", [GOOD | {"topic": "mills"}, GOOD | {"topic": group}])
+    assert len(prepare(Choices(path), context(tokenizer)).asked) == 2
+    with pytest.raises(ProblemError, match=r"rows\.jsonl:2: the question has no group in column 'topic'"):
+        prepare(Choices(path, group="topic"), context(tokenizer))
 
 
 def test_more_choices_than_letters_are_refused_only_where_letters_answer(tokenizer, tmp_path):

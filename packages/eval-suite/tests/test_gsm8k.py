@@ -106,7 +106,7 @@ def test_examples_are_turns_of_a_chat_or_stand_in_one(tokenizer, tmp_path, make_
     task = Gsm8k(as_lines(tmp_path), tokens=4)
     assert asked(task, given)[0] == first
     metrics = run_task(task, make_gru(257), given).metrics
-    how = "1-shot-4-tokens-chat" + ("" if as_turns else "-one-turn")
+    how = "of-3-questions-1-shot-4-tokens-chat" + ("" if as_turns else "-one-turn")
     assert list(metrics) == [f"gsm8k.exact_match@{kind}-{how}" for kind in ("strict", "flexible")]
 
 
@@ -205,8 +205,12 @@ def test_missing_files_and_examples_are_named(tokenizer, tmp_path):
         prepare(Gsm8k(tmp_path / "absent"), context(tokenizer))
     with pytest.raises(ProblemError, match=r"the folder has no gsm8k/test\.jsonl"):
         prepare(Gsm8k(), context(tokenizer, data=tmp_path))
-    with pytest.raises(ProblemError, match="9 examples before each question were requested, but there are 7"):
+    with pytest.raises(ProblemError, match="9 examples before each question, but there are 7"):
         prepare(Gsm8k(as_lines(tmp_path)), context(tokenizer, shots=9))
+    (as_lines(tmp_path / "alone") / "train.jsonl").unlink()
+    with pytest.raises(ProblemError, match=r"alone: the folder has no train\.jsonl, plain or compressed"):
+        prepare(Gsm8k(tmp_path / "alone"), context(tokenizer))
+    assert len(prepare(Gsm8k(tmp_path / "alone"), context(tokenizer, shots=0)).asked) == 3
     with pytest.raises(ProblemError, match="256 new tokens, but the model reads 256 at once"):
         prepare(Gsm8k(as_lines(tmp_path)), context(tokenizer, 256, shots=0))
 
@@ -231,4 +235,4 @@ def test_gsm8k_itself_has_1319_problems(tokenizer):
     task, given = Gsm8k(), context(tokenizer, 8192, data=data)
     items = list(task.items(given))
     assert len(items) == 1319
-    assert all(is_same_number(strict_number(item.gold), item.gold) for item in items)
+    assert all(is_same_number(strict_number(item.gold[0]), item.gold[0]) for item in items)

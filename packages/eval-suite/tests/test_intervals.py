@@ -195,3 +195,15 @@ def test_what_has_no_interval_says_why():
     assert resampled(np.arange(49.0)).missing == {"x": "fewer than 50 samples"}
     alone = intervals_of(mean, {"x": np.array([0.5])}, estimates={"x": Estimate("x")})
     assert (alone.found, alone.missing) == ({}, {"x": "too few samples"})
+
+
+def test_no_interval_of_lengths_or_nats_is_below_what_they_can_be():
+    few = {"words": np.array([0.0, 9.0, 1.0]), "nats": np.array([0.1, 7.0, 0.2]), "change": np.array([-1.0, 9.0, 1.0])}
+    estimates = {
+        "words": Estimate("words"),
+        "perplexity": Estimate("nats", exponential=True),
+        "change": Estimate("change"),
+    }
+    found = intervals_of(lambda _: dict.fromkeys(estimates, 1.0), few, estimates=estimates).found
+    assert (found["words"].low, found["perplexity"].low) == (0.0, 1.0)
+    assert found["change"].low < 0

@@ -56,16 +56,17 @@ def test_figures_of_a_uniform_model_by_hand(uniform_model, tokenizer, file):
     result = run_task(Lambada(file), uniform_model, context(tokenizer))
     mean_tokens = (len(" turbine") + len(" penstock") + len(" b")) / 3
     assert result.metrics == {
-        "lambada.accuracy@openai-last-word": 0.0,
-        "lambada.perplexity@openai-last-word": pytest.approx(257**mean_tokens, rel=1e-6),
+        "lambada.accuracy@openai-last-word-of-3-passages": 0.0,
+        "lambada.perplexity@openai-last-word-of-3-passages": pytest.approx(257**mean_tokens, rel=1e-6),
     }
-    assert result.intervals["lambada.perplexity@openai-last-word"].samples == 3
+    assert result.intervals["lambada.perplexity@openai-last-word-of-3-passages"].samples == 3
 
 
 def test_accuracy_is_the_share_of_first_choices_and_perplexity_is_by_word(tokenizer, file):
     task, given = Lambada(file), context(tokenizer)
     answers = [LikelihoodAnswer(math.log(4), True), LikelihoodAnswer(math.log(16), False)]
-    samples = [task.score(Item(str(number), "", ""), [answer], given)[0] for number, answer in enumerate(answers)]
+    item = Item("0", "", ("gate", 2))
+    samples = [task.score(item, [answer], given)[0] for answer in answers]
     result = task.total({name: np.array([sample[name] for sample in samples]) for name in samples[0]}, given)
     assert list(result.metrics.values()) == [0.5, pytest.approx(8.0)]
 
@@ -107,7 +108,7 @@ def test_missing_files_are_named(tokenizer, tmp_path):
 
 
 def test_shots_are_refused(tokenizer, file):
-    with pytest.raises(ProblemError, match="has no few-shot examples, but 5 were requested"):
+    with pytest.raises(ProblemError, match=r"--shots 5: task .lambada. has no few-shot examples"):
         prepare(Lambada(file), context(tokenizer, shots=5))
     assert len(prepare(Lambada(file), context(tokenizer, shots=0)).asked) == 3
 

@@ -201,12 +201,17 @@ def test_missing_parts_are_named(tokenizer, tmp_path):
     with pytest.raises(ProblemError, match=r"the dev split of .*mmlu: 6 examples .* there are 5"):
         prepare(Mmlu(folder), context(tokenizer, shots=6))
     (folder / "mmlu_dev.jsonl").write_text(json.dumps(rows_of("dev")[0]) + "\n")
-    with pytest.raises(ProblemError, match=r"the dev split of .*mmlu: 5 examples .* there are 0"):
+    with pytest.raises(ProblemError, match=r"subject '\w+' of the dev split of .*mmlu: 5 examples .* there are 0"):
         prepare(Mmlu(folder), context(tokenizer))
     (folder / "mmlu_dev.jsonl").write_text("")
     with pytest.raises(ProblemError, match=r"mmlu_dev\.jsonl: has no rows"):
         prepare(Mmlu(folder), context(tokenizer))
-    with pytest.raises(ProblemError, match="absent: folder not found, give the folder of the unpacked archive"):
+    with pytest.raises(ProblemError, match="not a folder, give the folder of mmlu_test"):
+        prepare(Mmlu(folder / "mmlu_dev.jsonl"), context(tokenizer))
+    (folder / "mmlu_dev.jsonl").unlink()
+    with pytest.raises(ProblemError, match=r"mmlu: the folder has no mmlu_dev\.jsonl, plain or compressed"):
+        prepare(Mmlu(folder), context(tokenizer))
+    with pytest.raises(ProblemError, match="absent: folder not found, give the folder of mmlu_test"):
         prepare(Mmlu(tmp_path / "absent"), context(tokenizer))
 
 

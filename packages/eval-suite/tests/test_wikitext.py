@@ -268,6 +268,16 @@ def test_windows_that_there_are_not_are_refused(tokenizer, tmp_path, changes, me
         prepare(WikiText2(path, sha256=None, **changes), TaskContext(tokenizer, None, 64))
 
 
+@pytest.mark.parametrize("convention", ["raw", "lm-eval", "concat", "gptq"])
+def test_a_text_without_anything_to_predict_is_named(tokenizer, tmp_path, convention):
+    path = tmp_path / "wiki.test.raw"
+    for text, message in ((" \n", r"wiki\.test\.raw: has no text"), ("x", "token")):
+        path.write_text(text)
+        if (text, convention) != ("x", "lm-eval"):  # which predicts the first token after the end of text
+            with pytest.raises(ProblemError, match=message):
+                prepare(WikiText2(path, sha256=None, convention=convention), TaskContext(tokenizer, None, 64))
+
+
 def test_only_articles_can_be_limited(tokenizer, tmp_path):
     path = tmp_path / "wiki.test.raw"
     path.write_text(TEXT)

@@ -136,11 +136,19 @@ def test_a_task_is_named_on_a_command_line_after_a_colon(folder):
         ({}, "no model is named"),
         ({"run": "x", "dtpye": "fp32"}, "did you mean 'dtype'"),
         ({"run": "x", "dtype": "fp8"}, "fp64"),
+        ({"run": "x", "max_length": "long"}, "max_length is long, not a number of tokens"),
+        ({"run": "x", "max_length": 0}, "max_length is 0"),
+        ({"run": "x", "device": "toaster"}, "unknown device 'toaster'"),
     ],
 )
 def test_arguments_of_a_model_are_checked(arguments, said):
     with pytest.raises(ProblemError, match=said):
         opened(arguments)
+
+
+def test_a_model_is_not_given_more_tokens_than_it_has_positions(twins):
+    with pytest.raises(ProblemError, match="max_length is 4096, but the model reads at most"):
+        opened({"run": str(twins.folder), "max_length": 4096})
 
 
 @pytest.fixture

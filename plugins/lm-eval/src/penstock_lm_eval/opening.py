@@ -13,6 +13,7 @@ from torch import nn
 from penstock.eval_suite.runner import BATCH_SIZE
 from penstock.evaluate.model_folder import ModelFolder, is_model_folder
 from penstock.evaluate.options import Dtype
+from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.contracts import LanguageModel, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Registry
@@ -51,10 +52,11 @@ def opened(arguments: Mapping[str, Any]) -> Opened:
         raise ProblemError(Problem("missing-value", what, "--model_args", fix))
     batch_size = _batch_size(given.get("batch_size"))
     dtype = None if "dtype" not in given else _dtype(given["dtype"])
-    length = None if "max_length" not in given else int(given["max_length"])
+    length = None if "max_length" not in given else _length(given["max_length"])
+    device = None if "device" not in given else _device(given["device"])
     path = Path(str(given["run"]))
     found = (_of_folder if is_model_folder(path) else _of_run)(path, batch_size, length, dtype)
-    if "device" in given and _exists(device := torch.device(given["device"])):
+    if device is not None and _exists(device):
         cast(nn.Module, found.model).to(device)
     return found
 
@@ -67,12 +69,14 @@ def _exists(device: torch.device) -> bool:
 def _of_run(path: Path, batch_size: int, length: int | None, dtype: Dtype | None) -> Opened:
     restored = restore(path, Registry.discover())
     config, info = restored.config, {"model_sha256": dict(restored.digests()), "checkpoint": restored.checkpoint_name}
+    _require_positions(length, architecture_settings(config.model).max_positions)
     most = length or config.data.sequence_length
     return Opened(restored.model, restored.tokenizer, most, batch_size, dtype or config.train.dtype, info)
 
 
 def _of_folder(path: Path, batch_size: int, length: int | None, dtype: Dtype | None) -> Opened:
     folder = ModelFolder.open(path, Registry.discover())
+    _require_positions(length, folder.positions)
     most = length or folder.positions
     if most is None:
         what = "the config does not say how many positions the model reads"
@@ -86,6 +90,28 @@ def _dtype(name: Any) -> Dtype:
         what, fix = f"unknown dtype '{name}'", f"use {', '.join(get_args(Dtype))}"
         raise ProblemError(Problem("bad-value", what, "--model_args", fix))
     return name
+
+
+def _length(asked: Any) -> int:
+    length = int(asked) if str(asked).isdecimal() else 0
+    if length < 2:
+        what = f"max_length is {asked}, not a number of tokens"
+        raise ProblemError(Problem("bad-value", what, "--model_args", "use at least 2"))
+    return length
+
+
+def _require_positions(length: int | None, positions: int | None) -> None:
+    if length is not None and positions is not None and length > positions:
+        what = f"max_length is {length}, but the model reads at most {positions} tokens"
+        raise ProblemError(Problem("bad-value", what, "--model_args", "leave it out, or set a smaller one"))
+
+
+def _device(name: Any) -> torch.device:
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        fix = "use cpu, or cuda:0"
+        raise ProblemError(Problem("bad-value", f"unknown device '{name}'", "--device", fix)) from error
 
 
 def _batch_size(asked: Any) -> int:

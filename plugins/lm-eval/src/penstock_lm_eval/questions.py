@@ -91,8 +91,8 @@ def _asked(name: str, task: Any, shots: int | None) -> int:
     if shots is None:
         return own or 0
     if shots and (own == 0 or task.OUTPUT_TYPE == "loglikelihood_rolling"):
-        what = f"the task '{name}' takes no few-shot examples, but {shots} were requested"
-        raise ProblemError(Problem("no-shots", what, "--shots", "leave it out"))
+        what = f"the task '{name}' takes no few-shot examples"
+        raise ProblemError(Problem("no-shots", what, f"--shots {shots}", "leave it out"))
     return shots
 
 

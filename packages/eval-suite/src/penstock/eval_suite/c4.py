@@ -68,7 +68,11 @@ class C4:
         if self._length(context) > context.sequence_length:
             what = f"windows of {self._window} tokens, but the model reads {context.sequence_length} at once"
             raise ProblemError(Problem("bad-value", what, "window", "leave it out, or set a shorter one"))
-        documents = [(where, text) for where, text in texts_of(self._rows(context), "text") if text.strip()]
+        rows = list(texts_of(self._rows(context), "text"))
+        documents = [(where, text) for where, text in rows if text.strip()]
+        if not documents:
+            fix = "download it again, or give another file"
+            raise ProblemError(Problem("empty-corpus", "no document has text", rows[0][0], fix))
         digest = hashlib.sha256("\0".join(text for _, text in documents).encode()).hexdigest()
         for where, document in self._documents(documents, context):
             yield Item(where, document, int(digest[:8], 16))

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from penstock.eval_suite.examples import Example, prompt_text
+from penstock.eval_suite.examples import Example, number_text, prompt_text
 from penstock.eval_suite.examples import convention as chat_convention
 from penstock.eval_suite.prompts import continuations
 from penstock.eval_suite.rows import is_cut
@@ -74,22 +74,36 @@ class Columns:
         """Raises `ProblemError` for a missing column, fewer than two choices, and an answer that names none of them."""
         choices, labels = self._choices(where, row)
         right = index_of(value_of(where, row, self.answer), labels, len(choices), where, self.answer)
-        group = "" if self.group is None else str(value_of(where, row, self.group))
-        return Question(text_of(where, row, self.question), choices, right, group)
+        return Question(text_of(where, row, self.question), choices, right, self._group(where, row))
+
+    def _group(self, where: str, row: Mapping[str, Any]) -> str:
+        found = None if self.group is None else value_of(where, row, self.group)
+        if self.group is not None and found in (None, ""):
+            what = f"the question has no group in column '{self.group}'"
+            raise ProblemError(Problem("invalid-field", what, where, "repair or remove the row"))
+        return "" if found is None else str(found)
 
     def _choices(self, where: str, row: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The texts of the choices, and their labels if the row has any, as in ARC."""
         if not isinstance(self.choices, str):
             return tuple(text_of(where, row, column) for column in self.choices), ()
         found: Any = value_of(where, row, self.choices)
-        labels: Any = ()
+        labels: Any = None
         if isinstance(found, Mapping):
             labels, found = value_of(where, found, "label"), value_of(where, found, "text")
-        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < 2:
-            what = f"column '{self.choices}' is not a list of at least two choices"
-            raise ProblemError(Problem("invalid-field", what, where, "repair or remove the row"))
+            self._require_list(labels, "labels", where)
+        self._require_list(found, "choices", where)
         texts = tuple(require_text(text, where, f"choice {number}") for number, text in enumerate(found, 1))
-        return texts, tuple(map(str, labels))
+        named = () if labels is None else tuple(map(str, labels))
+        if labels is not None and not len(set(named)) == len(named) == len(texts):
+            what = f"{len(texts)} choices have the labels {', '.join(named)}, not a label of its own each"
+            raise ProblemError(Problem("invalid-field", what, where, "repair or remove the row"))
+        return texts, named
+
+    def _require_list(self, found: Any, name: str, where: str) -> None:
+        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) < 2:
+            what = f"column '{self.choices}' is not a list of at least two {name}"
+            raise ProblemError(Problem("invalid-field", what, where, "repair or remove the row"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +257,7 @@ def shots_of(
     """
     wanted = own if context.shots is None else context.shots
     if wanted > available:
-        what = f"{wanted} examples before each question were requested, but there are {available}"
+        what = f"{number_text(wanted)} before each question, but there are {available}"
         raise ProblemError(Problem("no-shots", what, where, f"use --shots {available}, or give more examples"))
     if not context.fit_shots:
         return wanted
@@ -267,7 +281,7 @@ def requests_of(prompt: Prompt, context: TaskContext, where: str) -> list[Likeli
     requests = _likelihoods(prompt, context)
     if prompt.shots and any(is_cut(request, context) for request in requests):
         tokens = max(len(request.context) + len(request.continuation) for request in requests) - 1
-        what = f"with {prompt.shots} examples it has {tokens} tokens, but the model reads {context.sequence_length}"
+        what = f"with {number_text(prompt.shots)} it has {tokens} tokens, but the model reads {context.sequence_length}"
         fix = "use --shots fit for as many as fit, or --shots 0"
         raise ProblemError(Problem("shots-too-long", what, where, fix))
     return requests

@@ -82,7 +82,7 @@ def concatenated(token_N: NDArray[Any], window: int, stride: int | None, *, gptq
     count = len(token_N)
     parts = whole(count, window) if gptq else overlapping(count, window, stride or window)
     if not parts or window < 2:
-        what = f"the text has {count} tokens, too few for a window of {window}"
+        what = f"the text has {count} token{'' if count == 1 else 's'}, too few for a window of {window}"
         raise ProblemError(Problem("bad-value", what, where, "use a longer text, or windows of 2 tokens or more"))
     return Concatenated(token_N, parts)
 

@@ -173,6 +173,10 @@ class ChoicesConfig(Schema):
     examples: InputPath | None = None
     """Where examples come from, in the same columns: a file, or a clone, of which the split `train` is read."""
 
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if not isinstance(self.choices, str) and len(self.choices) < 2:
+            yield ("choices",), "is one column: name two or more, or write the column of a list without brackets"
+
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
         rows = (

@@ -90,6 +90,11 @@ def is_too_long(request: Generate, context: TaskContext) -> bool:
     return len(request.prompt) + request.tokens > context.sequence_length
 
 
+def number_text(examples: int) -> str:
+    """Such as `5 examples`."""
+    return f"{examples} example{'' if examples == 1 else 's'}"
+
+
 def number_of_examples(
     context: TaskContext, own: int, available: int, where: str, requests: Callable[[int], Sequence[Generate]]
 ) -> int:
@@ -98,13 +103,13 @@ def number_of_examples(
     `ProblemError` for more examples than are `available`, and for prompts that are too long with them."""
     wanted = own if context.shots is None else context.shots
     if wanted > available:
-        what = f"{wanted} examples before each question were requested, but there are {available}"
+        what = f"{number_text(wanted)} before each question, but there are {available}"
         raise ProblemError(Problem("no-shots", what, where, f"use --shots {available}, or give more examples"))
     if context.fit_shots:
         return next((shots for shots in range(wanted, 0, -1) if _all_fit(requests(shots), context)), 0)
     longest = max(len(request.prompt) + request.tokens for request in requests(wanted)) if wanted else 0
     if longest > context.sequence_length:
-        what = f"with {wanted} examples and its answer, a question has up to {longest} tokens"
+        what = f"with {number_text(wanted)} and its answer, a question has up to {longest} tokens"
         fix = "use --shots fit for as many as fit, or --shots 0"
         raise ProblemError(
             Problem("shots-too-long", f"{what}, but the model reads {context.sequence_length}", where, fix)

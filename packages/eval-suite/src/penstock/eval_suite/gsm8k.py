@@ -3,6 +3,9 @@
 Prompts, stops and the two readings of an answer are those of `gsm8k` of lm-evaluation-harness: `strict` reads the
 number behind the first `####`, `flexible` the last number of the text. Examples are the first problems of the train
 split, the same for every question (lm-evaluation-harness draws other ones for each question).
+
+Figures of another number of questions than the published 1,319 have it in their names:
+`gsm8k.exact_match@strict-of-12-questions-5-shot`.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from penstock.eval_suite.examples import (
     prompt_tokens,
     require_room,
 )
-from penstock.eval_suite.sources import DataSet, Row, compressed_or_not, text_of
+from penstock.eval_suite.sources import DataSet, Row, file_of_split, other_size, require_folder, text_of
 from penstock.hooks.contracts import Answer, Array, Estimate, Generate, GenerateAnswer, Item, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
 
 REPOSITORY = "openai/gsm8k"
 SHOTS = 5
+QUESTIONS = 1_319
+"""Questions in the published test split."""
 TOKENS = 256
 STOPS = ("Question:", "</s>", "<|im_end|>")
 
@@ -55,10 +60,11 @@ class Gsm8k:
         def asked(shots: int) -> list[Generate]:
             return [self._request(problem.question, examples[:shots], context) for problem in problems]
 
-        where = f"the train split of {self._path or context.data or REPOSITORY}"
+        folder = self._path or (context.data and context.data / "gsm8k")
+        where = f"the train split of {folder or REPOSITORY}"
         shots = number_of_examples(context, SHOTS, len(examples), where, asked)
         for number, problem in enumerate(problems, 1):
-            yield Item(str(number), (problem.question, examples[:shots]), problem.answer)
+            yield Item(str(number), (problem.question, examples[:shots]), (problem.answer, len(problems)))
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Generate]:
         question, examples = item.document
@@ -67,17 +73,20 @@ class Gsm8k:
     def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
         (answer,) = cast("Sequence[GenerateAnswer]", answers)
         _, examples = item.document
+        gold, questions = item.gold
         return [
             {
-                "right": float(is_same_number(strict_number(answer.text), item.gold)),
-                "right_flexible": float(is_same_number(flexible_number(answer.text), item.gold)),
+                "right": float(is_same_number(strict_number(answer.text), gold)),
+                "right_flexible": float(is_same_number(flexible_number(answer.text), gold)),
                 "shots": float(len(examples)),
+                "questions": float(questions),
             }
         ]
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         length = "" if self._tokens == TOKENS else f"-{self._tokens}-tokens"
-        how = f"{int(scores['shots'][0])}-shot{length}{convention(context)}"
+        other = other_size(int(scores["questions"][0]), QUESTIONS, "questions")
+        how = "-".join(filter(None, [other, f"{int(scores['shots'][0])}-shot{length}{convention(context)}"]))
         columns = {f"gsm8k.exact_match@strict-{how}": "right", f"gsm8k.exact_match@flexible-{how}": "right_flexible"}
         return TaskResult(
             {name: float(np.mean(scores[column])) for name, column in columns.items()},
@@ -97,10 +106,9 @@ class Gsm8k:
         published = DataSet(REPOSITORY, "main", split, f"gsm8k/{split}.jsonl")
         if self._path is None:
             return published.rows(None, context)
-        if not self._path.is_dir():
-            fix = "give the folder of test.jsonl and train.jsonl, or of a clone of openai/gsm8k"
-            raise ProblemError(Problem("missing-file", "folder not found", str(self._path), fix))
-        return published.rows(compressed_or_not(self._path / f"{split}.jsonl") or self._path, context)
+        require_folder(self._path, "give the folder of test.jsonl and train.jsonl, or of a clone of openai/gsm8k")
+        lines = file_of_split(self._path, "{split}.jsonl", split, ("train", "test"))
+        return published.rows(lines or self._path, context)
 
 
 def strict_number(text: str) -> str | None:

@@ -97,10 +97,13 @@ def estimate_interval(estimate: Estimate, scores: Scores, cluster_N: NDArray[np.
     if is_share(estimate, scores):
         return share_interval(total_N, cluster_N)
     found = ratio_interval(estimate.scale * total_N, weight_N, cluster_N)
-    if found is None or estimate.exponential:
-        return found and _exponential(found)
-    share = estimate.scale == 1 and ((total_N >= 0) & (total_N <= weight_N)).all()
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high)) if share else found
+    if found is None:
+        return None
+    if estimate.scale > 0 and (total_N >= 0).all():  # lengths, counts and nats are never below 0
+        found = replace(found, low=max(0.0, found.low))
+        if estimate.scale == 1 and (total_N <= weight_N).all() and not estimate.exponential:
+            found = replace(found, high=min(1.0, found.high))
+    return _exponential(found) if estimate.exponential else found
 
 
 def is_share(estimate: Estimate, scores: Scores) -> bool:

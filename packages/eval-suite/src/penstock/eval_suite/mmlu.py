@@ -27,7 +27,16 @@ from penstock.eval_suite.choices import (
     scores_of,
     shots_of,
 )
-from penstock.eval_suite.sources import DataSet, Row, compressed_or_not, csv_lines, local_rows, some_rows
+from penstock.eval_suite.sources import (
+    DataSet,
+    Row,
+    csv_lines,
+    file_of_split,
+    local_rows,
+    other_size,
+    require_folder,
+    some_rows,
+)
 from penstock.hooks.contracts import Answer, Array, Item, Likelihood, TaskContext, TaskResult
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError
@@ -62,8 +71,10 @@ class Mmlu:
                 for each in questions
             ]
 
-        available = min(len(examples.get(question.group, ())) for question in questions)
-        shots = shots_of(context, SHOTS, available, f"the dev split of {self._where(context)}", prompts)
+        counted = {question.group: len(examples.get(question.group, ())) for question in questions}
+        fewest = min(counted, key=counted.__getitem__)
+        where = f"subject '{fewest}' of the dev split of {self._where(context)}"
+        shots = shots_of(context, SHOTS, counted[fewest], where, prompts)
         numbers: dict[str, int] = {}
         for prompt, question in zip(prompts(shots), questions, strict=True):
             number = numbers[question.group] = numbers.get(question.group, 0) + 1
@@ -79,8 +90,7 @@ class Mmlu:
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
         texts = self._form.answers == "texts"
-        questions = int(scores["questions"][0])
-        other = "" if questions == QUESTIONS else f"of-{questions}-questions"
+        other = other_size(int(scores["questions"][0]), QUESTIONS, "questions")
         return metrics_of(
             "mmlu", "-".join(filter(None, ["texts" if texts else "", other])), scores, context, texts=texts
         )
@@ -101,10 +111,8 @@ class Mmlu:
         folder = self._folder(context)
         if folder is None:
             return _on_hub(split).rows(None, context)
-        if not folder.is_dir():
-            fix = "give the folder of the unpacked archive, of mmlu_test.jsonl, or of a clone of cais/mmlu"
-            raise ProblemError(Problem("missing-file", "folder not found", str(folder), fix))
-        lines = compressed_or_not(folder / f"mmlu_{split}.jsonl")
+        require_folder(folder, "give the folder of mmlu_test.jsonl, the unpacked archive, or a clone of cais/mmlu")
+        lines = file_of_split(folder, "mmlu_{split}.jsonl", split, ("dev", "test"))
         if lines is not None:
             return some_rows(local_rows(lines), str(lines))
         if (folder / split).is_dir():

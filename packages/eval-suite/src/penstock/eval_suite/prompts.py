@@ -42,5 +42,5 @@ def refuse_limit(context: TaskContext, task: str, setting: str) -> None:
 def refuse_shots(context: TaskContext, task: str) -> None:
     """Raises `ProblemError` if examples are requested from a task without examples."""
     if context.shots:
-        what = f"task '{task}' has no few-shot examples, but {context.shots} were requested"
-        raise ProblemError(Problem("no-shots", what, "--shots", "leave it out"))
+        what = f"task '{task}' has no few-shot examples"
+        raise ProblemError(Problem("no-shots", what, f"--shots {context.shots}", "leave it out"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -73,6 +73,24 @@ def compressed_or_not(path: Path) -> Path | None:
     """The file, or its compressed form; None if there is neither."""
     candidates = (path.with_name(f"{path.name}{suffix}") for suffix in _SUFFIXES)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def require_folder(path: Path, fix: str) -> None:
+    """Raises `ProblemError` if there is no folder."""
+    if not path.is_dir():
+        what = "not a folder" if path.exists() else "folder not found"
+        raise ProblemError(Problem("missing-file", what, str(path), fix))
+
+
+def file_of_split(folder: Path, name: str, split: str, splits: Sequence[str]) -> Path | None:
+    """The file of a split in a folder, plain or compressed: of `dev`, with the name `mmlu_{split}.jsonl`, that is
+    `mmlu_dev.jsonl`. None if the folder is of another layout, that is, has no such file of any of the `splits`. Raises
+    `ProblemError` if only this one is missing."""
+    found = {each: compressed_or_not(folder / name.replace("{split}", each)) for each in splits}
+    if found[split] is None and any(found.values()):
+        what = f"the folder has no {name.replace('{split}', split)}, plain or compressed ({', '.join(_SUFFIXES[1:])})"
+        raise ProblemError(Problem("missing-file", what, str(folder), "put it there"))
+    return found[split]
 
 
 def read_text(path: Path) -> str:
@@ -168,6 +186,12 @@ def _require_file(path: Path) -> None:
         )
 
 
+def other_size(rows: int, published: int, unit: str) -> str:
+    """What data of another size than the published set add to the names of metrics, such as `of-12-questions`; nothing
+    for the published size."""
+    return "" if rows == published else f"of-{rows}-{unit}"
+
+
 def value_of(where: str, row: Mapping[str, Any], column: str) -> Any:
     """What the row has in `column`; raises `ProblemError` if it has no such column."""
     if column not in row:
@@ -184,7 +208,8 @@ def text_of(where: str, row: Mapping[str, Any], column: str) -> str:
 def require_text(value: Any, where: str, name: str) -> str:
     """The value, if it is valid text; raises `ProblemError` otherwise."""
     if not isinstance(value, str):
-        raise ProblemError(Problem("invalid-field", f"{name} is {type(value).__name__}, not a string", where))
+        found = "null" if value is None else type(value).__name__
+        raise ProblemError(Problem("invalid-field", f"{name} is {found}, not a string", where))
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON escapes can spell half of a surrogate pair, UTF-8 cannot

@@ -113,6 +113,13 @@ class Stream:
         return [dict(zip(columns, values, strict=True)) | same for values in zip(*columns.values(), strict=True)]
 
 
+def require_two(token_N: NDArray[Any], where: str) -> None:
+    """Raises `ProblemError` for a text in which nothing is predicted: the first token is context only."""
+    if len(token_N) < 2:
+        what = "the text has a single token, which is context only"
+        raise ProblemError(Problem("bad-value", what, where, "use a longer text"))
+
+
 def stream_bits_per_byte(scores: Mapping[str, Array]) -> float:
     byte_count = int(scores["bytes"].sum())
     return bits_per_byte(scores["nll"], byte_count) if byte_count else math.inf  # resampled documents may be empty

@@ -33,6 +33,7 @@ from penstock.eval_suite.tasks import (
     bytes_of_tokens,
     details_of,
     require_stride,
+    require_two,
     stream_bits_per_byte,
     stream_perplexity,
 )
@@ -118,6 +119,7 @@ class WikiText2:
         match self.convention:
             case "raw":
                 token_N = _encoded(text, context)
+                require_two(token_N, self.name)
                 byte_N = bytes_of_tokens(context.tokenizer, token_N, text)
                 yield "wiki.test.raw", Stream(token_N, byte_N[1:], count_words(text))
             case "lm-eval":
@@ -152,11 +154,14 @@ class WikiText2:
     def _whole(self, context: TaskContext) -> tuple[str, str]:
         """Where the text is from, and the text."""
         place = self.data.place(self.path, context)
-        if place is not None and not (place.is_dir() or is_parquet(place) or is_json_lines(place)):
-            return str(place), read_text(place)
-        rows = self.data.rows(self.path, context)
         where = self.data.repository if place is None else str(place)
-        return where, join_hub_rows([text for _, text in texts_of(rows, "text")])
+        if place is not None and not (place.is_dir() or is_parquet(place) or is_json_lines(place)):
+            text = read_text(place)
+        else:
+            text = join_hub_rows([text for _, text in texts_of(self.data.rows(self.path, context), "text")])
+        if not text.strip():
+            raise ProblemError(Problem("empty-corpus", "has no text", where, "download it again, or give another file"))
+        return where, text
 
 
 class WikiText103(WikiText2):

@@ -50,7 +50,8 @@ def the_order_of_samples_does_not_matter(subject: Subject) -> None:
 def samples_drawn_anew_have_the_same_metrics(subject: Subject) -> None:
     """Contract 2: `total` of samples drawn with replacement has the same metric names.
 
-    Name metrics by context and settings, not by the number of samples: intervals are bootstrapped.
+    Name metrics by context and settings, not by the number of samples: the interval of a metric without an estimate
+    is found by drawing samples anew.
     """
     require_contract(subject, 2)
     task, scores = subject.build(), scores_of(subject.build(), random_model(), a_context())
