@@ -268,3 +268,17 @@ def test_two_folders_are_compared_on_text_and_questions(command, folders, data, 
     assert json.loads((tmp_path / "llama.comparison.json").read_text()) == found
     with pytest.raises(ProblemError, match="has no held-out documents, name what to compare on with --task"):
         command("evaluate", one, other, "--compare")
+
+
+def test_samples_and_worst_questions_say_which_choice_is_right(command, folders, tmp_path) -> None:
+    rows = [
+        {"question": f"Which gate, {number}?", "choices": ["north", "south"], "answer": number % 2}
+        for number in range(8)
+    ]
+    (tmp_path / "gates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "samples.jsonl"
+    task = f"{{use: choices, path: {tmp_path / 'gates.jsonl'}}}"
+    result = command("evaluate", folders["gpt2"], "--task", task, "--samples", file)
+    told = [json.loads(line)["gold"] for line in file.read_text().splitlines()[1:]]
+    assert told == ["north", "south"] * 4
+    assert all(each["gold"] in told for each in result["tasks"]["choices"]["worst"])

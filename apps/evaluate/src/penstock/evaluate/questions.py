@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def question_of(each: Answered, tokenizer: Tokenizer) -> Question:
         ],
         scores=scores,
         group=each.item.group,
-        gold=gold_text(each.item.gold),
+        gold=gold_text(each),
     )
 
 
@@ -101,8 +101,13 @@ def answer_text(request: Request, answer: Answer, tokenizer: Tokenizer) -> str:
     raise TypeError(f"{type(answer).__name__} is no answer to {type(request).__name__}")
 
 
-def gold_text(gold: Any) -> str | None:
-    """The right answer, where it is text or a number."""
+def gold_text(each: Answered) -> str | None:
+    """The right answer, where it is text, has a `text`, or is a number; none of a stream, which nobody asks."""
+    gold = each.item.gold
+    if any(isinstance(request, Rolling) for request in each.requests):
+        return None
+    if isinstance(text := getattr(gold, "text", None), str):
+        return text
     if isinstance(gold, str | int | float) and not isinstance(gold, bool):
         return str(gold)
     if isinstance(gold, list | tuple) and gold and all(isinstance(each, str) for each in gold):

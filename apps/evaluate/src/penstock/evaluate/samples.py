@@ -58,7 +58,7 @@ def sample_of(task: str, each: Answered, tokenizer: Tokenizer) -> dict[str, Any]
         "task": task,
         "item": each.item.id,
         "group": each.item.group,
-        "gold": gold_text(each.item.gold),
+        "gold": gold_text(each),
         "answers": [
             {"prompt": prompt_text(request, tokenizer), **_answer(request, answer, tokenizer)}
             for request, answer in asked
@@ -138,6 +138,6 @@ def require_writable(paths: Sequence[Path | None]) -> None:
             problems.append(Problem("missing-file", what, str(path), fix))
         elif not os.access(folder, os.W_OK):
             what, fix = "the folder of the file cannot be written to", "choose another"
-            problems.append(Problem("read-only", what, str(path), fix))
+            problems.append(Problem("cannot-write", what, str(path), fix))
     if problems:
         raise ProblemError(problems)

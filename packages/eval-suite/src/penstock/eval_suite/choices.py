@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -50,6 +50,14 @@ class Question:
     choices: tuple[str, ...]
     right: int
     group: str = ""
+
+
+class Gold(NamedTuple):
+    """The index of the right choice, what a task says of its data, and the choice as text."""
+
+    right: int
+    data: Any
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +179,15 @@ class Choices:
         asked = prompts(shots_of(context, self._shots, len(examples), str(self._examples or self._path), prompts))
         digest = hashlib.sha256(repr((self._form, questions, examples)).encode()).hexdigest()
         for number, (prompt, question) in enumerate(zip(asked, questions, strict=True), 1):
-            yield Item(str(number), prompt, (question.right, digest[:8]), question.group)
+            yield Item(
+                str(number), prompt, Gold(question.right, digest[:8], question.choices[question.right]), question.group
+            )
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Likelihood]:
         return requests_of(item.document, context, f"question {item.id}")
 
     def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
-        right, digest = item.gold
+        right, digest, _ = item.gold
         data = {"data": float(int(digest, 16))}  # 32 bits, which a float holds exactly
         return [scores_of(item.document, right, answers) | data]
 

@@ -17,6 +17,7 @@ from penstock.eval_suite.choices import (
     FORMS,
     Answers,
     Columns,
+    Gold,
     Prompt,
     Question,
     metrics_of,
@@ -77,13 +78,14 @@ class Mmlu:
         numbers: dict[str, int] = {}
         for prompt, question in zip(prompts(shots), questions, strict=True):
             number = numbers[question.group] = numbers.get(question.group, 0) + 1
-            yield Item(f"{question.group}/{number}", prompt, (question.right, len(questions)), question.group)
+            gold = Gold(question.right, len(questions), question.choices[question.right])
+            yield Item(f"{question.group}/{number}", prompt, gold, question.group)
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Likelihood]:
         return requests_of(item.document, context, f"question {item.id}")
 
     def score(self, item: Item, answers: Sequence[Answer], context: TaskContext) -> Sequence[Mapping[str, float]]:
-        right, questions = item.gold
+        right, questions, _ = item.gold
         return [scores_of(item.document, right, answers) | {"questions": float(questions)}]
 
     def total(self, scores: Mapping[str, Array], context: TaskContext) -> TaskResult:
