@@ -63,6 +63,7 @@ ONE_MODEL = (
 @click.option(
     "--shots",
     type=Shots(),
+    metavar="N|fit",
     help="Few-shot examples before each question, or `fit`: the task's own number, or as many as the model reads "
     "(default: the task's own number).",
 )
