@@ -160,7 +160,7 @@ def test_a_task_says_on_what_it_was_measured_with_the_digits_of_its_interval(tmp
     run(["report", str(path)])
     page = (path / "report.html").read_text().replace("\u00a0", " ")
     assert "Measured on 45 documents, 811 kB (heldout)." in page
-    assert '<td class="n">33</td><td class="n">17 to 58</td>' in page
+    assert '<td class="n">33</td><td class="n"><span title="bootstrap; 45 samples">17 to 58</span></td>' in page
 
 
 def named(*configs: dict[str, Any]) -> list[str]:
