@@ -49,8 +49,9 @@ def test_lambada(tmp_path):
     assert asked(ours, context) == asked(theirs, context)
     figures = {name.partition("@")[0]: value for name, value in ask(theirs, random_model(), context).metrics.items()}
     own = ask(ours, random_model(), context).metrics
-    assert own["lambada.accuracy@openai-last-word"] == figures["lambada_openai.acc"]
-    assert own["lambada.perplexity@openai-last-word"] == pytest.approx(figures["lambada_openai.perplexity"], rel=1e-12)
+    assert own["lambada.accuracy@openai-last-word-of-9-passages"] == figures["lambada_openai.acc"]
+    perplexity = pytest.approx(figures["lambada_openai.perplexity"], rel=1e-12)
+    assert own["lambada.perplexity@openai-last-word-of-9-passages"] == perplexity
 
 
 def test_gsm8k(tmp_path):
