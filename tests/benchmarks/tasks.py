@@ -155,8 +155,9 @@ def rows_of(case: Case, context: TaskContext, restored: Restored, share: float |
     prepared, begun = case.prepared(context, share), time.perf_counter()
     result = prepared.run(restored.model)
     seconds = round(time.perf_counter() - begun, 1)
-    windows = sum(len(rows) for each in prepared.asked for request, rows in each.requests if type(request) is Rolling)
-    read = max(len(prepared.asked), windows)
+    streams = sum(len(rows) for each in prepared.asked for request, rows in each.requests if type(request) is Rolling)
+    samples = max((interval.samples for interval in result.intervals.values()), default=0)
+    read = max(len(prepared.asked), streams, samples)
     rows: list[measure.Row] = []
     for name, value in result.metrics.items():
         interval = result.intervals.get(name)
