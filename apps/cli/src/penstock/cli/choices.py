@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.hooks.config import parse_config
+from penstock.hooks.document import parse_value
 from penstock.hooks.known import FIRST_PARTY
 from penstock.hooks.registry import Choice, Entry, Registry
 
@@ -16,7 +16,7 @@ def choose(
     """The component of `kind` that `text` names: NAME, NAME:ARGUMENT where its schema says which setting the argument
     is, or {use: NAME, ...}, as text or as read from it. `settings` are those of other options, for schemas that have
     them."""
-    written = parse_config(f"value: {text}").value["value"] if isinstance(text, str) else text
+    written: Any = parse_value(text, f"--{kind}")[0] if isinstance(text, str) else text
     if isinstance(written, str):
         written = _with_argument(registry, kind, written)
     if settings and isinstance(written, dict):

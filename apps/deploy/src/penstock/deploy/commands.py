@@ -10,8 +10,8 @@ import click
 
 from penstock.cli import output
 from penstock.hooks.architecture import architecture_settings, require_next_token
-from penstock.hooks.config import parse_config
 from penstock.hooks.contracts import PartlyFrozen, Prediction, RunExporter
+from penstock.hooks.document import parse_value
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.directory import RunDirectory
@@ -109,7 +109,7 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
 
 def _chosen(registry: Registry, exporter: str, engine: str | None, compress: str | None) -> Choice:
     """The exporter of --format, with the engine of --for and the coding of --compress among its settings."""
-    value = parse_config(f"value: {exporter}").value["value"]
+    value: Any = parse_value(exporter, "--format")[0]
     alone = registry.choose("exporter", value, "--format")
     short: dict[str, Any] = {}
     for option, name, setting, format in (

@@ -151,5 +151,6 @@ def _rows(tasks: Mapping[str, TaskFigures]) -> list[tuple[str, str, str]]:
 def _interval_text(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    counted = "groups" if "by cluster" in interval.method else "samples"
-    return f"{figure(interval.low)} to {figure(interval.high)} ({interval.samples} {counted})"
+    counted = "group" if "by cluster" in interval.method else "sample"
+    several = "" if interval.samples == 1 else "s"
+    return f"{figure(interval.low)} to {figure(interval.high)} ({interval.samples} {counted}{several})"

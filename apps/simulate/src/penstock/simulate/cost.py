@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.cli import output
-from penstock.hooks.config import parse_config
+from penstock.hooks.document import parse_value
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.run.records.record import ABSENT, Record
 
@@ -173,7 +173,7 @@ def _layout(text: str, gpus: int) -> Layout:
 
     from penstock.netsim.layout import Layout
 
-    given = parse_config(f"value: {text}").value["value"]
+    given: Any = parse_value(text, "--layout")[0]
     names = [field.name for field in fields(Layout)]
     if not isinstance(given, dict):
         what = f"'{text}' is not a layout"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from penstock.hooks.config import parse_config
+from penstock.hooks.document import parse_value
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.netsim.fidelity import Fidelity
@@ -172,4 +172,4 @@ def sweep_values(text: str) -> tuple[str, list[Any]]:
         what = f"'{text}' is not NAME=VALUE,VALUE"
         raise ProblemError(Problem("bad-value", what, "--sweep", "write it as in placement=contiguous,eplb"))
     listed = values if values.startswith("[") else f"[{values}]"
-    return name.replace("-", "_"), parse_config(f"value: {listed}").value["value"]
+    return name.replace("-", "_"), cast("list[Any]", parse_value(listed, "--sweep")[0])
