@@ -33,6 +33,7 @@ import torch
 from measure import Bar, finish, json_option, medians, rounds
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
+from penstock.data_prep.hub_tokenizer import HubTokenizer
 from penstock.eval_suite.answers import AnswerStore
 from penstock.eval_suite.lambada import Lambada
 from penstock.eval_suite.mmlu import Mmlu
@@ -88,24 +89,6 @@ class Work:
         return backend(pretrained=model, tokenizer=tokenizer, device="cpu", batch_size=batch_size)
 
 
-@dataclass(slots=True)
-class Tokens:
-    """GPT-2's tokenizer for our tasks."""
-
-    tokenizer: Any
-    vocabulary_size: int = VOCABULARY
-    end_of_text: int = VOCABULARY - 1
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens)
-
-    def byte_lengths(self) -> np.ndarray:
-        raise NotImplementedError  # neither task asks
-
-
 def _seconds_of_ours(prepared: Prepared, model: Any, nats: list[float], batch_invariant: bool) -> float:
     store, begun = AnswerStore(), time.process_time()
     prepared.run(model, store, batch_invariant=batch_invariant)
@@ -124,11 +107,11 @@ def _seconds_of_theirs(lm: Any, requests: Sequence[Likelihood], nats: list[float
     return seconds
 
 
-def lambada(data: Path, tokens: Tokens, count: int, folder: Path) -> Prepared:
+def lambada(data: Path, tokens: HubTokenizer, count: int, folder: Path) -> Prepared:
     return prepare(Lambada(), TaskContext(tokens, None, POSITIONS, data=data, limit=count))
 
 
-def mmlu(data: Path, tokens: Tokens, count: int, folder: Path) -> Prepared:
+def mmlu(data: Path, tokens: HubTokenizer, count: int, folder: Path) -> Prepared:
     """The first questions of each of the subjects, with five examples. `folder` is where their files are written."""
     folder.mkdir()
     with (data / "mmlu" / "mmlu_dev.jsonl").open() as examples:
@@ -174,10 +157,13 @@ def written(folder: Path, sizes: Mapping[str, int]) -> Path:
     return folder
 
 
-def gpt2_tokenizer(data: Path, folder: Path) -> Any:
+def gpt2_tokenizer(data: Path, folder: Path) -> tuple[HubTokenizer, Any]:
+    """GPT-2's tokenizer, as ours and as that of transformers."""
     for name, file in (("gpt2_vocab.json", "vocab.json"), ("gpt2_merges.txt", "merges.txt")):
         (folder / file).write_bytes(lzma.decompress((data / "tokenizers" / f"{name}.xz").read_bytes()))
-    return GPT2Tokenizer.from_pretrained(folder)
+    theirs = GPT2Tokenizer.from_pretrained(folder)
+    theirs.save_pretrained(folder)
+    return HubTokenizer.load(folder, VOCABULARY - 1), theirs
 
 
 def compared(work: Work, tokenizer: Any, repeats: int) -> dict[str, Any]:
@@ -216,13 +202,13 @@ def main(as_json: bool, rounds: int, share: float, data: Path) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rows, bars = [], []
     with tempfile.TemporaryDirectory() as name:
-        tokenizer = gpt2_tokenizer(data, Path(name))
+        ours, theirs = gpt2_tokenizer(data, Path(name))
         for (size, task), count in QUESTIONS.items():
             made = {"lambada": lambada, "mmlu": mmlu}[task]
             asked = max(2, int(count * share))
-            prepared = made(data, Tokens(tokenizer), asked, Path(name) / f"{task} of {size}")
+            prepared = made(data, ours, asked, Path(name) / f"{task} of {size}")
             folder = written(Path(name) / size, SIZES[size])
-            figures = compared(Work(folder, prepared), tokenizer, rounds)
+            figures = compared(Work(folder, prepared), theirs, rounds)
             rows.append({"model": size, "task": task, **figures})
             bars.append(Bar(f"{size}, {task}", figures["ratio"], BARS[size, task]))
     harness = importlib.import_module("lm_eval").__version__

@@ -220,7 +220,7 @@ def test_a_bad_line_of_the_archive_is_named(tokenizer, tmp_path):
     path = folder / "test" / f"{SUBJECTS[0]}_test.csv"
     for line, message in (
         ("a,b,c,A\n", "4 cells, not a question"),
-        ("q,1,2,3,4,E\n", "the answer 'E' .* none of the 4"),
+        ("q,1,2,3,4,E\n", "the answer 'E' .* is not one of the 4"),
     ):
         path.write_text(f"q,1,2,3,4,A\n{line}\n")
         with pytest.raises(ProblemError, match=rf"{path.name}:2: {message}"):

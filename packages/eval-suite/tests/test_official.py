@@ -1,4 +1,4 @@
-"""Each metric against its oracle, which is run beside it, and by hand where there is none."""
+"""Each metric equals its official script, which a test runs beside it, or figures that were computed by hand."""
 
 import json
 import lzma
@@ -80,7 +80,7 @@ def test_the_rules_differ_where_nothing_is_left_of_a_text() -> None:
 
 
 def test_no_questions_have_no_score() -> None:
-    with pytest.raises(ValueError, match="no questions"):
+    with pytest.raises(ValueError, match="the list of questions is empty"):
         squad.answer_scores([])
 
 

@@ -160,7 +160,7 @@ def test_what_is_wrong_with_prompts_is_said_before_there_is_a_model(tokenizer, t
 
 
 def test_no_prompts_no_room_and_examples_are_refused(tokenizer):
-    with pytest.raises(ProblemError, match="there are no prompts"):
+    with pytest.raises(ProblemError, match="no prompt is given"):
         prepare(Quality(tokens=5), context(tokenizer))
     with pytest.raises(ProblemError, match="128 new tokens, but the model reads 64 at once"):
         prepare(Quality(["a"]), context(tokenizer))

@@ -35,8 +35,8 @@ def harness_version() -> str:
 
 
 def load(name: str, include_path: Path | None, dataset: Path | None, data: Path | None) -> Loaded:
-    """The task, group or tag `name`. Raises `ProblemError` for an unknown name, a task that no language model of text
-    can be asked, and data that cannot be had. `dataset` and `data` are folders that are read instead of the hub."""
+    """The task, group or tag `name`. Raises `ProblemError` if the name is unknown, if the task shows images or runs
+    code, and if its data cannot be loaded. `dataset` and `data` are folders that replace the hub."""
     manager, name = _manager(name, include_path)
     leaves = list(_leaves(manager.task_index, name))
     for leaf in leaves:
@@ -61,8 +61,8 @@ class _Leaf:
 
 
 def _manager(name: str, include_path: Path | None) -> tuple[Any, str]:
-    """An index that has the name. Of the 14,000 built-in tasks, which take 10 s to find, only if it is none of the
-    user's own."""
+    """An index of tasks that has the name. It lists the 14,000 built-in tasks, which takes 10 s, only if the user's own
+    tasks lack the name."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

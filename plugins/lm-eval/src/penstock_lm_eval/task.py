@@ -37,8 +37,8 @@ from penstock_lm_eval.scores import (
 class LmEval:
     """A task of the harness, a group of tasks with the group's own metrics, or all tasks under a tag.
 
-    Reading its items raises `ProblemError` for an unknown task, for data that cannot be had, for a document without a
-    right answer, and for examples that do not fit.
+    Reading its items raises `ProblemError` for an unknown task, for data that cannot be loaded, for a document
+    without a right answer, and for examples that do not fit.
     """
 
     def __init__(self, name: str, include_path: str | Path | None = None, dataset: str | Path | None = None) -> None:

@@ -207,7 +207,7 @@ class Choices:
 
 def index_of(value: Any, labels: Sequence[str], choices: int, where: str, column: str) -> int:
     """The index of the right choice: by its label if choices have labels, otherwise by its number from 0, as a number
-    or as digits, or by its letter. Raises `ProblemError` for no answer, and for one that is no choice."""
+    or as digits, or by its letter. Raises `ProblemError` if the answer is missing, or names no choice."""
     if value is None or value in ("", -1):
         fix = "take a split with answers; those of hidden test sets are empty"
         raise ProblemError(Problem("invalid-field", f"the question has no answer in column '{column}'", where, fix))
@@ -220,7 +220,7 @@ def index_of(value: Any, labels: Sequence[str], choices: int, where: str, column
         found = LETTERS.index(text) if by_letter else int(text) if re.fullmatch(r"\d{1,4}", text) else -1
         known = f"0 to {choices - 1}, or A to {LETTERS[min(choices, len(LETTERS)) - 1]}"
     if isinstance(value, bool) or not 0 <= found < choices:
-        what = f"the answer {value!r} in column '{column}' is none of the {choices} choices"
+        what = f"the answer {value!r} in column '{column}' is not one of the {choices} choices"
         raise ProblemError(Problem("invalid-field", what, where, f"possible are {known}"))
     return found
 

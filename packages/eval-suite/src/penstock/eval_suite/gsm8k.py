@@ -112,13 +112,13 @@ class Gsm8k:
 
 
 def strict_number(text: str) -> str | None:
-    """The number behind the first `#### `, as it is written; None if there is none."""
+    """The number behind the first `#### `, as it is written; None if the text has no such number."""
     found = _STRICT.search(text)
     return None if found is None else found[1]
 
 
 def flexible_number(text: str) -> str | None:
-    """The last number in a text, as it is written; None if there is none."""
+    """The last number in a text, as it is written; None if the text has no number."""
     found = _NUMBERS.findall(text)
     return next(filter(None, found[-1])) if found else None
 

@@ -63,8 +63,9 @@ def intervals_of(
     estimates: Mapping[str, Estimate] | None = None,
     seed: int = 0,
 ) -> Intervals:
-    """`groups` names the group of each sample, "" for a sample of none; those of a single group are independent.
-    Metrics without an estimate are drawn anew with `metrics_of`; the same `seed` draws the same samples."""
+    """`groups` names the group of each sample; a sample named "" stands alone. If all samples share one group, they
+    count as independent. Metrics without an estimate are drawn anew with `metrics_of`; the same `seed` draws the same
+    samples."""
     estimates, cluster_N = estimates or {}, clusters_of(groups, _samples(scores))
     metrics = metrics_of(scores)
     found = {

@@ -183,7 +183,7 @@ def depends_on_batch(model: LanguageModel) -> bool:
 
 def batch_dependent_routers(model: LanguageModel) -> list[str]:
     """Those routers, such as `ExpertChoice in layer 1`; of a frozen base, `ExpertChoice in layer 1 of the base`."""
-    routers = getattr(model, "routers", {})  # of a model that only predicts, there are none to ask
+    routers = getattr(model, "routers", {})  # a model that only predicts lacks the attribute
     found = [
         f"{type(router).__name__} in layer {layer}"
         for layer, router in routers.items()

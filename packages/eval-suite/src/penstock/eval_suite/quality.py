@@ -59,8 +59,8 @@ class Quality:
         self._bleu = self_bleu and samples > 1
 
     def items(self, context: TaskContext) -> Iterator[Item]:
-        """One item a prompt. Raises `ProblemError` if there is none, for one that is too long, and for a missing
-        package."""
+        """One item a prompt. Raises `ProblemError` if no prompt is given, if a prompt is too long, and if a package is
+        missing."""
         refuse_shots(context, "quality")
         require_room(context, self._tokens, "quality")
         if self._bleu:
@@ -128,7 +128,7 @@ class Quality:
         prompts = self._prompts or context.prompts
         if not prompts:
             fix = "set `prompts` or `path` of the task: --task '{use: quality, path: prompts.jsonl}'"
-            raise ProblemError(Problem("no-items", "there are no prompts", "task 'quality'", fix))
+            raise ProblemError(Problem("no-items", "no prompt is given", "task 'quality'", fix))
         yield from ((f"prompt {number}", prompt) for number, prompt in enumerate(prompts, 1))
 
     def _require_short(self, prompt: str, where: str, context: TaskContext) -> None:

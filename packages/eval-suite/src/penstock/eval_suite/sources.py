@@ -44,7 +44,7 @@ class DataSet:
         return folder if (folder / "README.md").is_file() else local_file(None, context, self.file)
 
     def rows(self, path: Path | None, context: TaskContext) -> Iterator[Row]:
-        """All rows; raises `ProblemError` if there are none, and for whatever keeps them from being read."""
+        """All rows; raises `ProblemError` if the data set is empty, and for whatever keeps it from being read."""
         place = self.place(path, context)
         if place is None:
             found = hub_rows(self.repository, self.name, self.split, PurePosixPath(self.file).name)
@@ -83,9 +83,9 @@ def require_folder(path: Path, fix: str) -> None:
 
 
 def file_of_split(folder: Path, name: str, split: str, splits: Sequence[str]) -> Path | None:
-    """The file of a split in a folder, plain or compressed: of `dev`, with the name `mmlu_{split}.jsonl`, that is
-    `mmlu_dev.jsonl`. None if the folder is of another layout, that is, has no such file of any of the `splits`. Raises
-    `ProblemError` if only this one is missing."""
+    """The file of a split in a folder, plain or compressed: for `dev` and the name `mmlu_{split}.jsonl`, the file
+    `mmlu_dev.jsonl`. None if the folder lacks the files of all `splits`: it has another layout. Raises `ProblemError`
+    if the folder lacks the file of this split alone."""
     found = {each: compressed_or_not(folder / name.replace("{split}", each)) for each in splits}
     if found[split] is None and any(found.values()):
         what = f"the folder has no {name.replace('{split}', split)}, plain or compressed ({', '.join(_SUFFIXES[1:])})"
@@ -134,7 +134,7 @@ def csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def some_rows(rows: Iterable[Row], where: str) -> Iterator[Row]:
-    """The rows; raises `ProblemError` if there are none."""
+    """The rows; raises `ProblemError` if `rows` is empty."""
     found = False
     for row in rows:
         found = True
@@ -193,7 +193,7 @@ def other_size(rows: int, published: int, unit: str) -> str:
 
 
 def value_of(where: str, row: Mapping[str, Any], column: str) -> Any:
-    """What the row has in `column`; raises `ProblemError` if it has no such column."""
+    """The value of the row in `column`; raises `ProblemError` if the row lacks the column."""
     if column not in row:
         what = f"unknown column '{column}'"
         raise ProblemError(Problem("unknown-field", what, where, f"the row has {', '.join(map(str, row)) or 'none'}"))
@@ -201,7 +201,7 @@ def value_of(where: str, row: Mapping[str, Any], column: str) -> Any:
 
 
 def text_of(where: str, row: Mapping[str, Any], column: str) -> str:
-    """The text in `column`; raises `ProblemError` if there is no such column, or no text in it."""
+    """The text in `column`; raises `ProblemError` if the row lacks the column, or the column holds no text."""
     return require_text(value_of(where, row, column), where, f"column '{column}'")
 
 

@@ -31,10 +31,10 @@ class AnswerScores:
 
 def answer_scores(answers: Iterable[tuple[str, Sequence[str]]], rules: Rules = "2.0") -> AnswerScores:
     """The scores of a data set: of each question the answer given, "" for none, and the gold answers. Raises
-    ValueError if there are no questions."""
+    ValueError for an empty list of questions."""
     scored = [(exact_match(said, gold, rules), word_f1(said, gold, rules)) for said, gold in answers]
     if not scored:
-        raise ValueError("there are no questions to score")
+        raise ValueError("the list of questions is empty")
     match, f1 = (100 * sum(column) / len(scored) for column in zip(*scored, strict=True))
     return AnswerScores(match, f1)
 
