@@ -194,6 +194,19 @@ CASES = (
 )
 
 
+def percentile_bootstraps(simulations: int) -> Iterator[Row]:
+    """What the usual bootstrap covers, of two means that it does not suit."""
+    for name, samples, drawn in (("share right, 0.95", 20, share(0.95, 0.95)), ("mean, log-normal", 50, skewed)):
+        draw = np.random.default_rng(samples)
+        covered = []
+        for _ in range(simulations):
+            scores, _, truth = drawn(draw, samples)
+            index_RN = draw.integers(0, samples, (1000, samples))
+            low, high = np.quantile(scores["x"][index_RN].mean(axis=1), [0.025, 0.975])
+            covered.append(bool(low <= truth <= high))
+        yield coverage(f"percentile bootstrap: {name}", samples, covered, bar=False)
+
+
 def wilson_extremes(samples: int) -> tuple[float, float]:
     """The least and most that Wilson's interval covers a share from 0.05 to 0.95, exactly."""
     ends = [share_interval((np.arange(samples) < right).astype(float)) for right in range(samples + 1)]
@@ -256,6 +269,7 @@ def narrower(simulations: int, samples: int = 277) -> Iterator[Row]:
 @json_option
 def main(simulations: int, as_json: bool) -> None:
     covered = [row for case in CASES for row in case.rows(simulations)]
+    covered += percentile_bootstraps(simulations)
     false = list(false_differences(simulations))
     pairing = list(narrower(simulations))
     held = [row["value"] for row in covered if row["held"]]
