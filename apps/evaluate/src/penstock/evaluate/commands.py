@@ -10,7 +10,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.choices import choose
-from penstock.evaluate.options import Dtype, Options, Shots
+from penstock.evaluate.options import HOW_ANSWERED, Dtype, Options, Shots
 from penstock.evaluate.paths import open_run
 from penstock.evaluate.text import comparison_text, evaluation_text
 from penstock.hooks.problems import Problem, ProblemError
@@ -19,19 +19,7 @@ from penstock.run.directory import RunDirectory, stage
 from penstock.run.records.evaluation import Evaluation
 from penstock.run.records.record import write_record
 
-ONE_MODEL = (
-    "published",
-    "chat_template",
-    "shots_in_one_turn",
-    "sequence_length",
-    "batch_size",
-    "batch_invariant",
-    "dtype",
-    "answers",
-    "samples",
-    "against",
-    "out",
-)
+ONE_MODEL = ("published", "shots_in_one_turn", "out", *HOW_ANSWERED)
 """Options of an evaluation that a comparison does not have."""
 
 

@@ -15,6 +15,18 @@ Dtype = Literal["fp32", "fp64", "bf16"]
 
 FIT = "fit"
 
+HOW_ANSWERED = (
+    "chat_template",
+    "sequence_length",
+    "batch_size",
+    "batch_invariant",
+    "dtype",
+    "answers",
+    "samples",
+    "against",
+)
+"""Options of how one model answers, and what is kept of that."""
+
 
 class Shots(click.ParamType):
     """A number of examples, or `fit`: as many as fit."""

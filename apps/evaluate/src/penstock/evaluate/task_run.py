@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.eval_suite.intervals import Scores, intervals_of
+from penstock.evaluate.options import HOW_ANSWERED
 from penstock.hooks.architecture import require_next_token
 from penstock.hooks.contracts import Estimate
 from penstock.hooks.registry import Choice
@@ -16,18 +17,7 @@ from penstock.run.records.evaluation import Evaluation, TaskFigures
 from penstock.train.restore import Restored
 from penstock.train.scoring import TaskScores, ratio, scores_of
 
-OF_TASKS = (
-    "shots",
-    "limit",
-    "chat_template",
-    "sequence_length",
-    "batch_size",
-    "batch_invariant",
-    "dtype",
-    "answers",
-    "samples",
-    "against",
-)
+OF_TASKS = ("shots", "limit", *HOW_ANSWERED)
 """Options that say how tasks are asked."""
 
 
