@@ -17,6 +17,7 @@ from torch import Tensor
 
 from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
 from penstock.train.ahead import routed_ahead
+from penstock.train.engines.norm import norm_of_rows, row_norms, scale_down
 from penstock.train.step_module import StepModule
 
 STATE = "engine.pt"
@@ -55,13 +56,9 @@ class LocalEngine:
         loss.backward()
 
     def clip(self, limit: float | None) -> float:
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()
-        if limit is not None and value > limit:  # saves a useless pass over all gradients
-            parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return value
+        norm = norm_of_rows(self._row_norms())
+        scale_down(self._gradients(), norm, limit)
+        return norm
 
     def step(self, progress: float) -> dict[str, float]:
         factor = self.schedule(progress)
@@ -105,6 +102,15 @@ class LocalEngine:
 
     def close(self, error: BaseException | None = None) -> None:
         """There are no other ranks to notify."""
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's part of each gradient, in the order of the parameters."""
+        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+
+    def _row_norms(self) -> Tensor:
+        """The norms of all rows of the whole gradient, in the order of the parameters."""
+        norms = [row_norms(gradient).flatten() for gradient in self._gradients()]
+        return torch.cat(norms) if norms else torch.zeros(0)
 
     def _state(self) -> dict[str, Any]:
         """`settings` are the optimizer settings from the config; the random state is per rank."""
