@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -39,16 +39,16 @@ class LocalEngine:
         self.settings = [_without_parameters(group) for group in self.optimizer.param_groups]
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        return self.module(batch)
+        return self._run(batch)
 
     def routings(self, batches: Iterable[Batch]) -> Iterator[Mapping[int, Routing]]:
-        return routed_ahead(self.module, lambda batch: self.module(batch, routings_only=True), batches)
+        return routed_ahead(self.module, lambda batch: self._run(batch, routings_only=True), batches)
 
     def evaluate(self, batch: Batch) -> ObjectiveOutput:
         self.module.eval()
         try:
-            with torch.inference_mode(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                return self.module(batch)
+            with self._without_gradients(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                return self._run(batch)
         finally:
             self.module.train()
 
@@ -102,6 +102,12 @@ class LocalEngine:
 
     def close(self, error: BaseException | None = None) -> None:
         """There are no other ranks to notify."""
+
+    def _run(self, batch: Batch, *, routings_only: bool = False) -> Any:
+        return self.module(batch, routings_only=routings_only)
+
+    def _without_gradients(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
 
     def _gradients(self) -> list[Tensor]:
         """This rank's part of each gradient, in the order of the parameters."""
