@@ -20,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,13 +28,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from penstock.hooks.contracts import Batch, Layered, ObjectiveOutput, Schedule
+from penstock.train import shards
 from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
 from penstock.train.engines.norm import row_norms
+from penstock.train.optimizer_state import cut_state
 
 
 class ShardedEngine(DataParallelEngine):
@@ -57,10 +60,25 @@ class ShardedEngine(DataParallelEngine):
         if last:
             self._forget_zeros()
 
+    def save(self, folder: Path) -> dict[str, str]:
+        """Rank 0 writes what all ranks share, and each rank its share of what the optimizer keeps."""
+        own = shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
+        return {**super().save(folder), **shards.write(folder, "optimizer", self.rank, own)}
+
     @contextmanager
     def full_state(self) -> Iterator[Mapping[str, Tensor]]:
-        with self._between_ranks(), _whole(self.module, self._groups), super().full_state() as state:
+        """On all ranks; each keeps its share of what was written there. The model can be called on one rank alone."""
+        for group in self._groups:
+            group.reshard()
+        places = list(_places(self.module))
+        cut = {id(parameter): parameter for _, _, parameter in places}
+        with self._between_ranks():
+            whole = {key: nn.Parameter(each.full_tensor().detach(), each.requires_grad) for key, each in cut.items()}
+        with _in_places(places, whole), _without_hooks(self._groups), super().full_state() as state:
             yield state
+        with torch.no_grad():
+            for key, parameter in cut.items():
+                parameter.to_local().copy_(_share(whole[key], parameter))
 
     def _cut(self, module: Any) -> Any:
         """The same module, whose parameters are `DTensor`s from now on."""
@@ -133,11 +151,12 @@ class ShardedEngine(DataParallelEngine):
     def _between_ranks(self) -> Iterator[None]:
         """Computing that gathers or sums parameters: where the connection fails, another rank is gone."""
         try:
-            yield
+            with self.group.watchdog.waiting(watched=True):
+                yield
         except RuntimeError as error:
             if "gloo" not in str(error) and not isinstance(error, dist.DistError):
                 raise
-            with self._together():
+            with self.group.together():
                 raise
 
 
@@ -193,32 +212,28 @@ def blocks_of_their_own(module: nn.Module) -> list[nn.Module]:
     return [block for block in runs if all(uses[id(each)] == 1 for each in block.parameters())]
 
 
+def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, DTensor]]:
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            yield owner, name, cast(DTensor, parameter)
+
+
 @contextmanager
-def _whole(module: nn.Module, groups: Sequence[nn.Module]) -> Iterator[None]:
-    """Puts whole parameters in the places of cut ones, and computes with them as they are; at the end, each rank keeps
-    its share of what they have become."""
-    for group in groups:
-        cast(FSDPModule, group).reshard()
-    places = [
-        (owner, name, cast(DTensor, parameter))
-        for owner in module.modules()
-        for name, parameter in owner.named_parameters(recurse=False)
-    ]
-    cut = {id(parameter): parameter for _, _, parameter in places}
-    whole = {key: nn.Parameter(each.full_tensor().detach(), each.requires_grad) for key, each in cut.items()}
-    with _without_hooks(groups):
+def _in_places(places: Sequence[tuple[nn.Module, str, DTensor]], whole: Mapping[int, nn.Parameter]) -> Iterator[None]:
+    """Puts whole parameters, by the id of the cut one, in the places of cut ones."""
+    for owner, name, parameter in places:
+        setattr(owner, name, whole[id(parameter)])
+    try:
+        yield
+    finally:
         for owner, name, parameter in places:
-            setattr(owner, name, whole[id(parameter)])
-        try:
-            yield
-        finally:
-            for owner, name, parameter in places:
-                setattr(owner, name, parameter)
-    with torch.no_grad():
-        for key, parameter in cut.items():
-            mesh, placements = parameter.device_mesh, parameter.placements
-            own = distribute_tensor(whole[key].detach(), mesh, placements, src_data_rank=None).to_local()
-            parameter.to_local().copy_(own)
+            setattr(owner, name, parameter)
+
+
+def _share(whole: Tensor, cut: DTensor) -> Tensor:
+    """The rows of a whole tensor that this rank holds."""
+    like = distribute_tensor(whole.detach(), cut.device_mesh, cut.placements, src_data_rank=None)
+    return like.to_local()
 
 
 @contextmanager

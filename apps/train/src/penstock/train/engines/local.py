@@ -18,6 +18,7 @@ from torch import Tensor
 from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
 from penstock.train.ahead import routed_ahead
 from penstock.train.engines.norm import norm_of_rows, row_norms, scale_down
+from penstock.train.optimizer_state import parameter_names, restore, whole_state
 from penstock.train.step_module import StepModule
 
 STATE = "engine.pt"
@@ -36,6 +37,7 @@ class LocalEngine:
         self.module: StepModule = module
         self.schedule = schedule
         self.optimizer = make_optimizer(module)
+        self.names = parameter_names(module.model, self.optimizer)
         self.settings = [_without_parameters(group) for group in self.optimizer.param_groups]
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -94,7 +96,7 @@ class LocalEngine:
             return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
 
     def load(self, folder: Path) -> None:
-        self._load_state(_saved_state(folder))
+        self._load_state(_saved_state(folder), folder)
 
     @contextmanager
     def full_state(self) -> Iterator[Mapping[str, Tensor]]:
@@ -121,16 +123,16 @@ class LocalEngine:
     def _state(self) -> dict[str, Any]:
         """`settings` are the optimizer settings from the config; the random state is per rank."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            **whole_state(self.optimizer, self.names),
             "settings": self.settings,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
+    def _load_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Settings changed in the config win; all others are restored from the state, because some optimizers store
         adaptive values there."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, self.names, state, folder)
         for group, then, now in zip(self.optimizer.param_groups, state["settings"], self.settings, strict=True):
             group.update({name: value for name, value in now.items() if name not in then or then[name] != value})
         self._load_random_state(state)
