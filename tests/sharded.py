@@ -84,7 +84,8 @@ def as_it_is(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`uncounted` is the micro-batch of the second step of which nothing counts."""
+    """`uncounted` is the micro-batch of the second step of which nothing counts. A case that is `resumed` ends its last
+    step in another model and optimizer, which continue from what the ranks saved."""
 
     config: str
     overrides: tuple[str, ...] = ()
@@ -92,10 +93,12 @@ class Case:
     change: Callable[[Any], None] = as_it_is
     torch_optimizer: bool = False
     uncounted: int | None = None
+    resumed: bool = False
 
 
 CASES = {
     "glm": Case("quickstart.yaml", GLM),
+    "resumed": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]"), resumed=True),
     "adamw": Case("quickstart.yaml", (*GLM, "train.optimizer={use: adamw, lr: 0.01}")),
     "bf16": Case("quickstart.yaml", (*GLM, "train.dtype=bf16")),
     "tied": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]")),
@@ -105,9 +108,7 @@ CASES = {
     "online-router": Case("quickstart.yaml", (*GLM, "model.router={use: cluster, k: 2}", "model.balance=[]")),
     "no-counted-token": Case("quickstart.yaml", GLM, uncounted=1),
     "gpt": Case("gpt.yaml", GPT),
-    "some-gradients": Case(
-        "gpt.yaml", GPT, change=with_a_parameter_that_is_not_always_used, torch_optimizer=True
-    ),
+    "some-gradients": Case("gpt.yaml", GPT, change=with_a_parameter_that_is_not_always_used, torch_optimizer=True),
     "labels": Case("bert-sst2.yaml", (*GPT, "model.intermediate_size=48", "model.dropout=0.0"), objective=Labels()),
     "frozen-beside": Case("frozen-base.yaml", (*FROZEN, "model.expert_size=16")),
     "frozen-in-place": Case("frozen-base.yaml", (*FROZEN, "model.place=in_place")),
@@ -124,6 +125,9 @@ def batch_of(step: int, part: int, case: Case) -> Batch:
     if (step, part) == (1, case.uncounted):
         counted_BS[:] = False
     return Batch(Inputs(window_BS[:, :-1], real_BS), window_BS[:, 1:], int((counted_BS & real_BS).sum()), counted_BS)
+
+
+THREE = ["glm", "gpt"]  # of which three ranks train half as much again
 
 
 class Run:
@@ -207,10 +211,38 @@ def bytes_held(engine: Any) -> int:
     return sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in held)
 
 
-def trained(case: Case, engine: Any, parts: int) -> dict[str, Any]:
+def trained(case: Case, engine: Any, parts: int, folder: Path) -> dict[str, Any]:
+    """What a run has said and ended with. `folder` is for what ranks save."""
     run = Run(case, engine, parts)
-    said = [list(run.step(number)) for number in range(STEPS)]
-    return {"said": said, "bits": run.bits(), "bytes": run.held}
+    said: list[list[str]] = []
+    for number in range(STEPS):
+        if case.resumed and engine.ranks > 1 and number == STEPS - 1:
+            run = continued(run, folder)
+        said.append(list(run.step(number)))
+    return {"said": said, "bits": run.bits(), "bytes": run.held, "centroids": centroids(run)}
+
+
+def continued(run: Run, folder: Path) -> Run:
+    engine = run.engine
+    if engine.rank == 0:
+        folder.mkdir()
+    engine.barrier()
+    engine.save(folder)
+    with engine.full_state() as state:
+        kept = {name: tensor.clone() for name, tensor in state.items()}
+    engine.barrier()
+    other = Run(run.case, engine, run.parts)
+    with torch.no_grad(), engine.full_state() as state:
+        for name, tensor in state.items():
+            tensor.copy_(kept[name])
+    engine.load(folder)
+    return other
+
+
+def centroids(run: Run) -> list[float]:
+    """Of routers that learn outside the gradient, from sums over tokens: ranks add them in another order."""
+    named = run.composition.module.named_buffers()
+    return [number for name, each in named if name.endswith("centroid_ED") for number in each.flatten().tolist()]
 
 
 def as_ranks(ranks: int, names: list[str], results: Path) -> None:
@@ -224,7 +256,7 @@ def as_ranks(ranks: int, names: list[str], results: Path) -> None:
         try:
             os.environ.update(variables)
             engine = ShardedEngine(device=torch.device("cpu"), timeout=1)
-            found = {name: trained(CASES[name], engine, 1) for name in names}
+            found = {name: trained(CASES[name], engine, 1, results / f"{ranks}-{name}") for name in names}
             (results / f"{ranks}-{engine.rank}.json").write_text(json.dumps(found))
             engine.close()
             status = 0
@@ -232,16 +264,18 @@ def as_ranks(ranks: int, names: list[str], results: Path) -> None:
             traceback.print_exc()
         finally:
             os._exit(status)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    if any(statuses):
         sys.exit(1)
 
 
 def main(results: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     names = names or list(CASES)
-    alone = {name: trained(CASES[name], LocalEngine(device=torch.device("cpu")), 2) for name in names}
+    alone = {name: trained(CASES[name], LocalEngine(device=torch.device("cpu")), 2, results) for name in names}
     (results / "alone.json").write_text(json.dumps(alone))
     as_ranks(2, names, results)
+    as_ranks(3, THREE, results)
 
 
 if __name__ == "__main__":
