@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from penstock.conformance.process import torchrun_variables
+from penstock.conformance.ranks import torchrun_variables
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput
 from penstock.run.config import load_run_config
@@ -30,7 +30,7 @@ from penstock.train.objectives.next_token import NextToken
 from penstock.train.step_module import StepModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-VOCABULARY, ROWS, LENGTH, STEPS, CLIP = 64, 2, 12, 3, 0.05
+VOCABULARY, ROWS, LENGTH, STEPS, CLIP = 64, 2, 12, 3, 0.005
 
 GLM = (
     "model.hidden_size=32",
@@ -50,6 +50,7 @@ BASE = (
     "num_key_value_heads: 1, head_dim: 16, intermediate_size: 48}"
 )
 FROZEN = (f"model.base={BASE}", "model.layers=[1, 2]", "model.experts=4", "data.tokenizer={vocab_size: 300}")
+ADAMW = "train.optimizer={use: adamw, lr: 0.01}"
 FORMATS = "embedding: int8, head: int8"
 
 
@@ -99,7 +100,6 @@ class Case:
 CASES = {
     "glm": Case("quickstart.yaml", GLM),
     "resumed": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]"), resumed=True),
-    "adamw": Case("quickstart.yaml", (*GLM, "train.optimizer={use: adamw, lr: 0.01}")),
     "bf16": Case("quickstart.yaml", (*GLM, "train.dtype=bf16")),
     "tied": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]")),
     "shared-layers": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: cross-layer, norms: true}]")),
@@ -134,7 +134,8 @@ class Run:
     """A case that one engine trains; `parts` micro-batches on each rank."""
 
     def __init__(self, case: Case, engine: Any, parts: int) -> None:
-        config = load_run_config(CONFIGS / case.config, case.overrides, Registry.discover())[0]
+        overrides = [ADAMW, *case.overrides]
+        config = load_run_config(CONFIGS / case.config, overrides, Registry.discover())[0]
         self.case, self.engine, self.parts = case, engine, parts
         self.composition = compose_model(config, VOCABULARY)
         case.change(self.composition.model)
@@ -200,7 +201,7 @@ class Run:
 
 def digest(tensor: Tensor) -> str:
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return hashlib.sha256(whole.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()[:16]
+    return hashlib.sha256(whole.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def bytes_held(engine: Any) -> int:
