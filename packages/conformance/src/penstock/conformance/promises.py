@@ -41,7 +41,8 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "fingerprint": "fingerprint() detects changes of the input cheaply, without reading it",
     },
     "engine": {
-        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches"
+        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches",
+        "sharded": "each rank holds only its share of the parameters, their gradients and the optimizer's state",
     },
     "filter": {
         "drops-only": "every document that passes is unchanged",
