@@ -264,8 +264,10 @@ def outcome(run: Path) -> dict[str, Any]:
 
     newest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    with np.load(run / "trace" / "train.npz") as trace:
-        arrays = {name: torch.from_numpy(trace[name]) for name in trace.files}
+    arrays = {}
+    if (run / "trace" / "train.npz").exists():  # not of a dense model
+        with np.load(run / "trace" / "train.npz") as trace:
+            arrays = {name: torch.from_numpy(trace[name]) for name in trace.files}
     return {
         "step": newest.name,
         "weights": {str(file.relative_to(newest)): load_file(file) for file in newest.rglob("*.safetensors")},
