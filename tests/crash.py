@@ -197,8 +197,8 @@ class CrashServer:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A run that was killed and resumed: how the killed process ended, how the resumed one did, and the run. With several
-    ranks: how the others ended, and of the resumed the first that failed."""
+    """A run that was killed and resumed: how the killed process ended, how the resumed one did, and the run. With
+    several ranks: how the others ended, and of the resumed the first that failed."""
 
     killed: Ended
     resumed: Ended
