@@ -22,7 +22,7 @@ from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
-from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
@@ -36,7 +36,8 @@ from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
-from penstock.train.ranks import micro_batches
+from penstock.train.ranks import AgreedError, micro_batches
+from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
 
@@ -230,7 +231,7 @@ class Trainer:
                 self.engine.backward(loss, last=batch is batches[-1])
         losses = sums.over(self.engine.total)
         if not math.isfinite(losses["loss"]):
-            raise self._diverged("loss", losses["loss"])
+            raise self._diverged("loss", losses["loss"], fine=bool(sums.values["loss"].isfinite()))
         with watch("optimizer"):
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
@@ -347,7 +348,8 @@ class Trainer:
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)
         if not all(map(math.isfinite, losses)):
-            raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
+            worst = next(each for each in losses if not math.isfinite(each))
+            raise self._diverged("loss", worst, fine=math.isfinite(loss))
         self._require_storable()
 
     def _require_storable(self) -> None:
@@ -374,17 +376,18 @@ class Trainer:
         )
         self.run.write_status(status)
 
-    def _diverged(self, what: str, value: float) -> Exception:
-        return self._failed(f"the {what} became {value} at step {self.step + 1}")
+    def _diverged(self, what: str, value: float, *, fine: bool = True) -> Exception:
+        """All ranks raise it alike; ranks on which the value was not `fine` before it was summed are named."""
+        where = [rank for rank, each in enumerate(self.engine.gather(fine)) if not each]
+        on = f" on {listed(where)}" if where and self.engine.ranks > 1 else ""
+        return self._failed(f"the {what} became {value}{on} at step {self.step + 1}")
 
     def _failed(self, what: str) -> Exception:
-        return failed(
-            "diverged",
-            what,
-            str(self.run.path),
+        fix = (
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
-            f"--resume {self.run.path} --allow-config-drift",
+            f"--resume {self.run.path} --allow-config-drift"
         )
+        return AgreedError(Problem("diverged", what, str(self.run.path), fix), ExitCode.FAILED)
 
 
 def _real_tokens(batch: Batch) -> int:

@@ -14,7 +14,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine, Started
-from penstock.hooks.problems import failed
+from penstock.hooks.problems import ExitCode, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.checks import missing_files_of_other_commands
@@ -32,11 +32,12 @@ from penstock.train.compose import (
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
+from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
-from penstock.train.ranks import joined, require_same, require_same_plugins
+from penstock.train.ranks import joined, require_on_all, require_same, require_same_plugins
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
@@ -81,9 +82,9 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
+        require_on_all(lambda: require_for_start(Planned(config, runs), document), engine.gather)
         if first:
             _warn_of_missing_files(config)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
@@ -161,7 +162,7 @@ def _train(
         again = ["penstock", *registry.selection.arguments(), *train]
         if first:
             messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
-        raise KeyboardInterrupt from None
+        raise (KeyboardInterrupt() if first else ProblemError([], ExitCode.INTERRUPTED)) from None
     finally:
         if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
@@ -184,7 +185,7 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     objective = config.train.objective.build()
     objective.prepare(training_data(config, dataset))
     engine.prepare(
-        StepModule(composition.model, objective),
+        StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )
