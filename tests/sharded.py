@@ -50,7 +50,6 @@ BASE = (
     "num_key_value_heads: 1, head_dim: 16, intermediate_size: 48}"
 )
 FROZEN = (f"model.base={BASE}", "model.layers=[1, 2]", "model.experts=4", "data.tokenizer={vocab_size: 300}")
-ADAMW = "train.optimizer={use: adamw, lr: 0.01}"
 FORMATS = "embedding: int8, head: int8"
 
 
@@ -100,6 +99,7 @@ class Case:
 CASES = {
     "glm": Case("quickstart.yaml", GLM),
     "resumed": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]"), resumed=True),
+    "adamw": Case("quickstart.yaml", (*GLM, "train.optimizer={use: adamw, lr: 0.01}")),
     "bf16": Case("quickstart.yaml", (*GLM, "train.dtype=bf16")),
     "tied": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]")),
     "shared-layers": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: cross-layer, norms: true}]")),
@@ -134,8 +134,7 @@ class Run:
     """A case that one engine trains; `parts` micro-batches on each rank."""
 
     def __init__(self, case: Case, engine: Any, parts: int) -> None:
-        overrides = [ADAMW, *case.overrides]
-        config = load_run_config(CONFIGS / case.config, overrides, Registry.discover())[0]
+        config = load_run_config(CONFIGS / case.config, case.overrides, Registry.discover())[0]
         self.case, self.engine, self.parts = case, engine, parts
         self.composition = compose_model(config, VOCABULARY)
         case.change(self.composition.model)
