@@ -217,7 +217,7 @@ def blocks_of_their_own(module: nn.Module) -> list[nn.Module]:
 
 def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, DTensor]]:
     for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             yield owner, name, cast(DTensor, parameter)
 
 
