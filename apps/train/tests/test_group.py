@@ -7,7 +7,7 @@ from pathlib import Path
 
 from forked import side_by_side
 
-from penstock.conformance.process import torchrun_variables
+from penstock.conformance.ranks import torchrun_variables
 
 RANK = """
 import json, os, signal, sys, time

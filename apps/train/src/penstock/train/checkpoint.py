@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from penstock.train.compose import Composition
 from penstock.train.weights import checkpoint_state
 
 MANIFEST = "manifest.json"
+MODEL = "model.safetensors"
+TRAINER = "trainer.pt"
 BASE = "base.json"
 ADDED = "added.safetensors"
-_KNOWN = ("model.safetensors", ADDED, "config.json", "trainer.pt", "tokenizer.json", LOCK, BASE)
+_KNOWN = (MODEL, ADDED, "config.json", TRAINER, "tokenizer.json", LOCK, BASE)
 """Files that are read; an older checkpoint does not have all of them, but lists those that it has."""
 
 
@@ -62,7 +64,7 @@ class Checkpoint:
     def load_model(self, model: LanguageModel, plan: SharingPlan | None = None) -> None:
         """Loads the weights into a model that shares the same parameters as the saved one. `plan` says which tensors
         are one; None reads it off the model."""
-        stored = load_file(self.path / "model.safetensors")
+        stored = load_file(self.path / MODEL)
         state = restored_state(stored, plan_of(checkpoint_state(model)) if plan is None else plan)
         model.load_trained_state(state) if isinstance(model, PartlyFrozen) else model.load_export_state(state)
 
@@ -72,7 +74,7 @@ class Checkpoint:
 
     def trainer_state(self) -> dict[str, Any]:
         """What the trainer keeps; raises `ProblemError` if the file does not hold it."""
-        path = self.path / "trainer.pt"
+        path = self.path / TRAINER
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # zip, pickle and torch each raise their own errors on damaged bytes
@@ -106,6 +108,57 @@ class Checkpoint:
             raise failed("tokenizer-mismatch", what, str(path), "prepare the data with the checkpoint's tokenizer")
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What rank 0 writes of a checkpoint: everything but the state of engines. `tensors` are by file and name."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    config: Mapping[str, Any]
+    base: str | None
+    trainer_state: Mapping[str, Any]
+    tokenizer_folder: Path
+    plugins: Sequence[Locked]
+
+    @classmethod
+    def of(
+        cls,
+        model: LanguageModel,
+        trainer_state: Mapping[str, Any],
+        tokenizer_folder: Path,
+        *,
+        plugins: Sequence[Locked],
+        plan: SharingPlan | None = None,
+        added: Callable[[], Mapping[str, Tensor]] | None = None,
+        base: str | None = None,
+    ) -> Contents:
+        """Reads them off the model, without a copy. `plan` says which tensors are one (None reads it off the model);
+        `added` returns what sharing and quantizers keep; `base` is the hash of a frozen base where it is known."""
+        state = checkpoint_state(model)
+        tensors = {MODEL: stored_state(state, plan_of(state) if plan is None else plan)}
+        if beside := {} if added is None else added():
+            tensors[ADDED] = dict(beside)
+        if isinstance(model, PartlyFrozen):
+            base = base or model.base_hash()
+        return cls(tensors, model.export_config(), base, trainer_state, tokenizer_folder, plugins)
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Writes the files; returns the SHA-256 of each. Any thread may call it."""
+        config = json.dumps(self.config, indent=2) + "\n"
+        small = {"config.json": config.encode()} | {
+            name: (self.tokenizer_folder / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")
+        }
+        for name, state in self.tensors.items():
+            _save_tensors(state, folder / name)
+        for name, content in small.items():
+            (folder / name).write_bytes(content)
+        with (folder / TRAINER).open("wb") as file:  # given a path, torch loses the reason why it cannot be written
+            torch.save(dict(self.trainer_state), file)
+        listed = {LOCK: {"components": self.plugins}} | ({} if self.base is None else {BASE: {"sha256": self.base}})
+        for name, value in listed.items():
+            write_json(folder / name, value)
+        return {name: sha256(folder / name) for name in (*self.tensors, *small, TRAINER, *listed)}
+
+
 def write_checkpoint(
     root: Path,
     step: int,
@@ -120,54 +173,55 @@ def write_checkpoint(
     added: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Checkpoint:
     """Writes `step-<n>` under `root`, moves `latest` to it, and removes all but the newest `keep`. Every rank calls it:
-    each writes the state of its engine, and rank 0 writes the rest. `plan` says which tensors are one (None reads it
-    off the model); `added` returns what sharing and quantizers keep."""
-    path = root / f"step-{step:08d}"
-    temporary: Path = engine.share(root / f".{path.name}.{os.getpid()}")
+    each writes the state of its engine, and rank 0 writes the rest (see `Contents`)."""
+    path = checkpoint_path(root, step)
+    temporary: Path = engine.share(unpublished(path))
     writes = engine.rank == 0
     try:
         if writes:
             temporary.mkdir(parents=True)
         engine.barrier()
-        saved = {name: digest for digests in engine.gather(engine.save(temporary)) for name, digest in digests.items()}
+        digests = engine.save(temporary)
         with engine.full_state():
             if writes:
-                _write_model(temporary, model, plan, {} if added is None else added())
+                contents = Contents.of(model, trainer_state, tokenizer_folder, plugins=plugins, plan=plan, added=added)
+                digests |= contents.write(temporary)
+        of_ranks = engine.gather(digests)
         if writes:
-            _write_rest(temporary, trainer_state, tokenizer_folder, plugins)
-            own = {file.name: sha256(file) for file in sorted(temporary.iterdir()) if file.name not in saved}
-            write_json(temporary / MANIFEST, {"format": 1, "step": step, "sha256": {**own, **saved}})
-            _put_in_place(temporary, path, keep)
+            publish_checkpoint(temporary, path, of_ranks, keep)
         engine.barrier()
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own error types
-        what = f"the checkpoint cannot be written ({_cause(error)})"
-        raise failed("cannot-write", what, str(path), last_good(root)) from error
+        raise cannot_write(path, error) from error
     finally:
         if writes:
             shutil.rmtree(temporary, ignore_errors=True)
     return Checkpoint(path)
 
 
-def _write_model(folder: Path, model: LanguageModel, plan: SharingPlan | None, added: Mapping[str, Tensor]) -> None:
-    if isinstance(model, PartlyFrozen):
-        write_json(folder / BASE, {"sha256": model.base_hash()})
-    state = checkpoint_state(model)
-    _save_tensors(stored_state(state, plan_of(state) if plan is None else plan), folder / "model.safetensors")
-    if added:
-        _save_tensors(added, folder / ADDED)
-    (folder / "config.json").write_text(json.dumps(model.export_config(), indent=2) + "\n", encoding="utf-8")
+def checkpoint_path(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def unpublished(path: Path) -> Path:
+    """The hidden folder that this process writes a checkpoint in; the next process removes what is left of it."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def publish_checkpoint(temporary: Path, path: Path, digests: Iterable[Mapping[str, str]], keep: int) -> None:
+    """Makes a finished folder the newest checkpoint, and removes all but the newest `keep`. `digests` are the SHA-256
+    of the files that each rank has written."""
+    listed = {name: digest for of_rank in digests for name, digest in of_rank.items()}
+    write_json(temporary / MANIFEST, {"format": 1, "step": Checkpoint(path).step, "sha256": listed})
+    _put_in_place(temporary, path, keep)
+
+
+def cannot_write(path: Path, error: BaseException) -> ProblemError:
+    what = f"the checkpoint cannot be written ({_cause(error)})"
+    return failed("cannot-write", what, str(path), last_good(path.parent))
 
 
 def _save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: each.detach().contiguous() for name, each in state.items()}, path, metadata={"format": "pt"})
-
-
-def _write_rest(folder: Path, trainer_state: dict[str, Any], tokenizer_folder: Path, plugins: Sequence[Locked]) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer_folder / name, folder / name)
-    with (folder / "trainer.pt").open("wb") as file:  # given a path, torch loses the reason why it cannot be written
-        torch.save(trainer_state, file)
-    write_json(folder / LOCK, {"components": plugins})
 
 
 def _put_in_place(temporary: Path, path: Path, keep: int) -> None:

@@ -54,13 +54,16 @@ class RankGroup:
         )
 
     @contextmanager
-    def together(self, *, watched: bool = True) -> Iterator[None]:
+    def together(self, *, watched: bool = True, computing: bool = False) -> Iterator[None]:
         """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. Calls in which
-        the others wait for work of one rank are not `watched`: they may take as long as the time limit."""
+        the others wait for work of one rank are not `watched`: they may take as long as the time limit. Errors of a
+        call that is `computing` too may be its own."""
         try:
             with self.watchdog.waiting(watched=watched):
                 yield
         except RuntimeError as error:
+            if computing and "gloo" not in str(error) and not isinstance(error, dist.DistError):
+                raise
             raise self._lost(error) from error
 
     def close(self, error: BaseException | None = None) -> None:

@@ -34,6 +34,7 @@ from penstock.train.compose import (
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
 from penstock.train.launch import launched
+from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.numerics import record_numerics
@@ -216,7 +217,7 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     objective = config.train.objective.build()
     objective.prepare(training_data(config, dataset))
     engine.prepare(
-        StepModule(composition.model, objective),
+        StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )

@@ -62,11 +62,12 @@ class Watchdog:
     def waiting(self, *, watched: bool) -> Iterator[None]:
         """A call that all ranks must make."""
         self._calls += 1
+        before = self._waiting, self._since
         self._waiting, self._since = True, time.monotonic() if watched else None
         try:
             yield
         finally:
-            self._waiting, self._since = False, None
+            self._waiting, self._since = before
 
     def stop(self) -> None:
         self._stopped.set()
