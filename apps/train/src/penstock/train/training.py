@@ -37,6 +37,7 @@ from penstock.train.launch import launched
 from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
+from penstock.train.model_shards import require_in_place
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
 from penstock.train.ranks import joined, micro_batches, require_on_all, require_same, require_same_plugins
@@ -221,6 +222,7 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )
+    require_in_place(composition.model, composition.added_state())
     trainer = Trainer(config, run, dataset, composition, objective, engine)
     require_same_plugins(trainer.plugins, engine.gather)
     require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
