@@ -9,7 +9,7 @@ from typing import Any, cast
 import cut_over_ranks
 import pytest
 
-from penstock.conformance.process import told_by_ranks
+from penstock.conformance.ranks import told_by_ranks
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         checkpoint.require_tokenizer(self.dataset.manifest.tokenizer_sha256)
-        checkpoint.require_base(self.model)
+        checkpoint.require_base(self.composition.base_hash)
         state = checkpoint.trainer_state()
         if state["data"] != self._data:
             names = sorted(
@@ -164,8 +164,7 @@ class Trainer:
             prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
             raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
-            with self.engine.full_state():
-                checkpoint.load(self.composition)
+            checkpoint.load(self.composition, self.engine)
             self.engine.load(checkpoint.path)
             self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
@@ -335,6 +334,7 @@ class Trainer:
             keep=self.config.train.keep_checkpoints,
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
+            base=self.composition.base_hash,
         )
 
     def _require_finite(self) -> None:
@@ -343,7 +343,7 @@ class Trainer:
         trained = trained_parameters(self.composition.module).values()
         finite = all(bool(parameter.isfinite().all()) for parameter in trained)
         if self.engine.agree(not finite):
-            raise self._diverged("weights", math.nan)
+            raise self._diverged("weights", math.nan, fine=finite)
         rank, ranks = self.engine.rank, self.engine.ranks
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)

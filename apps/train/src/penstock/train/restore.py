@@ -160,7 +160,7 @@ def restore_run(path: Path, registry: Registry, checkpoint: Checkpoint | None = 
         pick_device(config.train.device),
         end_of_text=tokenizer.end_of_text,
     )
-    checkpoint.require_base(composition.model)
+    checkpoint.require_base(composition.base_hash)
     checkpoint.load(composition)
     composition.module.eval()
     return RestoredRun(config, composition, tokenizer, run, checkpoint)

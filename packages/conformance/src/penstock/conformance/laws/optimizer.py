@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 from penstock.conformance.parts import random_state
-from penstock.conformance.process import told_by_ranks
+from penstock.conformance.ranks import told_by_ranks
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 from penstock.hooks.registry import Choice
 
