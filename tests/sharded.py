@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from penstock.conformance.process import torchrun_variables
+from penstock.conformance.ranks import torchrun_variables
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput
 from penstock.run.config import load_run_config
