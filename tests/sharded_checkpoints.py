@@ -26,8 +26,8 @@ BEFORE = 2  # steps before the checkpoint
 SHARED = "model.sharing=[tied-embeddings, {use: cross-layer, per_use: {gains: true, norms: true}}]"
 TERNARY = "model.quantizer={weights: ternary-learned, embedding: int8, head: int8}"
 CASES = {
-    "shared-ternary-muon": Case("quickstart.yaml", (*GLM, SHARED, TERNARY)),
-    "tied-adamw": Case("gpt.yaml", (*GPT, "train.optimizer={use: adamw, lr: 0.01}")),
+    "shared-ternary": Case("quickstart.yaml", (*GLM, SHARED, TERNARY, "train.optimizer={use: adamw, lr: 0.01}")),
+    "tied-muon": Case("gpt.yaml", GPT),
     "frozen-base": Case("frozen-base.yaml", (*FROZEN, "model.expert_size=16")),
 }
 ENGINES = {"ddp": DataParallelEngine, "fsdp2": ShardedEngine}
@@ -107,7 +107,7 @@ def go_on(choice: Choice, folder: Path, kind: str, wrote: tuple[str, ...]) -> di
 def full_disk(choice: Choice, root: Path) -> str:
     """A rank's answer: what it says where rank 1 cannot write its part of a second checkpoint."""
     engine = engine_of("fsdp2")
-    run = Run(CASES["tied-adamw"], engine, 1)
+    run = Run(CASES["tied-muon"], engine, 1)
     save(run, root)
     error = OSError(errno.ENOSPC, "No space left on device")
     try:
@@ -123,7 +123,7 @@ def full_disk(choice: Choice, root: Path) -> str:
 def death(choice: Choice, root: Path, when: int) -> str:
     """Rank 1 dies at one of its writes of a second checkpoint; the answer is what the other says."""
     engine = engine_of("fsdp2")
-    run = Run(CASES["tied-adamw"], engine, 1)
+    run = Run(CASES["tied-muon"], engine, 1)
     save(run, root)
     written = 0
 
