@@ -30,7 +30,7 @@ from penstock.train.objectives.next_token import NextToken
 from penstock.train.step_module import StepModule
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-VOCABULARY, ROWS, LENGTH, STEPS, CLIP = 64, 2, 12, 3, 0.05
+VOCABULARY, ROWS, LENGTH, STEPS, CLIP = 64, 2, 12, 3, 0.005
 
 GLM = (
     "model.hidden_size=32",
@@ -200,7 +200,7 @@ class Run:
 
 def digest(tensor: Tensor) -> str:
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return hashlib.sha256(whole.detach().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()[:16]
+    return hashlib.sha256(whole.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def bytes_held(engine: Any) -> int:

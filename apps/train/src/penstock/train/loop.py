@@ -347,7 +347,7 @@ class Trainer:
         trained = trained_parameters(self.composition.module).values()
         finite = all(bool(parameter.isfinite().all()) for parameter in trained)
         if self.engine.agree(not finite):
-            raise self._diverged("weights", math.nan)
+            raise self._diverged("weights", math.nan, fine=finite)
         rank, ranks = self.engine.rank, self.engine.ranks
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.distributed.device_mesh import init_device_mesh
@@ -41,7 +40,7 @@ from penstock.train.optimizer_state import cut_state
 
 
 class ShardedEngine(DataParallelEngine):
-    """See `penstock.hooks.contracts.Engine`. `timeout` is how many minutes a rank waits for the others."""
+    """See `penstock.hooks.contracts.Engine`, and `RankGroup` for the minutes."""
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         super().prepare(module, lambda whole: make_optimizer(self._cut(whole)), schedule)
@@ -149,17 +148,9 @@ class ShardedEngine(DataParallelEngine):
             places.append(place_R)
         return self._summed(torch.cat(places)) if places else torch.zeros(0)
 
-    @contextmanager
-    def _between_ranks(self) -> Iterator[None]:
+    def _between_ranks(self) -> AbstractContextManager[None]:
         """Computing that gathers or sums parameters: where the connection fails, another rank is gone."""
-        try:
-            with self.group.watchdog.waiting(watched=True):
-                yield
-        except RuntimeError as error:
-            if "gloo" not in str(error) and not isinstance(error, dist.DistError):
-                raise
-            with self.group.together():
-                raise
+        return self.group.together(computing=True)
 
 
 class _Root(nn.Module):
@@ -217,7 +208,7 @@ def blocks_of_their_own(module: nn.Module) -> list[nn.Module]:
 
 def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, DTensor]]:
     for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             yield owner, name, cast(DTensor, parameter)
 
 
