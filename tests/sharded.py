@@ -50,6 +50,7 @@ BASE = (
     "num_key_value_heads: 1, head_dim: 16, intermediate_size: 48}"
 )
 FROZEN = (f"model.base={BASE}", "model.layers=[1, 2]", "model.experts=4", "data.tokenizer={vocab_size: 300}")
+ADAMW = "train.optimizer={use: adamw, lr: 0.01}"
 FORMATS = "embedding: int8, head: int8"
 
 
@@ -99,13 +100,13 @@ class Case:
 CASES = {
     "glm": Case("quickstart.yaml", GLM),
     "resumed": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]"), resumed=True),
-    "adamw": Case("quickstart.yaml", (*GLM, "train.optimizer={use: adamw, lr: 0.01}")),
+    "adamw": Case("quickstart.yaml", (*GLM, ADAMW)),
     "bf16": Case("quickstart.yaml", (*GLM, "train.dtype=bf16")),
     "tied": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]")),
     "shared-layers": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: cross-layer, norms: true}]")),
     "factorised": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: factorised-embedding, rank: 8}]")),
-    "ternary": Case("quickstart.yaml", (*GLM, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
-    "online-router": Case("quickstart.yaml", (*GLM, "model.router={use: cluster, k: 2}", "model.balance=[]")),
+    "ternary": Case("quickstart.yaml", (*GLM, ADAMW, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
+    "online-router": Case("quickstart.yaml", (*GLM, ADAMW, "model.router={use: cluster, k: 2}", "model.balance=[]")),
     "no-counted-token": Case("quickstart.yaml", GLM, uncounted=1),
     "gpt": Case("gpt.yaml", GPT),
     "some-gradients": Case("gpt.yaml", GPT, change=with_a_parameter_that_is_not_always_used, torch_optimizer=True),
