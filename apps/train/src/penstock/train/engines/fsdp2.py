@@ -79,7 +79,7 @@ class ShardedEngine(DataParallelEngine):
         cut = {id(parameter): parameter for _, _, parameter in places}
         with self._between_ranks():
             whole = {key: nn.Parameter(each.full_tensor().detach(), each.requires_grad) for key, each in cut.items()}
-        with _in_places(places, whole), _without_hooks(self._groups), super().full_state() as state:
+        with _in_places(places, whole), _without_hooks(self._root), super().full_state() as state:
             yield state
         with torch.no_grad():
             for key, parameter in cut.items():
@@ -240,13 +240,18 @@ def _share(whole: Tensor, cut: DTensor) -> Tensor:
 
 
 @contextmanager
-def _without_hooks(groups: Sequence[nn.Module]) -> Iterator[None]:
-    """Without what `fully_shard` does before and after the forward pass of each group."""
-    tables: list[Any] = [each for group in groups for each in (group._forward_pre_hooks, group._forward_hooks)]
+def _without_hooks(root: nn.Module) -> Iterator[None]:
+    """Without what `fully_shard` does before and after forward passes, and after a state is loaded."""
+    tables: list[Any] = [
+        each
+        for module in root.modules()
+        for each in (module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks)
+    ]
     kept = [dict(table) for table in tables]
     for table in tables:
         for key, hook in list(table.items()):
-            if type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed"):
+            owner = type(hook.__self__) if hasattr(hook, "__self__") else hook
+            if str(owner.__module__).startswith("torch.distributed"):
                 del table[key]
     try:
         yield
