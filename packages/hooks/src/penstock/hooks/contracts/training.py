@@ -121,7 +121,8 @@ class Engine(Protocol):
     A run calls `prepare` once, then for each step `forward` and `backward` of each micro-batch, `clip` and `step`. The
     objective is a sum: gradients add up over micro-batches and ranks. A method that all ranks take part in (`backward`
     with `last`, `total`, `agree`, `barrier`, `share`, `gather`, `save`) is called by all of them in the same order;
-    where another rank is gone it raises `ProblemError` instead of waiting.
+    where another rank is gone it raises `ProblemError` instead of waiting. An engine that cuts parameters brings them
+    together in `forward`, `routings`, `evaluate`, `step` and `full_state` too: all ranks call these equally often.
     """
 
     rank: int
@@ -188,8 +189,8 @@ class Engine(Protocol):
         ...
 
     def full_state(self) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """While it lasts, the model has its parameters and buffers whole, and they are yielded by name; what is written
-        to them stays."""
+        """While it lasts, the model has its parameters and buffers whole on every rank, and they are yielded by name;
+        what is written to them stays. One rank alone can call the model."""
         ...
 
     def close(self, error: BaseException | None = None) -> None:
