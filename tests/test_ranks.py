@@ -18,7 +18,7 @@ from crash import differences, outcome
 from safetensors.torch import load_file
 
 from penstock.cli.main import run as run_command
-from penstock.conformance.process import torchrun_variables
+from penstock.conformance.ranks import torchrun_variables
 from penstock.hooks import ProblemError
 
 ROOT = Path(__file__).parents[1]

@@ -90,7 +90,7 @@ def engines() -> list[Component]:
             target="penstock.train.engines.ddp:DataParallelEngine",
             config="penstock.train.config:DataParallelConfig",
             summary="Data parallelism: each rank holds the whole model and takes a share of the batch",
-            capabilities=frozenset({"several-ranks"}),
+            capabilities=frozenset({"bit-equal", "several-ranks"}),
             contract=2,
         ),
     ]

@@ -41,7 +41,10 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "fingerprint": "fingerprint() detects changes of the input cheaply, without reading it",
     },
     "engine": {
-        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches"
+        "asynchronous": "`stage()` copies what is to be saved, and another thread writes it while training goes on",
+        "bit-equal": "two ranks have every bit of one process with two micro-batches",
+        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches",
+        "sharded": "each rank holds only its share of the parameters, their gradients and the optimizer's state",
     },
     "filter": {
         "drops-only": "every document that passes is unchanged",
