@@ -15,20 +15,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
-from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
+from penstock.hooks.contracts import (
+    Batch,
+    Engine,
+    Objective,
+    Observer,
+    PartlyFrozen,
+    StagingObserver,
+    StepRecord,
+    Tracker,
+)
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
-from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
+from penstock.train.checkpoint import Checkpoint, Contents, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.data import training_data
 from penstock.train.heldout import Measured, ratio, read_batch, totals
@@ -38,6 +48,7 @@ from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
 from penstock.train.ranks import micro_batches
 from penstock.train.resume import plugin_drift_refused
+from penstock.train.saving import BackgroundSaver
 from penstock.train.signals import stop_requests
 
 
@@ -121,7 +132,8 @@ class Trainer:
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._data |= objective.fingerprint()
-        self._last_checkpoint: Checkpoint | None = None
+        self.saver = BackgroundSaver(run.checkpoints, engine, keep=config.train.keep_checkpoints)
+        self._saved = 0  # the step of the last checkpoint that was written or begun
 
     def _trace_header(self) -> dict[str, Any]:
         """What a routing trace of this run says about its model and data."""
@@ -173,7 +185,7 @@ class Trainer:
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
-        self._last_checkpoint = checkpoint
+        self._saved = self.step
 
     def train(self) -> None:
         """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
@@ -186,12 +198,13 @@ class Trainer:
                 while self.step < self.steps:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_seen)
-                    self._after_step(last=self.step == self.steps, stop=self.engine.agree(asked()))
+                    self._after_step(last=self.step == self.steps, stop=self.saver.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
             self._close()
             self._status("finished")
         except BaseException as error:
             self.balancing.abandon()
+            self.saver.abandon()
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             with suppress(OSError):  # a full disk must not hide the original error
                 self._status("interrupted") if stopped else self._status("failed", message=str(error))
@@ -204,8 +217,11 @@ class Trainer:
             figures = self._evaluate()
             self.heldout = {name.removeprefix("heldout/"): value for name, value in figures.items()}
             self._log(figures)
-        if last or stop or self.step % train.checkpoint_every == 0:
+        if last or stop:
+            self.saver.finish()
             self._save()
+        elif self.step % train.checkpoint_every == 0:
+            self._begin_to_save() if train.checkpoint_async else self._save()
         if stop and not last:
             raise Interrupted
 
@@ -311,23 +327,17 @@ class Trainer:
             tracker.log(self.step, metrics)
 
     def _save(self) -> None:
-        if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
+        """Writes a checkpoint while training waits."""
+        if self._saved == self.step:
             return
         self._require_finite()
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {
-            "step": self.step,
-            "tokens": self.tokens_seen,
-            "elapsed": self.elapsed,
-            "balancing": self.balancing.state(),
-            "data": self._data,
-        }
-        self._last_checkpoint = write_checkpoint(
+        write_checkpoint(
             self.run.checkpoints,
             self.step,
             self.model,
-            state,
+            self._state(),
             self.dataset.folder,
             engine=self.engine,
             plugins=self.plugins,
@@ -335,6 +345,48 @@ class Trainer:
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
         )
+        self._saved = self.step
+
+    def _begin_to_save(self) -> None:
+        """Writes a checkpoint beside training. The next step takes the place of the batch that is tried before."""
+        self._require_storable()
+        self.saver.begin(
+            self.step,
+            self._contents,
+            trained=list(trained_parameters(self.composition.module).values()),
+            diverged=partial(self._diverged, "weights", math.nan, self.step),
+            before=[each for each in map(self._staged_observer, self.observers) if each is not None],
+        )
+        self._saved = self.step
+
+    def _staged_observer(self, observer: Observer) -> Callable[[], None] | None:
+        """What is left to write of an observer's records up to this step."""
+        return observer.stage(self.step) if isinstance(observer, StagingObserver) else observer.on_checkpoint(self.step)
+
+    def _contents(self) -> Contents:
+        return Contents.of(
+            self.model,
+            self._state(),
+            self.dataset.folder,
+            plugins=self.plugins,
+            plan=self.composition.stored_plan,
+            added=self.composition.added_state,
+            base=self._base_hash,
+        )
+
+    @cached_property
+    def _base_hash(self) -> str | None:
+        """Read once: the base is frozen, and its bytes are more than those of the copy."""
+        return self.model.base_hash() if isinstance(self.model, PartlyFrozen) else None
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens_seen,
+            "elapsed": self.elapsed,
+            "balancing": self.balancing.state(),
+            "data": self._data,
+        }
 
     def _require_finite(self) -> None:
         """A diverged model is never written. Its weights may still be finite, so the next batch is tried too, and they
@@ -374,10 +426,12 @@ class Trainer:
         )
         self.run.write_status(status)
 
-    def _diverged(self, what: str, value: float) -> Exception:
-        return self._failed(f"the {what} became {value} at step {self.step + 1}")
+    def _diverged(self, what: str, value: float, step: int | None = None) -> Exception:
+        """`step` is the last one that was taken, by default now."""
+        return self._failed(f"the {what} became {value} at step {(self.step if step is None else step) + 1}")
 
     def _failed(self, what: str) -> Exception:
+        self.saver.settle()
         return failed(
             "diverged",
             what,

@@ -23,7 +23,7 @@ from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
-from penstock.train.checks import Planned, require_for_start
+from penstock.train.checks import Planned, gigabytes, require_for_start
 from penstock.train.compose import (
     Composition,
     compose_model,
@@ -82,11 +82,13 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    require_for_start(Planned(config, runs), document)
+    planned = Planned(config, runs)
+    require_for_start(planned, document)
     with joined(config) as engine:
         first = engine.rank == 0
         if first:
             _warn_of_missing_files(config)
+            _say_what_copies_take(planned)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
@@ -104,6 +106,12 @@ def _warn_of_missing_files(config: RunConfig) -> None:
     """Training does not end for a file that a later command reads, and may take hours until that one says so."""
     for problem in missing_files_of_other_commands(config):
         messages.warn(f"{problem}; training does not need it")
+
+
+def _say_what_copies_take(planned: Planned) -> None:
+    if copied := planned.copied_bytes:
+        what = f"checkpoints are written beside training, from a copy that takes {gigabytes(copied)} of memory"
+        messages.note(f"{what}; train.checkpoint_async=false does without")
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -26,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from penstock.hooks.contracts import Schedule
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.train.engines.local import LocalEngine
+from penstock.train.engines.local import STATE, LocalEngine
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 BUCKET = 2**24  # numbers summed at once: 64 MB of fp32, the extra memory of the sum
@@ -81,19 +80,16 @@ class DataParallelEngine(LocalEngine):
             dist.all_gather_object(values, value)
         return values
 
-    def save(self, folder: Path) -> dict[str, str]:
-        """Rank 0 writes what all ranks share, and the random state of each."""
-        self._random_states = self.gather(torch.get_rng_state())
-        return super().save(folder) if self.rank == 0 else {}
-
     def close(self, error: BaseException | None = None) -> None:
         if error is not None and not _is_echo(error):
             with suppress(RuntimeError):  # the process that held the store may be gone
                 self.store.set("error", f"rank {self.rank}: {type(error).__name__}: {error}")
         dist.destroy_process_group()
 
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "torch_rng_of_ranks": self._random_states}
+    def _files(self) -> dict[str, Any]:
+        """Rank 0 writes what all ranks share, and the random state of each."""
+        random_states = self.gather(torch.get_rng_state())
+        return {STATE: {**self._state(), "torch_rng_of_ranks": random_states}} if self.rank == 0 else {}
 
     def _load_random_state(self, state: Mapping[str, Any]) -> None:
         """A rank that is new to the run continues with its own random numbers."""

@@ -6,7 +6,6 @@ Engines in which every rank holds the whole model (`ddp`) add the sums over rank
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
 from penstock.train.ahead import routed_ahead
+from penstock.train.staging import Buffers, Files
 from penstock.train.step_module import StepModule
 
 STATE = "engine.pt"
@@ -30,6 +30,7 @@ class LocalEngine:
 
     def __init__(self, *, device: torch.device) -> None:
         self.device = device
+        self._buffers = Buffers()
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         self.module: StepModule = module
@@ -90,11 +91,10 @@ class LocalEngine:
         return [value]
 
     def save(self, folder: Path) -> dict[str, str]:
-        path = folder / STATE
-        with path.open("wb") as file:  # given a path, torch loses the reason why it cannot be written
-            torch.save(self._state(), file)
-        with path.open("rb") as file:
-            return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
+        return Files(self._files()).write(folder)
+
+    def stage(self) -> Files:
+        return Files(self._buffers.copied(self._files()))
 
     def load(self, folder: Path) -> None:
         self._load_state(_saved_state(folder))
@@ -105,6 +105,10 @@ class LocalEngine:
 
     def close(self, error: BaseException | None = None) -> None:
         """There are no other ranks to notify."""
+
+    def _files(self) -> dict[str, Any]:
+        """What this rank writes, by the name of the file."""
+        return {STATE: self._state()}
 
     def _state(self) -> dict[str, Any]:
         """`settings` are the optimizer settings from the config; the random state is per rank."""
