@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from penstock.hooks.contracts import (
     StepRecord,
     Tracker,
 )
-from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
@@ -46,7 +46,8 @@ from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
-from penstock.train.ranks import micro_batches
+from penstock.train.ranks import AgreedError, micro_batches
+from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.saving import BackgroundSaver
 from penstock.train.signals import stop_requests
@@ -246,7 +247,7 @@ class Trainer:
                 self.engine.backward(loss, last=batch is batches[-1])
         losses = sums.over(self.engine.total)
         if not math.isfinite(losses["loss"]):
-            raise self._diverged("loss", losses["loss"])
+            raise self._diverged("loss", losses["loss"], fine=bool(sums.values["loss"].isfinite()))
         with watch("optimizer"):
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
@@ -299,10 +300,12 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Loss on held-out batches: an estimate, as `penstock evaluate` reads all of the text. Each batch is read by
-        one rank, and the sum is taken in a fixed order."""
+        one rank, and the sum is taken in a fixed order. All ranks read equally many, because a pass may gather
+        parameters: where none is left, the last one once more."""
         rank, ranks = self.engine.rank, self.engine.ranks
         batches = list(self.objective.heldout())
-        own = {number: self._measure(batches[number]) for number in range(rank, len(batches), ranks)}
+        shares = [min(number + rank, len(batches) - 1) for number in range(0, len(batches), ranks)]
+        own = {number: self._measure(batches[number]) for number in shares}
         read = {number: result for results in self.engine.gather(own) for number, result in results.items()}
         return totals(batches, [read[number] for number in sorted(read)])
 
@@ -311,14 +314,19 @@ class Trainer:
         return read_batch(self.engine.evaluate(moved(batch, self.engine.device)))
 
     def what_was_learnt(self) -> dict[str, float]:
-        """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other."""
+        """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other. All
+        ranks call it, and rank 0 measures."""
         if not isinstance(self.model, PartlyFrozen):
             return {}
+        with self.engine.full_state():
+            return self._learnt(self.model) if self.writes else {}
+
+    def _learnt(self, model: PartlyFrozen) -> dict[str, float]:
         parameters = parameter_summary(self.composition)
         window_WS = torch.from_numpy(heldout_windows(training_data(self.config, self.dataset))).to(self.engine.device)
         return {
             "trained_share": (parameters.trained or 0) / parameters.total,
-            **what_was_learnt(self.model, window_WS, self.config.train.batch_size),
+            **what_was_learnt(model, window_WS, self.config.train.batch_size),
             **{name: value for name, value in self.metrics.items() if name.startswith("balance/")},
         }
 
@@ -353,8 +361,8 @@ class Trainer:
         self.saver.begin(
             self.step,
             self._contents,
-            trained=list(trained_parameters(self.composition.module).values()),
-            diverged=partial(self._diverged, "weights", math.nan, self.step),
+            trained=self._trained(),
+            diverged=partial(self._failed, f"the weights became nan at step {self.step + 1}"),
             before=[each for each in map(self._staged_observer, self.observers) if each is not None],
         )
         self._saved = self.step
@@ -391,16 +399,22 @@ class Trainer:
     def _require_finite(self) -> None:
         """A diverged model is never written. Its weights may still be finite, so the next batch is tried too, and they
         may have a scale that their format cannot hold."""
-        trained = trained_parameters(self.composition.module).values()
-        finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+        finite = all(bool(tensor.isfinite().all()) for tensor in self._trained())
         if self.engine.agree(not finite):
             raise self._diverged("weights", math.nan)
         rank, ranks = self.engine.rank, self.engine.ranks
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)
         if not all(map(math.isfinite, losses)):
-            raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
+            worst = next(each for each in losses if not math.isfinite(each))
+            raise self._diverged("loss", worst, fine=math.isfinite(loss))
         self._require_storable()
+
+    def _trained(self) -> list[Tensor]:
+        """This rank's part of the parameters that train."""
+        trained = trained_parameters(self.composition.module).values()
+        # By name, because importing `DTensor` takes a second, which an engine that cuts nothing does not need.
+        return [cast(Any, each).to_local() if hasattr(each, "to_local") else each for each in trained]
 
     def _require_storable(self) -> None:
         if not self.composition.guarded:
@@ -426,19 +440,19 @@ class Trainer:
         )
         self.run.write_status(status)
 
-    def _diverged(self, what: str, value: float, step: int | None = None) -> Exception:
-        """`step` is the last one that was taken, by default now."""
-        return self._failed(f"the {what} became {value} at step {(self.step if step is None else step) + 1}")
+    def _diverged(self, what: str, value: float, *, fine: bool = True) -> Exception:
+        """All ranks raise it alike; ranks on which the value was not `fine` before it was summed are named."""
+        where = [rank for rank, each in enumerate(self.engine.gather(fine)) if not each]
+        on = f" on {listed(where)}" if where and self.engine.ranks > 1 else ""
+        return self._failed(f"the {what} became {value}{on} at step {self.step + 1}")
 
     def _failed(self, what: str) -> Exception:
         self.saver.settle()
-        return failed(
-            "diverged",
-            what,
-            str(self.run.path),
+        fix = (
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
-            f"--resume {self.run.path} --allow-config-drift",
+            f"--resume {self.run.path} --allow-config-drift"
         )
+        return AgreedError(Problem("diverged", what, str(self.run.path), fix), ExitCode.FAILED)
 
 
 def _real_tokens(batch: Batch) -> int:

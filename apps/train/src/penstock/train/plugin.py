@@ -94,6 +94,16 @@ def engines() -> list[Component]:
             capabilities=frozenset({"asynchronous", "bit-equal", "several-ranks"}),
             contract=2,
         ),
+        Component(
+            kind="engine",
+            name="fsdp2",
+            target="penstock.train.engines.fsdp2:ShardedEngine",
+            config="penstock.train.config:DataParallelConfig",
+            summary="Sharded data parallelism: each rank holds a share of parameters, gradients and optimizer state",
+            capabilities=frozenset({"asynchronous", "several-ranks", "sharded"}),
+            contract=2,
+            reference="FSDP2, torch.distributed.fsdp.fully_shard",
+        ),
     ]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from torch import Tensor
 
 from penstock.hooks.atomic import sync
 from penstock.hooks.contracts import Engine, Staged, StagingEngine
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run import messages
 from penstock.train.checkpoint import Contents, cannot_write, checkpoint_path, publish_checkpoint, unpublished
+from penstock.train.ranks import AgreedError
 from penstock.train.staging import Buffers
 
 GRACE = 5.0  # seconds that a failed run gives the file that is being written
@@ -78,17 +80,15 @@ class BackgroundSaver:
         self._abandoned = threading.Event()
 
     def agree(self, stop: bool) -> bool:
-        """Whether any rank says so. Moves the pending checkpoint on where all ranks are ready, and raises on the rank
-        whose thread failed what it failed with."""
+        """Whether any rank says so. Moves the pending checkpoint on where all ranks are ready, and raises what a
+        thread failed with."""
         if self._pending is None:
             return self.engine.agree(stop)
         done, error = self._pending.job.done, self._pending.job.error
         flags = torch.tensor([stop, not done, done and error is not None], dtype=torch.int64, device=self.engine.device)
         stops, writing, broken = self.engine.total(flags).tolist()
         if broken:
-            if error is None:
-                self.engine.barrier()  # says which rank ended, and why
-            raise error or RuntimeError("another rank cannot write its part of the checkpoint")
+            self._fail(error if done else None)
         if not writing:
             self._advance(self._pending)
         return stops > 0
@@ -137,6 +137,16 @@ class BackgroundSaver:
             self._pending.job.join(GRACE)
             if self._pending.job.done and self.engine.rank == 0:
                 shutil.rmtree(self._pending.temporary, ignore_errors=True)
+
+    def _fail(self, error: BaseException | None) -> NoReturn:
+        """All ranks raise alike what the threads of some failed with; what is no `Problem` is a bug of this rank."""
+        problems = list(error.problems) if isinstance(error, ProblemError) else []
+        if error is not None and not problems:
+            problems = [Problem("rank-lost", f"another rank exited ({error!r})", f"rank {self.engine.rank}")]
+        told = [each for of_rank in self.engine.gather(problems) for each in of_rank]
+        if error is None or isinstance(error, ProblemError):
+            raise AgreedError(list(dict.fromkeys(told)), ExitCode.FAILED) from error
+        raise error
 
     def _say_that_training_waits(self, pending: Pending, step: int) -> None:
         if self.engine.rank == 0 and not pending.job.done:

@@ -1,6 +1,6 @@
 """Tensors that ranks hold in parts: each rank writes its own, and any number of processes reads them.
 
-    shards/{rank-00000.safetensors,rank-00001.safetensors,...}
+    shards/{model-00000.safetensors,model-00001.safetensors,...,optimizer-00000.safetensors,...}
 
 A file holds parts of tensors and says at which offset of the whole each one lies, in the form that
 `torch.distributed.checkpoint` reads with `HuggingFaceStorageReader`. The default form of that library is not used: its
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,11 @@ class Part:
     offset: tuple[int, ...]
 
 
+def is_cut(value: object) -> bool:
+    """Whether it is a tensor of which each rank holds a part: a `DTensor`."""
+    return isinstance(value, Tensor) and hasattr(value, "device_mesh")
+
+
 def parts_of(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Part]:
     """The parts that a rank has to write of tensors, cut (`DTensor`) or whole: of copies, the first rank's. The parts
     are views; tensors that are one have to be given under one name."""
@@ -56,10 +61,10 @@ def parts_of(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Part]:
     return parts
 
 
-def write(checkpoint: Path, rank: int, parts: Mapping[str, Part]) -> dict[str, str]:
-    """Writes a rank's parts to its file in the folder `checkpoint`, and flushes it to disk. Returns the SHA-256 of the
-    file by its name in that folder."""
-    path = checkpoint / FOLDER / f"rank-{rank:05d}.safetensors"
+def write(checkpoint: Path, what: str, rank: int, parts: Mapping[str, Part]) -> dict[str, str]:
+    """Writes a rank's parts to a file of its own in the folder `checkpoint`, and flushes it to disk. Returns the
+    SHA-256 of the file by its name in that folder. `what` begins the name of the file."""
+    path = checkpoint / FOLDER / f"{what}-{rank:05d}.safetensors"
     path.parent.mkdir(exist_ok=True)
     offsets = {name: {"saved_offsets": part.offset} for name, part in parts.items()}
     tensors = {name: part.tensor.contiguous() for name, part in parts.items()}
@@ -80,10 +85,9 @@ def read(checkpoint: Path, below: str = "") -> dict[str, Tensor]:
     `ProblemError` if a file cannot be read or a part is missing."""
     with _damage_named(checkpoint):
         index = _Index(checkpoint)
-        wanted = {name: kept for name, kept in index.tensors.items() if name.startswith(below)}
-        tensors = {name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in wanted.items()}
-        index.fill(tensors)
-    return {name.removeprefix(below): tensor for name, tensor in tensors.items()}
+        tensors = index.tensors_below(below, "cpu")
+        index.fill({f"{below}{name}": tensor for name, tensor in tensors.items()})
+    return tensors
 
 
 def read_into(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -96,10 +100,10 @@ def read_into(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
         index.fill(tensors)
 
 
-def names(checkpoint: Path) -> list[str]:
-    """The names of all tensors."""
+def described(checkpoint: Path, below: str = "") -> dict[str, Tensor]:
+    """Shapes and dtypes of the tensors that `read` returns: tensors on the device meta."""
     with _damage_named(checkpoint):
-        return list(_Index(checkpoint).tensors)
+        return _Index(checkpoint).tensors_below(below, "meta")
 
 
 class _Index:
@@ -116,12 +120,23 @@ class _Index:
             if sum(math.prod(part.sizes) for part in each.chunks) != math.prod(each.size):
                 raise ValueError(f"the parts of '{name}' do not make a whole")
 
+    def tensors_below(self, below: str, device: str) -> dict[str, Tensor]:
+        """Tensors without values."""
+        return {
+            name.removeprefix(below): torch.empty(kept.size, dtype=kept.properties.dtype, device=device)
+            for name, kept in self.tensors.items()
+            if name.startswith(below)
+        }
+
     def misfits(self, tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
         for name, tensor in tensors.items():
             if name not in self.tensors:
                 yield Problem("bad-checkpoint", f"tensor '{name}' is missing")
-            elif (size := self.tensors[name].size) != tensor.shape:
-                yield Problem("bad-checkpoint", f"tensor '{name}' has shape {list(size)}, not {list(tensor.shape)}")
+                continue
+            kept = self.tensors[name]
+            there, here = _form(kept.size, kept.properties.dtype), _form(tensor.shape, tensor.dtype)
+            if there != here:
+                yield Problem("bad-checkpoint", f"tensor '{name}' is {there}, but the model expects {here}")
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -140,6 +155,10 @@ def _is_first(tensor: Tensor, rank: int) -> bool:
         return rank == 0
     places = zip(tensor.placements, tensor.device_mesh.get_coordinate() or (), strict=True)
     return not any(placement.is_replicate() and at for placement, at in places)
+
+
+def _form(shape: Sequence[int], dtype: torch.dtype) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine, Started
-from penstock.hooks.problems import failed
+from penstock.hooks.problems import ExitCode, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.checks import missing_files_of_other_commands
@@ -37,7 +37,7 @@ from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
-from penstock.train.ranks import joined, require_same, require_same_plugins
+from penstock.train.ranks import joined, require_on_all, require_same, require_same_plugins
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
@@ -82,10 +82,10 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    planned = Planned(config, runs)
-    require_for_start(planned, document)
     with joined(config) as engine:
         first = engine.rank == 0
+        planned = Planned(config, runs)
+        require_on_all(lambda: require_for_start(planned, document), engine.gather)
         if first:
             _warn_of_missing_files(config)
             _say_what_copies_take(planned)
@@ -170,7 +170,7 @@ def _train(
         again = ["penstock", *registry.selection.arguments(), *train]
         if first:
             messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
-        raise KeyboardInterrupt from None
+        raise (KeyboardInterrupt() if first else ProblemError([], ExitCode.INTERRUPTED)) from None
     finally:
         if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
@@ -240,8 +240,7 @@ def _record_learned_sharing(run: RunDirectory, composition: Composition) -> None
 
 def _trained(trainer: Trainer, *, already: bool) -> Trained:
     """The result of the run."""
-    first = trainer.engine.rank == 0
-    learnt = trainer.what_was_learnt() if first else {}
+    learnt = trainer.what_was_learnt()
     if learnt:
         write_record(trainer.run.path / "learnt.json", learnt)
     return Trained(
