@@ -100,7 +100,7 @@ def engines() -> list[Component]:
             target="penstock.train.engines.fsdp2:ShardedEngine",
             config="penstock.train.config:DataParallelConfig",
             summary="Sharded data parallelism: each rank holds a share of parameters, gradients and optimizer state",
-            capabilities=frozenset({"asynchronous", "several-ranks", "sharded"}),
+            capabilities=frozenset({"asynchronous", "bit-equal", "several-ranks", "sharded"}),
             contract=2,
             reference="FSDP2, torch.distributed.fsdp.fully_shard",
         ),

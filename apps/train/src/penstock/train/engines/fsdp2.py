@@ -107,7 +107,8 @@ class ShardedEngine(DataParallelEngine):
 
     def _run(self, batch: Batch, *, routings_only: bool = False) -> Any:
         with self._between_ranks():
-            return self._root(batch, routings_only=routings_only)[-1]
+            loss, output = self._root(batch, routings_only=routings_only)
+        return output() if loss is None else replace(output(), loss=loss)
 
     def _without_gradients(self) -> AbstractContextManager[Any]:
         return torch.no_grad()  # parameters that were gathered in inference mode could not be trained afterwards
@@ -182,7 +183,8 @@ class _StagedParts(Files):
 
 
 class _Root(nn.Module):
-    """What is called from outside: it returns the loss as a tensor of its own, which `fully_shard` looks for."""
+    """What is called from outside. `fully_shard` watches each tensor that it finds in an output, and warns of views:
+    it is shown the loss alone, whose backward is the first."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -190,7 +192,7 @@ class _Root(nn.Module):
 
     def forward(self, batch: Batch, *, routings_only: bool) -> tuple[Any, ...]:
         output = self.module(batch, routings_only=routings_only)
-        return (output,) if routings_only else (output.loss, output)
+        return None if routings_only else output.loss.clone(), lambda: output
 
 
 class _After(torch.autograd.Function):
