@@ -49,6 +49,7 @@ class Training:
         model: Any = self.model
         self.saver.begin(
             self.step,
+            model,
             lambda: Contents.of(model, {"step": self.step}, self.folder, plugins=[]),
             trained=[self.model.weight],
             diverged=lambda: failed("diverged", "the weights became nan"),

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -40,6 +40,7 @@ from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, Contents, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
+from penstock.train.cut import Cut
 from penstock.train.data import training_data
 from penstock.train.heldout import Measured, ratio, read_batch, totals
 from penstock.train.inputs import moved
@@ -108,6 +109,8 @@ class Trainer:
         self.model, self.objective, self.engine = composition.model, objective, engine
         self.writes = engine.rank == 0
         self.parts = micro_batches(config.train, engine.ranks)
+        self.cut = Cut.of(engine.ranks, self.parts, config.train.engine)
+        self.cut_before: Cut | None = None  # of the checkpoint that the run continues from
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
         self.balancing = Balancing(
@@ -165,7 +168,7 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         checkpoint.require_tokenizer(self.dataset.manifest.tokenizer_sha256)
-        checkpoint.require_base(self.model)
+        checkpoint.require_base(self.composition.base_hash)
         state = checkpoint.trainer_state()
         if state["data"] != self._data:
             names = sorted(
@@ -176,15 +179,14 @@ class Trainer:
             prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
             raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
-            with self.engine.full_state():
-                checkpoint.load(self.composition)
+            checkpoint.load(self.composition, self.engine)
             self.engine.load(checkpoint.path)
             self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
             fix = "undo the change to the config, or start a new run"
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.step, self.elapsed, self.cut_before = state["step"], state["elapsed"], Cut.saved(state)
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._saved = self.step
 
@@ -352,6 +354,7 @@ class Trainer:
             keep=self.config.train.keep_checkpoints,
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
+            base=self.composition.base_hash,
         )
         self._saved = self.step
 
@@ -360,6 +363,7 @@ class Trainer:
         self._require_storable()
         self.saver.begin(
             self.step,
+            self.model,
             self._contents,
             trained=self._trained(),
             diverged=partial(self._failed, f"the weights became nan at step {self.step + 1}"),
@@ -379,13 +383,8 @@ class Trainer:
             plugins=self.plugins,
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
-            base=self._base_hash,
+            base=self.composition.base_hash,
         )
-
-    @cached_property
-    def _base_hash(self) -> str | None:
-        """Read once: the base is frozen, and its bytes are more than those of the copy."""
-        return self.model.base_hash() if isinstance(self.model, PartlyFrozen) else None
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -394,6 +393,7 @@ class Trainer:
             "elapsed": self.elapsed,
             "balancing": self.balancing.state(),
             "data": self._data,
+            "cut": self.cut.state(),
         }
 
     def _require_finite(self) -> None:
@@ -401,7 +401,7 @@ class Trainer:
         may have a scale that their format cannot hold."""
         finite = all(bool(tensor.isfinite().all()) for tensor in self._trained())
         if self.engine.agree(not finite):
-            raise self._diverged("weights", math.nan)
+            raise self._diverged("weights", math.nan, fine=finite)
         rank, ranks = self.engine.rank, self.engine.ranks
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)

@@ -25,10 +25,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from penstock.hooks.atomic import sync
-from penstock.hooks.contracts import Engine, Staged, StagingEngine
+from penstock.hooks.contracts import Engine, LanguageModel, Staged, StagingEngine
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run import messages
-from penstock.train.checkpoint import Contents, cannot_write, checkpoint_path, publish_checkpoint, unpublished
+from penstock.train.checkpoint import (
+    Contents,
+    cannot_write,
+    checkpoint_path,
+    publish_checkpoint,
+    unpublished,
+    whole,
+)
+from penstock.train.model_shards import ModelShards, is_cut
 from penstock.train.ranks import AgreedError
 from penstock.train.staging import Buffers
 
@@ -96,27 +104,23 @@ class BackgroundSaver:
     def begin(
         self,
         step: int,
+        model: LanguageModel,
         contents: Callable[[], Contents],
         *,
         trained: Sequence[Tensor],
         diverged: Callable[[], Exception],
         before: Iterable[Callable[[], None]],
     ) -> None:
-        """Copies the state of this step and begins to write it. `contents` is called on rank 0, which checks that the
-        `trained` tensors are finite and otherwise raises `diverged()`; `before` are called before the checkpoint."""
+        """Copies the state of this step and begins to write it. `contents` is called on rank 0. `trained` are the
+        rank's parts of parameters, which have to be finite: else `diverged()` is raised. `before` is called before the files
+        are written."""
         if self._pending is not None:
             self._say_that_training_waits(self._pending, step)
             self.finish()
         path = checkpoint_path(self.root, step)
         temporary: Path = self.engine.share(unpublished(path))
-        parts: list[Staged] = [cast(StagingEngine, self.engine).stage()]
-        copies: Sequence[Tensor] = ()
-        with self.engine.full_state():
-            if self.engine.rank == 0:
-                read = contents()
-                tensors, state, copies = self._buffers.copied((read.tensors, read.trainer_state, list(trained)))
-                parts.append(read.with_copies(tensors, state))
-        write = partial(self._write, path, temporary, parts, copies, diverged, list(before))
+        staged, copies = self._staged(model, contents, trained)
+        write = partial(self._write, path, temporary, staged, copies, diverged, list(before))
         self._pending = Pending(path, temporary, Job(write))
 
     def finish(self) -> None:
@@ -147,6 +151,29 @@ class BackgroundSaver:
         if error is None or isinstance(error, ProblemError):
             raise AgreedError(list(dict.fromkeys(told)), ExitCode.FAILED) from error
         raise error
+
+    def _staged(
+        self, model: LanguageModel, contents: Callable[[], Contents], trained: Sequence[Tensor]
+    ) -> tuple[list[Staged], Sequence[Tensor]]:
+        """Copies of what this rank writes, and of the parameters that it looks at: its own, or those that all have."""
+        first = self.engine.rank == 0
+        staged: list[Staged] = [cast(StagingEngine, self.engine).stage()]
+        with whole(self.engine, model):
+            parts = ModelShards.of(model, self.engine.rank) if is_cut(model) else None
+            rest = contents() if first else None
+            tensors, state, shards, copies = self._buffers.copied(
+                (
+                    {} if rest is None else rest.tensors,
+                    {} if rest is None else rest.trainer_state,
+                    {} if parts is None else {name: part.tensor for name, part in parts.parts.items()},
+                    list(trained) if first or parts is not None else [],
+                )
+            )
+        if parts is not None:
+            staged.append(parts.with_copies(shards))
+        if rest is not None:
+            staged.append(rest.with_copies(tensors, state))
+        return staged, copies
 
     def _say_that_training_waits(self, pending: Pending, step: int) -> None:
         if self.engine.rank == 0 and not pending.job.done:

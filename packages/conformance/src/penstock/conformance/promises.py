@@ -58,7 +58,10 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "tags": "it trains a `TaskModel` that predicts a label for each token",
     },
     "observer": {"exact-resume": "a resumed run leaves the same files as an uninterrupted one"},
-    "optimizer": {"bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16"},
+    "optimizer": {
+        "bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16",
+        "sharded": "parameters of which each rank has some rows are stepped to the bits of one process",
+    },
     "placement": {
         "equal-slots": "every GPU gets the same number of experts if they divide evenly",
         "load-aware": "a skewed load is spread better than by placing experts in order",
