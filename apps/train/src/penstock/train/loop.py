@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
-from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
+from penstock.hooks.contracts import (
+    Batch,
+    Engine,
+    EvaluationObserver,
+    Objective,
+    Observer,
+    PartlyFrozen,
+    StepRecord,
+    Tracker,
+)
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.run import messages
 from penstock.run.config import RunConfig
@@ -204,6 +213,9 @@ class Trainer:
             figures = self._evaluate()
             self.heldout = {name.removeprefix("heldout/"): value for name, value in figures.items()}
             self._log(figures)
+            for observer in self.observers:
+                if isinstance(observer, EvaluationObserver):
+                    observer.on_evaluation(self.step, self.heldout)
         if last or stop or self.step % train.checkpoint_every == 0:
             self._save()
         if stop and not last:

@@ -235,3 +235,10 @@ class Observer(Protocol):
     def on_checkpoint(self, step: int) -> None: ...
 
     def on_end(self) -> None: ...
+
+
+@runtime_checkable
+class EvaluationObserver(Observer, Protocol):
+    """An `Observer` that is also told the held-out figures of each evaluation, by name: plain floats."""
+
+    def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None: ...
