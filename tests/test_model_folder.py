@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +204,52 @@ def test_figures_of_other_data_or_prompts_are_refused_by_name_before_weights_are
         command("evaluate", broken, *options, "--against", broken / "config.json")
     with pytest.raises(ProblemError, match="folder of the file was not found"):
         command("evaluate", broken, *options, "--samples", tmp_path / "nowhere" / "samples.jsonl")
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_written(command, folders, data, tmp_path, capsys) -> None:
+    options = ("evaluate", folders["gpt2"], "--task", "lambada", "--data", data)
+    os.mkfifo(tmp_path / "pipe")
+    for name, place in (("--out", tmp_path / "pipe"), ("--samples", "/dev/stdout"), ("--out", tmp_path / ("x" * 300))):
+        with pytest.raises(ProblemError) as caught:
+            command(*options, name, place)
+        assert [problem.where for problem in caught.value.problems] == [str(place)]
+    capsys.readouterr()
+    for option in ("--out", "--samples"):
+        with _files_of_at_most(4_000), pytest.raises(ProblemError, match="cannot be written") as caught:
+            command(*options, option, tmp_path / "figures")
+        assert caught.value.exit_code == 1
+        assert "lambada.accuracy@" in capsys.readouterr().out
+    assert not (tmp_path / "figures").exists()
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes: a full disk, for this process alone."""
+    resource = pytest.importorskip("resource", reason="this platform does not limit file sizes")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_of_a_folder_of_runs_the_newest_evaluation_is_compared_with(command, folders, data, tmp_path, caplog) -> None:
+    options = ("evaluate", folders["gpt2"], "--task", "lambada", "--data", data)
+    for age, name in enumerate(("new", "old")):
+        (tmp_path / name).mkdir()
+        command(*options, "--out", tmp_path / name / "evaluation.json")
+        os.utime(tmp_path / name / "evaluation.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "empty").mkdir()
+    found = command(*options, "--against", tmp_path, "--json")
+    assert found["against"]["file"] == str(tmp_path / "new" / "evaluation.json")
+    with pytest.raises(ProblemError, match=r"no evaluation\.json in the folder, nor in the runs in it"):
+        command(*options, "--against", tmp_path / "empty")
+
+
+def test_a_question_shows_scores_and_none_of_the_notes_of_its_task(command, folders, data, tmp_path) -> None:
+    found = command("evaluate", folders["gpt2"], "--task", "lambada", "--data", data, "--json")
+    assert {frozenset(each["scores"]) for each in found["tasks"]["lambada"]["worst"]} == {frozenset({"right", "nll"})}
 
 
 def test_a_damaged_line_of_samples_is_named(command, folders, data, tmp_path) -> None:

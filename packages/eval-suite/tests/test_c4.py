@@ -66,10 +66,13 @@ def test_gptq_reads_1100_documents_and_256_windows(uniform_model, tokenizer, tmp
 
 
 def test_a_file_a_clone_and_the_folder_of_data_hold_the_same(tokenizer, tmp_path):
-    places = (C4(write(tmp_path / FILE)), C4(write(tmp_path / "clone" / "en" / FILE).parents[1]), C4())
+    file, clone = write(tmp_path / FILE), write(tmp_path / "clone" / "en" / FILE).parents[1]
     write(tmp_path / "data" / "c4" / FILE)
-    found = [[item.gold for item in task.items(context(tokenizer, data=tmp_path / "data"))] for task in places]
-    assert found[0] == found[1] == found[2]
+    write(tmp_path / "cloned" / "c4" / "en" / FILE)
+    places = [(C4(each), None) for each in (file, file.parent, clone)]
+    places += [(C4(), tmp_path / name) for name in ("data", "cloned")]
+    found = [[item.gold for item in task.items(context(tokenizer, data=data))] for task, data in places]
+    assert found == [found[0]] * 5
     assert len(found[0]) == 2
 
 
@@ -84,7 +87,7 @@ def test_what_is_wrong_is_said_before_there_is_a_model(tokenizer, tmp_path):
     with pytest.raises(ProblemError, match=r"\.json\.gz:1: no document has text"):
         prepare(C4(write(path, [" ", ""])), context(tokenizer))
     (tmp_path / "absent").mkdir()
-    with pytest.raises(ProblemError, match=r"absent.en.*file not found"):
+    with pytest.raises(ProblemError, match=r"absent: the folder has no c4-validation.*, nor en/"):
         prepare(C4(tmp_path / "absent"), context(tokenizer))
     assert len(prepare(C4(write(path)), context(tokenizer, limit=1)).asked) == 1
 

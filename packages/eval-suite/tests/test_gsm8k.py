@@ -112,7 +112,7 @@ def test_examples_are_turns_of_a_chat_or_stand_in_one(tokenizer, tmp_path, make_
 
 def test_a_template_that_a_task_does_not_write_through_is_refused(tokenizer):
     heldout = context(tokenizer, 8, heldout=np.arange(1, 60), chat=Turns(tokenizer, True))
-    with pytest.raises(ProblemError, match="Heldout: the task asks nothing through a chat template"):
+    with pytest.raises(ProblemError, match="task 'Heldout': the task asks nothing through a chat template"):
         prepare(Heldout(), heldout)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from penstock.hooks.atomic import publish, read_json, replacing, write_bytes, write_json, write_text
+from penstock.hooks.problems import ProblemError
 
 
 @contextmanager
@@ -31,6 +32,13 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):
     write_text(path, "new \N{GREEK SMALL LETTER ALPHA}\n")
     assert path.read_bytes() == b"new \xce\xb1\n"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ProblemError, match="pipe: not a regular file"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path):

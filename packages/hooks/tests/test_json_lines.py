@@ -35,7 +35,7 @@ def test_each_object_has_the_number_of_its_line(tmp_path: Path) -> None:
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid-json", "nested too deep"),
         (b'{"a": "caf\xe9"}', "not-text", "0xe9 at byte 10 of the line"),
         ('{"a": 1}'.encode("utf-16"), "not-text", "0xff at byte 0"),
-        ('{"a": 1}'.encode("utf-16-le"), "invalid-json", "not valid JSON"),
+        ('{"a": 1}'.encode("utf-16-le"), "not-text", "as in UTF-16"),
     ],
 )
 def test_a_bad_line_is_named_with_what_is_wrong_and_what_to_do(
@@ -55,5 +55,23 @@ def test_a_backup_is_no_file_of_json_lines(suffix: str, expected: bool) -> None:
 
 
 def test_all_bad_lines_can_be_had_at_once(tmp_path: Path) -> None:
-    rows = [row for _, row in json_rows_or_problems(written(tmp_path, b'{\n{"a": 1}\n[]'))]
+    rows = [row for _, row in json_rows_or_problems(written(tmp_path, b'{"\n{"a": 1}\n[]'))]
     assert [type(row) for row in rows] == [Problem, dict, Problem]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'[{"a": 1}, {"a": 2}]', "the file is a JSON array, not JSON lines"),
+        (b'\xef\xbb\xbf[\n  {"a": 1},\n  {"a": 2}\n]\n', "the file is a JSON array, not JSON lines"),
+        (b'{\n  "data": [1]\n}\n', "the file is JSON over several lines, not JSON lines"),
+    ],
+)
+def test_a_file_of_other_json_is_one_problem_that_says_how_to_convert_it(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = written(tmp_path, content)
+    ((_, problem),) = json_rows_or_problems(path)
+    assert isinstance(problem, Problem)
+    assert (problem.where, problem.what) == (str(path), said)
+    assert "jq -c" in problem.fix

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from broken import task_itself
 from broken.described import described
 from penstock.conformance.laws import task_itself as laws_of_contract_1
 from penstock.hooks import Problem, ProblemError
-from penstock.hooks.contracts import Item, Rolling, TaskContext, TaskResult
+from penstock.hooks.contracts import Estimate, Item, Rolling, TaskContext, TaskResult
+
+BITS = "broken.bits_per_byte@disjoint"
 
 
 class Good:
@@ -52,7 +55,7 @@ class Good:
     def total(self, scores: Mapping[str, Any], context: TaskContext) -> Any:
         nll = self.nats(scores["nll"].sum() / scores["tokens"].sum())
         return self.result(
-            {"broken.bits_per_byte@disjoint": nll / math.log(2), "broken.token_perplexity@disjoint": math.exp(nll)},
+            {BITS: nll / math.log(2), "broken.token_perplexity@disjoint": math.exp(nll)},
             scores,
         )
 
@@ -132,6 +135,13 @@ class Counting(Good):
         return super().result({**metrics, f"broken.all@{len(np.unique(scores['nll']))}": 1.0}, scores)
 
 
+class Misestimating(Good):
+    """Says that bits per byte are a ratio of nats."""
+
+    def total(self, scores: Mapping[str, Any], context: TaskContext) -> Any:
+        return replace(super().total(scores, context), estimates={BITS: Estimate("nll", "tokens")})
+
+
 class Unseeing(Good):
     """Takes any number of shots and shows none."""
 
@@ -175,8 +185,7 @@ class Needy(Good):
 
 class Nats(Good):
     def result(self, metrics: dict[str, Any], scores: Mapping[str, Any]) -> Any:
-        name = "broken.bits_per_byte@disjoint"
-        return super().result({**metrics, name: metrics[name] * math.log(2)}, scores)
+        return super().result({**metrics, BITS: metrics[BITS] * math.log(2)}, scores)
 
 
 class UpsideDown(Good):
@@ -217,5 +226,6 @@ BROKEN = {
     "task/metrics-name-their-convention": of(Bare),
     "task/the-order-of-samples-does-not-matter": of(Leading),
     "task/samples-drawn-anew-have-the-same-metrics": of(Counting),
+    "task/an-estimate-is-its-metric": of(Misestimating),
     "task/shots-are-shown-or-refused": of(Unseeing),
 }

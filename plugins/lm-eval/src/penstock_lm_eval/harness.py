@@ -6,13 +6,14 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from penstock.eval_suite.hub import offline_if_unreachable
 from penstock.hooks.inputs import expanded
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
@@ -43,7 +44,7 @@ def load(name: str, include_path: Path | None, dataset: Path | None, data: Path 
         _read_locally(manager.task_index, leaf, dataset, data)
     remote = [leaf for leaf in leaves if not _is_local(leaf.dataset)]
     try:
-        with _quietly():
+        with _quietly(), offline_if_unreachable() if remote else nullcontext():
             found = manager.load(name)
     except Exception as error:  # the code of a task and the readers of its data raise anything
         raise ProblemError(_not_loaded(name, remote, error)) from error

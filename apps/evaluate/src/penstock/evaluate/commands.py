@@ -140,7 +140,7 @@ def evaluate(
     """
     chosen = _chosen(registry, tasks, options.pop("include_path"))
     _require_number(paths, compare)
-    from penstock.evaluate.samples import require_writable
+    from penstock.evaluate.samples import Unwritten, keeping, require_writable
 
     _require_template(options)
     if compare:
@@ -148,12 +148,21 @@ def evaluate(
     out: Path | None = options.pop("out")
     require_writable([out])
     published: str | None = options.pop("published")
-    if published is None:
-        result = _evaluation(paths[0], registry, chosen, options)
-    else:
-        result = _published(published, paths[0], registry, chosen, options)
-    if out is not None:
-        write_record(out, result)
+    try:
+        if published is None:
+            result = _evaluation(paths[0], registry, chosen, options)
+        else:
+            result = _published(published, paths[0], registry, chosen, options)
+        if out is not None:
+            with keeping(result, out):
+                write_record(out, result)
+    except Unwritten as error:
+        _print(error.result, as_json)
+        raise
+    return _print(result, as_json)
+
+
+def _print(result: Evaluation, as_json: bool) -> dict[str, Any]:
     output.print_result(result, as_json, lambda: evaluation_text(result))
     return result.to_json()
 
@@ -225,17 +234,20 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
     from penstock.data_prep.tokenizer import BpeTokenizer, read_tokenizer
     from penstock.evaluate.evaluation import with_earlier_tasks
     from penstock.evaluate.prepared import PreparedRun
+    from penstock.evaluate.samples import keeping
     from penstock.evaluate.task_run import evaluate_task, require_own_task
     from penstock.train.data import open_data
     from penstock.train.restore import checkpoint_of, restore_run
     from penstock.train.scoring import is_scored
 
+    record = run.path / "evaluation.json"
     with run.lock(), stage(run, "evaluate"):
         config = run.config(registry)
         if is_scored(config):
             require_own_task(config, tasks, options)
             result = evaluate_task(restore_run(run.path, registry), options.get("seed", 0))
-            write_record(run.path / "evaluation.json", result)
+            with keeping(result, record):
+                write_record(record, result)
             return result
         own = Options(**options)
         chat = None
@@ -251,8 +263,9 @@ def evaluate_run(run: RunDirectory, registry: Registry, tasks: Sequence[Choice] 
             chat=chat,
         )
         result = prepared.measure(restore_run(run.path, registry), run.path / "answers")
-        result = with_earlier_tasks(result, run.path / "evaluation.json")
-        write_record(run.path / "evaluation.json", result)
+        result = with_earlier_tasks(result, record)
+        with keeping(result, record):
+            write_record(record, result)
     return result
 
 

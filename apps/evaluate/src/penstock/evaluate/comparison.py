@@ -195,5 +195,6 @@ def _keep(path: Path, record: Comparison) -> None:
     """What was measured is printed even where it cannot be kept."""
     try:
         write_record(path, record)
+        messages.note(f"the comparison is kept in {path}")
     except OSError as error:
         messages.warn(f"the comparison was not kept in {path} ({error.strerror})")

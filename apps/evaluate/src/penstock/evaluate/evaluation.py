@@ -77,7 +77,7 @@ def prepare_tasks(choices: Sequence[Choice], context: TaskContext) -> dict[str, 
                 _refuse_options(component.name, context)
                 prepared[name] = EarlierTask(choice.build(), context)
             else:
-                prepared[name] = prepare(choice.build(), context)
+                prepared[name] = prepare(choice.build(), context, name)
         except ProblemError as error:
             problems += error.problems
     if problems:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -47,7 +47,17 @@ def worst_of(task: Prepared, answers: AnswerStore) -> list[Question]:
         if (badness := max(map(_badness, each.samples), default=())) > ()
     )
     chosen = heapq.nlargest(WORST, ranked, key=lambda entry: entry[:2])
-    return [question_of(each, task.context.tokenizer) for _, _, each in chosen]
+    telling = telling_scores(task, answers)
+    return [question_of(each, task.context.tokenizer, telling) for _, _, each in chosen]
+
+
+def telling_scores(task: Prepared, answers: AnswerStore) -> set[str]:
+    """The scores that say something of a question: those that metrics are estimates of, and any that is not the same
+    for all. The others are a task's own notes, such as the number of examples and the hash of its data."""
+    scores = task.scored(answers).scores
+    estimates = task.task.total(scores, task.context).estimates.values()
+    named = {RIGHT, CONFIDENCE, *(each.total for each in estimates)}
+    return {name for name, score_N in scores.items() if name in named or len(np.unique(score_N)) > 1}
 
 
 def _badness(sample: Mapping[str, float]) -> Badness:
@@ -60,9 +70,10 @@ def _badness(sample: Mapping[str, float]) -> Badness:
     return (sample["nll"] / size,) if "nll" in sample and size else ()
 
 
-def question_of(each: Answered, tokenizer: Tokenizer) -> Question:
-    """An item as text."""
-    scores = {name: value if math.isfinite(value) else None for name, value in _mean(each.samples).items()}
+def question_of(each: Answered, tokenizer: Tokenizer, telling: Collection[str]) -> Question:
+    """An item as text, with the scores that are `telling`."""
+    means = {name: value for name, value in _mean(each.samples).items() if name in telling}
+    scores = {name: value if math.isfinite(value) else None for name, value in means.items()}
     first = next(iter(each.requests), None)
     return Question(
         id=each.item.id,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from penstock.hooks.contracts import (
     Tokenizer,
 )
 from penstock.hooks.json_text import parse_json
-from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.records.evaluation import Evaluation, evaluation_line, read_evaluation
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.run import messages
+from penstock.run.records.evaluation import NO_EVALUATION, Evaluation, evaluation_line, read_evaluation
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -43,8 +45,8 @@ class Stored:
 
 
 def write_samples(path: Path, result: Evaluation, tasks: Mapping[str, Prepared], answers: AnswerStore) -> None:
-    """Whole or not at all."""
-    with replacing(path) as file:
+    """Whole or not at all: raises `Unwritten` if it cannot be written."""
+    with keeping(result, path), replacing(path) as file:
         file.write(_line({"evaluation": result.to_json()}))
         for name, task in tasks.items():
             for each in task.answered(answers):
@@ -68,9 +70,9 @@ def sample_of(task: str, each: Answered, tokenizer: Tokenizer) -> dict[str, Any]
 
 
 def read_stored(path: Path) -> Stored:
-    """The file of `--samples`, an `evaluation.json`, or that of a run's folder. Raises `ProblemError` for anything
-    else."""
-    file = path / "evaluation.json" if path.is_dir() else path
+    """The file of `--samples`, an `evaluation.json`, that of a run's folder, or the newest in a folder of runs. Raises
+    `ProblemError` for anything else."""
+    file = _evaluation_in(path) if path.is_dir() else path
     found = read_evaluation(file)
     columns: dict[str, dict[str, list[float]]] = {}
     for line in _lines(file):
@@ -80,6 +82,18 @@ def read_stored(path: Path) -> Stored:
                 own.setdefault(name, []).append(math.nan if value is None else float(value))
     scores = {task: {name: np.array(each) for name, each in own.items()} for task, own in columns.items()}
     return Stored(file, found, scores)
+
+
+def _evaluation_in(folder: Path) -> Path:
+    own = folder / "evaluation.json"
+    if own.is_file():
+        return own
+    found = sorted(folder.glob("*/evaluation.json"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        what = "no evaluation.json in the folder, nor in the runs in it"
+        raise ProblemError(Problem("missing-file", what, str(folder), NO_EVALUATION))
+    messages.note(f"the newest evaluation in {folder} is {found[-1]}")
+    return found[-1]
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -127,17 +141,40 @@ def of_contract_2(tasks: Mapping[str, Any]) -> dict[str, Prepared]:
     return {name: task for name, task in tasks.items() if isinstance(task, Prepared)}
 
 
+class Unwritten(ProblemError):
+    """A file could not be written, after everything was measured: `result` is not lost."""
+
+    def __init__(self, result: Evaluation, path: Path, error: OSError) -> None:
+        what, fix = f"cannot be written ({error.strerror})", "free some space, or name another file"
+        super().__init__(Problem("cannot-write", what, str(path), fix), ExitCode.FAILED)
+        self.result = result
+
+
+@contextmanager
+def keeping(result: Evaluation, path: Path) -> Iterator[None]:
+    """Raises `Unwritten` if the file of a result cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Unwritten(result, path, error) from error
+
+
 def require_writable(paths: Sequence[Path | None]) -> None:
-    """Raises `ProblemError` for a file in a folder that is not there or that nobody may write to, before anything is
-    computed."""
-    problems: list[Problem] = []
-    for path in filter(None, paths):
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            what, fix = "the folder of the file was not found", "make it, or choose another"
-            problems.append(Problem("missing-file", what, str(path), fix))
-        elif not os.access(folder, os.W_OK):
-            what, fix = "the folder of the file cannot be written to", "choose another"
-            problems.append(Problem("cannot-write", what, str(path), fix))
+    """Raises `ProblemError` for files that cannot be written, before anything is computed."""
+    problems = [problem for path in filter(None, paths) for problem in _unwritable(path)]
     if problems:
         raise ProblemError(problems)
+
+
+def _unwritable(path: Path) -> Iterator[Problem]:
+    try:
+        if not path.resolve().parent.is_dir():
+            what, fix = "the folder of the file was not found", "make it, or choose another"
+            yield Problem("missing-file", what, str(path), fix)
+        elif path.absolute().is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            yield Problem("cannot-write", "not a regular file", str(path), "give the name of a file")
+        else:
+            tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.").close()
+    except OSError as error:  # permissions alone do not tell: root has them in /proc and on a read-only disk
+        what = f"the file cannot be made ({error.strerror})"
+        yield Problem("cannot-write", what, str(path), "choose another name or folder")

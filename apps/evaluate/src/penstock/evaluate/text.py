@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from penstock.cli import output
 from penstock.hooks.contracts import Interval
-from penstock.run.records.comparison import ComparedMetric, Comparison
+from penstock.run.records.comparison import ComparedMetric, ComparedTask, Comparison
 from penstock.run.records.evaluation import Against, Evaluation, PublishedFigure, TaskFigures
+
+COMPARED = ("A", "B", "B - A", "95 % interval", "p", "difference")
+FIGURES_SHOWN = 20
+"""Most figures of groups that are printed in full; MMLU has 114."""
 
 
 def evaluation_text(result: Evaluation) -> str:
@@ -66,12 +70,22 @@ def comparison_text(result: Comparison) -> str:
     parts = ["\n".join(files), *(_text_parts(result) if result.task else [])]
     tasks = {name: metric for task in result.tasks.values() for name, metric in task.metrics.items()}
     if tasks:
-        parts.append(output.table(("", "A", "B", "B - A", "95 % interval", "p", "difference"), _compared(tasks)))
-    for task in result.tasks.values():
-        if task.groups:
-            rows = [row for group, each in task.groups.items() for row in _compared(each, f"{group}: ")]
-            parts.append(output.table(("by group", "A", "B", "B - A", "95 % interval", "p", "difference"), rows))
+        parts.append(output.table(("", *COMPARED), _compared(tasks)))
+    parts += [_groups_text(name, task) for name, task in result.tasks.items() if task.groups]
     return "\n\n".join(parts)
+
+
+def _groups_text(name: str, task: ComparedTask) -> str:
+    """The figures of all groups if they are few, else of those that differ."""
+    figures = {(group, metric): each for group, own in task.groups.items() for metric, each in own.items()}
+    differing = {key: each for key, each in figures.items() if each.adjusted is not None and each.adjusted < 0.05}
+    shown = figures if len(figures) <= FIGURES_SHOWN else differing
+    rows = [row for (group, metric), each in shown.items() for row in _compared({f"{group}: {metric}": each})]
+    groups = len({group for group, _ in differing})
+    said = f"{name}: {groups or 'none'} of {len(task.groups)} groups {'differs' if groups == 1 else 'differ'}"
+    if shown is not figures:
+        said += "; the file of the comparison, and --json, have the figures of all"
+    return "\n".join([*([output.table((f"{name}, by group", *COMPARED), rows)] if rows else []), said])
 
 
 def _text_parts(result: Comparison) -> list[str]:
@@ -100,11 +114,11 @@ def _text_parts(result: Comparison) -> list[str]:
     ]
 
 
-def _compared(metrics: Mapping[str, ComparedMetric], prefix: str = "") -> list[tuple[str, ...]]:
+def _compared(metrics: Mapping[str, ComparedMetric]) -> list[tuple[str, ...]]:
     """Whether there is a difference is decided by p-values that hold for all rows together."""
     return [
         (
-            prefix + name,
+            name,
             figure(each.baseline),
             figure(each.compressed),
             f"{each.difference:+.4g}",

@@ -19,7 +19,7 @@ from penstock.run.directory import RunDirectory, stage
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write (default: report.html in the first RUN, or FILE with .html).",
+    help="File to write (default: report.html in the first RUN, NAME.html of NAME.json, or FILE.html).",
 )
 @output.json_option
 @click.pass_obj
@@ -57,7 +57,16 @@ def _write_evaluation(paths: Sequence[Path], out: Path | None) -> Path:
     if len(paths) > 1:
         what, fix = f"{len(paths)} paths, one of them a file", "give one file, or runs"
         raise ProblemError(Problem("bad-value", what, " ".join(map(str, paths)), fix))
-    return write_evaluation(paths[0], out or paths[0].with_suffix(".html"))
+    return write_evaluation(paths[0], out or page_of(paths[0]))
+
+
+def page_of(path: Path) -> Path:
+    """Where the page of a file goes: `x.html` of `x.json`, and `x.jsonl.html` of `x.jsonl`, its samples.
+
+    >>> page_of(Path("gpt2/evaluation.json")).name, page_of(Path("mmlu.jsonl")).name
+    ('evaluation.html', 'mmlu.jsonl.html')
+    """
+    return path.with_suffix(".html") if path.suffix == ".json" else path.with_name(f"{path.name}.html")
 
 
 def _write_ledgers(ledgers: Sequence[Path], paths: Sequence[Path], out: Path | None) -> Path:

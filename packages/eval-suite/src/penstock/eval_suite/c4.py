@@ -11,14 +11,23 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NoReturn, cast
 
 import numpy as np
 
 from penstock.eval_suite.concatenated import Concatenated, concatenated
 from penstock.eval_suite.likelihood import window_convention
 from penstock.eval_suite.prompts import refuse_limit, refuse_shots
-from penstock.eval_suite.sources import Row, hub_rows, local_file, local_rows, located, some_rows, texts_of
+from penstock.eval_suite.sources import (
+    Row,
+    compressed_or_not,
+    hub_rows,
+    local_file,
+    local_rows,
+    located,
+    some_rows,
+    texts_of,
+)
 from penstock.eval_suite.tasks import (
     BITS_PER_BYTE,
     Stream,
@@ -116,12 +125,26 @@ class C4:
             yield where, Stream(np.array([context.tokenizer.end_of_text, *token_N]), byte_N)
 
     def _rows(self, context: TaskContext) -> Iterator[Row]:
-        path = self._path / "en" / FILE if self._path is not None and self._path.is_dir() else self._path
-        place = local_file(path, context, f"c4/{FILE.removesuffix('.gz')}")
+        place = self._place(context)
         if place is not None:
             return some_rows(local_rows(place), str(place))
         rows = hub_rows(REPOSITORY, None, "validation", FILE, data_files={"validation": f"en/{FILE}"})
         return some_rows(located(rows, REPOSITORY, "validation"), REPOSITORY)
+
+    def _place(self, context: TaskContext) -> Path | None:
+        """The file of `path` or of the data folder, each as it is or in a clone of the repository, which has it in the
+        folder `en`; None means the hub."""
+        name = FILE.removesuffix(".gz")
+        if self._path is not None and self._path.is_dir():
+            return (
+                compressed_or_not(self._path / "en" / name) or compressed_or_not(self._path / name) or self._missing()
+            )
+        cloned = None if self._path or context.data is None else compressed_or_not(context.data / "c4" / "en" / name)
+        return cloned or local_file(self._path, context, f"c4/{name}")
+
+    def _missing(self) -> NoReturn:
+        what, fix = f"the folder has no {FILE}, nor en/{FILE}", "give the file, or a clone of allenai/c4"
+        raise ProblemError(Problem("missing-file", what, str(self._path), fix))
 
     def _length(self, context: TaskContext) -> int:
         return context.sequence_length if self._window is None else self._window

@@ -37,11 +37,11 @@ class UsedTemplate:
     def encode(self, text: str) -> list[int]:
         return self._template.encode(text)
 
-    def require_used(self, task: str) -> None:
+    def require_used(self, where: str) -> None:
         """Raises `ProblemError` if nothing was written."""
         if not self._used:
             what, fix = "the task asks nothing through a chat template", "leave out --chat-template"
-            raise ProblemError(Problem("no-chat", what, task, fix))
+            raise ProblemError(Problem("no-chat", what, where, fix))
 
 
 @dataclass(frozen=True, slots=True)

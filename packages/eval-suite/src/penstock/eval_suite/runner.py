@@ -183,19 +183,20 @@ class Prepared:
         ]
 
 
-def prepare(task: Task, context: TaskContext) -> Prepared:
-    """All requests of the task; raises `ProblemError` for problems of the task or its data, for no items, and for a
-    chat template through which the task asks nothing."""
+def prepare(task: Task, context: TaskContext, name: str = "") -> Prepared:
+    """All requests of the task, which problems call `name`; raises `ProblemError` for problems of the task or its data,
+    for no items, and for a chat template through which the task asks nothing."""
+    where = f"task '{name or type(task).__name__}'"
     given = None if context.chat is None else UsedTemplate(context.chat)
     context = replace(context, chat=given)
     read = iter(task.items(context))
     items = list(itertools.islice(read, context.limit))
     if not items:
-        raise ProblemError(Problem("no-items", "the task has no items", type(task).__name__, "check its data"))
+        raise ProblemError(Problem("no-items", "the task has no items", where, "check its data"))
     limited = context.limit is not None and next(read, None) is not None
     asked = [_asked(task, item, context) for item in items]
     if given is not None:
-        given.require_used(type(task).__name__)
+        given.require_used(where)
     return Prepared(task, context, asked, limited)
 
 

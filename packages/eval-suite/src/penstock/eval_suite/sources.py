@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from penstock.eval_suite.hub import offline_if_unreachable
 from penstock.hooks.compressed import open_input, uncompressed_name
 from penstock.hooks.contracts import TaskContext
 from penstock.hooks.json_lines import json_rows
@@ -226,8 +227,10 @@ def texts_of(rows: Iterable[Row], column: str) -> Iterator[tuple[str, str]]:
 def hub_rows(repository: str, name: str | None, split: str, file: str, **arguments: Any) -> list[Mapping[str, Any]]:
     """Rows of a split of a data set on the hub; `file` is a local file that a user can provide instead."""
     fix = f"set `path` to a local {file}"
+    _require_datasets(repository, fix)
     try:
-        return _load(repository, fix, name=name, split=split, **arguments)
+        with offline_if_unreachable():
+            return _load(repository, fix, name=name, split=split, **arguments)
     except ProblemError:
         raise
     except Exception as error:  # the hub's client raises errors of four libraries when offline
@@ -242,6 +245,7 @@ def clone_rows(folder: Path, name: str | None, split: str) -> list[Mapping[str, 
     if name is not None and not (folder / "README.md").is_file() and (folder / name).is_dir():
         named = {"data_dir": name}
     fix = "clone the hub's repository with all of its files, or set `path` to a file"
+    _require_datasets(str(folder), fix)
     try:
         return _load(str(folder), fix, split=split, **named)
     except ProblemError:
@@ -251,12 +255,17 @@ def clone_rows(folder: Path, name: str | None, split: str) -> list[Mapping[str, 
         raise ProblemError(Problem("unreadable-file", what, str(folder), fix)) from error
 
 
-def _load(source: str, fix: str, **arguments: Any) -> list[Mapping[str, Any]]:
+def _require_datasets(source: str, fix: str) -> None:
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError as error:
         fix = f"install it with `uv add 'penstock-eval-suite[hf]'`, or {fix}"
         raise ProblemError(Problem("missing-package", "needs the package 'datasets'", source, fix)) from error
+
+
+def _load(source: str, fix: str, **arguments: Any) -> list[Mapping[str, Any]]:
+    import datasets
+
     try:
         rows: Any = datasets.load_dataset(source, **arguments)
     except ValueError as error:

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from penstock.hooks.json_text import parse_json
+from penstock.hooks.problems import Problem, ProblemError
 
 
 @contextmanager
 def replacing(path: Path) -> Generator[IO[bytes]]:
-    """A file to write and read, which becomes `path` at the end. After an error `path` is what it was before."""
+    """A file to write and read, which becomes `path` at the end. After an error `path` is what it was before. Raises
+    `ProblemError` for a device, a pipe or a folder, of which the first two would be gone."""
+    if path.exists() and not path.is_file():
+        raise ProblemError(Problem("cannot-write", "not a regular file", str(path), "give the name of a file"))
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with temporary.open("w+b") as file:

@@ -27,12 +27,33 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Problem]]:
-    """Like `json_rows`, with a `Problem` in place of a bad line, for readers that report all of them at once."""
+    """Like `json_rows`, with a `Problem` in place of a bad line, for readers that report all of them at once. A file of
+    other JSON, such as an array, is one problem."""
+    first = True
     with open_input(path) as stream:
         for number, line in enumerate(stream, 1):
             where = f"{path}:{number}"
-            if line.strip():
-                yield where, parsed_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
+            if not line.strip():
+                continue
+            row = parsed_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
+            if first and isinstance(row, Problem) and (other := _other_json(line, path)):
+                yield where, other
+                return
+            first = False
+            yield where, row
+
+
+def _other_json(line: bytes, path: Path) -> Problem | None:
+    """A file of JSON whose first line shows that it has no object a line: one problem of the file instead of one of
+    each of its lines."""
+    begun = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if begun.startswith(b"["):
+        what, fix = "the file is a JSON array", "write each object into a line, as `jq -c '.[]'` does"
+    elif begun == b"{":
+        what, fix = "the file is JSON over several lines", "write each object into a line, as `jq -c` does"
+    else:
+        return None
+    return Problem("invalid-json", f"{what}, not JSON lines", str(path), fix)
 
 
 def parsed_row(line: bytes, where: str) -> dict[str, Any] | Problem:
@@ -43,6 +64,8 @@ def parsed_row(line: bytes, where: str) -> dict[str, Any] | Problem:
         what = f"invalid UTF-8, 0x{line[error.start]:02x} at byte {error.start} of the line"
         return Problem("not-text", what, where, "convert the file to UTF-8")
     except ValueError as error:
+        if b"\0" in line:
+            return Problem("not-text", "a byte is 0, as in UTF-16", where, "convert the file to UTF-8")
         return Problem("invalid-json", f"not valid JSON ({error})", where, "repair or remove the line")
     if not isinstance(row, dict):
         what = f"expected a JSON object, got {type(row).__name__}"

@@ -58,8 +58,13 @@ def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError
     return ProblemError(Problem(code, what, where, fix), ExitCode.FAILED)
 
 
+NAMES_SHOWN = 100
+"""Most names in a hint. transformers knows some 500 types of models, lm-evaluation-harness 14,000 tasks."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint such as "did you mean 'k'?", or the known names if none is close; empty if no names are known.
+    """A hint such as "did you mean 'k'?", or the known names if none is close; empty if no names are known, or more
+    than anyone reads.
 
     >>> did_you_mean("sigmod-topk", ["sigmoid-topk", "softmax-topk"])
     "did you mean 'sigmoid-topk'?"
@@ -76,4 +81,4 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     ]
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(names)}" if names else ""
+    return f"known: {', '.join(names)}" if 0 < len(names) <= NAMES_SHOWN else ""

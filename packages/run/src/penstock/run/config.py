@@ -85,7 +85,7 @@ class TrainSettings(Schema):
     objective: ObjectiveChoice = _use("next-token")
     """The training objective and the source of its batches."""
     engine: Annotated[EngineChoice, OnResume.FREE] = _use("local")
-    """The training engine: one process, or several ranks started by torchrun."""
+    """The training engine: one process, or several ranks (`penstock train --ranks N`, or torchrun)."""
     optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
     """The optimizer."""
     schedule: ScheduleChoice = _use("cosine")
