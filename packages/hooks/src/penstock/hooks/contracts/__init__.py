@@ -65,6 +65,7 @@ from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
     Batch,
     Engine,
+    EvaluationObserver,
     Objective,
     ObjectiveOutput,
     Observer,
@@ -127,6 +128,7 @@ __all__ = [
     "DocumentFilter",
     "Engine",
     "Estimate",
+    "EvaluationObserver",
     "ExpertLoad",
     "Exporter",
     "FactorisableSite",
