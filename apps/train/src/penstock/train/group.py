@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.train.rendezvous import connected, device_of, listed, meet, place
-from penstock.train.watchdog import END, Watchdog, late
+from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
 
 ERROR = "error"
 _ECHOES = ("rank-lost", "rank-missing")
@@ -54,13 +54,16 @@ class RankGroup:
         )
 
     @contextmanager
-    def together(self, *, watched: bool = True) -> Iterator[None]:
+    def together(self, *, watched: bool = True, computing: bool = False) -> Iterator[None]:
         """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. Calls in which
-        the others wait for work of one rank are not `watched`: they may take as long as the time limit."""
+        the others wait for work of one rank are not `watched`: they may take as long as the time limit. Errors of a
+        call that is `computing` too may be its own."""
         try:
             with self.watchdog.waiting(watched=watched):
                 yield
         except RuntimeError as error:
+            if computing and "gloo" not in str(error) and not isinstance(error, dist.DistError):
+                raise
             raise self._lost(error) from error
 
     def close(self, error: BaseException | None = None) -> None:
@@ -85,8 +88,9 @@ class RankGroup:
     def _explained(self, error: RuntimeError) -> tuple[str, bool]:
         """What happened to the others, and whether this rank is the one to say so: the lowest that is still there."""
         try:
-            told = self.store.get(ERROR).decode(errors="replace") if self.store.check([ERROR]) else ""
+            told = self._told()
             answers = self.watchdog.ask(END, self.store)
+            told = told or self._told()  # the launcher may need a moment to see that one was killed
         except RuntimeError:
             return "another rank exited: rank 0, which held the ranks together, is gone", True
         speaks = self.rank == min(answers)
@@ -95,11 +99,18 @@ class RankGroup:
         gone = [rank for rank in range(self.ranks) if rank not in answers]
         if "Timed out" in str(error) or "timed out" in str(error):
             missing = late(answers, self.ranks)
+            for rank in missing:
+                self.store.set(f"{LATE}/{rank}", "")
+            time.sleep(2 * POLL)  # until they have read it: the store may be this process
             who = listed(missing) if missing else "an answer of another rank"
             return f"{who} did not arrive within {self._minutes:g} minutes", speaks
         if gone:
             return f"another rank exited: {listed(gone)} ended without a word (killed, or its machine failed)", speaks
         return f"another rank exited ({error})", speaks
+
+    def _told(self) -> str:
+        """The error of the rank that failed first; empty if it could not say it."""
+        return self.store.get(ERROR).decode(errors="replace") if self.store.check([ERROR]) else ""
 
 
 def _is_echo(error: BaseException) -> bool:

@@ -29,6 +29,7 @@ from penstock.train.rendezvous import listed
 POLL = 1.0  # seconds
 ANSWER = 3 * POLL  # seconds that a living rank needs to answer
 STACKS, END = "stacks", "end"  # what can be asked; nothing goes on after END
+LATE = "late"  # ranks that are not waited for any longer
 ENDING = 120.0  # seconds that a rank has to end by itself once another has failed
 
 
@@ -61,11 +62,12 @@ class Watchdog:
     def waiting(self, *, watched: bool) -> Iterator[None]:
         """A call that all ranks must make."""
         self._calls += 1
+        before = self._waiting, self._since
         self._waiting, self._since = True, time.monotonic() if watched else None
         try:
             yield
         finally:
-            self._waiting, self._since = False, None
+            self._waiting, self._since = before
 
     def stop(self) -> None:
         self._stopped.set()
@@ -89,14 +91,16 @@ class Watchdog:
             while not self._stopped.wait(POLL):
                 self._look()
         except RuntimeError:  # the store is gone
-            if self._hosted and not self._stopped.is_set():
-                self._stop_without_launcher()
+            if not self._stopped.is_set():
+                self._stop_without_store()
 
     def _look(self) -> None:
         for question in (STACKS, END):
             if question not in self._answered and self._store.check([question]):
                 self._answer(question, self._store)
         if END in self._answered:
+            if self._store.check([f"{LATE}/{self.rank}"]):
+                _exit(f"rank {self.rank}: ends, because the others have waited too long for it")
             self._ending = self._ending or time.monotonic()
             if time.monotonic() - self._ending > ENDING:
                 _exit(f"rank {self.rank}: ends, because another rank has failed")
@@ -118,16 +122,17 @@ class Watchdog:
         answer = Answer(self._calls, self._waiting, _stacks(without=self._thread))
         store.set(f"{question}/{self.rank}", json.dumps(asdict(answer)))
 
-    def _stop_without_launcher(self) -> None:
-        """Stops as after SIGTERM; a rank that then still waits for another, or never ends its step, just ends."""
-        os.kill(os.getpid(), signal.SIGTERM)
-        begun = time.monotonic()
-        calls = self._calls
+    def _stop_without_store(self) -> None:
+        """Without its launcher a rank stops as after SIGTERM; without rank 0, its next call fails. One that then still
+        waits for another, or never ends its step, just ends."""
+        if self._hosted:
+            os.kill(os.getpid(), signal.SIGTERM)
+        begun, calls = time.monotonic(), self._calls
         while not self._stopped.wait(ANSWER):
             if self._calls != calls:
-                calls, begun = self._calls, time.monotonic()
+                begun, calls = time.monotonic(), self._calls
             if time.monotonic() - begun > (ENDING / 4 if self._waiting else self._limit):
-                _exit(f"rank {self.rank}: ends, because the launcher is gone")
+                _exit(f"rank {self.rank}: ends, because {'the launcher' if self._hosted else 'rank 0'} is gone")
 
 
 def late(answers: Mapping[int, Answer], ranks: int) -> list[int]:

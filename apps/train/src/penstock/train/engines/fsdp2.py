@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,6 +32,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from penstock.hooks.contracts import Batch, Layered, ObjectiveOutput, Schedule
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.train import shards
 from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
@@ -41,7 +41,7 @@ from penstock.train.optimizer_state import cut_state
 
 
 class ShardedEngine(DataParallelEngine):
-    """See `penstock.hooks.contracts.Engine`. `timeout` is how many minutes a rank waits for the others."""
+    """See `penstock.hooks.contracts.Engine`, and `RankGroup` for the minutes."""
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         super().prepare(module, lambda whole: make_optimizer(self._cut(whole)), schedule)
@@ -61,6 +61,10 @@ class ShardedEngine(DataParallelEngine):
         if last:
             self._forget_zeros()
 
+    def step(self, progress: float) -> dict[str, float]:
+        with self._between_ranks():  # an optimizer may bring the rows of a matrix together
+            return super().step(progress)
+
     def save(self, folder: Path) -> dict[str, str]:
         """Rank 0 writes what all ranks share, and each rank its share of what the optimizer keeps."""
         own = shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
@@ -75,7 +79,7 @@ class ShardedEngine(DataParallelEngine):
         cut = {id(parameter): parameter for _, _, parameter in places}
         with self._between_ranks():
             whole = {key: nn.Parameter(each.full_tensor().detach(), each.requires_grad) for key, each in cut.items()}
-        with _in_places(places, whole), _without_hooks(self._groups), super().full_state() as state:
+        with _in_places(places, whole), _without_hooks(self._root), super().full_state() as state:
             yield state
         with torch.no_grad():
             for key, parameter in cut.items():
@@ -86,7 +90,11 @@ class ShardedEngine(DataParallelEngine):
         mesh = init_device_mesh(self.device.type, (self.ranks,))
         blocks = blocks_of_their_own(module)
         root = _Root(module)
-        self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        try:
+            self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        except ValueError as error:  # a parameter that is one number has no rows
+            fix = "give the parameter a dimension, or use train.engine=ddp"
+            raise ProblemError(Problem("unsupported", str(error), "train.engine", fix)) from error
         self._root: Any = root
         for group in self._groups:
             group.set_gradient_divide_factor(1.0)
@@ -149,17 +157,9 @@ class ShardedEngine(DataParallelEngine):
             places.append(place_R)
         return self._summed(torch.cat(places)) if places else torch.zeros(0)
 
-    @contextmanager
-    def _between_ranks(self) -> Iterator[None]:
+    def _between_ranks(self) -> AbstractContextManager[None]:
         """Computing that gathers or sums parameters: where the connection fails, another rank is gone."""
-        try:
-            with self.group.watchdog.waiting(watched=True):
-                yield
-        except RuntimeError as error:
-            if "gloo" not in str(error) and not isinstance(error, dist.DistError):
-                raise
-            with self.group.together():
-                raise
+        return self.group.together(computing=True)
 
 
 class _Root(nn.Module):
@@ -217,7 +217,7 @@ def blocks_of_their_own(module: nn.Module) -> list[nn.Module]:
 
 def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, DTensor]]:
     for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
+        for name, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             yield owner, name, cast(DTensor, parameter)
 
 
@@ -240,13 +240,18 @@ def _share(whole: Tensor, cut: DTensor) -> Tensor:
 
 
 @contextmanager
-def _without_hooks(groups: Sequence[nn.Module]) -> Iterator[None]:
-    """Without what `fully_shard` does before and after the forward pass of each group."""
-    tables: list[Any] = [each for group in groups for each in (group._forward_pre_hooks, group._forward_hooks)]
+def _without_hooks(root: nn.Module) -> Iterator[None]:
+    """Without what `fully_shard` does before and after forward passes, and after a state is loaded."""
+    tables: list[Any] = [
+        each
+        for module in root.modules()
+        for each in (module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks)
+    ]
     kept = [dict(table) for table in tables]
     for table in tables:
         for key, hook in list(table.items()):
-            if type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed"):
+            owner = type(hook.__self__) if hasattr(hook, "__self__") else hook
+            if str(owner.__module__).startswith("torch.distributed"):
                 del table[key]
     try:
         yield
