@@ -32,6 +32,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from penstock.hooks.contracts import Batch, Layered, ObjectiveOutput, Schedule
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.train import shards
 from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
@@ -60,6 +61,10 @@ class ShardedEngine(DataParallelEngine):
         if last:
             self._forget_zeros()
 
+    def step(self, progress: float) -> dict[str, float]:
+        with self._between_ranks():  # an optimizer may bring the rows of a matrix together
+            return super().step(progress)
+
     def save(self, folder: Path) -> dict[str, str]:
         """Rank 0 writes what all ranks share, and each rank its share of what the optimizer keeps."""
         own = shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
@@ -85,7 +90,11 @@ class ShardedEngine(DataParallelEngine):
         mesh = init_device_mesh(self.device.type, (self.ranks,))
         blocks = blocks_of_their_own(module)
         root = _Root(module)
-        self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        try:
+            self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        except ValueError as error:  # a parameter that is one number has no rows
+            fix = "give the parameter a dimension, or use train.engine=ddp"
+            raise ProblemError(Problem("unsupported", str(error), "train.engine", fix)) from error
         self._root: Any = root
         for group in self._groups:
             group.set_gradient_divide_factor(1.0)
