@@ -9,7 +9,8 @@ child runs the command as it is; what is injected lies outside of our code:
     file_size   bytes that a file may have (RLIMIT_FSIZE); writing more fails, or with `fatal` ends the process there
     clock       seconds by which the wall clock is off, the sign changing at every reading
 
-Before a SIGKILL the child's stack is taken by faulthandler, so it is known what was hit.
+Before a SIGKILL the child's stack is taken by faulthandler, so it is known what was hit. A command line can be run by
+several children at once, as torchrun starts ranks: one of them gets the faults, and all must end by themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import faulthandler
 import importlib
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -28,11 +30,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from penstock.conformance.ranks import torchrun_variables
 
 # Several micro-batches a step, evaluation and checkpoints often: a life of less than a second, with every stage in it.
 CONFIG = """\
@@ -68,6 +72,7 @@ train:
   trackers: [jsonl]
 """
 STEPS, MICRO_BATCHES = 6, 4
+LIMIT = 30.0  # seconds that ranks have to end once one of them was killed
 OURS = re.compile(r"penstock/(cli|data_prep|train)/")  # whose functions are counted
 
 # Function (innermost first) to the stage that it is a part of; `step` and `backward` are the engine's.
@@ -106,6 +111,7 @@ AIMS = {
     "log": (STEPS, 0.0005),
     "_status": (1, 0.002),
 }
+RANK_0_ALONE = {"create", "_prepare", "on_checkpoint", "log", "_status"}
 # What a clock measures differs between runs; everything else must not.
 CLOCK = ("elapsed", "tokens_per_second", "seconds/")
 
@@ -121,10 +127,10 @@ def write_corpus(folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended: exit status (negative: the signal), what it printed, where it was when it was killed, and
-    every change of a file that it made until then."""
+    """How a process ended: exit status (negative: the signal; None: it had to be killed, because it did not end in
+    time), what it printed, where it was when it was killed, and every change of a file that it made until then."""
 
-    status: int
+    status: int | None
     seconds: float
     said: str
     stage: str
@@ -152,23 +158,52 @@ class CrashServer:
 
     def run(self, *argv: object, cwd: Path, **faults: Any) -> Ended:
         """Runs `penstock ARGV` in a process of its own."""
+        return self._ends([{"argv": [str(part) for part in argv], "cwd": str(cwd), **faults}])[0]
+
+    def run_ranks(
+        self,
+        *argv: object,
+        cwd: Path,
+        own: Sequence[Sequence[object]] = ((), ()),
+        faults: Mapping[int, Mapping[str, Any]] | None = None,
+        limit: float = 4 * LIMIT,
+    ) -> list[Ended]:
+        """Runs `penstock ARGV` as ranks, each with arguments of its `own`, and faults by rank. They have so many
+        seconds to end, and `LIMIT` once one was killed."""
+        commands = [
+            {
+                "argv": [str(part) for part in (*argv, *more)],
+                "cwd": str(cwd),
+                "variables": variables,
+                "limit": limit,
+                **(faults or {}).get(rank, {}),
+            }
+            for rank, (variables, more) in enumerate(zip(torchrun_variables(len(own)), own, strict=True))
+        ]
+        return self._ends(commands)
+
+    def _ends(self, commands: list[dict[str, Any]]) -> list[Ended]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        command = {"argv": [str(part) for part in argv], "cwd": str(cwd), **faults}
-        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.write(json.dumps(commands) + "\n")
         self._process.stdin.flush()
-        status, seconds = json.loads(self._process.stdout.readline())
-        said, stack, events = ((self.folder / name).read_text() for name in ("said", "stack", "events"))
+        ends = json.loads(self._process.stdout.readline())
+        return [self._ended(number, *end) for number, end in enumerate(ends)]
+
+    def _ended(self, number: int, status: int | None, seconds: float) -> Ended:
+        said, stack, events = ((self.folder / f"{name}-{number}").read_text() for name in ("said", "stack", "events"))
         return Ended(status, seconds, said, stage_of(stack), events.splitlines())
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A run that was killed and resumed: how the killed process ended, how the resumed one did, and the run."""
+    """A run that was killed and resumed: how the killed process ended, how the resumed one did, and the run. With
+    several ranks: how the others ended, and of the resumed the first that failed."""
 
     killed: Ended
     resumed: Ended
     run: Path
+    others: Sequence[Ended] = ()
 
 
 def kill_and_resume(server: CrashServer, config_file: Path, folder: Path, **faults: Any) -> Life:
@@ -176,10 +211,26 @@ def kill_and_resume(server: CrashServer, config_file: Path, folder: Path, **faul
     folder.mkdir(parents=True, exist_ok=True)
     command = ["train", config_file, "--runs", "runs", "--resume", "auto"]
     killed = server.run(*command, cwd=folder, **faults)
-    done = [path for path in folder.glob("runs/*/2*/status.json") if '"finished"' in path.read_text()]
-    resumed = killed if done else server.run(*command, cwd=folder)
+    resumed = killed if is_done(folder) else server.run(*command, cwd=folder)
     (run,) = folder.glob("runs/*/2*")
     return Life(killed, resumed, run)
+
+
+def kill_rank_and_resume(
+    server: CrashServer, config_file: Path, folder: Path, *settings: str, rank: int = 0, **faults: Any
+) -> Life:
+    """The same with two ranks, of which one gets the faults."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["train", config_file, *settings, "--runs", "runs", "--resume", "auto"]
+    ends = server.run_ranks(*command, cwd=folder, faults={rank: faults})
+    resumed = ends if is_done(folder) else server.run_ranks(*command, cwd=folder)
+    (run,) = folder.glob("runs/*/2*")
+    failed = next((end for end in resumed if end.status != 0), resumed[0])
+    return Life(ends[rank], failed, run, [end for number, end in enumerate(ends) if number != rank])
+
+
+def is_done(folder: Path) -> bool:
+    return any('"finished"' in path.read_text() for path in folder.glob("runs/*/2*/status.json"))
 
 
 def kill_points(generator: random.Random, seconds: float) -> Iterator[dict[str, Any]]:
@@ -188,6 +239,15 @@ def kill_points(generator: random.Random, seconds: float) -> Iterator[dict[str, 
     for name, (times, longest) in itertools.cycle(AIMS.items()):
         yield {"seconds": generator.uniform(0, seconds)}
         yield {"stage": name, "nth": generator.randint(1, times), "delay": generator.uniform(0, longest)}
+
+
+def rank_kill_points(generator: random.Random, seconds: float, ranks: int = 2) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same with the rank to kill, each as often as the others. A rank computes its share of the micro-batches."""
+    for name, (times, longest) in itertools.cycle(AIMS.items()):
+        yield generator.randrange(ranks), {"seconds": generator.uniform(0, seconds)}
+        nth = generator.randint(1, times // ranks if times == STEPS * MICRO_BATCHES else times)
+        rank = 0 if name in RANK_0_ALONE else generator.randrange(ranks)
+        yield rank, {"stage": name, "nth": nth, "delay": generator.uniform(0, longest)}
 
 
 def stage_of(stack: str) -> str:
@@ -204,11 +264,13 @@ def outcome(run: Path) -> dict[str, Any]:
 
     newest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    with np.load(run / "trace" / "train.npz") as trace:
-        arrays = {name: torch.from_numpy(trace[name]) for name in trace.files}
+    arrays = {}
+    if (run / "trace" / "train.npz").exists():  # not of a dense model
+        with np.load(run / "trace" / "train.npz") as trace:
+            arrays = {name: torch.from_numpy(trace[name]) for name in trace.files}
     return {
         "step": newest.name,
-        "weights": load_file(newest / "model.safetensors"),
+        "weights": {str(file.relative_to(newest)): load_file(file) for file in newest.rglob("*.safetensors")},
         "engine": torch.load(newest / "engine.pt"),
         "metrics": [{name: value for name, value in row.items() if not name.startswith(CLOCK)} for row in rows],
         "trace": arrays,
@@ -237,52 +299,88 @@ def differences(one: Any, two: Any) -> list[str]:
 
 
 def serve(folder: Path) -> None:
-    """Reads one command a line from stdin, runs it in a forked child, and answers [status, seconds]. What one child had
-    to import is imported here afterwards, so that no other child has to."""
+    """Reads a line of commands from stdin, runs each in a forked child, all at once, and answers [status, seconds] of
+    each. What one child had to import is imported here afterwards, so that no other child has to."""
     known = set(sys.modules)
     for line in sys.stdin:
-        command = json.loads(line)
-        logs = {name: (folder / name).open("wb", buffering=0) for name in ("said", "stack", "events", "modules")}
+        children = [Child(folder, number, command, known) for number, command in enumerate(json.loads(line))]
+        for child in children:
+            if "at" in child.command:
+                child.kill_at(child.command["at"])
+        ends = ends_of(children)
+        for child in children:
+            for module in child.imported():
+                with contextlib.suppress(Exception):  # some are made, not imported
+                    importlib.import_module(module)
+        known |= sys.modules.keys()
+        print(json.dumps(ends), flush=True)  # noqa: T201
+
+
+class Child:
+    """A forked process that runs a command; its logs are files of this number."""
+
+    def __init__(self, folder: Path, number: int, command: dict[str, Any], known: set[str]) -> None:
+        self.command, self.begun, self.was_killed = command, time.monotonic(), False
+        self.files = {name: folder / f"{name}-{number}" for name in ("said", "stack", "events", "modules")}
+        logs = {name: path.open("wb", buffering=0) for name, path in self.files.items()}
         faulthandler.register(signal.SIGUSR1, file=logs["stack"])
-        begun = time.monotonic()
-        reached, reach = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reached)
+        self.reached, reach = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.reached)
             run_child(command, reach, logs, known)
         os.close(reach)
-        if "at" in command:
-            kill_at(command["at"], pid, reached, folder / "stack")
-        _, status = os.waitpid(pid, 0)
-        os.close(reached)
         for log in logs.values():
             log.close()
-        for module in (folder / "modules").read_text().split():
-            with contextlib.suppress(Exception):  # some are made, not imported
-                importlib.import_module(module)
-        known |= sys.modules.keys()
-        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - begun]), flush=True)  # noqa: T201
 
-
-def kill_at(at: dict[str, Any], pid: int, reached: int, stack: Path) -> None:
-    """Kills the child after some seconds, or some after it has said that it reached its stage; it may end before."""
-    if "stage" in at:
-        if not os.read(reached, 1):
+    def kill_at(self, at: dict[str, Any]) -> None:
+        """Kills it after some seconds, or some after it has said that it reached its stage; it may end before."""
+        if "stage" in at:
+            if not os.read(self.reached, 1):
+                return
+            time.sleep(at["delay"])
+        elif select.select([self.reached], [], [], at["seconds"])[0]:
             return
-        time.sleep(at["delay"])
-    elif select.select([reached], [], [], at["seconds"])[0]:
-        return
-    os.kill(pid, signal.SIGUSR1)
-    deadline = time.monotonic() + 0.05
-    while not stack.stat().st_size and time.monotonic() < deadline:
-        time.sleep(0.0002)
-    os.kill(pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + 0.05
+        while not self.files["stack"].stat().st_size and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        os.kill(self.pid, signal.SIGKILL)
+        self.was_killed = True
+
+    def imported(self) -> list[str]:
+        return self.files["modules"].read_text().split()
+
+
+def ends_of(children: list[Child]) -> list[tuple[int | None, float]]:
+    """Status and seconds of each child. One that outlives its limit, which is short once another was killed, is killed,
+    and has no status."""
+    ends: dict[int, tuple[int | None, float]] = {}
+    late: set[int] = set()
+    asked = time.monotonic()
+    while len(ends) < len(children):
+        now = time.monotonic()
+        for child in children:
+            if child.pid in ends or not (waited := os.waitpid(child.pid, os.WNOHANG))[0]:
+                continue
+            status = None if child.pid in late else os.waitstatus_to_exitcode(waited[1])
+            ends[child.pid] = status, now - child.begun
+            os.close(child.reached)
+        killed = any(child.was_killed for child in children)
+        for child in children:
+            limit = min(asked + LIMIT if killed else math.inf, child.begun + child.command.get("limit", math.inf))
+            if child.pid not in ends and now > limit:
+                late.add(child.pid)
+                os.kill(child.pid, signal.SIGKILL)
+        time.sleep(0.001)
+    return [ends[child.pid] for child in children]
 
 
 def run_child(command: dict[str, Any], reach: int, logs: dict[str, Any], known: set[str]) -> None:
     os.dup2(logs["said"].fileno(), 1)
     os.dup2(logs["said"].fileno(), 2)
     os.chdir(command["cwd"])
+    os.environ.update(command.get("variables", {}))
     status = 70
     try:
         inject(command, reach, logs["events"].fileno())

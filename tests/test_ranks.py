@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash import differences, outcome
+from crash import STEPS, CrashServer, Ended, differences, kill_rank_and_resume, outcome
 from safetensors.torch import load_file
 
 from penstock.cli.main import run as run_command
-from penstock.conformance.process import torchrun_variables
-from penstock.hooks import ProblemError
+from penstock.hooks import ExitCode, ProblemError
 
 ROOT = Path(__file__).parents[1]
+ENGINES = ["ddp", "fsdp2"]
 LIMIT = 240  # seconds that ranks have: a hang is a failure
 # Losses whose counts are summed over ranks before, while and after the step.
 BALANCE = [
@@ -31,40 +30,20 @@ BALANCE = [
 ]
 
 
-@contextmanager
-def started(*arguments: object, cwd: Path, own: Sequence[Sequence[str]] = ((), ())) -> Iterator[list[subprocess.Popen]]:
-    """`penstock ARGUMENTS` as two ranks, each with arguments of its own; none outlives the block."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "penstock.cli", *map(str, arguments), *more],
-            cwd=cwd,
-            env={**os.environ, **variables, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for variables, more in zip(torchrun_variables(2), own, strict=True)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+Rank = Callable[..., Path]
 
 
-def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """Status, stdout and stderr of each rank."""
-    said = [process.communicate(timeout=LIMIT) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+@pytest.fixture
+def train_as_ranks(server: CrashServer) -> Rank:
+    """Trains on two ranks, of which rank 0 alone speaks; the run's folder."""
 
+    def train(*arguments: object, cwd: Path, engine: str = "ddp") -> Path:
+        first, second = server.run_ranks("train", *arguments, f"train.engine={engine}", cwd=cwd)
+        assert (first.status, second.status) == (0, 0), first.said + second.said
+        assert second.said == ""
+        return cwd / first.said.rpartition("run: ")[2].strip()
 
-def train_as_ranks(*arguments: object, cwd: Path) -> Path:
-    with started("train", *arguments, "train.engine=ddp", "--json", cwd=cwd) as processes:
-        (first, result, error), (second, silent, other) = ended(processes)
-    assert (first, second) == (0, 0), error + other
-    assert (silent, other) == ("", "")
-    return cwd / json.loads(result)["run_dir"]
+    return train
 
 
 def train_alone(*arguments: object, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -107,28 +86,34 @@ def result_of(run: Path) -> dict:
 
 
 def without_ranks(run: Path) -> set[str]:
-    """Files of a run, which other ranks than the first added none to."""
-    return {path.name for path in run.rglob("*") if path.is_file() and not path.name.startswith("events.out")}
+    """Files of a run, which other ranks than the first added none to but their logs."""
+    files = {path.name for path in run.rglob("*") if path.is_file() and path.parent.name != "logs"}
+    return {name for name in files if not name.startswith("events.out")}
 
 
 @pytest.mark.parametrize("balance", BALANCE, ids=["lagged", "counts-first"])
-def test_a_run_goes_on_with_other_ranks_to_the_same_bits(tiny, balance, tmp_path, monkeypatch):
+def test_a_run_goes_on_with_other_ranks_and_engines_to_the_same_bits(
+    tiny, train_as_ranks, balance, tmp_path, monkeypatch
+):
+    """Every step by another engine than the one before it, on one rank or two, has the bits of one process."""
     arguments = [tiny, balance, "model.router={use: sigmoid-topk, k: 2}", "train.micro_batch_size=2"]
-    arguments += ["train.keep_checkpoints=9"]
+    arguments += ["train.keep_checkpoints=9", "train.checkpoint_every=1"]
     whole = train_alone(*arguments, "--runs", "whole", cwd=tmp_path, monkeypatch=monkeypatch)
-    for name, resume in (("ranks-then-one", train_alone), ("one-then-ranks", train_as_ranks)):
-        other = {"monkeypatch": monkeypatch} if resume is train_alone else {}
-        if resume is train_alone:
-            begun = train_as_ranks(*arguments, "--runs", name, cwd=tmp_path)
-            assert differences(result_of(begun), result_of(whole)) == []
+    ranks = train_as_ranks(*arguments, "--runs", "ranks", cwd=tmp_path)
+    assert differences(result_of(ranks), result_of(whole)) == []
+    run = Path(shutil.copytree(ranks, tmp_path / "mixed" / ranks.name))
+    for step, engine in enumerate(["fsdp2", "local", "fsdp2", "ddp", "local"], 1):
+        for later in range(step + 1, STEPS + 1):
+            shutil.rmtree(run / "checkpoints" / f"step-{later:08d}")
+        again = [*arguments, "--resume", run]
+        if engine == "local":
+            train_alone(*again, cwd=tmp_path, monkeypatch=monkeypatch)
         else:
-            begun = Path(shutil.copytree(tmp_path / "whole", tmp_path / name)) / whole.relative_to(tmp_path / "whole")
-        shutil.rmtree(begun / "checkpoints" / "step-00000006")
-        resume(*arguments, "--runs", name, "--resume", begun, cwd=tmp_path, **other)
-        assert differences(result_of(begun), result_of(whole)) == []
+            train_as_ranks(*again, cwd=tmp_path, engine=engine)
+    assert differences(result_of(run), result_of(whole)) == []
 
 
-def test_learned_thresholds_and_a_warm_up_have_the_same_bits_on_two_ranks(tiny, tmp_path, monkeypatch):
+def test_learned_thresholds_and_a_warm_up_have_the_same_bits_on_two_ranks(tiny, train_as_ranks, tmp_path, monkeypatch):
     """A threshold's gradient is averaged like a weight's, and all ranks are as far in the warm-up."""
     warm = "warmup: {tokens: 256, shape: sigmoid}, activations: int8"
     arguments = [
@@ -146,7 +131,7 @@ def test_learned_thresholds_and_a_warm_up_have_the_same_bits_on_two_ranks(tiny, 
     assert {float(tensor) for name, tensor in kept.items() if name.endswith(".share")} == {1.0}
 
 
-def test_a_plan_that_is_learned_is_the_same_on_two_ranks(tiny, tmp_path, monkeypatch):
+def test_a_plan_that_is_learned_is_the_same_on_two_ranks(tiny, train_as_ranks, tmp_path, monkeypatch):
     """All ranks settle on it at the same step; a set of weights that no layer took has no gradient on any."""
     learned = "{use: learned-sharing, budget: 2, parts: [q, k, v, o], temperature: {until: 0.5}}"
     sharing = f"model.sharing=[{learned}, {{use: factorised-embedding, rank: 4}}]"
@@ -157,7 +142,9 @@ def test_a_plan_that_is_learned_is_the_same_on_two_ranks(tiny, tmp_path, monkeyp
     assert (ranks / "sharing.json").read_text() == (alone / "sharing.json").read_text()
 
 
-def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(tiny, tmp_path, monkeypatch):
+def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(
+    tiny, train_as_ranks, tmp_path, monkeypatch
+):
     lines = [
         {"prompt": f"gate {number} opens " * (1 + number % 3), "completion": "water " * (1 + 5 * (number % 4 == 0))}
         for number in range(12)
@@ -184,59 +171,90 @@ def test_the_mean_is_over_the_counted_tokens_of_the_whole_step_whatever_the_cut(
             assert other[name] == pytest.approx(first[name], rel=1e-5)
 
 
-def test_a_signal_to_one_rank_stops_both_with_one_checkpoint(tiny, tmp_path):
-    arguments = ["train", tiny, "train.micro_batch_size=2", "train.tokens=64000", "train.checkpoint_every=10000"]
-    arguments += ["train.evaluate_every=null", "train.engine=ddp"]
-    with started(*arguments, cwd=tmp_path) as processes:
-        deadline = time.monotonic() + LIMIT
-        while not any(path.stat().st_size for path in tmp_path.glob("runs/tiny/2*/metrics.jsonl")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        processes[1].send_signal(signal.SIGTERM)
-        assert [status for status, _, _ in ended(processes)] == [130, 130]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_signal_to_one_rank_stops_both_with_one_checkpoint(server, tiny, engine, tmp_path):
+    arguments = ["train", tiny, "train.micro_batch_size=2", "train.checkpoint_every=100", f"train.engine={engine}"]
+    ends = server.run_ranks(*arguments, cwd=tmp_path, faults={1: {"signals": [("_forward", 3, signal.SIGTERM)]}})
+    assert [end.status for end in ends] == [ExitCode.INTERRUPTED] * 2
     (run,) = tmp_path.glob("runs/tiny/2*")
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
-    assert len(list((run / "checkpoints").glob("step-*"))) == 1
+    assert [path.name for path in (run / "checkpoints").glob("step-*")] == ["step-00000003"]
 
 
-FAILING = """
+SCHEDULE = """
 import os
 
 from penstock.hooks import Component, hookimpl
 
 
-class Failing:
+class OfRank1:
     def __call__(self, progress):
-        if progress > 0.3 and os.environ.get("RANK") == "1":
-            raise ArithmeticError("no factor here")
+        if progress > 0.5 and os.environ.get("RANK") == "1":
+            {then}
         return 1.0
 
 
 @hookimpl
 def schedules():
-    return [Component("schedule", "failing", f"{__name__}:Failing", "Fails on one rank")]
+    return [Component("schedule", "of-rank-1", f"{{__name__}}:OfRank1", "Differs on one rank")]
 """
 
 
-def test_an_error_on_one_rank_ends_the_other_which_says_what_it_was(tiny, tmp_path):
-    (tmp_path / "failing.py").write_text(FAILING)
-    arguments = ["--plugin", "failing.py", "train", tiny, "train.micro_batch_size=2"]
-    with started(*arguments, "train.schedule=failing", "train.engine=ddp", cwd=tmp_path) as processes:
-        (first, _, said), (second, _, error) = ended(processes)
-    assert (first, second) == (1, 1)
-    assert "rank 0: another rank exited (rank 1: ArithmeticError: no factor here)" in said
-    assert "Traceback" not in said
-    assert "ArithmeticError: no factor here" in error
-    (run,) = tmp_path.glob("runs/tiny/2*")
+def with_a_schedule_that(then: str, engine: str, server: CrashServer, tiny: Path, folder: Path) -> list[Ended]:
+    """How ranks end whose rank 1 has a schedule of its own after step 3 of 6; there are checkpoints of steps 1 to 3."""
+    (folder / "own.py").write_text(SCHEDULE.format(then=then))
+    arguments = ["--plugin", "own.py", "train", tiny, "train.micro_batch_size=2", "train.checkpoint_every=1"]
+    arguments += ["train.schedule=of-rank-1", f"train.engine={engine}"]
+    ends = server.run_ranks(*arguments, cwd=folder)
+    (run,) = folder.glob("runs/tiny/2*")
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000003"
+    return ends
 
 
-def test_ranks_with_other_configs_do_not_begin(tiny, tmp_path):
-    with started("train", tiny, "train.engine=ddp", cwd=tmp_path, own=[(), ["seed=1"]]) as processes:
-        results = ended(processes)
-    assert [status for status, _, _ in results] == [2, 2]
-    assert all("rank 1: seed: has 1, rank 0 has 0" in said for _, _, said in results)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_on_one_rank_ends_the_other_which_says_what_it_was(server, tiny, engine, tmp_path):
+    first, second = with_a_schedule_that("raise ArithmeticError('no factor')", engine, server, tiny, tmp_path)
+    assert (first.status, second.status) == (1, 70)  # a bug has a traceback, which the server's child prints
+    assert "rank 0: another rank exited (rank 1: ArithmeticError: no factor)" in first.said
+    assert "Traceback" not in first.said
+    assert "ArithmeticError: no factor" in second.said
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_that_are_not_finite_on_one_rank_end_both_with_the_last_good_checkpoint(server, tiny, engine, tmp_path):
+    first, second = with_a_schedule_that("return float('nan')", engine, server, tiny, tmp_path)
+    assert (first.status, second.status) == (ExitCode.FAILED, ExitCode.FAILED)
+    assert "became nan at step" in first.said
+    assert "the last good checkpoint is" in first.said
+    assert "rank 1" in first.said
+    assert "Traceback" not in first.said + second.said
+
+
+def test_ranks_with_other_configs_do_not_begin(server, tiny, tmp_path):
+    first, second = server.run_ranks("train", tiny, "train.engine=ddp", cwd=tmp_path, own=[(), ["seed=1"]])
+    assert (first.status, second.status) == (ExitCode.USAGE, ExitCode.USAGE)
+    assert "rank 1: seed: has 1, rank 0 has 0" in first.said
+    assert second.said == ""
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_rank_ends_the_other_and_two_resume_to_the_bits_of_the_unbroken_run(server, tiny, engine, tmp_path):
+    """One kill within a save, the other anywhere, each of another rank. `benchmarks/kills.py --ranks 2` has more."""
+    settings = [f"train.engine={engine}", "data.seed=7"]
+    unkilled = kill_rank_and_resume(server, tiny, tmp_path / "unkilled", *settings)
+    assert [end.status for end in (unkilled.killed, *unkilled.others)] == [0, 0], unkilled.killed.said
+    generator = random.SystemRandom()
+    rank, anywhere = generator.randrange(2), generator.uniform(0.2, 0.8) * unkilled.killed.seconds
+    save = {"stage": "write_checkpoint", "nth": generator.randint(1, 3), "delay": generator.uniform(0, 0.02)}
+    for number, (killed, at) in enumerate([(rank, save), (1 - rank, {"seconds": anywhere})]):
+        life = kill_rank_and_resume(server, tiny, tmp_path / str(number), *settings, rank=killed, at=at)
+        assert life.killed.status in (-signal.SIGKILL, 0), (killed, at)
+        for other in life.others:
+            assert other.status in (0, ExitCode.FAILED), (killed, at, other.said)
+        assert life.resumed.status in (0, -signal.SIGKILL), (killed, at, life.resumed.said)
+        assert differences(outcome(life.run), outcome(unkilled.run)) == [], (killed, at)
 
 
 def test_several_processes_of_one_engine_do_not_train_the_same_run_twice(tiny, tmp_path, monkeypatch):
@@ -246,17 +264,17 @@ def test_several_processes_of_one_engine_do_not_train_the_same_run_twice(tiny, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ddp_without_torchrun_is_told_how_to_start(tiny, tmp_path):
-    with pytest.raises(ProblemError, match=r"missing: RANK, .*, start it with `torchrun --nproc-per-node 2"):
+def test_ddp_without_a_launcher_is_told_how_to_start(tiny, tmp_path):
+    with pytest.raises(ProblemError, match=r"missing: RANK, .*, start it with `penstock train --ranks 2"):
         run_command(["train", str(tiny), "train.engine=ddp", "--runs", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_before_a_run_is_made(tiny, tmp_path):
-    with started("train", tiny, "train.batch_size=3", "train.engine=ddp", cwd=tmp_path) as processes:
-        results = ended(processes)
-    assert [status for status, _, _ in results] == [2, 2]
-    assert all("a batch of 3 sequences cannot be split over 2 ranks" in said for _, _, said in results)
+def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_before_a_run_is_made(server, tiny, tmp_path):
+    first, second = server.run_ranks("train", tiny, "train.batch_size=3", "train.engine=ddp", cwd=tmp_path)
+    assert (first.status, second.status) == (ExitCode.USAGE, ExitCode.USAGE)
+    assert "a batch of 3 sequences cannot be split over 2 ranks" in first.said
+    assert second.said == ""
     assert not (tmp_path / "runs").exists()
 
 

@@ -6,18 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from cut_over_ranks import LAYOUTS
 
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 from penstock.optim_muon.muon import MuonAdamW
-
-LAYOUTS = {
-    "gate and up": ((3, 12, 8), ParameterLayout((("gate", 6), ("up", 6)))),
-    "query, key and value": ((16, 8), ParameterLayout((("q", 8), ("k", 4), ("v", 4)))),
-    "by head": ((24, 8), ParameterLayout((("q", 4), ("k", 2), ("v", 2)), blocks=3)),
-    "every other row": ((2, 12, 8), ParameterLayout((("gate", 1), ("up", 1)), blocks=6)),
-    "transposed": ((8, 12), ParameterLayout((("q", 6), ("k", 6)), transposed=True)),
-    "a transposed stack": ((2, 8, 12), ParameterLayout((("gate", 1), ("up", 1)), blocks=6, transposed=True)),
-}
 
 
 def drawn(shape: tuple[int, ...], seed: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from penstock.hooks.contracts import ParameterRole
-from penstock.optim_muon import muon
+from penstock.optim_muon import matrices
 from penstock.optim_muon.adamw import adamw
 from penstock.optim_muon.muon import MuonAdamW
 
@@ -102,7 +102,7 @@ def test_stacked_experts_equal_a_loop_of_torch_muon():
 def test_joining_matrices_into_batches_changes_nothing(monkeypatch):
     joined, alone = model("matrix", "expert"), model("matrix", "expert")
     for parameters, elements in ((joined, 2**24), (alone, 1)):
-        monkeypatch.setattr(muon, "CPU_BATCH", elements)
+        monkeypatch.setattr(matrices, "CPU_BATCH", elements)
         optimizer = MuonAdamW(parameters)
         give_gradients(flat(parameters), 0)
         optimizer.step()

@@ -29,6 +29,18 @@ def test_head_on_hidden_states_gives_the_logits_of_transformers(family: str) -> 
 
 @each_family
 @torch.no_grad()
+def test_blocks_run_once_each_in_their_order(family: str) -> None:
+    model, ran = build(family), []
+    blocks = model.blocks()
+    for index, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+    model(tokens(2, 7))
+    assert ran == list(range(model.network.config.num_hidden_layers))
+    assert not any(inner in blocks for block in blocks for inner in list(block.modules())[1:])
+
+
+@each_family
+@torch.no_grad()
 def test_no_token_sees_a_later_one(family: str) -> None:
     model, token_BS = build(family), tokens(1, 8)
     changed_BS = token_BS.clone()

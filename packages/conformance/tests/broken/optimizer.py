@@ -42,7 +42,8 @@ class Good(torch.optim.Optimizer):
                     self.update(parameter, parameter.grad, group)
 
     def update(self, parameter: Tensor, gradient: Tensor, group: Any) -> None:
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+        zeros = torch.zeros(parameter.shape, dtype=parameter.dtype)  # whole, so cut parameters are not stepped
+        momentum = self.state[parameter].setdefault("momentum", zeros)
         momentum.mul_(0.5).add_(self.direction(gradient))
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * momentum)
 
@@ -188,6 +189,19 @@ class Particular(Told):
         self.fused = [named[name] for name in layouts or ()]
 
 
+class OfOwnRows(Told):
+    """Bounds the largest number of a gradient among the rows that it has."""
+
+    def update(self, parameter: Any, gradient: Any, group: Any) -> None:
+        if not hasattr(parameter, "to_local"):
+            super().update(parameter, gradient, group)
+        elif parameter.to_local().numel():
+            super().update(parameter.to_local(), gradient.to_local(), group)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient / gradient.abs().max().clamp(min=1)
+
+
 of = described(
     "optimizer", "An optimizer that breaks one law", frozenset({"bf16-parameters"}), "broken.light:OptimizerSettings"
 )
@@ -213,5 +227,8 @@ BROKEN = {
     "optimizer/decay-spares-norms-and-biases": of(DecayingNorms),
     "optimizer/decay-shrinks-matrices": of(SparingExperts),
     "optimizer/parameters-in-bf16-are-stepped": of(OnlyFullPrecision),
+    "optimizer/rows-of-parameters-are-stepped-as-whole-ones": of(
+        OfOwnRows, frozenset({"bf16-parameters", "sharded"}), contract=2
+    ),
     "optimizer/layouts-of-other-parameters-do-no-harm": of(Particular, contract=2),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput as TransformersOutput
 
 from penstock.hooks.architecture import promised_positions
@@ -94,6 +95,11 @@ class HfModel(nn.Module):
     @property
     def routers(self) -> Mapping[int, Router]:
         return {site.layer: cast(Router, site) for site in self._sites}
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """See `penstock.hooks.contracts.Layered`: the layers that transformers itself checkpoints; none for a family
+        whose layers it does not name."""
+        return [module for module in self.network.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """[..., V] fp32, or fp64 of hidden states in fp64, by the model's own head, including its bias, scale and cap,

@@ -30,6 +30,7 @@ from penstock.train.compose import (
     planned_vocabulary,
 )
 from penstock.train.data import content_settings, data_folder
+from penstock.train.layers import layers_of
 from penstock.train.weights import sites_of
 
 FIRST_DOCUMENTS = 8
@@ -142,6 +143,10 @@ def the_model_fits_together(planned: Planned) -> None:
     planned.config.train.schedule.build()
 
 
+def the_layers_can_be_checkpointed(planned: Planned) -> None:
+    layers_of(planned.composition.model, planned.config.train)
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltCheck:
     """`law` is what holds. `at_start` says whether a start runs the check too."""
@@ -154,6 +159,7 @@ class BuiltCheck:
 CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
+    BuiltCheck("the layers can be checkpointed", the_layers_can_be_checkpointed),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the head has the labels of the objective", the_head_has_the_labels_of_the_objective),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),

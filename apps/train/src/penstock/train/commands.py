@@ -11,6 +11,7 @@ import click
 from penstock.cli import output
 from penstock.cli.options import config_argument, overrides_argument, runs_option
 from penstock.hooks.config import ConfigDocument
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.checks import export_notes
 from penstock.run.config import RunConfig, load_run_config
@@ -58,6 +59,20 @@ def prepared_text(result: dict[str, Any]) -> str:
     help="Resume even if the code of components has changed; the changes are printed and recorded.",
 )
 @click.option(
+    "--ranks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train as N processes on this machine, which share the cores and take a share of each batch; engine `ddp` "
+    "where the config says `local`.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="With --ranks: when a rank fails, start all again from the last checkpoint, up to N times.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check everything, print parameter and step counts, and exit without training."
 )
 @runs_option
@@ -70,6 +85,8 @@ def train(
     resume: str | None,
     allow_config_drift: bool,
     allow_plugin_drift: bool,
+    ranks: int | None,
+    max_restarts: int,
     dry_run: bool,
     runs: Path,
     as_json: bool,
@@ -78,11 +95,35 @@ def train(
 
     After Ctrl-C, `--resume auto` continues the run, and the result is bit-identical to an uninterrupted one.
     """
+    if max_restarts and not ranks:
+        raise click.UsageError("--max-restarts needs --ranks: one process alone is not watched")
+    if ranks:
+        from penstock.train.launch import require_no_launcher
+
+        require_no_launcher()
+    overrides = (*overrides, *_engine_of_ranks(config_file, overrides, registry, ranks or 1))
     config, document = load_run_config(config_file, overrides, registry)
     if dry_run:
-        result = _plan(config, document, runs)
+        result = _plan(config, document, runs, ranks)
         output.print_result(result, as_json, lambda: _plan_text(result))
         return result
+    if ranks:
+        from penstock.train.training import train_on_ranks
+
+        drift = ["--allow-config-drift"] * allow_config_drift + ["--allow-plugin-drift"] * allow_plugin_drift
+        train_on_ranks(
+            config,
+            document,
+            runs,
+            registry,
+            ranks=ranks,
+            max_restarts=max_restarts,
+            arguments=["train", str(config_file), *overrides, *drift, *["--json"] * as_json],
+            overrides=overrides,
+            resume=resume,
+            allow_config_drift=allow_config_drift,
+        )
+        return None  # rank 0 has printed the result
     from penstock.train.training import train_run
 
     trained = train_run(
@@ -101,6 +142,20 @@ def train(
     return trained.to_json()
 
 
+def _engine_of_ranks(path: Path, overrides: tuple[str, ...], registry: Registry, ranks: int) -> list[str]:
+    """What to override so that several ranks train one run: an engine that is one process would train several."""
+    if ranks == 1:
+        return []
+    engine = load_run_config(path, overrides, registry)[0].train.engine.entry.component
+    if "several-ranks" in engine.capabilities:
+        return []
+    if engine.name != "local":
+        what = f"--ranks starts {ranks} processes, but engine '{engine.name}' uses 1"
+        raise ProblemError(Problem("wrong-ranks", what, "train.engine", "use train.engine=ddp, or leave out --ranks"))
+    output.note(f"{ranks} ranks: train.engine=ddp instead of local")
+    return ["train.engine=ddp"]
+
+
 def trained_text(trained: Trained) -> str:
     begin = "already finished, nothing was trained now: trained" if trained.already_finished else "trained"
     speed = f"{trained.tokens_per_second:,.0f} tokens/s"
@@ -112,14 +167,16 @@ def trained_text(trained: Trained) -> str:
     return "\n".join([*lines, f"run: {trained.run_dir}"])
 
 
-def _plan(config: RunConfig, document: ConfigDocument, runs: Path) -> dict[str, Any]:
-    """What a run would be, computed from the model on the meta device; raises `ProblemError` with everything that would
-    stop the run."""
+def _plan(config: RunConfig, document: ConfigDocument, runs: Path, ranks: int | None) -> dict[str, Any]:
+    """What a run would be, computed from the model on the meta device, and what each of its ranks would do; raises
+    `ProblemError` with everything that would stop the run."""
     from penstock.train.checks import Planned, require
     from penstock.train.compose import parameter_summary, pick_device, size_table
+    from penstock.train.shares import shares_of_ranks
 
     planned = Planned(config, runs)
     require(planned, document)
+    shares = {"ranks": as_json(shares_of_ranks(planned, ranks))} if ranks else {}
     per_step = config.train.batch_size * config.data.sequence_length
     return {
         "name": config.name,
@@ -129,6 +186,7 @@ def _plan(config: RunConfig, document: ConfigDocument, runs: Path) -> dict[str, 
         "parameters": parameter_summary(planned.composition).to_json(),
         "sizes": as_json(size_table(planned.composition)),
         "components": plugin_lock(config),
+        **shares,
         "notes": export_notes(config),
     }
 
@@ -145,7 +203,21 @@ def _plan_text(plan: dict[str, Any]) -> str:
             output.table(("parameters", "count"), rows),
             output.table(("stored as", "size"), [(s["format"], output.human_bytes(s["bytes"])) for s in plan["sizes"]]),
             output.table(("kind", "component", "from"), components),
+            *([_shares_text(plan["ranks"])] if "ranks" in plan else []),
             *plan["notes"],
             "nothing was written: this was a dry run",
         ]
     )
+
+
+def _shares_text(shares: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            share["rank"],
+            f"{share['micro_batches']} x {share['micro_batch_size']}",
+            share["threads"],
+            output.human_bytes(share["parameter_bytes"]),
+        )
+        for share in shares
+    ]
+    return output.table(("rank", "micro-batches x sequences", "threads", "parameters"), rows)

@@ -68,6 +68,8 @@ class Composition:
     """Which tensors of the model's checkpoint are one when training begins."""
     losses: dict[str, BalanceLoss]
     balancers: list[Balancer]
+    base_hash: str | None
+    """Hash of the frozen base, taken while the model is whole; None for a model that trains all its parameters."""
 
     @property
     def module(self) -> nn.Module:
@@ -154,7 +156,12 @@ def compose_model(
     balancers = [c.build() for c in settings.balance if c.entry.component.kind == "balancer"]
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)
-    return Composition(model, storage, shared, plan_of(checkpoint_state(model)), losses, balancers)
+    base = None if str(device) == "meta" else _base_hash(model)
+    return Composition(model, storage, shared, plan_of(checkpoint_state(model)), losses, balancers, base)
+
+
+def _base_hash(model: object) -> str | None:
+    return model.base_hash() if isinstance(model, PartlyFrozen) else None
 
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:

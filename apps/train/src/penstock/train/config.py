@@ -18,6 +18,9 @@ class DataParallelConfig(Schema):
 
     timeout: float = Field(default=60, gt=0)
     """Minutes that a rank waits for the others. This includes waiting for rank 0 to prepare the data."""
+    stacks_after: float = Field(default=5, gt=0)
+    """Minutes of waiting after which the stacks of all ranks are printed, once, in the middle of a run; data and
+    checkpoints may take longer."""
 
 
 class MaskedNextTokenConfig(Schema):

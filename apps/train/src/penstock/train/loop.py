@@ -22,7 +22,7 @@ from torch import Tensor
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.contracts import Batch, Engine, Objective, Observer, PartlyFrozen, StepRecord, Tracker
-from penstock.hooks.problems import Problem, ProblemError, failed
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
@@ -30,13 +30,15 @@ from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
+from penstock.train.cut import Cut
 from penstock.train.data import training_data
 from penstock.train.heldout import Measured, ratio, read_batch, totals
 from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
-from penstock.train.ranks import micro_batches
+from penstock.train.ranks import AgreedError, micro_batches
+from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.signals import stop_requests
 
@@ -96,6 +98,8 @@ class Trainer:
         self.model, self.objective, self.engine = composition.model, objective, engine
         self.writes = engine.rank == 0
         self.parts = micro_batches(config.train, engine.ranks)
+        self.cut = Cut.of(engine.ranks, self.parts, config.train.engine)
+        self.cut_before: Cut | None = None  # of the checkpoint that the run continues from
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
         self.balancing = Balancing(
@@ -152,7 +156,7 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         checkpoint.require_tokenizer(self.dataset.manifest.tokenizer_sha256)
-        checkpoint.require_base(self.model)
+        checkpoint.require_base(self.composition.base_hash)
         state = checkpoint.trainer_state()
         if state["data"] != self._data:
             names = sorted(
@@ -163,15 +167,14 @@ class Trainer:
             prepared = any("/" not in name for name in names)  # those of an objective are "SPLIT/PATH"
             raise failed("other-data", what, str(self.dataset.folder) if prepared else "train.objective", fix)
         try:
-            with self.engine.full_state():
-                checkpoint.load(self.composition)
+            checkpoint.load(self.composition, self.engine)
             self.engine.load(checkpoint.path)
             self.balancing.load_state(state.get("balancing", {}), self.engine.device)
         except (ProblemError, KeyError, RuntimeError, ValueError) as error:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
             fix = "undo the change to the config, or start a new run"
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.step, self.elapsed, self.cut_before = state["step"], state["elapsed"], Cut.saved(state)
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._last_checkpoint = checkpoint
 
@@ -230,7 +233,7 @@ class Trainer:
                 self.engine.backward(loss, last=batch is batches[-1])
         losses = sums.over(self.engine.total)
         if not math.isfinite(losses["loss"]):
-            raise self._diverged("loss", losses["loss"])
+            raise self._diverged("loss", losses["loss"], fine=bool(sums.values["loss"].isfinite()))
         with watch("optimizer"):
             norm = self.engine.clip(self.config.train.gradient_clip)
             if not math.isfinite(norm):
@@ -322,6 +325,7 @@ class Trainer:
             "elapsed": self.elapsed,
             "balancing": self.balancing.state(),
             "data": self._data,
+            "cut": self.cut.state(),
         }
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,
@@ -334,6 +338,7 @@ class Trainer:
             keep=self.config.train.keep_checkpoints,
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
+            base=self.composition.base_hash,
         )
 
     def _require_finite(self) -> None:
@@ -342,12 +347,13 @@ class Trainer:
         trained = trained_parameters(self.composition.module).values()
         finite = all(bool(parameter.isfinite().all()) for parameter in trained)
         if self.engine.agree(not finite):
-            raise self._diverged("weights", math.nan)
+            raise self._diverged("weights", math.nan, fine=finite)
         rank, ranks = self.engine.rank, self.engine.ranks
         loss, _ = self._measure(self.objective.batches(self.step, rank=rank, ranks=ranks, parts=self.parts)[0])
         losses = self.engine.gather(loss)
         if not all(map(math.isfinite, losses)):
-            raise self._diverged("loss", next(loss for loss in losses if not math.isfinite(loss)))
+            worst = next(each for each in losses if not math.isfinite(each))
+            raise self._diverged("loss", worst, fine=math.isfinite(loss))
         self._require_storable()
 
     def _require_storable(self) -> None:
@@ -374,17 +380,18 @@ class Trainer:
         )
         self.run.write_status(status)
 
-    def _diverged(self, what: str, value: float) -> Exception:
-        return self._failed(f"the {what} became {value} at step {self.step + 1}")
+    def _diverged(self, what: str, value: float, *, fine: bool = True) -> Exception:
+        """All ranks raise it alike; ranks on which the value was not `fine` before it was summed are named."""
+        where = [rank for rank, each in enumerate(self.engine.gather(fine)) if not each]
+        on = f" on {listed(where)}" if where and self.engine.ranks > 1 else ""
+        return self._failed(f"the {what} became {value}{on} at step {self.step + 1}")
 
     def _failed(self, what: str) -> Exception:
-        return failed(
-            "diverged",
-            what,
-            str(self.run.path),
+        fix = (
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
-            f"--resume {self.run.path} --allow-config-drift",
+            f"--resume {self.run.path} --allow-config-drift"
         )
+        return AgreedError(Problem("diverged", what, str(self.run.path), fix), ExitCode.FAILED)
 
 
 def _real_tokens(batch: Batch) -> int:

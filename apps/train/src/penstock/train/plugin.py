@@ -90,8 +90,18 @@ def engines() -> list[Component]:
             target="penstock.train.engines.ddp:DataParallelEngine",
             config="penstock.train.config:DataParallelConfig",
             summary="Data parallelism: each rank holds the whole model and takes a share of the batch",
-            capabilities=frozenset({"several-ranks"}),
+            capabilities=frozenset({"bit-equal", "several-ranks"}),
             contract=2,
+        ),
+        Component(
+            kind="engine",
+            name="fsdp2",
+            target="penstock.train.engines.fsdp2:ShardedEngine",
+            config="penstock.train.config:DataParallelConfig",
+            summary="Sharded data parallelism: each rank holds a share of parameters, gradients and optimizer state",
+            capabilities=frozenset({"bit-equal", "several-ranks", "sharded"}),
+            contract=2,
+            reference="FSDP2, torch.distributed.fsdp.fully_shard",
         ),
     ]
 

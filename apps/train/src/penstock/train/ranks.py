@@ -4,36 +4,70 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import torch
 
 from penstock.hooks.contracts import Engine
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run.config import RunConfig, TrainSettings
 from penstock.run.plugin_lock import Locked
 from penstock.train.compose import pick_device
+from penstock.train.rendezvous import started_by_launcher
 
 T = TypeVar("T")
 Gather = Callable[[Any], list[Any]]  # `Engine.gather`
 
 
+class AgreedError(ProblemError):
+    """Raised by all ranks alike: rank 0 alone has to say it."""
+
+
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Engine]:
-    """The config's engine, joined by all ranks with the same config; it is closed at the end, and the other ranks learn
-    of an error."""
+    """The config's engine, joined by all ranks with the same config and the same versions; it is closed at the end, and
+    the other ranks learn of an error. What all ranks raise alike, the others than rank 0 raise without a word."""
     choice = config.train.engine
+    started, number = started_by_launcher()
     engine: Engine = choice.build(device=pick_device(config.train.device))
     try:
-        _require_one_engine(engine, choice.entry.component.name)
-        micro_batches(config.train, engine.ranks)
+        _require_all_in(engine, choice.entry.component.name, started, number)
         require_same(_leaves(config.resolved()), engine.gather, "give all ranks the same config")
+        versions = {"Python": platform.python_version(), "torch": torch.__version__}
+        require_same(versions, engine.gather, "install the same versions on every machine")
+        micro_batches(config.train, engine.ranks)
         yield engine
     except BaseException as error:
         engine.close(error)
+        if isinstance(error, AgreedError) and engine.rank:
+            raise ProblemError([], error.exit_code) from None
         raise
     engine.close()
+
+
+def require_on_all(check: Callable[[], object], gather: Gather) -> None:
+    """Raises on every rank what the check raises on any; where ranks find different problems, these name the rank."""
+    try:
+        check()
+        mine: ProblemError | None = None
+    except ProblemError as error:
+        mine = error
+    found = gather(None if mine is None else (mine.problems, mine.exit_code))
+    wrong = [each for each in found if each is not None]
+    if not wrong:
+        return
+    if all(each == found[0] for each in found):
+        raise AgreedError(*wrong[0]) from mine
+    named = [
+        Problem(each.code, each.what, f"rank {rank}: {each.where}".removesuffix(": "), each.fix)
+        for rank, told in enumerate(found)
+        if told is not None
+        for each in told[0]
+    ]
+    raise AgreedError(named, max(code for _, code in wrong)) from mine
 
 
 def micro_batches(train: TrainSettings, ranks: int) -> int:
@@ -43,7 +77,7 @@ def micro_batches(train: TrainSettings, ranks: int) -> int:
         each = f" in micro-batches of {size}" if train.micro_batch_size else ""
         what = f"a batch of {train.batch_size} sequences cannot be split over {ranks} ranks{each}"
         fix = f"use a multiple of {ranks * max(size, 1)}, or change the number of processes"
-        raise ProblemError(Problem("indivisible-batch", what, "train.batch_size", fix))
+        raise AgreedError(Problem("indivisible-batch", what, "train.batch_size", fix))
     return train.batch_size // (ranks * size)
 
 
@@ -55,7 +89,7 @@ def require_same_plugins(plugins: Sequence[Locked], gather: Gather) -> None:
 
 
 def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-    """Raises `ProblemError` on every rank with each value that differs between some rank and rank 0.
+    """Raises `AgreedError` with each value that differs between some rank and rank 0.
 
     Only digests are exchanged, unless they differ.
     """
@@ -63,7 +97,7 @@ def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: E
     if len(set(gather(digest))) == 1:
         return
     first, *others = gather(dict(mine))
-    raise ProblemError(
+    raise AgreedError(
         [
             Problem("ranks-differ", f"{name}: {_has(theirs, name)}, rank 0 {_has(first, name)}", f"rank {rank}", fix)
             for rank, theirs in enumerate(others, 1)
@@ -74,13 +108,12 @@ def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: E
     )
 
 
-def _require_one_engine(engine: Engine, name: str) -> None:
-    """Processes that torchrun started together but that use a one-process engine would all train the same run."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+def _require_all_in(engine: Engine, name: str, started: int, number: int) -> None:
+    """Processes that a launcher started together but that use a one-process engine would all train the same run."""
     if started != engine.ranks:
         what = f"{started} processes were started, but engine '{name}' uses {engine.ranks}"
         fix = "use an engine for several ranks (train.engine=ddp), or start one process"
-        raise ProblemError(Problem("wrong-ranks", what, "train.engine", fix))
+        raise ProblemError([] if number else [Problem("wrong-ranks", what, "train.engine", fix)])
 
 
 def _has(values: Mapping[str, Any], name: str) -> str:

@@ -89,8 +89,9 @@ class RestoredRun(Restored):
         return (self.checkpoint.path / TOKENIZER).read_bytes()
 
     def digests(self) -> Mapping[str, str]:
-        digests = self.checkpoint.digests()
-        return {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
+        digests, folder = self.checkpoint.digests(), self.checkpoint.path
+        weights = [file.relative_to(folder).as_posix() for file in self.checkpoint.weight_files]
+        return {name: digests[name] for name in (*weights, "config.json", "base.json") if name in digests}
 
     @cached_property
     def dataset(self) -> TokenDataset:
@@ -160,7 +161,7 @@ def restore_run(path: Path, registry: Registry, checkpoint: Checkpoint | None = 
         pick_device(config.train.device),
         end_of_text=tokenizer.end_of_text,
     )
-    checkpoint.require_base(composition.model)
+    checkpoint.require_base(composition.base_hash)
     checkpoint.load(composition)
     composition.module.eval()
     return RestoredRun(config, composition, tokenizer, run, checkpoint)

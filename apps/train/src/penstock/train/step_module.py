@@ -8,6 +8,7 @@ from torch import nn
 
 from penstock.hooks.contracts import Batch, LanguageModel, Objective, ObjectiveOutput, Routing
 from penstock.train.inputs import what_is_read
+from penstock.train.layers import LayerPasses
 
 
 class StepModule(nn.Module):
@@ -17,12 +18,14 @@ class StepModule(nn.Module):
     the model computed the loss outside it, each rank would silently train on its own.
     """
 
-    def __init__(self, model: LanguageModel, objective: Objective) -> None:
+    def __init__(self, model: LanguageModel, objective: Objective, passes: LayerPasses | None = None) -> None:
         super().__init__()
         self.model = model  # a module, as every `LanguageModel` is
         self.objective = objective
+        self.passes = passes or LayerPasses((), ())
 
     def forward(self, batch: Batch, *, routings_only: bool = False) -> ObjectiveOutput | Mapping[int, Routing]:
-        if routings_only:
-            return self.model(what_is_read(batch.inputs)).routings
-        return self.objective.loss(self.model, batch)
+        with self.passes.training():
+            if routings_only:
+                return self.model(what_is_read(batch.inputs)).routings
+            return self.objective.loss(self.model, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,7 +15,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine, Started
-from penstock.hooks.problems import failed
+from penstock.hooks.problems import ExitCode, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.checks import missing_files_of_other_commands
@@ -32,16 +33,20 @@ from penstock.train.compose import (
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
+from penstock.train.launch import launched
+from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
+from penstock.train.model_shards import require_in_place
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
-from penstock.train.ranks import joined, require_same, require_same_plugins
+from penstock.train.ranks import joined, micro_batches, require_on_all, require_same, require_same_plugins
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
 
 LEARNED_SHARING = "sharing.json"
+LOGS = "logs"
 
 
 def prepare_run(config: RunConfig, runs: Path) -> dict[str, Any]:
@@ -81,9 +86,9 @@ def train_run(
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
     """
-    require_for_start(Planned(config, runs), document)
     with joined(config) as engine:
         first = engine.rank == 0
+        require_on_all(lambda: require_for_start(Planned(config, runs), document), engine.gather)
         if first:
             _warn_of_missing_files(config)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
@@ -91,12 +96,41 @@ def train_run(
         run = engine.share(made)
         assert run is not None  # rank 0's
         recorded = _failed_start_recorded(run) if first else nullcontext()
-        with terminate_as_interrupt(), _disk_errors_named(run), run.lock() if first else nullcontext(), recorded:
+        log = messages.kept(run.path / LOGS / f"rank-{engine.rank}.log") if engine.ranks > 1 else nullcontext()
+        lock = run.lock() if first else nullcontext()
+        with log, terminate_as_interrupt(), _disk_errors_named(run), lock, recorded:
             resumption = found and check_resume(
                 found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
             )
+            if resumption and not resumption.changes and run.status().state == "created":
+                resumption = None  # the launcher of this rank has just made it
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+def train_on_ranks(
+    config: RunConfig,
+    document: ConfigDocument,
+    runs: Path,
+    registry: Registry,
+    *,
+    ranks: int,
+    max_restarts: int,
+    arguments: Sequence[str],
+    overrides: Sequence[str],
+    resume: str | None,
+    allow_config_drift: bool,
+) -> None:
+    """Trains as so many processes, each of which is `penstock ARGUMENTS`. The run is made here and continued by the
+    ranks, so that a restart continues it too. Raises `ProblemError` like `train_run`, and with the exit code of a rank
+    that failed, which has said why."""
+    require_for_start(Planned(config, runs), document)
+    micro_batches(config.train, ranks)
+    found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
+    run = found or RunDirectory.create(runs, config, document, overrides, registry)
+    command = [sys.executable, "-m", "penstock.cli", *registry.selection.arguments(), *arguments]
+    command += ["--runs", str(runs), "--resume", str(run.path)]
+    launched(command, ranks, run.path / LOGS, max_restarts=max_restarts)
 
 
 def _warn_of_missing_files(config: RunConfig) -> None:
@@ -161,7 +195,7 @@ def _train(
         again = ["penstock", *registry.selection.arguments(), *train]
         if first:
             messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
-        raise KeyboardInterrupt from None
+        raise (KeyboardInterrupt() if first else ProblemError([], ExitCode.INTERRUPTED)) from None
     finally:
         if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
@@ -184,10 +218,11 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     objective = config.train.objective.build()
     objective.prepare(training_data(config, dataset))
     engine.prepare(
-        StepModule(composition.model, objective),
+        StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
         config.train.schedule.build(),
     )
+    require_in_place(composition.model, composition.added_state())
     trainer = Trainer(config, run, dataset, composition, objective, engine)
     require_same_plugins(trainer.plugins, engine.gather)
     require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
@@ -199,6 +234,8 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     machine = record_numerics(run, trainer.engine.device)
     if resumption is not None:
         messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
+        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before)):
+            messages.note(change)
         resumption.record(step, machine, trainer.plugin_drift)
     elif isinstance(trainer.model, Started):
         for note in trainer.model.start_notes:

@@ -41,7 +41,10 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "fingerprint": "fingerprint() detects changes of the input cheaply, without reading it",
     },
     "engine": {
-        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches"
+        "asynchronous": "`stage()` copies what is to be saved, and another thread writes it while training goes on",
+        "bit-equal": "two ranks have every bit of one process with two micro-batches",
+        "several-ranks": "processes started by torchrun train one model, like one process with as many micro-batches",
+        "sharded": "each rank holds only its share of the parameters, their gradients and the optimizer's state",
     },
     "filter": {
         "drops-only": "every document that passes is unchanged",
@@ -55,7 +58,10 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "tags": "it trains a `TaskModel` that predicts a label for each token",
     },
     "observer": {"exact-resume": "a resumed run leaves the same files as an uninterrupted one"},
-    "optimizer": {"bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16"},
+    "optimizer": {
+        "bf16-parameters": "bf16 parameters are stepped, and stay finite and bf16",
+        "sharded": "parameters of which each rank has some rows are stepped to the bits of one process",
+    },
     "placement": {
         "equal-slots": "every GPU gets the same number of experts if they divide evenly",
         "load-aware": "a skewed load is spread better than by placing experts in order",

@@ -11,27 +11,18 @@ Momentum, Nesterov step and rounding are those of `torch.optim.Muon`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
-from penstock.optim_muon.newton_schulz import multiplies_bf16, orthogonalize
+from penstock.optim_muon.adamw import step_adamw
+from penstock.optim_muon.cut import check_cut, is_cut, local
+from penstock.optim_muon.matrices import IterationDtype, Scaling, batches, step_batch, update_scale
+from penstock.optim_muon.matrices import iteration_dtype as dtype_of
 from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, checked_rates, distinct
-
-# Elements of matrices that are stepped as one batch. 2^24 (64 MiB in fp32) fill a GPU; on a CPU what a batch
-# needs stays near the cache, and the next one finds it mapped: 160 experts take 0.84 of the time of one batch.
-GPU_BATCH, CPU_BATCH = 2**24, 2**20
-
-# pyright: reportPrivateImportUsage=false
-# (torch.optim is built on torch._foreach_*, which torch exports without naming it public)
-
-Scaling = Literal["match_rms", "original"]
-IterationDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -78,8 +69,8 @@ class MuonAdamW(torch.optim.Optimizer):
         adamw_lr = lr if adamw_lr is None else adamw_lr
         rates = checked_rates(role_lr or {})
         _check_numbers(lr, momentum, weight_decay, steps, adamw_lr, adamw_betas, adamw_eps)
-        _scale(scaling, 1, 1)
-        _iteration_dtype(iteration_dtype, torch.device("cpu"))
+        update_scale(scaling, 1, 1)
+        dtype_of(iteration_dtype, torch.device("cpu"))
         muon = {
             "lr": lr,
             "momentum": momentum,
@@ -93,6 +84,8 @@ class MuonAdamW(torch.optim.Optimizer):
         muon_set = frozenset(checked_muon_roles(muon_roles))
         groups: list[dict[str, Any]] = []
         for role, named in distinct(parameters).items():
+            for name, parameter in named.items():
+                check_cut(name, parameter)
             if role in muon_set:
                 _check_matrices(named)
             rule = {"rule": "muon", **muon} if role in muon_set else {"rule": "adamw", **adam}
@@ -118,46 +111,50 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["rule"] == "muon":
-                momenta = self._state_of(parameters, "momentum_buffer")
-                self._step_matrices(list(zip(parameters, _gradients(parameters), momenta, strict=True)), group)
-            elif parameters:
-                self._adamw_step(parameters, group)
+                self._step_matrices([each for each in parameters if not _lies_apart(each)], group)
+                self._step_rows([each for each in parameters if _lies_apart(each)], group)
+            else:
+                self._step_adamw(parameters, group)
         return loss
 
-    def _step_matrices(self, triples: list[tuple[Tensor, ...]], group: dict[str, Any]) -> None:
-        """Steps (parameter, gradient, momentum), each matrix of a fused tensor separately."""
-        cut = [(layout, triple) for triple in triples if (layout := self._layouts.get(id(triple[0])))]
+    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Steps matrices that this rank has whole, each matrix of a fused tensor separately."""
+        held = [
+            (self._layouts.get(id(triple[0])), tuple(map(local, triple)))
+            for triple in self._triples(parameters)
+            if local(triple[0]).numel()  # of few experts some ranks have none
+        ]
+        cut = [(layout, triple) for layout, triple in held if layout]
         matrices = [[layout.matrices(tensor) for tensor in triple] for layout, triple in cut]
-        whole = [triple for triple in triples if id(triple[0]) not in self._layouts]
+        whole = [triple for layout, triple in held if not layout]
         parts = [part for each in matrices for part in zip(*(named.values() for named in each), strict=True)]
-        for batch in _batches([*whole, *parts]):
-            _muon_step(batch, group)
+        for batch in batches([*whole, *parts]):
+            step_batch(batch, group)
         for (layout, (parameter, _, momentum)), (stepped, _, moved) in zip(cut, matrices, strict=True):
             if layout.blocks > 1:  # copies; all others are views of the tensor that they are part of
                 layout.write(parameter, stepped)
                 layout.write(momentum, moved)
 
-    def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_rows(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Steps matrices of which this rank has some rows."""
+        if parameters:
+            from penstock.optim_muon import sharded  # not needed in one process
+
+            layouts = [self._layouts.get(id(parameter), ParameterLayout()) for parameter in parameters]
+            sharded.step_matrices(self._triples(parameters), layouts, group)
+
+    def _step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             if "step" not in self.state[parameter]:
                 self.state[parameter]["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        beta1, beta2 = group["betas"]
-        adamw(
-            parameters,
-            _gradients(parameters),
-            self._state_of(parameters, "exp_avg"),
-            self._state_of(parameters, "exp_avg_sq"),
-            [],
-            [self.state[parameter]["step"] for parameter in parameters],
-            fused=group["fused"],
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        averages, squares = (self._state_of(parameters, name) for name in ("exp_avg", "exp_avg_sq"))
+        tensors = list(zip(parameters, _gradients(parameters), averages, squares, strict=True))
+        step_adamw(tensors, [self.state[parameter]["step"] for parameter in parameters], group)
+
+    def _triples(self, parameters: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(parameter, gradient, momentum) of each."""
+        momenta = self._state_of(parameters, "momentum_buffer")
+        return list(zip(parameters, _gradients(parameters), momenta, strict=True))
 
     def _state_of(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         for parameter in parameters:
@@ -170,62 +167,9 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def _batches(tensors: Iterable[tuple[Tensor, ...]]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Batches of equal matrices from (parameter, gradient, momentum) of [..., m, n], as stacks [count, m, n]; small
-    stacks are joined, large ones cut."""
-    batches: dict[Any, list[tuple[Tensor, ...]]] = {}
-    sizes: dict[Any, int] = {}
-    for triple in tensors:
-        stacks = [tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.flatten(0, -3) for tensor in triple]
-        parameter = triple[0]
-        key = (parameter.shape[-2:], parameter.device, parameter.dtype)
-        limit = CPU_BATCH if parameter.device.type == "cpu" else GPU_BATCH
-        together = max(1, limit // stacks[0][0].numel())
-        for piece in zip(*(stack.split(together) for stack in stacks), strict=True):
-            if key in batches and sizes[key] + len(piece[0]) > together:
-                yield batches.pop(key)
-            sizes[key] = len(piece[0]) + (sizes[key] if key in batches else 0)
-            batches.setdefault(key, []).append(piece)
-    yield from batches.values()
-
-
-def _muon_step(batch: list[tuple[Tensor, ...]], group: dict[str, Any]) -> None:
-    """One step of (parameter, gradient, momentum) stacks [count, m, n] that share m and n."""
-    parameters, gradients, momenta = (list(tensors) for tensors in zip(*batch, strict=True))
-    torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-    counts = [len(parameter) for parameter in parameters]
-    updates = parameters[0].new_empty(sum(counts), *parameters[0].shape[1:])
-    weight = group["momentum"] if group["nesterov"] else 1.0
-    for update, gradient, momentum in zip(updates.split(counts), gradients, momenta, strict=True):
-        torch.lerp(gradient, momentum, weight, out=update)
-    dtype = _iteration_dtype(group["iteration_dtype"], updates.device)
-    directions = orthogonalize(updates, steps=group["steps"], dtype=dtype).split(counts)
-    if group["weight_decay"]:
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-    scale = _scale(group["scaling"], *parameters[0].shape[1:])
-    torch._foreach_add_(parameters, directions, alpha=-group["lr"] * scale)
-
-
-def _scale(scaling: str, rows: int, columns: int) -> float:
-    match scaling:
-        case "match_rms":
-            return 0.2 * math.sqrt(max(rows, columns))
-        case "original":
-            return math.sqrt(max(1.0, rows / columns))
-        case _:
-            raise ValueError(f"unknown scaling '{scaling}': use 'match_rms' or 'original'")
-
-
-def _iteration_dtype(name: str, device: torch.device) -> torch.dtype:
-    match name:
-        case "auto":
-            return torch.bfloat16 if multiplies_bf16(device) else torch.float32
-        case "float32":
-            return torch.float32
-        case "bfloat16":
-            return torch.bfloat16
-        case _:
-            raise ValueError(f"unknown iteration_dtype '{name}': use 'auto', 'float32' or 'bfloat16'")
+def _lies_apart(parameter: Tensor) -> bool:
+    """Whether ranks have rows of the same matrix; a stack that is cut over ranks leaves each matrix on one."""
+    return is_cut(parameter) and parameter.ndim == 2
 
 
 def _check_matrices(named: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ def optimizers() -> list[Component]:
             target="penstock.optim_muon.muon:MuonAdamW",
             config="penstock.optim_muon.config:MuonConfig",
             summary="Muon for matrices and stacked experts, AdamW for the rest",
-            capabilities=frozenset({"bf16-parameters"}),
+            capabilities=frozenset({"bf16-parameters", "sharded"}),
             contract=2,
             reference="arXiv 2502.16982",
         ),
@@ -24,7 +24,7 @@ def optimizers() -> list[Component]:
             target="penstock.optim_muon.adamw:adamw",
             config="penstock.optim_muon.config:AdamWConfig",
             summary="AdamW for all parameters; no weight decay for norms, biases and embeddings",
-            capabilities=frozenset({"bf16-parameters"}),
+            capabilities=frozenset({"bf16-parameters", "sharded"}),
             reference="arXiv 1711.05101",
         ),
     ]

@@ -85,7 +85,7 @@ class TrainSettings(Schema):
     objective: ObjectiveChoice = _use("next-token")
     """The training objective and the source of its batches."""
     engine: Annotated[EngineChoice, OnResume.FREE] = _use("local")
-    """The training engine: one process, or several ranks started by torchrun."""
+    """The training engine: one process, or several ranks (`penstock train --ranks N`, or torchrun)."""
     optimizer: Annotated[OptimizerChoice, OnResume.SAME_COMPONENT] = _use("muon")
     """The optimizer."""
     schedule: ScheduleChoice = _use("cosine")
@@ -94,6 +94,9 @@ class TrainSettings(Schema):
     """Gradient norm to clip at; null disables clipping."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Compute dtype of the layers; parameters and optimizer state are always fp32."""
+    activation_checkpointing: Annotated[Literal["none", "selective", "full"], OnResume.FREE] = "none"
+    """What the layers compute again in the backward pass, to save memory; the bits are the same. `selective`:
+    everything but matrix products and attention. `full`: everything, so that a layer keeps only its input."""
     device: Annotated[str, OnResume.FREE] = "auto"
     """A torch device; auto uses a GPU if one is available."""
     evaluate_every: Annotated[int | None, OnResume.FREE] = Field(default=50, gt=0)

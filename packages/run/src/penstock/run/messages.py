@@ -7,8 +7,13 @@ receives them like those of any library; a command line shows them with `shown`.
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from penstock.hooks.problems import ProblemError
 
 LOGGER = "penstock"
 
@@ -48,3 +53,33 @@ def shown(note: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Appends every note and warning with its time, and the error that ends the context, to a file; nothing if stderr
+    already goes there."""
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger(LOGGER)
+    if not _is_stderr(path):
+        logger.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        if not _is_stderr(path):
+            told = isinstance(error, (ProblemError, KeyboardInterrupt))
+            text = (str(error) or "interrupted") if told else "".join(traceback.format_exception(error)).rstrip()
+            handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": text}))
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _is_stderr(path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(2), path.stat())
+    except OSError:  # closed
+        return False

@@ -20,6 +20,7 @@ from penstock.hooks.contracts import AdaptableSite, AddedParameters, ParameterLa
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.sharing.config import PerUse
 from penstock.sharing.parts import Place, place_of
+from penstock.sharing.result import InModules
 
 EPSILON = 1e-5  # of the norm of a block's output
 
@@ -35,12 +36,12 @@ def add_per_use(settings: PerUse, model: Shareable, groups: Sequence[Sequence[st
     names = [name for group in groups for name in group]
     added = dict(_to_weights(settings, model, names, torch.Generator().manual_seed(seed)))
     added |= dict(_to_blocks(settings, model, names))
-    return AddedParameters(dict.fromkeys(added, ParameterRole.NORM), added)
+    return AddedParameters(dict.fromkeys(added, ParameterRole.NORM), InModules(added))
 
 
 def _to_weights(
     settings: PerUse, model: Shareable, names: Sequence[str], generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
     for site in (model.sites[name] for name in names if name in model.sites):
         transforms: list[nn.Module] = [OutputGains(site.weight)] if settings.gains else []
         if settings.low_rank:
@@ -48,10 +49,10 @@ def _to_weights(
         for transform in transforms:
             assert isinstance(site, AdaptableSite)
             path = site.adapt(transform)
-            yield from ((f"{path}.{own}", each) for own, each in transform.named_parameters())
+            yield from ((f"{path}.{own}", (transform, own)) for own, _ in transform.named_parameters())
 
 
-def _to_blocks(settings: PerUse, model: Shareable, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+def _to_blocks(settings: PerUse, model: Shareable, names: Sequence[str]) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
     if not (settings.loop_embedding or settings.norms):
         return
     places = [place_of(name, model.roles[name], model.layouts.get(name)) for name in names]
@@ -59,7 +60,7 @@ def _to_blocks(settings: PerUse, model: Shareable, names: Sequence[str]) -> Iter
         zeros_D = _as_wide_as(model, block)
         use = BlockUse(zeros_D if settings.loop_embedding else None, zeros_D + 1 if settings.norms else None)
         use.attach(_without_use(model.module.get_submodule(block), block))
-        yield from ((f"{block}.per_use.{own}", each) for own, each in use.named_parameters())
+        yield from ((f"{block}.per_use.{own}", (use, own)) for own, _ in use.named_parameters())
 
 
 def _without_use(module: nn.Module, block: str) -> nn.Module:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from penstock.hooks.contracts import AddedParameters, ParameterRole, SharedGroup, SharedParameters, SharingPlan
 from penstock.hooks.problems import Problem, ProblemError
@@ -15,6 +15,24 @@ from penstock.sharing.plan import combine
 
 def _nothing_added() -> dict[str, Tensor]:
     return {}
+
+
+class InModules(Mapping[str, Tensor]):
+    """Parameters by their name in the model, looked up whenever they are asked for: a training engine that cuts
+    parameters puts others in their place. `places` has for each the module and its name there."""
+
+    def __init__(self, places: Mapping[str, tuple[nn.Module, str]]) -> None:
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> Tensor:
+        module, own = self._places[name]
+        return module.get_parameter(own)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import Tensor
+from torch import nn
 
 from penstock.hooks.contracts import ParameterRole, SharingPlan, WeightSite
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.sharing.difference import shared_group
 from penstock.sharing.per_use import OutputGains
-from penstock.sharing.result import Shared
+from penstock.sharing.result import InModules, Shared
 
 SHARED_ROLES = (ParameterRole.MATRIX, ParameterRole.EXPERT)
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -40,11 +40,11 @@ class TiedGains:
             what = f"no two layers have matrices of the same name and shape that match {', '.join(self.match)}"
             raise ProblemError(Problem("cannot-tie", what, "tied-gains", "widen `match`, or remove the strategy"))
         report = tuple(shared_group(group, [sites[name].weight for name in group]) for group in groups)
-        gains: dict[str, Tensor] = {}
+        gains: dict[str, tuple[nn.Module, str]] = {}
         for name in (name for group in groups for name in group):
             added = OutputGains(sites[name].weight)
-            gains[f"{sites[name].add(added)}.gain"] = added.gain
-        return Shared(SharingPlan(groups), report, gains)
+            gains[f"{sites[name].add(added)}.gain"] = added, "gain"
+        return Shared(SharingPlan(groups), report, InModules(gains))
 
     def _groups(self, sites: Mapping[str, WeightSite]) -> tuple[tuple[str, ...], ...]:
         alike: dict[tuple[object, ...], dict[int, str]] = {}

@@ -5,16 +5,13 @@ number, just as one process adds the gradients of two micro-batches, so the bits
 DistributedDataParallel averages, which is exact only for powers of two. By default it also overwrites every rank's
 buffers with rank 0's, which breaks routers that learn outside the gradient.)
 
-torchrun starts the ranks and numbers them: `torchrun --nproc-per-node 2 -m penstock.cli train RUN.yaml
-train.engine=ddp`. All of them see the same run directory.
+`penstock train RUN.yaml --ranks 2` starts the ranks on one machine, torchrun on several. All of them see the same run
+directory.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,33 +19,26 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from penstock.hooks.contracts import Schedule
-from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.train.engines.local import LocalEngine
+from penstock.train.group import RankGroup
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 BUCKET = 2**24  # numbers summed at once: 64 MB of fp32, the extra memory of the sum
 T = TypeVar("T")
 
 
 class DataParallelEngine(LocalEngine):
-    """See `penstock.hooks.contracts.Engine`. `timeout` is how many minutes a rank waits for the others."""
+    """See `penstock.hooks.contracts.Engine`, and `RankGroup` for the minutes."""
 
-    def __init__(self, *, device: torch.device, timeout: float = 60) -> None:
-        _require_torchrun()
-        super().__init__(device=_of_this_rank(device))
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        wait = timedelta(minutes=timeout)
-        self.store, self.rank, self.ranks = next(iter(rendezvous("env://", timeout=wait)))
-        dist.init_process_group(
-            backend, store=self.store, rank=self.rank, world_size=self.ranks, timeout=wait, device_id=None
-        )
+    def __init__(self, *, device: torch.device, timeout: float = 60, stacks_after: float = 5) -> None:
+        self.group = RankGroup(device, timeout=timeout, stacks_after=stacks_after)
+        super().__init__(device=self.group.device)
+        self.rank, self.ranks = self.group.rank, self.group.ranks
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         """All ranks start with the weights of rank 0; from here on, each draws its own random numbers."""
-        with self._together():
+        with self.group.together(watched=False):  # rank 0 verifies the data before
             for tensor in chain(module.parameters(), module.buffers()):
                 dist.broadcast(tensor.detach(), src=0)
         if self.rank:
@@ -67,17 +57,18 @@ class DataParallelEngine(LocalEngine):
         return bool(self.total(torch.tensor([flag], dtype=torch.int64, device=self.device)).item())
 
     def barrier(self) -> None:
-        self.agree(False)
+        with self.group.together(watched=False):
+            dist.all_reduce(torch.zeros(1, device=self.device))
 
     def share(self, value: T) -> T:
         values = [value]
-        with self._together():
+        with self.group.together(watched=False):
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.ranks
-        with self._together():
+        with self.group.together():
             dist.all_gather_object(values, value)
         return values
 
@@ -87,10 +78,7 @@ class DataParallelEngine(LocalEngine):
         return super().save(folder) if self.rank == 0 else {}
 
     def close(self, error: BaseException | None = None) -> None:
-        if error is not None and not _is_echo(error):
-            with suppress(RuntimeError):  # the process that held the store may be gone
-                self.store.set("error", f"rank {self.rank}: {type(error).__name__}: {error}")
-        dist.destroy_process_group()
+        self.group.close(error)
 
     def _state(self) -> dict[str, Any]:
         return {**super()._state(), "torch_rng_of_ranks": self._random_states}
@@ -117,45 +105,9 @@ class DataParallelEngine(LocalEngine):
                 gradient.copy_(part.view_as(gradient))
 
     def _summed(self, tensor: Tensor) -> Tensor:
-        with self._together():
+        with self.group.together():
             dist.all_reduce(tensor)
         return tensor
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives."""
-        try:
-            yield
-        except RuntimeError as error:
-            why = ""
-            with suppress(RuntimeError):
-                if self.store.check(["error"]):
-                    why = f" ({self.store.get('error').decode(errors='replace')})"
-            what = f"another rank exited{why}"
-            fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
-            raise ProblemError(Problem("rank-lost", what, f"rank {self.rank}", fix), ExitCode.FAILED) from error
-
-
-def _is_echo(error: BaseException) -> bool:
-    """Whether the error only says that another rank failed."""
-    return isinstance(error, ProblemError) and any(problem.code == "rank-lost" for problem in error.problems)
-
-
-def _require_torchrun() -> None:
-    missing = [name for name in VARIABLES if name not in os.environ]
-    if missing:
-        what = f"engine 'ddp' needs the environment variables that torchrun sets; missing: {', '.join(missing)}"
-        fix = "start it with `torchrun --nproc-per-node 2 -m penstock.cli train ...`, or use train.engine=local"
-        raise ProblemError(Problem("no-ranks", what, "train.engine", fix))
-
-
-def _of_this_rank(device: torch.device) -> torch.device:
-    """This rank's GPU, which becomes the current device; any other device is returned unchanged."""
-    if device.type != "cuda" or device.index is not None:
-        return device
-    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(own)
-    return own
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
 from penstock.train.ahead import routed_ahead
+from penstock.train.engines.norm import norm_of_rows, row_norms, scale_down
+from penstock.train.optimizer_state import parameter_names, restore, whole_state
 from penstock.train.step_module import StepModule
 
 STATE = "engine.pt"
@@ -35,19 +37,20 @@ class LocalEngine:
         self.module: StepModule = module
         self.schedule = schedule
         self.optimizer = make_optimizer(module)
+        self.names = parameter_names(module.model, self.optimizer)
         self.settings = [_without_parameters(group) for group in self.optimizer.param_groups]
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        return self.module(batch)
+        return self._run(batch)
 
     def routings(self, batches: Iterable[Batch]) -> Iterator[Mapping[int, Routing]]:
-        return routed_ahead(self.module, lambda batch: self.module(batch, routings_only=True), batches)
+        return routed_ahead(self.module, lambda batch: self._run(batch, routings_only=True), batches)
 
     def evaluate(self, batch: Batch) -> ObjectiveOutput:
         self.module.eval()
         try:
-            with torch.inference_mode(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                return self.module(batch)
+            with self._without_gradients(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                return self._run(batch)
         finally:
             self.module.train()
 
@@ -55,13 +58,9 @@ class LocalEngine:
         loss.backward()
 
     def clip(self, limit: float | None) -> float:
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()
-        if limit is not None and value > limit:  # saves a useless pass over all gradients
-            parameters = [parameter for parameter in self.module.parameters() if parameter.grad is not None]
-            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return value
+        norm = norm_of_rows(self._row_norms())
+        scale_down(self._gradients(), norm, limit)
+        return norm
 
     def step(self, progress: float) -> dict[str, float]:
         factor = self.schedule(progress)
@@ -97,7 +96,7 @@ class LocalEngine:
             return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
 
     def load(self, folder: Path) -> None:
-        self._load_state(_saved_state(folder))
+        self._load_state(_saved_state(folder), folder)
 
     @contextmanager
     def full_state(self) -> Iterator[Mapping[str, Tensor]]:
@@ -106,19 +105,34 @@ class LocalEngine:
     def close(self, error: BaseException | None = None) -> None:
         """There are no other ranks to notify."""
 
+    def _run(self, batch: Batch, *, routings_only: bool = False) -> Any:
+        return self.module(batch, routings_only=routings_only)
+
+    def _without_gradients(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's part of each gradient, in the order of the parameters."""
+        return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+
+    def _row_norms(self) -> Tensor:
+        """The norms of all rows of the whole gradient, in the order of the parameters."""
+        norms = [row_norms(gradient).flatten() for gradient in self._gradients()]
+        return torch.cat(norms) if norms else torch.zeros(0)
+
     def _state(self) -> dict[str, Any]:
         """`settings` are the optimizer settings from the config; the random state is per rank."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            **whole_state(self.optimizer, self.names),
             "settings": self.settings,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
+    def _load_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Settings changed in the config win; all others are restored from the state, because some optimizers store
         adaptive values there."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore(self.optimizer, self.names, state, folder)
         for group, then, now in zip(self.optimizer.param_groups, state["settings"], self.settings, strict=True):
             group.update({name: value for name, value in now.items() if name not in then or then[name] != value})
         self._load_random_state(state)

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 from penstock.conformance.parts import random_state
+from penstock.conformance.ranks import told_by_ranks
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
+from penstock.hooks.registry import Choice
 
 OPTIMIZER = "optimizer"
 SHAPES: dict[ParameterRole, dict[str, tuple[int, ...]]] = {
@@ -304,6 +307,20 @@ def parameters_in_bf16_are_stepped(subject: Subject) -> None:
         expect(not torch.equal(parameter, before[name]), f"'{name}' was not stepped")
 
 
+@law(OPTIMIZER, needs=(equal_gradients_give_equal_steps,), capability="sharded")
+def rows_of_parameters_are_stepped_as_whole_ones(subject: Subject) -> None:
+    """Two ranks, each with some rows of every parameter, step them to every bit of one process. Asked only of those
+    that declare it.
+
+    Parameters, gradients and state are then DTensors, `Shard(0)`, of which a rank may have no row. Where a step needs a
+    whole tensor, such as a norm or an orthogonal matrix, exchange what it needs.
+    """
+    if not subject.claims("sharded"):
+        raise NotApplicable("the optimizer does not declare 'sharded'")
+    for rank, other in enumerate(told_by_ranks(step_as_rank, subject.choice(), 2)):
+        expect(not other, f"rank {rank} has other bits of {other}")
+
+
 @law(OPTIMIZER, needs=STEPS)
 def layouts_of_other_parameters_do_no_harm(subject: Subject) -> None:
     """Layouts of unknown names are ignored, and layouts may be left out.
@@ -315,6 +332,42 @@ def layouts_of_other_parameters_do_no_harm(subject: Subject) -> None:
     parameters = _parameters()
     _step(subject.build(parameters=parameters, layouts={**LAYOUTS, "frozen": LAYOUTS["experts.up"]}), parameters)
     _step(subject.build(parameters=parameters), parameters)
+
+
+def step_as_rank(choice: Choice) -> str:
+    """Steps whole parameters, and beside them the rows that a rank has; the names of those that then differ."""
+    from torch.distributed.device_mesh import init_device_mesh  # seconds that only ranks spend
+
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    whole = _parameters()
+    whole[ParameterRole.MATRIX]["odd"] = nn.Parameter(whole[ParameterRole.MATRIX]["wide"][:5].detach().clone())
+    whole[ParameterRole.BIAS]["single"] = nn.Parameter(torch.ones(1))
+    rows: Any = {
+        role: {name: nn.Parameter(_rows(parameter.detach(), mesh)) for name, parameter in named.items()}
+        for role, named in whole.items()
+    }
+    more = {"layouts": LAYOUTS} if choice.entry.component.contract >= 2 else {}
+    optimizers = [choice.build(parameters=parameters, **more) for parameters in (whole, rows)]
+    for seed in range(3):
+        _fill_gradients(whole, seed)
+        for name, parameter in _named(rows).items():
+            parameter.grad = _rows(_gradient(_named(whole)[name]), mesh)
+        for optimizer in optimizers:
+            optimizer.step()
+    stepped: dict[str, Any] = dict(_named(rows))
+    other = [name for name, value in _named(whole).items() if not torch.equal(stepped[name].full_tensor(), value)]
+    dist.barrier()
+    dist.destroy_process_group()
+    return ", ".join(other)
+
+
+def _rows(tensor: Tensor, mesh: Any) -> Any:
+    """This rank's rows of a tensor that both ranks have whole, as a DTensor."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    own = [*tensor.chunk(2), tensor[:0]][mesh.get_local_rank()]  # a single row is one chunk
+    return DTensor.from_local(own.clone(), mesh, [Shard(0)], shape=tensor.shape, stride=tensor.stride())
 
 
 def _parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> Parameters:

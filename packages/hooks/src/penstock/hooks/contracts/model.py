@@ -5,7 +5,7 @@ Shape suffixes: B batch, S sequence, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -235,6 +235,17 @@ class TaskModel(Model, Protocol):
 
     def task_logits(self, inputs: Inputs | Tensor) -> Tensor:
         """fp32, [B, labels] for a classification, [B, S, labels] for tags and spans."""
+        ...
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A model that is a chain of layers. Engines cut its parameters by them, and training recomputes and compiles by
+    them."""
+
+    def blocks(self) -> Sequence[Any]:
+        """The layers in the order in which they run, each a `torch.nn.Module` that a pass calls as a module and that
+        holds no other of them. Empty where the model has none."""
         ...
 
 

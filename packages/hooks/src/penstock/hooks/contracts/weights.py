@@ -221,7 +221,8 @@ class SharedParameters(Protocol):
         ...
 
     def stored_state(self) -> Mapping[str, Tensor]:
-        """Tensors that a checkpoint must hold in addition to the model's own parameters."""
+        """Tensors that a checkpoint must hold in addition to the model's own parameters. Parameters are looked up in
+        the model at each call: an engine that cuts parameters puts others in their place."""
         ...
 
     def load_stored_state(self, state: Mapping[str, Tensor]) -> None:

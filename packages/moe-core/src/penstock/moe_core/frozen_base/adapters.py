@@ -89,7 +89,8 @@ def adapted(
 
     def with_experts(layer: int, own: Callable[..., Any], experts: RoutedExperts) -> Callable[..., Any]:
         def forward(x_BSD: Tensor, *rest: Any, **more: Any) -> Any:
-            out_BSD, routings[layer] = experts(x_BSD.to(dtype), layer, rows)
+            out_BSD, routing = experts(x_BSD.to(dtype), layer, rows)
+            routings.setdefault(layer, routing)  # activation checkpointing computes it again in the backward pass
             return _sum(own(x_BSD, *rest, **more), out_BSD) if beside else out_BSD.to(x_BSD.dtype)
 
         return forward

@@ -35,6 +35,7 @@ from penstock.hooks.contracts import (
     Inputs,
     LaidOut,
     LanguageModel,
+    Layered,
     LossOutput,
     ModelOutput,
     ParameterLayout,
@@ -129,6 +130,11 @@ class FrozenBase(nn.Module):
     @property
     def routers(self) -> Mapping[int, Router]:
         return {layer: adapter.gate for layer, adapter in self._adapters().items()}
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The base's layers (see `penstock.hooks.contracts.Layered`), in which the experts run, although they are no
+        submodules of them."""
+        return self.base.blocks() if isinstance(self.base, Layered) else adapters.decoder_layers(self.base)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

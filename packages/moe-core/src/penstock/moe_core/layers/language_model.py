@@ -6,6 +6,7 @@ Shape suffixes: B batch, S sequence, D model width, V vocabulary.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -39,6 +40,12 @@ from penstock.moe_core.layers.site import (
 
 class SitedModel(nn.Module):
     """A model whose parameters have roles by name, layouts and weight sites."""
+
+    layers: nn.ModuleList
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """See `penstock.hooks.contracts.Layered`."""
+        return list(self.layers)
 
     @staticmethod
     @abstractmethod

@@ -1,0 +1,122 @@
+"""The ranks of a run as one of them sees the others: who they are, and what it means if one does not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock.train.rendezvous import connected, device_of, listed, meet, place
+from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
+
+ERROR = "error"
+_ECHOES = ("rank-lost", "rank-missing")
+
+
+class RankGroup:
+    """Joins the ranks that the launcher started. `timeout` is how many minutes a call may wait for all of them;
+    `stacks_after` minutes into it, the stacks of all ranks are printed once."""
+
+    def __init__(self, device: torch.device, *, timeout: float, stacks_after: float) -> None:
+        where = place()
+        self.rank, self.ranks = where.rank, where.ranks
+        self._minutes, self._hosted = timeout, where.hosted
+        self.device = device_of(where, device)
+        self.store = meet(where, timeout)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(
+                backend,
+                store=self.store,
+                rank=self.rank,
+                world_size=self.ranks,
+                timeout=timedelta(minutes=timeout),
+                device_id=None,
+            )
+        except RuntimeError as error:
+            what = f"the ranks cannot connect to each other ({str(error).partition(chr(10))[0]})"
+            fix = "set GLOO_SOCKET_IFNAME to the network interface that all machines share"
+            raise ProblemError(Problem("unreachable", what, f"rank {self.rank}", fix)) from error
+        own = connected(replace(where, hosted=True), time.monotonic() + 60)  # rank 0 hosts it by now
+        self.watchdog = Watchdog(
+            own,
+            self.rank,
+            self.ranks,
+            after=60 * min(stacks_after, timeout / 2),
+            limit=60 * timeout,
+            hosted=where.hosted,
+        )
+
+    @contextmanager
+    def together(self, *, watched: bool = True, computing: bool = False) -> Iterator[None]:
+        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. Calls in which
+        the others wait for work of one rank are not `watched`: they may take as long as the time limit. Errors of a
+        call that is `computing` too may be its own."""
+        try:
+            with self.watchdog.waiting(watched=watched):
+                yield
+        except RuntimeError as error:
+            if computing and "gloo" not in str(error) and not isinstance(error, dist.DistError):
+                raise
+            raise self._lost(error) from error
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leaves the group. The others learn of an error that they have not caused."""
+        if error is None and not self._hosted:  # rank 0's store is there until all have finished
+            with suppress(RuntimeError):
+                dist.barrier()
+        if error is not None and not _is_echo(error):
+            with suppress(RuntimeError):  # the process that held the store may be gone
+                self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
+                if isinstance(error, Exception):
+                    self.store.set(END, "")
+        self.watchdog.stop()
+        dist.destroy_process_group()
+
+    def _lost(self, error: RuntimeError) -> ProblemError:
+        what, speaks = self._explained(error)
+        fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
+        problem = Problem("rank-lost", what, f"rank {self.rank}", fix)
+        return ProblemError([problem] if speaks else [], ExitCode.FAILED)
+
+    def _explained(self, error: RuntimeError) -> tuple[str, bool]:
+        """What happened to the others, and whether this rank is the one to say so: the lowest that is still there."""
+        try:
+            told = self._told()
+            answers = self.watchdog.ask(END, self.store)
+            told = told or self._told()  # the launcher may need a moment to see that one was killed
+        except RuntimeError:
+            return "another rank exited: rank 0, which held the ranks together, is gone", True
+        speaks = self.rank == min(answers)
+        if told:
+            return f"another rank exited ({told})", speaks
+        gone = [rank for rank in range(self.ranks) if rank not in answers]
+        if "Timed out" in str(error) or "timed out" in str(error):
+            missing = late(answers, self.ranks)
+            for rank in missing:
+                self.store.set(f"{LATE}/{rank}", "")
+            time.sleep(2 * POLL)  # until they have read it: the store may be this process
+            who = listed(missing) if missing else "an answer of another rank"
+            return f"{who} did not arrive within {self._minutes:g} minutes", speaks
+        if gone:
+            return f"another rank exited: {listed(gone)} ended without a word (killed, or its machine failed)", speaks
+        return f"another rank exited ({error})", speaks
+
+    def _told(self) -> str:
+        """The error of the rank that failed first; empty if it could not say it."""
+        return self.store.get(ERROR).decode(errors="replace") if self.store.check([ERROR]) else ""
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Whether the error only says that another rank failed."""
+    return isinstance(error, ProblemError) and all(problem.code in _ECHOES for problem in error.problems)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, ProblemError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,119 @@
+"""What ranks say of each other, and how soon: real processes that speak gloo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from forked import side_by_side
+
+from penstock.conformance.ranks import torchrun_variables
+
+RANK = """
+import json, os, signal, sys, time
+
+import torch
+
+from penstock.hooks import ProblemError
+from penstock.run import messages
+from penstock.train.group import RankGroup
+
+variables, trouble, said = json.loads(sys.argv[1]), sys.argv[2], []
+os.environ.update(variables)
+rank = int(variables["RANK"])
+begun = time.monotonic()
+with messages.shown(said.append, said.append):
+    group = RankGroup(torch.device("cpu"), timeout=0.1, stacks_after=0.03)
+    try:
+        for step in range(4):
+            if step == 2 and trouble == f"kill {rank}":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == 2 and trouble == f"hang {rank}":
+                time.sleep(600)
+            with group.together():
+                torch.distributed.all_reduce(torch.ones(3))
+            if step == 2 and trouble == f"work {rank}":
+                time.sleep(5)
+            with group.together(watched=False):
+                torch.distributed.all_reduce(torch.ones(3))
+    except ProblemError as error:
+        group.close(error)
+        print(json.dumps({"said": said, "error": str(error), "code": error.exit_code}))
+    else:
+        group.close()
+        print(json.dumps({"said": said, "error": None, "code": 0}))
+"""
+
+
+def told(*troubles: str) -> dict[str, list[dict | None]]:
+    """What each rank of a pair says of each trouble; None if it ended without a word."""
+    calls = [[json.dumps(each), trouble] for trouble in troubles for each in torchrun_variables(2)]
+    answers = [json.loads(answer) if answer else None for answer in side_by_side(RANK, calls, timeout=90)]
+    return {trouble: answers[2 * number : 2 * number + 2] for number, trouble in enumerate(troubles)}
+
+
+def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
+    found = told("kill 0", "kill 1", "hang 1", "work 0")
+    fix = ", fix the error on that rank, then continue from the last checkpoint with --resume"
+
+    assert found["kill 0"][0] is None
+    what = "rank 1: another rank exited: rank 0, which held the ranks together, is gone"
+    assert found["kill 0"][1] == {"said": [], "error": what + fix, "code": 1}
+
+    what = "rank 0: another rank exited: rank 1 ended without a word (killed, or its machine failed)"
+    assert found["kill 1"] == [{"said": [], "error": what + fix, "code": 1}, None]
+
+    first, second = found["hang 1"]
+    assert second is None  # its own watchdog ended it
+    assert first is not None
+    assert first["error"] == "rank 0: rank 1 did not arrive within 0.1 minutes" + fix
+    (stacks,) = first["said"]
+    begin = "rank 0 waited 1.8 seconds for rank 1; this is said once, and the run fails after 6 seconds "
+    assert stacks.startswith(begin + "(train.engine.timeout)\nrank 0:\n  MainThread:\n")
+    waits, _, hangs = stacks.partition("\nrank 1:\n  MainThread:\n")
+    assert "all_reduce" in waits
+    assert "all_reduce" not in hangs
+    assert Path(__file__).parent.name not in hangs  # a script without a file: its line stands alone
+    assert ", line 21, in <module>" in hangs
+
+    assert found["work 0"] == [{"said": [], "error": None, "code": 0}] * 2
+
+
+JOINING = """
+import json, os, sys
+from pathlib import Path
+
+import torch
+
+from penstock.hooks import ProblemError
+from penstock.hooks.registry import Registry
+from penstock.run.config import load_run_config
+from penstock.train.ranks import joined
+
+os.environ.update(json.loads(sys.argv[1]))
+if os.environ["RANK"] == "1":
+    torch.__version__ = "1.0"
+config, _ = load_run_config(Path(sys.argv[2]), ["train.engine=ddp"], Registry.discover())
+try:
+    with joined(config):
+        print("joined")
+except ProblemError as error:
+    print(json.dumps([error.exit_code, str(error)]))
+"""
+
+
+CONFIG = """
+name: other
+data: {corpus: {use: python-stdlib}}
+model: {use: glm-moe, preset: quickstart}
+train: {tokens: 1000}
+"""
+
+
+def test_ranks_with_another_torch_do_not_begin_and_rank_0_alone_says_so(tmp_path):
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    calls = [[json.dumps(each), str(tmp_path / "run.yaml")] for each in torchrun_variables(2)]
+    first, second = map(json.loads, side_by_side(JOINING, calls, timeout=90))
+    assert first[0] == second[0] == 2
+    assert first[1].startswith("rank 1: torch: has 1.0, rank 0 has ")
+    assert second[1] == ""
