@@ -111,7 +111,7 @@ CASES = {
     "gains": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings, tied-gains]")),
     "shared-layers": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: cross-layer, norms: true}]")),
     "factorised": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: factorised-embedding, rank: 8}]")),
-    "ternary": Case("quickstart.yaml", (*GLM, ADAMW, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
+    "ternary": Case("quickstart.yaml", (*GLM, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
     "online-router": Case("quickstart.yaml", (*GLM, ADAMW, "model.router={use: cluster, k: 2}", "model.balance=[]")),
     "checkpointed": Case("quickstart.yaml", (*GLM, "train.activation_checkpointing=full")),
     "no-counted-token": Case("quickstart.yaml", GLM, uncounted=1),
