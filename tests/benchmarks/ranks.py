@@ -302,8 +302,7 @@ def muon(rounds: int) -> tuple[list[Row], list[Bar]]:
         cases = {name: partial(workers.slowest, "step", name) for name in ("everywhere", "shared")}
         seconds = medians(cases, rounds=rounds)
     model = f"{len(MATRICES)} matrices"
-    rows = [{"model": model, "program": f"Muon, {name}", "ms a step": 1e3 * each} for name, each in seconds.items()]
-    return rows, [
+    return [{"model": model, "program": f"Muon, {name}", "ms a step": 1e3 * each} for name, each in seconds.items()], [
         Bar("seconds of the full Muon step", seconds["everywhere"], LEAST),
         Bar("Muon shared by two ranks / everything everywhere", seconds["shared"] / seconds["everywhere"], 0.65, False),
     ]
@@ -321,10 +320,11 @@ def kept(runs: Path | None) -> Iterator[Path]:
 @click.command(help=__doc__)
 @runs_option
 @click.option("--as", "role", nargs=2, hidden=True)
-@rounds(11)
+@rounds(9)
 @json_option
 def main(runs: Path | None, role: tuple[str, str] | None, rounds: int, as_json: bool) -> None:
     if role is not None:
+        torch.manual_seed(0)
         {"trainer": train_when_asked, "muon": step_muon_when_asked}[role[0]](json.loads(role[1]))
         return
     rows: list[Row] = []
