@@ -26,6 +26,7 @@ from penstock.train.balancing import Balancing
 from penstock.train.compose import compose_model, compose_optimizer
 from penstock.train.engines.fsdp2 import ShardedEngine
 from penstock.train.engines.local import LocalEngine
+from penstock.train.layers import layer_passes
 from penstock.train.objectives.next_token import NextToken
 from penstock.train.step_module import StepModule
 
@@ -49,7 +50,12 @@ BASE = (
     "{use: glm-moe, hidden_size: 32, num_hidden_layers: 3, first_k_dense_replace: 3, num_attention_heads: 2, "
     "num_key_value_heads: 1, head_dim: 16, intermediate_size: 48}"
 )
+MIXTRAL = (
+    "{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, intermediate_size: 48, "
+    "num_local_experts: 4, num_experts_per_tok: 2}"
+)
 FROZEN = (f"model.base={BASE}", "model.layers=[1, 2]", "model.experts=4", "data.tokenizer={vocab_size: 300}")
+ADAMW = "train.optimizer={use: adamw, lr: 0.01}"
 FORMATS = "embedding: int8, head: int8"
 
 
@@ -99,17 +105,20 @@ class Case:
 CASES = {
     "glm": Case("quickstart.yaml", GLM),
     "resumed": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]"), resumed=True),
-    "adamw": Case("quickstart.yaml", (*GLM, "train.optimizer={use: adamw, lr: 0.01}")),
+    "adamw": Case("quickstart.yaml", (*GLM, ADAMW)),
     "bf16": Case("quickstart.yaml", (*GLM, "train.dtype=bf16")),
     "tied": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings]")),
+    "gains": Case("quickstart.yaml", (*GLM, "model.sharing=[tied-embeddings, tied-gains]")),
     "shared-layers": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: cross-layer, norms: true}]")),
     "factorised": Case("quickstart.yaml", (*GLM, "model.sharing=[{use: factorised-embedding, rank: 8}]")),
-    "ternary": Case("quickstart.yaml", (*GLM, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
-    "online-router": Case("quickstart.yaml", (*GLM, "model.router={use: cluster, k: 2}", "model.balance=[]")),
+    "ternary": Case("quickstart.yaml", (*GLM, ADAMW, f"model.quantizer={{weights: ternary-learned, {FORMATS}}}")),
+    "online-router": Case("quickstart.yaml", (*GLM, ADAMW, "model.router={use: cluster, k: 2}", "model.balance=[]")),
+    "checkpointed": Case("quickstart.yaml", (*GLM, "train.activation_checkpointing=full")),
     "no-counted-token": Case("quickstart.yaml", GLM, uncounted=1),
     "gpt": Case("gpt.yaml", GPT),
     "some-gradients": Case("gpt.yaml", GPT, change=with_a_parameter_that_is_not_always_used, torch_optimizer=True),
     "labels": Case("bert-sst2.yaml", (*GPT, "model.intermediate_size=48", "model.dropout=0.0"), objective=Labels()),
+    "transformers": Case("quickstart.yaml", (f"model={{use: hf, model_type: mixtral, settings: {MIXTRAL}}}",)),
     "frozen-beside": Case("frozen-base.yaml", (*FROZEN, "model.expert_size=16")),
     "frozen-in-place": Case("frozen-base.yaml", (*FROZEN, "model.place=in_place")),
 }
@@ -147,7 +156,9 @@ class Run:
                 return compose_optimizer(config, module.model, self.composition.shared.roles())
             return torch.optim.AdamW([{"params": [*module.parameters()], "lr": 0.01, "initial_lr": 0.01}])
 
-        engine.prepare(StepModule(self.composition.model, case.objective), optimizer, lambda progress: 1.0)
+        passes = layer_passes(self.composition.model, config.train)
+        module = StepModule(self.composition.model, case.objective, passes)
+        engine.prepare(module, optimizer, lambda progress: 1.0)
         self.balancing = Balancing(
             self.composition.model,
             self.composition.losses,

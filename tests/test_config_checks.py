@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from penstock.cli.main import root, run
+from penstock.hooks.component import Component
+from penstock.hooks.discovery import Loaded, Origin, discover
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.hooks.schema import schema_of
@@ -97,6 +99,14 @@ def problems(config: Path, registry: Registry, *overrides: str) -> list[str]:
             ["model.moe_intermediate_size: is 20, but experts_backend = grouped needs a multiple of 8 in bf16"],
         ),
         (["model.experts_backend=grouped", "model.moe_intermediate_size=20"], []),
+        (["train.engine=fsdp2"], []),
+        (
+            ["train.engine=fsdp2", "model.sharing=[tied-embeddings, {use: learned-sharing, budget: 1}]"],
+            [
+                "model.sharing.1: the engine 'fsdp2' cuts parameters over ranks, and 'learned-sharing' makes some of "
+                "them one while training goes on, use train.engine=ddp"
+            ],
+        ),
         (["train.device=meta"], ["train.device: no type of device to train on: use one of auto, cpu, cuda"]),
         (["train.device=cuda:x"], ["train.device: write the number of the device after the colon"]),
         (["train.device=cuda:1"], []),
@@ -114,6 +124,15 @@ def test_what_does_not_fit_is_found_before_anything_is_built(config, registry, o
     found = problems(config, registry, *overrides)
     assert len(found) == len(said), found
     assert all(part in "\n".join(found) for part in said), found
+
+
+@pytest.mark.parametrize(("engine", "refused"), [("ddp", False), ("fsdp2", True)])
+def test_an_optimizer_that_steps_whole_parameters_alone_gets_no_cut_ones(config, engine, refused):
+    component = Component("optimizer", "plain", "plain:Plain", "Steps whole parameters")
+    registry = Registry([*discover(), Loaded(Origin("acme", "1", "acme"), (component,))])
+    found = problems(config, registry, f"train.engine={engine}", "train.optimizer=plain")
+    said = "train.optimizer: the engine 'fsdp2' cuts parameters over ranks, and the optimizer 'plain' steps whole ones"
+    assert [said in each for each in found] == [True] * refused
 
 
 def test_what_the_export_cannot_write_is_a_note_and_no_problem(config, registry):

@@ -66,7 +66,8 @@ class Side:
     def _run(cls, path: Path, registry: Registry) -> Side:
         run = open_run(path)
         config, checkpoint = run.config(registry), checkpoint_of(run)
-        weights = checkpoint.path / "model.safetensors"
+        weights = checkpoint.weight_files
+        name = weights[0].name if len(weights) == 1 else f"{len(weights)} shards"
         frozen = ", without its frozen base" if (checkpoint.path / BASE).is_file() else ""
         return cls(
             run.path,
@@ -76,7 +77,7 @@ class Side:
             partial(open_data, run, config),
             read_record(DataRecord, run.path / RECORD),
             lambda: Loaded.of(restore_run(run.path, registry, checkpoint)),
-            (f"{weights.name}{frozen}", weights.stat().st_size),
+            (f"{name}{frozen}", sum(file.stat().st_size for file in weights)),
             run.path / "comparison.json",
         )
 

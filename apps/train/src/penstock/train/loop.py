@@ -30,6 +30,7 @@ from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
 from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
+from penstock.train.cut import Cut
 from penstock.train.data import training_data
 from penstock.train.heldout import Measured, ratio, read_batch, totals
 from penstock.train.inputs import moved
@@ -97,6 +98,8 @@ class Trainer:
         self.model, self.objective, self.engine = composition.model, objective, engine
         self.writes = engine.rank == 0
         self.parts = micro_batches(config.train, engine.ranks)
+        self.cut = Cut.of(engine.ranks, self.parts, config.train.engine)
+        self.cut_before: Cut | None = None  # of the checkpoint that the run continues from
         self.tokens_per_step = config.train.batch_size * config.data.sequence_length
         self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
         self.balancing = Balancing(
@@ -171,7 +174,7 @@ class Trainer:
             what = f"the checkpoint does not fit the model and optimizer of this config ({error})"
             fix = "undo the change to the config, or start a new run"
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.step, self.elapsed, self.cut_before = state["step"], state["elapsed"], Cut.saved(state)
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._last_checkpoint = checkpoint
 
@@ -322,6 +325,7 @@ class Trainer:
             "elapsed": self.elapsed,
             "balancing": self.balancing.state(),
             "data": self._data,
+            "cut": self.cut.state(),
         }
         self._last_checkpoint = write_checkpoint(
             self.run.checkpoints,

@@ -89,8 +89,9 @@ class RestoredRun(Restored):
         return (self.checkpoint.path / TOKENIZER).read_bytes()
 
     def digests(self) -> Mapping[str, str]:
-        digests = self.checkpoint.digests()
-        return {name: digests[name] for name in ("model.safetensors", "config.json", "base.json") if name in digests}
+        digests, folder = self.checkpoint.digests(), self.checkpoint.path
+        weights = [file.relative_to(folder).as_posix() for file in self.checkpoint.weight_files]
+        return {name: digests[name] for name in (*weights, "config.json", "base.json") if name in digests}
 
     @cached_property
     def dataset(self) -> TokenDataset:

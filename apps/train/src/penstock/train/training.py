@@ -234,6 +234,8 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     machine = record_numerics(run, trainer.engine.device)
     if resumption is not None:
         messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
+        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before)):
+            messages.note(change)
         resumption.record(step, machine, trainer.plugin_drift)
     elif isinstance(trainer.model, Started):
         for note in trainer.model.start_notes:

@@ -249,6 +249,12 @@ class SharingSettings(Schema):
         """Whether embedding and head become one tensor, which is then stored in one format."""
         return False
 
+    @property
+    def shares_while_training(self) -> bool:
+        """Whether parameters become one in the course of training, and not before it. An engine that cuts parameters
+        over ranks cannot follow."""
+        return False
+
     def misfits_among(self, layers: int | None, width: int | None) -> Iterator[tuple[str, str]]:
         """Settings that do not fit a model of so many layers and this width (None: unknown): for each the field, and
         what is wrong."""

@@ -45,6 +45,8 @@ OWN_TASK = "heldout"
 
 # Capabilities: a balancer declares the first if it sets the bias of a router, a router the second if it has none.
 SETS_BIAS, HAS_NO_BIAS = "selection-bias", "no-selection-bias"
+# An engine declares it if it cuts parameters over ranks, an optimizer if it steps parameters that are cut.
+SHARDED = "sharded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,21 @@ def _setting_the_bias(config: RunConfig) -> dict[str, str]:
     }
 
 
+def what_is_cut_over_ranks_can_be_trained(config: RunConfig) -> Iterator[Problem]:
+    engine, optimizer = config.train.engine.entry.component, config.train.optimizer.entry.component
+    if SHARDED not in engine.capabilities:
+        return
+    cut = f"the engine '{engine.name}' cuts parameters over ranks"
+    if SHARDED not in optimizer.capabilities:
+        what = f"{cut}, and the optimizer '{optimizer.name}' steps whole ones alone"
+        yield Problem("unsupported", what, "train.optimizer", "use muon or adamw, or train.engine=ddp")
+    for index, choice in enumerate(architecture_settings(config.model).sharing):
+        if isinstance(choice.settings, SharingSettings) and choice.settings.shares_while_training:
+            what = f"{cut}, and '{choice.entry.component.name}' makes some of them one while training goes on"
+            fix = "use train.engine=ddp, or a strategy whose plan is known before, such as cross-layer"
+            yield Problem("unsupported", what, f"model.sharing.{index}", fix)
+
+
 def routers_learn_from_the_text(config: RunConfig) -> Iterable[Problem]:
     return routers_without_gradient(config.model)
 
@@ -192,6 +209,7 @@ CHECKS = (
     ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),
     ConfigCheck("routers learn from the text", routers_learn_from_the_text),
     ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
+    ConfigCheck("what is cut over ranks can be trained", what_is_cut_over_ranks_can_be_trained),
 )
 
 

@@ -231,6 +231,10 @@ class LearnedSharingConfig(SharingSettings):
     def needs_sites(self) -> bool:
         return True
 
+    @property
+    def shares_while_training(self) -> bool:
+        return True
+
     def claims(self) -> Mapping[str, frozenset[int] | None]:
         return dict.fromkeys(WEIGHTS if self.parts is None else self.parts, None)
 

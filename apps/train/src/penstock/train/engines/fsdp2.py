@@ -32,6 +32,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from penstock.hooks.contracts import Batch, Layered, ObjectiveOutput, Schedule
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.train import shards
 from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
@@ -60,6 +61,10 @@ class ShardedEngine(DataParallelEngine):
         if last:
             self._forget_zeros()
 
+    def step(self, progress: float) -> dict[str, float]:
+        with self._between_ranks():  # an optimizer may bring the rows of a matrix together
+            return super().step(progress)
+
     def save(self, folder: Path) -> dict[str, str]:
         """Rank 0 writes what all ranks share, and each rank its share of what the optimizer keeps."""
         own = shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
@@ -74,7 +79,7 @@ class ShardedEngine(DataParallelEngine):
         cut = {id(parameter): parameter for _, _, parameter in places}
         with self._between_ranks():
             whole = {key: nn.Parameter(each.full_tensor().detach(), each.requires_grad) for key, each in cut.items()}
-        with _in_places(places, whole), _without_hooks(self._groups), super().full_state() as state:
+        with _in_places(places, whole), _without_hooks(self._root), super().full_state() as state:
             yield state
         with torch.no_grad():
             for key, parameter in cut.items():
@@ -85,7 +90,11 @@ class ShardedEngine(DataParallelEngine):
         mesh = init_device_mesh(self.device.type, (self.ranks,))
         blocks = blocks_of_their_own(module)
         root = _Root(module)
-        self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        try:
+            self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
+        except ValueError as error:  # a parameter that is one number has no rows
+            fix = "give the parameter a dimension, or use train.engine=ddp"
+            raise ProblemError(Problem("unsupported", str(error), "train.engine", fix)) from error
         self._root: Any = root
         for group in self._groups:
             group.set_gradient_divide_factor(1.0)
@@ -231,13 +240,18 @@ def _share(whole: Tensor, cut: DTensor) -> Tensor:
 
 
 @contextmanager
-def _without_hooks(groups: Sequence[nn.Module]) -> Iterator[None]:
-    """Without what `fully_shard` does before and after the forward pass of each group."""
-    tables: list[Any] = [each for group in groups for each in (group._forward_pre_hooks, group._forward_hooks)]
+def _without_hooks(root: nn.Module) -> Iterator[None]:
+    """Without what `fully_shard` does before and after forward passes, and after a state is loaded."""
+    tables: list[Any] = [
+        each
+        for module in root.modules()
+        for each in (module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks)
+    ]
     kept = [dict(table) for table in tables]
     for table in tables:
         for key, hook in list(table.items()):
-            if type(getattr(hook, "__self__", None)).__module__.startswith("torch.distributed"):
+            owner = type(hook.__self__) if hasattr(hook, "__self__") else hook
+            if str(owner.__module__).startswith("torch.distributed"):
                 del table[key]
     try:
         yield
