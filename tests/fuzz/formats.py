@@ -396,6 +396,25 @@ def read_llama2c(path: Path) -> Any:
     return settings, {name: array.shape for name, array in read_weights(path).items()}
 
 
+def write_shards_of_ranks(folder: Path) -> Path:
+    import torch
+
+    from penstock.train import shards
+    from penstock.train.shards import Part
+
+    whole_62 = torch.arange(12.0).view(6, 2)
+    shards.write(folder, "model", 0, {"model.w": Part(whole_62[:4], (0, 0)), "model.n": Part(torch.tensor(3), ())})
+    shards.write(folder, "model", 1, {"model.w": Part(whole_62[4:], (4, 0))})
+    return folder / "shards" / "model-00001.safetensors"
+
+
+def read_shards_of_ranks(path: Path) -> Any:
+    """Without their digests, as after a manifest was made for a damaged file."""
+    from penstock.train import shards
+
+    return {name: tuple(tensor.shape) for name, tensor in shards.read(path.parents[1]).items()}
+
+
 def checkpoint(file: str) -> Callable[[Path], Path]:
     """A checkpoint as `write_checkpoint` lays it out."""
 
@@ -632,5 +651,6 @@ FORMATS: dict[str, Format] = {
     "artifact-coded-header": Format(write_coded_header, read_artifact_header, (*JSON, deepen), sound_artifact),
     "artifact-stream": Format(write_coded_stream, read_coded_stream, BINARY, sound_stream),
     "artifact-header": Format(write_artifact_header, read_artifact_header, (*JSON, deepen), sound_artifact),
+    "shards": Format(write_shards_of_ranks, read_shards_of_ranks, (*BINARY, renumber, renumber), always),
     "trainer-state": Format(checkpoint("trainer.pt"), read_trainer_state, BINARY, always),
 }

@@ -338,7 +338,7 @@ def verify_checkpoint(path: Path) -> Checkpoint:
         damaged = [name for name, digest in expected.items() if not _holds(path / name, digest)]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise failed("bad-checkpoint", f"{MANIFEST} is missing or damaged", str(path)) from error
-    there = [*_KNOWN, *(f"{shards.FOLDER}/{file.name}" for file in (path / shards.FOLDER).glob("*"))]
+    there = [*_KNOWN, *(f"{shards.FOLDER}/{file.name}" for file in (path / shards.FOLDER).glob("*.safetensors"))]
     unlisted = [name for name in there if name not in expected and (path / name).exists()]
     if damaged or unlisted:
         what = "; ".join(

@@ -68,7 +68,7 @@ def write(checkpoint: Path, what: str, rank: int, parts: Mapping[str, Part]) -> 
     path.parent.mkdir(exist_ok=True)
     offsets = {name: {"saved_offsets": part.offset} for name, part in parts.items()}
     tensors = {name: part.tensor.contiguous() for name, part in parts.items()}
-    save_file(tensors, path, metadata={"format": "pt", "DCP_SHARDING_INFO": json.dumps(offsets)})
+    save_file(tensors, path, metadata={"format": "pt", "DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)})
     sync(path)
     sync(path.parent)
     with path.open("rb") as file:
