@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash import differences, outcome
+from crash import CrashServer, differences, outcome
 
 Train = Callable[..., Path]
 MODES = ("full", "selective")
@@ -76,3 +76,19 @@ def test_a_run_resumes_with_another_setting_to_the_same_bits(mode: str, train: T
     (whole / "status.json").write_text(json.dumps({**status, "state": "interrupted", "step": 2}))
     train("train.keep_checkpoints=9", f"train.activation_checkpointing={mode}", "--resume", str(whole))
     assert differences(outcome(whole), expected) == []
+
+
+@pytest.mark.parametrize(("engine", "modes"), [("ddp", ["selective"]), ("fsdp2", ["full", "selective"])])
+def test_ranks_have_every_bit_that_they_have_without(
+    engine: str, modes: list[str], server: CrashServer, tiny: Path, tmp_path: Path
+) -> None:
+    """Layers whose parameters are cut are gathered for the second computation as for the first."""
+    same = ("train.tokens=256", "train.micro_batch_size=1", "model.router={use: cluster, k: 2}", COUNTS_FIRST)
+    found = []
+    for mode in ("none", *modes):
+        setting = f"train.activation_checkpointing={mode}"
+        first, second = server.run_ranks("train", tiny, *same, setting, f"train.engine={engine}", cwd=tmp_path)
+        assert (first.status, second.status) == (0, 0), first.said + second.said
+        found.append(outcome(tmp_path / first.said.rpartition("run: ")[2].strip()))
+    for each in found[1:]:
+        assert differences(each, found[0]) == []

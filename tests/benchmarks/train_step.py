@@ -206,14 +206,14 @@ def peak_mebibytes(setting: str, name: str) -> float:
 
 
 def _grown_mebibytes(setting: str, name: str) -> float:
-    before = _status("VmRSS")
+    before = status("VmRSS")
     (step,) = programs(setting, [name], "cpu").values()
     for _ in range(3):
         step()
-    return (_status("VmHWM") - before) / 1024
+    return (status("VmHWM") - before) / 1024
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 

@@ -7,10 +7,13 @@ from penstock_trackers import plugin
 
 from penstock.conformance import parametrize_contract
 
+IMPORTED = {"prometheus": "prometheus_client"}
+
 
 @parametrize_contract(plugin)
 def test_contract(case):
-    library = case.entry.component.name
+    name = case.entry.component.name or ""
+    library = IMPORTED.get(name, name)
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     case()

@@ -132,8 +132,8 @@ def test_every_known_name_is_offered_and_described_without_its_library() -> None
     assert ours == known == set(LIBRARIES)
     code = (
         "import sys, penstock_trackers.plugin, penstock_trackers.config, penstock_trackers.in_trackio\n"
-        "import penstock_trackers.in_wandb, penstock_trackers.in_mlflow\n"
-        "sys.exit(bool({'trackio', 'wandb', 'mlflow'} & set(sys.modules)))"
+        "import penstock_trackers.in_wandb, penstock_trackers.in_mlflow, penstock_trackers.in_prometheus\n"
+        "sys.exit(bool({'trackio', 'wandb', 'mlflow', 'prometheus_client'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

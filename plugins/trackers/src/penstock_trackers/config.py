@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
 
 from penstock.hooks.config import Schema
 
@@ -30,3 +34,19 @@ class MlflowConfig(Schema):
     """Name of the experiment; null means the name of the config."""
     tracking_uri: str | None = None
     """URI of the server or database; null means `mlflow/mlflow.db` in the run directory."""
+
+
+class PrometheusConfig(Schema):
+    """Settings of `prometheus`."""
+
+    port: int = Field(default=9847, ge=0, le=65535)
+    """Port of `http://HOST:PORT/metrics`; 0 takes a free one, so that several runs of one machine need no setting."""
+    host: str = "127.0.0.1"
+    """IPv4 address or name to listen on; 0.0.0.0 lets other machines scrape."""
+    discovery: Path | None = None
+    """Folder of a file that names the address while the run trains, in the form of Prometheus's file-based discovery;
+    null means `prometheus.json` in the run directory."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        return {"port": 0}

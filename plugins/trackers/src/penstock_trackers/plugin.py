@@ -34,3 +34,17 @@ def trackers() -> list[Component]:
             reference="https://mlflow.org/docs/latest/ml/tracking",
         ),
     ]
+
+
+@hookimpl
+def observers() -> list[Component]:
+    return [
+        Component(
+            kind="observer",
+            name="prometheus",
+            target="penstock_trackers.in_prometheus:PrometheusObserver",
+            config="penstock_trackers.config:PrometheusConfig",
+            summary="Metrics of a run in progress over HTTP, for Prometheus to scrape",
+            reference="https://prometheus.io/docs",
+        ),
+    ]

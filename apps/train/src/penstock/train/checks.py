@@ -23,6 +23,7 @@ from penstock.hooks.registry import broken
 from penstock.run import checks
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import require_importable
+from penstock.train.compiled import require_compiler
 from penstock.train.compose import (
     Composition,
     compose_model,
@@ -163,8 +164,11 @@ def the_model_fits_together(planned: Planned) -> None:
     planned.config.train.schedule.build()
 
 
-def the_layers_can_be_checkpointed(planned: Planned) -> None:
-    layers_of(planned.composition.model, planned.config.train)
+def the_layers_can_be_checkpointed_and_compiled(planned: Planned) -> None:
+    train = planned.config.train
+    layers_of(planned.composition.model, train)
+    if train.compile_layers:
+        require_compiler(pick_device(train.device))
 
 
 def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
@@ -196,7 +200,7 @@ class BuiltCheck:
 CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
-    BuiltCheck("the layers can be checkpointed", the_layers_can_be_checkpointed),
+    BuiltCheck("the layers can be checkpointed and compiled", the_layers_can_be_checkpointed_and_compiled),
     BuiltCheck("the copies of checkpoints fit into memory", the_copies_of_checkpoints_fit_into_memory),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the head has the labels of the objective", the_head_has_the_labels_of_the_objective),

@@ -25,6 +25,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.contracts import (
     Batch,
     Engine,
+    EvaluationObserver,
     Objective,
     Observer,
     PartlyFrozen,
@@ -220,6 +221,9 @@ class Trainer:
             figures = self._evaluate()
             self.heldout = {name.removeprefix("heldout/"): value for name, value in figures.items()}
             self._log(figures)
+            for observer in self.observers:
+                if isinstance(observer, EvaluationObserver):
+                    observer.on_evaluation(self.step, self.heldout)
         if last or stop:
             self.saver.finish()
             self._save()

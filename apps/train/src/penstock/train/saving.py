@@ -112,8 +112,8 @@ class BackgroundSaver:
         before: Iterable[Callable[[], None]],
     ) -> None:
         """Copies the state of this step and begins to write it. `contents` is called on rank 0. `trained` are the
-        rank's parts of parameters, which have to be finite: else `diverged()` is raised. `before` is called
-        before the files are written."""
+        rank's parts of parameters, which have to be finite: else `diverged()` is raised. `before` is called before the
+        files are written."""
         if self._pending is not None:
             self._say_that_training_waits(self._pending, step)
             self.finish()

@@ -93,6 +93,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("tracker", "trackio"): "penstock-trackers",
     ("tracker", "wandb"): "penstock-trackers",
     ("tracker", "mlflow"): "penstock-trackers",
+    ("observer", "prometheus"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
     ("section", "evaluate"): "penstock-evaluate",
     ("section", "simulate"): "penstock-simulate",

@@ -97,6 +97,9 @@ class TrainSettings(Schema):
     activation_checkpointing: Annotated[Literal["none", "selective", "full"], OnResume.FREE] = "none"
     """What the layers compute again in the backward pass, to save memory; the bits are the same. `selective`:
     everything but matrix products and attention. `full`: everything, so that a layer keeps only its input."""
+    compile_layers: bool = False
+    """Whether to compile the layers with torch.compile. It changes bits by rounding, and the first step takes up to
+    minutes. On a CPU it is no faster."""
     device: Annotated[str, OnResume.FREE] = "auto"
     """A torch device; auto uses a GPU if one is available."""
     evaluate_every: Annotated[int | None, OnResume.FREE] = Field(default=50, gt=0)
@@ -129,6 +132,9 @@ class TrainSettings(Schema):
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             what = f"batch_size ({self.batch_size}) is not a multiple of micro_batch_size ({self.micro_batch_size})"
             yield ("micro_batch_size",), what
+        if self.compile_layers and self.activation_checkpointing == "selective":
+            what = "selective needs to see the operators of a layer, which compile_layers hides: use full or none"
+            yield ("activation_checkpointing",), what
 
     @property
     def micro_batches(self) -> int:

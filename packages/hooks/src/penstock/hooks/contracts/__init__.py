@@ -6,7 +6,7 @@ module of this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
+from penstock.hooks.contracts.data import BeginsTexts, Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import (
     Answer,
     ChatTemplate,
@@ -65,6 +65,7 @@ from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
     Batch,
     Engine,
+    EvaluationObserver,
     Objective,
     ObjectiveOutput,
     Observer,
@@ -120,6 +121,7 @@ __all__ = [
     "Batch",
     "BatchDependentRouter",
     "BatchLoad",
+    "BeginsTexts",
     "ChatTemplate",
     "Corpus",
     "Decodable",
@@ -127,6 +129,7 @@ __all__ = [
     "DocumentFilter",
     "Engine",
     "Estimate",
+    "EvaluationObserver",
     "ExpertLoad",
     "Exporter",
     "FactorisableSite",

@@ -264,3 +264,10 @@ class StagingObserver(Observer, Protocol):
     the checkpoint counts."""
 
     def stage(self, step: int) -> Callable[[], None]: ...
+
+
+@runtime_checkable
+class EvaluationObserver(Observer, Protocol):
+    """An `Observer` that is also told the held-out figures of each evaluation, by name: plain floats."""
+
+    def on_evaluation(self, step: int, figures: Mapping[str, float]) -> None: ...
