@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,20 @@ def trained(case: Case, engine: Any, root: Path) -> dict[str, Any]:
     return {"saved": saved, "ended": run.bits()}
 
 
-def continued(case: Case, engine: Any, root: Path, parts: int = 0) -> dict[str, Any]:
-    """Every bit of a new run that has read the checkpoint at `root`, and after the step that follows it."""
-    run = Run(case, engine, parts or 2 // engine.ranks)
+def restored(case: Case, engine: Any, root: Path) -> Run:
+    """A new run that has read the checkpoint at `root`."""
+    run = Run(case, engine, max(1, 2 // engine.ranks))
     checkpoint = verify_checkpoint(root / f"step-{BEFORE:08d}")
     checkpoint.require_base(run.composition.base_hash)
     checkpoint.load(run.composition, engine)
     engine.load(checkpoint.path)
     run.balancing.load_state(checkpoint.trainer_state()["balancing"])
+    return run
+
+
+def continued(case: Case, engine: Any, root: Path) -> dict[str, Any]:
+    """Every bit of a new run that has read the checkpoint at `root`, and after the step that follows it."""
+    run = restored(case, engine, root)
     saved = run.bits()
     list(run.step(BEFORE))
     return {"saved": saved, "ended": run.bits()}
@@ -96,10 +103,26 @@ def go_on(choice: Choice, folder: Path, kind: str, wrote: tuple[str, ...]) -> di
     """A rank's answer: all cases, continued from what other engines wrote."""
     engine = engine_of(kind)
     found = {
-        (name, theirs): continued(CASES[name], engine, root, parts=1 if engine.ranks > 2 else 0)
+        (name, theirs): continued(CASES[name], engine, root)
         for theirs in wrote
         for name, root in roots(folder, theirs).items()
     }
+    engine.close()
+    return found
+
+
+def pass_on(choice: Choice, folder: Path, to: Path) -> dict[str, Any]:
+    """A rank's answer: all cases of `fsdp2`, as it reads them and writes them again."""
+    engine = engine_of("fsdp2")
+    found: dict[str, Any] = {}
+    for name, root in roots(folder, "fsdp2").items():
+        run = restored(CASES[name], engine, root)
+        found[name] = run.bits()
+        other = roots(to, "fsdp2")[name]
+        if engine.rank == 0:
+            shutil.copytree(root.parent, other.parent, ignore=shutil.ignore_patterns(root.name))
+        engine.barrier()
+        save(run, other)
     engine.close()
     return found
 

@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from crash import differences
-from test_ranks import LIMIT, result_of
+from crash import differences, outcome
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError
 from penstock.train.rendezvous import Place, connected, meet, place
 
+LIMIT = 240  # seconds that ranks have: a hang is a failure
 # What goes wrong on rank 1 in the middle of a run; a restarted run is spared, and its rank 1 comes late.
 PLUGIN = """
 import os, signal, sys, time
@@ -108,7 +108,12 @@ def test_a_killed_rank_is_named_and_restarted_to_the_bits_of_one_process(tiny, p
     assert said.count("rank 1: about to die") == 1
     assert "Traceback" not in said
     run = tmp_path / json.loads(result)["run_dir"]
-    assert differences(result_of(run), result_of(alone)) == []
+    ends = outcome(run), outcome(alone)
+    for end in ends:  # the random numbers of the second rank, and a root over a rank's own micro-batches
+        end["engine"].pop("torch_rng_of_ranks", None)
+        for row in end["metrics"]:
+            row.pop("balance/global-loss/gradient_error", None)
+    assert differences(*ends) == []
     assert sorted(path.name for path in (run / "logs").iterdir()) == ["rank-0.log", "rank-1.log"]
     assert "another rank exited (rank 1 was killed by SIGKILL)" in (run / "logs" / "rank-0.log").read_text()
 

@@ -225,9 +225,8 @@ def test_an_error_on_one_rank_ends_the_other_which_says_what_it_was(server, tiny
 def test_weights_that_are_not_finite_on_one_rank_end_both_with_the_last_good_checkpoint(server, tiny, engine, tmp_path):
     first, second = with_a_schedule_that("return float('nan')", engine, server, tiny, tmp_path)
     assert (first.status, second.status) == (ExitCode.FAILED, ExitCode.FAILED)
-    assert "became nan at step" in first.said
+    assert "became nan on rank 1 at step" in first.said
     assert "the last good checkpoint is" in first.said
-    assert "rank 1" in first.said
     assert "Traceback" not in first.said + second.said
 
 

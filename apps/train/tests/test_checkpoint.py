@@ -179,3 +179,25 @@ def test_what_a_killed_writer_began_is_ended_by_the_next_process(root):
 def test_leftovers_of_a_killed_writer_are_no_checkpoint(root):
     (root / ".step-00000009.123").mkdir()
     assert newest(root, pytest.fail).step == 2
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_by_name_and_none_is_used_in_its_place(root):
+    path = root / "step-00000002" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+    with pytest.raises(ProblemError, match=r"step-00000002: written by a newer version of Penstock \(format 3"):
+        newest_checkpoint(root, pytest.fail)
+
+
+def test_a_checkpoint_from_before_formats_were_numbered_opens(root):
+    path = root / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["format"]
+    path.write_text(json.dumps(manifest))
+    assert newest(root, pytest.fail).step == 2
+
+
+def test_an_earlier_version_reads_whole_checkpoints_still(root):
+    """Their manifest has the format that it always had, and their files the names."""
+    manifest = json.loads((root / "step-00000002" / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert {"model.safetensors", "engine.pt", "trainer.pt"} <= manifest["sha256"].keys()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, trainers
+from tokenizers import decoders, models, normalizers, processors, trainers
 
 from penstock.data_prep.hub_tokenizer import HubTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer, train_tokenizer
@@ -51,6 +51,28 @@ def test_bytes_of_sentencepiece_tokens_are_those_of_the_text() -> None:
     assert found.byte_lengths()[tokens].sum() == len((TEXT + " \u6771").encode())
     assert found.decode(tokens) == TEXT + " \u6771"
     assert found.encode("</s>") != [2]
+
+
+@pytest.mark.parametrize(
+    ("puts", "config", "expected"),
+    [
+        (False, {}, (2, False)),  # the end of the text before
+        (False, {"bos_token": "<s>"}, (1, False)),
+        (False, {"bos_token": {"content": "<s>"}, "add_bos_token": True}, (1, True)),
+        (True, {}, (1, True)),
+        (True, {"bos_token": "<s>", "add_bos_token": False}, (1, False)),
+        (True, {"bos_token": None}, (1, True)),
+    ],
+)
+def test_what_begins_a_text_is_what_the_tokenizer_or_its_config_says(tmp_path, puts, config, expected) -> None:
+    tokenizer = tokenizers.Tokenizer.from_str(sentencepiece().decode())
+    if puts:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    found = HubTokenizer.load(tmp_path, 2)
+    assert (found.begin_of_text, found.always_begins) == expected
+    assert found.encode("gate")[0] != 1
 
 
 def test_a_tokenizer_that_composes_characters_says_so() -> None:

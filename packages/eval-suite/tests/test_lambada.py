@@ -85,7 +85,7 @@ def test_the_folder_of_data_has_it_plain_or_compressed(tokenizer, tmp_path, name
         ([{"text": "a\ud800 b"}], "jsonl:1: column 'text' has half of a surrogate pair at character 1"),
         ([{"text": "word"}], "jsonl:1: the passage does not end with a space and a word"),
         ([{"text": "a word "}], "jsonl:1: the passage does not end"),
-        ([["a b"]], "jsonl:1: expected a JSON object, got list"),
+        ([["a b"]], "jsonl: the file is a JSON array"),
         ([], "rows.jsonl: has no rows"),
     ],
 )
@@ -145,3 +145,25 @@ def test_lambada_itself_has_5153_passages(make_gru, tokenizer):
     result = run_task(Lambada(), make_gru(257), TaskContext(tokenizer, None, 256, limit=30, data=data))
     assert result.metrics["lambada.accuracy@openai-last-word-first-30"] == 0.0  # untrained
     assert result.metrics["lambada.perplexity@openai-last-word-first-30"] > 1e6
+
+
+@pytest.fixture
+def joining(tokenizer):
+    """Has a token for the whole of "abc", as some tokenizers have one for where a question ends and an answer begins,
+    and puts a token of its own before every text."""
+
+    class Joining(type(tokenizer)):
+        begin_of_text = 1
+        always_begins = True
+
+        def encode(self, text):
+            return [300] if text == "abc" else super().encode(text)
+
+    return Joining()
+
+
+def test_a_token_over_the_join_leaves_the_text_by_itself_and_texts_begin_with_their_token(joining):
+    before = [1, *joining.encode("ab")]
+    assert continuation(joining, "ab", "c") == Likelihood(before, joining.encode("c"))
+    assert continuation(joining, "ab", "d") == Likelihood(before, joining.encode("d"))
+    assert continuation(joining, "", "abc") == Likelihood([1], [300])

@@ -61,6 +61,13 @@ def test_pieces_of_a_stack_change_nothing(monkeypatch, shape, dtype):
     torch.testing.assert_close(orthogonalize(random(*shape), dtype=dtype), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_matrix_has_the_same_bits_alone_and_in_a_stack(dtype):
+    stack = random(1500, 32, 16)
+    alone = torch.cat([orthogonalize(matrix, dtype=dtype) for matrix in stack.split(1)])
+    assert torch.equal(alone, orthogonalize(stack, dtype=dtype))
+
+
 @pytest.mark.parametrize("rank", [1, 4, 64])
 @pytest.mark.parametrize("shape", [(128, 64), (64, 64), (64, 128)])
 @pytest.mark.parametrize("smallest", [1, 1e-6], ids=["even", "ill-conditioned"])

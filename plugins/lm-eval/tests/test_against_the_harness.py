@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from gpt2_twins import POSITIONS, Twins
+from gpt2_twins import POSITIONS, Twins, write_beginning_twins
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 from local_tasks import write_tasks
@@ -103,6 +103,16 @@ def test_in_float64_every_request_has_the_answer_of_the_harness(twins, folder):
     expected = harness(twins.theirs("float64", batch_size=4), folder, *SCORED)
     for name in SCORED:
         assert farthest(found, expected, name) <= 1e-9
+
+
+def test_a_token_that_begins_texts_stands_before_them_as_in_the_harness(tmp_path, folder):
+    llama = write_beginning_twins(tmp_path)
+    found = harness(PenstockModel(llama.ours(dtype="fp64")), folder, *TASKS)
+    expected = harness(llama.theirs("float64"), folder, "choose", "end", "generate")
+    # of a page, the harness asks how likely its first token is after itself, unless told not to put it there
+    expected_pages = harness(llama.theirs("float64", add_bos_token=False), folder, "read")
+    for name in TASKS:
+        assert farthest(found, expected_pages if name == "read" else expected, name) <= 1e-9
 
 
 @pytest.mark.parametrize("name", TASKS)

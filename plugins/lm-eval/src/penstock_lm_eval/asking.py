@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from penstock.eval_suite.prompts import continuation
+from penstock.eval_suite.examples import prompt_tokens
+from penstock.eval_suite.prompts import continuation, first_token
 from penstock.hooks.contracts import (
     Answer,
     Generate,
@@ -51,7 +52,7 @@ def results_of(instance: Any, answers: Sequence[Answer]) -> list[Any]:
 def likelihood_of(before: str, text: str, context: TaskContext) -> Likelihood:
     """Without a context, the text is read after the end of a text, unless it begins with one itself."""
     asked = continuation(context.tokenizer, before, text)
-    if not before and asked.continuation[:1] == [context.tokenizer.end_of_text]:
+    if not before and asked.continuation[:1] == [*asked.context]:
         return Likelihood(asked.continuation[:1], asked.continuation[1:])
     return asked
 
@@ -59,7 +60,7 @@ def likelihood_of(before: str, text: str, context: TaskContext) -> Likelihood:
 def _windows(text: str, context: TaskContext) -> Iterator[Likelihood]:
     """Disjoint windows as in the harness: the first one begins with the end of a text, and the last one is full, so
     that it sees tokens that the one before has scored."""
-    tokens, most = [context.tokenizer.end_of_text, *context.tokenizer.encode(text)], context.sequence_length
+    tokens, most = [first_token(context.tokenizer), *context.tokenizer.encode(text)], context.sequence_length
     for start in range(0, len(tokens) - 1, most):
         end = min(start + most, len(tokens) - 1)
         yield Likelihood(tokens[max(0, end - most) : start + 1], tokens[start + 1 : end + 1])
@@ -75,7 +76,7 @@ def generations_of(prompt: str, settings: Any, repeats: int, context: TaskContex
     _require_plain(kwargs, temperature)
     until = kwargs.get("until") or []
     stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
-    tokens = context.tokenizer.encode(prompt) or [context.tokenizer.end_of_text]
+    tokens = prompt_tokens(prompt, context)
     for number in range(repeats):
         yield Generate(tokens, kwargs["max_gen_toks"], stop, temperature, context.seed + number if temperature else 0)
 

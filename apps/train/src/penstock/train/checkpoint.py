@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -178,6 +178,9 @@ class Contents:
         if isinstance(model, PartlyFrozen):
             base = base or model.base_hash()
         return cls(tensors, model.export_config(), base, trainer_state, tokenizer_folder, plugins)
+
+    def with_copies(self, tensors: Mapping[str, Mapping[str, Tensor]], trainer_state: Mapping[str, Any]) -> Contents:
+        return replace(self, tensors=tensors, trainer_state=trainer_state)
 
     def write(self, folder: Path) -> dict[str, str]:
         """Writes the files; returns the SHA-256 of each. Any thread may call it."""

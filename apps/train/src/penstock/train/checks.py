@@ -8,6 +8,7 @@ Every check raises `ProblemError`; the problems of all checks are reported at on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,9 @@ from penstock.train.compose import (
 )
 from penstock.train.data import content_settings, data_folder
 from penstock.train.layers import layers_of
-from penstock.train.weights import sites_of
+from penstock.train.memory import available_memory, optimizer_state
+from penstock.train.staging import bytes_to_copy
+from penstock.train.weights import checkpoint_state, sites_of
 
 FIRST_DOCUMENTS = 8
 # What a run reads of a model, apart from calling it: `penstock.hooks.contracts.Model`, and what its objective calls.
@@ -55,6 +58,23 @@ class Planned:
     def composition(self) -> Composition:
         """The model on the meta device, with everything that is put into it."""
         return compose_model(self.config, planned_vocabulary(self.config), "meta")
+
+    @cached_property
+    def copied_bytes(self) -> int:
+        """What this machine keeps of copies that checkpoints are written from beside training; 0 without them."""
+        if not self.config.train.checkpoint_async:
+            return 0
+        composition = self.composition
+        optimizer = compose_optimizer(self.config, composition.model, composition.shared.roles())
+        state = [checkpoint_state(composition.model), composition.added_state(), optimizer_state(optimizer)]
+        return round(bytes_to_copy(state) * self._share_of_this_machine())
+
+    def _share_of_this_machine(self) -> float:
+        """Of the state of a run: one rank has all of it, or each rank a part. The launcher says how many are here."""
+        if "sharded" not in self.config.train.engine.entry.component.capabilities:
+            return 1.0
+        ranks, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        return here / ranks
 
     @cached_property
     def objective(self) -> Objective:
@@ -151,6 +171,23 @@ def the_layers_can_be_checkpointed_and_compiled(planned: Planned) -> None:
         require_compiler(pick_device(train.device))
 
 
+def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
+    """Where training is on the CPU, the copy of the model and the optimizer state stands beside them."""
+    copied, available = planned.copied_bytes, available_memory()
+    trained = copied if pick_device(planned.config.train.device).type == "cpu" else 0
+    if copied and available is not None and copied + trained > available:
+        what = (
+            f"writing checkpoints beside training takes {gigabytes(copied)} for a copy of the model and the optimizer "
+            f"state, training takes more than {gigabytes(trained)}, and {gigabytes(available)} are available"
+        )
+        fix = "set it to false, or train where there is more memory"
+        raise ProblemError(Problem("too-little-memory", what, "train.checkpoint_async", fix))
+
+
+def gigabytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltCheck:
     """`law` is what holds. `at_start` says whether a start runs the check too."""
@@ -164,6 +201,7 @@ CHECKS = (
     BuiltCheck("the device can be used", the_device_can_be_used),
     BuiltCheck("the model, its parts and the optimizer fit together", the_model_fits_together),
     BuiltCheck("the layers can be checkpointed and compiled", the_layers_can_be_checkpointed_and_compiled),
+    BuiltCheck("the copies of checkpoints fit into memory", the_copies_of_checkpoints_fit_into_memory),
     BuiltCheck("the objective reads its files", the_objective_reads_its_files),
     BuiltCheck("the head has the labels of the objective", the_head_has_the_labels_of_the_objective),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),

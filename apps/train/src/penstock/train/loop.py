@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from penstock.hooks.contracts import (
     Objective,
     Observer,
     PartlyFrozen,
+    StagingObserver,
     StepRecord,
     Tracker,
 )
@@ -37,7 +39,7 @@ from penstock.run.config import RunConfig
 from penstock.run.directory import RunDirectory
 from penstock.run.plugin_lock import plugin_lock
 from penstock.train.balancing import Balancing
-from penstock.train.checkpoint import Checkpoint, last_good, newest_checkpoint, tidy, write_checkpoint
+from penstock.train.checkpoint import Checkpoint, Contents, last_good, newest_checkpoint, tidy, write_checkpoint
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.cut import Cut
 from penstock.train.data import training_data
@@ -49,6 +51,7 @@ from penstock.train.progress import Progress
 from penstock.train.ranks import AgreedError, micro_batches
 from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
+from penstock.train.saving import BackgroundSaver
 from penstock.train.signals import stop_requests
 
 
@@ -134,7 +137,8 @@ class Trainer:
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
         self._data |= objective.fingerprint()
-        self._last_checkpoint: Checkpoint | None = None
+        self.saver = BackgroundSaver(run.checkpoints, engine, keep=config.train.keep_checkpoints)
+        self._saved = 0  # the step of the last checkpoint that was written or begun
 
     def _trace_header(self) -> dict[str, Any]:
         """What a routing trace of this run says about its model and data."""
@@ -185,7 +189,7 @@ class Trainer:
             raise ProblemError(Problem("cannot-continue", what, str(checkpoint.path), fix)) from error
         self.step, self.elapsed, self.cut_before = state["step"], state["elapsed"], Cut.saved(state)
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
-        self._last_checkpoint = checkpoint
+        self._saved = self.step
 
     def train(self) -> None:
         """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
@@ -198,12 +202,13 @@ class Trainer:
                 while self.step < self.steps:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_seen)
-                    self._after_step(last=self.step == self.steps, stop=self.engine.agree(asked()))
+                    self._after_step(last=self.step == self.steps, stop=self.saver.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
             self._close()
             self._status("finished")
         except BaseException as error:
             self.balancing.abandon()
+            self.saver.abandon()
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
             with suppress(OSError):  # a full disk must not hide the original error
                 self._status("interrupted") if stopped else self._status("failed", message=str(error))
@@ -219,8 +224,11 @@ class Trainer:
             for observer in self.observers:
                 if isinstance(observer, EvaluationObserver):
                     observer.on_evaluation(self.step, self.heldout)
-        if last or stop or self.step % train.checkpoint_every == 0:
+        if last or stop:
+            self.saver.finish()
             self._save()
+        elif self.step % train.checkpoint_every == 0:
+            self._begin_to_save() if train.checkpoint_async else self._save()
         if stop and not last:
             raise Interrupted
 
@@ -298,10 +306,12 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Loss on held-out batches: an estimate, as `penstock evaluate` reads all of the text. Each batch is read by
-        one rank, and the sum is taken in a fixed order."""
+        one rank, and the sum is taken in a fixed order. All ranks read equally many, because a pass may gather
+        parameters: where none is left, the last one once more."""
         rank, ranks = self.engine.rank, self.engine.ranks
         batches = list(self.objective.heldout())
-        own = {number: self._measure(batches[number]) for number in range(rank, len(batches), ranks)}
+        shares = [min(number + rank, len(batches) - 1) for number in range(0, len(batches), ranks)]
+        own = {number: self._measure(batches[number]) for number in shares}
         read = {number: result for results in self.engine.gather(own) for number, result in results.items()}
         return totals(batches, [read[number] for number in sorted(read)])
 
@@ -310,14 +320,19 @@ class Trainer:
         return read_batch(self.engine.evaluate(moved(batch, self.engine.device)))
 
     def what_was_learnt(self) -> dict[str, float]:
-        """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other."""
+        """Figures of a model that is partly frozen, on the held-out windows of evaluations; empty for any other. All
+        ranks call it, and rank 0 measures."""
         if not isinstance(self.model, PartlyFrozen):
             return {}
+        with self.engine.full_state():
+            return self._learnt(self.model) if self.writes else {}
+
+    def _learnt(self, model: PartlyFrozen) -> dict[str, float]:
         parameters = parameter_summary(self.composition)
         window_WS = torch.from_numpy(heldout_windows(training_data(self.config, self.dataset))).to(self.engine.device)
         return {
             "trained_share": (parameters.trained or 0) / parameters.total,
-            **what_was_learnt(self.model, window_WS, self.config.train.batch_size),
+            **what_was_learnt(model, window_WS, self.config.train.batch_size),
             **{name: value for name, value in self.metrics.items() if name.startswith("balance/")},
         }
 
@@ -326,24 +341,17 @@ class Trainer:
             tracker.log(self.step, metrics)
 
     def _save(self) -> None:
-        if self._last_checkpoint is not None and self._last_checkpoint.step == self.step:
+        """Writes a checkpoint while training waits."""
+        if self._saved == self.step:
             return
         self._require_finite()
         for observer in self.observers:
             observer.on_checkpoint(self.step)
-        state = {
-            "step": self.step,
-            "tokens": self.tokens_seen,
-            "elapsed": self.elapsed,
-            "balancing": self.balancing.state(),
-            "data": self._data,
-            "cut": self.cut.state(),
-        }
-        self._last_checkpoint = write_checkpoint(
+        write_checkpoint(
             self.run.checkpoints,
             self.step,
             self.model,
-            state,
+            self._state(),
             self.dataset.folder,
             engine=self.engine,
             plugins=self.plugins,
@@ -352,12 +360,50 @@ class Trainer:
             added=self.composition.added_state,
             base=self.composition.base_hash,
         )
+        self._saved = self.step
+
+    def _begin_to_save(self) -> None:
+        """Writes a checkpoint beside training. The next step takes the place of the batch that is tried before."""
+        self._require_storable()
+        self.saver.begin(
+            self.step,
+            self.model,
+            self._contents,
+            trained=self._trained(),
+            diverged=partial(self._failed, f"the weights became nan at step {self.step + 1}"),
+            before=[each for each in map(self._staged_observer, self.observers) if each is not None],
+        )
+        self._saved = self.step
+
+    def _staged_observer(self, observer: Observer) -> Callable[[], None] | None:
+        """What is left to write of an observer's records up to this step."""
+        return observer.stage(self.step) if isinstance(observer, StagingObserver) else observer.on_checkpoint(self.step)
+
+    def _contents(self) -> Contents:
+        return Contents.of(
+            self.model,
+            self._state(),
+            self.dataset.folder,
+            plugins=self.plugins,
+            plan=self.composition.stored_plan,
+            added=self.composition.added_state,
+            base=self.composition.base_hash,
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens_seen,
+            "elapsed": self.elapsed,
+            "balancing": self.balancing.state(),
+            "data": self._data,
+            "cut": self.cut.state(),
+        }
 
     def _require_finite(self) -> None:
         """A diverged model is never written. Its weights may still be finite, so the next batch is tried too, and they
         may have a scale that their format cannot hold."""
-        trained = trained_parameters(self.composition.module).values()
-        finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+        finite = all(bool(tensor.isfinite().all()) for tensor in self._trained())
         if self.engine.agree(not finite):
             raise self._diverged("weights", math.nan, fine=finite)
         rank, ranks = self.engine.rank, self.engine.ranks
@@ -367,6 +413,12 @@ class Trainer:
             worst = next(each for each in losses if not math.isfinite(each))
             raise self._diverged("loss", worst, fine=math.isfinite(loss))
         self._require_storable()
+
+    def _trained(self) -> list[Tensor]:
+        """This rank's part of the parameters that train."""
+        trained = trained_parameters(self.composition.module).values()
+        # By name, because importing `DTensor` takes a second, which an engine that cuts nothing does not need.
+        return [cast(Any, each).to_local() if hasattr(each, "to_local") else each for each in trained]
 
     def _require_storable(self) -> None:
         if not self.composition.guarded:
@@ -399,6 +451,7 @@ class Trainer:
         return self._failed(f"the {what} became {value}{on} at step {self.step + 1}")
 
     def _failed(self, what: str) -> Exception:
+        self.saver.settle()
         fix = (
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
             f"--resume {self.run.path} --allow-config-drift"

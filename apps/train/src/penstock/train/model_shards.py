@@ -8,7 +8,7 @@ frozen model does not train are those of its base, and not stored.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,9 @@ class ModelShards:
         """The parts are views of the model's tensors."""
         named = {f"{PREFIX}{name}": tensor for name, tensor in tensors_of(model).items()}
         return cls(rank, shards.parts_of(named, rank))
+
+    def with_copies(self, tensors: Mapping[str, Tensor]) -> ModelShards:
+        return replace(self, parts={name: replace(part, tensor=tensors[name]) for name, part in self.parts.items()})
 
     def write(self, folder: Path) -> dict[str, str]:
         """Returns the SHA-256 of the file. Any thread may call it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,15 @@ class LoadTraceObserver:
     def on_checkpoint(self, step: int) -> None:
         self.on_end()
 
+    def stage(self, step: int) -> Callable[[], None]:
+        """See `StagingObserver`. Counts are never changed, so a copy of the list is enough."""
+        steps, counts, layers = list(self._steps), list(self._counts), self._layers
+        return lambda: self._write(steps, counts, layers)
+
     def on_end(self) -> None:
-        if self._counts:
-            header = {**self.header, "split": "train", "layers": list(self._layers), "steps": self._steps}
-            RoutingTrace(np.stack(self._counts), header).save(self.path)
+        self._write(self._steps, self._counts, self._layers)
+
+    def _write(self, steps: list[int], counts: list[np.ndarray], layers: tuple[int, ...]) -> None:
+        if counts:
+            header = {**self.header, "split": "train", "layers": list(layers), "steps": steps}
+            RoutingTrace(np.stack(counts), header).save(self.path)

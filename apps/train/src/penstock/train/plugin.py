@@ -82,6 +82,7 @@ def engines() -> list[Component]:
             name="local",
             target="penstock.train.engines.local:LocalEngine",
             summary="One process, one device",
+            capabilities=frozenset({"asynchronous"}),
             contract=2,
         ),
         Component(
@@ -90,7 +91,7 @@ def engines() -> list[Component]:
             target="penstock.train.engines.ddp:DataParallelEngine",
             config="penstock.train.config:DataParallelConfig",
             summary="Data parallelism: each rank holds the whole model and takes a share of the batch",
-            capabilities=frozenset({"bit-equal", "several-ranks"}),
+            capabilities=frozenset({"asynchronous", "bit-equal", "several-ranks"}),
             contract=2,
         ),
         Component(
@@ -99,7 +100,7 @@ def engines() -> list[Component]:
             target="penstock.train.engines.fsdp2:ShardedEngine",
             config="penstock.train.config:DataParallelConfig",
             summary="Sharded data parallelism: each rank holds a share of parameters, gradients and optimizer state",
-            capabilities=frozenset({"bit-equal", "several-ranks", "sharded"}),
+            capabilities=frozenset({"asynchronous", "bit-equal", "several-ranks", "sharded"}),
             contract=2,
             reference="FSDP2, torch.distributed.fsdp.fully_shard",
         ),

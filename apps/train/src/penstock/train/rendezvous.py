@@ -27,6 +27,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 HOSTED = "TORCHELASTIC_USE_AGENT_STORE"  # "True": the launcher hosts the store
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 JOINING = 10.0  # minutes until a rank that has not started counts as missing
+LOOK = 0.05  # seconds between two looks into the store
 SAID_AFTER = 30.0  # seconds of waiting for others until it is said
 
 
@@ -138,13 +139,19 @@ def listed(ranks: Sequence[int]) -> str:
     return f"rank{'' if len(ranks) == 1 else 's'} {', '.join(map(str, ranks))}"
 
 
-def _missing(store: Store, ranks: int, seconds: float) -> list[int]:
-    keys = [_joined(rank) for rank in range(ranks)]
-    try:
-        store.wait(keys, timedelta(seconds=max(seconds, 0.1)))
-    except dist.DistError:
-        return [rank for rank, key in enumerate(keys) if not store.check([key])]
+def missing_keys(store: Store, keys: Sequence[str], seconds: float) -> list[str]:
+    """The keys that are not there after so many seconds. (A `wait` that runs out prints warnings of its own.)"""
+    deadline = time.monotonic() + seconds
+    while not store.check(list(keys)):
+        if time.monotonic() >= deadline:
+            return [key for key in keys if not store.check([key])]
+        time.sleep(LOOK)
     return []
+
+
+def _missing(store: Store, ranks: int, seconds: float) -> list[int]:
+    keys = {_joined(rank): rank for rank in range(ranks)}
+    return [keys[key] for key in missing_keys(store, list(keys), max(seconds, LOOK))]
 
 
 def _joined(rank: int) -> str:

@@ -24,7 +24,7 @@ from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
-from penstock.train.checks import Planned, require_for_start
+from penstock.train.checks import Planned, gigabytes, require_for_start
 from penstock.train.compose import (
     Composition,
     compose_model,
@@ -88,9 +88,11 @@ def train_run(
     """
     with joined(config) as engine:
         first = engine.rank == 0
-        require_on_all(lambda: require_for_start(Planned(config, runs), document), engine.gather)
+        planned = Planned(config, runs)
+        require_on_all(lambda: require_for_start(planned, document), engine.gather)
         if first:
             _warn_of_missing_files(config)
+            _say_what_copies_take(planned)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
@@ -137,6 +139,12 @@ def _warn_of_missing_files(config: RunConfig) -> None:
     """Training does not end for a file that a later command reads, and may take hours until that one says so."""
     for problem in missing_files_of_other_commands(config):
         messages.warn(f"{problem}; training does not need it")
+
+
+def _say_what_copies_take(planned: Planned) -> None:
+    if copied := planned.copied_bytes:
+        what = f"checkpoints are written beside training, from a copy that takes {gigabytes(copied)} of memory"
+        messages.note(f"{what}; train.checkpoint_async=false does without")
 
 
 @contextmanager
@@ -268,8 +276,7 @@ def _record_learned_sharing(run: RunDirectory, composition: Composition) -> None
 
 def _trained(trainer: Trainer, *, already: bool) -> Trained:
     """The result of the run."""
-    first = trainer.engine.rank == 0
-    learnt = trainer.what_was_learnt() if first else {}
+    learnt = trainer.what_was_learnt()
     if learnt:
         write_record(trainer.run.path / "learnt.json", learnt)
     return Trained(

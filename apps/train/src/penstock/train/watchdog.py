@@ -17,14 +17,12 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 
-import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from penstock.hooks.problems import ExitCode
 from penstock.run import messages
-from penstock.train.rendezvous import listed
+from penstock.train.rendezvous import listed, missing_keys
 
 POLL = 1.0  # seconds
 ANSWER = 3 * POLL  # seconds that a living rank needs to answer
@@ -78,13 +76,8 @@ class Watchdog:
         self._answer(question, store)
         store.set(question, "")
         keys = {rank: f"{question}/{rank}" for rank in range(self.ranks)}
-        with suppress(dist.DistError):
-            store.wait(list(keys.values()), timedelta(seconds=ANSWER))
-        return {
-            rank: Answer(**json.loads(store.get(key)))  # a key that is there
-            for rank, key in keys.items()
-            if store.check([key])
-        }
+        silent = missing_keys(store, list(keys.values()), ANSWER)
+        return {rank: Answer(**json.loads(store.get(key))) for rank, key in keys.items() if key not in silent}
 
     def _watch(self) -> None:
         try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.eval_suite.concatenated import Concatenated, concatenated
 from penstock.eval_suite.likelihood import window_convention
-from penstock.eval_suite.prompts import refuse_limit, refuse_shots
+from penstock.eval_suite.prompts import first_token, refuse_limit, refuse_shots
 from penstock.eval_suite.sources import (
     Row,
     compressed_or_not,
@@ -122,7 +122,7 @@ class C4:
         for where, text in documents:
             token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
             byte_N = bytes_of_tokens(context.tokenizer, token_N, text)
-            yield where, Stream(np.array([context.tokenizer.end_of_text, *token_N]), byte_N)
+            yield where, Stream(np.array([first_token(context.tokenizer), *token_N]), byte_N)
 
     def _rows(self, context: TaskContext) -> Iterator[Row]:
         place = self._place(context)

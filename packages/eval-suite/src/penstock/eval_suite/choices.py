@@ -271,7 +271,7 @@ def _all_fit(prompts: Iterable[Prompt], context: TaskContext) -> bool:
 
 def _fits(prompt: Prompt, context: TaskContext) -> bool:
     longest = max(len(answer.encode()) for answer in prompt.answers)
-    if len(prompt.text.encode()) + longest + 2 <= context.sequence_length:  # a token has at least one byte
+    if len(prompt.text.encode()) + longest + 3 <= context.sequence_length:  # a token has at least one byte
         return True
     return not any(is_cut(request, context) for request in _likelihoods(prompt, context))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from penstock.eval_suite.prompts import always_first, first_token
 from penstock.hooks.contracts import ChatTemplate, Generate, Message, TaskContext
 from penstock.hooks.problems import Problem, ProblemError
 
@@ -66,9 +67,10 @@ def prompt_text(question: str, examples: Sequence[Example], context: TaskContext
 
 
 def prompt_tokens(text: str, context: TaskContext) -> list[int]:
-    """The tokens of a prompt; an empty one is the end-of-text token."""
-    encode = context.tokenizer.encode if context.chat is None else context.chat.encode
-    return encode(text) or [context.tokenizer.end_of_text]
+    """The tokens of a prompt; an empty one is the token before a text. A chat template writes all tokens itself."""
+    if context.chat is not None:
+        return context.chat.encode(text) or [first_token(context.tokenizer)]
+    return [*always_first(context.tokenizer), *context.tokenizer.encode(text)] or [first_token(context.tokenizer)]
 
 
 def convention(context: TaskContext) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.eval_suite.metrics import count_words
+from penstock.eval_suite.prompts import first_token
 from penstock.hooks.contracts import Answer, Likelihood, LikelihoodAnswer, Rolling, RollingAnswer, Tokenizer
 
 _SPACED = tuple(f" {mark} " for mark in ":;.!?,")
@@ -51,7 +52,7 @@ class Page:
 
     @classmethod
     def of(cls, text: str, tokenizer: Tokenizer, window: int) -> Page:
-        token_N = np.array([tokenizer.end_of_text, *tokenizer.encode(detokenized(text))])
+        token_N = np.array([first_token(tokenizer), *tokenizer.encode(detokenized(text))])
         return cls(token_N, count_words(text), len(text.encode()), window)
 
     def requests(self) -> list[Rolling | Likelihood]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from penstock.hooks.contracts import Likelihood, TaskContext, Tokenizer
+from penstock.hooks.contracts import BeginsTexts, Likelihood, TaskContext, Tokenizer
 from penstock.hooks.problems import Problem, ProblemError
 
 
@@ -13,7 +13,8 @@ def continuation(tokenizer: Tokenizer, context: str, text: str) -> Likelihood:
     spaces of the context move to the text, both are encoded together, and the tokens beyond those of the context alone
     are the text.
 
-    An empty context is the end-of-text token; raises `ProblemError` if the tokenizer has none.
+    An empty context is the token before a text (`first_token`). Where a token spans context and text, so that nothing
+    is left of the text, it is encoded by itself.
     """
     return continuations(tokenizer, context, [text])[0]
 
@@ -23,13 +24,26 @@ def continuations(
 ) -> list[Likelihood]:
     """`continuation` for each of the texts after the same context. `encode` is that of a chat template, which wrote the
     context."""
+    first = [] if encode is not None else always_first(tokenizer)
     encode = encode or tokenizer.encode
     kept = context.rstrip()
     moved = context[len(kept) :]
     if not kept:
-        return [Likelihood([tokenizer.end_of_text], encode(f"{moved}{text}")) for text in texts]
+        return [Likelihood([first_token(tokenizer)], encode(f"{moved}{text}")) for text in texts]
     before = encode(kept)
-    return [Likelihood(before, encode(f"{kept}{moved}{text}")[len(before) :]) for text in texts]
+    split = [(encode(f"{kept}{moved}{text}")[len(before) :] or encode(f"{moved}{text}")) for text in texts]
+    return [Likelihood([*first, *before], asked) for asked in split]
+
+
+def first_token(tokenizer: Tokenizer) -> int:
+    """What a model reads before a text with nothing else before it: the token that begins one, or that ends the one
+    before."""
+    return tokenizer.begin_of_text if isinstance(tokenizer, BeginsTexts) else tokenizer.end_of_text
+
+
+def always_first(tokenizer: Tokenizer) -> list[int]:
+    """What stands before everything that a model reads: nothing, or the token that begins a text."""
+    return [tokenizer.begin_of_text] if isinstance(tokenizer, BeginsTexts) and tokenizer.always_begins else []
 
 
 def refuse_limit(context: TaskContext, task: str, setting: str) -> None:

@@ -16,7 +16,7 @@ from typing import cast
 
 from penstock.eval_suite.diversity import grams, longest_repeated, require_bleu, self_bleu
 from penstock.eval_suite.examples import convention, prompt_text, require_room
-from penstock.eval_suite.prompts import refuse_shots
+from penstock.eval_suite.prompts import first_token, refuse_shots
 from penstock.eval_suite.sources import local_rows, some_rows, texts_of
 from penstock.hooks.contracts import (
     Answer,
@@ -142,7 +142,7 @@ def _prompt_tokens(prompt: str, context: TaskContext) -> list[int]:
     """A text begins with the token that ends texts, as documents did in training; a chat as its template says."""
     if context.chat is not None:
         return context.chat.encode(prompt_text(prompt, (), context))
-    return [context.tokenizer.end_of_text, *context.tokenizer.encode(prompt)]
+    return [first_token(context.tokenizer), *context.tokenizer.encode(prompt)]
 
 
 def _seed(seed: int, item: str, sample: int) -> int:

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from penstock.eval_suite.likelihood import window_convention
-from penstock.eval_suite.prompts import refuse_shots
+from penstock.eval_suite.prompts import first_token, refuse_shots
 from penstock.eval_suite.sources import local_rows, read_text, texts_of
 from penstock.eval_suite.tasks import (
     BITS_PER_BYTE,
@@ -56,7 +56,7 @@ class Text:
         for where, text in documents:
             token_N = np.asarray(context.tokenizer.encode(text), dtype=np.int64)
             byte_N = bytes_of_tokens(context.tokenizer, token_N, text)
-            yield Item(where, Stream(np.array([context.tokenizer.end_of_text, *token_N]), byte_N), (digest[:8], alone))
+            yield Item(where, Stream(np.array([first_token(context.tokenizer), *token_N]), byte_N), (digest[:8], alone))
 
     def requests(self, item: Item, context: TaskContext) -> Sequence[Rolling]:
         return [Rolling(item.document.token_N, context.sequence_length, self._stride)]

@@ -48,6 +48,9 @@ SETS_BIAS, HAS_NO_BIAS = "selection-bias", "no-selection-bias"
 # An engine declares it if it cuts parameters over ranks, an optimizer if it steps parameters that are cut.
 SHARDED = "sharded"
 
+# The capability of an engine that copies its state, so that training goes on while the copy is written.
+ASYNCHRONOUS = "asynchronous"
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigCheck:
@@ -187,6 +190,13 @@ def routers_of(config: RunConfig) -> dict[str, Choice]:
     return {path: each for path, each in routers.items() if id(each) in chosen}
 
 
+def asynchronous_checkpoints_have_an_engine_that_copies(config: RunConfig) -> Iterator[Problem]:
+    engine = config.train.engine.entry.component
+    if config.train.checkpoint_async and ASYNCHRONOUS not in engine.capabilities:
+        what = f"the engine '{engine.name}' cannot copy its state, so training would wait for each checkpoint"
+        yield Problem("unsupported", what, "train.checkpoint_async", "set it to false, or use another engine")
+
+
 def the_model_computes_in_the_dtype(config: RunConfig) -> Iterator[Problem]:
     for field, what in architecture_settings(config.model).misfits_in(config.train.dtype, config.train.device):
         yield Problem("bad-value", what, f"model.{field}")
@@ -208,6 +218,10 @@ CHECKS = (
     ConfigCheck("balancers can steer every router", balancers_can_steer_every_router),
     ConfigCheck("one balancer sets the selection bias", one_balancer_sets_the_bias),
     ConfigCheck("routers learn from the text", routers_learn_from_the_text),
+    ConfigCheck(
+        "asynchronous checkpoints have an engine that copies its state",
+        asynchronous_checkpoints_have_an_engine_that_copies,
+    ),
     ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
     ConfigCheck("what is cut over ranks can be trained", what_is_cut_over_ranks_can_be_trained),
 )

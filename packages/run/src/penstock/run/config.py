@@ -108,6 +108,9 @@ class TrainSettings(Schema):
     """Held-out tokens per periodic evaluation."""
     checkpoint_every: Annotated[int, OnResume.FREE] = Field(default=100, gt=0)
     """Steps between checkpoints; a final one is always written at the end."""
+    checkpoint_async: Annotated[bool, OnResume.FREE] = False
+    """Whether training goes on while a checkpoint is written, from a copy that takes as much memory as the model and
+    the optimizer state. One that is due before the last is written waits for it; the final one always does."""
     keep_checkpoints: Annotated[int, OnResume.FREE] = Field(default=2, gt=0)
     """Number of checkpoints to keep; 2 leaves one to fall back on if the newest is damaged."""
     trackers: Annotated[list[TrackerChoice], OnResume.FREE] = [_use("jsonl"), _use("tensorboard")]

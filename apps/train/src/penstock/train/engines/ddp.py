@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Schedule
-from penstock.train.engines.local import LocalEngine
+from penstock.train.engines.local import STATE, LocalEngine
 from penstock.train.group import RankGroup
 
 BUCKET = 2**24  # numbers summed at once: 64 MB of fp32, the extra memory of the sum
@@ -72,16 +71,13 @@ class DataParallelEngine(LocalEngine):
             dist.all_gather_object(values, value)
         return values
 
-    def save(self, folder: Path) -> dict[str, str]:
-        """Rank 0 writes what all ranks share, and the random state of each."""
-        self._random_states = self.gather(torch.get_rng_state())
-        return super().save(folder) if self.rank == 0 else {}
-
     def close(self, error: BaseException | None = None) -> None:
         self.group.close(error)
 
-    def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "torch_rng_of_ranks": self._random_states}
+    def _files(self) -> dict[str, Any]:
+        """Rank 0 writes what all ranks share, and the random state of each."""
+        random_states = self.gather(torch.get_rng_state())
+        return {STATE: {**self._state(), "torch_rng_of_ranks": random_states}} if self.rank == 0 else {}
 
     def _load_random_state(self, state: Mapping[str, Any]) -> None:
         """A rank that is new to the run continues with its own random numbers."""

@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,7 @@ from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
 from penstock.train.engines.norm import row_norms
 from penstock.train.optimizer_state import cut_state
+from penstock.train.staging import Files
 
 
 class ShardedEngine(DataParallelEngine):
@@ -67,8 +68,16 @@ class ShardedEngine(DataParallelEngine):
 
     def save(self, folder: Path) -> dict[str, str]:
         """Rank 0 writes what all ranks share, and each rank its share of what the optimizer keeps."""
-        own = shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
-        return {**super().save(folder), **shards.write(folder, "optimizer", self.rank, own)}
+        return {**super().save(folder), **shards.write(folder, "optimizer", self.rank, self._parts())}
+
+    def stage(self) -> _StagedParts:
+        parts = self._parts()
+        files, tensors = self._buffers.copied((self._files(), {name: part.tensor for name, part in parts.items()}))
+        copies = {name: replace(part, tensor=tensors[name]) for name, part in parts.items()}
+        return _StagedParts(files, self.rank, copies)
+
+    def _parts(self) -> dict[str, shards.Part]:
+        return shards.parts_of(cut_state(self.optimizer, self.names), self.rank)
 
     @contextmanager
     def full_state(self) -> Iterator[Mapping[str, Tensor]]:
@@ -160,6 +169,17 @@ class ShardedEngine(DataParallelEngine):
     def _between_ranks(self) -> AbstractContextManager[None]:
         """Computing that gathers or sums parameters: where the connection fails, another rank is gone."""
         return self.group.together(computing=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _StagedParts(Files):
+    """A copy of what `save` writes."""
+
+    rank: int
+    parts: Mapping[str, shards.Part]
+
+    def write(self, folder: Path) -> dict[str, str]:
+        return {**Files.write(self, folder), **shards.write(folder, "optimizer", self.rank, self.parts)}
 
 
 class _Root(nn.Module):

@@ -6,7 +6,6 @@ Engines in which every rank holds the whole model (`ddp`) add the sums over rank
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from penstock.hooks.contracts import Batch, ObjectiveOutput, Routing, Schedule
 from penstock.train.ahead import routed_ahead
 from penstock.train.engines.norm import norm_of_rows, row_norms, scale_down
 from penstock.train.optimizer_state import parameter_names, restore, whole_state
+from penstock.train.staging import Buffers, Files
 from penstock.train.step_module import StepModule
 
 STATE = "engine.pt"
@@ -32,6 +32,7 @@ class LocalEngine:
 
     def __init__(self, *, device: torch.device) -> None:
         self.device = device
+        self._buffers = Buffers()
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         self.module: StepModule = module
@@ -89,11 +90,10 @@ class LocalEngine:
         return [value]
 
     def save(self, folder: Path) -> dict[str, str]:
-        path = folder / STATE
-        with path.open("wb") as file:  # given a path, torch loses the reason why it cannot be written
-            torch.save(self._state(), file)
-        with path.open("rb") as file:
-            return {STATE: hashlib.file_digest(file, "sha256").hexdigest()}
+        return Files(self._files()).write(folder)
+
+    def stage(self) -> Files:
+        return Files(self._buffers.copied(self._files()))
 
     def load(self, folder: Path) -> None:
         self._load_state(_saved_state(folder), folder)
@@ -104,6 +104,10 @@ class LocalEngine:
 
     def close(self, error: BaseException | None = None) -> None:
         """There are no other ranks to notify."""
+
+    def _files(self) -> dict[str, Any]:
+        """What this rank writes, by the name of the file."""
+        return {STATE: self._state()}
 
     def _run(self, batch: Batch, *, routings_only: bool = False) -> Any:
         return self.module(batch, routings_only=routings_only)

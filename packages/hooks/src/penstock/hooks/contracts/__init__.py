@@ -6,7 +6,7 @@ module of this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.data import Corpus, Document, DocumentFilter, Tokenizer, TokenSource
+from penstock.hooks.contracts.data import BeginsTexts, Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import (
     Answer,
     ChatTemplate,
@@ -71,6 +71,9 @@ from penstock.hooks.contracts.training import (
     Observer,
     Schedule,
     ScoredObjective,
+    Staged,
+    StagingEngine,
+    StagingObserver,
     StepModule,
     StepRecord,
     Tracker,
@@ -118,6 +121,7 @@ __all__ = [
     "Batch",
     "BatchDependentRouter",
     "BatchLoad",
+    "BeginsTexts",
     "ChatTemplate",
     "Corpus",
     "Decodable",
@@ -188,6 +192,9 @@ __all__ = [
     "SiteQuantizer",
     "SiteSharing",
     "Sited",
+    "Staged",
+    "StagingEngine",
+    "StagingObserver",
     "Started",
     "StepModule",
     "StepRecord",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from penstock.hooks.contracts.tensors import Array
 
@@ -45,6 +45,16 @@ class Tokenizer(Protocol):
     def byte_lengths(self) -> Array:
         """int64 [V]: the bytes of text that each token stands for; 0 for special tokens."""
         ...
+
+
+@runtime_checkable
+class BeginsTexts(Protocol):
+    """A tokenizer of a model that may know a token for the beginning of a text, such as Llama's `<s>`, beside the one
+    for its end. `begin_of_text` stands before a text with nothing else before it; if the model `always_begins`, it
+    stands before everything that the model reads."""
+
+    begin_of_text: int
+    always_begins: bool
 
 
 class TokenSource(Protocol):

@@ -197,6 +197,24 @@ class Engine(Protocol):
         ...
 
 
+class Staged(Protocol):
+    """A rank's state as it was at a step, which later steps do not change."""
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Writes this rank's files to `folder`, as `Engine.save` does; returns the SHA-256 of each. It asks no other
+        rank, and a thread beside training calls it."""
+        ...
+
+
+@runtime_checkable
+class StagingEngine(Engine, Protocol):
+    """An engine with the capability `asynchronous`: training goes on while what it keeps is written."""
+
+    def stage(self) -> Staged:
+        """A copy of what `save` would write. All ranks call it in the same order; the copy is valid until the next."""
+        ...
+
+
 class Schedule(Protocol):
     """Learning-rate factor. `progress` is the trained share of the run in [0, 1], at the middle of each step: a run of
     4 steps asks for 1/8, 3/8, 5/8 and 7/8, so a factor that is 0 at an end of the run is never used."""
@@ -226,7 +244,9 @@ class StepRecord:
 
 
 class Observer(Protocol):
-    """Watches training. `on_resume` says which step the run continues from; records after it are void."""
+    """Watches training. `on_resume` says which step the run continues from; records after it are void. Where
+    checkpoints are written beside training, a run may continue from before the last step that `on_checkpoint` heard
+    of."""
 
     def on_resume(self, step: int) -> None: ...
 
@@ -235,6 +255,15 @@ class Observer(Protocol):
     def on_checkpoint(self, step: int) -> None: ...
 
     def on_end(self) -> None: ...
+
+
+@runtime_checkable
+class StagingObserver(Observer, Protocol):
+    """An observer that need not stop training to write. Where checkpoints are written beside training, `stage` takes
+    the place of `on_checkpoint`: it copies what it has, and what it returns writes the copy, in another thread, before
+    the checkpoint counts."""
+
+    def stage(self, step: int) -> Callable[[], None]: ...
 
 
 @runtime_checkable
