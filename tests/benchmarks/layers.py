@@ -102,7 +102,7 @@ def main(peak_of: tuple[str, str] | None, rounds: int, as_json: bool) -> None:
             if case in peak:
                 row |= {"peak MiB": peak[case], "of as it is": peak[case] / peak[AS_IT_IS]}
             rows.append(row)
-        bars.append(Bar(f"{name}: peak memory of full", peak["full"] / peak[AS_IT_IS], 1.0, at_least=False))
+        bars.append(Bar(f"{name}: peak memory of full", peak["full"] / peak[AS_IT_IS], 0.95, at_least=False))
     parameters = {name: sum(each.numel() for each in build().parameters()) for name, build in MODELS.items()}
     finish("layers", rows, bars, as_json, threads=torch.get_num_threads(), torch=torch.__version__, **parameters)
 
