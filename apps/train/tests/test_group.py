@@ -66,7 +66,7 @@ def told(*troubles: str, store: Store | None = None) -> dict[str, list[dict | No
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
-    found = told("kill 0", "kill 1", "hang 1", "work 0")
+    found = told("kill 0", "kill 1", "hang 1", "work 0", "refuse 0")
     fix = ", fix the error on that rank, then continue from the last checkpoint with --resume"
 
     assert found["kill 0"][0] is None
@@ -90,6 +90,7 @@ def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
     assert ", line 21, in <module>" in hangs
 
     assert found["work 0"] == [{"said": [], "error": None, "code": 0}] * 2
+    assert found["refuse 0"][1] == {"said": [], "error": "", "code": 2}  # rank 0 has said it
 
 
 def test_what_rank_0_can_say_no_other_repeats_and_all_are_interrupted_together():

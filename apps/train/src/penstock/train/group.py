@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.train.rendezvous import connected, device_of, listed, meet, place
+from penstock.train.rendezvous import connected, device_of, listed, meet, missing_keys, place
 from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
 
 ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
+HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
 
 
@@ -84,16 +85,19 @@ class RankGroup:
                     self.store.set(END, "")
         self.watchdog.stop()
         dist.destroy_process_group()
+        if error is not None and self.rank == 0 and not self._hosted:  # the store ends with this process
+            missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], POLL)
 
     def _lost(self, error: RuntimeError) -> BaseException:
         """What to raise where another rank is gone: after Ctrl-C ranks are interrupted one after another."""
         with suppress(RuntimeError):
-            if self.store.check([INTERRUPTED]):
+            if self._was_said(INTERRUPTED):
                 return KeyboardInterrupt()
+        code = self._exit_code()  # before rank 0, whose store it may be, has gone
         what, speaks = self._explained(error)
         fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
         problem = Problem("rank-lost", what, f"rank {self.rank}", fix)
-        return ProblemError([problem] if speaks else [], self._exit_code())
+        return ProblemError([problem] if speaks else [], code)
 
     def _explained(self, error: RuntimeError) -> tuple[str, bool]:
         """What happened to the others, and whether this rank is the one to say so: the lowest that is still there,
@@ -130,7 +134,13 @@ class RankGroup:
 
     def _told(self) -> str:
         """The error of the rank that failed first; empty if it could not say it."""
-        return self.store.get(ERROR).decode(errors="replace") if self.store.check([ERROR]) else ""
+        return self.store.get(ERROR).decode(errors="replace") if self._was_said(ERROR) else ""
+
+    def _was_said(self, key: str) -> bool:
+        there = self.store.check([key])
+        if there:
+            self.store.set(f"{HEARD}/{self.rank}", "")
+        return there
 
 
 def is_echo(error: BaseException) -> bool:
