@@ -169,6 +169,7 @@ def test_ranks_do_not_start_ranks_and_rank_0_alone_says_so(tiny, rank, monkeypat
 
 TROUBLES = {
     "fine": ("", 0, ""),
+    "stopped": ("sys.exit(130)", 130, ""),
     "said": ("if rank == 1: sys.exit(3)", 3, ""),
     "unknown code": ("if rank == 1: os._exit(7)", 1, "rank 1 ended with code 7"),
     "all killed": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "rank 0 was killed by SIGKILL"),

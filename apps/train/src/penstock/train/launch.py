@@ -175,8 +175,10 @@ class _Processes:
             if time.monotonic() > deadline:
                 for process in running:
                     process.kill()
-        end = first or self._failed() or self._stopped()
-        return replace(end, explained=any(process.returncode in EXPLAINED for process in self._processes))
+        failed = first or self._failed()
+        if failed is None:
+            return self._stopped()
+        return replace(failed, explained=any(process.returncode in EXPLAINED for process in self._processes))
 
     def _start(self, command: Sequence[str], told: dict[str, str], rank: int) -> subprocess.Popen[bytes]:
         quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # without the stack of each connection that ends
