@@ -133,6 +133,7 @@ class Trainer:
         self.observers: list[Observer] = [
             choice.build(run_directory=run.path, header=self._trace_header()) for choice in observers
         ]
+        self._guarded = composition.guarded
         self.plugins = plugin_lock(config)  # now, because the files may change after they were imported
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
@@ -421,7 +422,7 @@ class Trainer:
         return [cast(Any, each).to_local() if hasattr(each, "to_local") else each for each in trained]
 
     def _require_storable(self) -> None:
-        if not self.composition.guarded:
+        if not self._guarded:
             return
         with self.engine.full_state():  # whole on rank 0 alone
             fault = self.composition.fault() if self.writes else None
