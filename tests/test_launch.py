@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from crash import differences, outcome
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError
+from penstock.train.launch import launched as launched_ranks
+from penstock.train.launch import threads_of
 from penstock.train.rendezvous import Place, connected, meet, place
 
 LIMIT = 240  # seconds that ranks have: a hang is a failure
@@ -126,6 +129,7 @@ def test_a_signal_or_the_death_of_the_launcher_stops_all_ranks_with_one_checkpoi
         _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, said
     assert said.count("stopping after this step") == said.count("interrupted") == 1
+    assert "--ranks 2" in said.partition("continue with: ")[2]
     (run,) = tmp_path.glob("runs/tiny/2*")
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "interrupted"
@@ -161,6 +165,55 @@ def test_ranks_do_not_start_ranks_and_rank_0_alone_says_so(tiny, rank, monkeypat
         run_command(["train", str(tiny), "--ranks", "2"])
     assert raised.value.exit_code == 2
     assert ["this process is rank 0 of 2 already" in str(each) for each in raised.value.problems] == [True] * (not rank)
+
+
+TROUBLES = {
+    "fine": ("", 0, ""),
+    "said": ("if rank == 1: sys.exit(3)", 3, ""),
+    "unknown code": ("if rank == 1: os._exit(7)", 1, "rank 1 ended with code 7"),
+    "all killed": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "rank 0 was killed by SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_path):
+    does, code, said = TROUBLES[trouble]
+    script = f"import os, signal, sys; rank = int(os.environ['RANK'])\n{does}"
+    try:
+        launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=0)
+        ended = (0, "")
+    except ProblemError as error:
+        ended = (error.exit_code, str(error).partition(",")[0])
+    assert ended == (code, said)
+
+
+def test_a_signal_while_ranks_start_leaves_none_of_them(tmp_path):
+    script = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(600)"
+    with pytest.raises(KeyboardInterrupt):
+        launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=0)
+    assert children_of(os.getpid()) == []
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), (" ", 1), ("", 1)])
+def test_threads_are_those_that_the_user_gives_a_process(given, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert threads_of(10_000) == threads
+
+
+@pytest.mark.parametrize("given", ["many", "0", "-1", "1.5"])
+def test_threads_that_are_no_number_are_refused(given, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with pytest.raises(ProblemError, match=f"OMP_NUM_THREADS is '{given}', which is no number of threads"):
+        threads_of(2)
+
+
+def test_logs_that_cannot_be_written_are_a_problem_of_the_disk(tiny, unkilled, tmp_path):
+    run = Path(shutil.copytree(unkilled.run, tmp_path / "run"))
+    shutil.rmtree(run / "logs", ignore_errors=True)
+    (run / "logs").write_text("in the way")
+    with pytest.raises(ProblemError, match=f"{run}/logs: File exists, the last good checkpoint is") as raised:
+        run_command(["train", str(tiny), "--ranks", "2", "--resume", str(run)])
+    assert raised.value.exit_code == 1
 
 
 def free_port() -> int:

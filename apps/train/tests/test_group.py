@@ -32,6 +32,8 @@ with messages.shown(said.append, said.append):
                 time.sleep(600)
             with group.together():
                 torch.distributed.all_reduce(torch.ones(3))
+            if step == 2 and trouble == f"interrupt {rank}":
+                raise KeyboardInterrupt
             if step == 2 and trouble == f"work {rank}":
                 time.sleep(5)
             with group.together(watched=False):
@@ -39,6 +41,9 @@ with messages.shown(said.append, said.append):
     except ProblemError as error:
         group.close(error)
         print(json.dumps({"said": said, "error": str(error), "code": error.exit_code}))
+    except KeyboardInterrupt as error:
+        group.close(error)
+        print(json.dumps({"said": said, "error": "interrupted", "code": 130}))
     else:
         group.close()
         print(json.dumps({"said": said, "error": None, "code": 0}))
@@ -53,7 +58,7 @@ def told(*troubles: str) -> dict[str, list[dict | None]]:
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
-    found = told("kill 0", "kill 1", "hang 1", "work 0")
+    found = told("kill 0", "kill 1", "hang 1", "work 0", "interrupt 1")
     fix = ", fix the error on that rank, then continue from the last checkpoint with --resume"
 
     assert found["kill 0"][0] is None
@@ -77,6 +82,7 @@ def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
     assert ", line 21, in <module>" in hangs
 
     assert found["work 0"] == [{"said": [], "error": None, "code": 0}] * 2
+    assert found["interrupt 1"] == [{"said": [], "error": "interrupted", "code": 130}] * 2
 
 
 JOINING = """

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import pytest
+
+from penstock.hooks.problems import ProblemError, failed
 from penstock.run import messages
 
 
@@ -40,3 +44,20 @@ def test_a_library_user_hears_warnings_through_logging(caplog):
     assert [(record.name, record.levelname, record.message) for record in caplog.records] == [
         ("penstock", "WARNING", "take care")
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_on_a_full_disk_hides_neither_messages_nor_the_error(tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank-0.log").symlink_to("/dev/full")
+    said: list[str] = []
+
+    def fails() -> None:
+        with messages.kept(tmp_path / "logs" / "rank-0.log"):
+            messages.note("step 1")
+            raise failed("disk", "no space")
+
+    with messages.shown(said.append, said.append), pytest.raises(ProblemError, match="no space"):
+        fails()
+    assert said == ["step 1"]
+    assert capsys.readouterr().err == ""

@@ -16,6 +16,7 @@ from penstock.train.rendezvous import connected, device_of, listed, meet, place
 from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
 
 ERROR = "error"
+INTERRUPTED = "interrupted"
 _ECHOES = ("rank-lost", "rank-missing")
 
 
@@ -73,14 +74,21 @@ class RankGroup:
                 dist.barrier()
         if error is not None and not _is_echo(error):
             with suppress(RuntimeError):  # the process that held the store may be gone
-                self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
+                if isinstance(error, KeyboardInterrupt):
+                    self.store.set(INTERRUPTED, "")
+                else:
+                    self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
                 if isinstance(error, Exception):
                     self.store.set(END, "")
         self.watchdog.stop()
         dist.destroy_process_group()
 
-    def _lost(self, error: RuntimeError) -> ProblemError:
+    def _lost(self, error: RuntimeError) -> BaseException:
+        """What to raise where another rank is gone: after Ctrl-C ranks are interrupted one after another."""
         what, speaks = self._explained(error)
+        with suppress(RuntimeError):
+            if self.store.check([INTERRUPTED]):
+                return KeyboardInterrupt()
         fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
         problem = Problem("rank-lost", what, f"rank {self.rank}", fix)
         return ProblemError([problem] if speaks else [], ExitCode.FAILED)

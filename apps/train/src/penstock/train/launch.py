@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -30,18 +30,22 @@ from penstock.train.rendezvous import ATTEMPT, HOSTED, started_by_launcher
 HOST = "127.0.0.1"
 GRACE = 30.0  # seconds that ranks have to end by themselves once one has failed
 POLL = 0.1  # seconds
+THREADS = "OMP_NUM_THREADS"
 FINAL = (ExitCode.USAGE, ExitCode.PLUGIN, ExitCode.INTERRUPTED)  # starting again would end in the same way
+EXPLAINED = (ExitCode.FAILED, ExitCode.USAGE, ExitCode.PLUGIN)  # of a process that has said why
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How the ranks ended: the first that failed, if one did, and its exit code or negative signal."""
+    """How the ranks ended: the first that failed, if one did, and its exit code or negative signal. `explained`: some
+    rank has said why."""
 
     code: int
     rank: int | None = None
+    explained: bool = True
 
     def __str__(self) -> str:
-        how = f"was killed by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with code {self.code}"
+        how = f"was killed by {_name_of(-self.code)}" if self.code < 0 else f"ended with code {self.code}"
         return f"rank {self.rank} {how}"
 
 
@@ -59,8 +63,16 @@ def cores() -> int:
 
 
 def threads_of(ranks: int) -> int:
-    """Threads of each rank; a number that the user set for a process wins."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // ranks))
+    """Threads of each rank; a number that the user set for a process wins, of a list the first. Raises `ProblemError`
+    for what is no number."""
+    given = os.environ.get(THREADS, "").strip()
+    if not given:
+        return max(1, cores() // ranks)
+    first = given.partition(",")[0].strip()
+    if not first.isdecimal() or int(first) == 0:
+        what = f"{THREADS} is '{given}', which is no number of threads"
+        raise ProblemError(Problem("bad-value", what, "environment", "set it to 1 or more, or unset it"))
+    return int(first)
 
 
 def launched(command: Sequence[str], ranks: int, logs: Path, *, max_restarts: int) -> None:
@@ -76,7 +88,9 @@ def launched(command: Sequence[str], ranks: int, logs: Path, *, max_restarts: in
             break
         messages.note(f"{end}: continuing from the last checkpoint (restart {attempt + 1} of {max_restarts})")
     if end.code:
-        raise ProblemError([], ExitCode(end.code) if end.code > 0 else ExitCode.FAILED)
+        fix = "continue from the last checkpoint with --resume"
+        problems = [] if end.explained else [Problem("rank-lost", str(end), fix=fix)]
+        raise ProblemError(problems, ExitCode(end.code) if end.code in set(ExitCode) else ExitCode.FAILED)
 
 
 def _attempt(
@@ -93,9 +107,10 @@ def _attempt(
         "MASTER_PORT": str(store.port),
         HOSTED: str(True),
         ATTEMPT: str(attempt),
-        "OMP_NUM_THREADS": str(threads_of(ranks)),
+        THREADS: os.environ.get(THREADS) or str(threads_of(ranks)),
     }
-    with _Processes(command, told, ranks, logs) as processes, processes.signals_passed_on():
+    with _Processes(ranks, logs) as processes, processes.signals_passed_on():
+        processes.start(command, told)
         return processes.ended(PrefixStore(f"attempt-{attempt}", store))
 
 
@@ -103,10 +118,11 @@ class _Processes:
     """The processes of one attempt; none outlives the block. Rank 0 has this process's terminal; what the others print
     goes to their logs, and from there to stderr with their rank before each line."""
 
-    def __init__(self, command: Sequence[str], told: dict[str, str], ranks: int, logs: Path) -> None:
+    def __init__(self, ranks: int, logs: Path) -> None:
+        self._ranks, self._logs = ranks, logs
         self._asked_to_stop = False
         self._view = _View({rank: _log(logs, rank) for rank in range(1, ranks)})
-        self._processes = [self._start(command, told, rank, logs) for rank in range(ranks)]
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> _Processes:
         self._view.start()
@@ -118,6 +134,13 @@ class _Processes:
         for process in self._processes:
             process.wait()
         self._view.stop()
+
+    def start(self, command: Sequence[str], told: dict[str, str]) -> None:
+        """Raises `KeyboardInterrupt` after a signal: a rank that is not there yet cannot be told of it."""
+        for rank in range(self._ranks):
+            self._processes.append(self._start(command, told, rank))
+            if self._asked_to_stop:
+                raise KeyboardInterrupt
 
     @contextmanager
     def signals_passed_on(self) -> Iterator[None]:
@@ -152,14 +175,15 @@ class _Processes:
             if time.monotonic() > deadline:
                 for process in running:
                     process.kill()
-        return first or self._failed() or self._stopped()
+        end = first or self._failed() or self._stopped()
+        return replace(end, explained=any(process.returncode in EXPLAINED for process in self._processes))
 
-    def _start(self, command: Sequence[str], told: dict[str, str], rank: int, logs: Path) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str], told: dict[str, str], rank: int) -> subprocess.Popen[bytes]:
         quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # without the stack of each connection that ends
         variables = {**quiet, **os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         if rank == 0:
             return subprocess.Popen(command, env=variables, start_new_session=True)
-        with _log(logs, rank).open("ab") as log:
+        with _log(self._logs, rank).open("ab") as log:
             return subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
 
     def _running(self) -> list[subprocess.Popen[bytes]]:
@@ -178,6 +202,14 @@ class _Processes:
             raise KeyboardInterrupt
         stopped = any(process.returncode for process in self._processes)
         return End(ExitCode.INTERRUPTED if stopped else ExitCode.DONE)
+
+
+def _name_of(number: int) -> str:
+    """
+    >>> _name_of(9), _name_of(40)
+    ('SIGKILL', 'signal 40')
+    """
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 class _View:

@@ -42,8 +42,9 @@ def joined(config: RunConfig) -> Iterator[Engine]:
         yield engine
     except BaseException as error:
         engine.close(error)
-        if isinstance(error, AgreedError) and engine.rank:
-            raise ProblemError([], error.exit_code) from None
+        if isinstance(error, (AgreedError, KeyboardInterrupt)) and engine.rank:
+            code = error.exit_code if isinstance(error, AgreedError) else ExitCode.INTERRUPTED
+            raise ProblemError([], code) from None
         raise
     engine.close()
 

@@ -33,7 +33,7 @@ from penstock.train.compose import (
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
-from penstock.train.launch import launched
+from penstock.train.launch import launched, threads_of
 from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
@@ -100,7 +100,7 @@ def train_run(
         recorded = _failed_start_recorded(run) if first else nullcontext()
         log = messages.kept(run.path / LOGS / f"rank-{engine.rank}.log") if engine.ranks > 1 else nullcontext()
         lock = run.lock() if first else nullcontext()
-        with log, terminate_as_interrupt(), _disk_errors_named(run), lock, recorded:
+        with _disk_errors_named(run), log, terminate_as_interrupt(), _disk_errors_named(run), lock, recorded:
             resumption = found and check_resume(
                 found, config, allow_config_drift=allow_config_drift, allow_plugin_drift=allow_plugin_drift
             )
@@ -128,11 +128,13 @@ def train_on_ranks(
     that failed, which has said why."""
     require_for_start(Planned(config, runs), document)
     micro_batches(config.train, ranks)
+    threads_of(ranks)
     found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
     run = found or RunDirectory.create(runs, config, document, overrides, registry)
     command = [sys.executable, "-m", "penstock.cli", *registry.selection.arguments(), *arguments]
     command += ["--runs", str(runs), "--resume", str(run.path)]
-    launched(command, ranks, run.path / LOGS, max_restarts=max_restarts)
+    with _disk_errors_named(run):
+        launched(command, ranks, run.path / LOGS, max_restarts=max_restarts)
 
 
 def _warn_of_missing_files(config: RunConfig) -> None:
@@ -199,15 +201,20 @@ def _train(
         if first and not done:
             _record_learned_sharing(run, trainer.composition)
     except Interrupted:
-        train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
-        again = ["penstock", *registry.selection.arguments(), *train]
         if first:
-            messages.note(f"continue with: {shlex.join(str(part) for part in again)}")
+            messages.note(f"continue with: {_again(run, runs, registry, engine.ranks)}")
         raise (KeyboardInterrupt() if first else ProblemError([], ExitCode.INTERRUPTED)) from None
     finally:
         if first and not done:
             run.record_stage("train", earlier + time.perf_counter() - begun)
     return _trained(trainer, already=done)
+
+
+def _again(run: RunDirectory, runs: Path, registry: Registry, ranks: int) -> str:
+    """The command that continues an interrupted run."""
+    train = ["train", run.path / "config.resolved.yaml", "--resume", run.path, "--runs", runs]
+    words = ["penstock", *registry.selection.arguments(), *train, *(["--ranks", ranks] if ranks > 1 else [])]
+    return shlex.join(str(part) for part in words)
 
 
 def _prepared(config: RunConfig, run: RunDirectory, runs: Path, resumption: Resumption | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.hooks.problems import ProblemError
@@ -55,12 +55,23 @@ def shown(note: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[
         logger.setLevel(level)
 
 
+class _Log(logging.FileHandler):
+    """A copy of what is shown: where it cannot be written, for example because the disk is full, it is cut short."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Without the traceback of the class above."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Appends every note and warning with its time, and the error that ends the context, to a file; nothing if stderr
     already goes there."""
     path.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _Log(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger(LOGGER)
     if not _is_stderr(path):
