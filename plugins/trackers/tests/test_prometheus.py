@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_training import CONFIG
+from tracked_run import CONFIG
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError, Registry
