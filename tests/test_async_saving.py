@@ -10,8 +10,11 @@ import pytest
 from crash import MICRO_BATCHES, differences, kill_and_resume, outcome
 
 from penstock.cli.main import run as run_command
+from penstock.hooks import Registry
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.run.config import load_run_config
 from penstock.train.checkpoint import verify_checkpoint
+from penstock.train.checks import Planned
 
 KILLED = -signal.SIGKILL
 STOP_AFTER_3 = [("_forward", 3 * MICRO_BATCHES, signal.SIGTERM)]
@@ -134,6 +137,19 @@ def test_an_engine_that_cannot_copy_is_refused_by_name(beside, tmp_path):
     (tmp_path / "alone.py").write_text(ALONE)
     with pytest.raises(ProblemError, match="the engine 'alone' cannot copy its state"):
         run_command(["--plugin", str(tmp_path / "alone.py"), "config", "validate", str(beside), "train.engine=alone"])
+
+
+@pytest.mark.parametrize(
+    ("launcher", "share"),
+    [({}, 1.0), ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 0.5), ({"WORLD_SIZE": "4"}, 1.0)],
+)
+def test_of_copies_that_are_cut_those_of_this_machine_count(beside, tmp_path, launcher, share, monkeypatch):
+    """A launcher that does not say how many ranks are here may have started all of them here."""
+    config, _ = load_run_config(beside, ["train.engine=fsdp2"], Registry.discover())
+    whole = Planned(config, tmp_path).copied_bytes
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    assert Planned(config, tmp_path).copied_bytes == round(share * whole)
 
 
 def test_a_copy_that_does_not_fit_is_refused_before_a_run_is_made(beside, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from crash import STEPS, CrashServer, Ended, differences, kill_rank_and_resume, 
 from safetensors.torch import load_file
 
 from penstock.cli.main import run as run_command
-from penstock.hooks import ExitCode, ProblemError
+from penstock.conformance.ranks import told_by_ranks
+from penstock.hooks import ExitCode, ProblemError, Registry
+from penstock.hooks.registry import Choice
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ["ddp", "fsdp2"]
@@ -254,6 +257,37 @@ def test_a_killed_rank_ends_the_other_and_two_resume_to_the_bits_of_the_unbroken
             assert other.status in (0, ExitCode.FAILED), (killed, at, other.said)
         assert life.resumed.status in (0, -signal.SIGKILL), (killed, at, life.resumed.said)
         assert differences(outcome(life.run), outcome(unkilled.run)) == [], (killed, at)
+
+
+def test_a_disk_that_is_full_for_one_rank_ends_both_beside_training(server, tiny, tmp_path):
+    settings = ["train.engine=fsdp2", "train.checkpoint_async=true", "train.checkpoint_every=1"]
+    arguments = ["train", tiny, *settings, "train.micro_batch_size=2"]
+    first, second = server.run_ranks(*arguments, cwd=tmp_path, faults={1: {"file_size": 1000}})
+    assert (first.status, second.status) == (ExitCode.FAILED, ExitCode.FAILED)
+    assert "the checkpoint cannot be written (rank 1: " in first.said
+    assert "File too large" in first.said
+    assert "there is no earlier checkpoint" in first.said
+    assert second.said == ""
+    (run,) = tmp_path.glob("runs/tiny/2*")
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert list((run / "checkpoints").glob("step-*")) == []
+
+
+def refused_in_a_folder_of_its_own(choice: Choice, config: Path, folder: Path) -> str:
+    own = folder / os.environ["RANK"]
+    own.mkdir()
+    os.chdir(own)
+    with pytest.raises(ProblemError) as raised:
+        run_command(["train", str(config), "train.engine=ddp"])
+    return str(raised.value)
+
+
+def test_a_rank_that_does_not_see_the_run_is_found_before_it_trains(tiny, tmp_path):
+    refused = partial(refused_in_a_folder_of_its_own, config=tiny, folder=tmp_path)
+    first, second = told_by_ranks(refused, Registry.discover().choose("engine", "ddp"), 2, LIMIT)
+    assert first.startswith("rank 1: runs/tiny/")
+    assert first.endswith("the run's folder is not there, give --runs a folder that all machines share")
+    assert second == ""
 
 
 def test_several_processes_of_one_engine_do_not_train_the_same_run_twice(tiny, tmp_path, monkeypatch):

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 from forked import side_by_side
+from torch.distributed import TCPStore as Store  # pyright: ignore[reportPrivateImportUsage]
 
 from penstock.conformance.ranks import torchrun_variables
+from penstock.train.rendezvous import ATTEMPT, HOSTED
 
 RANK = """
 import json, os, signal, sys, time
 
 import torch
 
-from penstock.hooks import ProblemError
+from penstock.hooks import Problem, ProblemError
 from penstock.run import messages
 from penstock.train.group import RankGroup
 
@@ -32,6 +34,8 @@ with messages.shown(said.append, said.append):
                 time.sleep(600)
             with group.together():
                 torch.distributed.all_reduce(torch.ones(3))
+            if step == 2 and trouble == f"refuse {rank}":
+                raise ProblemError(Problem("no", "it does not fit"))
             if step == 2 and trouble == f"interrupt {rank}":
                 raise KeyboardInterrupt
             if step == 2 and trouble == f"work {rank}":
@@ -50,15 +54,19 @@ with messages.shown(said.append, said.append):
 """
 
 
-def told(*troubles: str) -> dict[str, list[dict | None]]:
-    """What each rank of a pair says of each trouble; None if it ended without a word."""
-    calls = [[json.dumps(each), trouble] for trouble in troubles for each in torchrun_variables(2)]
+def told(*troubles: str, store: Store | None = None) -> dict[str, list[dict | None]]:
+    """What each rank of a pair says of each trouble; None if it ended without a word. They meet in the store of a
+    launcher, if there is one, where each pair has keys of its own."""
+    calls: list[list[str]] = []
+    for number, trouble in enumerate(troubles):
+        hosted = {} if store is None else {"MASTER_PORT": str(store.port), HOSTED: "True", ATTEMPT: str(number)}
+        calls += [[json.dumps({**each, **hosted}), trouble] for each in torchrun_variables(2)]
     answers = [json.loads(answer) if answer else None for answer in side_by_side(RANK, calls, timeout=90)]
     return {trouble: answers[2 * number : 2 * number + 2] for number, trouble in enumerate(troubles)}
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
-    found = told("kill 0", "kill 1", "hang 1", "work 0", "interrupt 1")
+    found = told("kill 0", "kill 1", "hang 1", "work 0", "refuse 0")
     fix = ", fix the error on that rank, then continue from the last checkpoint with --resume"
 
     assert found["kill 0"][0] is None
@@ -82,7 +90,21 @@ def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():
     assert ", line 21, in <module>" in hangs
 
     assert found["work 0"] == [{"said": [], "error": None, "code": 0}] * 2
-    assert found["interrupt 1"] == [{"said": [], "error": "interrupted", "code": 130}] * 2
+    assert found["refuse 0"][1] == {"said": [], "error": "", "code": 2}  # rank 0 has said it
+
+
+def test_what_rank_0_can_say_no_other_repeats_and_all_are_interrupted_together():
+    store = Store("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    found = told("refuse 0", "refuse 1", "interrupt 0", "interrupt 1", store=store)
+    first, second = found["refuse 0"]
+    assert first == {"said": [], "error": "it does not fit", "code": 2}
+    assert second == {"said": [], "error": "", "code": 2}
+    first, second = found["refuse 1"]
+    assert first is not None
+    assert first["error"].startswith("rank 0: another rank exited (rank 1: it does not fit), ")
+    assert second == {"said": [], "error": "it does not fit", "code": 2}  # `joined` keeps it to itself
+    for trouble in ("interrupt 0", "interrupt 1"):
+        assert found[trouble] == [{"said": [], "error": "interrupted", "code": 130}] * 2
 
 
 JOINING = """
@@ -91,18 +113,18 @@ from pathlib import Path
 
 import torch
 
-from penstock.hooks import ProblemError
+from penstock.hooks import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.config import load_run_config
 from penstock.train.ranks import joined
 
 os.environ.update(json.loads(sys.argv[1]))
-if os.environ["RANK"] == "1":
+if sys.argv[3] == "other torch" and os.environ["RANK"] == "1":
     torch.__version__ = "1.0"
 config, _ = load_run_config(Path(sys.argv[2]), ["train.engine=ddp"], Registry.discover())
 try:
     with joined(config):
-        print("joined")
+        raise ProblemError(Problem("no", "it does not fit"), ExitCode.FAILED)
 except ProblemError as error:
     print(json.dumps([error.exit_code, str(error)]))
 """
@@ -116,10 +138,12 @@ train: {tokens: 1000}
 """
 
 
-def test_ranks_with_another_torch_do_not_begin_and_rank_0_alone_says_so(tmp_path):
+def test_what_both_ranks_find_rank_0_alone_says_and_those_with_another_torch_do_not_begin(tmp_path):
     (tmp_path / "run.yaml").write_text(CONFIG)
-    calls = [[json.dumps(each), str(tmp_path / "run.yaml")] for each in torchrun_variables(2)]
-    first, second = map(json.loads, side_by_side(JOINING, calls, timeout=90))
+    config, troubles = str(tmp_path / "run.yaml"), ["other torch", "refused"]
+    calls = [[json.dumps(each), config, trouble] for trouble in troubles for each in torchrun_variables(2)]
+    first, second, *refused = map(json.loads, side_by_side(JOINING, calls, timeout=90))
     assert first[0] == second[0] == 2
     assert first[1].startswith("rank 1: torch: has 1.0, rank 0 has ")
     assert second[1] == ""
+    assert refused == [[1, "it does not fit"], [1, ""]]

@@ -38,7 +38,6 @@ from penstock.sharing.plan import plan_of, restored_state, stored_state
 from penstock.train import model_shards, shards
 from penstock.train.compose import Composition
 from penstock.train.model_shards import ModelShards
-from penstock.train.ranks import AgreedError
 from penstock.train.weights import checkpoint_state
 
 T = TypeVar("T")
@@ -261,7 +260,7 @@ def on_all(engine: Engine, path: Path, work: Callable[[], T]) -> list[T]:
     causes = [f"rank {rank}: {cause}" for rank, (_, cause) in enumerate(told) if cause is not None]
     if causes:
         what = "; ".join(causes) if engine.ranks > 1 else _cause(cast(BaseException, failure))
-        raise AgreedError(_not_written(path, what), ExitCode.FAILED) from failure
+        raise ProblemError(_not_written(path, what), ExitCode.FAILED) from failure
     return [cast(T, result) for result, _ in told]
 
 
@@ -283,8 +282,9 @@ def publish_checkpoint(temporary: Path, path: Path, digests: Iterable[Mapping[st
     _put_in_place(temporary, path, keep)
 
 
-def cannot_write(path: Path, error: BaseException) -> ProblemError:
-    return ProblemError(_not_written(path, _cause(error)), ExitCode.FAILED)
+def cannot_write(path: Path, error: BaseException, engine: Engine) -> ProblemError:
+    on = f"rank {engine.rank}: " if engine.ranks > 1 else ""
+    return ProblemError(_not_written(path, f"{on}{_cause(error)}"), ExitCode.FAILED)
 
 
 def _not_written(path: Path, cause: str) -> Problem:

@@ -34,6 +34,7 @@ from penstock.train.compose import (
 from penstock.train.data import content_settings, data_folder
 from penstock.train.layers import layers_of
 from penstock.train.memory import available_memory, optimizer_state
+from penstock.train.rendezvous import started_by_launcher
 from penstock.train.staging import bytes_to_copy
 from penstock.train.weights import checkpoint_state, sites_of
 
@@ -73,7 +74,8 @@ class Planned:
         """Of the state of a run: one rank has all of it, or each rank a part. The launcher says how many are here."""
         if "sharded" not in self.config.train.engine.entry.component.capabilities:
             return 1.0
-        ranks, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        ranks, _ = started_by_launcher()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks)  # srun and mpirun do not set it
         return here / ranks
 
     @cached_property

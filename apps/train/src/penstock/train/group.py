@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.train.rendezvous import connected, device_of, listed, meet, place
+from penstock.train.rendezvous import connected, device_of, listed, meet, missing_keys, place
 from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
 
-ERROR = "error"
+ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
+HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
 
 
@@ -72,36 +73,44 @@ class RankGroup:
         if error is None and not self._hosted:  # rank 0's store is there until all have finished
             with suppress(RuntimeError):
                 dist.barrier()
-        if error is not None and not _is_echo(error):
+        if error is not None and not is_echo(error):
             with suppress(RuntimeError):  # the process that held the store may be gone
                 if isinstance(error, KeyboardInterrupt):
                     self.store.set(INTERRUPTED, "")
                 else:
+                    code = error.exit_code if isinstance(error, ProblemError) else ExitCode.FAILED
+                    self.store.set(EXIT_CODE, str(int(code)))
                     self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
                 if isinstance(error, Exception):
                     self.store.set(END, "")
         self.watchdog.stop()
         dist.destroy_process_group()
+        if error is not None and self.rank == 0 and not self._hosted:  # the store ends with this process
+            missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], POLL)
 
     def _lost(self, error: RuntimeError) -> BaseException:
         """What to raise where another rank is gone: after Ctrl-C ranks are interrupted one after another."""
-        what, speaks = self._explained(error)
         with suppress(RuntimeError):
-            if self.store.check([INTERRUPTED]):
+            if self._was_said(INTERRUPTED):
                 return KeyboardInterrupt()
+        code = self._exit_code()  # before rank 0, whose store it may be, has gone
+        what, speaks = self._explained(error)
         fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
         problem = Problem("rank-lost", what, f"rank {self.rank}", fix)
-        return ProblemError([problem] if speaks else [], ExitCode.FAILED)
+        return ProblemError([problem] if speaks else [], code)
 
     def _explained(self, error: RuntimeError) -> tuple[str, bool]:
-        """What happened to the others, and whether this rank is the one to say so: the lowest that is still there."""
+        """What happened to the others, and whether this rank is the one to say so: the lowest that is still there,
+        unless rank 0 has said it."""
+        told = ""
         try:
             told = self._told()
             answers = self.watchdog.ask(END, self.store)
             told = told or self._told()  # the launcher may need a moment to see that one was killed
         except RuntimeError:
-            return "another rank exited: rank 0, which held the ranks together, is gone", True
-        speaks = self.rank == min(answers)
+            how = f" ({told})" if told else ": rank 0, which held the ranks together, is gone"
+            return f"another rank exited{how}", not told.startswith("rank 0: ")
+        speaks = self.rank == min(answers) and not told.startswith("rank 0: ")
         if told:
             return f"another rank exited ({told})", speaks
         gone = [rank for rank in range(self.ranks) if rank not in answers]
@@ -116,12 +125,25 @@ class RankGroup:
             return f"another rank exited: {listed(gone)} ended without a word (killed, or its machine failed)", speaks
         return f"another rank exited ({error})", speaks
 
+    def _exit_code(self) -> ExitCode:
+        """That of the rank that failed: all end alike."""
+        with suppress(RuntimeError):
+            if self.store.check([EXIT_CODE]):
+                return ExitCode(int(self.store.get(EXIT_CODE)))
+        return ExitCode.FAILED
+
     def _told(self) -> str:
         """The error of the rank that failed first; empty if it could not say it."""
-        return self.store.get(ERROR).decode(errors="replace") if self.store.check([ERROR]) else ""
+        return self.store.get(ERROR).decode(errors="replace") if self._was_said(ERROR) else ""
+
+    def _was_said(self, key: str) -> bool:
+        there = self.store.check([key])
+        if there:
+            self.store.set(f"{HEARD}/{self.rank}", "")
+        return there
 
 
-def _is_echo(error: BaseException) -> bool:
+def is_echo(error: BaseException) -> bool:
     """Whether the error only says that another rank failed."""
     return isinstance(error, ProblemError) and all(problem.code in _ECHOES for problem in error.problems)
 

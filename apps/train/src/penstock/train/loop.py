@@ -48,7 +48,7 @@ from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
-from penstock.train.ranks import AgreedError, micro_batches
+from penstock.train.ranks import micro_batches
 from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.saving import BackgroundSaver
@@ -457,7 +457,7 @@ class Trainer:
             f"{last_good(self.run.checkpoints)}; lower train.optimizer.lr or the clipping norm, and continue with "
             f"--resume {self.run.path} --allow-config-drift"
         )
-        return AgreedError(Problem("diverged", what, str(self.run.path), fix), ExitCode.FAILED)
+        return ProblemError(Problem("diverged", what, str(self.run.path), fix), ExitCode.FAILED)
 
 
 def _real_tokens(batch: Batch) -> int:

@@ -16,20 +16,18 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run.config import RunConfig, TrainSettings
 from penstock.run.plugin_lock import Locked
 from penstock.train.compose import pick_device
+from penstock.train.group import is_echo
 from penstock.train.rendezvous import started_by_launcher
 
 T = TypeVar("T")
 Gather = Callable[[Any], list[Any]]  # `Engine.gather`
 
 
-class AgreedError(ProblemError):
-    """Raised by all ranks alike: rank 0 alone has to say it."""
-
-
 @contextmanager
 def joined(config: RunConfig) -> Iterator[Engine]:
     """The config's engine, joined by all ranks with the same config and the same versions; it is closed at the end, and
-    the other ranks learn of an error. What all ranks raise alike, the others than rank 0 raise without a word."""
+    the other ranks learn of an error. Rank 0 alone says what the user has to know: it raises the same, or hears of it.
+    Only that rank 0 is gone, another has to say."""
     choice = config.train.engine
     started, number = started_by_launcher()
     engine: Engine = choice.build(device=pick_device(config.train.device))
@@ -42,8 +40,8 @@ def joined(config: RunConfig) -> Iterator[Engine]:
         yield engine
     except BaseException as error:
         engine.close(error)
-        if isinstance(error, (AgreedError, KeyboardInterrupt)) and engine.rank:
-            code = error.exit_code if isinstance(error, AgreedError) else ExitCode.INTERRUPTED
+        if engine.rank and isinstance(error, (ProblemError, KeyboardInterrupt)) and not is_echo(error):
+            code = error.exit_code if isinstance(error, ProblemError) else ExitCode.INTERRUPTED
             raise ProblemError([], code) from None
         raise
     engine.close()
@@ -61,14 +59,14 @@ def require_on_all(check: Callable[[], object], gather: Gather) -> None:
     if not wrong:
         return
     if all(each == found[0] for each in found):
-        raise AgreedError(*wrong[0]) from mine
+        raise ProblemError(*wrong[0]) from mine
     named = [
         Problem(each.code, each.what, f"rank {rank}: {each.where}".removesuffix(": "), each.fix)
         for rank, told in enumerate(found)
         if told is not None
         for each in told[0]
     ]
-    raise AgreedError(named, max(code for _, code in wrong)) from mine
+    raise ProblemError(named, max(code for _, code in wrong)) from mine
 
 
 def micro_batches(train: TrainSettings, ranks: int) -> int:
@@ -78,7 +76,7 @@ def micro_batches(train: TrainSettings, ranks: int) -> int:
         each = f" in micro-batches of {size}" if train.micro_batch_size else ""
         what = f"a batch of {train.batch_size} sequences cannot be split over {ranks} ranks{each}"
         fix = f"use a multiple of {ranks * max(size, 1)}, or change the number of processes"
-        raise AgreedError(Problem("indivisible-batch", what, "train.batch_size", fix))
+        raise ProblemError(Problem("indivisible-batch", what, "train.batch_size", fix))
     return train.batch_size // (ranks * size)
 
 
@@ -90,7 +88,7 @@ def require_same_plugins(plugins: Sequence[Locked], gather: Gather) -> None:
 
 
 def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-    """Raises `AgreedError` with each value that differs between some rank and rank 0.
+    """Raises `ProblemError` with each value that differs between some rank and rank 0.
 
     Only digests are exchanged, unless they differ.
     """
@@ -98,7 +96,7 @@ def require_same(mine: Mapping[str, Any], gather: Gather, fix: str, exit_code: E
     if len(set(gather(digest))) == 1:
         return
     first, *others = gather(dict(mine))
-    raise AgreedError(
+    raise ProblemError(
         [
             Problem("ranks-differ", f"{name}: {_has(theirs, name)}, rank 0 {_has(first, name)}", f"rank {rank}", fix)
             for rank, theirs in enumerate(others, 1)

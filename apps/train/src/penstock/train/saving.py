@@ -37,7 +37,6 @@ from penstock.train.checkpoint import (
     whole,
 )
 from penstock.train.model_shards import ModelShards, is_cut
-from penstock.train.ranks import AgreedError
 from penstock.train.staging import Buffers
 
 GRACE = 5.0  # seconds that a failed run gives the file that is being written
@@ -149,7 +148,7 @@ class BackgroundSaver:
             problems = [Problem("rank-lost", f"another rank exited ({error!r})", f"rank {self.engine.rank}")]
         told = [each for of_rank in self.engine.gather(problems) for each in of_rank]
         if error is None or isinstance(error, ProblemError):
-            raise AgreedError(list(dict.fromkeys(told)), ExitCode.FAILED) from error
+            raise ProblemError(list(dict.fromkeys(told)), ExitCode.FAILED) from error
         raise error
 
     def _staged(
@@ -212,7 +211,7 @@ class BackgroundSaver:
             for name in digests:
                 sync(folder / name)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own error types
-            raise cannot_write(path, error) from error
+            raise cannot_write(path, error, self.engine) from error
         return digests
 
     def _publish(self, pending: Pending, digests: Iterable[Mapping[str, str]]) -> None:
@@ -220,7 +219,7 @@ class BackgroundSaver:
         try:
             publish_checkpoint(pending.temporary, pending.path, digests, self.keep)
         except OSError as error:
-            raise cannot_write(pending.path, error) from error
+            raise cannot_write(pending.path, error, self.engine) from error
 
 
 def _nothing() -> None: ...

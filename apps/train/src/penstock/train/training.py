@@ -15,7 +15,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Engine, Started
-from penstock.hooks.problems import ExitCode, ProblemError, failed
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
 from penstock.run.checks import missing_files_of_other_commands
@@ -97,6 +97,7 @@ def train_run(
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
         assert run is not None  # rank 0's
+        require_on_all(lambda: _require_seen(run), engine.gather)
         recorded = _failed_start_recorded(run) if first else nullcontext()
         log = messages.kept(run.path / LOGS / f"rank-{engine.rank}.log") if engine.ranks > 1 else nullcontext()
         lock = run.lock() if first else nullcontext()
@@ -135,6 +136,13 @@ def train_on_ranks(
     command += ["--runs", str(runs), "--resume", str(run.path)]
     with _disk_errors_named(run):
         launched(command, ranks, run.path / LOGS, max_restarts=max_restarts)
+
+
+def _require_seen(run: RunDirectory) -> None:
+    """Every rank writes there: on a machine of its own, its part of a checkpoint would be missing when it is read."""
+    if not run.path.is_dir():
+        what, fix = "the run's folder is not there", "give --runs a folder that all machines share"
+        raise ProblemError(Problem("run-not-shared", what, str(run.path), fix))
 
 
 def _warn_of_missing_files(config: RunConfig) -> None:
