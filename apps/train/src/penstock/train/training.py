@@ -242,7 +242,8 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     machine = record_numerics(run, trainer.engine.device)
     if resumption is not None:
         messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
-        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before)):
+        unlike = trainer.balancing.unlike
+        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before, unlike=unlike)):
             messages.note(change)
         resumption.record(step, machine, trainer.plugin_drift)
     elif isinstance(trainer.model, Started):
