@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ CASES = {
     "checkpointed": Case("quickstart.yaml", (*GLM, "train.activation_checkpointing=full")),
     "no-counted-token": Case("quickstart.yaml", GLM, uncounted=1),
     "gpt": Case("gpt.yaml", GPT),
+    "compiled": Case("gpt.yaml", (*GPT, "model.num_hidden_layers=2", "train.compile_layers=true")),
     "some-gradients": Case("gpt.yaml", GPT, change=with_a_parameter_that_is_not_always_used, torch_optimizer=True),
     "labels": Case("bert-sst2.yaml", (*GPT, "model.intermediate_size=48", "model.dropout=0.0"), objective=Labels()),
     "transformers": Case("quickstart.yaml", (f"model={{use: hf, model_type: mixtral, settings: {MIXTRAL}}}",)),
@@ -282,6 +284,7 @@ def as_ranks(ranks: int, names: list[str], results: Path) -> None:
 
 def main(results: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
+    torch.compile = partial(torch.compile, backend="aot_eager")  # graphs, without a C++ compiler
     names = names or list(CASES)
     alone = {name: trained(CASES[name], LocalEngine(device=torch.device("cpu")), 2, results) for name in names}
     (results / "alone.json").write_text(json.dumps(alone))

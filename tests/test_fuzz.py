@@ -18,7 +18,7 @@ GROUPS = {
     "tokens": "tokenizer,llama2c-tokenizer,shard,index,manifest",
     "records": "evaluation,metrics,status,run-lock",
     "artifacts": "artifact,artifact-header,artifact-coded,artifact-coded-header,artifact-stream",
-    "weights": "llama2c,safetensors,glm-config,checkpoint,trainer-state",
+    "weights": "llama2c,safetensors,glm-config,checkpoint,trainer-state,shards",
 }
 """Formats that share their imports are read in one process."""
 COUNT = 200

@@ -7,10 +7,13 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -82,7 +85,8 @@ def test_two_ranks_train_the_quickstart_to_every_bit_of_one_process(workplace, t
 
 def result_of(run: Path) -> dict:
     found = outcome(run)
-    found["engine"].pop("torch_rng_of_ranks", None)
+    for name in ("torch_rng_of_ranks", "cuda_rng_of_ranks"):
+        found["engine"].pop(name, None)
     for row in found["metrics"]:  # a root of a sum over a rank's own micro-batches: equal but for rounding
         row.pop("balance/global-loss/gradient_error", None)
     return found
@@ -309,6 +313,26 @@ def test_a_batch_that_does_not_divide_over_the_ranks_is_refused_before_a_run_is_
     assert "a batch of 3 sequences cannot be split over 2 ranks" in first.said
     assert second.said == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_rank_0_does_for_all_and_cannot_is_said_once(server, tiny, tmp_path):
+    """Its data, and below what it alone opens. The others have nothing to add to it."""
+    (tmp_path / "empty.txt").write_text("")
+    corpus = f"data.corpus={{use: text, paths: [{tmp_path / 'empty.txt'}]}}"
+    first, second = server.run_ranks("train", tiny, corpus, "train.engine=ddp", cwd=tmp_path)
+    assert (first.status, second.status) == (ExitCode.USAGE, ExitCode.USAGE)
+    assert first.said.count("error: rank 0: ") == 1
+    assert second.said == ""
+
+
+@pytest.mark.skipif(find_spec("prometheus_client") is None, reason="prometheus_client is not installed")
+def test_a_port_that_rank_0_cannot_have_is_said_once(server, tiny, tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        observers = f"train.observers=[{{use: prometheus, port: {taken.getsockname()[1]}}}]"
+        first, second = server.run_ranks("train", tiny, observers, "train.engine=ddp", cwd=tmp_path)
+    assert (first.status, second.status) == (ExitCode.USAGE, ExitCode.USAGE)
+    assert "rank 0: train.observers: observer 'prometheus' cannot listen on" in first.said
+    assert second.said == ""
 
 
 def test_a_dry_run_finds_every_line_that_is_no_example(tiny, tmp_path):

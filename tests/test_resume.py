@@ -369,7 +369,7 @@ def test_what_any_strategy_shares_is_stored_once_and_resumes_bit_equal(workplace
     arguments = ["train", str(config_file), "model.sharing=[tied-depth]", "--runs", str(tmp_path)]
     run = Path(run_command(arguments, registry)["run_dir"])
     expected = outcome(run)
-    stored = expected["weights"]
+    stored = expected["weights"]["model.safetensors"]
     assert "model.layers.1.self_attn.o_proj.weight" in stored
     assert "model.layers.2.self_attn.o_proj.weight" not in stored
     assert "model.layers.1.mlp.experts.3.up_proj.weight" in stored

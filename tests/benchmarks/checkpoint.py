@@ -1,9 +1,12 @@
 """What a checkpoint costs training, and how long a run is away after the death of a rank.
 
 - A checkpoint that is written beside training (`train.checkpoint_async`) stalls it for a copy of the model and the
-  optimizer state, vs a memory copy of as many bytes, and slows the three steps after it, vs three steps before it. One
-  that training waits for, and the first copy, whose memory is new, are printed without a bar. The model has 12.7M
-  parameters, and everything is put together as `penstock train` does.
+  optimizer state. The bar compares it with one memory copy of as many bytes, for a model of 100M parameters with
+  AdamW. A small model has nearly as many tensors, so most of its stall is finding and copying each: 12.7M parameters
+  with Muon are printed beside it.
+- The three steps after it vs three steps before, for the small model, whose steps are short.
+- A checkpoint that training waits for, and the first copy, whose memory is new, have no bar. Everything is put together
+  as `penstock train` does.
 - Recovery: two ranks of `penstock train` (`ddp`, a thread each), of which one is killed; both are started again.
   Seconds by part, of the rank that was slower.
 """
@@ -37,8 +40,15 @@ from penstock.train.memory import keep_freed_memory
 from penstock.train.ranks import joined
 from penstock.train.training import _trainer, prepare_run
 
-MODEL = ("model.hidden_size=256", "model.num_hidden_layers=7", "model.moe_intermediate_size=256")
-QUIET = ("train.evaluate_every=null", "train.tokens=1000000000", "train.trackers=[]", "train.batch_size=8")
+MODEL = ("model.hidden_size=256", "model.num_hidden_layers=7", "model.moe_intermediate_size=256", "train.batch_size=8")
+LARGE = (
+    "model.hidden_size=640",
+    "model.num_hidden_layers=10",
+    "model.moe_intermediate_size=640",
+    "train.batch_size=1",
+    "train.optimizer={use: adamw, lr: 0.001}",
+)
+QUIET = ("train.evaluate_every=null", "train.tokens=1000000000", "train.trackers=[]")
 STEPS = 3  # after a checkpoint, in which it is written
 # A rank that says when it has reached what: `penstock train`, from its first line on.
 RANK = """
@@ -80,9 +90,15 @@ PARTS = ("process start", "imports", "meeting and checks", "data and model", "lo
 def main(runs: Path | None, rounds: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = runs or Path(temporary)
-        saving, bars = measured_saving(folder, rounds)
+        saving, small = measured_saving(folder, MODEL, rounds)
+        of_large, large = measured_saving(folder, LARGE, max(3, rounds // 2))
         recovery = measured_recovery(folder)
-    rows: list[Row] = [*saving, *({"recovery": part, "seconds": seconds} for part, seconds in recovery.items())]
+    parts = [{"recovery": part, "seconds": seconds} for part, seconds in recovery.items()]
+    rows: list[Row] = [*saving, *of_large, *parts]
+    bars = [
+        Bar("stall of an asynchronous checkpoint vs a memory copy, large model", large["stall"], 1.3, at_least=False),
+        Bar("three steps while it is written vs three steps, small model", small["steps"], 1.15, at_least=False),
+    ]
     finish("checkpoint", rows, bars, as_json, threads=torch.get_num_threads())
 
 
@@ -90,10 +106,10 @@ def main(runs: Path | None, rounds: int, as_json: bool) -> None:
 
 
 @contextmanager
-def trainer_of(folder: Path) -> Iterator[tuple[Trainer, int]]:
+def trainer_of(folder: Path, model: Sequence[str]) -> Iterator[tuple[Trainer, int]]:
     """Put together as `penstock train` does, and the bytes of its copies."""
     registry = Registry.discover()
-    overrides = [*MODEL, *QUIET, "train.checkpoint_async=true"]
+    overrides = [*model, *QUIET, "train.checkpoint_async=true"]
     config, document = load_run_config(CONFIG, overrides, registry)
     keep_freed_memory()
     with joined(config) as engine:
@@ -102,8 +118,9 @@ def trainer_of(folder: Path) -> Iterator[tuple[Trainer, int]]:
         yield _trainer(config, run, data, engine), Planned(config, folder).copied_bytes
 
 
-def measured_saving(folder: Path, rounds: int) -> tuple[list[Row], list[Bar]]:
-    with trainer_of(folder) as (trainer, copied):
+def measured_saving(folder: Path, model: Sequence[str], rounds: int) -> tuple[list[Row], dict[str, float]]:
+    """The rows of a model, and the ratios that have bars."""
+    with trainer_of(folder, model) as (trainer, copied):
         source, target = torch.ones(copied // 4), torch.zeros(copied // 4)
 
         def steps() -> None:
@@ -136,23 +153,14 @@ def measured_saving(folder: Path, rounds: int) -> tuple[list[Row], list[Bar]]:
             "checkpoint that training waits for": waited,
         }
         seconds = medians(cases, rounds=rounds)
-    rows: list[Row] = [{"saving": name, "milliseconds": 1000 * value} for name, value in seconds.items()]
-    rows.append({"saving": "stall of the first, in new memory", "milliseconds": 1000 * first})
-    rows.append({"saving": "megabytes copied", "milliseconds": copied / 1e6})
-    return rows, [
-        Bar(
-            "stall of an asynchronous checkpoint vs a memory copy",
-            seconds["stall of an asynchronous checkpoint"] / seconds["memory copy"],
-            1.3,
-            at_least=False,
-        ),
-        Bar(
-            "three steps while it is written vs three steps",
-            seconds["three steps while it is written"] / seconds["three steps"],
-            1.15,
-            at_least=False,
-        ),
-    ]
+    seconds["stall of the first, in new memory"] = first
+    parameters = sum(each.numel() for each in trainer.composition.module.parameters())
+    size = f"{parameters / 1e6:.1f}M, {copied / 1e6:.0f} MB"
+    rows: list[Row] = [{"model": size, "saving": name, "milliseconds": 1000 * each} for name, each in seconds.items()]
+    return rows, {
+        "stall": seconds["stall of an asynchronous checkpoint"] / seconds["memory copy"],
+        "steps": seconds["three steps while it is written"] / seconds["three steps"],
+    }
 
 
 def timed(call: Callable[[], object]) -> float:

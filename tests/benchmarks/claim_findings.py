@@ -124,6 +124,21 @@ def muon(result: Result) -> list[Finding]:
     return [replace(each, verdict=small) if each.verdict == CONFIRMED else each for each in (steps, rule, time)]
 
 
+def faster_on_more(result: Result) -> list[Finding]:
+    """`ranks.py`: sequences a second of two ranks against one process, a core each, and of two micro-batches against
+    one. Two cores of one processor say little of GPUs."""
+    speeds = {(row["model"], row["program"]): row["sequences/s"] for row in result["rows"] if "sequences/s" in row}
+    found: list[Finding] = []
+    for model in dict.fromkeys(model for model, _ in speeds):
+        alone = speeds[model, "one process"]
+        for engine in ("ddp", "fsdp2"):
+            times = f"{_number(speeds[model, engine] / alone)} times"
+            found.append(Finding(f"{model}, two ranks of {engine} on two cores", times, "none", UNDECIDED))
+        accumulated = speeds[model, "one process, two micro-batches"] / alone
+        found.append(figure(f"{model}, two batches accumulated", accumulated, None, " times", least=2))
+    return found
+
+
 def _by_model(result: Result, column: str, unit: str, shown: str, least: float, most: float) -> Iterable[Finding]:
     """A finding for each model and text, of all its layers."""
     for model, text in dict.fromkeys((row["model"], row["text"]) for row in result["rows"]):

@@ -93,7 +93,8 @@ CLAIMS: Mapping[int, Claim] = {
     7: Claim(
         "Training is 7.5 times faster on 8 GPUs and 110 times on 128, and accumulating two batches doubles the speed.",
         NO_METHOD,
-        "penstock simulate cost",
+        "ranks",
+        read=findings.faster_on_more,
     ),
     8: Claim(
         "Muon learns 1.35 to 2 times as fast as AdamW.",

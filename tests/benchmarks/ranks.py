@@ -2,8 +2,8 @@
 
 - Time: two ranks (`ddp`, `fsdp2`) train the quickstart and a model of 12.7M parameters, as `penstock train` does, a
   thread each. Beside them two unconnected processes train half the batch each, at the same time: what the machine can
-  do without a word between ranks. One process with two threads and the whole batch is printed without a bar, and so is
-  the floor, a bare all_reduce of as many bytes as the gradients have.
+  do without a word between ranks. Without a bar: one process with the whole batch, with two threads, with one, and with
+  one and twice the batch in two micro-batches; and the floor, a bare all_reduce of as many bytes as the gradients have.
 - Memory: bytes of parameters, gradients and optimizer state that a rank of `fsdp2` holds, and its peak over what the
   imports take, vs one process; the model has 103M parameters.
 - Muon: a step of parameters that are cut over two ranks, exchange included, vs each rank stepping all of them.
@@ -69,6 +69,12 @@ class Program:
     processes: int
     batch: int
     threads: int = 1
+    micro_batch: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """In a step of all processes."""
+        return self.batch if self.connected else self.batch * self.processes
 
     @property
     def connected(self) -> bool:
@@ -76,11 +82,14 @@ class Program:
 
 
 APART, THREADS = "two processes, unconnected", "one process, two threads"
+ALONE, ACCUMULATED = "one process", "one process, two micro-batches"
 PROGRAMS = {
     "ddp": Program("ddp", 2, BATCH),
     "fsdp2": Program("fsdp2", 2, BATCH),
     APART: Program("local", 2, BATCH // 2),
     THREADS: Program("local", 1, BATCH, threads=2),
+    ALONE: Program("local", 1, BATCH),
+    ACCUMULATED: Program("local", 1, 2 * BATCH, micro_batch=BATCH),
 }
 
 
@@ -155,6 +164,7 @@ def training(program: Program, overrides: Sequence[str], data: Path) -> Workers:
 def train_when_asked(settings: Any) -> None:
     program = Program(**settings["program"])
     overrides = [*settings["overrides"], *QUIET, f"train.engine={program.engine}", f"train.batch_size={program.batch}"]
+    overrides += [] if program.micro_batch is None else [f"train.micro_batch_size={program.micro_batch}"]
     registry = Registry.discover()
     config, document = load_run_config(CONFIG, overrides, registry)
     config.train.objective.build()  # imported before memory is counted
@@ -268,10 +278,11 @@ def time_of_steps(name: str, data: Path, rounds: int, count: int) -> tuple[list[
         (parameters, *_) = workers["ddp"].ask("parameters")
     rows: list[Row] = []
     bars: list[Bar] = []
-    for label in PROGRAMS:
-        ratio = seconds[label] / seconds[APART]
-        rows.append({"model": name, "program": label, "ms a step": 1e3 * seconds[label] / count, "vs apart": ratio})
-        if PROGRAMS[label].connected:
+    for label, program in PROGRAMS.items():
+        ratio, step = seconds[label] / seconds[APART], seconds[label] / count
+        row: Row = {"model": name, "program": label, "ms a step": 1e3 * step, "vs apart": ratio}
+        rows.append({**row, "sequences/s": program.sequences / step})
+        if program.connected:
             bars.append(Bar(f"{name}: {label} / {APART}", ratio, 1.15, at_least=False))
     label = f"all_reduce of {4 * parameters / 1e6:.1f} MB"
     share = seconds["floor"] * count / seconds[APART]

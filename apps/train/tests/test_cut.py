@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from penstock.hooks import Registry
+from penstock.train.balancing import Balancing
 from penstock.train.cut import Cut
 
 LOCAL, DDP, FSDP2, OTHER = "penstock-train:local", "penstock-train:ddp", "penstock-train:fsdp2", "acme:zero"
@@ -47,6 +52,27 @@ def test_the_sentence_is_plain():
         "gradients are added in the same order, so every bit stays that of an uninterrupted run; "
         "random numbers, if the model draws any, are each rank's own"
     )
+
+
+@pytest.mark.parametrize(
+    ("router", "loss", "said"),
+    [
+        (
+            "softmax-topk",
+            {"use": "global-loss", "counts": "buffer"},
+            "balance loss 'one' counts the micro-batches so far",
+        ),
+        ("cluster", {"use": "z-loss"}, "routers learn from sums over tokens"),
+        ("softmax-topk", {"use": "global-loss"}, "every bit stays"),
+        ("softmax-topk", {"use": "switch-loss"}, "every bit stays"),
+    ],
+)
+def test_what_else_depends_on_the_cut_is_said_where_it_changes(router: str, loss: dict[str, Any], said: str):
+    registry = Registry.discover()
+    model: Any = SimpleNamespace(routers={0: registry.build("router", router, hidden_size=8, experts=4)})
+    unlike = Balancing(model, {"one": registry.build("balance-loss", loss)}, []).unlike
+    assert said in (cut(2, 1).change_from(cut(1, 2, LOCAL), unlike=unlike) or "")
+    assert "every bit stays" in (cut(2, 1).change_from(cut(2, 1, FSDP2), unlike=unlike) or "")
 
 
 def test_nothing_is_said_where_nothing_changed():

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_training import CONFIG
+from tracked_run import CONFIG
 
 from penstock.cli.main import run as run_command
 from penstock.hooks import ProblemError, Registry
@@ -74,7 +74,8 @@ def test_a_step_is_exposed_under_names_with_units(observer: Any, run_directory: 
     found = scraped(address_of(run_directory))
     expected = {
         ("penstock_steps_total", ()): 2,
-        ("penstock_tokens_total", ()): 200,
+        ("penstock_step", ()): 2,
+        ("penstock_trained_tokens_total", ()): 200,
         ("penstock_step_seconds_total", (("part", "forward"),)): 1,
         ("penstock_step_seconds_total", (("part", "backward"),)): 3,
         ("penstock_loss", ()): 2.5,
@@ -107,14 +108,32 @@ def test_the_checkpoint_is_the_one_that_is_complete(observer: Any, run_directory
     assert 0 <= time.time() - found["penstock_checkpoint_timestamp_seconds", ()] < 60
 
 
-def test_a_resumed_run_counts_the_steps_of_the_whole_run(run_directory: Path) -> None:
+def test_a_resumed_run_counts_its_own_steps_and_says_where_the_run_is(run_directory: Path) -> None:
+    """A counter of the whole run would fall to 3 here, and Prometheus would take it for three new steps."""
     for first, last in ((1, 4), (3, 3)):
         observer = observer_of(run_directory)
         observer.on_resume(first - 1)
+        assert scraped(address_of(run_directory))["penstock_step", ()] == first - 1
         for step in range(first, last + 1):
-            observer.on_step(record(step))
-        assert scraped(address_of(run_directory))["penstock_steps_total", ()] == last
+            observer.on_step(record(step, tokens=100.0 * step))
+        found = scraped(address_of(run_directory))
+        assert (found["penstock_step", ()], found["penstock_tokens", ()]) == (last, 100 * last)
+        assert found["penstock_steps_total", ()] == last - first + 1
+        assert found["penstock_trained_tokens_total", ()] == (
+            400 if first == 1 else 0
+        )  # of the first one it was not told
         observer.on_end()
+
+
+def test_nothing_has_a_value_before_its_first(observer: Any, run_directory: Path) -> None:
+    """A loss of 0 would be the least of the hour, and an alert; the same of a last step in 1970."""
+    found = scraped(address_of(run_directory))
+    assert {name for name, _ in found if name.startswith("penstock")} == {
+        *("penstock_run_info", "penstock_step", "penstock_steps_total", "penstock_trained_tokens_total"),
+        "penstock_last_step_timestamp_seconds",
+        *("penstock_steps_created", "penstock_trained_tokens_created"),
+    }
+    assert time.time() - found["penstock_last_step_timestamp_seconds", ()] < 60
 
 
 def test_nothing_is_served_after_the_end(run_directory: Path) -> None:
@@ -142,7 +161,7 @@ def test_two_runs_of_a_machine_are_found_in_one_folder_and_told_apart(run_direct
     for step, each in enumerate(observers, 1):
         each.on_step(record(step))
     found = [address_of(run, file) for run, file in zip(runs, sorted(folder.iterdir()), strict=True)]
-    assert [scraped(address)["penstock_steps_total", ()] for address in found] == [1, 2]
+    assert [scraped(address)["penstock_step", ()] for address in found] == [1, 2]
     for each in observers:
         each.on_end()
     assert list(folder.iterdir()) == []
@@ -179,7 +198,8 @@ def test_a_real_run_is_scraped_while_it_trains(tmp_path: Path, monkeypatch) -> N
     assert found["penstock_gradient_norm", ()] in {row.get("gradient_norm") for row in rows}
     assert found["penstock_heldout", (("metric", "loss"),)] in {row.get("heldout/loss") for row in rows}
     step = round(found["penstock_steps_total", ()])
-    assert found["penstock_tokens_total", ()] == 128 * step
+    assert step == found["penstock_step", ()]
+    assert found["penstock_trained_tokens_total", ()] == found["penstock_tokens", ()] == 128 * step
     assert {labels[0][1] for name, labels in found if name == "penstock_step_seconds_total"} == {
         *("data", "balance", "forward", "backward", "optimizer")
     }

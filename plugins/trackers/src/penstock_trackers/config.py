@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import OutputPath
 
 
 class TrackioConfig(Schema):
@@ -43,7 +44,7 @@ class PrometheusConfig(Schema):
     """Port of `http://HOST:PORT/metrics`; 0 takes a free one, so that several runs of one machine need no setting."""
     host: str = "127.0.0.1"
     """IPv4 address or name to listen on; 0.0.0.0 lets other machines scrape."""
-    discovery: Path | None = None
+    discovery: OutputPath | None = None
     """Folder of a file that names the address while the run trains, in the form of Prometheus's file-based discovery;
     null means `prometheus.json` in the run directory."""
 

@@ -64,6 +64,7 @@ class PrometheusObserver:
         return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
 
     def on_resume(self, step: int) -> None:
+        self._metrics.resume(step)
         self._serve()
 
     def on_step(self, record: StepRecord) -> None:

@@ -97,6 +97,21 @@ class Balancing:
         self._statistics: dict[tuple[int, int], Tensor] = {}
         self._until_finish = ExitStack()
 
+    @property
+    def unlike(self) -> str | None:
+        """What differs in a step that is cut into other ranks and micro-batches, as a clause; None if nothing does."""
+        if buffered := [name for name, scope in self.scopes.items() if scope == BUFFER]:
+            return (
+                f"balance loss '{buffered[0]}' counts the micro-batches so far, which are others now, so the run "
+                "differs from an uninterrupted one"
+            )
+        if any(isinstance(router, OnlineRouter) for router in self.model.routers.values()):
+            return (
+                "routers learn from sums over tokens, which are added in another order, so the run differs from an "
+                "uninterrupted one by rounding"
+            )
+        return None
+
     def begin(self, batches: Iterable[tuple[Any, Tensor | None]], *, tokens: int) -> None:
         """Begins a step with this number of counted tokens in the global batch. `batches` are the micro-batches of this
         rank, each with its mask [B, S] (None: all count); they are only read if they must be counted first."""

@@ -46,11 +46,14 @@ class Cut:
         alike = self.engine == other.engine or self.ranks <= 2  # engines ask the library for other sums of more ranks
         return alike and self.ranks == other.ranks
 
-    def change_from(self, before: Cut) -> str | None:
-        """A sentence for a run that goes on with this cut; None if it is the one before."""
+    def change_from(self, before: Cut, *, unlike: str | None = None) -> str | None:
+        """A sentence for a run that goes on with this cut; None if it is the one before. `unlike` says what else
+        depends on the cut."""
         if self == before:
             return None
-        if self.has_the_sums_of(before):
+        if unlike and (self.ranks, self.micro_batches) != (before.ranks, before.micro_batches):
+            so = unlike
+        elif self.has_the_sums_of(before):
             so = "gradients are added in the same order, so every bit stays that of an uninterrupted run"
         else:
             so = "gradients are added in another order, so the run differs from an uninterrupted one by rounding"

@@ -48,7 +48,7 @@ from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
 from penstock.train.objectives.next_token import heldout_windows
 from penstock.train.progress import Progress
-from penstock.train.ranks import micro_batches
+from penstock.train.ranks import done_on_all, micro_batches
 from penstock.train.rendezvous import listed
 from penstock.train.resume import plugin_drift_refused
 from penstock.train.saving import BackgroundSaver
@@ -129,10 +129,14 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.heldout: dict[str, float] | None = None  # of the last evaluation since the run began or went on
         trackers, observers = (config.train.trackers, config.train.observers) if self.writes else ((), ())
-        self.trackers: list[Tracker] = [choice.build(run_directory=run.path) for choice in trackers]
-        self.observers: list[Observer] = [
-            choice.build(run_directory=run.path, header=self._trace_header()) for choice in observers
-        ]
+        self.trackers: list[Tracker] = done_on_all(
+            lambda: [choice.build(run_directory=run.path) for choice in trackers], engine.gather
+        )
+        self.observers: list[Observer] = done_on_all(
+            lambda: [choice.build(run_directory=run.path, header=self._trace_header()) for choice in observers],
+            engine.gather,
+        )
+        self._guarded = composition.guarded
         self.plugins = plugin_lock(config)  # now, because the files may change after they were imported
         self.plugin_drift: list[str] = []
         self._data = {name: record.sha256 for name, record in dataset.manifest.files.items()}
@@ -421,7 +425,7 @@ class Trainer:
         return [cast(Any, each).to_local() if hasattr(each, "to_local") else each for each in trained]
 
     def _require_storable(self) -> None:
-        if not self.composition.guarded:
+        if not self._guarded:
             return
         with self.engine.full_state():  # whole on rank 0 alone
             fault = self.composition.fault() if self.writes else None

@@ -46,7 +46,7 @@ class ModelShards:
 
 def is_cut(model: LanguageModel) -> bool:
     """Whether each rank holds a part of the model's parameters."""
-    return any(shards.is_cut(tensor) for tensor in tensors_of(model).values())
+    return any(map(shards.is_cut, cast(nn.Module, model).parameters()))
 
 
 def tensors_of(model: LanguageModel) -> dict[str, Tensor]:

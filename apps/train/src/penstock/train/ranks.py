@@ -69,6 +69,13 @@ def require_on_all(check: Callable[[], object], gather: Gather) -> None:
     raise ProblemError(named, max(code for _, code in wrong)) from mine
 
 
+def done_on_all(call: Callable[[], T], gather: Gather) -> T:
+    """What a call returns; raises on every rank the `ProblemError` that it raises on any."""
+    returned: list[T] = []
+    require_on_all(lambda: returned.append(call()), gather)
+    return returned[0]
+
+
 def micro_batches(train: TrainSettings, ranks: int) -> int:
     """Forward passes of each rank in a step; raises `ProblemError` if the batch does not divide evenly."""
     size = train.micro_batch_size or train.batch_size // ranks

@@ -40,7 +40,7 @@ from penstock.train.memory import keep_freed_memory
 from penstock.train.model_shards import require_in_place
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
-from penstock.train.ranks import joined, micro_batches, require_on_all, require_same, require_same_plugins
+from penstock.train.ranks import done_on_all, joined, micro_batches, require_on_all, require_same, require_same_plugins
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
@@ -192,7 +192,14 @@ def _train(
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
-    prepared = engine.share(_prepared(config, run, runs, resumption) if first else {})
+
+    def prepare() -> dict[str, Any]:
+        try:
+            return _prepared(config, run, runs, resumption) if first else {}
+        finally:
+            engine.barrier()  # a wait that may take long
+
+    prepared = engine.share(done_on_all(prepare, engine.gather))
     if first and not prepared["reused"]:
         run.record_stage("prepare", prepared["seconds"])
 
@@ -257,7 +264,8 @@ def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None
     machine = record_numerics(run, trainer.engine.device)
     if resumption is not None:
         messages.note(f"resuming {run.path} from step {step} of {trainer.steps}")
-        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before)):
+        unlike = trainer.balancing.unlike
+        if trainer.cut_before and (change := trainer.cut.change_from(trainer.cut_before, unlike=unlike)):
             messages.note(change)
         resumption.record(step, machine, trainer.plugin_drift)
     elif isinstance(trainer.model, Started):

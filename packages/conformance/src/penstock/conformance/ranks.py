@@ -11,6 +11,8 @@ import atexit
 import contextlib
 import faulthandler
 import importlib
+import importlib.util
+import itertools
 import os
 import pickle
 import re
@@ -24,7 +26,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from types import ModuleType
 from typing import IO, Any
 
 from penstock.conformance.law import Violation, expect
@@ -113,7 +116,8 @@ class _Server:
     def ask(self, question: _Question) -> list[RankEnd]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        settings = (list(sys.path), dict(os.environ), question.variables, question.seconds)
+        files = _files_of(question.asked[0])
+        settings = (list(sys.path), dict(os.environ), files, question.variables, question.seconds)
         try:
             pickle.dump((settings, pickle.dumps(question.asked)), self._process.stdin)
             self._process.stdin.flush()
@@ -121,6 +125,15 @@ class _Server:
         except (EOFError, OSError) as error:
             _server.cache_clear()
             raise Violation("the process that ranks are forked from has died: what it imports ended it") from error
+
+
+def _files_of(ask: Ask) -> dict[str, str]:
+    """Files of the modules that the question's functions are from. A test runner imports modules by their files, and
+    another process may not find them by name."""
+    functions: list[Any] = [ask.func, *ask.args, *ask.keywords.values()] if isinstance(ask, partial) else [ask]
+    modules = {str(getattr(each, "__module__", None)) for each in functions if callable(each)}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return {name: file for name, file in files.items() if file is not None}
 
 
 @cache  # one for all laws and engines of this process
@@ -139,16 +152,31 @@ def serve() -> None:
     os.dup2(2, 1)  # what an import prints is not an answer
     while True:
         try:
-            (path, environment, variables, seconds), asked = pickle.load(sys.stdin.buffer)
+            (path, environment, files, variables, seconds), asked = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         sys.path[:] = path
+        _import_files(files)
         _import_for(asked)
         started = [_Rank({**environment, **own}, asked, seconds) for own in variables]
         pickle.dump([rank.end() for rank in started], answers)
         answers.flush()
         for rank in started:
             _import(rank.imported())
+
+
+def _import_files(files: Mapping[str, str]) -> None:
+    """Imports modules by name, or by file where the name is not found."""
+    _import(list(files))
+    for name, file in files.items():
+        spec = importlib.util.spec_from_file_location(name, file)
+        if name in sys.modules or spec is None or spec.loader is None:
+            continue
+        for package in itertools.accumulate(name.split(".")[:-1], "{}.{}".format):  # which pickle asks for too
+            sys.modules.setdefault(package, ModuleType(package))
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        with contextlib.suppress(Exception):  # ranks report what is missing
+            spec.loader.exec_module(sys.modules[name])
 
 
 def _import_for(asked: bytes) -> None:

@@ -1,4 +1,5 @@
 """Settings that name what is read: `path: InputPath | None`, or `paths: tuple[InputPattern, ...]` with globs.
+`OutputPath` names what is written.
 
 A schema does not ask whether the file is there, because a config may be checked on a machine without the data:
 `config validate` says what it does not find, and `train --dry-run` refuses it.
@@ -26,8 +27,15 @@ class Input(Enum):
     PATTERN = "pattern"
 
 
+class Output(Enum):
+    """The mark of a setting that is written to: it need not be there."""
+
+    PATH = "path"
+
+
 InputPath: TypeAlias = Annotated[Path, Input.PATH]
 InputPattern: TypeAlias = Annotated[str, Input.PATTERN]
+OutputPath: TypeAlias = Annotated[Path, Output.PATH]
 
 
 def inputs_of(value: object, at: Location = ()) -> Iterator[tuple[Location, str]]:

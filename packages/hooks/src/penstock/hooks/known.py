@@ -58,6 +58,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("objective", "spans"): "penstock-train",
     ("engine", "local"): "penstock-train",
     ("engine", "ddp"): "penstock-train",
+    ("engine", "fsdp2"): "penstock-train",
     ("corpus", "python-stdlib"): "penstock-data-prep",
     ("corpus", "text"): "penstock-data-prep",
     ("corpus", "jsonl"): "penstock-data-prep",

@@ -20,10 +20,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from penstock.hooks.contracts import Schedule
-from penstock.train.engines.local import STATE, LocalEngine
+from penstock.train.engines.local import STATE, LocalEngine, random_state
 from penstock.train.group import RankGroup
 
 BUCKET = 2**24  # numbers summed at once: 64 MB of fp32, the extra memory of the sum
+_SENT = {1: torch.uint8, 2: torch.float16, 4: torch.int32, 8: torch.int64}  # by bytes
 T = TypeVar("T")
 
 
@@ -39,7 +40,7 @@ class DataParallelEngine(LocalEngine):
         """All ranks start with the weights of rank 0; from here on, each draws its own random numbers."""
         with self.group.together(watched=False):  # rank 0 verifies the data before
             for tensor in chain(module.parameters(), module.buffers()):
-                dist.broadcast(tensor.detach(), src=0)
+                _broadcast(tensor.detach())
         if self.rank:
             torch.manual_seed(torch.initial_seed() + self.rank)
         super().prepare(module, make_optimizer, schedule)
@@ -76,14 +77,13 @@ class DataParallelEngine(LocalEngine):
 
     def _files(self) -> dict[str, Any]:
         """Rank 0 writes what all ranks share, and the random state of each."""
-        random_states = self.gather(torch.get_rng_state())
-        return {STATE: {**self._state(), "torch_rng_of_ranks": random_states}} if self.rank == 0 else {}
+        of_ranks = self.gather(random_state())
+        shared = {f"{name}_of_ranks": [each[name] for each in of_ranks] for name in of_ranks[0]}
+        return {STATE: {**self._state(), **shared}} if self.rank == 0 else {}
 
     def _load_random_state(self, state: Mapping[str, Any]) -> None:
-        """A rank that is new to the run continues with its own random numbers."""
-        states: Sequence[Tensor] = state.get("torch_rng_of_ranks", [state["torch_rng"]])
-        if self.rank < len(states):
-            super()._load_random_state({**state, "torch_rng": states[self.rank]})
+        if own := random_state_of(state, self.rank):
+            super()._load_random_state(own)
 
     def _sum_gradients(self) -> None:
         """Leaves the same gradients on all ranks. A gradient that is None on some ranks counts as 0 there. One that is
@@ -104,6 +104,26 @@ class DataParallelEngine(LocalEngine):
         with self.group.together():
             dist.all_reduce(tensor)
         return tensor
+
+
+def random_state_of(state: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    """A rank's part of a saved random state; empty for a rank that is new to the run, which goes on with its own
+    numbers. Early checkpoints have the GPUs of rank 0 alone."""
+    of_ranks = {name: state.get(f"{name}_of_ranks", [state[name]]) for name in random_state()}
+    known = rank < len(of_ranks["torch_rng"])
+    return {name: each[min(rank, len(each) - 1)] for name, each in of_ranks.items()} if known else {}
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """Overwrites a tensor of any type and layout with that of rank 0. Gloo refuses fp8 and some integers, so they are
+    sent as a type of the same size. It would write past the memory of an expanded tensor, so each number goes once."""
+    for dimension, stride in enumerate(tensor.stride()):
+        tensor = tensor.narrow(dimension, 0, 1) if stride == 0 and tensor.shape[dimension] else tensor
+    memory = tensor.view(_SENT.get(tensor.itemsize, tensor.dtype))
+    dense = memory.contiguous()
+    dist.broadcast(dense, src=0)
+    if dense is not memory:
+        memory.copy_(dense)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -99,9 +99,11 @@ class ShardedEngine(DataParallelEngine):
         mesh = init_device_mesh(self.device.type, (self.ranks,))
         blocks = blocks_of_their_own(module)
         root = _Root(module)
+        for parameter in module.parameters():  # a transposed one has no rows in memory
+            parameter.data = parameter.data.contiguous()
         try:
             self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
-        except ValueError as error:  # a parameter that is one number has no rows
+        except (ValueError, NotImplementedError) as error:  # a parameter that is one number has no rows
             fix = "give the parameter a dimension, or use train.engine=ddp"
             raise ProblemError(Problem("unsupported", str(error), "train.engine", fix)) from error
         self._root: Any = root
@@ -129,7 +131,7 @@ class ShardedEngine(DataParallelEngine):
                 self._fill(dict(zip(names, block.parameters(), strict=True)))
 
         def read(_: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any]) -> tuple[Any, Any]:
-            return _through_first(lambda each: _After.apply(fill, each), inputs), more
+            return _through_first(lambda each: _After.apply(fill, each), inputs, more)
 
         block.register_forward_pre_hook(read, with_kwargs=True)
 
@@ -281,9 +283,13 @@ def _without_hooks(root: nn.Module) -> Iterator[None]:
             table.update(hooks)
 
 
-def _through_first(change: Callable[[Tensor], Tensor], inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The inputs, of which the first tensor that requires a gradient is changed."""
-    for place, each in enumerate(inputs):
+def _through_first(
+    change: Callable[[Tensor], Tensor], inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named inputs, of which the first tensor that requires a gradient is changed."""
+    given: dict[int | str, Any] = {**dict(enumerate(inputs)), **named}
+    for place, each in given.items():
         if isinstance(each, Tensor) and each.requires_grad:
-            return (*inputs[:place], change(each), *inputs[place + 1 :])
-    return inputs
+            given[place] = change(each)
+            break
+    return tuple(given[place] for place in range(len(inputs))), {name: given[name] for name in named}

@@ -129,8 +129,7 @@ class LocalEngine:
         return {
             **whole_state(self.optimizer, self.names),
             "settings": self.settings,
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            **random_state(),
         }
 
     def _load_state(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -145,6 +144,12 @@ class LocalEngine:
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"][: torch.cuda.device_count()])
+
+
+def random_state() -> dict[str, Any]:
+    """What this process draws random numbers from, on the CPU and on every GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch_rng": torch.get_rng_state(), "cuda_rng": cuda}
 
 
 def _saved_state(folder: Path) -> dict[str, Any]:
