@@ -168,6 +168,19 @@ def test_ranks_do_not_start_ranks_and_rank_0_alone_says_so(tiny, rank, monkeypat
     assert ["this process is rank 0 of 2 already" in str(each) for each in raised.value.problems] == [True] * (not rank)
 
 
+def test_commands_of_one_process_refuse_ranks_before_they_begin(tiny, tmp_path, monkeypatch):
+    quickstart = ["quickstart", "--config", str(tiny), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(ProblemError, match="trains in one process, but engine 'ddp' is for several"):
+        run_command([*quickstart, "train.engine=ddp"])
+    for rank, said in enumerate(["2 processes were started for a command that is one", ""]):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ProblemError) as raised:
+            run_command([*quickstart, "train.engine=ddp"])
+        assert [said in str(each) for each in raised.value.problems] == [True] * (1 - rank)
+    assert not (tmp_path / "runs").exists()
+
+
 TROUBLES = {
     "fine": ("", 0, ""),
     "stopped": ("sys.exit(130)", 130, ""),

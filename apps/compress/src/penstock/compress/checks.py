@@ -12,6 +12,7 @@ from penstock.run import checks
 from penstock.train.artifact import Unfilled
 from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import Composition
+from penstock.train.ranks import require_one_process
 
 
 def require_possible(plan: Plan, runs: Path) -> dict[str, Composition]:
@@ -23,6 +24,7 @@ def require_possible(plan: Plan, runs: Path) -> dict[str, Composition]:
         planned = Planned(row.config, runs)
         try:
             with Unfilled():
+                require_one_process(row.config.train)
                 require_for_start(planned, row.document)
                 _require_same_state(row, planned.composition, built)
             built[row.name] = planned.composition

@@ -29,7 +29,7 @@ from penstock.train.checkpoint import MANIFEST, sha256
 from penstock.train.compose import compose_model, parameter_summary, pick_device
 from penstock.train.restore import RestoredRun, checkpoint_of, restore_artifact, restore_run, trained_model
 from penstock.train.reuse import finished, run_of
-from penstock.train.training import train_run
+from penstock.train.training import train_alone
 
 # The modules that write and read a file, whose code its figures depend on beside that of the model's components.
 TIMED = 0
@@ -52,8 +52,7 @@ class Workshop:
         found = run_of(self.runs, config)
         if found is None or not finished(found):
             resume = str(found.path) if found else None
-            trained = train_run(config, document, self.runs, self.registry, resume=resume)
-            assert trained is not None  # a ledger is made in one process
+            trained = train_alone(config, document, self.runs, self.registry, resume=resume)
             found = RunDirectory(Path(trained.run_dir))
         return found
 

@@ -71,19 +71,19 @@ def quickstart(
 
 def _train(registry: Registry, config_file: Path, overrides: tuple[str, ...], runs: Path) -> Trained:
     from penstock.train.commands import prepared_text, trained_text
-    from penstock.train.training import prepare_run, train_run
+    from penstock.train.ranks import require_one_process
+    from penstock.train.training import prepare_run, train_alone
 
     config, document = load_run_config(config_file, overrides, registry)
     require_importable(config)
+    require_one_process(config.train)
     if missing := missing_files_of_other_commands(config):  # the later commands run as well
         raise ProblemError([located(problem, document) for problem in missing])
     arguments = [config_file, *overrides, "--runs", runs]
     prepared = _step(["prepare", *arguments], lambda: prepare_run(config, runs), prepared_text)
 
     def train() -> Trained:
-        trained = train_run(config, document, runs, registry, overrides=overrides)
-        assert trained is not None  # quickstart runs in one process
-        return trained
+        return train_alone(config, document, runs, registry, overrides=overrides)
 
     trained = _step(["train", *arguments], train, trained_text)
     RunDirectory(Path(trained.run_dir)).record_stage("prepare", prepared["seconds"])

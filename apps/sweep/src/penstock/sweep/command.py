@@ -36,8 +36,11 @@ def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_js
     """
     from penstock.sweep.grid import load_sweep
     from penstock.sweep.runs import require_equal_flops
+    from penstock.train.ranks import require_one_process
 
     loaded = load_sweep(sweep_file, registry)
+    for config in (config for cell in loaded.cells for config in cell.configs.values()):
+        require_one_process(config.train)
     active = require_equal_flops(loaded)
     if dry_run:
         price = _price(loaded, active, runs)

@@ -27,7 +27,7 @@ from penstock.sweep.grid import Cell, Sweep
 from penstock.train.compose import active_parameters, compose_model, pick_device, planned_vocabulary
 from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.reuse import finished, run_of
-from penstock.train.training import train_run
+from penstock.train.training import train_alone
 
 FIGURES = "sweep.json"
 """File in the run directory: what the sweep measured for the run."""
@@ -40,8 +40,7 @@ def train_and_measure(sweep: Sweep, cell: Cell, seed: int, runs: Path, registry:
         overrides = cell.arguments(seed)
         config, document = load_run_config(sweep.config_file, overrides, registry)
         resume = str(run.path) if run else None
-        trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
-        assert trained is not None  # a sweep runs in one process
+        trained = train_alone(config, document, runs, registry, overrides=overrides, resume=resume)
         run = RunDirectory(Path(trained.run_dir))
     path = run.path / FIGURES
     figures = read_record(RunFigures, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,22 @@ def micro_batches(train: TrainSettings, ranks: int) -> int:
         fix = f"use a multiple of {ranks * max(size, 1)}, or change the number of processes"
         raise ProblemError(Problem("indivisible-batch", what, "train.batch_size", fix))
     return train.batch_size // (ranks * size)
+
+
+def require_one_process(train: TrainSettings) -> None:
+    """For a command that goes on with the trained model itself. Raises `ProblemError` if several processes were started
+    for it, and if the engine waits for others."""
+    started, number = started_by_launcher()
+    component = train.engine.entry.component
+    if started > 1:
+        what, fix = f"{started} processes were started for a command that is one", "start one process"
+    elif "several-ranks" in component.capabilities and "RANK" not in os.environ:
+        what = f"the command trains in one process, but engine '{component.name}' is for several"
+        fix = "use train.engine=local"
+    else:
+        return
+    fix = f"{fix}, or train on several ranks with `penstock train --ranks N`"
+    raise ProblemError([] if number else [Problem("wrong-ranks", what, "train.engine", fix)])
 
 
 def require_same_plugins(plugins: Sequence[Locked], gather: Gather) -> None:

@@ -40,7 +40,15 @@ from penstock.train.memory import keep_freed_memory
 from penstock.train.model_shards import require_in_place
 from penstock.train.numerics import record_numerics
 from penstock.train.progress import StageProgress
-from penstock.train.ranks import done_on_all, joined, micro_batches, require_on_all, require_same, require_same_plugins
+from penstock.train.ranks import (
+    done_on_all,
+    joined,
+    micro_batches,
+    require_on_all,
+    require_one_process,
+    require_same,
+    require_same_plugins,
+)
 from penstock.train.resume import Resumption, check_resume, find_run
 from penstock.train.signals import terminate_as_interrupt
 from penstock.train.step_module import StepModule
@@ -109,6 +117,22 @@ def train_run(
                 resumption = None  # the launcher of this rank has just made it
             result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
     return result if first else None
+
+
+def train_alone(
+    config: RunConfig,
+    document: ConfigDocument,
+    runs: Path,
+    registry: Registry,
+    *,
+    overrides: Sequence[str] = (),
+    resume: str | None = None,
+) -> Trained:
+    """As `train_run`, for a command that is one process and goes on with the result."""
+    require_one_process(config.train)
+    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
+    assert trained is not None  # this is rank 0
+    return trained
 
 
 def train_on_ranks(
