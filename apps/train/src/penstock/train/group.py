@@ -75,6 +75,7 @@ class RankGroup:
                 dist.barrier()
         if error is not None and not is_echo(error):
             with suppress(RuntimeError):  # the process that held the store may be gone
+                self.store.set(f"{HEARD}/{self.rank}", "")
                 if isinstance(error, KeyboardInterrupt):
                     self.store.set(INTERRUPTED, "")
                 else:
@@ -85,7 +86,8 @@ class RankGroup:
                     self.store.set(END, "")
         self.watchdog.stop()
         dist.destroy_process_group()
-        if error is not None and self.rank == 0 and not self._hosted:  # the store ends with this process
+        if error is not None and not is_echo(error) and self.rank == 0 and not self._hosted:
+            # The store ends with this process.
             missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], POLL)
 
     def _lost(self, error: RuntimeError) -> BaseException:
