@@ -136,6 +136,30 @@ def test_the_weights_are_those_of_the_old_router_balancer_and_sharing(trained):
     assert parameters["layers.0.input_layernorm.weight"] is parameters["layers.2.input_layernorm.weight"]
 
 
+@pytest.mark.parametrize(("engine", "optimizer"), [("ddp", "sign-descent"), ("fsdp2", "muon")])
+def test_old_parts_train_on_two_ranks_as_in_one_process(engine, optimizer, server, tmp_path):
+    from penstock.train.restore import restore
+
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    command = ["train", tmp_path / "run.yaml", f"train.optimizer={{use: {optimizer}, lr: 0.001}}"]
+    command += ["train.micro_batch_size=2"]
+    alone = Path(penstock(*command, "--runs", tmp_path / "alone")["run_dir"])
+    on_ranks = [*SELECTION.arguments(), *command, f"train.engine={engine}", "--runs", tmp_path / "ranks"]
+    ends = server.run_ranks(*on_ranks, cwd=tmp_path)
+    assert [end.status for end in ends] == [0, 0], ends[0].said + ends[1].said
+    (ranks,) = tmp_path.glob("ranks/compat/2*")
+    expected, found = (restore(run, Registry.discover(SELECTION)).model.state_dict() for run in (alone, ranks))
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert read(ranks / "sizes.json") == read(alone / "sizes.json")
+
+
+def test_an_old_optimizer_that_steps_whole_parameters_is_refused_by_an_engine_that_cuts_them(tmp_path):
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    with pytest.raises(ProblemError, match="the optimizer 'sign-descent' steps whole ones alone"):
+        penstock("config", "validate", tmp_path / "run.yaml", "train.engine=fsdp2")
+
+
 def test_the_run_is_measured_by_the_old_task(trained):
     figures = penstock("evaluate", trained)["tasks"]["accuracy"]["metrics"]
     assert 0 <= figures["accuracy"] <= 1

@@ -102,9 +102,10 @@ def without_ranks(run: Path) -> set[str]:
 def test_a_run_goes_on_with_other_ranks_and_engines_to_the_same_bits(
     tiny, train_as_ranks, balance, tmp_path, monkeypatch
 ):
-    """Every step by another engine than the one before it, on one rank or two, has the bits of one process."""
+    """Every step by another engine than the one before it, on one rank or two, has the bits of one process. Evaluations
+    read three batches, which two ranks do not share evenly."""
     arguments = [tiny, balance, "model.router={use: sigmoid-topk, k: 2}", "train.micro_batch_size=2"]
-    arguments += ["train.keep_checkpoints=9", "train.checkpoint_every=1"]
+    arguments += ["train.keep_checkpoints=9", "train.checkpoint_every=1", "train.evaluate_tokens=192"]
     whole = train_alone(*arguments, "--runs", "whole", cwd=tmp_path, monkeypatch=monkeypatch)
     ranks = train_as_ranks(*arguments, "--runs", "ranks", cwd=tmp_path)
     assert differences(result_of(ranks), result_of(whole)) == []

@@ -48,6 +48,17 @@ class Transposed(nn.Module):
         return (x @ self.weight).tanh() + self.shift.sum(dim=0)
 
 
+class Tied(nn.Module):
+    """Both layers have one parameter, whose rows two ranks share unevenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(7, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.weight.T @ self.weight).tanh()
+
+
 class Typed(nn.Module):
     """Buffers of types that a library may not send."""
 
@@ -78,7 +89,10 @@ class Model(nn.Module):
     def __init__(self, layer: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.randn(WIDTH, WIDTH))
-        self.layers = nn.ModuleList([layer(), layer()])
+        first, second = layer(), layer()
+        if isinstance(first, Tied):
+            second.weight = first.weight
+        self.layers = nn.ModuleList([first, second])
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
@@ -150,7 +164,7 @@ def differing(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("layer", [Thin, Transposed, Typed, Named])
+@pytest.mark.parametrize("layer", [Thin, Transposed, Tied, Typed, Named])
 def test_two_ranks_have_every_bit_of_one_process(layer: type[nn.Module], engine: str) -> None:
     (alone,) = told(layer, "local", 1, 2)
     for found in told(layer, engine, 2, 1):

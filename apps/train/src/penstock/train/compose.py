@@ -70,6 +70,9 @@ class Composition:
     balancers: list[Balancer]
     base_hash: str | None
     """Hash of the frozen base, taken while the model is whole; None for a model that trains all its parameters."""
+    written_out: int
+    """Numbers that the checkpoint has in the layouts of other software (see `_written_out`), counted while the model is
+    whole."""
 
     @property
     def module(self) -> nn.Module:
@@ -157,7 +160,8 @@ def compose_model(
     if config.train.dtype == "bf16":
         _compute_in_bf16(model)
     base = None if str(device) == "meta" else _base_hash(model)
-    return Composition(model, storage, shared, plan_of(checkpoint_state(model)), losses, balancers, base)
+    state = checkpoint_state(model)
+    return Composition(model, storage, shared, plan_of(state), losses, balancers, base, _written_out(model, state))
 
 
 def _base_hash(model: object) -> str | None:
@@ -281,7 +285,7 @@ def size_table(composition: Composition) -> list[FormatSize]:
     if _shares_layers(composition):
         factors = " and factors multiplied" if _factorised(composition) else ""
         label = f"fp32 for transformers, shared tensors repeated{factors}"
-        rows.append(FormatSize(label, 4 * _numbers_written_out(composition)))
+        rows.append(FormatSize(label, 4 * composition.written_out))
     if composition.storage.formats:
         label = f"{_formats(composition.storage)}, rest {FULL_PRECISION}"
         rows.append(FormatSize(label, sum(each.bytes for each in stored)))
@@ -301,14 +305,14 @@ def _factorised(composition: Composition) -> bool:
     return any(isinstance(site, FactorisableSite) and site.whole is not None for site in sites)
 
 
-def _numbers_written_out(composition: Composition) -> int:
-    """Numbers of the checkpoint with a tensor for each name and with factors multiplied, as the layouts of other
+def _written_out(model: LanguageModel, state: Mapping[str, torch.Tensor]) -> int:
+    """Numbers of a checkpoint with a tensor for each name and with factors multiplied, as the layouts of other
     software have them; 0 for a model that is partly frozen, which is merged on export."""
-    if isinstance(composition.model, PartlyFrozen):
+    if isinstance(model, PartlyFrozen):
         return 0
-    numbers = sum(tensor.numel() for tensor in checkpoint_state(composition.model).values())
+    numbers = sum(tensor.numel() for tensor in state.values())
     counted: set[int] = set()  # a table that is one with another is in the state once
-    for site in sites_of(composition.model).values():
+    for site in sites_of(model).values():
         if isinstance(site, FactorisableSite) and site.whole is not None:
             (rows, width), rank = site.whole, site.weight.shape[-1]
             table = 0 if id(site.weight) in counted else rows * rank
