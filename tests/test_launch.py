@@ -186,14 +186,16 @@ TROUBLES = {
     "stopped": ("sys.exit(130)", 130, ""),
     "said": ("if rank == 1: sys.exit(3)", 3, ""),
     "unknown code": ("if rank == 1: os._exit(7)", 1, "rank 1 ended with code 7"),
-    "all killed": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "rank 0 was killed by SIGKILL"),
+    "killed": ("if rank == 0: os.kill(os.getpid(), 9)\ntime.sleep(600)", 1, "rank 0 was killed by SIGKILL"),
 }
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_path):
+def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_path, monkeypatch):
+    """One that waits for another that was killed is killed by the launcher."""
+    monkeypatch.setattr("penstock.train.launch.GRACE", 0.0)
     does, code, said = TROUBLES[trouble]
-    script = f"import os, signal, sys; rank = int(os.environ['RANK'])\n{does}"
+    script = f"import os, signal, sys, time; rank = int(os.environ['RANK'])\n{does}"
     try:
         launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=0)
         ended = (0, "")
