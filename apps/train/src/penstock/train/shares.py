@@ -35,19 +35,14 @@ def shares_of_ranks(planned: Planned, ranks: int) -> list[Share]:
             micro_batches=parts,
             micro_batch_size=train.batch_size // (ranks * parts),
             threads=threads_of(ranks),
-            parameter_bytes=sum(
-                each.nbytes
-                if not sharded or each.ndim == 0
-                else each.nbytes // len(each) * _rows(len(each), rank, ranks)
-                for each in tensors
-            ),
+            parameter_bytes=sum(_held(each, rank, ranks if sharded else 1) for each in tensors),
         )
         for rank in range(ranks)
     ]
 
 
 def _held(tensor: Tensor, rank: int, ranks: int) -> int:
-    if ranks == 1 or tensor.ndim == 0:
+    if ranks == 1 or tensor.ndim == 0 or len(tensor) == 0:
         return tensor.nbytes
     return tensor.nbytes // len(tensor) * _rows(len(tensor), rank, ranks)
 
