@@ -148,7 +148,8 @@ def test_old_parts_train_on_two_ranks_as_in_one_process(engine, optimizer, serve
     ends = server.run_ranks(*on_ranks, cwd=tmp_path)
     assert [end.status for end in ends] == [0, 0], ends[0].said + ends[1].said
     (ranks,) = tmp_path.glob("ranks/compat/2*")
-    expected, found = (restore(run, Registry.discover(SELECTION)).model.state_dict() for run in (alone, ranks))
+    models: list[Any] = [restore(run, Registry.discover(SELECTION)).model for run in (alone, ranks)]
+    expected, found = (model.state_dict() for model in models)
     assert expected.keys() == found.keys()
     assert [name for name in expected if not expected[name].equal(found[name])] == []
     assert read(ranks / "sizes.json") == read(alone / "sizes.json")

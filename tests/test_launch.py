@@ -205,10 +205,11 @@ def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_pat
 
 
 def test_a_signal_while_ranks_start_leaves_none_of_them(tmp_path):
+    before = set(children_of(os.getpid()))  # of other tests
     script = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(600)"
     with pytest.raises(KeyboardInterrupt):
         launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=0)
-    assert children_of(os.getpid()) == []
+    assert set(children_of(os.getpid())) <= before
 
 
 @pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), (" ", 1), ("", 1)])
