@@ -92,7 +92,7 @@ def roots(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def train(choice: Choice, folder: Path, kind: str) -> dict[str, Any]:
-    """A rank's answer: all cases, trained from the beginning."""
+    """Trains every case from the beginning, on this rank."""
     engine = engine_of(kind)
     found = {name: trained(CASES[name], engine, root) for name, root in roots(folder, kind).items()}
     engine.close()
@@ -100,7 +100,7 @@ def train(choice: Choice, folder: Path, kind: str) -> dict[str, Any]:
 
 
 def go_on(choice: Choice, folder: Path, kind: str, wrote: tuple[str, ...]) -> dict[tuple[str, str], Any]:
-    """A rank's answer: all cases, continued from what other engines wrote."""
+    """Continues every case from the checkpoints of the other engines, on this rank."""
     engine = engine_of(kind)
     found = {
         (name, theirs): continued(CASES[name], engine, root)
@@ -112,7 +112,7 @@ def go_on(choice: Choice, folder: Path, kind: str, wrote: tuple[str, ...]) -> di
 
 
 def pass_on(choice: Choice, folder: Path, to: Path) -> dict[str, Any]:
-    """A rank's answer: all cases of `fsdp2`, as it reads them and writes them again."""
+    """Reads the checkpoints of `fsdp2` and writes them again, on this rank."""
     engine = engine_of("fsdp2")
     found: dict[str, Any] = {}
     for name, root in roots(folder, "fsdp2").items():
@@ -128,7 +128,7 @@ def pass_on(choice: Choice, folder: Path, to: Path) -> dict[str, Any]:
 
 
 def full_disk(choice: Choice, root: Path) -> str:
-    """A rank's answer: what it says where rank 1 cannot write its part of a second checkpoint."""
+    """Returns what this rank raises when rank 1 cannot write its part of a second checkpoint."""
     engine = engine_of("fsdp2")
     run = Run(CASES["tied-muon"], engine, 1)
     save(run, root)

@@ -27,7 +27,7 @@ CHOICE: Any = Registry.discover().choose("engine", "fsdp2")
 
 
 def train(choice: Choice, arguments: Sequence[str], cwd: Path) -> tuple[str, str]:
-    """A rank's answer: where the run is, and what was said of it."""
+    """Trains on this rank. Returns the folder of the run and what the command printed."""
     os.chdir(cwd)
     with redirect_stderr(StringIO()) as said:
         result = run_command(["train", *arguments, "--json"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from penstock.conformance.ranks import told_by_ranks
+from penstock.conformance.ranks import ranks_asked, told_by_ranks
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, ObjectiveOutput, ParameterRole
 from penstock.hooks.registry import Choice
@@ -32,6 +32,17 @@ class Thin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + x @ self.row.T + x @ self.two.T @ self.two).tanh() * self.scale
+
+
+class Scaled(nn.Module):
+    """A parameter that is one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.factor = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.weight).tanh() * self.factor
 
 
 class Transposed(nn.Module):
@@ -169,6 +180,16 @@ def test_two_ranks_have_every_bit_of_one_process(layer: type[nn.Module], engine:
     (alone,) = told(layer, "local", 1, 2)
     for found in told(layer, engine, 2, 1):
         assert differing(found, alone) == []
+
+
+def test_a_parameter_that_is_one_number_is_refused_by_name() -> None:
+    (alone,) = told(Scaled, "local", 1, 2)
+    for found in told(Scaled, "ddp", 2, 1):
+        assert differing(found, alone) == []
+    choice = Choice(Registry.discover().get("engine", "fsdp2"), None)
+    for end in ranks_asked(partial(trained, Scaled, 1), choice, 2):
+        assert end.status != 0
+        assert ".factor' is one number" in end.error
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

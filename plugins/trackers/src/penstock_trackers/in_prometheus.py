@@ -43,7 +43,7 @@ class PrometheusObserver:
         host: str = "127.0.0.1",
         discovery: Path | None = None,
     ) -> None:
-        """Raises `ProblemError` if the library is not installed or the port cannot be had."""
+        """Raises `ProblemError` if the library is not installed or the port is in use."""
         if importlib.util.find_spec(LIBRARY) is None:
             fix = 'install it with `uv add "penstock-trackers[prometheus]"`'
             what = f"observer 'prometheus' needs the library {LIBRARY}"

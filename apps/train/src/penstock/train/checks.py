@@ -174,7 +174,7 @@ def the_layers_can_be_checkpointed_and_compiled(planned: Planned) -> None:
 
 
 def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
-    """Where training is on the CPU, the copy of the model and the optimizer state stands beside them."""
+    """The copy takes memory of the CPU. Training on the CPU takes at least as much again."""
     copied, available = planned.copied_bytes, available_memory()
     trained = copied if pick_device(planned.config.train.device).type == "cpu" else 0
     if copied and available is not None and copied + trained > available:

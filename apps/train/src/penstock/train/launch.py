@@ -192,7 +192,7 @@ class _Processes:
         return [process for process in self._processes if process.poll() is None]
 
     def _failed(self) -> End | None:
-        """The first rank that failed; a signal to all is none."""
+        """How the rank that failed first ended. Ranks that a signal stopped have not failed."""
         fine = [ExitCode.DONE, ExitCode.INTERRUPTED, *([-signal.SIGTERM] if self._asked_to_stop else [])]
         codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
         # One that was killed before one that says that it has lost another.

@@ -129,7 +129,8 @@ class BackgroundSaver:
             self.agree(False)
 
     def settle(self) -> None:
-        """Waits for a checkpoint that this rank is about to publish: what is said of the newest one is then true."""
+        """Waits until this rank has published the checkpoint that it is publishing. An error message can then name the
+        newest checkpoint."""
         if self._pending is not None and self._pending.publishing:
             self._pending.job.join()
 

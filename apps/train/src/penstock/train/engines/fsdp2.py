@@ -99,13 +99,13 @@ class ShardedEngine(DataParallelEngine):
         mesh = init_device_mesh(self.device.type, (self.ranks,))
         blocks = blocks_of_their_own(module)
         root = _Root(module)
-        for parameter in module.parameters():  # a transposed one has no rows in memory
-            parameter.data = parameter.data.contiguous()
-        try:
-            self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
-        except (ValueError, NotImplementedError) as error:  # a parameter that is one number has no rows
-            fix = "give the parameter a dimension, or use train.engine=ddp"
-            raise ProblemError(Problem("unsupported", str(error), "train.engine", fix)) from error
+        for name, parameter in module.named_parameters():
+            if parameter.ndim == 0:
+                what = f"'fsdp2' cuts parameters by rows, and '{name}' is one number"
+                fix = "give the parameter a dimension, or use train.engine=ddp"
+                raise ProblemError(Problem("unsupported", what, "train.engine", fix))
+            parameter.data = parameter.data.contiguous()  # a transposed one has no rows in memory
+        self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
         self._root: Any = root
         for group in self._groups:
             group.set_gradient_divide_factor(1.0)
@@ -197,13 +197,17 @@ class _Root(nn.Module):
         return None if routings_only else output.loss.clone(), lambda: output
 
 
-class _After(torch.autograd.Function):
-    """Calls a function in the backward pass, when all that was computed from the tensor is done."""
+class _Calling(torch.autograd.Function):
+    """The tensor as it is, with a function that its backward calls."""
 
     @staticmethod
     def forward(ctx: Any, call: Callable[[], None], tensor: Tensor) -> Tensor:
         ctx.call = call
         return tensor.view_as(tensor)
+
+
+class _After(_Calling):
+    """Calls a function in the backward pass, when all that was computed from the tensor is done."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -211,13 +215,8 @@ class _After(torch.autograd.Function):
         return None, gradients[0]
 
 
-class _Before(torch.autograd.Function):
+class _Before(_Calling):
     """Has a function called at the end of the backward pass, before those that are registered later."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Callable[[], None], tensor: Tensor) -> Tensor:
-        ctx.call = call
-        return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
