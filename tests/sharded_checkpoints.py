@@ -35,7 +35,9 @@ ENGINES = {"ddp": DataParallelEngine, "fsdp2": ShardedEngine}
 
 
 def engine_of(kind: str) -> Any:
-    more = {} if kind == "local" else {"timeout": 0.5}
+    more: dict[str, Any] = {} if kind == "local" else {"timeout": 0.5}
+    if kind == "fsdp2":
+        more["least_layer"] = 0  # each layer in a group of its own, as large ones are
     return {"local": LocalEngine, **ENGINES}[kind](device=torch.device("cpu"), **more)
 
 

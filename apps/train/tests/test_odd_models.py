@@ -166,7 +166,13 @@ def numbers(tensor: Tensor) -> Tensor:
 
 
 def told(layer: type[nn.Module], engine: str, ranks: int, parts: int) -> list[dict[str, Tensor]]:
-    return told_by_ranks(partial(trained, layer, parts), Choice(Registry.discover().get("engine", engine), None), ranks)
+    return told_by_ranks(partial(trained, layer, parts), chosen(engine), ranks)
+
+
+def chosen(engine: str) -> Choice:
+    """Small layers have groups of their own, as large ones do."""
+    settings = {"use": engine, "least_layer": 0} if engine == "fsdp2" else engine
+    return Registry.discover().choose("engine", settings)
 
 
 def differing(one: dict[str, Tensor], two: dict[str, Tensor]) -> list[str]:
@@ -186,8 +192,7 @@ def test_a_parameter_that_is_one_number_is_refused_by_name() -> None:
     (alone,) = told(Scaled, "local", 1, 2)
     for found in told(Scaled, "ddp", 2, 1):
         assert differing(found, alone) == []
-    choice = Choice(Registry.discover().get("engine", "fsdp2"), None)
-    for end in ranks_asked(partial(trained, Scaled, 1), choice, 2):
+    for end in ranks_asked(partial(trained, Scaled, 1), chosen("fsdp2"), 2):
         assert end.status != 0
         assert ".factor' is one number" in end.error
 

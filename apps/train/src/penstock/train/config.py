@@ -23,6 +23,14 @@ class DataParallelConfig(Schema):
     checkpoints may take longer."""
 
 
+class ShardedConfig(DataParallelConfig):
+    """Ranks that each hold a share of every parameter."""
+
+    least_layer: int = Field(default=1_000_000, ge=0)
+    """Parameters from which a layer is gathered by itself. Smaller layers are gathered with the embedding and the head,
+    once a step: their collectives would take more time than they save memory."""
+
+
 class MaskedNextTokenConfig(Schema):
     """Rows of JSON lines: {"text"}, {"prompt", "completion"}, or {"tokens", "mask"}."""
 

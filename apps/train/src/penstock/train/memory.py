@@ -12,6 +12,8 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h; see mallopt(3)
 LARGEST_HEAP_BLOCK = 32 * 2**20  # bytes; glibc accepts no more
+LARGE_MODEL = 2**28  # bytes of parameters from which on large blocks are returned; it takes time to get them again
+RETURNED = 4 * 2**20  # bytes of such a block
 KEPT = 2**30  # bytes that the heap may keep at its end
 
 
@@ -27,6 +29,18 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, LARGEST_HEAP_BLOCK)
         mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def return_freed_memory(parameters: int) -> None:
+    """Returns to the system what is free now, and from now on each block that is large once it is free, if parameters
+    take so many bytes that this counts; does nothing with other C libraries than glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        if parameters >= LARGE_MODEL:
+            library.mallopt(M_MMAP_THRESHOLD, RETURNED)
+        library.malloc_trim(0)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

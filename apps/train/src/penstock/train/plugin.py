@@ -98,7 +98,7 @@ def engines() -> list[Component]:
             kind="engine",
             name="fsdp2",
             target="penstock.train.engines.fsdp2:ShardedEngine",
-            config="penstock.train.config:DataParallelConfig",
+            config="penstock.train.config:ShardedConfig",
             summary="Sharded data parallelism: each rank holds a share of parameters, gradients and optimizer state",
             capabilities=frozenset({"asynchronous", "bit-equal", "several-ranks", "sharded"}),
             contract=2,

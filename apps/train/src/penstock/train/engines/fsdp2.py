@@ -2,8 +2,8 @@
 
 Each layer is a group of its own: its parameters are gathered before it runs, forward and backward, and its gradients
 are summed and cut again as soon as its backward ends. Everything else (embedding, head, experts beside a frozen base,
-and layers that share a parameter with another module) is one more group, whole from the forward pass to the end of the
-backward. Gradients of several micro-batches add up on each rank before they are summed over ranks, so the sums are
+layers that share a parameter with another module, and layers so small that a collective of their own costs more time
+than it saves memory) is one more group, whole from the forward pass to the end of the backward. Gradients of several micro-batches add up on each rank before they are summed over ranks, so the sums are
 those of `ddp`, bit for bit, but the gradient is whole until then: one micro-batch a rank takes the least memory.
 
 What `fully_shard` does not promise by itself:
@@ -37,12 +37,19 @@ from penstock.train import shards
 from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.local import LocalEngine
 from penstock.train.engines.norm import row_norms
+from penstock.train.memory import return_freed_memory
 from penstock.train.optimizer_state import cut_state
 from penstock.train.staging import Files
 
 
 class ShardedEngine(DataParallelEngine):
-    """See `penstock.hooks.contracts.Engine`, and `RankGroup` for the minutes."""
+    """See `penstock.hooks.contracts.Engine`, `RankGroup` for the minutes, and `ShardedConfig` for `least_layer`."""
+
+    def __init__(
+        self, *, device: torch.device, timeout: float = 60, stacks_after: float = 5, least_layer: int = 1_000_000
+    ) -> None:
+        super().__init__(device=device, timeout=timeout, stacks_after=stacks_after)
+        self._least_layer = least_layer
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         super().prepare(module, lambda whole: make_optimizer(self._cut(whole)), schedule)
@@ -97,14 +104,13 @@ class ShardedEngine(DataParallelEngine):
     def _cut(self, module: Any) -> Any:
         """The same module, whose parameters are `DTensor`s from now on."""
         mesh = init_device_mesh(self.device.type, (self.ranks,))
-        blocks = blocks_of_their_own(module)
+        blocks = blocks_of_their_own(module, self._least_layer)
         root = _Root(module)
         for name, parameter in module.named_parameters():
             if parameter.ndim == 0:
                 what = f"'fsdp2' cuts parameters by rows, and '{name}' is one number"
                 fix = "give the parameter a dimension, or use train.engine=ddp"
                 raise ProblemError(Problem("unsupported", what, "train.engine", fix))
-            parameter.data = parameter.data.contiguous()  # a transposed one has no rows in memory
         self._groups: list[Any] = [fully_shard(each, mesh=mesh) for each in (*blocks, root)]
         self._root: Any = root
         for group in self._groups:
@@ -113,6 +119,7 @@ class ShardedEngine(DataParallelEngine):
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         for block in blocks:
             self._fill_before_the_sum(block, [names[id(parameter)] for parameter in block.parameters()])
+        return_freed_memory(sum(each.nbytes for each in module.parameters()))
         return module
 
     def _run(self, batch: Batch, *, routings_only: bool = False) -> Any:
@@ -225,15 +232,16 @@ class _Before(_Calling):
         return None, gradients[0]
 
 
-def blocks_of_their_own(module: nn.Module) -> list[nn.Module]:
-    """The layers that share no parameter with another module and run once a pass."""
+def blocks_of_their_own(module: nn.Module, least: int) -> list[nn.Module]:
+    """The layers of at least so many parameters that share none with another module and run once a pass."""
     model: Any = module.model
     runs = list[nn.Module](model.blocks()) if isinstance(model, Layered) else []
     within = {id(each) for block in runs for each in block.modules()}
     outside = [each for each in module.modules() if id(each) not in within]
     uses = Counter(id(parameter) for each in outside for parameter in each.parameters(recurse=False))
     uses.update(id(parameter) for block in runs for parameter in block.parameters())
-    return [block for block in runs if all(uses[id(each)] == 1 for each in block.parameters())]
+    large = [block for block in runs if sum(each.numel() for each in block.parameters()) >= least]
+    return [block for block in large if all(uses[id(each)] == 1 for each in block.parameters())]
 
 
 def _places(module: nn.Module) -> Iterator[tuple[nn.Module, str, DTensor]]:

@@ -35,6 +35,8 @@ class LocalEngine:
         self._buffers = Buffers()
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
+        for parameter in module.parameters():  # one that is transposed in memory may be multiplied with other bits
+            parameter.data = parameter.data.contiguous()
         self.module: StepModule = module
         self.schedule = schedule
         self.optimizer = make_optimizer(module)
