@@ -1,10 +1,11 @@
 """Each rank holds a share of every parameter, of its gradient and of the optimizer's state (torch's `fully_shard`).
 
-Each layer is a group of its own: its parameters are gathered before it runs, forward and backward, and its gradients
-are summed and cut again as soon as its backward ends. Everything else (embedding, head, experts beside a frozen base,
-layers that share a parameter with another module, and layers so small that a collective of their own costs more time
-than it saves memory) is one more group, whole from the forward pass to the end of the backward. Gradients of several micro-batches add up on each rank before they are summed over ranks, so the sums are
-those of `ddp`, bit for bit, but the gradient is whole until then: one micro-batch a rank takes the least memory.
+Each large layer is a group of its own: its parameters are gathered before it runs, forward and backward, and its
+gradients are summed and cut again as soon as its backward ends. Everything else is one more group, whole from the
+forward pass to the end of the backward: embedding, head, experts beside a frozen base, layers that share a parameter
+with another module, and layers so small that a collective of their own costs more time than it saves memory. Gradients
+of several micro-batches add up on each rank before they are summed over ranks, so the sums are those of `ddp`, bit for
+bit, but the gradient is whole until then: one micro-batch a rank takes the least memory.
 
 What `fully_shard` does not promise by itself:
 
