@@ -47,7 +47,7 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
         describe=settings,
         progress=progress,
     )
-    _require_filled(config, prepared.dataset.manifest.vocabulary_size)
+    _require_filled(config, prepared.manifest.vocabulary_size)
     return prepared
 
 
