@@ -13,8 +13,8 @@ from penstock.run.config import load_run_config
 from penstock.train.compose import compose_model, planned_vocabulary, size_table
 from penstock.train.data import prepare_data
 
-PLAN = {"parameters": "1M", "embedding_share": 0.35, "glu": 3.0}
-FIXED_DEPTH = {"vary": "vocabulary", "layers": 5, "width_multiple": 16}
+PLAN = {"parameters": "1M", "embedding_share": 0.25, "glu": 3.0, "width_multiple": 16}
+FIXED_DEPTH = {"vary": "vocabulary", "layers": 5}
 
 
 def write(folder, model, **data):
@@ -34,18 +34,26 @@ def load(file, *overrides):
     return load_run_config(file, overrides, Registry.discover())[0]
 
 
-@pytest.mark.parametrize("use", ["glm-moe", "gpt"])
 @pytest.mark.parametrize(
-    "free",
+    ("use", "free"),
     [
-        {"vary": "vocabulary", "layers": 4, "width_multiple": 16, "share_tolerance": 0.02},
-        {"vary": "factor", "layers": 4, "width_multiple": 16, "vocabulary": 6000, "share_tolerance": 0.02},
+        ("gpt", {"vary": "vocabulary", "layers": 4, "share_tolerance": 0.02}),
+        ("glm-moe", {"vary": "vocabulary", "layers": 5}),
+        ("glm-moe", {"vary": "factor", "layers": 3, "vocabulary": 4000, "share_tolerance": 0.02}),
     ],
 )
 def test_the_command_prints_the_counts_and_bytes_of_the_composed_model(tmp_path, use, free):
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in free.items() if name != "vocabulary"]
-    options += ["--vocabulary=6000"] if "vocabulary" in free else []
-    arguments = ["plan", "--use", use, "--parameters=1M", "--embedding-share=0.35", "--glu=3", "--json", *options]
+    arguments = [
+        "plan",
+        "--use",
+        use,
+        "--parameters=1M",
+        "--embedding-share=0.25",
+        "--glu=3",
+        "--json",
+        "--width-multiple=16",
+    ]
+    arguments += [f"--{name.replace('_', '-')}={value}" for name, value in free.items()]
     told = json.loads(penstock(*arguments))
 
     config = load(write(tmp_path, {"use": use, "plan": {**PLAN, **free}}))
@@ -67,7 +75,7 @@ def test_a_resolved_config_holds_sizes_and_no_plan(tmp_path):
     resolved = config.resolved()
     assert resolved["model"]["plan"] is None
     assert resolved["model"]["num_hidden_layers"] == 5
-    assert resolved["model"]["vocab_size"] == resolved["data"]["tokenizer"]["vocab_size"] == 3616
+    assert resolved["model"]["vocab_size"] == resolved["data"]["tokenizer"]["vocab_size"] == 2272
     (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(resolved))
     assert load(tmp_path / "config.resolved.yaml").resolved() == resolved
 
@@ -88,14 +96,17 @@ def test_a_size_beside_a_plan_is_refused(tmp_path):
 
 def test_a_vocabulary_that_the_corpus_cannot_fill_is_refused(tmp_path):
     config = load(write(tmp_path, {"use": "glm-moe", "plan": {**PLAN, **FIXED_DEPTH}}))
-    with pytest.raises(ProblemError, match="of a vocabulary of 3,616") as raised:
+    with pytest.raises(ProblemError, match="of a vocabulary of 2,272") as raised:
         prepare_data(tmp_path / "runs", config, None)
     assert raised.value.problems[0].code == "unfilled-vocabulary"
 
 
 def test_planning_imports_no_torch(tmp_path):
     file = write(tmp_path, {"use": "glm-moe", "plan": {**PLAN, **FIXED_DEPTH}})
-    for arguments in (["config", "validate", str(file)], ["plan", "--parameters=1M", "--embedding-share=0.35", "--vary=vocabulary", "--layers=5", "--width-multiple=16"]):
+    for arguments in (
+        ["config", "validate", str(file)],
+        ["plan", "--parameters=1M", "--embedding-share=0.35", "--vary=vocabulary", "--layers=5", "--width-multiple=16"],
+    ):
         imported = penstock(*arguments, python=["-X", "importtime"], stderr=subprocess.STDOUT)
         assert "penstock.moe_core.plan" in imported
         assert "| torch\n" not in imported.replace(" ", "").replace("|torch\n", "| torch\n")

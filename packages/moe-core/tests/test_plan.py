@@ -20,7 +20,8 @@ def architecture(request, vocabulary, count=glm.weights):
 
 @pytest.mark.parametrize(("share", "glu"), MISSION)
 @pytest.mark.parametrize(
-    ("vocabulary", "free"), [(16_000, {}), (0, {"vary": "vocabulary", "layers": 8}), (24_000, {"vary": "factor", "layers": 8})]
+    ("vocabulary", "free"),
+    [(16_000, {}), (0, {"vary": "vocabulary", "layers": 8}), (24_000, {"vary": "factor", "layers": 8})],
 )
 def test_every_cell_of_ten_million_parameters_is_met(share, glu, vocabulary, free):
     request = PlanRequest(parameters="10M", embedding_share=share, glu=glu, **free)
