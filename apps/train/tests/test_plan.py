@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
@@ -21,7 +20,7 @@ def write(folder, model, **data):
     text = {"corpus": {"use": "text", "paths": [str(folder / "text.txt")]}, **data}
     (folder / "text.txt").write_text("a few words of text\n\n" * 4000, encoding="utf-8")
     config = {"name": "planned", "data": text, "model": model, "train": {"tokens": 4096}}
-    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    (folder / "run.yaml").write_text(json.dumps(config))
     return folder / "run.yaml"
 
 
@@ -76,7 +75,7 @@ def test_a_resolved_config_holds_sizes_and_no_plan(tmp_path):
     assert resolved["model"]["plan"] is None
     assert resolved["model"]["num_hidden_layers"] == 5
     assert resolved["model"]["vocab_size"] == resolved["data"]["tokenizer"]["vocab_size"] == 2272
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(resolved))
+    (tmp_path / "config.resolved.yaml").write_text(json.dumps(resolved))
     assert load(tmp_path / "config.resolved.yaml").resolved() == resolved
 
 
