@@ -4,7 +4,8 @@ Half of the kills fall anywhere in a life, half inside stages in turn; each is a
 the process's stack. Compared are weights, optimizer state, metrics without clock readings, and the routing trace.
 
 With `--ranks 2` one random rank of the run is killed. The other must end by itself within a time limit, and as many
-ranks resume the run.
+ranks resume the run. No launcher watches them, so of a rank that was killed before it came, the other says that it did
+not start.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from crash import (
     write_corpus,
 )
 
+WAIT = 20.0  # seconds that a rank waits for the other
+
 
 @click.command()
 @click.option("--kills", default=500, show_default=True, type=click.IntRange(min=1))
@@ -60,7 +63,7 @@ class Killer:
 
     def __init__(self, server: CrashServer, folder: Path, ranks: int, engine: str) -> None:
         self.server, self.folder, self.ranks = server, folder, ranks
-        self.settings = [f"train.engine={engine}"] if ranks > 1 else []
+        self.settings = [f"train.engine={{use: {engine}, timeout: {WAIT / 60}}}"] if ranks > 1 else []
         self.config_file = folder / "tiny.yaml"
         self.config_file.write_text(CONFIG.format(corpus=write_corpus(folder / "corpus")))
         self.live("first")  # pays for imports
@@ -101,7 +104,11 @@ def measure(killer: Killer, kills: int, seed: int, as_json: bool) -> None:
             of_rank[rank] += 1
             to_resume.append(life.resumed.seconds)
             to_notice += [other.seconds - life.killed.seconds for other in life.others]
-            lost += [other.said[-300:] for other in life.others if other.status not in (0, ExitCode.FAILED)]
+            lost += [
+                f"{life.killed.stage}, {at}: the other ended with {other.status}: {other.said}"
+                for other in life.others
+                if other.status not in (0, ExitCode.FAILED) and "did not start" not in other.said
+            ]
             if differing or hit.total() % 50 == 0:
                 where = f"rank {rank}, {life.killed.stage}" if killer.ranks > 1 else life.killed.stage
                 click.echo(f"{hit.total()} of {kills}: {at}: {where}: {differing or 'equal'}", err=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from forked import side_by_side
 from torch.distributed import TCPStore as Store  # pyright: ignore[reportPrivateImportUsage]
 
 from penstock.conformance.ranks import torchrun_variables
-from penstock.train.rendezvous import ATTEMPT, HOSTED
+from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.train.rendezvous import ATTEMPT, HOSTED, Place, meet
 
 RANK = """
 import json, os, signal, sys, time
@@ -63,6 +67,18 @@ def told(*troubles: str, store: Store | None = None) -> dict[str, list[dict | No
         calls += [[json.dumps({**each, **hosted}), trouble] for each in torchrun_variables(2)]
     answers = [json.loads(answer) if answer else None for answer in side_by_side(RANK, calls, timeout=90)]
     return {trouble: answers[2 * number : 2 * number + 2] for number, trouble in enumerate(troubles)}
+
+
+def test_a_rank_says_that_the_one_with_the_store_ended_while_they_met():
+    host = Store("localhost", 0, is_master=True, wait_for_workers=False)
+    with ThreadPoolExecutor(1) as other:
+        met = other.submit(meet, Place(1, 2, 1, "localhost", host.port, 0, hosted=True), 1.0)
+        while not host.check(["attempt-0/joined/1"]):
+            time.sleep(0.01)
+        del host
+        with pytest.raises(ProblemError, match="rank 1: another rank exited while the ranks met") as refused:
+            met.result(timeout=30)
+    assert refused.value.exit_code == ExitCode.FAILED
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():

@@ -12,13 +12,22 @@ import torch
 import torch.distributed as dist
 
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.train.rendezvous import connected, device_of, listed, meet, missing_keys, place
+from penstock.train.rendezvous import (
+    connected,
+    device_of,
+    ended_while_they_met,
+    listed,
+    meet,
+    missing_keys,
+    place,
+)
 from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
 
 ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
 HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
+_GONE = ("Connection reset", "closed by", "Broken pipe")  # what gloo says of a rank that has ended
 
 
 class RankGroup:
@@ -42,6 +51,8 @@ class RankGroup:
                 device_id=None,
             )
         except RuntimeError as error:
+            if any(sign in str(error) for sign in _GONE):
+                raise ended_while_they_met(self.rank, error) from error
             what = f"the ranks cannot connect to each other ({str(error).partition(chr(10))[0]})"
             fix = "set GLOO_SOCKET_IFNAME to the network interface that all machines share"
             raise ProblemError(Problem("unreachable", what, f"rank {self.rank}", fix)) from error

@@ -11,6 +11,7 @@ for it. So every attempt has keys of its own here.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,25 @@ def started_by_launcher(variables: Mapping[str, str] = os.environ) -> tuple[int,
 
 
 def meet(place: Place, minutes: float) -> Store:
-    """The store that all ranks have reached; raises `ProblemError` if some have not within so many minutes. The lowest
-    rank that came says so."""
+    """The store that all ranks have reached; raises `ProblemError` if some have not within so many minutes, or if the
+    one that holds the store has ended. Of ranks that are left, the lowest says so."""
     deadline = time.monotonic() + 60 * min(minutes, JOINING)
     store = connected(place, deadline)
+    try:
+        _wait_for_all(place, store, minutes, deadline)
+    except dist.DistError as error:
+        raise ended_while_they_met(place.rank, error) from error
+    return store
+
+
+def ended_while_they_met(rank: int, error: BaseException) -> ProblemError:
+    """What to raise where a connection to another rank is lost before the group is there."""
+    what = f"another rank exited while the ranks met ({str(error).partition(chr(10))[0]})"
+    fix = "fix the error on that rank, then start again, or continue from the last checkpoint with --resume"
+    return ProblemError(Problem("rank-lost", what, f"rank {rank}", fix), ExitCode.FAILED)
+
+
+def _wait_for_all(place: Place, store: Store, minutes: float, deadline: float) -> None:
     store.set(_joined(place.rank), "")
     waited = 0
     while missing := _missing(store, place.ranks, min(SAID_AFTER, deadline - time.monotonic())):
@@ -96,7 +112,6 @@ def meet(place: Place, minutes: float) -> Store:
         if place.rank == came and not waited:
             messages.note(f"waiting for {listed(missing)} to start")
         waited += 1
-    return store
 
 
 def connected(place: Place, deadline: float) -> Store:
@@ -105,6 +120,8 @@ def connected(place: Place, deadline: float) -> Store:
     hosts = place.rank == 0 and not place.hosted
     seconds = min(max(deadline - time.monotonic(), 1.0), 60.0 if place.hosted else float("inf"))
     try:
+        if not hosts:
+            _await_listener(place, time.monotonic() + seconds)
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             place.host,
             place.port,
@@ -113,9 +130,21 @@ def connected(place: Place, deadline: float) -> Store:
             wait_for_workers=False,
             multi_tenant=True,
         )
-    except (dist.DistError, ValueError) as error:
+    except (dist.DistError, ValueError, OSError) as error:
         raise ProblemError(_unreachable(place, str(error), hosts=hosts)) from error
     return PrefixStore(f"attempt-{place.attempt}", store)
+
+
+def _await_listener(place: Place, deadline: float) -> None:
+    """Raises the last `OSError` if nobody listens by then. torch would take twice the time that it is given."""
+    while True:
+        try:
+            with socket.create_connection((place.host, place.port), timeout=max(deadline - time.monotonic(), LOOK)):
+                return
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(LOOK)
 
 
 def device_of(place: Place, device: torch.device) -> torch.device:
