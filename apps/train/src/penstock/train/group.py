@@ -27,6 +27,7 @@ ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
 HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
+AGAIN = 10.0  # seconds to reach a store that was there before
 _GONE = ("Connection reset", "closed by", "Broken pipe")  # what gloo says of a rank that has ended
 
 
@@ -51,12 +52,15 @@ class RankGroup:
                 device_id=None,
             )
         except RuntimeError as error:
-            if any(sign in str(error) for sign in _GONE):
+            if isinstance(error, dist.DistNetworkError) or any(sign in str(error) for sign in _GONE):
                 raise ended_while_they_met(self.rank, error) from error
             what = f"the ranks cannot connect to each other ({str(error).partition(chr(10))[0]})"
             fix = "set GLOO_SOCKET_IFNAME to the network interface that all machines share"
             raise ProblemError(Problem("unreachable", what, f"rank {self.rank}", fix)) from error
-        own = connected(replace(where, hosted=True), time.monotonic() + 60)  # rank 0 hosts it by now
+        try:
+            own = connected(replace(where, hosted=True), time.monotonic() + AGAIN)
+        except ProblemError as error:  # it was there a moment ago
+            raise ended_while_they_met(self.rank, error) from error
         self.watchdog = Watchdog(
             own,
             self.rank,
