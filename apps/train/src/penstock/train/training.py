@@ -14,7 +14,7 @@ from typing import Any
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
-from penstock.hooks.contracts import Engine, Started
+from penstock.hooks.contracts import Engine, Objective, Schedule, Started
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
@@ -278,21 +278,36 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     """Assembles everything that trains; raises `ProblemError` if ranks differ in it."""
     first = engine.rank == 0
     dataset = TokenDataset.open(data, verify=first)
-    composition = compose_model(
-        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
-    )
-    objective = config.train.objective.build()
-    objective.prepare(training_data(config, dataset))
-    engine.prepare(
-        StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
-        lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
-        compose_schedule(config),
-    )
-    require_in_place(composition.model, composition.added_state())
+    composition, objective = assembled(config, dataset, engine)
     trainer = Trainer(config, run, dataset, composition, objective, engine)
     require_same_plugins(trainer.plugins, engine.gather)
     require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
     return trainer
+
+
+def assembled(
+    config: RunConfig,
+    dataset: TokenDataset,
+    engine: Engine,
+    *,
+    objective: Objective | None = None,
+    schedule: Schedule | None = None,
+) -> tuple[Composition, Objective]:
+    """The model and the objective of the config, which the engine holds from then on with the optimizer. A prepared
+    `objective` and a `schedule` take the place of those in the config."""
+    composition = compose_model(
+        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
+    )
+    learns: Objective = objective or config.train.objective.build()
+    if objective is None:
+        learns.prepare(training_data(config, dataset))
+    engine.prepare(
+        StepModule(composition.model, learns, layer_passes(composition.model, config.train)),
+        lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
+        schedule or compose_schedule(config),
+    )
+    require_in_place(composition.model, composition.added_state())
+    return composition, learns
 
 
 def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:
