@@ -18,6 +18,7 @@ from penstock.data_prep.dataset import TokenDataset, read_manifest
 from penstock.data_prep.prepare import Fingerprinted, Prepared, fingerprint_of, prepare
 from penstock.data_prep.shards import MANIFEST
 from penstock.data_prep.tokenizer import read_tokenizer
+from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.config import read_config
 from penstock.hooks.contracts import Corpus, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
@@ -33,7 +34,7 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
     """Prepares the config's data, or finds it prepared."""
     corpus = config.data.corpus.build()
     settings = content_settings(config)
-    return prepare(
+    prepared = prepare(
         corpus,
         [choice.build() for choice in config.data.filters],
         data_folder(root, config, corpus, settings),
@@ -46,6 +47,18 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
         describe=settings,
         progress=progress,
     )
+    _require_filled(config, prepared.manifest.vocabulary_size)
+    return prepared
+
+
+def _require_filled(config: RunConfig, tokens: int) -> None:
+    """Raises `ProblemError` if the corpus gave fewer tokens than the model has rows for: a model that was planned for a
+    share of parameters in the vocabulary would train without some of them."""
+    wanted = config.data.tokenizer.vocab_size
+    if config.data.tokenizer.file is None and tokens < wanted == architecture_settings(config.model).vocab_size:
+        what = f"the corpus fills {tokens:,} tokens of a vocabulary of {wanted:,}, and the model has a row for each"
+        fix = f"use at most {tokens:,} tokens, more text, or a larger data.tokenizer.sample_bytes"
+        raise ProblemError(Problem("unfilled-vocabulary", what, "data.tokenizer.vocab_size", fix))
 
 
 def content_settings(config: RunConfig) -> dict[str, Any]:

@@ -18,6 +18,12 @@ def commands() -> list[Component]:
             target="penstock.train.commands:train",
             summary="Train the model that a config describes",
         ),
+        Component(
+            kind="command",
+            name="plan",
+            target="penstock.train.plan_command:plan",
+            summary="Find the shape of a model that meets a budget of parameters",
+        ),
     ]
 
 

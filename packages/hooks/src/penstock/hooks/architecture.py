@@ -152,6 +152,18 @@ class ArchitectureSettings(Schema):
         """The longest sequence that the model can read or is promised to; None: no limit is known."""
         return None
 
+    @classmethod
+    def planned(cls, fields: Mapping[str, Any], vocabulary: int | None) -> Mapping[str, Any]:
+        """The written fields of a model with sizes, `vocab_size` among them, in place of its `plan`; only of a schema
+        that has a field `plan`. `vocabulary` is the size of the tokenizer, None of one in a file. Raises `ProblemError`
+        for a plan that no sizes meet, with paths such as `model.plan`."""
+        return fields
+
+    @classmethod
+    def placeholder_sizes(cls) -> Mapping[str, Any]:
+        """Fields in place of those of a plan that no sizes meet: they are not to be reported as missing too."""
+        return {}
+
     def misfits_in(self, dtype: str, device: str) -> Iterator[tuple[str, str]]:
         """Settings with which the model cannot compute in a dtype (fp32 or bf16) on a device, as in `train`: for each
         the field, and what is wrong."""

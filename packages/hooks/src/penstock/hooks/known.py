@@ -103,6 +103,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "quickstart"): "penstock-quickstart",
     ("command", "prepare"): "penstock-train",
     ("command", "train"): "penstock-train",
+    ("command", "plan"): "penstock-train",
     ("command", "evaluate"): "penstock-evaluate",
     ("command", "generate"): "penstock-generate",
     ("command", "chat"): "penstock-generate",

@@ -14,9 +14,10 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from penstock.hooks.config import ConfigDocument, OfKind, OnResume, Schema, apply_overrides, read_config, validate
 from penstock.hooks.inputs import InputPath
-from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run import checks
+from penstock.run.planning import with_planned_sizes
 from penstock.run.sections import installed_sections, missing_section, with_sections
 
 RESOLVED = "config.resolved.yaml"
@@ -251,7 +252,8 @@ def _checked(
     document = apply_overrides(replace(written, value=kept), overrides)
     document = replace(document, value={**document.value, **{name: {} for name in owns if name not in document.value}})
     checked = tuple(checked)
-    config = _validated(envelope, document, registry, checked)
+    document, unplanned = with_planned_sizes(document, registry)
+    config = _validated(envelope, document, registry, checked, unplanned)
     config._absent = absent
     checks.require(config, document, checked)
     return config, document
@@ -271,9 +273,14 @@ def envelope_of(registry: Registry) -> type[RunConfig]:
 
 
 def _validated(
-    envelope: type[RunConfig], document: ConfigDocument, registry: Registry, checked: Sequence[checks.ConfigCheck]
+    envelope: type[RunConfig],
+    document: ConfigDocument,
+    registry: Registry,
+    checked: Sequence[checks.ConfigCheck],
+    unplanned: Sequence[Problem],
 ) -> RunConfig:
-    """Validates the sections of installed apps, and names the packages that provide the others."""
+    """Validates the sections of installed apps, and names the packages that provide the others. `unplanned` is what is
+    wrong with the plan of the model."""
     missing = {
         name: problem
         for name in document.value
@@ -281,7 +288,7 @@ def _validated(
         and (problem := missing_section(name, document.where((name,)), envelope, registry))
     }
     known = {name: value for name, value in document.value.items() if name not in missing}
-    problems = list(missing.values())
+    problems = [*unplanned, *missing.values()]
     broken = any(problem.code == "broken-plugin" for problem in problems)
     exit_code = ExitCode.PLUGIN if broken else ExitCode.USAGE
     try:

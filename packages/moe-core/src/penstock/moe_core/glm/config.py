@@ -20,6 +20,8 @@ from penstock.hooks.problems import Problem
 from penstock.moe_core.glm import hub_config, layouts
 from penstock.moe_core.hub.export import rounded_inputs
 from penstock.moe_core.hub.settings import PretrainedSettings
+from penstock.moe_core.plan.config import planned_fields
+from penstock.moe_core.plan.request import PlanRequest
 
 GLM_SPECIAL = {"vocab_size": 151_552, "rope_theta": 1_000_000.0, "initializer_range": 0.02}
 
@@ -145,6 +147,8 @@ class GlmMoeConfig(PretrainedSettings):
     """Implementation of the expert matrix products; null picks the fastest one that dtype, device and sizes allow."""
     tie_word_embeddings: bool = False
     """Use the embedding matrix as the head too."""
+    plan: PlanRequest | None = None
+    """A budget of parameters, in place of sizes; it becomes the sizes of a shape that meets it."""
 
     @classmethod
     def presets(cls) -> Mapping[str, Mapping[str, Any]]:
@@ -167,6 +171,16 @@ class GlmMoeConfig(PretrainedSettings):
     @classmethod
     def of_checkpoint(cls, path: Path) -> dict[str, Any]:
         return pretrained_settings(path)
+
+    @classmethod
+    def planned(cls, fields: Mapping[str, Any], vocabulary: int | None) -> dict[str, Any]:
+        from penstock.moe_core.glm.planning import PLANNER  # which counts the weights of this config
+
+        return planned_fields(PLANNER, cls, fields, vocabulary)
+
+    @classmethod
+    def placeholder_sizes(cls) -> Mapping[str, Any]:
+        return PRESETS["quickstart"]
 
     @classmethod
     def placeholder(cls) -> Mapping[str, Any]:

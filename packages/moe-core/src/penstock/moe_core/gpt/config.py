@@ -16,6 +16,8 @@ from penstock.hooks.problems import Problem
 from penstock.moe_core.gpt import hub_config
 from penstock.moe_core.hub.export import SUB_NORM, rounded_inputs
 from penstock.moe_core.hub.settings import PretrainedSettings
+from penstock.moe_core.plan.config import planned_fields
+from penstock.moe_core.plan.request import PlanRequest
 
 VOCABULARY = 50_257
 
@@ -59,6 +61,8 @@ class GptConfig(PretrainedSettings):
     ternary weights train more stably on inputs of one scale. No class of transformers has it."""
     tie_word_embeddings: bool = True
     """Use the embedding matrix as the head too."""
+    plan: PlanRequest | None = None
+    """A budget of parameters, in place of sizes; it becomes the sizes of a shape that meets it."""
 
     changeable = frozenset({"initializer_range", "eos_token_id"})
 
@@ -75,6 +79,16 @@ class GptConfig(PretrainedSettings):
     @classmethod
     def of_checkpoint(cls, path: Path) -> dict[str, Any]:
         return hub_config.read_settings(path)
+
+    @classmethod
+    def planned(cls, fields: Mapping[str, Any], vocabulary: int | None) -> dict[str, Any]:
+        from penstock.moe_core.gpt.planning import PLANNER  # which counts the weights of this config
+
+        return planned_fields(PLANNER, cls, fields, vocabulary)
+
+    @classmethod
+    def placeholder_sizes(cls) -> Mapping[str, Any]:
+        return PRESETS["quickstart"]
 
     @classmethod
     def placeholder(cls) -> Mapping[str, Any]:
