@@ -15,8 +15,8 @@ RATIO = WIDE / BASE
 
 
 def change(settings: MuonConfig | AdamWConfig, width: int, role: ParameterRole) -> float:
-    """RMS of the change of a layer's output by one step, for inputs of RMS 1 that the gradient is aligned with, as those
-    of training are."""
+    """RMS of the change of a layer's output by one step, for inputs of RMS 1 with which the gradient is aligned, as it
+    is in training."""
     torch.manual_seed(0)
     rows = width if role in (ParameterRole.MATRIX, ParameterRole.EXPERT) else 32
     weight = torch.nn.Parameter(torch.zeros(rows, width))
