@@ -5,7 +5,7 @@ the process's stack. Compared are weights, optimizer state, metrics without cloc
 
 With `--ranks 2` one random rank of the run is killed. The other must end by itself within a time limit, and as many
 ranks resume the run. No launcher watches them, so of a rank that was killed before it came, the other says that it did
-not start.
+not start, or cannot be reached.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from crash import (
 )
 
 WAIT = 20.0  # seconds that a rank waits for the other
+ABSENT = ("did not start", "cannot reach rank 0")
 
 
 @click.command()
@@ -107,7 +108,7 @@ def measure(killer: Killer, kills: int, seed: int, as_json: bool) -> None:
             lost += [
                 f"{life.killed.stage}, {at}: the other ended with {other.status}: {other.said}"
                 for other in life.others
-                if other.status not in (0, ExitCode.FAILED) and "did not start" not in other.said
+                if other.status not in (0, ExitCode.FAILED) and not any(each in other.said for each in ABSENT)
             ]
             if differing or hit.total() % 50 == 0:
                 where = f"rank {rank}, {life.killed.stage}" if killer.ranks > 1 else life.killed.stage
