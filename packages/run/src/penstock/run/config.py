@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,16 @@ class RunConfig(Schema):
 
         def __getattr__(self, name: str) -> Any:
             """A section of an app."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Those that an optimizer step reads, padding included."""
+        return self.train.batch_size * self.data.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return math.ceil(self.train.tokens / self.tokens_per_step)
 
     def held(self) -> list[str]:
         """Names of what the config holds: the fields of every config, and the app sections that it writes."""
