@@ -199,21 +199,26 @@ class Trainer:
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._saved = self.step
 
-    def train(self) -> None:
-        """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
+    def train(self, until: int | None = None) -> None:
+        """Runs to the end, or to step `until`, after which it writes a checkpoint and the run is "paused". After SIGINT
+        or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
+        end = self.steps if until is None else min(until, self.steps)
         try:
             with (
                 Progress(self.steps, self.step, tokens=self.tokens_seen, shown=self.writes) as progress,
                 stop_requests(reported=self.writes) as asked,
             ):
                 self.composition.set_tokens(self.tokens_seen)
-                while self.step < self.steps:
+                while self.step < end:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_seen)
                     self._after_step(last=self.step == self.steps, stop=self.saver.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
+            if self.step < self.steps:
+                self.saver.finish()
+                self._save()
             self._close()
-            self._status("finished")
+            self._status("finished" if self.step == self.steps else "paused")
         except BaseException as error:
             self.balancing.abandon()
             self.saver.abandon()

@@ -71,6 +71,12 @@ def resolved_of(run: RunDirectory) -> dict[str, Any]:
     return with_data_seed(parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value)
 
 
+def marked_leaves(config: RunConfig) -> list[tuple[tuple[str, ...], Any, OnResume | None]]:
+    """Every value that the config holds, with its path and what a resumed run may do to it."""
+    leaves = _leaves(config.resolved())
+    return [(path, value, change_rule(type(config), path)) for path, value in leaves.items()]
+
+
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     if not isinstance(value, (dict, list)) or not value:
         return {path: value}

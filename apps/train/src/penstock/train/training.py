@@ -90,10 +90,13 @@ def train_run(
     fork: Path | None = None,
     allow_config_drift: bool = False,
     allow_plugin_drift: bool = False,
+    until: int | None = None,
 ) -> Trained | None:
     """Trains the config's model in a new run under `runs`, or in the one that `resume` names ("auto": the newest
     unfinished run of this config). Every rank calls it; all but rank 0 return None. A run without a checkpoint begins
     with the trunk of the run at `fork`, if that is given (see `penstock.train.fork`).
+
+    After step `until` the run pauses with a checkpoint; resuming it gives the bits of a run that never paused.
 
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
@@ -122,7 +125,9 @@ def train_run(
                 resumption = None  # the launcher of this rank has just made it
             if origin:
                 begin_from(origin, run)
-            result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
+            result = _train(
+                config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift, until=until
+            )
     return result if first else None
 
 
@@ -135,10 +140,11 @@ def train_alone(
     overrides: Sequence[str] = (),
     resume: str | None = None,
     fork: Path | None = None,
+    until: int | None = None,
 ) -> Trained:
     """As `train_run`, for a command that is one process and goes on with the result."""
     require_one_process(config.train)
-    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume, fork=fork)
+    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume, fork=fork, until=until)
     assert trained is not None  # this is rank 0
     return trained
 
@@ -225,6 +231,7 @@ def _train(
     registry: Registry,
     *,
     allow_plugin_drift: bool,
+    until: int | None,
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
@@ -248,8 +255,8 @@ def _train(
     if first and not done:
         _record_beginning(trainer, step, resumption)
     try:
-        trainer.train()
-        if first and not done:
+        trainer.train(until)
+        if first and not done and trainer.step == trainer.steps:
             _record_learned_sharing(run, trainer.composition)
     except Interrupted:
         if first:
