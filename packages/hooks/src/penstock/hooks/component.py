@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "placement": "placements",
     "exporter": "exporters",
     "server": "servers",
+    "launcher": "launchers",
     "tracker": "trackers",
     "observer": "observers",
     "section": "sections",

@@ -214,6 +214,17 @@ def servers() -> list[Component]:
 
 
 @hookspec
+def launchers() -> list[Component]:
+    """Runners of many independent jobs, in processes here or on other machines. Called as
+    `target(**schema, folder=Path)`, returns a `Launcher`. `folder` is its own, for logs.
+
+    >>> Component(kind="launcher", name="local", target="penstock.run.launchers.local:LocalLauncher",
+    ...           config="penstock.run.launchers.config:LocalConfig", summary="Processes on this machine").kind
+    'launcher'
+    """
+
+
+@hookspec
 def trackers() -> list[Component]:
     """Sinks for metrics. Called as `target(**schema, run_directory=Path)`, returns a `Tracker`.
 
