@@ -200,11 +200,19 @@ class Controller:
             "seed": trial.seed,
             "tokens": tokens[rung],
             "whole": rung == len(tokens) - 1,
+            "trunk": self._trunk(trial),
             "heldout_bytes": self.sweep.settings.heldout_bytes,
             "no_plugins": selection.no_plugins,
             "only": list(selection.only),
             "files": list(selection.files),
         }
+
+    def _trunk(self, trial: Trial) -> str | None:
+        """The folder of the short run whose steps a final run begins with."""
+        short = self.phases[0]
+        if trial.phase.name != "final" or short.schedule != "trunk" or trial.seed not in short.seeds:
+            return None
+        return str(self._trial(trial.cell, short, trial.seed).files.folder)
 
     def _decided(
         self, rule: StopRule, phase: Phase, rung: int, living: list[Cell], trials: dict[str, list[Trial]]

@@ -63,7 +63,23 @@ def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
         if settings.phases.also_common:
             phases.append(Phase("common", short.tokens, few, rungs, stops=True))
     _require_rungs_inside(phases, cells)
+    if settings.phases is not None and settings.phases.short.schedule == "trunk":
+        _require_trunks(cells)
     return phases
+
+
+def _require_trunks(cells: Sequence[Cell]) -> None:
+    """A longer run continues a shorter one if both have one warm-up, and then a constant rate up to their decay."""
+    problems: list[Problem] = []
+    for cell in cells:
+        schedule = cell.config.train.schedule
+        if getattr(schedule.settings, "warmup_tokens", None) is None:
+            name = schedule.entry.component.name
+            what = f"schedule '{name}' of cell '{cell.name}' has no trunk that the final phase could continue"
+            fix = "set train.schedule to {use: wsd, warmup_tokens: N}, or phases.short.schedule to own"
+            problems.append(Problem("no-trunk", what, "phases.short.schedule", fix))
+    if problems:
+        raise ProblemError(problems[:1])
 
 
 def _require_rungs_inside(phases: Sequence[Phase], cells: Sequence[Cell]) -> None:

@@ -43,7 +43,8 @@ PATIENCE = 10.0  # seconds in which a killed worker's lock is released
 @dataclass(frozen=True, slots=True)
 class RungJob(Record):
     """A run, and how far to train it. `config` and `overrides` make its config, `runs` is the folder of all runs,
-    `sweep` that of this sweep and `trial` that of the run's results; `whole`: the run ends here."""
+    `sweep` that of this sweep and `trial` that of the run's results; `whole`: the run ends here. A run that begins
+    continues the trunk of the run whose results are in `trunk`."""
 
     config: str
     overrides: list[str]
@@ -56,6 +57,7 @@ class RungJob(Record):
     seed: int
     tokens: int
     whole: bool
+    trunk: str | None = None
     heldout_bytes: int | None = None
     no_plugins: bool = False
     only: list[str] = field(default_factory=lambda: list[str]())
@@ -73,7 +75,8 @@ def train_to_rung(argument: dict[str, Any]) -> dict[str, Any]:
     config, document = load_run_config(Path(job.config), job.overrides, registry)
     until = math.ceil(job.tokens / (config.train.batch_size * config.data.sequence_length))
     run = _run(job, trial, config, document, until, registry)
-    if _step(run) != until or (job.whole and run.status().state != "finished"):
+    step = _step(run)
+    if step != until or (job.whole and run.status().state != "finished"):
         _wait_until_free(run)
         train_alone(
             config,
@@ -82,10 +85,15 @@ def train_to_rung(argument: dict[str, Any]) -> dict[str, Any]:
             registry,
             overrides=job.overrides,
             resume=str(run.path),
+            fork=_trunk(job) if step == 0 else None,
             until=None if job.whole else until,
         )
     _measure(job, trial, restore_run(run.path, registry))
     return {}
+
+
+def _trunk(job: RungJob) -> Path | None:
+    return None if job.trunk is None else TrialFiles(Path(job.trunk)).run(Path(job.sweep))
 
 
 @lru_cache(maxsize=1)  # a worker does many jobs of one sweep
