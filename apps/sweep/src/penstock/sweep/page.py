@@ -115,7 +115,11 @@ def _point(axes: Axes, row: int, difference: Difference | None) -> None:
 
 def balance_chart(cells: Cells) -> drawing.Chart:
     """Bits per byte over MaxVio, one named point per cell."""
-    known = [(cell.cell, cell.max_violation, cell.bits_per_byte) for cell in cells if cell.max_violation is not None]
+    known = [
+        (cell.cell, cell.max_violation, cell.bits_per_byte)
+        for cell in cells
+        if cell.max_violation is not None and cell.bits_per_byte is not None
+    ]
 
     def plot(axes: Axes, size: drawing.Size) -> None:
         axes.plot(
