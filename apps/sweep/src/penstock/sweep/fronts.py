@@ -49,15 +49,19 @@ def costs_of(cells: Sequence[CellFigures]) -> list[str]:
 
 def fronts_of(ends: dict[str, Sample], wanted: Sequence[dict[str, str]], least: int) -> list[Front]:
     """A front for each phase (but the common rate's) and each set of objectives that `least` cells or more have. Times
-    are shown beside the quality of the phase after which they were measured, the last."""
+    and tasks are shown beside the quality of the phase after which they were measured, the last."""
     last = list(ends)[-1:]
     return [
         front
         for phase, sample in ends.items()
         for directions in wanted
-        if phase != "common" and (phase in last or not MEASURED_TIMES & directions.keys())
+        if phase != "common" and (phase in last or not any(map(_measured_at_the_end, directions)))
         if (front := _front(sample, directions)) and len(front.members) >= least
     ]
+
+
+def _measured_at_the_end(figure: str) -> bool:
+    return figure in MEASURED_TIMES or figure.startswith("tasks.")
 
 
 def _front(sample: Sample, directions: dict[str, str]) -> Front | None:
