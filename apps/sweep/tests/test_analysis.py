@@ -54,9 +54,8 @@ def test_fronts_of_a_phase_have_the_cells_that_finished_it(found):
         assert member.on_front is not beaten
     assert all(member.membership > 0.9 for member in on)
     assert 0 < front.hypervolume < 1
-    assert all(
-        worst < limit for worst, limit in zip(map(max, zip(*(m.values for m in front.members))), front.reference)
-    )
+    worst = [max(values) for values in zip(*(member.values for member in front.members), strict=True)]
+    assert all(value < limit for value, limit in zip(worst, front.reference, strict=True))
 
 
 def test_a_time_is_shown_beside_the_phase_after_which_it_was_measured(found):

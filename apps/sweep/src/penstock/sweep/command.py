@@ -93,7 +93,8 @@ class SweepPrice(Record):
 def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
     from penstock.run.records.record import write_record
     from penstock.sweep.compare import compare
-    from penstock.sweep.page import write_sweep_page
+    from penstock.sweep.documents import Documents
+    from penstock.sweep.report import write_report
     from penstock.sweep.runs import train_and_measure
 
     settings = loaded.settings
@@ -109,7 +110,7 @@ def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
             missing[0] = MissingRun(*left[0], f"failed: {failure}")
         result = SweepFigures(loaded.baseline, compare(rows, loaded.baseline), rows, missing)
         write_record(folder / "sweep.json", result)
-        return result, write_sweep_page(settings.name, result, len(jobs), folder / "sweep.html")
+        return result, write_report(settings.name, result, Documents(), len(jobs), folder)
 
     for number, (cell, seed) in enumerate(jobs, 1):
         output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")

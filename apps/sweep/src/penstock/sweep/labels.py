@@ -17,6 +17,7 @@ NAMES = {
     "tokens_per_second": "tokens per second",
     "peak_memory": "peak memory",
     "max_violation": "MaxVio",
+    "lr": "learning rate",
 }
 PHASES = {
     "short": "short phase",

@@ -134,6 +134,7 @@ def _known(value: Any) -> Any:
 
 def write_tables(tables: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
     """Writes a CSV file for each table with rows, numbers in full precision."""
+    folder.mkdir(parents=True, exist_ok=True)
     return [_write_csv(rows, folder / f"{name}.csv") for name, rows in tables.items() if rows]
 
 
@@ -157,6 +158,7 @@ def write_parquet(tables: Mapping[str, Sequence[Row]], folder: Path) -> list[Pat
         what = "Parquet needs pyarrow, which is not installed"
         problem = Problem("missing-extra", what, str(folder), 'uv add "penstock-sweep[parquet]", or read the CSV files')
         raise ProblemError(problem) from error
+    folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     for name, rows in tables.items():
         if rows:
