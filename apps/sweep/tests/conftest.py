@@ -1,7 +1,7 @@
 """A sweep of two phases as the controller writes it, with bits of documents drawn from a known law."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from penstock.run.records.sweep import (
     Decision,
     HeldoutBytes,
     PhaseFigures,
+    RungFigures,
     RungResult,
     SweepFigures,
 )
 from penstock.sweep.documents import documents_of
-from penstock.sweep.samples import figures_only
 
 SHARES, EXPANSIONS = (25, 35, 45), (2.0, 2.66, 3.0, 4.0)
 SHORT, FINAL, DOCUMENTS = 400_000, 4_000_000, 60
@@ -138,6 +138,6 @@ def made() -> Made:
             Decision("short", 200_000, "paired", names[:3], {"25 %, 4.0": "0.06 behind", "45 %, 4.0": "0.06 behind"}),
             Decision("short", SHORT, "finalists", chosen, {}),
         ],
-        rungs=[figures_only(each) for each in results],
+        rungs=[RungFigures(**{own.name: getattr(each, own.name) for own in fields(RungFigures)}) for each in results],
     )
     return Made(figures, results)

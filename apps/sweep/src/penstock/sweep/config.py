@@ -89,6 +89,9 @@ class SweepConfig(Schema):
     rungs: list[Amount] | None = None
     """Where the short phase (the whole training without phases) measures every cell and may stop some: below 1 a share
     of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
+    heldout_bytes: int | None = Field(default=None, gt=0)
+    """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
+    one. null reads all of it, which takes longer than a short phase if there is much."""
     objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
     """The figures to optimize, each with its direction."""
     rate: Rate = Rate()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock.run.records.sweep import HeldoutBytes, RungFigures, RungResult
 from penstock.sweep.pareto import HeldoutBits, Values
+
+if TYPE_CHECKING:
+    from penstock.sweep.controller import Controller
 
 Key = tuple[str, str, int, int]
 """Cell, phase, seed and tokens of a result."""
@@ -45,6 +49,17 @@ def documents_of(results: Iterable[RungResult], heldout: Mapping[str, HeldoutByt
         {_key(each): each.document_bits for each in results},
         {text: each.document_bytes for text, each in heldout.items()},
     )
+
+
+def read_documents(walk: Controller) -> Documents:
+    """The documents of everything that a walk through a sweep found in its files."""
+    found = [
+        replace(result, cell=trial.cell.name)
+        for trial in walk.trials
+        for tokens in trial.phase.rung_tokens(trial.cell)
+        if (result := trial.files.result(tokens)) is not None
+    ]
+    return documents_of(found, {text: walk.files.heldout(text) for text in {each.text for each in found}})
 
 
 def _key(result: RungFigures) -> Key:

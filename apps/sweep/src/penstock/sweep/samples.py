@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.run.records.sweep import CellFigures, RungFigures, RungResult, SweepFigures
+from penstock.run.records.sweep import CellFigures, RungFigures, SweepFigures
 from penstock.sweep.documents import Documents
 from penstock.sweep.pareto import Values, resampled_quality
 
@@ -100,8 +100,3 @@ def sample_at(
         np.array([statistics.fmean(each.bits_per_byte for each in own) for own in ordered]),
         resampled_quality(*found) if found else None,
     )
-
-
-def figures_only(result: RungResult) -> RungFigures:
-    """The result without the bits of its documents, which are too many for the file of the whole sweep."""
-    return RungFigures(**{each.name: getattr(result, each.name) for each in fields(RungFigures)})

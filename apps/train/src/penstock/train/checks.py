@@ -28,6 +28,7 @@ from penstock.train.compose import (
     Composition,
     compose_model,
     compose_optimizer,
+    compose_schedule,
     pick_device,
     planned_vocabulary,
 )
@@ -163,7 +164,7 @@ def the_model_fits_together(planned: Planned) -> None:
     if problems := _idle_quantizers(planned):
         raise ProblemError(problems)
     compose_optimizer(planned.config, model, planned.composition.shared.roles())
-    planned.config.train.schedule.build()
+    compose_schedule(planned.config)
 
 
 def the_layers_can_be_checkpointed_and_compiled(planned: Planned) -> None:

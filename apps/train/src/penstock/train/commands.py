@@ -49,6 +49,12 @@ def prepared_text(result: dict[str, Any]) -> str:
     "--resume", metavar="auto|RUN", help="Continue RUN, or with `auto` the newest unfinished run of this config."
 )
 @click.option(
+    "--fork",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Begin with the steps that RUN has trained alike: a shorter run of the same config, up to its decay.",
+)
+@click.option(
     "--allow-config-drift",
     is_flag=True,
     help="Resume even if settings have changed; the changes are printed and recorded.",
@@ -83,6 +89,7 @@ def train(
     config_file: Path,
     overrides: tuple[str, ...],
     resume: str | None,
+    fork: Path | None,
     allow_config_drift: bool,
     allow_plugin_drift: bool,
     ranks: int | None,
@@ -121,6 +128,7 @@ def train(
             arguments=["train", str(config_file), *overrides, *drift, *["--json"] * as_json],
             overrides=overrides,
             resume=resume,
+            fork=fork,
             allow_config_drift=allow_config_drift,
         )
         return None  # rank 0 has printed the result
@@ -133,6 +141,7 @@ def train(
         registry,
         overrides=overrides,
         resume=resume,
+        fork=fork,
         allow_config_drift=allow_config_drift,
         allow_plugin_drift=allow_plugin_drift,
     )

@@ -22,6 +22,7 @@ from penstock.hooks.contracts import (
     LanguageModel,
     ParameterRole,
     PartlyFrozen,
+    Schedule,
     Scheduled,
     SharedParameters,
     SharingPlan,
@@ -211,6 +212,13 @@ def compose_optimizer(
     optimizer = config.train.optimizer
     more = {"layouts": layouts_of(model)} if optimizer.entry.component.contract >= 2 else {}
     return optimizer.build(parameters=by_role, **more)
+
+
+def compose_schedule(config: RunConfig) -> Schedule:
+    """The config's schedule; one of contract 2 is told the length of the run."""
+    schedule = config.train.schedule
+    length = {"tokens": config.steps * config.tokens_per_step} if schedule.entry.component.contract >= 2 else {}
+    return schedule.build(**length)
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,6 @@ from penstock.train.checkpoint import (
     checkpoint_path,
     publish_checkpoint,
     unpublished,
-    whole,
 )
 from penstock.train.model_shards import ModelShards, is_cut
 from penstock.train.staging import Buffers
@@ -158,8 +158,9 @@ class BackgroundSaver:
         """Copies of what this rank writes, and of the parameters that it looks at: its own, or those that all have."""
         first = self.engine.rank == 0
         staged: list[Staged] = [cast(StagingEngine, self.engine).stage()]
-        with whole(self.engine, model):
-            parts = ModelShards.of(model, self.engine.rank) if is_cut(model) else None
+        cut = is_cut(model)
+        with nullcontext() if cut else self.engine.full_state():
+            parts = ModelShards.of(model, self.engine.rank) if cut else None
             rest = contents() if first else None
             tensors, state, shards, copies = self._buffers.copied(
                 (

@@ -49,10 +49,8 @@ def bytes_to_copy(value: Any) -> int:
 
 def _memories(value: Any) -> dict[int, Tensor]:
     """Each memory that tensors of a nested value lie in, by its identity."""
-    memories: dict[int, Tensor] = {}
-    for tensor in _tensors(value):
-        memories.setdefault(_memory(tensor), _flat(tensor))
-    return memories
+    one_of_each = {_memory(tensor): tensor for tensor in _tensors(value)}
+    return {memory: _flat(tensor) for memory, tensor in one_of_each.items()}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

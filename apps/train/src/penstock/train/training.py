@@ -29,10 +29,12 @@ from penstock.train.compose import (
     Composition,
     compose_model,
     compose_optimizer,
+    compose_schedule,
     parameter_summary,
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
+from penstock.train.fork import begin_from, find_origin
 from penstock.train.launch import launched, threads_of
 from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
@@ -85,11 +87,16 @@ def train_run(
     *,
     overrides: Sequence[str] = (),
     resume: str | None = None,
+    fork: Path | None = None,
     allow_config_drift: bool = False,
     allow_plugin_drift: bool = False,
+    until: int | None = None,
 ) -> Trained | None:
     """Trains the config's model in a new run under `runs`, or in the one that `resume` names ("auto": the newest
-    unfinished run of this config). Every rank calls it; all but rank 0 return None.
+    unfinished run of this config). Every rank calls it; all but rank 0 return None. A run without a checkpoint begins
+    with the trunk of the run at `fork`, if that is given (see `penstock.train.fork`).
+
+    After step `until` the run pauses with a checkpoint; resuming it gives the bits of a run that never paused.
 
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
@@ -102,6 +109,7 @@ def train_run(
             _warn_of_missing_files(config)
             _say_what_copies_take(planned)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
+        origin = find_origin(config, fork, registry) if first and fork else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
         assert run is not None  # rank 0's
@@ -115,7 +123,11 @@ def train_run(
             )
             if resumption and not resumption.changes and run.status().state == "created":
                 resumption = None  # the launcher of this rank has just made it
-            result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
+            if origin:
+                begin_from(origin, run)
+            result = _train(
+                config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift, until=until
+            )
     return result if first else None
 
 
@@ -127,10 +139,12 @@ def train_alone(
     *,
     overrides: Sequence[str] = (),
     resume: str | None = None,
+    fork: Path | None = None,
+    until: int | None = None,
 ) -> Trained:
     """As `train_run`, for a command that is one process and goes on with the result."""
     require_one_process(config.train)
-    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
+    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume, fork=fork, until=until)
     assert trained is not None  # this is rank 0
     return trained
 
@@ -146,6 +160,7 @@ def train_on_ranks(
     arguments: Sequence[str],
     overrides: Sequence[str],
     resume: str | None,
+    fork: Path | None,
     allow_config_drift: bool,
 ) -> None:
     """Trains as so many processes, each of which is `penstock ARGUMENTS`. The run is made here and continued by the
@@ -155,7 +170,10 @@ def train_on_ranks(
     micro_batches(config.train, ranks)
     threads_of(ranks)
     found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
+    origin = find_origin(config, fork, registry) if fork else None
     run = found or RunDirectory.create(runs, config, document, overrides, registry)
+    if origin:
+        begin_from(origin, run)
     command = [sys.executable, "-m", "penstock.cli", *registry.selection.arguments(), *arguments]
     command += ["--runs", str(runs), "--resume", str(run.path)]
     with _disk_errors_named(run):
@@ -213,6 +231,7 @@ def _train(
     registry: Registry,
     *,
     allow_plugin_drift: bool,
+    until: int | None,
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
@@ -236,8 +255,8 @@ def _train(
     if first and not done:
         _record_beginning(trainer, step, resumption)
     try:
-        trainer.train()
-        if first and not done:
+        trainer.train(until)
+        if first and not done and trainer.step == trainer.steps:
             _record_learned_sharing(run, trainer.composition)
     except Interrupted:
         if first:
@@ -274,7 +293,7 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     engine.prepare(
         StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
         lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
-        config.train.schedule.build(),
+        compose_schedule(config),
     )
     require_in_place(composition.model, composition.added_state())
     trainer = Trainer(config, run, dataset, composition, objective, engine)

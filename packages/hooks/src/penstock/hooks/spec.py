@@ -106,7 +106,9 @@ def optimizers() -> list[Component]:
 
 @hookspec
 def schedules() -> list[Component]:
-    """Learning-rate schedules. Called as `target(**schema)`, returns a `Schedule`: progress in [0, 1] to a factor.
+    """Learning-rate schedules. Called as `target(**schema)`, returns a `Schedule`: progress in [0, 1] to a factor. From
+    contract 2 on called with `tokens` too, those of the run in whole steps. One that begins alike in runs of all
+    lengths is a `TrunkSchedule`.
 
     >>> Component(kind="schedule", name="cosine", target="penstock.optim_muon.schedules:Cosine",
     ...           summary="Warm-up, then cosine").kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -127,10 +128,25 @@ class WarmupStableDecayConfig(Schema):
     final: float = Field(default=0.0, ge=0, le=1)
     """Factor on the learning rate at the end."""
 
+    warmup_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of warm-up, in place of the fraction. Runs of all lengths then begin alike, so a longer run can continue
+    this one from where it begins to decay (`penstock train --fork`); that checkpoint is kept."""
+
+    decay_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of decay, in place of the fraction."""
+
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
-        WarmupStableDecay(self.warmup, self.decay, self.final)
+        if self.warmup_tokens is None and self.decay_tokens is None:
+            WarmupStableDecay(self.warmup, self.decay, self.final)
         return self
+
+    def misfits_of_run(self, tokens: int) -> Iterator[tuple[tuple[str], str]]:
+        """What does not fit a run of so many tokens: (field, reason)."""
+        try:
+            WarmupStableDecay(tokens=tokens, **dict(self))
+        except ValueError as error:
+            yield ("decay" if self.decay_tokens is None else "decay_tokens",), str(error)
 
 
 def _checked_betas(betas: tuple[float, float]) -> tuple[float, float]:

@@ -78,6 +78,7 @@ from penstock.hooks.contracts.training import (
     StepRecord,
     Tracker,
     TrainingData,
+    TrunkSchedule,
 )
 from penstock.hooks.contracts.weights import (
     AdaptableSite,
@@ -212,6 +213,7 @@ __all__ = [
     "Tracker",
     "TrainedModel",
     "TrainingData",
+    "TrunkSchedule",
     "Unpublished",
     "WeightSite",
 ]

@@ -216,9 +216,9 @@ def _side_by_side(products: Sequence[Product]) -> Product:
 
 
 def sites_of(module: nn.Module) -> dict[str, NamedSite]:
-    """The sites below a module by the name of the parameter."""
+    """The sites below a module by the name of the parameter. `Table` is known by a method: see `_unpublished`."""
     return {
-        _under(path, parameter): (TableSite if isinstance(owner, Table) else NamedSite)(
+        _under(path, parameter): (TableSite if hasattr(owner, "factorise") else NamedSite)(
             _under(path, child), owner, parameter, getattr(owner, child)
         )
         for path, owner in module.named_modules()

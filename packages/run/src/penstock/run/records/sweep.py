@@ -77,6 +77,18 @@ class HeldoutBytes(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class CellShape(Record):
+    """The size of a cell's model, counted without weights. `active_parameters` are those that one token passes, a
+    shared one for each use. `embedding_share` is that of embedding and head in all parameters, and `bytes` are those of
+    the stored parameters by format."""
+
+    parameters: int
+    active_parameters: int
+    embedding_share: float
+    bytes: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class FailedRun(Record):
     """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried."""
 
