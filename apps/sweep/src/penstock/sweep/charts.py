@@ -84,7 +84,7 @@ def front_chart(front: Front, standings: Sequence[Standing]) -> Chart:
         axes.step([m.values[1] for m in on], [m.values[0] for m in on], where="post", color=SERIES[0], linewidth=1.6)
         drawing.frame(axes, size, label(cost))
         axes.xaxis.set_major_locator(MaxNLocator(3 if size[0] < 400 else 4, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(cost, value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: axis_cost(cost, value)))
         axes.margins(x=0.12, y=0.15)
         if len(on) <= FEW:
             named_points(axes, [(member.cell, member.values[1], member.values[0]) for member in on])
@@ -109,7 +109,7 @@ def curves_chart(curves: Sequence[Curve], bright: Sequence[str], stopped: Sequen
         axes.margins(x=0.04, y=0.08)
 
     keys = tuple(Key(cell, index + 1) for index, cell in enumerate(colors))
-    return drawing.draw(plot, f"sweep-curves-{curves[0].phase}", keys, drawing.FULL)
+    return drawing.draw(plot, f"sweep-curves-{curves[0].phase}", keys, drawing.HALF)
 
 
 def parallel_chart(cells: Sequence[CellFigures], figures: Sequence[str], bright: Sequence[str]) -> Chart:
@@ -171,6 +171,11 @@ def _figure_scale(cells: Sequence[CellFigures], figure: str) -> _Scale:
     low, span = min(known), (max(known) - min(known)) or 1.0
     heights = [math.nan if value is None else (value - low) / span for value in values]
     return _Scale(label(figure), heights, [(0.0, shown(figure, low)), (1.0, shown(figure, max(known)))])
+
+
+def axis_cost(cost: str, value: float) -> str:
+    """A cost on an axis: with its unit if it is a time, else with as many digits as tell ticks apart."""
+    return shown(cost, value) if cost.startswith("latency") else drawing.axis_text(value)
 
 
 def _short(text: str, most: int = 18) -> str:

@@ -133,7 +133,8 @@ def front_caption(front: Front) -> str:
     reference = ", ".join(map(shown, front.objectives, front.reference))
     return (
         f"{on} of {len(front.members)} cells are on the front. It covers {percent(front.hypervolume)} of the box up to "
-        f"the reference point ({reference}), a tenth of the range beyond the worst cell."
+        f"the reference point ({reference}), a tenth of the range beyond the worst cell. An interval "
+        "is that of a cell alone; cells share documents, so membership is surer than overlapping intervals look."
     )
 
 
