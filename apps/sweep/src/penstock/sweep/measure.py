@@ -27,7 +27,7 @@ REPEATS = 10
 @dataclass(frozen=True, slots=True)
 class Measured(Record):
     """Seconds from a prompt of so many tokens to the logits of the next, at batch 1 (median), generated tokens per
-    second after the first prompt, peak bytes of the process, and the scores of tasks as "task.metric"."""
+    second after the first prompt, peak bytes of the process, and the metrics of tasks under their own names."""
 
     latency_128: float
     latency_512: float
@@ -47,7 +47,7 @@ def measure(run: Path, registry: Registry, tasks: Sequence[str] = ()) -> Measure
     scores: dict[str, float] = {}
     for name in tasks:
         result = run_task(registry.build("task", name), restored.model, context)
-        scores |= {f"{name}.{metric}": float(value) for metric, value in result.metrics.items()}
+        scores |= {metric: float(value) for metric, value in result.metrics.items() if value is not None}
     return Measured(
         latency_128=_batch(short)["prefill_seconds"],
         latency_512=_batch(long)["prefill_seconds"],
