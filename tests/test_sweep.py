@@ -14,7 +14,7 @@ from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
 from penstock.run.records.sweep import MissingRun, SweepFigures, SweptRun
 from penstock.sweep.compare import compare, line, missing_lines
-from penstock.sweep.page import summary
+from penstock.sweep.sections import summary
 
 SWEEP = """\
 name: small

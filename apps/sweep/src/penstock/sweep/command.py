@@ -76,11 +76,12 @@ def _result(name: str, figures: SweepFigures, report: Path) -> SweepResult:
 def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, retry_failed: bool) -> SweepResult:
     from penstock.run.records.record import write_record
     from penstock.sweep.controller import Controller
+    from penstock.sweep.documents import read_documents
     from penstock.sweep.figures import figures_of
     from penstock.sweep.files import FIGURES, locked
     from penstock.sweep.finished import note_finished
     from penstock.sweep.inline import Inline
-    from penstock.sweep.page import write_sweep_page
+    from penstock.sweep.report import write_report
     from penstock.sweep.shape import require_equal_flops, shapes_of, write_shapes
 
     walk = Controller(loaded, runs, registry, Inline())
@@ -92,7 +93,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     def write() -> SweepFigures:
         figures = figures_of(walk, shapes)
         write_record(folder / FIGURES, figures)
-        write_sweep_page(name, figures, len([*figures.runs, *figures.missing]), report)
+        write_report(name, figures, read_documents(walk), len([*figures.runs, *figures.missing]), folder)
         return figures
 
     with locked(folder):
