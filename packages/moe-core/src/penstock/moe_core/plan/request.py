@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -53,6 +53,10 @@ class PlanRequest(Schema):
     """Experts that every token uses."""
     dense_layers: int = Field(default=1, ge=0)
     """Dense layers at the beginning of a model with experts."""
+
+    if TYPE_CHECKING:
+
+        def __hash__(self) -> int: ...  # pydantic makes one for frozen models
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:

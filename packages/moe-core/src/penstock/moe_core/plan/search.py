@@ -84,9 +84,9 @@ def base_sizes(request: PlanRequest, vocabulary: int, **own: Any) -> Sizes:
 def forced(request: PlanRequest, architecture: Architecture) -> Forced:
     """Real numbers in place of whole ones, with attention as wide as the model."""
     sizes, budget, share = architecture.base, request.parameters, request.embedding_share
-    per_width = sizes.vocabulary * (1 if request.tied else 2)
+    tables = 1 if request.tied else 2
     if request.vary == "depth":
-        width, begun = budget * share / per_width, sizes.dense_layers
+        width, begun = budget * share / (tables * sizes.vocabulary + sizes.positions), sizes.dense_layers
         dense, more = (_body(architecture, request, width, layers) for layers in (begun, begun + 1))
         return Forced(width, begun + (budget * (1 - share) - dense) / (more - dense), sizes.vocabulary, None)
     layers = request.layers or 1
@@ -97,16 +97,18 @@ def forced(request: PlanRequest, architecture: Architecture) -> Forced:
             (low, width) if _body(architecture, request, width, layers) > budget * (1 - share) else (width, high)
         )
     if request.vary == "vocabulary":
-        return Forced(low, layers, budget * share / low / (1 if request.tied else 2), None)
-    return Forced(low, layers, sizes.vocabulary, budget * share / per_width)
+        return Forced(low, layers, (budget * share / low - sizes.positions) / tables, None)
+    rank = (budget * share - sizes.positions * low) / (tables * sizes.vocabulary)
+    return Forced(low, layers, sizes.vocabulary, rank)
 
 
 def _body(architecture: Architecture, request: PlanRequest, width: float, layers: int) -> float:
-    """Parameters without the tables of a model whose width need not be whole."""
+    """Parameters that are in no table, of a model whose width need not be whole."""
     hidden = request.glu * width
     sizes = replace(
         architecture.base,
         vocabulary=0,
+        positions=0,
         width=width,  # pyright: ignore[reportArgumentType]
         layers=layers,
         head_size=32,
