@@ -25,8 +25,7 @@ def ends(argument: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(argument["text"])
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        case _:
-            return argument
+    return argument
 
 
 def stays(argument: dict[str, Any]) -> dict[str, Any]:
