@@ -65,12 +65,12 @@ def _summed_up(rule: str, setting: str, now: float, curves: Sequence[RateCurve])
 
 
 def _setting(config: RunConfig, rule: str) -> tuple[str, float]:
-    """What the config calls the rule's rate, and what it is. The rate of `adamw` beside another rule is `adamw_lr`,
+    """What the optimizer calls the rule's rate, and what it is. The rate of `adamw` beside another rule is `adamw_lr`,
     which stands for `lr` while it is null."""
     settings = config.train.optimizer.settings
     beside = rule == "adamw" and "adamw_lr" in type(settings).model_fields
     own = getattr(settings, "adamw_lr", None) if beside else None
-    return f"train.optimizer.{'adamw_lr' if beside else 'lr'}", float(settings.lr if own is None else own)
+    return "adamw_lr" if beside else "lr", float(settings.lr if own is None else own)
 
 
 def _losses(config: RunConfig, data: Path, rule: str, rates: Sequence[float], now: float, seed: int) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from penstock.train.overfit import overfit
 from penstock.train.rate_finder import find_rates
 from penstock.train.rate_page import COLUMNS, row, short, write_rates_page
 from penstock.train.training import prepare_run
+from penstock.train.width import override_of_rates
 
 PAGE = "lr-find.html"
 
@@ -25,7 +27,7 @@ def look_for_rates(config: RunConfig, document: ConfigDocument, runs: Path, *, a
     found = find_rates(config, _prepared(config, document, runs, "--lr-find"))
     page = write_rates_page(found, runs / config.name / PAGE)
     write_record(page.with_suffix(".json"), found)
-    output.print_result(found, as_json, lambda: _rates_text(found, page))
+    output.print_result(found, as_json, lambda: _rates_text(config, found, page))
     return found.to_json()
 
 
@@ -51,9 +53,10 @@ def _prepared(config: RunConfig, document: ConfigDocument, runs: Path, option: s
     return Path(prepare_run(config, runs)["data"])
 
 
-def _rates_text(found: FoundRates, page: Path) -> str:
-    again = " ".join(f"{each.setting}={short(each.suggested)}" for each in found.rates if each.suggested is not None)
-    use = f"train with: {again}" if again else "no loss fell: try penstock train --overfit-tokens 1024"
+def _rates_text(config: RunConfig, found: FoundRates, page: Path) -> str:
+    rates = {each.setting: float(short(each.suggested)) for each in found.rates if each.suggested is not None}
+    again = f"train with: {shlex.quote(override_of_rates(config, rates))}"
+    use = again if rates else "no loss fell: try penstock train --overfit-tokens 1024"
     return "\n\n".join([output.table(COLUMNS, [row(each) for each in found.rates]), use, f"curves: {page}"])
 
 

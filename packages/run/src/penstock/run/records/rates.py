@@ -21,7 +21,7 @@ class RateCurve(Record):
 @dataclass(frozen=True, slots=True)
 class FoundRate(Record):
     """The rate of one rule of the optimizer: the geometric mean over seeds, with the bounds of its 95 % interval where
-    at least three seeds have one. `setting` is what the config calls it, `now` what it is there."""
+    at least three seeds have one. `setting` is what the optimizer calls it, `now` what it is there."""
 
     rule: str
     setting: str
