@@ -196,9 +196,10 @@ def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
     copied, available = planned.copied_bytes, available_memory()
     trained = copied if pick_device(planned.config.train.device).type == "cpu" else 0
     if copied and available is not None and copied + trained > available:
+        copy, more, there = map(human_bytes, (copied, trained, available))
         what = (
-            f"writing checkpoints beside training takes {human_bytes(copied)} for a copy of the model and the "
-            f"optimizer state, training takes more than {human_bytes(trained)}, and {human_bytes(available)} are available"
+            f"writing checkpoints beside training takes {copy} for a copy of the model and the optimizer state, training "
+            f"takes more than {more}, and {there} are available"
         )
         fix = "set it to false, or train where there is more memory"
         raise ProblemError(Problem("too-little-memory", what, "train.checkpoint_async", fix))
