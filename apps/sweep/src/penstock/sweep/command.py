@@ -84,10 +84,12 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     from penstock.sweep.report import write_report
     from penstock.sweep.shape import require_equal_flops, shapes_of, write_shapes
 
-    walk = Controller(loaded, runs, registry, Inline())
+    name = loaded.settings.name
+    folder = runs / name
+    launcher = loaded.settings.launcher
+    walk = Controller(loaded, runs, registry, launcher.build(folder=folder / "logs") if launcher else Inline())
     shapes = shapes_of(loaded, walk.files)
     require_equal_flops(loaded, shapes)
-    folder, name = walk.files.folder, loaded.settings.name
     report = folder / "sweep.html"
 
     def write() -> SweepFigures:
@@ -121,13 +123,15 @@ def _raise_if_incomplete(result: SweepResult) -> None:
 def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
     from penstock.sweep.controller import Controller
     from penstock.sweep.inline import Inline
-    from penstock.sweep.price import price_of, price_text
+    from penstock.sweep.price import price_of, price_text, workers_of
     from penstock.sweep.shape import require_equal_flops, shapes_of
 
     walk = Controller(loaded, runs, registry, Inline())
     shapes = shapes_of(loaded, walk.files)
     require_equal_flops(loaded, shapes)
-    price = price_of(walk, shapes, workers=1, threads=None)
+    launcher = loaded.settings.launcher
+    workers, threads = workers_of(launcher) if launcher else (1, None)
+    price = price_of(walk, shapes, workers, threads)
     output.print_result(price, as_json, lambda: price_text(price))
     return price.to_json()
 

@@ -6,11 +6,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from penstock.hooks.config import Schema
+from penstock.hooks.config import OfKind, Schema
+from penstock.hooks.registry import Choice
 from penstock.sweep.objectives import is_objective
 
 Settings = dict[str, Any]
@@ -18,6 +19,8 @@ Settings = dict[str, Any]
 
 Amount = Annotated[float, Field(gt=0)]
 """Below 1 a share, else a number of tokens."""
+
+LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
 
 Direction = Literal["minimize", "maximize"]
 
@@ -96,12 +99,23 @@ class SweepConfig(Schema):
     """The figures to optimize, each with its direction."""
     rate: Rate = Rate()
     """The learning rate of each cell."""
+    launcher: LauncherChoice | None = None
+    """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
+    them this process, one run after the other."""
     budget: Budget = Budget()
     """Caps of the whole sweep."""
     rank_at: list[Literal["tokens", "flops"]] = []
     """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
     tasks: list[str] = []
     """Evaluation tasks that finalists are measured on, such as hellaswag."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_phases(cls, data: object) -> object:
+        """What a sweep has because it has phases."""
+        if not isinstance(data, dict) or not data.get("phases"):
+            return data
+        return {"launcher": {"use": "local"}, **data}
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> SweepConfig:

@@ -8,8 +8,8 @@ cells to a finished one and reading it again are the same walk.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,31 @@ class State:
     reason: str = ""
 
 
+class Jobs:
+    """Jobs of one rung after another, for one call of a launcher: its workers stay warm from rung to rung. After its
+    last job it goes on if more are added while the launcher still asks; a launcher that has read all jobs before is
+    called again."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._refused: Callable[[str], bool] = lambda name: False
+
+    def add(self, jobs: Iterable[Job], refused: Callable[[str], bool]) -> None:
+        """`refused` is asked when a job is taken, with its name."""
+        self._jobs.extend(jobs)
+        self._refused = refused
+
+    def __iter__(self) -> Iterator[Job]:
+        return self
+
+    def __next__(self) -> Job:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not self._refused(job.name):
+                return job
+        raise StopIteration
+
+
 class Controller:
     """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far."""
 
@@ -72,10 +97,20 @@ class Controller:
         self.trials: list[Trial] = []
         self.entered: dict[str, list[Cell]] = {}
         self._launcher, self._rule = launcher, rule
+        self._jobs = Jobs()
+        self._outcomes = self._launched()
         self._before = list(self.files.decisions())
 
     def run(self) -> None:
         """Trains and decides until every cell has a state that is not "pending"."""
+        with closing(self):
+            self._walk()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._outcomes.close()
+
+    def _walk(self) -> None:
         living, best = list(self.sweep.cells), list[Cell]()
         for phase in self.phases:
             entering = {"final": best, "common": list(self.sweep.cells)}.get(phase.name, living)
@@ -138,25 +173,27 @@ class Controller:
         """Runs jobs until each has a result or a reason in `lost`."""
         waiting = {trial.name: trial for trial in trials}
         deaths: Counter[str] = Counter()
-        while waiting:
-            again: dict[str, Trial] = {}
-            with closing(self._outcomes(waiting, rung, lost)) as outcomes:
-                for outcome in outcomes:
-                    trial = waiting[outcome.name]
-                    if not self._ended(trial, rung, outcome, deaths, lost):
-                        again[trial.name] = trial
-            waiting = again
 
-    def _outcomes(self, trials: dict[str, Trial], rung: int, lost: dict[str, State]) -> Generator[Outcome]:
-        yield from self._launcher.run(WORK, self._jobs(trials, rung, lost))
-
-    def _jobs(self, trials: dict[str, Trial], rung: int, lost: dict[str, State]) -> Iterator[Job]:
-        """The jobs that the hours allow when a worker is free for them."""
-        for name, trial in trials.items():
+        def refused(name: str) -> bool:
+            """Whether no hours are left for a job when a worker is free for it."""
             if refusal := self.ledger.out_of_hours():
-                lost.setdefault(trial.cell.name, State("capped", refusal))
-            else:
-                yield Job(name, self._argument(trial, rung))
+                lost.setdefault(waiting.pop(name).cell.name, State("capped", refusal))
+            return bool(refusal)
+
+        self._jobs.add([Job(name, self._argument(trial, rung)) for name, trial in waiting.items()], refused)
+        while waiting:
+            for outcome in self._outcomes:
+                trial = waiting[outcome.name]
+                if self._ended(trial, rung, outcome, deaths, lost):
+                    del waiting[outcome.name]
+                else:
+                    self._jobs.add([Job(trial.name, self._argument(trial, rung))], refused)
+                if not waiting:
+                    return
+            self._outcomes = self._launched()
+
+    def _launched(self) -> Generator[Outcome]:
+        yield from self._launcher.run(WORK, self._jobs)
 
     def _ended(self, trial: Trial, rung: int, outcome: Outcome, deaths: Counter[str], lost: dict[str, State]) -> bool:
         """Whether the job of a trial is over: it has a result, or failed and says why in its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from penstock.data_prep.dataset import TokenDataset
 from penstock.eval_suite.likelihood import token_nll
 from penstock.hooks.contracts import Batch, Inputs
 from penstock.hooks.problems import ProblemError
+from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig
 from penstock.run.records.record import Record
 from penstock.run.records.sweep import CellShape
@@ -69,6 +71,14 @@ class Speed:
 
     training: float
     evaluation: float
+
+
+def workers_of(launcher: Choice) -> tuple[int, int | None]:
+    """Workers of a launcher and threads of each, as far as its settings say."""
+    settings = launcher.settings
+    threads: int | None = getattr(settings, "threads", None)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return getattr(settings, "workers", None) or max(1, cores // (threads or 1)), threads
 
 
 def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threads: int | None) -> SweepPrice:
