@@ -24,7 +24,7 @@ def architecture(request, vocabulary, count=glm.weights):
     [(16_000, {}), (0, {"vary": "vocabulary", "layers": 8}), (24_000, {"vary": "factor", "layers": 8})],
 )
 def test_every_cell_of_ten_million_parameters_is_met(share, glu, vocabulary, free):
-    request = PlanRequest(parameters="10M", embedding_share=share, glu=glu, **free)
+    request = PlanRequest(parameters=10_000_000, embedding_share=share, glu=glu, **free)
     shape = planned(request, architecture(request, vocabulary))
     weights = glm.weights(shape.sizes)
     assert abs(total(weights) / 10e6 - 1) <= 0.005
@@ -37,14 +37,14 @@ def test_every_cell_of_ten_million_parameters_is_met(share, glu, vocabulary, fre
 
 
 def test_experts_share_the_expansion_that_a_token_uses():
-    request = PlanRequest(parameters="10M", embedding_share=0.25, glu=2.66, experts=8)
+    request = PlanRequest(parameters=10_000_000, embedding_share=0.25, glu=2.66, experts=8)
     sizes = planned(request, architecture(request, 16_000)).sizes
     assert (sizes.experts, sizes.experts_per_token, sizes.dense_layers) == (8, 2, 1)
     assert (2 + 1) * sizes.expert_width / sizes.width == pytest.approx(2.66, rel=0.03)
 
 
 def test_untied_tables_count_twice():
-    request = PlanRequest(parameters="10M", embedding_share=0.35, tied=False)
+    request = PlanRequest(parameters=10_000_000, embedding_share=0.35, tied=False)
     shape = planned(request, architecture(request, 8000))
     assert table_share(glm.weights(shape.sizes)) == 2 * 8000 * shape.sizes.width / shape.parameters
 
@@ -52,12 +52,12 @@ def test_untied_tables_count_twice():
 @pytest.mark.parametrize(("share", "layers"), [(0.25, 25.6), (0.35, 11.3), (0.45, 5.8)])
 def test_a_share_forces_the_depth(share, layers):
     """Budget and vocabulary leave no choice: P (1 - share) over 4 D^2 + 3 x 2.66 D^2, where D = P share / V."""
-    request = PlanRequest(parameters="10M", embedding_share=share, glu=2.66)
+    request = PlanRequest(parameters=10_000_000, embedding_share=share, glu=2.66)
     assert forced(request, architecture(request, 16_000)).layers == pytest.approx(layers, abs=0.15)
 
 
 def test_a_budget_that_no_shape_meets_names_the_nearest():
-    request = PlanRequest(parameters="10M", embedding_share=0.45, glu=2.66)
+    request = PlanRequest(parameters=10_000_000, embedding_share=0.45, glu=2.66)
     with pytest.raises(ProblemError) as raised:
         planned(request, architecture(request, 2000, gpt.weights))
     [problem] = raised.value.problems

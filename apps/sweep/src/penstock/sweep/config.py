@@ -44,17 +44,6 @@ class Phases(Schema):
     """The first phase."""
     finalists: int = Field(default=3, ge=1)
     """How many cells are trained to the end, with every seed of the sweep."""
-    also_common: bool = False
-    """Whether the short phase also trains each cell at the config's learning rate, so that the report ranks cells at
-    their own rate and at the common one. It needs a `rate` other than `fixed`."""
-
-
-class Rate(Schema):
-    """The learning rate of a cell."""
-
-    use: Literal["fixed", "width", "lr-find"] = "fixed"
-    """`fixed`: the config's, for every cell. `width`: the baseline's, transferred to the cell's width. `lr-find`: what
-    `train --lr-find` suggests for the cell."""
 
 
 class Budget(Schema):
@@ -90,15 +79,14 @@ class SweepConfig(Schema):
     phases: Phases | None = None
     """Two phases; null trains every cell with every seed to the end."""
     rungs: list[Amount] | None = None
-    """Where the short phase (the whole training without phases) measures every cell and may stop some: below 1 a share
-    of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
+    """Where the short phase (the whole training without phases) measures every cell: below 1 a share of its tokens,
+    else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
     heldout_bytes: int | None = Field(default=None, gt=0)
     """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
     one. null reads all of it, which takes longer than a short phase if there is much."""
     objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
-    """The figures to optimize, each with its direction."""
-    rate: Rate = Rate()
-    """The learning rate of each cell."""
+    """The figures of which the report draws Pareto fronts, each with its direction. Finalists are chosen by bits per
+    byte."""
     launcher: LauncherChoice | None = None
     """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
     them this process, one run after the other."""
@@ -106,8 +94,6 @@ class SweepConfig(Schema):
     """Caps of the whole sweep."""
     rank_at: list[Literal["tokens", "flops"]] = []
     """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
-    tasks: list[str] = []
-    """Evaluation tasks that finalists are measured on, such as hellaswag."""
 
     @model_validator(mode="before")
     @classmethod
@@ -142,8 +128,6 @@ class SweepConfig(Schema):
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
-        if self.phases and self.phases.also_common and self.rate.use == "fixed":
-            yield ("phases", "also_common"), "every cell has the common rate already: set `rate`, or leave it out"
         for name in self.objectives:
             if not is_objective(name):
                 yield ("objectives", name), "no figure of a cell has this name"

@@ -136,4 +136,5 @@ class SweepFiles:
 
     def write_decisions(self, decisions: Sequence[Decision]) -> None:
         lines = [json.dumps(as_json(each)) for each in decisions]
+        self.folder.mkdir(parents=True, exist_ok=True)  # a budget may not have allowed any run
         write_text(self.folder / "decisions.jsonl", "".join(f"{line}\n" for line in lines))

@@ -60,8 +60,6 @@ def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
             Phase("short", short.tokens, few, rungs, schedule=short.schedule, stops=True),
             Phase("final", None, seeds, ()),
         ]
-        if settings.phases.also_common:
-            phases.append(Phase("common", short.tokens, few, rungs, stops=True))
     _require_rungs_inside(phases, cells)
     if settings.phases is not None and settings.phases.short.schedule == "trunk":
         _require_trunks(cells)
