@@ -4,8 +4,8 @@ Half of the kills fall anywhere in a life, half inside stages in turn; each is a
 the process's stack. Compared are weights, optimizer state, metrics without clock readings, and the routing trace.
 
 With `--ranks 2` one random rank of the run is killed. The other must end by itself within a time limit, and as many
-ranks resume the run. No launcher watches them, so of a rank that was killed before it came, the other says that it did
-not start, or cannot be reached.
+ranks resume the run. No launcher watches the ranks. If one is killed before it meets the other, the other reports that
+it did not start or cannot be reached.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class ShardedConfig(DataParallelConfig):
     """Ranks that each hold a share of every parameter."""
 
     least_layer: int = Field(default=1_000_000, ge=0)
-    """Parameters from which a layer is gathered by itself. Smaller layers are gathered with the embedding and the head,
-    once a step: their collectives would take more time than they save memory."""
+    """A layer with at least so many parameters is gathered by itself. Smaller layers are gathered with the embedding
+    and the head, because a collective for each takes more time than it saves memory."""
 
 
 class MaskedNextTokenConfig(Schema):

@@ -52,8 +52,8 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
 
 
 def _require_filled(config: RunConfig, tokens: int) -> None:
-    """Raises `ProblemError` if the corpus gave fewer tokens than the model has rows for: a model that was planned for a
-    share of parameters in the vocabulary would train without some of them."""
+    """Raises `ProblemError` if the corpus fills fewer tokens than the model has rows for: the model would never train
+    the other rows, and its share of embedding parameters would be smaller than planned."""
     wanted = config.data.tokenizer.vocab_size
     if config.data.tokenizer.file is None and tokens < wanted == architecture_settings(config.model).vocab_size:
         what = f"the corpus fills {tokens:,} tokens of a vocabulary of {wanted:,}, and the model has a row for each"

@@ -27,7 +27,7 @@ ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
 HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
-AGAIN = 10.0  # seconds to reach a store that was there before
+AGAIN = 10.0  # seconds for a second connection to the store
 _GONE = ("Connection reset", "closed by", "Broken pipe")  # what gloo says of a rank that has ended
 
 
@@ -59,7 +59,7 @@ class RankGroup:
             raise ProblemError(Problem("unreachable", what, f"rank {self.rank}", fix)) from error
         try:
             own = connected(replace(where, hosted=True), time.monotonic() + AGAIN)
-        except ProblemError as error:  # it was there a moment ago
+        except ProblemError as error:  # the store answered a moment ago
             raise ended_while_they_met(self.rank, error) from error
         self.watchdog = Watchdog(
             own,

@@ -12,8 +12,8 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h; see mallopt(3)
 LARGEST_HEAP_BLOCK = 32 * 2**20  # bytes; glibc accepts no more
-LARGE_MODEL = 2**28  # bytes of parameters from which on large blocks are returned; it takes time to get them again
-RETURNED = 4 * 2**20  # bytes of such a block
+LARGE_MODEL = 2**28  # bytes of parameters; returning blocks of smaller models costs more time than it saves memory
+RETURNED = 4 * 2**20  # bytes of a block that a large model returns
 KEPT = 2**30  # bytes that the heap may keep at its end
 
 
@@ -32,8 +32,8 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory(parameters: int) -> None:
-    """Returns to the system what is free now, and from now on each block that is large once it is free, if parameters
-    take so many bytes that this counts; does nothing with other C libraries than glibc."""
+    """Returns free memory to the system. If the parameters take `LARGE_MODEL` bytes or more, glibc also returns each
+    large block as soon as it is freed, from now on. Does nothing with other C libraries."""
     if platform.libc_ver()[0] != "glibc":
         return
     with contextlib.suppress(OSError, AttributeError):

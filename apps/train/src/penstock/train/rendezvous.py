@@ -81,8 +81,8 @@ def started_by_launcher(variables: Mapping[str, str] = os.environ) -> tuple[int,
 
 
 def meet(place: Place, minutes: float) -> Store:
-    """The store that all ranks have reached; raises `ProblemError` if some have not within so many minutes, or if the
-    one that holds the store has ended. Of ranks that are left, the lowest says so."""
+    """Waits until all ranks have reached the store, and returns it. Raises `ProblemError` if a rank does not start
+    within so many minutes, which the lowest rank reports, or if the rank that holds the store exits."""
     deadline = time.monotonic() + 60 * min(minutes, JOINING)
     store = connected(place, deadline)
     try:
@@ -93,7 +93,7 @@ def meet(place: Place, minutes: float) -> Store:
 
 
 def ended_while_they_met(rank: int, error: BaseException) -> ProblemError:
-    """What to raise where a connection to another rank is lost before the group is there."""
+    """The error of a rank that loses another before the group exists."""
     what = f"another rank exited while the ranks met ({str(error).partition(chr(10))[0]})"
     fix = "fix the error on that rank, then start again, or continue from the last checkpoint with --resume"
     return ProblemError(Problem("rank-lost", what, f"rank {rank}", fix), ExitCode.FAILED)
@@ -136,7 +136,7 @@ def connected(place: Place, deadline: float) -> Store:
 
 
 def _await_listener(place: Place, deadline: float) -> None:
-    """Raises the last `OSError` if nobody listens by then. torch would take twice the time that it is given."""
+    """Waits for a listener; raises the last `OSError` at the deadline. torch would wait twice as long as it is told."""
     while True:
         try:
             with socket.create_connection((place.host, place.port), timeout=max(deadline - time.monotonic(), LOOK)):

@@ -154,14 +154,14 @@ class ArchitectureSettings(Schema):
 
     @classmethod
     def planned(cls, fields: Mapping[str, Any], vocabulary: int | None) -> Mapping[str, Any]:
-        """The written fields of a model with sizes, `vocab_size` among them, in place of its `plan`; only of a schema
-        that has a field `plan`. `vocabulary` is the size of the tokenizer, None of one in a file. Raises `ProblemError`
-        for a plan that no sizes meet, with paths such as `model.plan`."""
+        """Replaces `plan` by sizes, `vocab_size` included, and returns all fields of the model. Only a schema that has
+        a field `plan` is asked. `vocabulary` is the size of the tokenizer; None if the tokenizer is in a file. Raises
+        `ProblemError`, with paths such as `model.plan`, if no sizes meet the plan."""
         return fields
 
     @classmethod
     def placeholder_sizes(cls) -> Mapping[str, Any]:
-        """Fields in place of those of a plan that no sizes meet: they are not to be reported as missing too."""
+        """Sizes that stand in where no sizes meet a plan, so that the rest of the config can be checked."""
         return {}
 
     def misfits_in(self, dtype: str, device: str) -> Iterator[tuple[str, str]]:

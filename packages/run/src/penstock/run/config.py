@@ -268,8 +268,8 @@ def _validated(
     checked: Sequence[checks.ConfigCheck],
     unplanned: Sequence[Problem],
 ) -> RunConfig:
-    """Validates the sections of installed apps, and names the packages that provide the others. `unplanned` is what is
-    wrong with the plan of the model."""
+    """Validates the sections of installed apps, and names the packages that provide the others. `unplanned` are the
+    problems of the model's plan."""
     missing = {
         name: problem
         for name in document.value

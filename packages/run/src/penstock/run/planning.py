@@ -20,8 +20,8 @@ from penstock.hooks.schema import component_name, schema_of
 
 
 def with_planned_sizes(document: ConfigDocument, registry: Registry) -> tuple[ConfigDocument, list[Problem]]:
-    """The document with sizes in place of `model.plan`, and what is wrong with the plan. Where something is, other
-    sizes stand in for them, so that the rest of the config can be checked."""
+    """Replaces `model.plan` by sizes. Returns the document and the problems of the plan. If the plan has problems,
+    other sizes stand in, so that the rest of the config can be checked."""
     model = document.value.get("model")
     schema = _planning_schema(model, registry)
     if schema is None:
@@ -64,7 +64,7 @@ def _tokenizer(data: object) -> dict[str, Any]:
 
 
 def _replaced(document: ConfigDocument, fields: Mapping[str, Any]) -> ConfigDocument:
-    """The document with these fields of the model; a message about one that was not written names the plan's line."""
+    """Replaces the fields of the model. Messages about fields that the user did not write name the line of the plan."""
     model = {"use": document.value["model"]["use"], **fields}
     plan = document.sources.get(("model", "plan"))
     unwritten = {("model", name): plan for name in fields if plan and ("model", name) not in document.sources}

@@ -28,8 +28,9 @@ class Planner:
 
 
 def planned_fields(planner: Planner, schema: type[Schema], fields: Fields, vocabulary: int | None) -> dict[str, Any]:
-    """The fields of a model with sizes in place of its `plan`. `vocabulary` is the tokenizer's size. Raises
-    `ProblemError` with paths below `model`, and pydantic's `ValidationError` for a plan that is none."""
+    """Replaces a model's `plan` by sizes; returns all fields of the model. `vocabulary` is the size of the tokenizer.
+    Raises `ProblemError`, with paths below `model`, if no sizes meet the plan, and pydantic's `ValidationError` if the
+    plan is invalid."""
     request = PlanRequest.model_validate(fields["plan"])
     if problems := list(_conflicts(planner, request, fields)):
         raise ProblemError(problems)
@@ -51,7 +52,7 @@ def planned_fields(planner: Planner, schema: type[Schema], fields: Fields, vocab
 def architecture_of(
     planner: Planner, schema: type[Schema], request: PlanRequest, vocabulary: int, fields: Fields
 ) -> Architecture:
-    """What the search knows of a model with these fields beside its plan."""
+    """Describes a model with these other fields to the search."""
     return planner.architecture(request, vocabulary, _given(schema, fields))
 
 

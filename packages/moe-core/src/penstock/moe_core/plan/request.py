@@ -26,9 +26,9 @@ class PlanRequest(Schema):
     """Hidden width of the feed-forward network over the model's width; of a layer of experts, the hidden width that a
     token uses, the shared expert's included. 2.66 makes a GLU as large as the MLP of 4 times the width."""
     vary: Literal["depth", "vocabulary", "factor"] = "depth"
-    """What gives way, so that the share is met. `depth`: the number of layers, which the share and the vocabulary then
-    decide. `vocabulary`: the tokenizer's, at `layers` layers; it replaces `data.tokenizer.vocab_size`. `factor`: the
-    rank of a factorised embedding, at `layers` layers."""
+    """The size that the planner chooses to meet the share. `depth`: it chooses the number of layers. `vocabulary`: it
+    chooses the size of the vocabulary for `layers` layers, in place of `data.tokenizer.vocab_size`. `factor`: it
+    chooses the rank of a factorised embedding for `layers` layers."""
     layers: int | None = Field(default=None, gt=0, le=1000)
     """Number of layers, where the vocabulary or the factor varies."""
     vocabulary: int | None = Field(default=None, gt=0)
@@ -74,11 +74,11 @@ class PlanRequest(Schema):
 
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.vary == "depth" and self.layers is not None:
-            yield ("layers",), "the depth varies, so it is not given: leave it out, or vary: vocabulary or factor"
+            yield ("layers",), "the plan chooses the depth: leave it out, or vary the vocabulary or the factor"
         if self.vary != "depth" and self.layers is None:
             yield ("layers",), f"the {self.vary} varies at a fixed depth: give the number of layers"
         if self.vary == "vocabulary" and self.vocabulary is not None:
-            yield ("vocabulary",), "the vocabulary varies, so it is not given: leave it out"
+            yield ("vocabulary",), "the plan chooses the vocabulary: leave it out"
         if self.experts and self.experts_per_token > self.experts:
             yield ("experts_per_token",), f"a token cannot use {self.experts_per_token} of {self.experts} experts"
         if self.experts and self.layers is not None and self.layers <= self.dense_layers:

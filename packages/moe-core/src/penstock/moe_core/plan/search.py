@@ -28,8 +28,8 @@ Count = Callable[[Sizes], tuple[Weights, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What the planner knows of one: its weights, the sizes that are not planned, and whether attention may differ from
-    the model in width."""
+    """What the planner knows of an architecture: how to count its weights, the sizes that the plan does not change, and
+    whether attention may be narrower or wider than the model."""
 
     count: Count
     base: Sizes
@@ -49,7 +49,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Forced:
-    """What the request means before anything is rounded."""
+    """The sizes that the request implies before the planner rounds them."""
 
     width: float
     layers: float
@@ -69,7 +69,7 @@ class Forced:
 
 
 def base_sizes(request: PlanRequest, vocabulary: int, **own: Any) -> Sizes:
-    """The sizes that the request gives, and those that are an architecture's `own`; the others are 0."""
+    """Takes sizes from the request and from an architecture's `own`; the others are 0."""
     mixture = {
         "experts": request.experts,
         "experts_per_token": request.experts_per_token,
