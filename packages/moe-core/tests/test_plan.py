@@ -69,9 +69,9 @@ def test_a_budget_that_no_shape_meets_names_the_nearest():
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"layers": 3}, "the depth varies"),
+        ({"layers": 3}, "the plan chooses the depth"),
         ({"vary": "vocabulary"}, "give the number of layers"),
-        ({"vary": "vocabulary", "layers": 3, "vocabulary": 500}, "the vocabulary varies"),
+        ({"vary": "vocabulary", "layers": 3, "vocabulary": 500}, "the plan chooses the vocabulary"),
         ({"experts": 2, "experts_per_token": 3}, "cannot use 3 of 2"),
         ({"parameters": "ten"}, "parameters"),
     ],
