@@ -18,7 +18,6 @@ from penstock.data_prep.dataset import TokenDataset, read_manifest
 from penstock.data_prep.prepare import Fingerprinted, Prepared, fingerprint_of, prepare
 from penstock.data_prep.shards import MANIFEST
 from penstock.data_prep.tokenizer import read_tokenizer
-from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.config import read_config
 from penstock.hooks.contracts import Corpus, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
@@ -47,15 +46,16 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
         describe=settings,
         progress=progress,
     )
-    _require_filled(config, prepared.manifest.vocabulary_size)
+    if config.planned:
+        _require_filled(config, prepared.manifest.vocabulary_size)
     return prepared
 
 
 def _require_filled(config: RunConfig, tokens: int) -> None:
-    """Raises `ProblemError` if the corpus fills fewer tokens than the model has rows for: the model would never train
+    """Raises `ProblemError` if the corpus fills fewer tokens than the plan has rows for: the model would never train
     the other rows, and its share of embedding parameters would be smaller than planned."""
     wanted = config.data.tokenizer.vocab_size
-    if config.data.tokenizer.file is None and tokens < wanted == architecture_settings(config.model).vocab_size:
+    if config.data.tokenizer.file is None and tokens < wanted:
         what = f"the corpus fills {tokens:,} tokens of a vocabulary of {wanted:,}, and the model has a row for each"
         fix = f"use at most {tokens:,} tokens, more text, or a larger data.tokenizer.sample_bytes"
         raise ProblemError(Problem("unfilled-vocabulary", what, "data.tokenizer.vocab_size", fix))

@@ -157,6 +157,7 @@ class RunConfig(Schema):
     train: TrainSettings
     """Training."""
     _absent: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _planned: bool = PrivateAttr(default=False)
 
     if TYPE_CHECKING:
 
@@ -167,6 +168,11 @@ class RunConfig(Schema):
         """Names of what the config holds: the fields of every config, and the app sections that it writes."""
         always = RunConfig.model_fields
         return [name for name in type(self).model_fields if name in always or name in self.model_fields_set]
+
+    @property
+    def planned(self) -> bool:
+        """Whether the model's sizes, its vocabulary among them, come from `model.plan`; False of a resolved config."""
+        return self._planned
 
     def resolved(self) -> dict[str, Any]:
         """Every value that the config holds, including defaults, with canonical component ids; sections of apps that
@@ -241,9 +247,10 @@ def _checked(
     document = apply_overrides(replace(written, value=kept), overrides)
     document = replace(document, value={**document.value, **{name: {} for name in owns if name not in document.value}})
     checked = tuple(checked)
+    given = document
     document, unplanned = with_planned_sizes(document, registry)
     config = _validated(envelope, document, registry, checked, unplanned)
-    config._absent = absent
+    config._absent, config._planned = absent, document is not given
     checks.require(config, document, checked)
     return config, document
 
