@@ -26,7 +26,7 @@ from penstock.train.rendezvous import Place, connected, meet, place
 LIMIT = 240  # seconds that ranks have: a hang is a failure
 # What goes wrong on rank 1 in the middle of a run; a restarted run is spared, and its rank 1 comes late.
 PLUGIN = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 
 from penstock.hooks import Component, hookimpl
 
@@ -34,6 +34,14 @@ trouble = os.environ.get("TROUBLE") if os.environ.get("RANK") == "1" else None
 if trouble == "kill" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     trouble = None
     time.sleep(2)
+
+
+def say_what_nobody_needs():
+    if "torch._dynamo" in sys.modules:
+        print("torch's compiler was imported", file=sys.stderr)
+
+
+atexit.register(say_what_nobody_needs)
 
 
 class Trouble:
@@ -108,6 +116,7 @@ def test_a_killed_rank_is_named_and_restarted_to_the_bits_of_one_process(tiny, p
     assert said.count("another rank exited (rank 1 was killed by SIGKILL)") == 1
     assert said.count("rank 1: about to die") == 1
     assert "Traceback" not in said
+    assert "torch's compiler was imported" not in said  # seconds, in each process
     run = tmp_path / json.loads(result)["run_dir"]
     ends = outcome(run), outcome(alone)
     for end in ends:  # the random numbers of the second rank, and a root over a rank's own micro-batches
@@ -202,6 +211,29 @@ def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_pat
     except ProblemError as error:
         ended = (error.exit_code, str(error).partition(",")[0])
     assert ended == (code, said)
+
+
+SAYS = """
+import os, sys
+from datetime import timedelta
+sys.stdout.write("begun\\n")
+if os.environ["RANK"] == "0": sys.exit(0)
+import torch.distributed as dist
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]))
+store.set(f"attempt-{attempt}/error", "rank 1: no water")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "attempts"), [("import sys; print('begun'); sys.exit(2)", 1), (SAYS, 2)], ids=["usage", "same error"]
+)
+def test_a_failure_that_would_come_again_is_not_started_again(script, attempts, tmp_path):
+    """One that is used wrongly never, one that says the same at once after the first time."""
+    with pytest.raises(ProblemError):
+        launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=5)
+    assert (tmp_path / "logs" / "rank-1.log").read_text().count("begun") == attempts
 
 
 def test_a_signal_while_ranks_start_leaves_none_of_them(tmp_path):

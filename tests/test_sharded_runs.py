@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial
 from io import StringIO
@@ -45,23 +45,34 @@ def trained(arguments: Sequence[object], cwd: Path, ranks: int = 2) -> tuple[Pat
     return Path(run), said
 
 
-@pytest.fixture(scope="module")
-def arguments(config_file: Path) -> list[object]:
-    return [config_file, "train.keep_checkpoints=9", "train.trackers=[jsonl]"]
+SETTINGS = ["train.keep_checkpoints=9", "train.trackers=[jsonl]"]
 
 
 @pytest.fixture(scope="module")
-def runs(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same run by one process with two micro-batches, and by two ranks."""
-    folder = tmp_path_factory.mktemp("runs")
-    before = Path.cwd()
-    try:
-        return {
-            "alone": trained([*arguments, "--runs", "alone"], folder, ranks=1)[0],
-            "ranks": trained([*arguments, "--runs", "ranks"], folder)[0],
-        }
-    finally:
-        os.chdir(before)
+def made(config_file: Path, once: Callable[..., Path]) -> Path:
+    """A config, and the same run of it by one process with two micro-batches and by two ranks."""
+
+    def train_both(folder: Path) -> None:
+        config, before = Path(shutil.copy(config_file, folder / "config.yaml")), Path.cwd()
+        try:
+            trained([config, *SETTINGS, "--runs", "alone"], folder, ranks=1)
+            trained([config, *SETTINGS, "--runs", "ranks"], folder)
+        finally:
+            os.chdir(before)
+
+    return once("sharded-runs", train_both)
+
+
+@pytest.fixture(scope="module")
+def arguments(made: Path) -> list[object]:
+    return [made / "config.yaml", *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """This worker's own copies: commands write into them."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("runs") / "copy")
+    return {name: next(folder.glob(f"{name}/quickstart/2*")) for name in ("alone", "ranks")}
 
 
 def newest(run: Path) -> Path:

@@ -14,7 +14,7 @@ from penstock.cli.main import run
 from penstock.hooks.problems import ProblemError
 from penstock.run.records.sweep import MissingRun, SweepFigures, SweptRun
 from penstock.sweep.compare import compare, line, missing_lines
-from penstock.sweep.page import summary
+from penstock.sweep.sections import summary
 
 SWEEP = """\
 name: small
@@ -180,17 +180,19 @@ def test_cells_without_figures_are_in_the_table_with_the_reason():
     assert "b with seed 0 failed: the loss is nan at step 3." in summary(result, 3)
 
 
-def test_a_failed_run_is_named_on_the_page(sweep_file):
+def test_a_failed_run_is_named_on_the_page_and_the_others_go_on(sweep_file):
     text, wild = sweep_file.read_text(), "k: 2}, train.optimizer: {use: muon, lr: 1.0e+30}}\n    softmax"
     sweep_file.write_text(text.replace("k: 2}}\n    softmax", wild))
     with pytest.raises(ProblemError, match="became nan"):
         sweep(sweep_file)
     folder = sweep_file.parent / "runs" / "small"
     found = json.loads((folder / "sweep.json").read_text())
-    failed, *left = found["missing"]
-    assert (failed["cell"], failed["seed"]) == ("sigmoid, loss-free", 0)
-    assert failed["why"].startswith("failed: ")
-    assert {run["why"] for run in left} == {"not run yet"}
+    assert [(run["cell"], run["seed"]) for run in found["missing"]] == [
+        ("sigmoid, loss-free", 0),
+        ("sigmoid, loss-free", 1),
+    ]
+    assert all("became nan" in run["why"] for run in found["missing"])
+    assert [(cell["state"], cell["seeds"]) for cell in found["cells"]] == [("failed", 0), ("finished", 2)]
     assert "failed: " in (folder / "sweep.html").read_text()
 
 

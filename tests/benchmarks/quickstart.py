@@ -17,7 +17,7 @@ from penstock.cli.main import run
 from penstock.hooks import Registry
 from penstock.hooks.contracts import Batch, Inputs
 from penstock.run.config import RunConfig, load_run_config
-from penstock.train.compose import compose_model, compose_optimizer
+from penstock.train.compose import compose_model, compose_optimizer, compose_schedule
 from penstock.train.engines.local import LocalEngine
 from penstock.train.objectives.next_token import NextToken
 from penstock.train.restore import RestoredRun, restore_run
@@ -48,7 +48,7 @@ class Quickstart:
         self.engine.prepare(
             StepModule(self.composition.model, NextToken()),
             lambda module: compose_optimizer(self.config, module.model),
-            self.config.train.schedule.build(),
+            compose_schedule(self.config),
         )
         length = self.config.data.sequence_length
         self.token_BS: Tensor = torch.randint(vocabulary, (self.config.train.batch_size, length + 1))

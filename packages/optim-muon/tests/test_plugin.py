@@ -14,7 +14,7 @@ from penstock.hooks.schema import descriptions
 
 REGISTRY = Registry.discover()
 OURS = [entry for entry in REGISTRY.entries() if entry.origin.distribution == "penstock-optim-muon"]
-CONTEXT = {"optimizer": {"parameters", "layouts"}}
+CONTEXT = {"optimizer": {"parameters", "layouts"}, "schedule": {"tokens"}}
 
 
 def test_every_known_name_is_offered():

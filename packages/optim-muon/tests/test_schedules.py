@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from penstock.optim_muon.schedules import Constant, Cosine, WarmupStableDecay
 
 SHARES = st.floats(0, 0.5)
+STEPS = st.integers(1, 100)
 SCHEDULES = st.one_of(
     st.builds(Constant, SHARES), st.builds(Cosine, SHARES, SHARES), st.builds(WarmupStableDecay, SHARES, SHARES, SHARES)
 )
+
+
+def in_tokens(steps: int, per_step: int, warmup: int, decay: float = 0.2) -> WarmupStableDecay:
+    return WarmupStableDecay(decay=decay, warmup_tokens=warmup, tokens=steps * per_step)
 
 
 @given(schedule=SCHEDULES, progress=st.floats(-1, 2))
@@ -50,6 +55,44 @@ def test_wsd_is_flat_then_a_line():
     schedule = WarmupStableDecay(warmup=0.1, decay=0.2, final=0.5)
     assert [schedule(p) for p in (0.0, 0.05, 0.1, 0.5, 0.79)] == [0.0, 0.5, 1.0, 1.0, 1.0]
     assert schedule(0.9) == pytest.approx(0.75)
+
+
+@given(short=STEPS, more=STEPS, per_step=st.integers(1, 10_000), warmup=st.floats(0, 0.8))
+def test_runs_of_all_lengths_with_one_warmup_in_tokens_have_one_trunk(short, more, per_step, warmup):
+    tokens = int(warmup * short * per_step)
+    first, second = (in_tokens(steps, per_step, tokens) for steps in (short, short + more))
+    for step in range(short):
+        at, later = (step + 0.5) / short, (step + 0.5) / (short + more)
+        if first.in_trunk(at):
+            assert second.in_trunk(later)
+            assert first(at) == second(later) == min((step + 0.5) * per_step / tokens if tokens else 1, 1)
+        else:
+            assert first(at) < 1
+
+
+def test_tokens_are_shares_of_the_run():
+    shares, tokens = WarmupStableDecay(0.1, 0.25), WarmupStableDecay(warmup_tokens=100, decay_tokens=250, tokens=1000)
+    for step in range(1000):
+        assert tokens((step + 0.5) / 1000) == pytest.approx(shares((step + 0.5) / 1000))
+
+
+def test_a_warmup_that_is_a_share_gives_no_trunk():
+    assert not WarmupStableDecay(0.02).in_trunk(0.5)
+    assert WarmupStableDecay(0).in_trunk(0.5)
+    assert not WarmupStableDecay(0).in_trunk(0.9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"warmup_tokens": 10}, "need the tokens of the run"),
+        ({"warmup_tokens": 90, "tokens": 100}, "warmup_tokens=90 and decay=0.2 overlap.*has 100 tokens"),
+        ({"warmup": 0.5, "decay_tokens": 60, "tokens": 100}, "warmup=0.5 and decay_tokens=60 overlap"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(settings, found):
+    with pytest.raises(ValueError, match=found):
+        WarmupStableDecay(**settings)
 
 
 def test_whole_run_of_warmup_ends_at_one():

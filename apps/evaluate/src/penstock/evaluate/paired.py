@@ -6,8 +6,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
-
 from penstock.run.records.sweep import Difference
 
 CONFIDENCE = 0.95
@@ -38,4 +36,6 @@ def half_width(values: Sequence[float]) -> float | None:
     count = len(values)
     if count < FEWEST_PAIRS:
         return None
+    from scipy.special import stdtrit  # a second, which a command that shows stored figures does not need
+
     return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(values) / math.sqrt(count)

@@ -13,7 +13,7 @@ from penstock.cli.options import runs_option
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.records.record import Record
-from penstock.run.records.sweep import CellFigures, MissingRun, SweepFigures, SweptRun
+from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
 
 if TYPE_CHECKING:
     from penstock.sweep.grid import Sweep
@@ -26,28 +26,32 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Check every cell, print parameter counts and estimated cost, and exit without training.",
 )
+@click.option("--retry-failed", is_flag=True, help="Train runs again that failed before.")
 @runs_option
 @output.json_option
 @click.pass_obj
-def sweep(registry: Registry, sweep_file: Path, dry_run: bool, runs: Path, as_json: bool) -> dict[str, Any]:
-    """Train every cell of the grid in SWEEP with the same seeds, and compare the cells.
+def sweep(
+    registry: Registry, sweep_file: Path, dry_run: bool, retry_failed: bool, runs: Path, as_json: bool
+) -> dict[str, Any]:
+    """Train every cell of the grid in SWEEP with the same seeds, and compare the cells. With `phases`, train all cells
+    on few tokens and the best of them to the end.
 
-    Finished runs are not trained again: run the same command to continue an interrupted sweep.
+    What has been trained is not trained again: run the same command to continue an interrupted sweep, and after adding
+    cells.
     """
-    from penstock.sweep.grid import load_sweep
-    from penstock.sweep.runs import require_equal_flops
-    from penstock.train.ranks import require_one_process
+    from penstock.sweep.finished import finished_sweep
 
-    loaded = load_sweep(sweep_file, registry)
-    for config in (config for cell in loaded.cells for config in cell.configs.values()):
-        require_one_process(config.train)
-    active = require_equal_flops(loaded)
-    if dry_run:
-        price = _price(loaded, active, runs)
-        output.print_result(price, as_json, lambda: _price_text(price))
-        return price.to_json()
-    result = _run(loaded, runs, registry)
+    if not dry_run and not retry_failed and (found := finished_sweep(sweep_file, runs, registry)):
+        result = _result(found.name, found.figures, found.report)
+    else:
+        from penstock.sweep.grid import load_sweep
+
+        loaded = load_sweep(sweep_file, registry)
+        if dry_run:
+            return _priced(loaded, runs, registry, as_json)
+        result = _run(loaded, sweep_file, runs, registry, retry_failed=retry_failed)
     output.print_result(result, as_json, lambda: _text(result))
+    _raise_if_incomplete(result)
     return result.to_json()
 
 
@@ -61,120 +65,78 @@ class SweepResult(Record):
     cells: list[CellFigures]
     runs: list[SweptRun]
     report: str
-
-    @property
-    def figures(self) -> SweepFigures:
-        return SweepFigures(self.baseline, self.cells, self.runs)
+    figures: SweepFigures
 
 
-@dataclass(frozen=True, slots=True)
-class CellPrice(Record):
-    """The cost of one cell's runs."""
-
-    cell: str
-    active_parameters: int
-    tokens: int
-    flops: int
-    runs: int
-    finished: int
-    seconds_per_run: float
+def _result(name: str, figures: SweepFigures, report: Path) -> SweepResult:
+    seconds = round(sum(run.seconds for run in figures.runs), 1)
+    return SweepResult(name, figures.baseline, seconds, figures.cells, figures.runs, str(report), figures)
 
 
-@dataclass(frozen=True, slots=True)
-class SweepPrice(Record):
-    """The estimated cost of what is left of a sweep."""
-
-    name: str
-    baseline: str
-    cells: list[CellPrice]
-    seconds_left: float
-
-
-def _run(loaded: Sweep, runs: Path, registry: Registry) -> SweepResult:
+def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, retry_failed: bool) -> SweepResult:
     from penstock.run.records.record import write_record
-    from penstock.sweep.compare import compare
-    from penstock.sweep.page import write_sweep_page
-    from penstock.sweep.runs import train_and_measure
+    from penstock.sweep.controller import Controller
+    from penstock.sweep.documents import read_documents
+    from penstock.sweep.figures import figures_of
+    from penstock.sweep.files import FIGURES, locked
+    from penstock.sweep.finished import note_finished
+    from penstock.sweep.inline import Inline
+    from penstock.sweep.report import write_report
+    from penstock.sweep.shape import require_equal_flops, shapes_of, write_shapes
 
-    settings = loaded.settings
-    folder = runs / settings.name
-    jobs = [(cell, seed) for seed in settings.seeds for cell in loaded.cells]  # pairs are complete early
-    rows: list[SweptRun] = []
+    name = loaded.settings.name
+    folder = runs / name
+    launcher = loaded.settings.launcher
+    walk = Controller(loaded, runs, registry, launcher.build(folder=folder / "logs") if launcher else Inline())
+    shapes = shapes_of(loaded, walk.files)
+    require_equal_flops(loaded, shapes)
+    report = folder / "sweep.html"
 
-    def write(failure: str = "") -> tuple[SweepFigures, Path]:
-        """What is known so far, with a reason for every run that has no figures."""
-        left = [(cell.name, seed) for cell, seed in jobs[len(rows) :]]
-        missing = [MissingRun(*run, "not run yet") for run in left]
-        if failure:
-            missing[0] = MissingRun(*left[0], f"failed: {failure}")
-        result = SweepFigures(loaded.baseline, compare(rows, loaded.baseline), rows, missing)
-        write_record(folder / "sweep.json", result)
-        return result, write_sweep_page(settings.name, result, len(jobs), folder / "sweep.html")
+    def write() -> SweepFigures:
+        figures = figures_of(walk, shapes)
+        write_record(folder / FIGURES, figures)
+        write_report(name, figures, read_documents(walk), len([*figures.runs, *figures.missing]), folder)
+        return figures
 
-    for number, (cell, seed) in enumerate(jobs, 1):
-        output.note(f"{number} of {len(jobs)}: {cell.name}; seed {seed}")
+    with locked(folder):
+        write_shapes(loaded, walk.files, shapes)
+        if retry_failed:
+            walk.files.forget_failures()
         try:
-            rows.append(train_and_measure(loaded, cell, seed, runs, registry))
-        except ProblemError as error:
-            write(error.problems[0].what)
-            raise
-        result, report = write()
-    return SweepResult(
-        name=settings.name,
-        baseline=loaded.baseline,
-        seconds=round(sum(row.seconds for row in rows), 1),
-        cells=result.cells,
-        runs=rows,
-        report=str(report),
-    )
+            walk.run()
+        finally:
+            figures = write()
+        note_finished(folder, [sweep_file, loaded.config_file], loaded.code, registry)
+    return _result(name, figures, report)
+
+
+def _raise_if_incomplete(result: SweepResult) -> None:
+    """Every cell of a sweep without phases was asked for to its end."""
+    from penstock.hooks.problems import failed
+
+    wrong = [cell for cell in result.cells if cell.state == "failed"]
+    if wrong and not any(phase.name == "short" for phase in result.figures.phases):
+        fix = "change its settings, or train it again with --retry-failed"
+        raise ProblemError([failed("failed-cell", cell.reason, cell.cell, fix).problems[0] for cell in wrong])
+
+
+def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
+    from penstock.sweep.controller import Controller
+    from penstock.sweep.inline import Inline
+    from penstock.sweep.price import price_of, price_text, workers_of
+    from penstock.sweep.shape import require_equal_flops, shapes_of
+
+    walk = Controller(loaded, runs, registry, Inline())
+    shapes = shapes_of(loaded, walk.files)
+    require_equal_flops(loaded, shapes)
+    launcher = loaded.settings.launcher
+    workers, threads = workers_of(launcher) if launcher else (1, None)
+    price = price_of(walk, shapes, workers, threads)
+    output.print_result(price, as_json, lambda: price_text(price))
+    return price.to_json()
 
 
 def _text(result: SweepResult) -> str:
     from penstock.sweep.compare import text
 
     return f"{text(result.figures)}\n\n{result.seconds:,.0f} s of training\nreport: {result.report}"
-
-
-def _price(loaded: Sweep, active: dict[str, int], runs: Path) -> SweepPrice:
-    from penstock.sweep.runs import seconds_per_token
-    from penstock.train.reuse import finished, run_of
-
-    cells = []
-    for cell in loaded.cells:
-        config = next(iter(cell.configs.values()))
-        found = [run_of(runs, each) for each in cell.configs.values()]
-        done = sum(run is not None and finished(run) for run in found)
-        tokens = config.train.tokens
-        cells.append(
-            CellPrice(
-                cell=cell.name,
-                active_parameters=active[cell.name],
-                tokens=tokens,
-                flops=6 * active[cell.name] * tokens,
-                runs=len(cell.configs),
-                finished=done,
-                seconds_per_run=seconds_per_token(config) * tokens,
-            )
-        )
-    left = sum(cell.seconds_per_run * (cell.runs - cell.finished) for cell in cells)
-    return SweepPrice(loaded.settings.name, loaded.baseline, cells, left)
-
-
-def _price_text(price: SweepPrice) -> str:
-    rows = [
-        (
-            cell.cell,
-            f"{cell.active_parameters:,}",
-            f"{cell.tokens:,}",
-            f"{cell.flops:.2e}",
-            f"{cell.finished} of {cell.runs}",
-            f"{cell.seconds_per_run:.0f}",
-        )
-        for cell in price.cells
-    ]
-    head = ("cell", "active parameters", "tokens per run", "FLOPs per run", "runs finished", "s per run")
-    return (
-        f"{output.table(head, rows)}\n\nabout {price.seconds_left / 60:.0f} min of forward and backward passes "
-        "remain, extrapolated from a few timed here; optimizer, data and evaluation are extra\n"
-        "nothing was written: this was a dry run"
-    )

@@ -120,14 +120,14 @@ def line(cell: CellFigures) -> tuple[str, ...]:
     return (
         cell.cell,
         str(cell.seeds),
-        f"{cell.bits_per_byte:.3f}",
+        _figure(cell.bits_per_byte, 3),
         interval(cell.difference),
         cell.verdict,
         _figure(cell.max_violation),
         _figure(cell.max_violation_worst),
-        "-" if cell.dead_experts is None else f"{cell.dead_experts:.1f}",
-        f"{cell.nanoseconds_per_token / 1e3:.1f}",
-        f"{cell.picoseconds_per_flop:.1f}",
+        _figure(cell.dead_experts, 1),
+        "-" if cell.nanoseconds_per_token is None else f"{cell.nanoseconds_per_token / 1e3:.1f}",
+        _figure(cell.picoseconds_per_flop, 1),
     )
 
 
@@ -145,5 +145,5 @@ def interval(difference: Difference | None) -> str:
     return f"{difference.mean:+.{digits}f} \xb1 {half:.{digits}f}"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,108 +1,126 @@
-"""The sweep file, and the cells that it describes."""
+"""The cells that a sweep file describes."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-
-from penstock.hooks.config import Schema, read_config, validate
+from penstock.hooks.config import OnResume, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
+from penstock.run.plugin_lock import Locked, choices, content_hash
+from penstock.sweep.config import SweepConfig
+from penstock.train.resume import marked_leaves
 
-Settings = dict[str, Any]
-"""Dotted keys of a run config and their values."""
-
-
-class SweepConfig(Schema):
-    """A grid over settings of one run config."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the sweep, and of the folder of its runs and report."""
-    config: Path
-    """The run config that every cell starts from; a relative path is relative to the sweep file's folder."""
-    set: Settings = {}
-    """Settings shared by every cell, such as {train.tokens: 300_000}."""
-    axes: dict[str, dict[str, Settings]] = Field(min_length=1)
-    """The axes to compare. Each axis maps the names of its values to their settings; the cells are all combinations."""
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
-    """Seeds; every cell is trained once with each. All runs have the same data split, and runs of one seed the same
-    data order and initial random numbers."""
-    baseline: str | None = None
-    """The cell that the others are compared with, such as "softmax, switch"; the first cell if empty."""
-    flops_tolerance: float = Field(default=0.02, ge=0)
-    """Largest allowed relative difference of the cells' active FLOPs per token. Unequal cells are refused, because a
-    better cell might only be larger."""
-
-    @model_validator(mode="after")
-    def _is_a_grid(self) -> SweepConfig:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds}: each seed may appear only once")
-        empty = [name for name, values in self.axes.items() if not values]
-        if empty:
-            raise ValueError(f"axis '{empty[0]}' has no values")
-        if self.baseline is not None and self.baseline not in self.cell_names():
-            raise ValueError(f"baseline '{self.baseline}' is not a cell; the cells are {'; '.join(self.cell_names())}")
-        return self
-
-    def cell_names(self) -> list[str]:
-        return [", ".join(names) for names in itertools.product(*self.axes.values())]
+SHOWN = 12  # hex digits of a key, the name of the cell's folder
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of the grid, with its name and the run config of each seed."""
+    """One combination of the grid. `settings` has the name of its value on each axis, `configs` the run config of each
+    seed, and `key` is a hash of all that its results depend on, except the seed."""
 
     name: str
+    settings: dict[str, str]
     overrides: tuple[str, ...]
     configs: dict[int, RunConfig]
+    key: str
 
     def arguments(self, seed: int) -> list[str]:
         """The overrides that make the base config this cell's for one seed."""
         return [*self.overrides, f"seed={seed}"]
 
+    @property
+    def config(self) -> RunConfig:
+        """The run config of the first seed."""
+        return next(iter(self.configs.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep file with all cells validated."""
+    """A sweep file with all cells validated. `code` has the hash of the code of each component that a cell uses."""
 
     settings: SweepConfig
     config_file: Path
     cells: tuple[Cell, ...]
+    code: dict[str, str]
 
     @property
-    def baseline(self) -> str:
-        return self.settings.baseline or self.cells[0].name
+    def baseline(self) -> Cell:
+        name = self.settings.baseline
+        return next((cell for cell in self.cells if cell.name == name), self.cells[0])
 
 
 def load_sweep(path: Path, registry: Registry) -> Sweep:
-    """Reads a sweep file and validates every cell for every seed; raises one `ProblemError` with everything
-    that is wrong, each problem with its cell."""
+    """Reads a sweep file and validates every cell; raises one `ProblemError` with everything that is wrong, each
+    problem with its cell. No cell may be another one with a different name."""
     settings = validate(SweepConfig, read_config(path, ()), registry)
     config_file = settings.config if settings.config.is_absolute() else path.parent / settings.config
-    cells, problems = [], []
+    written = read_config(config_file)
+    cells: list[Cell] = []
+    problems: list[Problem] = []
+    code: dict[str, str] = {}
     for name, parts in zip(settings.cell_names(), itertools.product(*settings.axes.values()), strict=True):
         chosen = [settings.axes[axis][value] for axis, value in zip(settings.axes, parts, strict=True)]
-        overrides = tuple(_override(key, value) for patch in (settings.set, *chosen) for key, value in patch.items())
-        cell = Cell(name, (*overrides, f"name={settings.name}"), {})
+        patches = [override(key, value) for patch in (settings.set, *chosen) for key, value in patch.items()]
+        overrides = (*patches, f"name={settings.name}")
         try:
-            for seed in settings.seeds:
-                cell.configs[seed] = load_run_config(config_file, cell.arguments(seed), registry)[0]
+            config = load_run_config(written, [*overrides, f"seed={settings.seeds[0]}"], registry)[0]
         except ProblemError as error:
             problems += [
                 Problem(found.code, found.what, f"{path}: cell '{name}': {found.where}", found.fix)
                 for found in error.problems
             ]
-        cells.append(cell)
+            continue
+        configs = {seed: config.model_copy(update={"seed": seed}) for seed in settings.seeds}
+        axes = dict(zip(settings.axes, parts, strict=True))
+        cells.append(Cell(name, axes, overrides, configs, key_of(config, code)))
+    problems += _equal_cells(cells, path)
     if problems:
         raise ProblemError(problems)
-    return Sweep(settings, config_file, tuple(cells))
+    return Sweep(settings, config_file, tuple(cells), code)
 
 
-def _override(key: str, value: Any) -> str:
+def key_of(config: RunConfig, code: dict[str, str]) -> str:
+    """A hash of what the results of a config depend on: its values without the name, the seed and those that change
+    nothing but speed, and the code of its components. `code` keeps the hashes of code that were computed."""
+    values = {
+        ".".join(path): value
+        for path, value, mark in marked_leaves(config)
+        if mark is not OnResume.FREE and path not in (("name",), ("seed",))
+    }
+    content = json.dumps([values, _code_of(config, code)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:SHOWN]
+
+
+def _code_of(config: RunConfig, code: dict[str, str]) -> list[Locked]:
+    """As `plugin_lock`, which would read the same files for every cell."""
+    found: dict[str, str] = {}
+    for choice in choices([getattr(config, name) for name in config.held()]):
+        target = choice.entry.component.target
+        if target not in code:
+            code[target] = content_hash(target)
+        found[f"{choice.entry.component.kind}/{choice.entry.id}"] = code[target]
+    return [{"component": name, "hash": found[name]} for name in sorted(found)]
+
+
+def _equal_cells(cells: Sequence[Cell], path: Path) -> list[Problem]:
+    """A problem for each cell that would train the same model as an earlier one: it would count twice."""
+    first: dict[str, str] = {}
+    problems: list[Problem] = []
+    for cell in cells:
+        if cell.key in first:
+            what = f"cells '{first[cell.key]}' and '{cell.name}' are equal: their settings make the same runs"
+            problems.append(Problem("equal-cells", what, f"{path}: axes", "remove one, or change its settings"))
+        first.setdefault(cell.key, cell.name)
+    return problems
+
+
+def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"  # JSON is YAML

@@ -1,134 +1,122 @@
-"""The page of a sweep: difference of each cell from the baseline, quality against balance, the table."""
+"""The page of a sweep: what each axis does, fronts, curves, rankings side by side, and every cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullLocator
-
-from penstock.evaluate.paired import CONFIDENCE
-from penstock.pages import drawing
 from penstock.pages.card import Card
-from penstock.pages.lines import named_points
 from penstock.pages.page import write_page
-from penstock.run.records.sweep import CellFigures, Difference, SweepFigures
-from penstock.sweep.compare import COLUMNS, HELP, basis, line, missing_lines
+from penstock.run.records.sweep import SweepFigures
+from penstock.sweep.analysis import Analysis
+from penstock.sweep.baseline import baseline_cards
+from penstock.sweep.charts import axis_chart, curves_chart, front_chart, parallel_chart
+from penstock.sweep.labels import PHASES, label
+from penstock.sweep.sections import (
+    Table,
+    cells_table,
+    commands_table,
+    decisions_table,
+    effects_caption,
+    front_caption,
+    front_table,
+    phases_table,
+    ranks_table,
+    summary,
+)
 
-Cells = Sequence[CellFigures]
 TEMPLATE = Path(__file__).with_name("sweep.html.j2")
-ROW, FRAME = 44, 60
-"""Pixels of a cell's row in the forest plot, and of what surrounds the rows."""
+COORDINATES = ("lr", "parameters", "flops_per_token", "latency_128", "bits_per_byte")
+"""Figures beside the settings in the parallel coordinates, where cells differ in them."""
 
 
-def write_sweep_page(name: str, result: SweepFigures, wanted: int, out: Path) -> Path:
-    """Atomically writes the page to `out`; `wanted` is the number of runs of the whole grid."""
-    cells, missing = result.cells, missing_lines(result)
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with cards side by side, and tables below them."""
+
+    title: str
+    cards: Sequence[Card] = ()
+    tables: Sequence[Table] = ()
+
+
+def write_sweep_page(name: str, analysis: Analysis, wanted: int, out: Path) -> Path:
+    """Atomically writes the page to `out`; `wanted` is the number of runs of the whole sweep."""
+    figures = analysis.figures
+    sections = [
+        Section("Quality and balance", baseline_cards(figures)),
+        Section("What each axis does", _axis_cards(analysis)),
+        Section("Pareto fronts", _front_cards(analysis), _filled(map(front_table, analysis.objective_fronts[-1:]))),
+        Section("Settings together", _parallel_cards(analysis)),
+        Section("Curves", _curve_cards(analysis)),
+        Section("Do rankings agree?", (), _filled([phases_table(analysis), *map(ranks_table, analysis.rankings)])),
+        Section("Cells", (), _filled([cells_table(analysis)])),
+        Section("Decisions", (), _filled([decisions_table(figures)])),
+    ]
     return write_page(
         TEMPLATE,
         out,
         name=name,
-        summary=summary(result, wanted),
-        cards=cards_of(result),
-        columns=COLUMNS,
-        rows=[*map(line, cells), *missing],
-        caption=HELP,
+        summary=summary(figures, wanted),
+        sections=[section for section in sections if section.cards or section.tables],
+        commands=commands_table(figures).rows,
     )
 
 
-def summary(result: SweepFigures, wanted: int) -> str:
-    """How much of the grid is measured, and on what."""
-    parts = [f"{len(result.runs)} of {wanted} runs; baseline: {result.baseline}.", basis(result.runs)]
-    failed = [f"{run.cell} with seed {run.seed} {run.why}." for run in result.missing if run.why != "not run yet"]
-    return " ".join(filter(None, [*parts, *failed]))
+def _filled(tables: Iterable[Table]) -> list[Table]:
+    return [table for table in tables if table.rows]
 
 
-def cards_of(result: SweepFigures) -> list[Card]:
-    """The forest plot, and quality against balance if a cell has experts; none before the first run is measured."""
-    if not result.cells:
-        return []
-    cells, whys = result.cells, {name: why for name, _, _, _, why, *_ in missing_lines(result)}
-    caption = (
-        f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. An interval that contains 0 "
-    )
-    caption += "shows no difference."
-    if any(cell.difference and cell.difference.half_width is None for cell in cells):
-        caption += " A hollow point has too few seeds for an interval, and shows nothing."
-    chart = difference_chart(cells, whys)
-    cards = [Card("Difference from the baseline", "held-out bits per byte, lower is better", chart, caption)]
-    if any(cell.max_violation is not None for cell in cells):
-        whole = [cell for cell in cells if cell.seeds == max(cell.seeds for cell in cells)]
-        text = f"Each point is a cell, a mean over {whole[0].seeds} seeds. Further left is more even, lower is better."
-        if len(whole) < len(cells):
-            text += " Cells with fewer seeds are left out, because seeds differ more than cells."
-        cards.append(Card("Quality against balance", "bits per byte over MaxVio", balance_chart(whole), text))
+def _axis_cards(analysis: Analysis) -> list[Card]:
+    by_axis = {axis: [each for each in analysis.levels if each.axis == axis] for axis in _axes(analysis.figures)}
+    shown = {axis: levels for axis, levels in by_axis.items() if len(levels) > 1}
+    caption = effects_caption(analysis)
+    return [Card(axis, "bits per byte, lower is better", axis_chart(levels), caption) for axis, levels in shown.items()]
+
+
+def _axes(figures: SweepFigures) -> list[str]:
+    return list(dict.fromkeys(axis for cell in figures.cells for axis in cell.settings))
+
+
+def _front_cards(analysis: Analysis) -> list[Card]:
+    cards: list[Card] = []
+    for front in analysis.cost_fronts:
+        chart = front_chart(front, analysis.standings[front.phase])
+        title = f"Against {label(front.objectives[1])}"
+        cards.append(Card(title, f"bits per byte, {PHASES[front.phase]}", chart, front_caption(front)))
     return cards
 
 
-def difference_chart(cells: Cells, missing: dict[str, str]) -> drawing.Chart:
-    """A forest plot: one named row per cell, the baseline at 0. A cell without figures has the reason."""
-    rows = len(cells) + len(missing)
-
-    def plot(axes: Axes, size: drawing.Size) -> None:
-        axes.axvline(0, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        for row, cell in enumerate(cells):
-            _row_name(axes, row, cell.cell if cell.difference else f"{cell.cell} ({cell.verdict})")
-            if cell.difference or cell.verdict == "baseline":
-                _point(axes, row, cell.difference)
-        for row, (name, why) in enumerate(missing.items(), len(cells)):
-            _row_name(axes, row, f"{name} ({why})")
-        drawing.frame(axes, size, "bits per byte")
-        axes.xaxis.set_major_locator(MaxNLocator(4 if size[0] < 400 else 6))
-        axes.yaxis.set_major_locator(NullLocator())
-        axes.set_ylim(rows - 0.5, -0.7)
-        axes.margins(x=0.1)
-
-    height = FRAME + ROW * rows
-    wide, narrow = (drawing.HALF[0], max(drawing.HALF[1], height)), (drawing.NARROW[0], max(drawing.NARROW[1], height))
-    return drawing.draw(plot, "sweep-differences", (), wide, narrow)
-
-
-def _row_name(axes: Axes, row: int, text: str) -> None:
-    axes.annotate(
-        text,
-        (0, row - 0.24),
-        xycoords=("axes fraction", "data"),
-        xytext=(-drawing.LEFT, 0),
-        textcoords="offset points",
-        va="bottom",
-        color=drawing.INK,
-        fontsize=10.5,
-        annotation_clip=False,
+def _parallel_cards(analysis: Analysis) -> list[Card]:
+    cells = [cell for cell in analysis.figures.cells if cell.bits_per_byte is not None and cell.settings]
+    whole = [cell for cell in cells if cell.settings.keys() == cells[0].settings.keys()]
+    figures = [name for name in COORDINATES if len({getattr(cell, name) for cell in whole} - {None}) > 1]
+    if len(whole) < 2:
+        return []
+    chart = parallel_chart(whole, figures, _best(analysis))
+    caption = (
+        "A line is a cell. The coloured cells are the best of the last phase. Bits per byte are of each cell's last "
+        "result, so stopped cells stand higher."
     )
+    return [Card("Parallel coordinates", "low values at the bottom", chart, caption)]
 
 
-def _point(axes: Axes, row: int, difference: Difference | None) -> None:
-    """The mean with its interval; hollow without an interval, muted for the baseline."""
-    mean, half = (difference.mean, difference.half_width) if difference else (0.0, None)
-    color = drawing.SERIES[0] if difference else drawing.MUTED
-    fill = drawing.CARD if difference and half is None else color
-    axes.errorbar(
-        mean, row, xerr=half or 0.0, color=color, marker="o", markersize=7, capsize=4, zorder=5, markerfacecolor=fill
-    )
+def _best(analysis: Analysis, most: int = 3) -> list[str]:
+    """The best cells of the last phase."""
+    last = list(analysis.standings.values())[-1] if analysis.standings else ()
+    return [each.cell for each in sorted(last, key=lambda each: each.bits_per_byte)[:most]]
 
 
-def balance_chart(cells: Cells) -> drawing.Chart:
-    """Bits per byte over MaxVio, one named point per cell."""
-    known = [(cell.cell, cell.max_violation, cell.bits_per_byte) for cell in cells if cell.max_violation is not None]
-
-    def plot(axes: Axes, size: drawing.Size) -> None:
-        axes.plot(
-            [x for _, x, _ in known],
-            [y for *_, y in known],
-            color=drawing.SERIES[0],
-            linestyle="",
-            marker="o",
-            zorder=5,
-        )
-        drawing.frame(axes, size, "MaxVio over all held-out tokens")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.margins(x=0.12, y=0.15)
-        named_points(axes, known)
-
-    return drawing.draw(plot, "sweep-balance", (), drawing.HALF)
+def _curve_cards(analysis: Analysis) -> list[Card]:
+    stopped = [cell.cell for cell in analysis.figures.cells if cell.state == "stopped"]
+    cards: list[Card] = []
+    for phase in analysis.standings:
+        curves = [curve for curve in analysis.curves if curve.phase == phase]
+        if max(len(curve.tokens) for curve in curves) > 1:
+            end = max(curve.tokens[-1] for curve in curves)
+            chart = curves_chart(curves, _best(analysis), stopped, end)
+            caption = "Mean over seeds. The coloured cells are the best of the last phase."
+            if any(curve.cell in stopped and curve.tokens[-1] < end for curve in curves):
+                caption += " A cross marks where a rule stopped a cell."
+            cards.append(Card(PHASES[phase].capitalize(), "bits per byte on held-out text", chart, caption))
+    return cards

@@ -49,6 +49,12 @@ def prepared_text(result: dict[str, Any]) -> str:
     "--resume", metavar="auto|RUN", help="Continue RUN, or with `auto` the newest unfinished run of this config."
 )
 @click.option(
+    "--fork",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Begin with the steps that RUN has trained alike: a shorter run of the same config, up to its decay.",
+)
+@click.option(
     "--allow-config-drift",
     is_flag=True,
     help="Resume even if settings have changed; the changes are printed and recorded.",
@@ -73,6 +79,17 @@ def prepared_text(result: dict[str, Any]) -> str:
     help="With --ranks: when a rank fails, start all again from the last checkpoint, up to N times.",
 )
 @click.option(
+    "--lr-find",
+    is_flag=True,
+    help="Do not train: find learning rates for this config with ramps of a few steps from three seeds, and draw them.",
+)
+@click.option(
+    "--overfit-tokens",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Do not train: check that the model learns N tokens by heart (1024 is usual), and say what is wrong if not.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check everything, print parameter and step counts, and exit without training."
 )
 @runs_option
@@ -83,10 +100,13 @@ def train(
     config_file: Path,
     overrides: tuple[str, ...],
     resume: str | None,
+    fork: Path | None,
     allow_config_drift: bool,
     allow_plugin_drift: bool,
     ranks: int | None,
     max_restarts: int,
+    lr_find: bool,
+    overfit_tokens: int | None,
     dry_run: bool,
     runs: Path,
     as_json: bool,
@@ -97,6 +117,15 @@ def train(
     """
     if max_restarts and not ranks:
         raise click.UsageError("--max-restarts needs --ranks: one process alone is not watched")
+    if lr_find or overfit_tokens:
+        if ranks or resume or fork or dry_run or (lr_find and overfit_tokens):
+            raise click.UsageError("--lr-find and --overfit-tokens do not train a run: leave out what says how")
+        from penstock.train.trials import look_for_rates, look_whether_it_learns
+
+        config, document = load_run_config(config_file, overrides, registry)
+        if overfit_tokens:
+            return look_whether_it_learns(config, document, runs, overfit_tokens, as_json=as_json)
+        return look_for_rates(config, document, runs, as_json=as_json)
     if ranks:
         from penstock.train.launch import require_no_launcher
 
@@ -121,6 +150,7 @@ def train(
             arguments=["train", str(config_file), *overrides, *drift, *["--json"] * as_json],
             overrides=overrides,
             resume=resume,
+            fork=fork,
             allow_config_drift=allow_config_drift,
         )
         return None  # rank 0 has printed the result
@@ -133,6 +163,7 @@ def train(
         registry,
         overrides=overrides,
         resume=resume,
+        fork=fork,
         allow_config_drift=allow_config_drift,
         allow_plugin_drift=allow_plugin_drift,
     )

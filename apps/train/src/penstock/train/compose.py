@@ -22,6 +22,7 @@ from penstock.hooks.contracts import (
     LanguageModel,
     ParameterRole,
     PartlyFrozen,
+    Schedule,
     Scheduled,
     SharedParameters,
     SharingPlan,
@@ -36,6 +37,7 @@ from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
 from penstock.sharing.plan import plan_of
+from penstock.train.undrawn import Undrawn
 from penstock.train.weights import (
     added_state,
     build_quantizer,
@@ -170,7 +172,7 @@ def _base_hash(model: object) -> str | None:
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
     """The model on a device, built from its own settings and the context, which overrides them."""
-    with torch.device(device), _named_as_problems():
+    with torch.device(device), Undrawn(), _named_as_problems():
         return architecture.build_architecture(choice, **context)
 
 
@@ -211,6 +213,13 @@ def compose_optimizer(
     optimizer = config.train.optimizer
     more = {"layouts": layouts_of(model)} if optimizer.entry.component.contract >= 2 else {}
     return optimizer.build(parameters=by_role, **more)
+
+
+def compose_schedule(config: RunConfig) -> Schedule:
+    """The config's schedule; one of contract 2 is told the length of the run."""
+    schedule = config.train.schedule
+    length = {"tokens": config.steps * config.tokens_per_step} if schedule.entry.component.contract >= 2 else {}
+    return schedule.build(**length)
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -43,6 +44,7 @@ from penstock.train.checkpoint import Checkpoint, Contents, last_good, newest_ch
 from penstock.train.compose import Composition, parameter_summary, routing_header, trained_parameters
 from penstock.train.cut import Cut
 from penstock.train.data import training_data
+from penstock.train.fork import TRUNK, steps_of_trunk
 from penstock.train.heldout import Measured, ratio, read_batch, totals
 from penstock.train.inputs import moved
 from penstock.train.learnt import what_was_learnt
@@ -112,8 +114,9 @@ class Trainer:
         self.parts = micro_batches(config.train, engine.ranks)
         self.cut = Cut.of(engine.ranks, self.parts, config.train.engine)
         self.cut_before: Cut | None = None  # of the checkpoint that the run continues from
-        self.tokens_per_step = config.train.batch_size * config.data.sequence_length
-        self.steps = math.ceil(config.train.tokens / self.tokens_per_step)
+        self.tokens_per_step = config.tokens_per_step
+        self.steps = config.steps
+        self.trunk = steps_of_trunk(config)
         self.balancing = Balancing(
             composition.model,
             composition.losses,
@@ -165,6 +168,7 @@ class Trainer:
             self._load(checkpoint)
         if self.writes:
             tidy(self.run.checkpoints, checkpoint)
+            tidy(self.run.path / TRUNK, None)
         for tracker in self.trackers:
             tracker.resume(self.step)
         for observer in self.observers:
@@ -195,21 +199,26 @@ class Trainer:
         self.tokens_seen = state.get("tokens", self.step * self.tokens_per_step)  # before it was kept, padding counted
         self._saved = self.step
 
-    def train(self) -> None:
-        """Runs to the end; after SIGINT or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
+    def train(self, until: int | None = None) -> None:
+        """Runs to the end, or to step `until`, after which it writes a checkpoint and the run is "paused". After SIGINT
+        or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
+        end = self.steps if until is None else min(until, self.steps)
         try:
             with (
                 Progress(self.steps, self.step, tokens=self.tokens_seen, shown=self.writes) as progress,
                 stop_requests(reported=self.writes) as asked,
             ):
                 self.composition.set_tokens(self.tokens_seen)
-                while self.step < self.steps:
+                while self.step < end:
                     self.metrics = self._train_step()
                     progress.advance(self.step, self.metrics, self.tokens_seen)
                     self._after_step(last=self.step == self.steps, stop=self.saver.agree(asked()))
                     progress.every_second(lambda: self._status("running"))
+            if self.step < self.steps:
+                self.saver.finish()
+                self._save()
             self._close()
-            self._status("finished")
+            self._status("finished" if self.step == self.steps else "paused")
         except BaseException as error:
             self.balancing.abandon()
             self.saver.abandon()
@@ -228,6 +237,8 @@ class Trainer:
             for observer in self.observers:
                 if isinstance(observer, EvaluationObserver):
                     observer.on_evaluation(self.step, self.heldout)
+        if self.step == self.trunk:
+            self._write(self.run.path / TRUNK, keep=1)
         if last or stop:
             self.saver.finish()
             self._save()
@@ -348,23 +359,26 @@ class Trainer:
         """Writes a checkpoint while training waits."""
         if self._saved == self.step:
             return
+        self._write(self.run.checkpoints, keep=self.config.train.keep_checkpoints)
+        self._saved = self.step
+
+    def _write(self, root: Path, *, keep: int) -> None:
         self._require_finite()
         for observer in self.observers:
             observer.on_checkpoint(self.step)
         write_checkpoint(
-            self.run.checkpoints,
+            root,
             self.step,
             self.model,
             self._state(),
             self.dataset.folder,
             engine=self.engine,
             plugins=self.plugins,
-            keep=self.config.train.keep_checkpoints,
+            keep=keep,
             plan=self.composition.stored_plan,
             added=self.composition.added_state,
             base=self.composition.base_hash,
         )
-        self._saved = self.step
 
     def _begin_to_save(self) -> None:
         """Writes a checkpoint beside training. The next step takes the place of the batch that is tried before."""

@@ -49,7 +49,7 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
     now = _leaves({name: whole[name] if name in ours else written.get(name, whole[name]) for name in [*held, *ours]})
     before = _meant(before) | before
     found = [
-        Change(".".join(path), before.get(path), now.get(path), _rule(type(config), path))
+        Change(".".join(path), before.get(path), now.get(path), change_rule(type(config), path))
         for path in sorted({*before, *now})
         if before.get(path) != now.get(path) and (path in before or not _is_default(config, path))
     ]
@@ -69,6 +69,12 @@ def _meant(before: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
 def resolved_of(run: RunDirectory) -> dict[str, Any]:
     """Every value of the run's config."""
     return with_data_seed(parse_config((run.path / RESOLVED).read_text(encoding="utf-8")).value)
+
+
+def marked_leaves(config: RunConfig) -> list[tuple[tuple[str, ...], Any, OnResume | None]]:
+    """Every value that the config holds, with its path and what a resumed run may do to it."""
+    leaves = _leaves(config.resolved())
+    return [(path, value, change_rule(type(config), path)) for path, value in leaves.items()]
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -91,7 +97,7 @@ def _is_default(holder: Any, path: tuple[str, ...]) -> bool:
     return getattr(holder, name) == type(holder).model_fields[name].get_default(call_default_factory=True)
 
 
-def _rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:
+def change_rule(envelope: type[RunConfig], path: tuple[str, ...]) -> OnResume | None:
     """What a resumed run may do to the value at `path`; anything, if it is an unmarked value of an app's section."""
     mark = _mark(envelope, path)
     return OnResume.FREE if mark is None and path[0] not in RunConfig.model_fields else mark

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from penstock.cli.output import human_bytes
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
-from penstock.hooks.contracts import Engine, Started
+from penstock.hooks.contracts import Engine, Objective, Schedule, Started
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
 from penstock.run import messages
@@ -24,15 +25,17 @@ from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
-from penstock.train.checks import Planned, gigabytes, require_for_start
+from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
     Composition,
     compose_model,
     compose_optimizer,
+    compose_schedule,
     parameter_summary,
     size_table,
 )
 from penstock.train.data import find_data, prepare_data, record_data, training_data
+from penstock.train.fork import begin_from, find_origin
 from penstock.train.launch import launched, threads_of
 from penstock.train.layers import layer_passes
 from penstock.train.loop import Interrupted, Trainer
@@ -85,11 +88,16 @@ def train_run(
     *,
     overrides: Sequence[str] = (),
     resume: str | None = None,
+    fork: Path | None = None,
     allow_config_drift: bool = False,
     allow_plugin_drift: bool = False,
+    until: int | None = None,
 ) -> Trained | None:
     """Trains the config's model in a new run under `runs`, or in the one that `resume` names ("auto": the newest
-    unfinished run of this config). Every rank calls it; all but rank 0 return None.
+    unfinished run of this config). Every rank calls it; all but rank 0 return None. A run without a checkpoint begins
+    with the trunk of the run at `fork`, if that is given (see `penstock.train.fork`).
+
+    After step `until` the run pauses with a checkpoint; resuming it gives the bits of a run that never paused.
 
     Raises `ProblemError` for what cannot be built, before any work, and for a run that may not be continued; raises
     `KeyboardInterrupt` once an interrupted run has its checkpoint.
@@ -102,6 +110,7 @@ def train_run(
             _warn_of_missing_files(config)
             _say_what_copies_take(planned)
         found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if first and resume else None
+        origin = find_origin(config, fork, registry) if first and fork else None
         made = (found or RunDirectory.create(runs, config, document, overrides, registry)) if first else None
         run = engine.share(made)
         assert run is not None  # rank 0's
@@ -115,7 +124,11 @@ def train_run(
             )
             if resumption and not resumption.changes and run.status().state == "created":
                 resumption = None  # the launcher of this rank has just made it
-            result = _train(config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift)
+            if origin:
+                begin_from(origin, run)
+            result = _train(
+                config, run, runs, engine, resumption, registry, allow_plugin_drift=allow_plugin_drift, until=until
+            )
     return result if first else None
 
 
@@ -127,10 +140,12 @@ def train_alone(
     *,
     overrides: Sequence[str] = (),
     resume: str | None = None,
+    fork: Path | None = None,
+    until: int | None = None,
 ) -> Trained:
     """As `train_run`, for a command that is one process and goes on with the result."""
     require_one_process(config.train)
-    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume)
+    trained = train_run(config, document, runs, registry, overrides=overrides, resume=resume, fork=fork, until=until)
     assert trained is not None  # this is rank 0
     return trained
 
@@ -146,6 +161,7 @@ def train_on_ranks(
     arguments: Sequence[str],
     overrides: Sequence[str],
     resume: str | None,
+    fork: Path | None,
     allow_config_drift: bool,
 ) -> None:
     """Trains as so many processes, each of which is `penstock ARGUMENTS`. The run is made here and continued by the
@@ -155,7 +171,10 @@ def train_on_ranks(
     micro_batches(config.train, ranks)
     threads_of(ranks)
     found = find_run(runs, config, resume, allow_config_drift=allow_config_drift) if resume else None
+    origin = find_origin(config, fork, registry) if fork else None
     run = found or RunDirectory.create(runs, config, document, overrides, registry)
+    if origin:
+        begin_from(origin, run)
     command = [sys.executable, "-m", "penstock.cli", *registry.selection.arguments(), *arguments]
     command += ["--runs", str(runs), "--resume", str(run.path)]
     with _disk_errors_named(run):
@@ -177,7 +196,7 @@ def _warn_of_missing_files(config: RunConfig) -> None:
 
 def _say_what_copies_take(planned: Planned) -> None:
     if copied := planned.copied_bytes:
-        what = f"checkpoints are written beside training, from a copy that takes {gigabytes(copied)} of memory"
+        what = f"checkpoints are written beside training, from a copy that takes {human_bytes(copied)} of memory"
         messages.note(f"{what}; train.checkpoint_async=false does without")
 
 
@@ -213,6 +232,7 @@ def _train(
     registry: Registry,
     *,
     allow_plugin_drift: bool,
+    until: int | None,
 ) -> Trained:
     """Trains on this rank. Rank 0 alone prepares data, writes and speaks."""
     first = engine.rank == 0
@@ -236,8 +256,8 @@ def _train(
     if first and not done:
         _record_beginning(trainer, step, resumption)
     try:
-        trainer.train()
-        if first and not done:
+        trainer.train(until)
+        if first and not done and trainer.step == trainer.steps:
             _record_learned_sharing(run, trainer.composition)
     except Interrupted:
         if first:
@@ -266,21 +286,36 @@ def _trainer(config: RunConfig, run: RunDirectory, data: Path, engine: Engine) -
     """Assembles everything that trains; raises `ProblemError` if ranks differ in it."""
     first = engine.rank == 0
     dataset = TokenDataset.open(data, verify=first)
-    composition = compose_model(
-        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
-    )
-    objective = config.train.objective.build()
-    objective.prepare(training_data(config, dataset))
-    engine.prepare(
-        StepModule(composition.model, objective, layer_passes(composition.model, config.train)),
-        lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
-        config.train.schedule.build(),
-    )
-    require_in_place(composition.model, composition.added_state())
+    composition, objective = assembled(config, dataset, engine)
     trainer = Trainer(config, run, dataset, composition, objective, engine)
     require_same_plugins(trainer.plugins, engine.gather)
     require_same({"data": dataset.hash, **objective.fingerprint()}, engine.gather, "give all ranks the same data")
     return trainer
+
+
+def assembled(
+    config: RunConfig,
+    dataset: TokenDataset,
+    engine: Engine,
+    *,
+    objective: Objective | None = None,
+    schedule: Schedule | None = None,
+) -> tuple[Composition, Objective]:
+    """The model and the objective of the config, which the engine holds from then on with the optimizer. A prepared
+    `objective` and a `schedule` take the place of those in the config."""
+    composition = compose_model(
+        config, dataset.manifest.vocabulary_size, engine.device, end_of_text=dataset.tokenizer().end_of_text
+    )
+    learns: Objective = objective or config.train.objective.build()
+    if objective is None:
+        learns.prepare(training_data(config, dataset))
+    engine.prepare(
+        StepModule(composition.model, learns, layer_passes(composition.model, config.train)),
+        lambda module: compose_optimizer(config, module.model, composition.shared.roles()),
+        schedule or compose_schedule(config),
+    )
+    require_in_place(composition.model, composition.added_state())
+    return composition, learns
 
 
 def _record_beginning(trainer: Trainer, step: int, resumption: Resumption | None) -> None:

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "placement": "placements",
     "exporter": "exporters",
     "server": "servers",
+    "launcher": "launchers",
     "tracker": "trackers",
     "observer": "observers",
     "section": "sections",
@@ -61,6 +62,7 @@ CONTRACTS: dict[str, Window] = {
     "engine": Window(2, 2),  # in the first, an engine served a model: that kind is `server` now
     "optimizer": Window(1, 2),  # 2: also called with `layouts`
     "quantizer": Window(1, 2),  # 2: a module for each weight, instead of one function
+    "schedule": Window(1, 2),  # 2: also called with `tokens`
     "sharing": Window(1, 3),  # 2: applied to weight sites, with parameters of its own; 3: to any model and its modules
     "task": Window(1, 2),
 }

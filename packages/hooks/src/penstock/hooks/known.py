@@ -96,6 +96,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("tracker", "mlflow"): "penstock-trackers",
     ("observer", "prometheus"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
+    ("launcher", "local"): "penstock-run",
     ("section", "evaluate"): "penstock-evaluate",
     ("section", "simulate"): "penstock-simulate",
     ("command", "plugins"): "penstock",

@@ -106,7 +106,9 @@ def optimizers() -> list[Component]:
 
 @hookspec
 def schedules() -> list[Component]:
-    """Learning-rate schedules. Called as `target(**schema)`, returns a `Schedule`: progress in [0, 1] to a factor.
+    """Learning-rate schedules. Called as `target(**schema)`, returns a `Schedule`: progress in [0, 1] to a factor. From
+    contract 2 on also with `tokens=`, those of the run in whole steps. One that begins alike in runs of all lengths is
+    a `TrunkSchedule`.
 
     >>> Component(kind="schedule", name="cosine", target="penstock.optim_muon.schedules:Cosine",
     ...           summary="Warm-up, then cosine").kind
@@ -208,6 +210,17 @@ def servers() -> list[Component]:
 
     >>> Component(kind="server", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
     'server'
+    """
+
+
+@hookspec
+def launchers() -> list[Component]:
+    """Runners of many independent jobs, in processes here or on other machines. Called as
+    `target(**schema, folder=Path)`, returns a `Launcher`. `folder` is its own, for logs.
+
+    >>> Component(kind="launcher", name="local", target="penstock.run.launchers.local:LocalLauncher",
+    ...           config="penstock.run.launchers.config:LocalConfig", summary="Processes on this machine").kind
+    'launcher'
     """
 
 

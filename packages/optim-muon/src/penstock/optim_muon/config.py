@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from penstock.hooks.config import Schema
 from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon.roles import MUON_ROLES, checked_muon_roles
 from penstock.optim_muon.schedules import WarmupStableDecay
+from penstock.optim_muon.width import adamw_factor, muon_factor
 
 RoleRates = dict[ParameterRole, Annotated[float, Field(ge=0)]]
 
@@ -73,6 +75,18 @@ class MuonConfig(Schema):
     def _betas_are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
         return _checked_betas(betas)
 
+    def at_width(self, ratio: float) -> Self:
+        """The settings for a model that is `ratio` times as wide (see `penstock.optim_muon.width`)."""
+        if ratio == 1:
+            return self
+        muon, adamw = muon_factor(ratio, self.scaling), self.lr if self.adamw_lr is None else self.adamw_lr
+        own = self.role_lr or {}
+        rates = {
+            role: rate * (muon if role in self.muon_roles else adamw_factor(ratio, role)) for role, rate in own.items()
+        }
+        by_adamw = _adamw_rates(adamw, ratio, set(ParameterRole) - set(self.muon_roles) - set(own))
+        return self.model_copy(update={"lr": self.lr * muon, "adamw_lr": adamw, "role_lr": rates | by_adamw or None})
+
 
 class AdamWConfig(Schema):
     """AdamW for all parameters."""
@@ -96,6 +110,14 @@ class AdamWConfig(Schema):
     @classmethod
     def _betas_are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
         return _checked_betas(betas)
+
+    def at_width(self, ratio: float) -> Self:
+        """The settings for a model that is `ratio` times as wide (see `penstock.optim_muon.width`)."""
+        if ratio == 1:
+            return self
+        own = {role: rate * adamw_factor(ratio, role) for role, rate in (self.role_lr or {}).items()}
+        rates = own | _adamw_rates(self.lr, ratio, set(ParameterRole) - set(own))
+        return self.model_copy(update={"role_lr": rates or None})
 
 
 class ConstantConfig(Schema):
@@ -127,10 +149,30 @@ class WarmupStableDecayConfig(Schema):
     final: float = Field(default=0.0, ge=0, le=1)
     """Factor on the learning rate at the end."""
 
+    warmup_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of warm-up, in place of the fraction. Runs of all lengths then begin alike, so a longer run can continue
+    this one from where it begins to decay (`penstock train --fork`); that checkpoint is kept."""
+
+    decay_tokens: int | None = Field(default=None, ge=0)
+    """Tokens of decay, in place of the fraction."""
+
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
-        WarmupStableDecay(self.warmup, self.decay, self.final)
+        if self.warmup_tokens is None and self.decay_tokens is None:
+            WarmupStableDecay(self.warmup, self.decay, self.final)
         return self
+
+    def misfits_of_run(self, tokens: int) -> Iterator[tuple[tuple[str], str]]:
+        """What does not fit a run of so many tokens: (field, reason)."""
+        try:
+            WarmupStableDecay(tokens=tokens, **dict(self))
+        except ValueError as error:
+            yield ("decay" if self.decay_tokens is None else "decay_tokens",), str(error)
+
+
+def _adamw_rates(rate: float, ratio: float, roles: Set[ParameterRole]) -> RoleRates:
+    """Rates of the roles whose rate follows the width, in the order of the roles."""
+    return {role: rate / ratio for role in ParameterRole if role in roles and adamw_factor(ratio, role) != 1}
 
 
 def _checked_betas(betas: tuple[float, float]) -> tuple[float, float]:

@@ -54,6 +54,7 @@ def schedules() -> list[Component]:
             target="penstock.optim_muon.schedules:WarmupStableDecay",
             config="penstock.optim_muon.config:WarmupStableDecayConfig",
             summary="Linear warm-up, constant, linear decay",
+            contract=2,
             reference="arXiv 2404.06395",
         ),
     ]

@@ -202,6 +202,12 @@ def the_model_computes_in_the_dtype(config: RunConfig) -> Iterator[Problem]:
         yield Problem("bad-value", what, f"model.{field}")
 
 
+def the_schedule_fits_into_the_run(config: RunConfig) -> Iterator[Problem]:
+    misfits_of_run = getattr(config.train.schedule.settings, "misfits_of_run", None)
+    for at, what in () if misfits_of_run is None else misfits_of_run(config.steps * config.tokens_per_step):
+        yield Problem("bad-value", what, ".".join(("train", "schedule", *at)))
+
+
 CHECKS = (
     ConfigCheck("each layer with experts has one router", each_layer_has_one_router, earlier_runs=True),
     ConfigCheck("routers get the token ids they ask for", routers_get_the_token_ids_they_ask_for, earlier_runs=True),
@@ -224,6 +230,7 @@ CHECKS = (
     ),
     ConfigCheck("the model computes in train.dtype", the_model_computes_in_the_dtype),
     ConfigCheck("what is cut over ranks can be trained", what_is_cut_over_ranks_can_be_trained),
+    ConfigCheck("the schedule fits into the run", the_schedule_fits_into_the_run),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,16 @@ class RunConfig(Schema):
         def __getattr__(self, name: str) -> Any:
             """A section of an app."""
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Those that an optimizer step reads, padding included."""
+        return self.train.batch_size * self.data.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return math.ceil(self.train.tokens / self.tokens_per_step)
+
     def held(self) -> list[str]:
         """Names of what the config holds: the fields of every config, and the app sections that it writes."""
         always = RunConfig.model_fields
@@ -190,9 +201,10 @@ def digest(value: Any) -> str:
 
 
 def load_run_config(
-    path: Path, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
+    path: Path | ConfigDocument, overrides: Sequence[str], registry: Registry, *, owns: Iterable[str] = ()
 ) -> tuple[RunConfig, ConfigDocument]:
-    """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it.
+    """Reads and validates a run config; raises one `ProblemError` with everything that is wrong with it. Whoever reads
+    one file with many overrides passes its document, because reading takes most of the time.
 
     The config holds the sections that it writes and those that the running command `owns`. A section of an app that is
     not installed is a problem that names the package; in the config of a run it is kept as it is.
@@ -220,13 +232,14 @@ def resolved_run_config(resolved: dict[str, Any], where: str, registry: Registry
 
 
 def _read(
-    path: Path,
+    path: Path | ConfigDocument,
     overrides: Sequence[str],
     registry: Registry,
     owns: Iterable[str],
     checked: Iterable[checks.ConfigCheck],
 ) -> tuple[RunConfig, ConfigDocument]:
-    return _checked(read_config(path), overrides, registry, owns, checked, of_run=path.name == RESOLVED)
+    written = path if isinstance(path, ConfigDocument) else read_config(path)
+    return _checked(written, overrides, registry, owns, checked, of_run=Path(written.name).name == RESOLVED)
 
 
 def _checked(

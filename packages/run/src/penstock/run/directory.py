@@ -2,7 +2,7 @@
 
 runs/<name>/<UTC time>-<hash8>/
     config.input.yaml config.resolved.yaml overrides.txt environment.json plugins.lock.json
-    status.json metrics.jsonl checkpoints/ trace/ evaluation.json profile.json simulation.json report.html
+    status.json metrics.jsonl checkpoints/ trunk/ trace/ evaluation.json profile.json simulation.json report.html
 """
 
 from __future__ import annotations

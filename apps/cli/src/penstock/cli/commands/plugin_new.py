@@ -144,6 +144,7 @@ STARTERS: dict[str, Starter] = {
     ),
     "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
     "server": Starter("The server of vLLM as a process", 'registry.build("server", "NAME")'),
+    "launcher": Starter("One process for each job", "launcher: {use: NAME}"),
     "tracker": Starter(
         "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
     ),

@@ -34,6 +34,7 @@ CONFIG_LINES = {
     "placement": "simulate: {placement: {use: NAME}}",
     "exporter": "penstock export RUN --format NAME",
     "server": 'registry.build("server", "NAME")',
+    "launcher": "launcher: {use: NAME}",
     "tracker": "train: {trackers: [{use: NAME}]}",
     "observer": "train: {observers: [{use: NAME}]}",
     "section": "NAME: {}",

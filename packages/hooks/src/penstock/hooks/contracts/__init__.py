@@ -27,6 +27,7 @@ from penstock.hooks.contracts.evaluation import (
     TaskResult,
     TaskV1,
 )
+from penstock.hooks.contracts.launching import Job, Launcher, Outcome
 from penstock.hooks.contracts.model import (
     Decodable,
     Generative,
@@ -78,6 +79,7 @@ from penstock.hooks.contracts.training import (
     StepRecord,
     Tracker,
     TrainingData,
+    TrunkSchedule,
 )
 from penstock.hooks.contracts.weights import (
     AdaptableSite,
@@ -142,8 +144,10 @@ __all__ = [
     "Inputs",
     "Interval",
     "Item",
+    "Job",
     "LaidOut",
     "LanguageModel",
+    "Launcher",
     "Layered",
     "Likelihood",
     "LikelihoodAnswer",
@@ -157,6 +161,7 @@ __all__ = [
     "ObjectiveOutput",
     "Observer",
     "OnlineRouter",
+    "Outcome",
     "PackableSite",
     "PackedFormat",
     "ParameterLayout",
@@ -212,6 +217,7 @@ __all__ = [
     "Tracker",
     "TrainedModel",
     "TrainingData",
+    "TrunkSchedule",
     "Unpublished",
     "WeightSite",
 ]

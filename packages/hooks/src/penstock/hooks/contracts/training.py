@@ -223,6 +223,16 @@ class Schedule(Protocol):
     def __call__(self, progress: float) -> float: ...
 
 
+@runtime_checkable
+class TrunkSchedule(Schedule, Protocol):
+    """A schedule that begins alike in runs of all lengths. The checkpoint at the end of that part is kept, so that a
+    longer run can continue from it."""
+
+    def in_trunk(self, progress: float) -> bool:
+        """Whether the factors up to here are those of every longer run. Once False, it stays False."""
+        ...
+
+
 class Tracker(Protocol):
     """Sink for metrics. `resume` is called before the first `log` of a resumed run: steps after it are void."""
 

@@ -1,4 +1,4 @@
-"""Where a run comes from: `environment.json` and `plugins.lock.json`."""
+"""Where a run comes from: `environment.json`, `plugins.lock.json`, and `fork.json`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ class Environment(Record):
     command: str = ""
     started: str = ""
     threads: int | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Record):
+    """The first steps of the run were trained by another one: its folder, how many, and the SHA-256 of the manifest of
+    the checkpoint."""
+
+    run: str
+    step: int
+    manifest: str
 
 
 @dataclass(frozen=True, slots=True)

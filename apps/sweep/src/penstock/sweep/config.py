@@ -1,0 +1,136 @@
+"""The sweep file."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from penstock.hooks.config import OfKind, Schema
+from penstock.hooks.registry import Choice
+from penstock.sweep.objectives import is_objective
+
+Settings = dict[str, Any]
+"""Dotted keys of a run config and their values."""
+
+Amount = Annotated[float, Field(gt=0)]
+"""Below 1 a share, else a number of tokens."""
+
+LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
+
+Direction = Literal["minimize", "maximize"]
+
+
+class ShortPhase(Schema):
+    """The first phase: every cell, on few tokens."""
+
+    tokens: Amount = 0.1
+    """Tokens of each run: below 1 a share of `train.tokens`, else their number."""
+    seeds: int = Field(default=1, ge=1)
+    """How many of the sweep's seeds each cell is trained with, from the first."""
+    schedule: Literal["own", "trunk"] = "own"
+    """`own`: a whole learning-rate schedule over the phase's tokens. `trunk`: with the schedule `wsd`, the second phase
+    goes on from where the rate of the first began to fall, and repeats none of its steps."""
+
+
+class Phases(Schema):
+    """A short phase for every cell, and a final one for the best of them."""
+
+    short: ShortPhase = ShortPhase()
+    """The first phase."""
+    finalists: int = Field(default=3, ge=1)
+    """How many cells are trained to the end, with every seed of the sweep."""
+
+
+class Budget(Schema):
+    """Caps of the whole sweep. A run that would exceed one does not begin; its cell is then "capped"."""
+
+    hours: float | None = Field(default=None, gt=0)
+    """Hours of training, summed over runs."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens of training, summed over runs."""
+    runs: int | None = Field(default=None, gt=0)
+    """Runs."""
+
+
+class SweepConfig(Schema):
+    """A grid over settings of one run config."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the sweep, and of the folder of its runs and report."""
+    config: Path
+    """The run config that every cell starts from; a relative path is relative to the sweep file's folder."""
+    set: Settings = {}
+    """Settings shared by every cell, such as {train.tokens: 300_000}."""
+    axes: dict[str, dict[str, Settings]] = Field(min_length=1)
+    """The axes to compare. Each axis maps the names of its values to their settings; the cells are all combinations."""
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds; every cell is trained once with each. All runs have the same data split, and runs of one seed the same
+    data order and initial random numbers."""
+    baseline: str | None = None
+    """The cell that the others are compared with, such as "softmax, switch"; the first cell if empty."""
+    flops_tolerance: float = Field(default=0.02, ge=0)
+    """Largest allowed relative difference of the cells' active FLOPs per token. Unequal cells are refused, because a
+    better cell might only be larger; with `phases` or `rank_at` they are allowed."""
+    phases: Phases | None = None
+    """Two phases; null trains every cell with every seed to the end."""
+    rungs: list[Amount] | None = None
+    """Where the short phase (the whole training without phases) measures every cell: below 1 a share of its tokens,
+    else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
+    heldout_bytes: int | None = Field(default=None, gt=0)
+    """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
+    one. null reads all of it, which takes longer than a short phase if there is much."""
+    objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
+    """The figures of which the report draws Pareto fronts, each with its direction. Finalists are chosen by bits per
+    byte."""
+    launcher: LauncherChoice | None = None
+    """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
+    them this process, one run after the other."""
+    budget: Budget = Budget()
+    """Caps of the whole sweep."""
+    rank_at: list[Literal["tokens", "flops"]] = []
+    """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_phases(cls, data: object) -> object:
+        """What a sweep has because it has phases."""
+        if not isinstance(data, dict) or not data.get("phases"):
+            return data
+        return {"launcher": {"use": "local"}, **data}
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> SweepConfig:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds}: each seed may appear only once")
+        empty = [name for name, values in self.axes.items() if not values]
+        if empty:
+            raise ValueError(f"axis '{empty[0]}' has no values")
+        twice = [name for name, count in Counter(self.cell_names()).items() if count > 1]
+        if twice:
+            raise ValueError(f"two cells are named '{twice[0]}': rename a value of an axis")
+        if self.baseline is not None and self.baseline not in self.cell_names():
+            raise ValueError(f"baseline '{self.baseline}' is not a cell; the cells are {'; '.join(self.cell_names())}")
+        return self
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _each_has_a_direction(cls, objectives: object) -> object:
+        if isinstance(objectives, str | list):
+            raise ValueError("an objective has no direction: write {NAME: minimize} or {NAME: maximize} for each")
+        return objectives
+
+    def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.phases and self.phases.short.seeds > len(self.seeds):
+            what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
+            yield ("phases", "short", "seeds"), what
+        for name in self.objectives:
+            if not is_objective(name):
+                yield ("objectives", name), "no figure of a cell has this name"
+
+    def cell_names(self) -> list[str]:
+        return [", ".join(names) for names in itertools.product(*self.axes.values())]

@@ -1,0 +1,329 @@
+"""Takes a sweep from rung to rung: trains what has no result, and lets the rule decide.
+
+A rung is a barrier: the rule sees the results of all living cells, so what it decides depends on them alone, and not on
+the number of workers or on who was first. The controller keeps nothing in memory that the files do not say. It goes
+through all rungs from the first each time, and where results exist it only decides: continuing a killed sweep, adding
+cells to a finished one and reading it again are the same walk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from penstock.cli import output
+from penstock.hooks.contracts.launching import Job, Launcher, Outcome
+from penstock.hooks.contracts.stopping import Standing, StopRule
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
+from penstock.run.records.sweep import Decision, FailedRun, RungResult
+from penstock.sweep.budget import Ledger
+from penstock.sweep.files import SweepFiles, TrialFiles
+from penstock.sweep.finalists import finalists
+from penstock.sweep.grid import Cell, Sweep
+from penstock.sweep.phases import Phase, phases_of
+
+WORK = "penstock.sweep.worker:train_to_rung"
+ATTEMPTS = 2
+"""How often a worker may die over a run without a new checkpoint. One may be killed for another's memory; two in the
+same place are the run's own fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of a cell."""
+
+    cell: Cell
+    phase: Phase
+    seed: int
+    overrides: tuple[str, ...]
+    files: TrialFiles
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}; {self.phase.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a cell is: see `CellFigures`."""
+
+    name: str
+    reason: str = ""
+
+
+class Jobs:
+    """Jobs of one rung after another, for one call of a launcher: its workers stay warm from rung to rung. After its
+    last job it goes on if more are added while the launcher still asks; a launcher that has read all jobs before is
+    called again."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._refused: Callable[[str], bool] = lambda name: False
+
+    def add(self, jobs: Iterable[Job], refused: Callable[[str], bool]) -> None:
+        """`refused` is asked when a job is taken, with its name."""
+        self._jobs.extend(jobs)
+        self._refused = refused
+
+    def __iter__(self) -> Iterator[Job]:
+        return self
+
+    def __next__(self) -> Job:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not self._refused(job.name):
+                return job
+        raise StopIteration
+
+
+class Controller:
+    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far."""
+
+    def __init__(
+        self, sweep: Sweep, runs: Path, registry: Registry, launcher: Launcher, rule: StopRule | None = None
+    ) -> None:
+        self.sweep, self.runs, self.registry = sweep, runs, registry
+        self.files = SweepFiles(runs / sweep.settings.name)
+        self.phases = phases_of(sweep.settings, sweep.cells)
+        self.ledger = Ledger(sweep.settings.budget)
+        self.states = {cell.name: State("pending") for cell in sweep.cells}
+        self.decisions: list[Decision] = []
+        self.trials: list[Trial] = []
+        self.entered: dict[str, list[Cell]] = {}
+        self._launcher, self._rule = launcher, rule
+        self._jobs = Jobs()
+        self._outcomes = self._launched()
+        self._before = list(self.files.decisions())
+
+    def run(self) -> None:
+        """Trains and decides until every cell has a state that is not "pending"."""
+        with closing(self):
+            self._walk()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._outcomes.close()
+
+    def _walk(self) -> None:
+        living, best = list(self.sweep.cells), list[Cell]()
+        for phase in self.phases:
+            entering = {"final": best, "common": list(self.sweep.cells)}.get(phase.name, living)
+            living = self._through(phase, entering)
+            if phase.name == "short":
+                best = self._finalists(phase, living)
+            elif phase.name != "common":
+                self._set(living, State("finished"))
+
+    @property
+    def finalists(self) -> int:
+        """How many cells the final phase has."""
+        return self.sweep.settings.phases.finalists if self.sweep.settings.phases else len(self.sweep.cells)
+
+    def has_result(self, cell: Cell, phase: Phase, seed: int) -> bool:
+        """Whether a run was measured at its end."""
+        return self._trial(cell, phase, seed).files.result(phase.tokens(cell)) is not None
+
+    def _through(self, phase: Phase, entering: list[Cell]) -> list[Cell]:
+        """The cells that reach the end of a phase."""
+        self.entered[phase.name] = entering
+        trials = {cell.name: [self._trial(cell, phase, seed) for seed in phase.seeds] for cell in entering}
+        self.trials += [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in entering]
+        living = entering
+        for rung in range(len(phase.rungs) + 1):
+            planned = [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in living]
+            living = self._trained(phase, rung, planned, living)
+            if phase.stops and self._rule is not None and rung < len(phase.rungs) and living:
+                living = self._decided(self._rule, phase, rung, living, trials)
+        return living
+
+    def _trial(self, cell: Cell, phase: Phase, seed: int) -> Trial:
+        added = phase.overrides(cell)
+        depends_on = [added, self.sweep.settings.heldout_bytes, list(phase.rung_tokens(cell))[-1]]
+        files = self.files.trial(cell.key, phase.name, seed, depends_on)
+        return Trial(cell, phase, seed, (*cell.overrides, *added, f"seed={seed}"), files)
+
+    def _trained(self, phase: Phase, rung: int, planned: Sequence[Trial], living: Sequence[Cell]) -> list[Cell]:
+        """Trains the runs up to a rung where they have no result there; returns the cells that all of their runs have
+        one of."""
+        missing: list[Trial] = []
+        lost: dict[str, State] = {}
+        for trial in planned:
+            result = trial.files.result(self._tokens(trial, rung))
+            refusal = self.ledger.refusal(trial.files.folder, self._tokens(trial, rung) - self._tokens(trial, rung - 1))
+            if refusal:
+                lost.setdefault(trial.cell.name, State("capped", refusal))
+            elif result is not None:
+                self.ledger.measured(trial.files.folder, result)
+            elif (failure := trial.files.failure()) is not None:
+                lost[trial.cell.name] = State("failed", failure.reason)
+            else:
+                missing.append(trial)
+        self._train(missing, rung, lost)
+        for name, state in lost.items():
+            self.states[name] = state
+        return [cell for cell in living if cell.name not in lost]
+
+    def _train(self, trials: Sequence[Trial], rung: int, lost: dict[str, State]) -> None:
+        """Runs jobs until each has a result or a reason in `lost`."""
+        waiting = {trial.name: trial for trial in trials}
+        deaths: Counter[str] = Counter()
+
+        def refused(name: str) -> bool:
+            """Whether no hours are left for a job when a worker is free for it."""
+            if refusal := self.ledger.out_of_hours():
+                lost.setdefault(waiting.pop(name).cell.name, State("capped", refusal))
+            return bool(refusal)
+
+        self._jobs.add([Job(name, self._argument(trial, rung)) for name, trial in waiting.items()], refused)
+        while waiting:
+            for outcome in self._outcomes:
+                trial = waiting[outcome.name]
+                if self._ended(trial, rung, outcome, deaths, lost):
+                    del waiting[outcome.name]
+                else:
+                    self._jobs.add([Job(trial.name, self._argument(trial, rung))], refused)
+                if not waiting:
+                    return
+            self._outcomes = self._launched()
+
+    def _launched(self) -> Generator[Outcome]:
+        yield from self._launcher.run(WORK, self._jobs)
+
+    def _ended(self, trial: Trial, rung: int, outcome: Outcome, deaths: Counter[str], lost: dict[str, State]) -> bool:
+        """Whether the job of a trial is over: it has a result, or failed and says why in its files."""
+        result = trial.files.result(self._tokens(trial, rung))
+        if result is not None:
+            self.ledger.measured(trial.files.folder, result)
+            output.note(f"{trial.name}: {result.bits_per_byte:.4f} bits per byte after {result.tokens:,} tokens")
+            return True
+        if outcome.state == "lost":
+            place = f"{trial.name} {self._progress(trial)}"
+            deaths[place] += 1
+            if deaths[place] < ATTEMPTS:
+                output.warn(f"{trial.name}: {outcome.reason}; it is tried again")
+                return False
+        failure = FailedRun(outcome.reason, max(1, deaths.total()))
+        trial.files.write_failure(failure)
+        output.warn(f"{trial.name} failed: {failure.reason}")
+        lost[trial.cell.name] = State("failed", failure.reason)
+        return True
+
+    def _progress(self, trial: Trial) -> str:
+        """The newest checkpoint, which a worker that died in vain has not moved."""
+        run = trial.files.run(self.files.folder)
+        return max((path.name for path in run.glob("checkpoints/step-*")), default="") if run else ""
+
+    def _tokens(self, trial: Trial, rung: int) -> int:
+        return trial.phase.rung_tokens(trial.cell)[rung] if rung >= 0 else 0
+
+    def _argument(self, trial: Trial, rung: int) -> dict[str, object]:
+        """See `penstock.sweep.worker.RungJob`."""
+        tokens, selection = trial.phase.rung_tokens(trial.cell), self.registry.selection
+        return {
+            "config": str(self.sweep.config_file),
+            "overrides": list(trial.overrides),
+            "runs": str(self.runs),
+            "sweep": str(self.files.folder),
+            "trial": str(trial.files.folder),
+            "cell": trial.cell.name,
+            "key": trial.cell.key,
+            "phase": trial.phase.name,
+            "seed": trial.seed,
+            "tokens": tokens[rung],
+            "whole": rung == len(tokens) - 1,
+            "trunk": self._trunk(trial),
+            "heldout_bytes": self.sweep.settings.heldout_bytes,
+            "no_plugins": selection.no_plugins,
+            "only": list(selection.only),
+            "files": list(selection.files),
+        }
+
+    def _trunk(self, trial: Trial) -> str | None:
+        """The folder of the short run whose steps a final run begins with."""
+        short = self.phases[0]
+        if trial.phase.name != "final" or short.schedule != "trunk" or trial.seed not in short.seeds:
+            return None
+        return str(self._trial(trial.cell, short, trial.seed).files.folder)
+
+    def _decided(
+        self, rule: StopRule, phase: Phase, rung: int, living: list[Cell], trials: dict[str, list[Trial]]
+    ) -> list[Cell]:
+        """The cells that go on after a rung."""
+        standings = self._standings(phase, rung, living, trials)
+        stopped = dict(rule.stopped(rung, standings))
+        if phase.name != "common":
+            for cell in living:
+                if cell.name in stopped:
+                    where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
+                    self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
+        self._record(phase, phase.rung_tokens(self.sweep.baseline)[rung], type(rule).__name__, living, stopped)
+        return [cell for cell in living if cell.name not in stopped]
+
+    def _finalists(self, phase: Phase, living: list[Cell]) -> list[Cell]:
+        trials = {cell.name: [self._trial(cell, phase, seed) for seed in phase.seeds] for cell in living}
+        standings = self._standings(phase, len(phase.rungs), living, trials)
+        chosen = finalists(standings, self.finalists)
+        bits = {standing.cell: standing.bits_per_byte for standing in standings}
+        stopped = {
+            cell.name: f"{bits[cell.name]:.4f} bits per byte, not among the best {self.finalists}"
+            for cell in living
+            if cell.name not in chosen
+        }
+        self._record(phase, phase.tokens(self.sweep.baseline), "finalists", living, stopped)
+        for name, why in stopped.items():
+            self.states[name] = State("stopped", f"after the short phase: {why}")
+        return [cell for cell in living if cell.name in chosen]
+
+    def _standings(
+        self, phase: Phase, rung: int, living: Sequence[Cell], trials: dict[str, list[Trial]]
+    ) -> list[Standing]:
+        """Means over seeds. Raises `ProblemError` if cells were measured on different texts."""
+        found: dict[str, tuple[Standing, ...]] = {}
+        texts: dict[str, str] = {}
+        for cell in living:
+            earlier: tuple[Standing, ...] = ()
+            for number in range(rung + 1):
+                results = [trial.files.result(self._tokens(trial, number)) for trial in trials[cell.name]]
+                whole = [result for result in results if result is not None]
+                if len(whole) == len(results):
+                    texts[whole[0].text] = cell.name
+                    earlier = (*earlier, self._standing(cell.name, whole, earlier))
+            found[cell.name] = earlier
+        if len(texts) > 1:
+            one, other, *_ = texts.values()
+            what = f"cells '{one}' and '{other}' were measured on different held-out texts, so no rule can compare them"
+            raise ProblemError(Problem("other-data", what, "axes", "give all cells one corpus and one split"))
+        return [each[-1] for each in found.values()]
+
+    def _standing(self, cell: str, results: Sequence[RungResult], earlier: tuple[Standing, ...]) -> Standing:
+        first = results[0]  # written under another name if the cell was renamed since
+        return Standing(
+            cell=cell,
+            tokens=first.tokens,
+            bits_per_byte=float(np.mean([result.bits_per_byte for result in results])),
+            perplexity=float(np.mean([result.perplexity for result in results])),
+            document_bits=np.mean([result.document_bits for result in results], axis=0),
+            document_bytes=np.array(self.files.heldout(first.text).document_bytes),
+            tokenizer=first.tokenizer,
+            history=earlier,
+        )
+
+    def _record(self, phase: Phase, tokens: int, rule: str, living: list[Cell], stopped: dict[str, str]) -> None:
+        """Writes a decision, and says for which cells it is another one than before cells were added."""
+        went_on = [cell.name for cell in living if cell.name not in stopped]
+        for earlier in self._before:
+            if (earlier.phase, earlier.tokens, earlier.rule) == (phase.name, tokens, rule):
+                for name in earlier.stopped.keys() & set(went_on):
+                    output.note(f"{name} was stopped after {tokens:,} tokens, and goes on now")
+        self.decisions.append(Decision(phase.name, tokens, rule, went_on, stopped))
+        self.files.write_decisions(self.decisions)
+
+    def _set(self, cells: Sequence[Cell], state: State) -> None:
+        for cell in cells:
+            self.states[cell.name] = state

@@ -1,0 +1,141 @@
+"""What a walk through a sweep found, as one record: `sweep.json`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from penstock.run.records.record import read_record
+from penstock.run.records.sweep import (
+    CellFigures,
+    CellShape,
+    MissingRun,
+    PhaseFigures,
+    RunFigures,
+    RungFigures,
+    RungResult,
+    SweepFigures,
+    SweptRun,
+)
+from penstock.sweep.compare import compare
+from penstock.sweep.controller import Controller, Trial
+from penstock.sweep.files import FIGURES
+from penstock.sweep.grid import Cell
+
+COMPARED = ("all", "final")
+"""Phases whose runs the tables compare."""
+
+
+def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
+    """Everything that is known so far, with a reason for every run that has no figures."""
+    sweep = walk.sweep
+    compared = [trial for trial in walk.trials if trial.phase.name in COMPARED]
+    found = [(trial, _run(walk, trial)) for trial in compared]
+    rows = [row for _, row in found if row is not None]
+    results = {(trial.phase.name, trial.cell.name, trial.seed): _results(trial) for trial in walk.trials}
+    means = {cell.cell: cell for cell in compare(rows, sweep.baseline.name)}
+    return SweepFigures(
+        baseline=sweep.baseline.name,
+        cells=[_cell(walk, cell, means.get(cell.name), shapes[cell.name], results) for cell in sweep.cells],
+        runs=rows,
+        missing=[_missing(walk, trial) for trial, row in found if row is None],
+        config=str(sweep.config_file),
+        objectives={name: str(direction) for name, direction in sweep.settings.objectives.items()},
+        rank_at=list(sweep.settings.rank_at),
+        phases=[_phase(walk, number) for number in range(len(walk.phases))],
+        decisions=walk.decisions,
+        rungs=[_without_documents(result) for each in results.values() for result in each],
+        spent=walk.ledger.spent(),
+    )
+
+
+def _run(walk: Controller, trial: Trial) -> SweptRun | None:
+    run = trial.files.run(walk.files.folder)
+    if run is None or trial.files.result(trial.phase.tokens(trial.cell)) is None:
+        return None
+    figures = read_record(RunFigures, run / FIGURES)
+    if figures is None:
+        return None
+    return SweptRun(**figures.to_json(), cell=trial.cell.name, seed=trial.seed, run=str(run))
+
+
+def _results(trial: Trial) -> list[RungResult]:
+    """In the order of the rungs, under the name that the cell has now."""
+    found = (trial.files.result(tokens) for tokens in trial.phase.rung_tokens(trial.cell))
+    return [replace(result, cell=trial.cell.name) for result in found if result is not None]
+
+
+def _without_documents(result: RungResult) -> RungFigures:
+    return RungFigures(**{each.name: getattr(result, each.name) for each in fields(RungFigures)})
+
+
+def _missing(walk: Controller, trial: Trial) -> MissingRun:
+    failure, state = trial.files.failure(), walk.states[trial.cell.name]
+    why = "not run yet" if state.name in ("pending", "finished") else f"{state.name}: {state.reason}"
+    return MissingRun(trial.cell.name, trial.seed, f"failed: {failure.reason}" if failure else why)
+
+
+def _phase(walk: Controller, number: int) -> PhaseFigures:
+    phase, baseline = walk.phases[number], walk.sweep.baseline
+    entered = [cell.name for cell in walk.entered.get(phase.name, [])]
+    tokens = phase.rung_tokens(baseline)
+    return PhaseFigures(phase.name, tokens[-1], list(phase.seeds), entered, tokens, phase.schedule)
+
+
+def _cell(
+    walk: Controller,
+    cell: Cell,
+    means: CellFigures | None,
+    shape: CellShape,
+    results: dict[tuple[str, str, int], list[RungResult]],
+) -> CellFigures:
+    """The means of the cell's compared runs, or else of its last results, with what is known of it without any."""
+    state = walk.states[cell.name]
+    last = _last_results(
+        [each for (phase, name, _), each in results.items() if name == cell.name and phase != "common"]
+    )
+    if means is None:
+        means = CellFigures(
+            cell=cell.name,
+            seeds=len(last),
+            bits_per_byte=statistics.fmean(result.bits_per_byte for result in last) if last else None,
+            max_violation=None,
+            max_violation_worst=None,
+            dead_experts=None,
+            nanoseconds_per_token=_nanoseconds_per_token(last),
+            picoseconds_per_flop=None,
+            active_parameters=shape.active_parameters,
+            difference=None,
+            verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
+        )
+    return replace(
+        means,
+        state=state.name,
+        reason=state.reason,
+        key=cell.key,
+        phase=last[0].phase if last else walk.phases[0].name,
+        tokens=last[0].tokens if last else None,
+        settings=cell.settings,
+        overrides=list(cell.overrides),
+        parameters=shape.parameters,
+        embedding_share=shape.embedding_share,
+        flops_per_token=6 * shape.active_parameters,
+        bytes=shape.bytes,
+        lr=getattr(cell.config.train.optimizer.settings, "lr", None),
+    )
+
+
+def _last_results(of_trials: Sequence[Sequence[RungResult]]) -> list[RungResult]:
+    """Of the last phase with a result, those that all its seeds reached."""
+    if not (found := [each for each in of_trials if each]):
+        return []
+    phase = found[-1][-1].phase
+    of_phase = [each for each in found if each[-1].phase == phase]
+    shared = min(len(each) for each in of_phase)
+    return [each[shared - 1] for each in of_phase]
+
+
+def _nanoseconds_per_token(results: Sequence[RungResult]) -> float | None:
+    tokens = sum(result.tokens for result in results)
+    return 1e9 * sum(result.seconds for result in results) / tokens if tokens else None

@@ -1,0 +1,140 @@
+"""Where a sweep keeps what it knows: one file a result, each written once and atomically.
+
+runs/<sweep>/
+    sweep.json  decisions.jsonl  sweep.html  finished.json           all derived from the files below
+    heldout/<text>.json                                              bytes of each held-out document
+    cells/<key>/shape.json                                           parameters and bytes of the cell's model
+    cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
+    cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
+    cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
+
+A run's folder has the hash of what the phase adds to the cell's config and of what is measured, so that other settings
+of a phase begin other runs, and the earlier settings find theirs again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from penstock.hooks.atomic import read_json, write_json, write_text
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.config import digest
+from penstock.run.records.record import as_json, read_record, write_record
+from penstock.run.records.sweep import CellShape, Decision, FailedRun, HeldoutBytes, RungResult
+
+FIGURES = "sweep.json"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock for the one process that takes the sweep further; it is released even if the process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        what, fix = "another process is running this sweep", "wait until it finishes, or give this one another name"
+        raise ProblemError(Problem("run-in-use", what, str(folder), fix)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFiles:
+    """The folder of one run of a cell: a phase with a seed."""
+
+    folder: Path
+
+    def result(self, tokens: int) -> RungResult | None:
+        return read_record(RungResult, self._rung(tokens))
+
+    def write_result(self, result: RungResult) -> None:
+        path = self._rung(result.tokens)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_record(path, result)
+
+    def _rung(self, tokens: int) -> Path:
+        return self.folder / "rungs" / f"{tokens}.json"
+
+    def failure(self) -> FailedRun | None:
+        return read_record(FailedRun, self.folder / "failed.json")
+
+    def write_failure(self, failure: FailedRun) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "failed.json", failure)
+
+    def run(self, sweep: Path) -> Path | None:
+        """The run directory, which lies in the sweep's folder."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        found = sweep / read_json(path)["run"]
+        return found if found.is_dir() else None
+
+    def write_run(self, run: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "run.json", {"run": run.name})
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFiles:
+    """The folder of a sweep."""
+
+    folder: Path
+
+    def trial(self, key: str, phase: str, seed: int, depends_on: Sequence[object]) -> TrialFiles:
+        return TrialFiles(self.folder / "cells" / key / f"{phase}-seed{seed}-{digest(list(depends_on))}")
+
+    def forget_failures(self) -> None:
+        """Runs that failed are tried again."""
+        for path in self.folder.glob("cells/*/*/failed.json"):
+            path.unlink()
+
+    def claimed(self) -> set[str]:
+        """Names of the run directories that belong to a cell already."""
+        return {read_json(path)["run"] for path in self.folder.glob("cells/*/*/run.json")}
+
+    def shape(self, key: str) -> CellShape | None:
+        return read_record(CellShape, self._shape(key))
+
+    def write_shape(self, key: str, shape: CellShape) -> None:
+        self._shape(key).parent.mkdir(parents=True, exist_ok=True)
+        write_record(self._shape(key), shape)
+
+    def _shape(self, key: str) -> Path:
+        return self.folder / "cells" / key / "shape.json"
+
+    def heldout(self, text: str) -> HeldoutBytes:
+        """The documents of a text that some result names."""
+        path = self._heldout(text)
+        found = read_record(HeldoutBytes, path)
+        if found is None:
+            fix = "remove the folder cells, so that results are measured again"
+            raise ProblemError(Problem("missing-file", "the bytes of held-out documents are gone", str(path), fix))
+        return found
+
+    def write_heldout(self, text: str, heldout: HeldoutBytes) -> None:
+        """Several workers may write the same."""
+        path = self._heldout(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                write_record(path, heldout)
+
+    def _heldout(self, text: str) -> Path:
+        return self.folder / "heldout" / f"{text[:12]}.json"
+
+    def decisions(self) -> Iterator[Decision]:
+        path = self.folder / "decisions.jsonl"
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                yield Decision.from_json(json.loads(line), str(path))
+
+    def write_decisions(self, decisions: Sequence[Decision]) -> None:
+        lines = [json.dumps(as_json(each)) for each in decisions]
+        self.folder.mkdir(parents=True, exist_ok=True)  # a budget may not have allowed any run
+        write_text(self.folder / "decisions.jsonl", "".join(f"{line}\n" for line in lines))

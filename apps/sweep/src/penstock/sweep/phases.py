@@ -1,0 +1,93 @@
+"""The phases of a sweep: how many tokens each run has, where it is measured, and what its config adds to the cell's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.sweep.config import SweepConfig
+from penstock.sweep.grid import Cell, override
+
+RUNGS = (0.25, 0.5)
+"""Default rungs of a short phase: the rule sees each cell twice before the phase ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """`amount` and `rungs` are shares below 1, else tokens; an `amount` of None is all of `train.tokens`. `stops`: a
+    rule may stop cells at the rungs."""
+
+    name: str
+    amount: float | None
+    seeds: tuple[int, ...]
+    rungs: tuple[float, ...]
+    schedule: str = "own"
+    stops: bool = False
+
+    def tokens(self, cell: Cell) -> int:
+        """Tokens of one run."""
+        whole = cell.config.train.tokens
+        return whole if self.amount is None else min(whole, _of(self.amount, whole))
+
+    def rung_tokens(self, cell: Cell) -> list[int]:
+        """Tokens after which a run is measured; the last are those of the whole run."""
+        whole = self.tokens(cell)
+        return [*sorted(_of(rung, whole) for rung in self.rungs), whole]
+
+    def overrides(self, cell: Cell) -> list[str]:
+        """What the config of a run adds to the cell's."""
+        whole = self.tokens(cell)
+        return [] if whole == cell.config.train.tokens else [override("train.tokens", whole)]
+
+
+def _of(amount: float, whole: int) -> int:
+    return math.ceil(amount * whole) if amount < 1 else math.ceil(amount)
+
+
+def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
+    """The phases in the order in which they run. Raises `ProblemError` for rungs that lie behind the end of a run."""
+    seeds, given = tuple(settings.seeds), settings.rungs
+    rungs = tuple(given) if given is not None else RUNGS if settings.phases else ()
+    if settings.phases is None:
+        phases = [Phase("all", None, seeds, rungs, stops=True)]
+    else:
+        short = settings.phases.short
+        few = seeds[: short.seeds]
+        phases = [
+            Phase("short", short.tokens, few, rungs, schedule=short.schedule, stops=True),
+            Phase("final", None, seeds, ()),
+        ]
+    _require_rungs_inside(phases, cells)
+    if settings.phases is not None and settings.phases.short.schedule == "trunk":
+        _require_trunks(cells)
+    return phases
+
+
+def _require_trunks(cells: Sequence[Cell]) -> None:
+    """A longer run continues a shorter one if both have one warm-up, and then a constant rate up to their decay."""
+    problems: list[Problem] = []
+    for cell in cells:
+        schedule = cell.config.train.schedule
+        if getattr(schedule.settings, "warmup_tokens", None) is None:
+            name = schedule.entry.component.name
+            what = f"schedule '{name}' of cell '{cell.name}' has no trunk that the final phase could continue"
+            fix = "set train.schedule to {use: wsd, warmup_tokens: N}, or phases.short.schedule to own"
+            problems.append(Problem("no-trunk", what, "phases.short.schedule", fix))
+    if problems:
+        raise ProblemError(problems[:1])
+
+
+def _require_rungs_inside(phases: Sequence[Phase], cells: Sequence[Cell]) -> None:
+    """Each rung lies before the end of the run, and no two are one."""
+    problems: list[Problem] = []
+    for phase, cell in ((phase, cell) for phase in phases for cell in cells):
+        tokens = phase.rung_tokens(cell)
+        if any(one >= other for one, other in itertools.pairwise(tokens)):
+            what = f"rungs of cell '{cell.name}' are at {', '.join(f'{each:,}' for each in tokens[:-1])} tokens"
+            fix = f"give each a place of its own before the end of the phase, {tokens[-1]:,} tokens"
+            problems.append(Problem("bad-value", what, "rungs", fix))
+    if problems:
+        raise ProblemError(problems[:1])

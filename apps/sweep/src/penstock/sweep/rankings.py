@@ -1,0 +1,99 @@
+"""Rankings of the cells of a sweep side by side: at equal tokens and FLOPs, and after different phases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.run.records.sweep import SweepFigures
+from penstock.sweep.agreement import Agreement, agreement, disagreements, ranks
+from penstock.sweep.equal_flops import at_equal_flops, slope_of
+from penstock.sweep.samples import Curve, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A cell's bits per byte and rank at equal tokens and at equal FLOPs, which it spends on `flops_tokens`."""
+
+    cell: str
+    at_tokens: float
+    tokens_rank: int
+    at_flops: float
+    flops_rank: int
+    flops_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Both rankings of the cells of a phase, best at equal tokens first; `flips` are pairs whose order differs, the
+    first better at equal tokens. `method` is "scaled" or "interpolated", and `left_out` have no rung early enough."""
+
+    phase: str
+    tokens: int
+    method: str
+    rows: tuple[Ranked, ...]
+    agreement: Agreement
+    flips: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Whether one phase ranks the cells that both have as another does."""
+
+    first: str
+    second: str
+    agreement: Agreement
+
+
+def rankings_of(figures: SweepFigures, curves: Sequence[Curve], phases: Sequence[str]) -> list[Ranking]:
+    """None for a phase whose cells all have the same FLOPs per token: both rankings are then one."""
+    flops = {cell.cell: cell.flops_per_token for cell in figures.cells if cell.flops_per_token}
+    ends = {(curve.phase, curve.cell): (curve.tokens[-1], curve.bits_per_byte[-1]) for curve in curves}
+    twice = [
+        (ends["short", cell], ends["final", cell])
+        for cell in flops
+        if {("short", cell), ("final", cell)} <= ends.keys()
+    ]
+    slope = slope_of(twice)
+    rankings: list[Ranking] = []
+    for phase in phases:
+        own = [curve for curve in curves if curve.phase == phase and curve.cell in flops]
+        end = max((curve.tokens[-1] for curve in own), default=0)
+        whole = {c.cell: list(zip(c.tokens, c.bits_per_byte, strict=True)) for c in own if c.tokens[-1] == end}
+        if len(whole) < 2 or len({flops[cell] for cell in whole}) < 2 or phase == "common":
+            continue
+        found = at_equal_flops(whole, flops, slope)
+        kept = {cell: at.bits_per_byte for cell, at in found.items() if at.bits_per_byte is not None}
+        tokens_values = [whole[cell][-1][1] for cell in kept]
+        flops_values = list(kept.values())
+        names = list(kept)
+        both = zip(names, tokens_values, ranks(tokens_values), flops_values, ranks(flops_values), strict=True)
+        rows = [Ranked(*each, found[each[0]].tokens) for each in both]
+        rankings.append(
+            Ranking(
+                phase=phase,
+                tokens=end,
+                method="interpolated" if slope is None else "scaled",
+                rows=tuple(sorted(rows, key=lambda row: row.tokens_rank)),
+                agreement=agreement(tokens_values, flops_values),
+                flips=tuple((names[i], names[j]) for i, j in disagreements(tokens_values, flops_values)),
+                left_out=tuple(cell for cell in whole if cell not in kept),
+            )
+        )
+    return rankings
+
+
+def compared_of(ends: dict[str, Sample]) -> list[Compared]:
+    found: list[Compared] = []
+    for first, second in (("short", "final"), ("short", "common")):
+        if first in ends and second in ends:
+            one, other = (
+                {cell.cell: value for cell, value in zip(each.cells, each.quality_N.tolist(), strict=True)}
+                for each in (ends[first], ends[second])
+            )
+            both = [cell for cell in one if cell in other]
+            if len(both) > 1:
+                pairs = [one[cell] for cell in both], [other[cell] for cell in both]
+                found.append(Compared(first, second, agreement(*pairs)))
+    return found

@@ -1,0 +1,220 @@
+"""The tables that the summary and the page of a sweep share, as text for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.evaluate.paired import CONFIDENCE
+from penstock.pages.formats import DASH, count, duration, number, percent
+from penstock.run.records.sweep import CellFigures, SweepFigures
+from penstock.sweep.agreement import Agreement
+from penstock.sweep.analysis import Analysis
+from penstock.sweep.compare import basis
+from penstock.sweep.compare import interval as difference_text
+from penstock.sweep.fronts import Front
+from penstock.sweep.labels import PHASES, figure_of, interval, label, shown
+from penstock.sweep.rankings import Ranking
+from penstock.sweep.tables import reproduce_line
+
+OPTIONAL = (
+    "parameters active_parameters embedding_share flops_per_token lr tokens_per_second latency_128 latency_512 "
+    "peak_memory max_violation"
+)
+"""Figures of a cell with a column where some cell has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A titled table and the sentences below it. The first column is text, the others are figures."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    caption: str
+
+
+def summary(figures: SweepFigures, wanted: int) -> str:
+    """How much of the grid is measured, and on what."""
+    states = [cell.state for cell in figures.cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    parts = [f"{len(figures.runs)} of {wanted} runs; baseline: {figures.baseline}.", basis(figures.runs)]
+    if figures.phases:
+        names = "; ".join(
+            f"{PHASES[phase.name]}: {len(phase.cells)} cells, {count(phase.tokens)} tokens, "
+            f"{len(phase.seeds)} {'seed' if len(phase.seeds) == 1 else 'seeds'}"
+            for phase in figures.phases
+        )
+        parts.append(f"{names[0].upper()}{names[1:]}. Cells: {counts}.")
+    if figures.spent:
+        parts.append(f"{duration(3600 * figures.spent.hours)} of training, {count(figures.spent.tokens)} tokens.")
+    failed = [f"{run.cell} with seed {run.seed} {run.why}." for run in figures.missing if run.why != "not run yet"]
+    return " ".join(filter(None, [*parts, *failed]))
+
+
+def cells_table(analysis: Analysis) -> Table:
+    """A row for each cell, with its state, quality and whatever else was measured."""
+    figures = analysis.figures
+    plain = {run.cell: run.why for run in reversed(figures.missing)}
+    names = [name for name in OPTIONAL.split() if any(getattr(cell, name) is not None for cell in figures.cells)]
+    names += dict.fromkeys(f"bytes.{each}" for cell in figures.cells for each in cell.bytes)
+    names += dict.fromkeys(f"tasks.{each}" for cell in figures.cells for each in cell.tasks)
+    known = {each.cell for each in figures.cells}
+    columns = ("cell", "state", "seeds", "tokens", "bits per byte", "against", "verdict", "on the front")
+    rows = [(*_cell_words(analysis, cell), *(figure_of(cell, name) for name in names)) for cell in figures.cells]
+    empty = (DASH,) * (len(columns) - 2 + len(names))
+    rows += [(cell, why, *empty) for cell, why in plain.items() if cell not in known]
+    caption = (
+        f"Bits per byte: mean over seeds, with the {CONFIDENCE:.0%} interval over documents, and over seeds from two "
+        "seeds on. `against` is the mean difference from the baseline with the same seed. Cells of unlike tokens do "
+        "not compare. `on the front`: how likely no other cell of the phase is better in every objective "
+        f"({', '.join(map(label, figures.objectives or {'bits_per_byte': ''}))})."
+    )
+    return Table("Cells", (*columns, *map(label, names)), rows, caption)
+
+
+def _cell_words(analysis: Analysis, cell: CellFigures) -> tuple[str, ...]:
+    standing = next((each for each in analysis.standings.get(cell.phase, ()) if each.cell == cell.cell), None)
+    member = analysis.front_of(cell.cell)
+    quality = DASH if cell.bits_per_byte is None else f"{cell.bits_per_byte:.3f}"
+    if standing:
+        quality = interval(standing.bits_per_byte, standing.low, standing.high)
+    front = DASH
+    if member:
+        front = ("yes" if member.on_front else "no") if member.membership is None else percent(member.membership)
+    return (
+        cell.cell,
+        f"{cell.state}: {cell.reason}" if cell.reason else cell.state,
+        str(cell.seeds),
+        count(cell.tokens),
+        quality,
+        difference_text(cell.difference),
+        cell.verdict or DASH,
+        front,
+    )
+
+
+def effects_table(analysis: Analysis) -> Table:
+    rows = [
+        (f"{each.axis}: {each.value}", str(each.cells), interval(each.bits_per_byte, each.low, each.high))
+        for each in analysis.levels
+    ]
+    return Table("Effect of each axis", ("value", "cells", "bits per byte"), rows, effects_caption(analysis))
+
+
+def effects_caption(analysis: Analysis) -> str:
+    seeds = max((standing.seeds for each in list(analysis.standings.values())[:1] for standing in each), default=1)
+    over = "documents and seeds" if seeds > 1 else "documents; one seed says nothing about other seeds"
+    return (
+        f"Mean over the cells with this value after {count(analysis.level_tokens)} tokens, the furthest that every "
+        f"cell came. The {CONFIDENCE:.0%} interval is that of the difference from the mean of all cells, over {over}."
+    )
+
+
+def front_table(front: Front) -> Table:
+    """The cells on a front and how sure each place is."""
+    rows = [
+        (member.cell, *map(shown, front.objectives, member.values), "yes" if member.on_front else "no", _sure(member))
+        for member in sorted(front.members, key=lambda member: (not member.on_front, -(member.membership or 0.0)))
+        if member.on_front or (member.membership or 0.0) >= 0.05
+    ]
+    title = f"Pareto front, {PHASES[front.phase]}: {' and '.join(map(label, front.objectives))}"
+    return Table(
+        title, ("cell", *map(label, front.objectives), "on the front", "membership"), rows, front_caption(front)
+    )
+
+
+def _sure(member: object) -> str:
+    share = getattr(member, "membership", None)
+    return DASH if share is None else percent(share)
+
+
+def front_caption(front: Front) -> str:
+    on = sum(member.on_front for member in front.members)
+    reference = ", ".join(map(shown, front.objectives, front.reference))
+    return (
+        f"{on} of {len(front.members)} cells are on the front. It covers {percent(front.hypervolume)} of the box up to "
+        f"the reference point ({reference}), a tenth of the range beyond the worst cell. An interval "
+        "is that of a cell alone; cells share documents, so membership is surer than overlapping intervals look."
+    )
+
+
+def ranks_table(ranking: Ranking) -> Table:
+    """Ranks at equal tokens and at equal FLOPs side by side."""
+    rows = [
+        (row.cell, str(row.tokens_rank), f"{row.at_tokens:.3f}", str(row.flops_rank), f"{row.at_flops:.3f}",
+         count(row.flops_tokens))
+        for row in ranking.rows
+    ]  # fmt: skip
+    how = (
+        "Quality at equal FLOPs is scaled from the end of each run along log(tokens), with the slope of the cells that "
+        "were trained on few and on many tokens."
+        if ranking.method == "scaled"
+        else "Quality at equal FLOPs is read from the curve of the cell before its learning rate has fallen, which is "
+        "unfair to cells that compute more per token."
+    )
+    flips = "; ".join(f"{one} before {other}" for one, other in ranking.flips[:6])
+    more = f" and {len(ranking.flips) - 6} more" if len(ranking.flips) > 6 else ""
+    verdict = (
+        f"The rankings disagree in {len(ranking.flips)} pairs. Only at equal tokens is {flips}{more}."
+        if ranking.flips
+        else "The rankings agree in every pair."
+    )
+    left = f" Without a rung early enough: {', '.join(ranking.left_out)}." if ranking.left_out else ""
+    columns = ("cell", "rank at equal tokens", "bits per byte", "rank at equal FLOPs", "bits per byte", "tokens")
+    title = f"Equal tokens and equal FLOPs, {PHASES[ranking.phase]}"
+    return Table(title, columns, rows, f"{verdict} {agreement_text(ranking.agreement)} {how}{left}")
+
+
+def agreement_text(agreement: Agreement) -> str:
+    """
+    >>> agreement_text(Agreement(3, 1.0, 1.0))
+    "Kendall's tau 1.00, decision accuracy 100\\xa0% over 3 pairs of 3 cells."
+    """
+    pairs = agreement.cells * (agreement.cells - 1) // 2
+    accuracy = DASH if agreement.accuracy is None else percent(agreement.accuracy)
+    return (
+        f"Kendall's tau {number(agreement.tau)}, decision accuracy {accuracy} over {pairs} "
+        f"{'pair' if pairs == 1 else 'pairs'} of {agreement.cells} cells."
+    )
+
+
+def phases_table(analysis: Analysis) -> Table:
+    rows = [
+        (
+            f"{PHASES[each.first]} against {PHASES[each.second]}",
+            str(each.agreement.cells),
+            number(each.agreement.tau),
+            DASH if each.agreement.accuracy is None else percent(each.agreement.accuracy),
+        )
+        for each in analysis.compared
+    ]
+    caption = (
+        "Decision accuracy is the share of pairs of cells whose winner both name; unrelated rankings have 50 % and a "
+        "tau of 0. Cells that a rule stopped are in no pair, and finalists were chosen because they were close."
+    )
+    return Table(
+        "Does the short phase rank as the other?",
+        ("phases", "cells", "Kendall's tau", "decision accuracy"),
+        rows,
+        caption,
+    )
+
+
+def decisions_table(figures: SweepFigures) -> Table:
+    rows = [
+        (
+            each.rule,
+            PHASES[each.phase],
+            count(each.tokens),
+            str(len(each.went_on)),
+            "; ".join(f"{cell}: {reason}" for cell, reason in each.stopped.items()) or DASH,
+        )
+        for each in figures.decisions
+    ]
+    return Table("Decisions", ("rule", "phase", "tokens", "went on", "stopped"), rows, "")
+
+
+def commands_table(figures: SweepFigures) -> Table:
+    """A line that reproduces the first run of each cell's last phase."""
+    rows = [(cell.cell, line) for cell in figures.cells if (line := reproduce_line(figures, cell))]
+    return Table("Reproduce a row", ("cell", "command"), rows, "Trains the cell's first run of its last phase.")

@@ -1,0 +1,64 @@
+"""The size of each cell's model: counted once on the meta device, and kept."""
+
+from __future__ import annotations
+
+from penstock.hooks.contracts import ParameterRole
+from penstock.hooks.problems import Problem, ProblemError
+from penstock.run.config import RunConfig
+from penstock.run.records.sweep import CellShape
+from penstock.sweep.files import SweepFiles
+from penstock.sweep.grid import Sweep
+
+TABLES = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
+
+
+def shapes_of(sweep: Sweep, files: SweepFiles) -> dict[str, CellShape]:
+    """The shape of each cell by name, from its file or else from its model. Nothing is written."""
+    kept = {cell.name: files.shape(cell.key) for cell in sweep.cells}
+    return {cell.name: kept[cell.name] or shape_of(cell.config) for cell in sweep.cells}
+
+
+def write_shapes(sweep: Sweep, files: SweepFiles, shapes: dict[str, CellShape]) -> None:
+    """Keeps the shapes that have no file."""
+    for cell in sweep.cells:
+        if files.shape(cell.key) is None:
+            files.write_shape(cell.key, shapes[cell.name])
+
+
+def shape_of(config: RunConfig) -> CellShape:
+    from penstock.train.compose import (  # torch: a sweep whose shapes are known does without
+        active_parameters,
+        compose_model,
+        parameter_summary,
+        planned_vocabulary,
+        size_table,
+    )
+
+    composition = compose_model(config, planned_vocabulary(config), "meta")
+    counts = parameter_summary(composition)
+    return CellShape(
+        parameters=counts.total,
+        active_parameters=active_parameters(composition, each_use=True),
+        embedding_share=sum(counts.by_role.get(role, 0) for role in TABLES) / counts.total,
+        bytes={size.format: float(size.bytes) for size in size_table(composition)},
+    )
+
+
+def require_equal_flops(sweep: Sweep, shapes: dict[str, CellShape]) -> None:
+    """Raises `ProblemError` if cells differ in active parameters by more than the sweep allows."""
+    settings = sweep.settings
+    if settings.phases is not None or settings.rank_at:
+        return
+    base, allowed = shapes[sweep.baseline.name].active_parameters, settings.flops_tolerance
+    problems = [
+        Problem(
+            "unequal-flops",
+            f"cell '{name}' has {count:,} active parameters, {count / base - 1:+.1%} from the baseline's {base:,}",
+            "axes",
+            "make the cells equal in size, raise flops_tolerance, or say what the report ranks at with rank_at",
+        )
+        for name, count in ((name, shape.active_parameters) for name, shape in shapes.items())
+        if abs(count / base - 1) > allowed
+    ]
+    if problems:
+        raise ProblemError(problems)

@@ -1,0 +1,33 @@
+"""Launchers: who runs many independent jobs, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call to make in a worker: `argument` is what JSON can hold."""
+
+    name: str
+    argument: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: `done` with the value that the function returned, `failed` if it raised, or `lost` if its worker
+    died. `reason` says why it is not done."""
+
+    name: str
+    state: Literal["done", "failed", "lost"]
+    value: dict[str, Any] | None
+    reason: str
+
+
+class Launcher(Protocol):
+    def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        """Calls `function`, "module:attribute", with the argument of each job. Outcomes come in any order. Closing the
+        iterator ends all workers."""
+        ...

@@ -1,0 +1,1 @@
+"""Launchers of this machine. See `penstock.hooks.contracts.launching`."""

@@ -1,0 +1,25 @@
+"""Makes the call of a job, and says how it ended: the same for every launcher."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import traceback
+from typing import Any
+
+from penstock.hooks.contracts.launching import Job, Outcome
+from penstock.hooks.problems import ProblemError
+
+
+def outcome_of(function: str, job: Job) -> Outcome:
+    """Calls "module:attribute" with the job's argument. Whatever it raises makes the job `failed`; the traceback goes
+    to stderr, the log of a worker, unless it is a `ProblemError`, which needs none."""
+    try:
+        module, _, name = function.partition(":")
+        value: dict[str, Any] = getattr(importlib.import_module(module), name)(job.argument)
+        return Outcome(job.name, "done", json.loads(json.dumps(value)), "")
+    except ProblemError as error:
+        return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems))
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        traceback.print_exc()
+        return Outcome(job.name, "failed", None, f"{type(error).__name__}: {error}".removesuffix(": "))
