@@ -20,8 +20,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from penstock.hooks.contracts.launching import Job, Outcome
+from penstock.hooks.jobs import THREADS
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
 POLL = 0.5
 """Seconds after which a worker's death is noticed if a process that it started keeps its socket open."""
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from penstock.hooks.contracts.launching import Job
-from penstock.run.launchers.call import outcome_of
+from penstock.hooks.jobs import outcome_of
 
 
 def main(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Makes the call of a job, and says how it ended: the same for every launcher."""
+"""What the workers of every launcher share: the call of a job, how it ended, and the variables of their threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from penstock.hooks.contracts.launching import Job, Outcome
 from penstock.hooks.problems import ProblemError
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Variables that hold the number of threads of a process; they count before numpy and torch are imported."""
 
 
 def outcome_of(function: str, job: Job) -> Outcome:
