@@ -25,4 +25,10 @@ def outcome_of(function: str, job: Job) -> Outcome:
         return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         traceback.print_exc()
-        return Outcome(job.name, "failed", None, f"{type(error).__name__}: {error}".removesuffix(": "))
+        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return Outcome(job.name, "failed", None, f"memory ran out ({told})" if _of_memory(error) else told)
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has a type of its own for that on GPUs, and none on processors."""
+    return isinstance(error, MemoryError) or any(each in str(error) for each in ("allocate memory", "out of memory"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -28,6 +29,9 @@ def main(descriptor: int) -> None:
     sys.path[:] = settings["path"]
     if settings["cores"]:
         os.sched_setaffinity(0, settings["cores"])
+    if settings["memory"] is not None:
+        # Not RLIMIT_AS: libraries reserve addresses that they never use.
+        resource.setrlimit(resource.RLIMIT_DATA, (settings["memory"],) * 2)
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(launcher, jobs), daemon=True).start()
     while True:
