@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -19,6 +20,8 @@ from penstock.cli.main import run as run_command
 
 sys.path.append(str(Path(__file__).parent))  # for `crash`, which the benchmark of kills uses too
 import crash
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 CONFIG = """\
 name: quickstart
@@ -76,18 +79,36 @@ def config_file(workplace: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel of every member, built now, once for all workers. Its name is new every time: uv keeps the
-    wheels of a folder by name and version, and would install last week's 0.1.0 in the place of this one."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A folder by name that is filled once for all workers; who is later waits, and no test may write there."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"wheelhouse-{run}"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            build = ["uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", f"{folder}.partial"]
-            subprocess.run(build, cwd=Path(__file__).parents[1], check=True)
-            Path(f"{folder}.partial").rename(folder)
-    return folder
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def filled(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = root / f"{name}-{run}"
+        with FileLock(f"{folder}.lock"):
+            done = Path(f"{folder}.done")
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(once: Once) -> Path:
+    """A folder with a wheel of every member, built now. Its name is new every time: uv keeps the wheels of a folder by
+    name and version, and would install last week's 0.1.0 in the place of this one."""
+
+    def build(folder: Path) -> None:
+        command = ["uv", "build", "--quiet", "--all-packages", "--wheel", "--out-dir", str(folder)]
+        subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+
+    return once("wheelhouse", build)
 
 
 @pytest.fixture(scope="session")

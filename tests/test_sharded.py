@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +21,7 @@ EXACT = [name for name in sharded.CASES if name != "online-router"]
 RANKS = range(2)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process, each of two ranks, and each of three ended with, by case."""
-    folder = tmp_path_factory.mktemp("results")
+def train_all(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, sharded.__file__, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -32,6 +31,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def results(once: Callable[..., Path]) -> dict[str, Any]:
+    """What one process, each of two ranks, and each of three ended with, by case."""
+    folder = once("sharded", train_all)
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 

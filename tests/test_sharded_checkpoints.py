@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sharded_checkpoints as ask
-import torch
 
 from penstock.conformance.ranks import ranks_asked, told_by_ranks
 from penstock.hooks import Registry
@@ -31,33 +32,41 @@ def folder_of_tokenizer(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("checkpoints")
-    for path in (path for kind in KINDS for path in ask.roots(root, kind).values()):
+def train(folder: Path) -> None:
+    for path in (path for kind in KINDS for path in ask.roots(folder, kind).values()):
         folder_of_tokenizer(path.parent)
-    return root
+    by_ranks = {
+        kind: told_by_ranks(partial(ask.train, folder=folder, kind=kind), CHOICE, 2, LIMIT) for kind in KINDS[1:]
+    }
+    trained = {"local": [ask.train(CHOICE, folder, "local")], **by_ranks}
+    (folder / "trained").write_bytes(pickle.dumps(trained))
+
+
+@pytest.fixture(scope="module")
+def folder(once: Callable[..., Path]) -> Path:
+    return once("sharded-checkpoints", train)
 
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> dict[str, Any]:
     """What each engine has at its checkpoint and a step later, with two micro-batches or two ranks."""
-    torch.set_num_threads(1)
-    by_ranks = {
-        kind: told_by_ranks(partial(ask.train, folder=folder, kind=kind), CHOICE, 2, LIMIT) for kind in KINDS[1:]
-    }
-    return {"local": [ask.train(CHOICE, folder, "local")], **by_ranks}
+    return pickle.loads((folder / "trained").read_bytes())
 
 
 @pytest.fixture(scope="module")
-def continued(folder: Path, trained: dict[str, Any]) -> dict[str, Any]:
+def continued(folder: Path, once: Callable[..., Path]) -> dict[str, Any]:
     """The same of each engine that reads each other's checkpoint."""
     everyone = tuple(KINDS)
-    by_ranks = {
-        kind: told_by_ranks(partial(ask.go_on, folder=folder, kind=kind, wrote=everyone), CHOICE, 2, LIMIT)
-        for kind in KINDS[1:]
-    }
-    return {"local": [ask.go_on(CHOICE, folder, "local", everyone)], **by_ranks}
+
+    def go_on(to: Path) -> None:
+        by_ranks = {
+            kind: told_by_ranks(partial(ask.go_on, folder=folder, kind=kind, wrote=everyone), CHOICE, 2, LIMIT)
+            for kind in KINDS[1:]
+        }
+        continued = {"local": [ask.go_on(CHOICE, folder, "local", everyone)], **by_ranks}
+        (to / "continued").write_bytes(pickle.dumps(continued))
+
+    return pickle.loads((once("sharded-checkpoints-continued", go_on) / "continued").read_bytes())
 
 
 @pytest.mark.parametrize("case", ask.CASES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial
 from io import StringIO
@@ -23,6 +23,7 @@ from penstock.hooks.registry import Choice
 from penstock.train import shards
 
 LIMIT = 200.0  # seconds that ranks have: a hang is a failure
+Runs = dict[str, Path]
 CHOICE: Any = Registry.discover().choose("engine", "fsdp2")
 
 
@@ -51,17 +52,20 @@ def arguments(config_file: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def runs(arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same run by one process with two micro-batches, and by two ranks."""
-    folder = tmp_path_factory.mktemp("runs")
-    before = Path.cwd()
-    try:
-        return {
-            "alone": trained([*arguments, "--runs", "alone"], folder, ranks=1)[0],
-            "ranks": trained([*arguments, "--runs", "ranks"], folder)[0],
-        }
-    finally:
-        os.chdir(before)
+def runs(arguments: list[object], once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The same run by one process with two micro-batches, and by two ranks. Commands write into them: they are this
+    worker's own copies."""
+
+    def train_both(folder: Path) -> None:
+        before = Path.cwd()
+        try:
+            trained([*arguments, "--runs", "alone"], folder, ranks=1)
+            trained([*arguments, "--runs", "ranks"], folder)
+        finally:
+            os.chdir(before)
+
+    folder = shutil.copytree(once("sharded-runs", train_both), tmp_path_factory.mktemp("runs") / "copy")
+    return {name: next(folder.glob(f"{name}/quickstart/2*")) for name in ("alone", "ranks")}
 
 
 def newest(run: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`simulate` and `report` run where torch cannot be imported."""
+"""`simulate` and `report` run where torch cannot be imported; `train` runs without torch's compiler."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ import sys
 sys.modules["torch"] = None  # an import of it now raises ModuleNotFoundError
 from penstock.cli.main import run
 run(sys.argv[1:])
+"""
+
+
+TRAINS = """
+import sys
+from penstock.cli.main import run
+for optimizer in ("muon", "adamw"):
+    run(["train", *sys.argv[1:], f"train.optimizer={{use: {optimizer}}}"])
+for config in ("gpt", "ternary"):
+    run(["train", f"configs/{config}.yaml", "--dry-run"])
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 """
 
 
@@ -44,3 +55,12 @@ def test_a_trained_run_is_simulated_and_reported_without_torch(trained: Path) ->
     text = page.read_text()
     assert all(title in text for title in ("Parameters by role", "Exchange between experts", "Size of the weights"))
     assert 'class="problems"' not in text
+
+
+def test_training_does_not_import_the_compiler_that_it_does_not_use(tiny: Path, tmp_path: Path) -> None:
+    """The import takes longer than that of torch."""
+    command = [sys.executable, "-c", TRAINS, str(tiny), "--runs", str(tmp_path)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

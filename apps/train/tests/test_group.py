@@ -65,7 +65,7 @@ def told(*troubles: str, store: Store | None = None) -> dict[str, list[dict | No
     for number, trouble in enumerate(troubles):
         hosted = {} if store is None else {"MASTER_PORT": str(store.port), HOSTED: "True", ATTEMPT: str(number)}
         calls += [[json.dumps({**each, **hosted}), trouble] for each in torchrun_variables(2)]
-    answers = [json.loads(answer) if answer else None for answer in side_by_side(RANK, calls, timeout=90)]
+    answers = [json.loads(answer) if answer else None for answer in side_by_side(RANK, calls, seconds=90)]
     return {trouble: answers[2 * number : 2 * number + 2] for number, trouble in enumerate(troubles)}
 
 
@@ -158,7 +158,7 @@ def test_what_both_ranks_find_rank_0_alone_says_and_those_with_another_torch_do_
     (tmp_path / "run.yaml").write_text(CONFIG)
     config, troubles = str(tmp_path / "run.yaml"), ["other torch", "refused"]
     calls = [[json.dumps(each), config, trouble] for trouble in troubles for each in torchrun_variables(2)]
-    first, second, *refused = map(json.loads, side_by_side(JOINING, calls, timeout=90))
+    first, second, *refused = map(json.loads, side_by_side(JOINING, calls, seconds=90))
     assert first[0] == second[0] == 2
     assert first[1].startswith("rank 1: torch: has 1.0, rank 0 has ")
     assert second[1] == ""

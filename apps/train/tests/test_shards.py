@@ -70,7 +70,7 @@ def written(jobs: Mapping[Path, tuple[int, Path | None]]) -> list[Told]:
     ]
     for folder in jobs:
         folder.mkdir()
-    said = iter([json.loads(text) for text in side_by_side(RANK, calls)])
+    said = iter([json.loads(text) for text in side_by_side(RANK, calls, modules=["torch._dynamo"])])
     groups = [[next(said) for _ in range(ranks)] for ranks, _ in jobs.values()]
     return [({name: each for files, _ in group for name, each in files.items()}, group[0][1]) for group in groups]
 

@@ -4,17 +4,20 @@ tests."""
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import cut_over_ranks
 import pytest
 
 from penstock.conformance.ranks import told_by_ranks
+from penstock.hooks import Registry
+
+CHOICE: Any = Registry.discover().choose("optimizer", "muon")
 
 
 @pytest.fixture(scope="module")
 def found() -> list[dict[str, Any]]:
-    return [json.loads(each) for each in told_by_ranks(cut_over_ranks.found, cast(Any, None), 2)]
+    return [json.loads(each) for each in told_by_ranks(cut_over_ranks.found, CHOICE, 2)]
 
 
 @pytest.mark.parametrize("case", cut_over_ranks.CASES)

@@ -36,6 +36,7 @@ from penstock.run.config import RunConfig
 from penstock.run.records.training import FormatSize, ParameterCounts
 from penstock.sharing.apply import apply_sharing
 from penstock.sharing.plan import plan_of
+from penstock.train.undrawn import Undrawn
 from penstock.train.weights import (
     added_state,
     build_quantizer,
@@ -170,7 +171,7 @@ def _base_hash(model: object) -> str | None:
 
 def build_architecture(choice: Choice, device: torch.device | str, **context: Any) -> LanguageModel:
     """The model on a device, built from its own settings and the context, which overrides them."""
-    with torch.device(device), _named_as_problems():
+    with torch.device(device), Undrawn(), _named_as_problems():
         return architecture.build_architecture(choice, **context)
 
 

@@ -34,6 +34,7 @@ from penstock.conformance.law import Violation, expect
 from penstock.hooks.registry import Choice
 
 LIMIT = 120.0  # seconds that ranks have, of which the first pay for imports: a hang is a failure
+SHARED_BY_RANKS = {"several-ranks", "sharded"}  # capabilities
 Ask = Callable[[Choice], Any]  # a function of a module, or a partial of one
 
 _SERVER = """
@@ -184,6 +185,8 @@ def _import_for(asked: bytes) -> None:
     with contextlib.suppress(Exception):
         _, choice = pickle.loads(asked)
         _import([choice.entry.component.target.partition(":")[0]])
+        if choice.entry.component.capabilities & SHARED_BY_RANKS:
+            _import(["torch._dynamo"])  # torch does, for its optimizers and for cut tensors, and it takes seconds
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ whole tensor, so that the bits do not depend on the number of ranks.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.optim.adamw import adamw as torch_adamw
 
 from penstock.hooks.contracts import ParameterRole
 from penstock.optim_muon.cut import check_cut, is_cut, local, rows_of
+from penstock.optim_muon.eager import EagerOptimizer
 from penstock.optim_muon.roles import NO_DECAY, Parameters, checked_rates, distinct
 
 # Bytes that are whole registers on every CPU: one of AVX-512, two of AVX2.
@@ -60,13 +62,15 @@ def adamw(
     return AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(EagerOptimizer, torch.optim.AdamW):
     """torch's, which also steps parameters that are cut over ranks."""
+
+    _step_whole = inspect.unwrap(torch.optim.AdamW.step)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not any(is_cut(parameter) for group in self.param_groups for parameter in group["params"]):
-            return super().step(closure)
+            return self._step_whole(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():

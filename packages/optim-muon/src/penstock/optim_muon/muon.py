@@ -20,12 +20,13 @@ from torch import Tensor
 from penstock.hooks.contracts import ParameterLayout, ParameterRole
 from penstock.optim_muon.adamw import step_adamw
 from penstock.optim_muon.cut import check_cut, is_cut, local
+from penstock.optim_muon.eager import EagerOptimizer
 from penstock.optim_muon.matrices import IterationDtype, Scaling, batches, step_batch, update_scale
 from penstock.optim_muon.matrices import iteration_dtype as dtype_of
 from penstock.optim_muon.roles import MUON_ROLES, NO_DECAY, Parameters, checked_muon_roles, checked_rates, distinct
 
 
-class MuonAdamW(torch.optim.Optimizer):
+class MuonAdamW(EagerOptimizer):
     """Steps `muon_roles` by Muon and the other roles by AdamW.
 
     `parameters` maps role to name to tensor; a tensor that appears twice is stepped once, under its first role. Each

@@ -8,7 +8,7 @@ a file is not one of transformers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def to_hub_names(state: Mapping[str, Tensor], shared: Set[str] = frozenset()) ->
         if name not in parts or not shared.isdisjoint(parts):
             hub[f"{BODY}h.{layer}.{_OF_LAYER[match['module']]}.{kind}"] = _conv1d(tensor)
         elif name == parts[0]:
-            hub[f"{BODY}h.{layer}.attn.c_attn.{kind}"] = torch.cat([_conv1d(state[part]) for part in parts], dim=-1)
+            hub[f"{BODY}h.{layer}.attn.c_attn.{kind}"] = _side_by_side([_conv1d(state[part]) for part in parts])
     return hub
 
 
@@ -76,6 +76,15 @@ def _of_layer(name: str, match: re.Match[str], tensor: Tensor) -> dict[str, Tens
     if module not in _THEIRS_OF_LAYER:
         return {name: tensor}
     return {f"{prefix}.{_THEIRS_OF_LAYER[module]}.{match['kind']}": _conv1d(tensor)}
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """As `torch.cat(parts, dim=-1)`, which imports torch's compiler for tensors on the meta device."""
+    widths = [part.shape[-1] for part in parts]
+    whole = parts[0].new_empty(*parts[0].shape[:-1], sum(widths))
+    for part, place in zip(parts, whole.split(widths, dim=-1), strict=True):
+        place.copy_(part)
+    return whole
 
 
 def _conv1d(tensor: Tensor) -> Tensor:
