@@ -23,7 +23,6 @@ from penstock.hooks.registry import Choice
 from penstock.train import shards
 
 LIMIT = 200.0  # seconds that ranks have: a hang is a failure
-Runs = dict[str, Path]
 CHOICE: Any = Registry.discover().choose("engine", "fsdp2")
 
 
@@ -46,25 +45,33 @@ def trained(arguments: Sequence[object], cwd: Path, ranks: int = 2) -> tuple[Pat
     return Path(run), said
 
 
-@pytest.fixture(scope="module")
-def arguments(config_file: Path) -> list[object]:
-    return [config_file, "train.keep_checkpoints=9", "train.trackers=[jsonl]"]
+SETTINGS = ["train.keep_checkpoints=9", "train.trackers=[jsonl]"]
 
 
 @pytest.fixture(scope="module")
-def runs(arguments: list[object], once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """The same run by one process with two micro-batches, and by two ranks. Commands write into them: they are this
-    worker's own copies."""
+def made(config_file: Path, once: Callable[..., Path]) -> Path:
+    """A config, and the same run of it by one process with two micro-batches and by two ranks."""
 
     def train_both(folder: Path) -> None:
-        before = Path.cwd()
+        config, before = Path(shutil.copy(config_file, folder / "config.yaml")), Path.cwd()
         try:
-            trained([*arguments, "--runs", "alone"], folder, ranks=1)
-            trained([*arguments, "--runs", "ranks"], folder)
+            trained([config, *SETTINGS, "--runs", "alone"], folder, ranks=1)
+            trained([config, *SETTINGS, "--runs", "ranks"], folder)
         finally:
             os.chdir(before)
 
-    folder = shutil.copytree(once("sharded-runs", train_both), tmp_path_factory.mktemp("runs") / "copy")
+    return once("sharded-runs", train_both)
+
+
+@pytest.fixture(scope="module")
+def arguments(made: Path) -> list[object]:
+    return [made / "config.yaml", *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """This worker's own copies: commands write into them."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("runs") / "copy")
     return {name: next(folder.glob(f"{name}/quickstart/2*")) for name in ("alone", "ranks")}
 
 

@@ -58,8 +58,6 @@ def side_by_side(
 
 @cache
 def _parent() -> subprocess.Popen[str]:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", _PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(parent.communicate)  # at the end of its input it ends
     return parent

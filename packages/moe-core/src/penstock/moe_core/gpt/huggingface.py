@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 
-import torch
 from torch import Tensor
 
 BODY = "transformer."
