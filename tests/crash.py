@@ -303,7 +303,10 @@ def serve(folder: Path) -> None:
     each. What one child had to import is imported here afterwards, so that no other child has to."""
     known = set(sys.modules)
     for line in sys.stdin:
-        children = [Child(folder, number, command, known) for number, command in enumerate(json.loads(line))]
+        commands = json.loads(line)
+        if any("train.engine=fsdp2" in command["argv"] for command in commands):
+            importlib.import_module("torch._dynamo")  # torch does, for cut tensors: each rank would, for seconds
+        children = [Child(folder, number, command, known) for number, command in enumerate(commands)]
         for child in children:
             if "at" in child.command:
                 child.kill_at(child.command["at"])
@@ -486,5 +489,6 @@ if __name__ == "__main__":
 
     from penstock.cli.main import main
 
+    importlib.import_module("penstock.train.training")
     torch.set_num_threads(1)
     serve(Path(sys.argv[1]))

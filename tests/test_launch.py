@@ -26,7 +26,7 @@ from penstock.train.rendezvous import Place, connected, meet, place
 LIMIT = 240  # seconds that ranks have: a hang is a failure
 # What goes wrong on rank 1 in the middle of a run; a restarted run is spared, and its rank 1 comes late.
 PLUGIN = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 
 from penstock.hooks import Component, hookimpl
 
@@ -34,6 +34,14 @@ trouble = os.environ.get("TROUBLE") if os.environ.get("RANK") == "1" else None
 if trouble == "kill" and os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
     trouble = None
     time.sleep(2)
+
+
+def say_what_nobody_needs():
+    if "torch._dynamo" in sys.modules:
+        print("torch's compiler was imported", file=sys.stderr)
+
+
+atexit.register(say_what_nobody_needs)
 
 
 class Trouble:
@@ -108,6 +116,7 @@ def test_a_killed_rank_is_named_and_restarted_to_the_bits_of_one_process(tiny, p
     assert said.count("another rank exited (rank 1 was killed by SIGKILL)") == 1
     assert said.count("rank 1: about to die") == 1
     assert "Traceback" not in said
+    assert "torch's compiler was imported" not in said  # seconds, in each process
     run = tmp_path / json.loads(result)["run_dir"]
     ends = outcome(run), outcome(alone)
     for end in ends:  # the random numbers of the second rank, and a root over a rank's own micro-batches
