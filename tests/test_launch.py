@@ -213,6 +213,29 @@ def test_the_launcher_says_how_a_rank_ended_where_no_rank_could(trouble, tmp_pat
     assert ended == (code, said)
 
 
+SAYS = """
+import os, sys
+from datetime import timedelta
+sys.stdout.write("begun\\n")
+if os.environ["RANK"] == "0": sys.exit(0)
+import torch.distributed as dist
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]))
+store.set(f"attempt-{attempt}/error", "rank 1: no water")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "attempts"), [("import sys; print('begun'); sys.exit(2)", 1), (SAYS, 2)], ids=["usage", "same error"]
+)
+def test_a_failure_that_would_come_again_is_not_started_again(script, attempts, tmp_path):
+    """One that is used wrongly never, one that says the same at once after the first time."""
+    with pytest.raises(ProblemError):
+        launched_ranks([sys.executable, "-c", script], 2, tmp_path / "logs", max_restarts=5)
+    assert (tmp_path / "logs" / "rank-1.log").read_text().count("begun") == attempts
+
+
 def test_a_signal_while_ranks_start_leaves_none_of_them(tmp_path):
     before = set(children_of(os.getpid()))  # of other tests
     script = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(600)"

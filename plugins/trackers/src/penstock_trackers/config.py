@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from penstock.hooks.config import Schema
 from penstock.hooks.inputs import OutputPath
+from penstock.hooks.problems import Problem
 
 
 class TrackioConfig(Schema):
@@ -48,6 +50,21 @@ class PrometheusConfig(Schema):
     """Folder of a file that names the address while the run trains, in the form of Prometheus's file-based discovery;
     null means `prometheus.json` in the run directory."""
 
+    def unavailable(self) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+        """A port that another process listens on."""
+        try:
+            with socket.socket() as asked:
+                asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a closed one may linger
+                asked.bind((self.host, self.port))
+        except OSError as error:
+            yield ("port",), not_listening(self.host, self.port, error)
+
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
         return {"port": 0}
+
+
+def not_listening(host: str, port: int, error: OSError) -> Problem:
+    """An address that is in use or not this machine's."""
+    what = f"observer 'prometheus' cannot listen on {host}:{port} ({error.strerror or error})"
+    return Problem("port-unavailable", what, "train.observers", "use another port, or 0 for a free one")

@@ -20,6 +20,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from penstock.hooks.atomic import write_text
 from penstock.hooks.contracts import StepRecord
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
+from penstock_trackers.config import not_listening
 
 LIBRARY = "prometheus_client"
 DISCOVERY = "prometheus.json"
@@ -30,8 +31,8 @@ POLL = 0.1  # seconds between two looks whether the server is to end
 class PrometheusObserver:
     """See `penstock.hooks.contracts.EvaluationObserver`.
 
-    The port is taken when it is built, so that one in use is refused before training; it is served from `on_resume` or
-    the first step on.
+    The port is taken when it is built, and served from `on_resume` or the first step on. A run refuses one in use
+    before any work, by the settings.
     """
 
     def __init__(
@@ -109,6 +110,4 @@ def _listening(host: str, port: int, metrics: Any) -> WSGIServer:
     try:
         return make_server(host, port, make_wsgi_app(metrics.registry), _Server, handler_class=_Silent)
     except OSError as error:  # socket.gaierror too
-        what = f"observer 'prometheus' cannot listen on {host}:{port} ({error.strerror or error})"
-        fix = "use another port, or 0 for a free one"
-        raise ProblemError(Problem("port-unavailable", what, "train.observers", fix)) from error
+        raise ProblemError(not_listening(host, port, error)) from error

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+from penstock.cli.output import human_bytes
 from penstock.hooks.architecture import architecture_settings, idle_quantizers
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.contracts import Corpus, Objective, ParameterRole, Prediction, ScoredObjective
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import broken
+from penstock.hooks.schema import Schema
 from penstock.run import checks
 from penstock.run.config import RunConfig
 from penstock.run.plugin_lock import require_importable
@@ -141,6 +143,22 @@ def the_files_of_training_are_there(planned: Planned) -> None:
     _refuse([problem for at, problem in missing if at[0] == "train" and at[1] != "objective"])
 
 
+def observers_and_trackers_have_what_they_need(planned: Planned) -> None:
+    """Such as a port. The first rank alone has them, and others may be on other machines."""
+    if started_by_launcher()[1]:
+        return
+    train = planned.config.train
+    _refuse(
+        [
+            replace(problem, where=".".join(map(str, ("train", section, number, *path))))
+            for section, choices in (("trackers", train.trackers), ("observers", train.observers))
+            for number, choice in enumerate(choices)
+            if isinstance(choice.settings, Schema)
+            for path, problem in choice.settings.unavailable()
+        ]
+    )
+
+
 def the_files_of_other_commands_are_there(planned: Planned) -> None:
     """Those of sections that `train` does not read, such as the texts of `evaluate`."""
     _refuse(checks.missing_files_of_other_commands(planned.config))
@@ -178,16 +196,13 @@ def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
     copied, available = planned.copied_bytes, available_memory()
     trained = copied if pick_device(planned.config.train.device).type == "cpu" else 0
     if copied and available is not None and copied + trained > available:
+        copy, more, there = map(human_bytes, (copied, trained, available))
         what = (
-            f"writing checkpoints beside training takes {gigabytes(copied)} for a copy of the model and the optimizer "
-            f"state, training takes more than {gigabytes(trained)}, and {gigabytes(available)} are available"
+            f"writing checkpoints beside training takes {copy} for a copy of the model and the optimizer state, training "
+            f"takes more than {more}, and {there} are available"
         )
         fix = "set it to false, or train where there is more memory"
         raise ProblemError(Problem("too-little-memory", what, "train.checkpoint_async", fix))
-
-
-def gigabytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +223,7 @@ CHECKS = (
     BuiltCheck("the head has the labels of the objective", the_head_has_the_labels_of_the_objective),
     BuiltCheck("the corpus has documents", the_corpus_has_documents, at_start=False),
     BuiltCheck("the files of observers and trackers are there", the_files_of_training_are_there),
+    BuiltCheck("observers and trackers have what they need", observers_and_trackers_have_what_they_need),
     BuiltCheck("the files of other commands are there", the_files_of_other_commands_are_there, at_start=False),
 )
 

@@ -77,14 +77,21 @@ def threads_of(ranks: int) -> int:
 
 def launched(command: Sequence[str], ranks: int, logs: Path, *, max_restarts: int) -> None:
     """Runs the command as so many ranks until it is done; raises `ProblemError` with the exit code of the rank that
-    failed first. After a failure it starts again up to `max_restarts` times."""
+    failed first. After a failure it starts again up to `max_restarts` times, unless that would end in the same way: a
+    rank was used wrongly, or two attempts in a row end with one error."""
     if ranks > cores():
         messages.warn(f"{ranks} ranks share {cores()} cores: each is slower than it would be alone")
     logs.mkdir(exist_ok=True)
     store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
+    said = ""
     for attempt in range(max_restarts + 1):
-        end = _attempt(command, ranks, logs, store, attempt)
+        own = PrefixStore(f"attempt-{attempt}", store)
+        end = _attempt(command, ranks, logs, store.port, attempt, own)
         if end.code in (ExitCode.DONE, *FINAL) or attempt == max_restarts:
+            break
+        before, said = said, own.get(ERROR).decode(errors="replace") if own.check([ERROR]) else ""
+        if end.code > 0 and said and said == before:
+            messages.note(f"{end} with the error of the attempt before: starting again would not help")
             break
         messages.note(f"{end}: continuing from the last checkpoint (restart {attempt + 1} of {max_restarts})")
     if end.code:
@@ -93,25 +100,19 @@ def launched(command: Sequence[str], ranks: int, logs: Path, *, max_restarts: in
         raise ProblemError(problems, ExitCode(end.code) if end.code in set(ExitCode) else ExitCode.FAILED)
 
 
-def _attempt(
-    command: Sequence[str],
-    ranks: int,
-    logs: Path,
-    store: dist.TCPStore,  # pyright: ignore[reportPrivateImportUsage]
-    attempt: int,
-) -> End:
+def _attempt(command: Sequence[str], ranks: int, logs: Path, port: int, attempt: int, store: PrefixStore) -> End:
     told = {
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(store.port),
+        "MASTER_PORT": str(port),
         HOSTED: str(True),
         ATTEMPT: str(attempt),
         THREADS: os.environ.get(THREADS) or str(threads_of(ranks)),
     }
     with _Processes(ranks, logs) as processes, processes.signals_passed_on():
         processes.start(command, told)
-        return processes.ended(PrefixStore(f"attempt-{attempt}", store))
+        return processes.ended(store)
 
 
 class _Processes:
@@ -194,10 +195,13 @@ class _Processes:
     def _failed(self) -> End | None:
         """How the rank that failed first ended. Ranks that a signal stopped have not failed."""
         fine = [ExitCode.DONE, ExitCode.INTERRUPTED, *([-signal.SIGTERM] if self._asked_to_stop else [])]
-        codes = [(rank, process.poll()) for rank, process in enumerate(self._processes)]
-        # One that was killed before one that says that it has lost another.
-        wrong = sorted((code, rank) for rank, code in codes if code is not None and code not in fine)
-        return End(wrong[0][0], wrong[0][1]) if wrong else None
+        codes = [process.poll() for process in self._processes]
+        wrong = [(rank, code) for rank, code in enumerate(codes) if code is not None and code not in fine]
+        if not wrong:
+            return None
+        # One that was killed, and one that would be again, before one that says that it has lost another.
+        rank, code = min(wrong, key=lambda each: (each[1] > 0, each[1] not in FINAL, each[1], each[0]))
+        return End(code, rank)
 
     def _stopped(self) -> End:
         if self._processes[0].returncode == -signal.SIGTERM:  # before it could say so

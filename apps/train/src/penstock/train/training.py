@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from penstock.cli.output import human_bytes
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
@@ -24,7 +25,7 @@ from penstock.run.directory import RunDirectory
 from penstock.run.records.record import write_record
 from penstock.run.records.training import Status, Trained
 from penstock.train.checkpoint import last_good
-from penstock.train.checks import Planned, gigabytes, require_for_start
+from penstock.train.checks import Planned, require_for_start
 from penstock.train.compose import (
     Composition,
     compose_model,
@@ -177,7 +178,7 @@ def _warn_of_missing_files(config: RunConfig) -> None:
 
 def _say_what_copies_take(planned: Planned) -> None:
     if copied := planned.copied_bytes:
-        what = f"checkpoints are written beside training, from a copy that takes {gigabytes(copied)} of memory"
+        what = f"checkpoints are written beside training, from a copy that takes {human_bytes(copied)} of memory"
         messages.note(f"{what}; train.checkpoint_async=false does without")
 
 

@@ -83,6 +83,11 @@ class Schema(BaseModel):
         ("router", "k"), and what is wrong. All of them are reported at once."""
         yield from ()
 
+    def unavailable(self) -> Iterator[tuple[tuple[str | int, ...], Problem]]:
+        """What this machine cannot give now, such as a port in use, each with the path of its field. A run asks
+        observers and trackers before any work, on the rank that has them; files are found by `InputPath`."""
+        yield from ()
+
     @classmethod
     def giver(cls, fields: Mapping[str, Any], name: str) -> str | None:
         """Where the value of an unwritten field `name` comes from (a preset), or None for its default."""
