@@ -198,8 +198,8 @@ def the_copies_of_checkpoints_fit_into_memory(planned: Planned) -> None:
     if copied and available is not None and copied + trained > available:
         copy, more, there = map(human_bytes, (copied, trained, available))
         what = (
-            f"writing checkpoints beside training takes {copy} for a copy of the model and the optimizer state, training "
-            f"takes more than {more}, and {there} are available"
+            f"writing checkpoints beside training takes {copy} for a copy of the model and the optimizer state, "
+            f"training takes more than {more}, and {there} are available"
         )
         fix = "set it to false, or train where there is more memory"
         raise ProblemError(Problem("too-little-memory", what, "train.checkpoint_async", fix))
