@@ -22,6 +22,8 @@ Amount = Annotated[float, Field(gt=0)]
 
 LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
 
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
+
 Direction = Literal["minimize", "maximize"]
 
 
@@ -92,6 +94,9 @@ class SweepConfig(Schema):
     them this process, one run after the other."""
     budget: Budget = Budget()
     """Caps of the whole sweep."""
+    tasks: list[TaskChoice] = []
+    """Tasks of `penstock evaluate` whose scores the report shows, for the first seed of each cell that was trained to
+    the end."""
     rank_at: list[Literal["tokens", "flops"]] = []
     """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from penstock.run.records.record import read_record
 from penstock.run.records.sweep import (
@@ -25,6 +26,8 @@ from penstock.sweep.grid import Cell
 
 COMPARED = ("all", "final")
 """Phases whose runs the tables compare."""
+MEASURED = ("latency_128", "latency_512", "tokens_per_second", "peak_memory", "tasks")
+"""Figures of trained models that are measured alone."""
 
 
 def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
@@ -109,8 +112,10 @@ def _cell(
             difference=None,
             verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
         )
+    measured = _measured(walk, cell)
     return replace(
         means,
+        **measured,
         state=state.name,
         reason=state.reason,
         key=cell.key,
@@ -124,6 +129,13 @@ def _cell(
         bytes=shape.bytes,
         lr=getattr(cell.config.train.optimizer.settings, "lr", None),
     )
+
+
+def _measured(walk: Controller, cell: Cell) -> dict[str, Any]:
+    """What was measured alone, under the names that `CellFigures` has."""
+    own = (trial for trial in walk.trials if trial.cell is cell and trial.phase.name in COMPARED)
+    found = next((measured for trial in own if (measured := trial.files.measured()) is not None), None)
+    return {} if found is None else {name: getattr(found, name) for name in MEASURED}
 
 
 def _last_results(of_trials: Sequence[Sequence[RungResult]]) -> list[RungResult]:

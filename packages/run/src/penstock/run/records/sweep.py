@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from penstock.run.records.record import ABSENT, Record
 
@@ -94,6 +95,22 @@ class FailedRun(Record):
 
     reason: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun(Record):
+    """What only a trained model shows, measured on `machine` while nothing else of the sweep ran: seconds from a prompt
+    of so many tokens to the logits of the next one at batch 1 (median), generated tokens per second after the first
+    prompt, peak bytes of the process, and the metrics of the tasks under their own names. `asked` has the tasks with
+    their settings, as the config of a run writes them."""
+
+    latency_128: float
+    latency_512: float
+    tokens_per_second: float
+    peak_memory: int
+    machine: str = ""
+    tasks: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    asked: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
 
 
 @dataclass(frozen=True, slots=True)
