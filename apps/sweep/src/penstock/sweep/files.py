@@ -4,6 +4,7 @@ runs/<sweep>/
     sweep.json  decisions.jsonl  sweep.html  finished.json           all derived from the files below
     heldout/<text>.json                                              bytes of each held-out document
     cells/<key>/shape.json                                           parameters and bytes of the cell's model
+    cells/<key>/rates-seed<n>-<hash>/rates.json                      learning rates that ramps suggest
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
@@ -27,7 +28,7 @@ from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.run.config import digest
 from penstock.run.records.record import as_json, read_record, write_record
-from penstock.run.records.sweep import CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
+from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
 
 FIGURES = "sweep.json"
 
@@ -66,6 +67,13 @@ class TrialFiles:
 
     def write_measured(self, measured: MeasuredRun) -> None:
         write_record(self.folder / "measured.json", measured)
+
+    def rates(self) -> CellRates | None:
+        return read_record(CellRates, self.folder / "rates.json")
+
+    def write_rates(self, rates: CellRates) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "rates.json", rates)
 
     def failure(self) -> FailedRun | None:
         return read_record(FailedRun, self.folder / "failed.json")

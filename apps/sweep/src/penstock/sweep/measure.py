@@ -14,10 +14,10 @@ import torch
 
 from penstock.eval_suite.performance import measure_performance
 from penstock.evaluate.evaluation import heldout_tokens, prepare_tasks, task_context
-from penstock.hooks.discovery import Selection
 from penstock.hooks.registry import Registry
 from penstock.run.directory import processor
 from penstock.run.records.sweep import MeasuredRun
+from penstock.sweep.selected import registry_of
 from penstock.train.restore import restore_run
 
 PROMPTS = (128, 512)
@@ -52,12 +52,7 @@ def measure(run: Path, registry: Registry, tasks: Sequence[Mapping[str, Any]] = 
 def measure_job(argument: dict[str, Any]) -> dict[str, Any]:
     """`measure` as a launcher's job: `run` is the run directory, `tasks` the tasks as a config writes them, and
     `selection` says which plugins are loaded."""
-    selection = Selection(**{name: _frozen(value) for name, value in argument.get("selection", {}).items()})
-    return measure(Path(argument["run"]), Registry.discover(selection), argument.get("tasks", ())).to_json()
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return measure(Path(argument["run"]), registry_of(argument["selection"]), argument["tasks"]).to_json()
 
 
 def _batch(performance: dict[str, Any]) -> dict[str, Any]:
