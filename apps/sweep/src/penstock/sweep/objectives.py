@@ -22,6 +22,11 @@ MEASURED_TIMES = frozenset({"latency_128", "latency_512", "tokens_per_second", "
 """Figures that differ when they are measured again. They are reported, and decide nothing."""
 
 
+def measured_alone(name: str) -> bool:
+    """Whether the figure is measured on a trained model (see `penstock.sweep.measure`)."""
+    return name in MEASURED_TIMES or name.startswith("tasks.")
+
+
 def is_objective(name: str) -> bool:
     kind, _, rest = name.partition(".")
     return bool(rest) if kind in OF_NAMES else name in FIGURES
