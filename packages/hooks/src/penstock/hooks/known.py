@@ -97,6 +97,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("observer", "prometheus"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
     ("launcher", "local"): "penstock-run",
+    ("launcher", "submitit"): "penstock-submitit",
+    ("launcher", "ray"): "penstock-ray",
     ("section", "evaluate"): "penstock-evaluate",
     ("section", "simulate"): "penstock-simulate",
     ("command", "plugins"): "penstock",
