@@ -22,6 +22,7 @@ from penstock.sweep.compare import compare
 from penstock.sweep.controller import Controller, Trial
 from penstock.sweep.files import FIGURES
 from penstock.sweep.grid import Cell
+from penstock.sweep.objectives import FLOPS_PER_PARAMETER
 
 COMPARED = ("all", "final")
 """Phases whose runs the tables compare."""
@@ -120,7 +121,7 @@ def _cell(
         overrides=list(cell.overrides),
         parameters=shape.parameters,
         embedding_share=shape.embedding_share,
-        flops_per_token=6 * shape.active_parameters,
+        flops_per_token=FLOPS_PER_PARAMETER * shape.active_parameters,
         bytes=shape.bytes,
         lr=getattr(cell.config.train.optimizer.settings, "lr", None),
     )

@@ -18,7 +18,6 @@ from penstock.data_prep.dataset import TokenDataset, read_manifest
 from penstock.data_prep.prepare import Fingerprinted, Prepared, fingerprint_of, prepare
 from penstock.data_prep.shards import MANIFEST
 from penstock.data_prep.tokenizer import read_tokenizer
-from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.config import read_config
 from penstock.hooks.contracts import Corpus, TrainingData
 from penstock.hooks.problems import Problem, ProblemError
