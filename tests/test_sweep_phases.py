@@ -22,7 +22,8 @@ from penstock.sweep.figures import figures_of
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
-from penstock.sweep.shape import shapes_of
+from penstock.sweep.rules.paired import Paired
+from penstock.sweep.shape import costs_of, shapes_of
 
 SWEEP = """\
 name: phased
@@ -109,6 +110,18 @@ def test_bad_cells_stop_at_rungs_and_the_best_goes_to_the_end_with_every_seed(sw
     assert stopped.reason == "after 256 tokens: the worst"
     assert figures.spent is not None
     assert (figures.spent.runs, figures.spent.tokens) == (3 + 2, 256 + 512 + 1024 + 2 * 2048)
+
+
+def test_a_sweep_with_phases_has_the_paired_rule_which_reads_the_costs_of_its_objectives(sweep_file):
+    objectives = "{bits_per_byte: minimize, parameters: minimize, embedding_share: maximize, latency_128: minimize}"
+    sweep_file.write_text(sweep_file.read_text() + f"objectives: {objectives}\n")
+    sweep = load_sweep(sweep_file, Registry.discover())
+    assert sweep.settings.stop is not None
+    assert isinstance(sweep.settings.stop.build(), Paired)
+    shapes = {cell.name: CellShape(100 + number, 80, 0.25, {}) for number, cell in enumerate(sweep.cells)}
+    assert costs_of(sweep, shapes) == {"low": (100, -0.25), "middle": (101, -0.25), "high": (102, -0.25)}
+    sweep_file.write_text(sweep_file.read_text() + "stop: none\n")
+    assert load_sweep(sweep_file, Registry.discover()).code != sweep.code  # another rule may decide otherwise
 
 
 def test_what_is_decided_does_not_depend_on_the_order_of_runs(sweep_file):
@@ -199,6 +212,9 @@ def test_what_a_budget_leaves_out_is_capped_with_the_reason(sweep_file, caps, ex
         (("finalists: 1}", "finalists: 1}\nrungs: [0.5, 2000]"), "bad-value", "before the end of the phase"),
         (("{tokens: 1024}", "{tokens: 1024, seeds: 3}"), "bad-value", "3 seeds"),
         (("{tokens: 1024}", "{tokens: 1024, schedule: trunk}"), "no-trunk", "warmup_tokens"),
+        (("lr: 0.02}}", "lr: 0.02}, data.tokenizer.vocab_size: 300}\nstop: perplexity"), "unlike-tokenizers", "'low' and"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nstop: worst"), "unknown-component", "stop-rule 'worst'"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: {bytes.fp3: minimize}"), "bad-value", "no figure of this name"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_phases_is_said_before_any_work(sweep_file, change, code, named):

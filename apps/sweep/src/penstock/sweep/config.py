@@ -21,6 +21,9 @@ Amount = Annotated[float, Field(gt=0)]
 """Below 1 a share, else a number of tokens."""
 
 LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
+StopChoice: TypeAlias = Annotated[Choice, OfKind("stop-rule")]
+
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
 
 Direction = Literal["minimize", "maximize"]
 
@@ -44,6 +47,23 @@ class Phases(Schema):
     """The first phase."""
     finalists: int = Field(default=3, ge=1)
     """How many cells are trained to the end, with every seed of the sweep."""
+
+
+class Rate(Schema):
+    """Whose learning rates the cells have."""
+
+    use: Literal["fixed", "width", "lr-find"] = "fixed"
+    """`fixed`: those of the cell's config. `width`: those of the cell's config, carried from hidden size `width` to the
+    cell's. `lr-find`: those that `penstock train --lr-find` suggests for the cell."""
+    width: int | None = Field(default=None, ge=1)
+    """The hidden size that the rates of the config suit. null: that of the baseline."""
+    seeds: int = Field(default=3, ge=1)
+    """Ramps of `lr-find` for each rule of the optimizer, each with its own initial weights and data order."""
+    steps: int = Field(default=100, ge=2)
+    """Steps of each ramp."""
+    also_common: bool = False
+    """Whether the cells whose rates differ from their config's also train a short phase at those, so that the report
+    ranks them at a common rate too."""
 
 
 class Budget(Schema):
@@ -78,20 +98,27 @@ class SweepConfig(Schema):
     better cell might only be larger; with `phases` or `rank_at` they are allowed."""
     phases: Phases | None = None
     """Two phases; null trains every cell with every seed to the end."""
+    stop: StopChoice | None = None
+    """The rule that stops cells at rungs. null: `paired` with phases; without them every cell goes on."""
     rungs: list[Amount] | None = None
-    """Where the short phase (the whole training without phases) measures every cell: below 1 a share of its tokens,
-    else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
+    """Where the short phase (the whole training without phases) measures every cell, and `stop` may stop it: below 1 a
+    share of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
     heldout_bytes: int | None = Field(default=None, gt=0)
     """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
     one. null reads all of it, which takes longer than a short phase if there is much."""
     objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
-    """The figures of which the report draws Pareto fronts, each with its direction. Finalists are chosen by bits per
-    byte."""
+    """The figures of which the report draws Pareto fronts, each with its direction. Rules and the choice of finalists
+    go by bits per byte and by those that are exact, such as parameters; measured times decide nothing."""
     launcher: LauncherChoice | None = None
     """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
     them this process, one run after the other."""
+    rate: Rate = Rate()
+    """Whose learning rates the cells have."""
     budget: Budget = Budget()
     """Caps of the whole sweep."""
+    tasks: list[TaskChoice] = []
+    """Tasks of `penstock evaluate` whose scores the report shows, for the first seed of each cell that was trained to
+    the end."""
     rank_at: list[Literal["tokens", "flops"]] = []
     """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
 
@@ -101,7 +128,7 @@ class SweepConfig(Schema):
         """What a sweep has because it has phases."""
         if not isinstance(data, dict) or not data.get("phases"):
             return data
-        return {"launcher": {"use": "local"}, **data}
+        return {"launcher": {"use": "local"}, "stop": {"use": "paired"}, **data}
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> SweepConfig:
@@ -128,6 +155,10 @@ class SweepConfig(Schema):
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
+        if self.rate.width is not None and self.rate.use != "width":
+            yield ("rate", "width"), f"nothing reads it with `use: {self.rate.use}`"
+        if self.rate.also_common and (self.rate.use == "fixed" or self.phases is None):
+            yield ("rate", "also_common"), "it needs phases, and rates that are not `fixed`"
         for name in self.objectives:
             if not is_objective(name):
                 yield ("objectives", name), "no figure of a cell has this name"

@@ -9,10 +9,11 @@ cells to a finished one and reading it again are the same walk.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from penstock.sweep.files import SweepFiles, TrialFiles
 from penstock.sweep.finalists import finalists
 from penstock.sweep.grid import Cell, Sweep
 from penstock.sweep.phases import Phase, phases_of
+from penstock.sweep.rates import CellRateOverrides, find_missing
 
 WORK = "penstock.sweep.worker:train_to_rung"
 ATTEMPTS = 2
@@ -83,20 +85,28 @@ class Jobs:
 
 
 class Controller:
-    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far."""
+    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far. `costs` are
+    those of each cell by name: see `Standing`."""
 
     def __init__(
-        self, sweep: Sweep, runs: Path, registry: Registry, launcher: Launcher, rule: StopRule | None = None
+        self,
+        sweep: Sweep,
+        runs: Path,
+        registry: Registry,
+        launcher: Launcher,
+        rule: StopRule | None = None,
+        costs: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
     ) -> None:
         self.sweep, self.runs, self.registry = sweep, runs, registry
         self.files = SweepFiles(runs / sweep.settings.name)
         self.phases = phases_of(sweep.settings, sweep.cells)
+        self.rates = CellRateOverrides(sweep, self.files)
         self.ledger = Ledger(sweep.settings.budget)
         self.states = {cell.name: State("pending") for cell in sweep.cells}
         self.decisions: list[Decision] = []
         self.trials: list[Trial] = []
         self.entered: dict[str, list[Cell]] = {}
-        self._launcher, self._rule = launcher, rule
+        self._launcher, self._rule, self._costs = launcher, rule, costs
         self._jobs = Jobs()
         self._outcomes = self._launched()
         self._before = list(self.files.decisions())
@@ -111,14 +121,27 @@ class Controller:
         self._outcomes.close()
 
     def _walk(self) -> None:
-        living, best = list(self.sweep.cells), list[Cell]()
+        living, best = self._with_rates(), list[Cell]()
         for phase in self.phases:
-            entering = {"final": best, "common": list(self.sweep.cells)}.get(phase.name, living)
-            living = self._through(phase, entering)
+            living = self._through(phase, {"final": best, "common": self.at_other_rates}.get(phase.name, living))
             if phase.name == "short":
                 best = self._finalists(phase, living)
             elif phase.name != "common":
                 self._set(living, State("finished"))
+
+    def _with_rates(self) -> list[Cell]:
+        """The cells whose learning rates are known; those of the others are looked for first."""
+        failed = find_missing(self.rates, self.sweep, self.runs, self.registry, self._launcher)
+        for name, reason in failed.items():
+            self.states[name] = State("failed", f"no rate was found: {reason}")
+        for found in self.rates.found(self.sweep.cells):
+            self.ledger.spend(found.found.tokens, found.seconds)
+        return [cell for cell in self.sweep.cells if cell.name not in failed]
+
+    @property
+    def at_other_rates(self) -> list[Cell]:
+        """The cells whose rates are not, or may not be, those of their configs."""
+        return [cell for cell in self.sweep.cells if self.rates.of(cell) != ()]
 
     @property
     def finalists(self) -> int:
@@ -127,13 +150,15 @@ class Controller:
 
     def has_result(self, cell: Cell, phase: Phase, seed: int) -> bool:
         """Whether a run was measured at its end."""
-        return self._trial(cell, phase, seed).files.result(phase.tokens(cell)) is not None
+        known = phase.name == "common" or self.rates.of(cell) is not None
+        return known and self._trial(cell, phase, seed).files.result(phase.tokens(cell)) is not None
 
     def _through(self, phase: Phase, entering: list[Cell]) -> list[Cell]:
         """The cells that reach the end of a phase."""
         self.entered[phase.name] = entering
         trials = {cell.name: [self._trial(cell, phase, seed) for seed in phase.seeds] for cell in entering}
-        self.trials += [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in entering]
+        shown = self.sweep.cells if phase.name == "common" else entering
+        self.trials += [self._trial(cell, phase, seed) for seed in phase.seeds for cell in shown]
         living = entering
         for rung in range(len(phase.rungs) + 1):
             planned = [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in living]
@@ -143,9 +168,12 @@ class Controller:
         return living
 
     def _trial(self, cell: Cell, phase: Phase, seed: int) -> Trial:
-        added = phase.overrides(cell)
+        """A cell whose rates are those of its config has one short run, which is that of both rates."""
+        own = self.rates.of(cell) or ()
+        name = "short" if phase.name == "common" and self.rates.of(cell) == () else phase.name
+        added = [*(own if phase.name != "common" else ()), *phase.overrides(cell)]
         depends_on = [added, self.sweep.settings.heldout_bytes, list(phase.rung_tokens(cell))[-1]]
-        files = self.files.trial(cell.key, phase.name, seed, depends_on)
+        files = self.files.trial(cell.key, name, seed, depends_on)
         return Trial(cell, phase, seed, (*cell.overrides, *added, f"seed={seed}"), files)
 
     def _trained(self, phase: Phase, rung: int, planned: Sequence[Trial], living: Sequence[Cell]) -> list[Cell]:
@@ -165,8 +193,8 @@ class Controller:
             else:
                 missing.append(trial)
         self._train(missing, rung, lost)
-        for name, state in lost.items():
-            self.states[name] = state
+        if phase.name != "common":
+            self.states |= lost
         return [cell for cell in living if cell.name not in lost]
 
     def _train(self, trials: Sequence[Trial], rung: int, lost: dict[str, State]) -> None:
@@ -257,11 +285,10 @@ class Controller:
         """The cells that go on after a rung."""
         standings = self._standings(phase, rung, living, trials)
         stopped = dict(rule.stopped(rung, standings))
-        if phase.name != "common":
-            for cell in living:
-                if cell.name in stopped:
-                    where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
-                    self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
+        for cell in living:
+            if cell.name in stopped:
+                where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
+                self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
         self._record(phase, phase.rung_tokens(self.sweep.baseline)[rung], type(rule).__name__, living, stopped)
         return [cell for cell in living if cell.name not in stopped]
 
@@ -312,6 +339,8 @@ class Controller:
             document_bytes=np.array(self.files.heldout(first.text).document_bytes),
             tokenizer=first.tokenizer,
             history=earlier,
+            seeds=len(results),
+            costs=self._costs.get(cell, ()),
         )
 
     def _record(self, phase: Phase, tokens: int, rule: str, living: list[Cell], stopped: dict[str, str]) -> None:
