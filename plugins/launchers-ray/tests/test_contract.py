@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,15 @@ pytest.importorskip("ray", reason="`nox -s ray` tests with Ray")
 HOST = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"  # Ray on Linux takes 127.0.0.1 for the host's name
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind((HOST, 0))
-        return listening.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        listening = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in listening:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in listening]
 
 
-PORT = free_port()
+PORT, CLIENTS, DASHBOARD = free_ports(3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,6 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Of two places. With `--block`, what `ray start` has started ends with it."""
     log = tmp_path_factory.mktemp("ray") / "head.log"
     options = ["--head", "--block", f"--node-ip-address={HOST}", f"--port={PORT}", "--num-cpus=2"]
+    options += [f"--ray-client-server-port={CLIENTS}", f"--dashboard-port={DASHBOARD}"]
     options += ["--include-dashboard=false", "--disable-usage-stats"]
     command = [str(Path(sys.executable).with_name("ray")), "start", *options]
     with pytest.MonkeyPatch.context() as patch, log.open("wb") as said:
