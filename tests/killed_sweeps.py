@@ -55,7 +55,8 @@ WHO = ("controller", "worker", "all")
 """In turn, so that no two kills of workers follow each other: two deaths of a run at one place are taken for its own
 fault."""
 LONGEST = 300.0  # seconds from one kill to the next or to the end; a sweep that takes longer is stuck
-MEASURED = ("seconds", "machine", "run", "nanoseconds_per_token", "picoseconds_per_flop", "hours")
+TIMES = ("latency_128", "latency_512", "tokens_per_second", "peak_memory")
+MEASURED = ("seconds", "machine", "run", "nanoseconds_per_token", "picoseconds_per_flop", "hours", *TIMES)
 RESUMING = re.compile(r"resuming (\S+) from step (\d+) of")
 
 
