@@ -41,7 +41,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     options += ["--include-dashboard=false", "--disable-usage-stats"]
     command = [str(Path(sys.executable).with_name("ray")), "start", *options]
     with pytest.MonkeyPatch.context() as patch, log.open("wb") as said:
-        patch.setenv("RAY_raylet_start_wait_time_s", "300")
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine starts all of Ray's processes slowly
+        patch.setenv("RAY_agent_register_timeout_ms", "300000")
         head = subprocess.Popen(command, stdout=said, stderr=said)
         yield from until_the_test_ends(head, log)
 
