@@ -22,7 +22,8 @@ from penstock.sweep.figures import figures_of
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
-from penstock.sweep.shape import shapes_of
+from penstock.sweep.rules.paired import Paired
+from penstock.sweep.shape import costs_of, shapes_of
 
 SWEEP = """\
 name: phased
@@ -109,6 +110,18 @@ def test_bad_cells_stop_at_rungs_and_the_best_goes_to_the_end_with_every_seed(sw
     assert stopped.reason == "after 256 tokens: the worst"
     assert figures.spent is not None
     assert (figures.spent.runs, figures.spent.tokens) == (3 + 2, 256 + 512 + 1024 + 2 * 2048)
+
+
+def test_a_sweep_with_phases_has_the_paired_rule_which_reads_the_costs_of_its_objectives(sweep_file):
+    objectives = "{bits_per_byte: minimize, parameters: minimize, embedding_share: maximize, latency_128: minimize}"
+    sweep_file.write_text(sweep_file.read_text() + f"objectives: {objectives}\n")
+    sweep = load_sweep(sweep_file, Registry.discover())
+    assert sweep.settings.stop is not None
+    assert isinstance(sweep.settings.stop.build(), Paired)
+    shapes = {cell.name: CellShape(100 + number, 80, 0.25, {}) for number, cell in enumerate(sweep.cells)}
+    assert costs_of(sweep, shapes) == {"low": (100, -0.25), "middle": (101, -0.25), "high": (102, -0.25)}
+    sweep_file.write_text(sweep_file.read_text() + "stop: none\n")
+    assert load_sweep(sweep_file, Registry.discover()).code != sweep.code  # another rule may decide otherwise
 
 
 def test_what_is_decided_does_not_depend_on_the_order_of_runs(sweep_file):
@@ -199,6 +212,9 @@ def test_what_a_budget_leaves_out_is_capped_with_the_reason(sweep_file, caps, ex
         (("finalists: 1}", "finalists: 1}\nrungs: [0.5, 2000]"), "bad-value", "before the end of the phase"),
         (("{tokens: 1024}", "{tokens: 1024, seeds: 3}"), "bad-value", "3 seeds"),
         (("{tokens: 1024}", "{tokens: 1024, schedule: trunk}"), "no-trunk", "warmup_tokens"),
+        (("lr: 0.02}}", "lr: 0.02}, data.tokenizer.vocab_size: 300}\nstop: perplexity"), "unlike-tokenizers", "'low' and"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nstop: worst"), "unknown-component", "stop-rule 'worst'"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: {bytes.fp3: minimize}"), "bad-value", "no figure of this name"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_phases_is_said_before_any_work(sweep_file, change, code, named):
@@ -208,6 +224,32 @@ def test_what_is_wrong_with_phases_is_said_before_any_work(sweep_file, change, c
     assert code in {problem.code for problem in caught.value.problems}
     assert named in str(caught.value)
     assert not (sweep_file.parent / "runs").exists()
+
+
+class Deadly(Inline):
+    """Loses the job of a cell, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            if job.argument["cell"] == "middle" and self.times:
+                self.times -= 1
+                yield Outcome(job.name, "lost", None, "the worker was killed by SIGKILL")
+            else:
+                yield from super().run(function, [job])
+
+
+def test_a_run_whose_worker_dies_is_tried_once_more_and_then_its_cell_has_failed(sweep_file, capsys):
+    once = walk(sweep_file, Deadly(1))
+    assert "middle; short, seed 0: the worker was killed by SIGKILL; it is tried again" in capsys.readouterr().err
+    assert what_was_found(once) == what_was_found(walk(sweep_file, folder="unharmed"))
+    twice = walk(sweep_file, Deadly(2), folder="twice")
+    (failed,) = [cell for cell in twice.cells if cell.state == "failed"]
+    assert (failed.cell, failed.reason) == ("middle", "the worker was killed by SIGKILL")
+    assert sorted(states(twice).values()) == ["failed", "finished", "stopped"]
+    assert walk(sweep_file, folder="twice").cells == twice.cells  # until --retry-failed
 
 
 def test_a_cell_that_diverges_fails_and_the_others_go_on(sweep_file):

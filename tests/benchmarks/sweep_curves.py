@@ -42,7 +42,8 @@ HEAD = 16
 KINDS = {  # of a width: expansion of a dense layer, or experts, how many a token takes, and their expansion
     "dense 2": "first_k_dense_replace: {layers}, intermediate_size: {wide}",
     "dense 4": "first_k_dense_replace: {layers}, intermediate_size: {wider}",
-    "1 of 4": "n_routed_experts: 4, moe_intermediate_size: {width}, router: {{use: sigmoid-topk, k: 1, normalize: false}}",
+    "1 of 4": "n_routed_experts: 4, moe_intermediate_size: {width}, "
+    "router: {{use: sigmoid-topk, k: 1, normalize: false}}",
     "2 of 8": "n_routed_experts: 8, moe_intermediate_size: {half}, router: {{use: sigmoid-topk, k: 2}}",
 }
 
@@ -69,7 +70,9 @@ class Model:
         heads = f"num_attention_heads: {width // HEAD}, num_key_value_heads: {width // HEAD}, head_dim: {HEAD}"
         sizes = f"hidden_size: {width}, num_hidden_layers: {layers}, {heads}, max_position_embeddings: {LENGTH}"
         if routed:
-            sizes += f", intermediate_size: {2 * width}, first_k_dense_replace: 0, balance: [{{use: loss-free, rate: 0.01}}]"
+            sizes += (
+                f", intermediate_size: {2 * width}, first_k_dense_replace: 0, balance: [{{use: loss-free, rate: 0.01}}]"
+            )
         return [
             f"model={{use: glm-moe, {sizes}, {feed_forward}, sharing: [{{use: tied-embeddings}}]}}",
             f"data.tokenizer.vocab_size={self.vocabulary}",
@@ -171,9 +174,7 @@ def run_points(work: Work, share: float) -> Iterator[Point]:
     resume: str | None = None
     for rung in (rung for rung in RUNGS if rung <= share):
         until = None if rung == share else steps_of(rung)
-        run = train_alone(
-            config, document, work.runs, registry, overrides=overrides, resume=resume, until=until
-        )
+        run = train_alone(config, document, work.runs, registry, overrides=overrides, resume=resume, until=until)
         resume = run.run_dir
         restored = restore_run(Path(run.run_dir), registry)
         pieces = pieces_of(heldout_tokens(restored.dataset), restored.tokenizer, HELDOUT_BYTES)
@@ -231,7 +232,11 @@ def write_curves(path: Path, points: Sequence[Point]) -> None:
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
         rows = ([*(getattr(point, name) for name in FIELDS), *point.document_bits] for point in points)
         head = [*FIELDS, *(f"document_{number}" for number in range(len(points[0].document_bits)))]
-        packed.write("".join(",".join(f'"{each}"' if "," in str(each) else str(each) for each in row) + "\n" for row in (head, *rows)).encode())
+        packed.write(
+            "".join(
+                ",".join(f'"{each}"' if "," in str(each) else str(each) for each in row) + "\n" for row in (head, *rows)
+            ).encode()
+        )
 
 
 def read_curves(path: Path = STORED) -> list[Point]:
@@ -240,7 +245,10 @@ def read_curves(path: Path = STORED) -> list[Point]:
 
 
 def _point(row: Mapping[str, str]) -> Point:
-    known = {name: str if name == "cell" else float if name in ("seconds", "bits_per_byte", "perplexity") else int for name in FIELDS}
+    known = {
+        name: str if name == "cell" else float if name in ("seconds", "bits_per_byte", "perplexity") else int
+        for name in FIELDS
+    }
     bits = [int(value) for name, value in row.items() if name not in known]
     return Point(**{name: kind(row[name]) for name, kind in known.items()}, document_bits=bits)
 

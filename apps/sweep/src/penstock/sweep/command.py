@@ -78,18 +78,26 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     from penstock.sweep.controller import Controller
     from penstock.sweep.documents import read_documents
     from penstock.sweep.figures import figures_of
-    from penstock.sweep.files import FIGURES, locked
+    from penstock.sweep.files import FIGURES, SweepFiles, locked
     from penstock.sweep.finished import note_finished
     from penstock.sweep.inline import Inline
     from penstock.sweep.measuring import measure_finalists
     from penstock.sweep.report import write_report
-    from penstock.sweep.shape import require_equal_flops, shapes_of, write_shapes
+    from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of, write_shapes
 
     name = loaded.settings.name
     folder = runs / name
     launcher = loaded.settings.launcher
-    walk = Controller(loaded, runs, registry, launcher.build(folder=folder / "logs") if launcher else Inline())
-    shapes = shapes_of(loaded, walk.files)
+    shapes = shapes_of(loaded, SweepFiles(folder))
+    stop = loaded.settings.stop
+    walk = Controller(
+        loaded,
+        runs,
+        registry,
+        launcher.build(folder=folder / "logs") if launcher else Inline(),
+        rule=stop.build() if stop else None,
+        costs=costs_of(loaded, shapes),
+    )
     require_equal_flops(loaded, shapes)
     report = folder / "sweep.html"
 

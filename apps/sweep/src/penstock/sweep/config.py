@@ -21,6 +21,7 @@ Amount = Annotated[float, Field(gt=0)]
 """Below 1 a share, else a number of tokens."""
 
 LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
+StopChoice: TypeAlias = Annotated[Choice, OfKind("stop-rule")]
 
 TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
 
@@ -97,15 +98,17 @@ class SweepConfig(Schema):
     better cell might only be larger; with `phases` or `rank_at` they are allowed."""
     phases: Phases | None = None
     """Two phases; null trains every cell with every seed to the end."""
+    stop: StopChoice | None = None
+    """The rule that stops cells at rungs. null: `paired` with phases; without them every cell goes on."""
     rungs: list[Amount] | None = None
-    """Where the short phase (the whole training without phases) measures every cell: below 1 a share of its tokens,
-    else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
+    """Where the short phase (the whole training without phases) measures every cell, and `stop` may stop it: below 1 a
+    share of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
     heldout_bytes: int | None = Field(default=None, gt=0)
     """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
     one. null reads all of it, which takes longer than a short phase if there is much."""
     objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
-    """The figures of which the report draws Pareto fronts, each with its direction. Finalists are chosen by bits per
-    byte."""
+    """The figures of which the report draws Pareto fronts, each with its direction. Rules and the choice of finalists
+    go by bits per byte and by those that are exact, such as parameters; measured times decide nothing."""
     launcher: LauncherChoice | None = None
     """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
     them this process, one run after the other."""
@@ -125,7 +128,7 @@ class SweepConfig(Schema):
         """What a sweep has because it has phases."""
         if not isinstance(data, dict) or not data.get("phases"):
             return data
-        return {"launcher": {"use": "local"}, **data}
+        return {"launcher": {"use": "local"}, "stop": {"use": "paired"}, **data}
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> SweepConfig:

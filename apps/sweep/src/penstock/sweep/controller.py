@@ -9,10 +9,11 @@ cells to a finished one and reading it again are the same walk.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -84,10 +85,17 @@ class Jobs:
 
 
 class Controller:
-    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far."""
+    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far. `costs` are
+    those of each cell by name: see `Standing`."""
 
     def __init__(
-        self, sweep: Sweep, runs: Path, registry: Registry, launcher: Launcher, rule: StopRule | None = None
+        self,
+        sweep: Sweep,
+        runs: Path,
+        registry: Registry,
+        launcher: Launcher,
+        rule: StopRule | None = None,
+        costs: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
     ) -> None:
         self.sweep, self.runs, self.registry = sweep, runs, registry
         self.files = SweepFiles(runs / sweep.settings.name)
@@ -98,7 +106,7 @@ class Controller:
         self.decisions: list[Decision] = []
         self.trials: list[Trial] = []
         self.entered: dict[str, list[Cell]] = {}
-        self._launcher, self._rule = launcher, rule
+        self._launcher, self._rule, self._costs = launcher, rule, costs
         self._jobs = Jobs()
         self._outcomes = self._launched()
         self._before = list(self.files.decisions())
@@ -331,6 +339,8 @@ class Controller:
             document_bytes=np.array(self.files.heldout(first.text).document_bytes),
             tokenizer=first.tokenizer,
             history=earlier,
+            seeds=len(results),
+            costs=self._costs.get(cell, ()),
         )
 
     def _record(self, phase: Phase, tokens: int, rule: str, living: list[Cell], stopped: dict[str, str]) -> None:

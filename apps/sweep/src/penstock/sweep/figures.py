@@ -24,6 +24,7 @@ from penstock.sweep.compare import compare
 from penstock.sweep.controller import Controller, Trial
 from penstock.sweep.files import FIGURES
 from penstock.sweep.grid import Cell
+from penstock.sweep.objectives import FLOPS_PER_PARAMETER
 from penstock.sweep.rates import rate_of
 
 COMPARED = ("all", "final")
@@ -127,7 +128,7 @@ def _cell(
         overrides=[*cell.overrides, *(walk.rates.of(cell) or ())],
         parameters=shape.parameters,
         embedding_share=shape.embedding_share,
-        flops_per_token=6 * shape.active_parameters,
+        flops_per_token=FLOPS_PER_PARAMETER * shape.active_parameters,
         bytes=shape.bytes,
         lr=rate_of(_optimizer(walk, cell)),
         common_lr=rate_of(cell.config.train.optimizer.settings) if walk.sweep.settings.rate.also_common else None,

@@ -81,9 +81,12 @@ def load_sweep(path: Path, registry: Registry) -> Sweep:
         configs = {seed: config.model_copy(update={"seed": seed}) for seed in settings.seeds}
         axes = dict(zip(settings.axes, parts, strict=True))
         cells.append(Cell(name, axes, overrides, configs, key_of(config, code)))
-    problems += _equal_cells(cells, path)
+    problems += [*_equal_cells(cells, path), *_unlike_tokenizers(settings, cells, path)]
     if problems:
         raise ProblemError(problems)
+    if settings.stop is not None:  # other code may decide otherwise
+        target = settings.stop.entry.component.target
+        code[target] = content_hash(target)
     return Sweep(settings, config_file, tuple(cells), code)
 
 
@@ -120,6 +123,20 @@ def _equal_cells(cells: Sequence[Cell], path: Path) -> list[Problem]:
             problems.append(Problem("equal-cells", what, f"{path}: axes", "remove one, or change its settings"))
         first.setdefault(cell.key, cell.name)
     return problems
+
+
+def _unlike_tokenizers(settings: SweepConfig, cells: Sequence[Cell], path: Path) -> list[Problem]:
+    """A problem if the cells have several tokenizers, and the rule compares what only cells of one have."""
+    component = settings.stop.entry.component if settings.stop else None
+    if component is None or "any-tokenizer" in component.capabilities:
+        return []
+    first = cells[0] if cells else None
+    for cell in cells:
+        if first is not None and cell.config.data.tokenizer != first.config.data.tokenizer:
+            what = f"stop rule '{component.name}' needs one tokenizer, but '{first.name}' and '{cell.name}' have two"
+            fix = "use stop: paired, which compares bits per byte, or one tokenizer"
+            return [Problem("unlike-tokenizers", what, f"{path}: stop", fix)]
+    return []
 
 
 def override(key: str, value: Any) -> str:

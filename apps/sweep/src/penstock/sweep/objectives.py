@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.run.records.sweep import CellFigures
+from penstock.run.records.sweep import CellFigures, CellShape
 
 FIGURES = (
     "bits_per_byte",
@@ -22,6 +22,12 @@ MEASURED_TIMES = frozenset({"latency_128", "latency_512", "tokens_per_second", "
 """Figures that differ when they are measured again. They are reported, and decide nothing."""
 
 
+EXACT = frozenset({"parameters", "active_parameters", "embedding_share", "flops_per_token", "bytes"})
+"""Figures that follow from the sizes of the model."""
+FLOPS_PER_PARAMETER = 6
+"""Of training, for each active parameter and token: 2 forward and 4 backward."""
+
+
 def measured_alone(name: str) -> bool:
     """Whether the figure is measured on a trained model (see `penstock.sweep.measure`)."""
     return name in MEASURED_TIMES or name.startswith("tasks.")
@@ -30,6 +36,24 @@ def measured_alone(name: str) -> bool:
 def is_objective(name: str) -> bool:
     kind, _, rest = name.partition(".")
     return bool(rest) if kind in OF_NAMES else name in FIGURES
+
+
+def is_exact(name: str) -> bool:
+    """Whether the size of a cell's model decides the figure, so that rules may read it before any training."""
+    return name.partition(".")[0] in EXACT
+
+
+def exact_figure(shape: CellShape, name: str) -> float | None:
+    """The value of an exact objective; None for an unknown format of bytes.
+
+    >>> shape = CellShape(100, 40, 0.25, {"int8": 120.0})
+    >>> [exact_figure(shape, name) for name in ("parameters", "flops_per_token", "bytes.int8", "bytes.fp4")]
+    [100, 240, 120.0, None]
+    """
+    if name == "flops_per_token":
+        return FLOPS_PER_PARAMETER * shape.active_parameters
+    kind, _, rest = name.partition(".")
+    return shape.bytes.get(rest) if kind == "bytes" else getattr(shape, name)
 
 
 def objective_of(cell: CellFigures, name: str) -> float | None:

@@ -8,6 +8,7 @@ from penstock.run.config import RunConfig
 from penstock.run.records.sweep import CellShape
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import Sweep
+from penstock.sweep.objectives import exact_figure, is_exact
 
 TABLES = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
 
@@ -42,6 +43,27 @@ def shape_of(config: RunConfig) -> CellShape:
         embedding_share=sum(counts.by_role.get(role, 0) for role in TABLES) / counts.total,
         bytes={size.format: float(size.bytes) for size in size_table(composition)},
     )
+
+
+def costs_of(sweep: Sweep, shapes: dict[str, CellShape]) -> dict[str, tuple[float, ...]]:
+    """The exact objectives of each cell besides quality, by name, smaller being better. What a run measures, such as
+    latency, is not among them: it would be another number the next time. Raises `ProblemError` for a format of bytes
+    that a cell does not have."""
+    exact = {name: way for name, way in sweep.settings.objectives.items() if is_exact(name)}
+    problems = [
+        Problem("bad-value", f"cell '{cell}' has no figure of this name", f"objectives.{name}")
+        for name in exact
+        for cell, shape in shapes.items()
+        if exact_figure(shape, name) is None
+    ]
+    if problems:
+        raise ProblemError(problems[:1])
+    return {
+        cell: tuple(
+            (-1 if way == "maximize" else 1) * (exact_figure(shape, name) or 0.0) for name, way in exact.items()
+        )
+        for cell, shape in shapes.items()
+    }
 
 
 def require_equal_flops(sweep: Sweep, shapes: dict[str, CellShape]) -> None:

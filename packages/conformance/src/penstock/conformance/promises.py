@@ -100,6 +100,9 @@ CAPABILITIES: dict[str, dict[str, str]] = {
         "token-ids": "the router asks for the ids of its tokens",
         "trainable": "the gradient of the weights reaches a parameter",
     },
+    "stop-rule": {
+        "any-tokenizer": "cells of different tokenizers are compared fairly: perplexity decides nothing",
+    },
     "task": {
         "every-token": "every token is scored once, so a model that looks one token back has the same metrics for any "
         "sequence length",

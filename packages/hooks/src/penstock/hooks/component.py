@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "exporter": "exporters",
     "server": "servers",
     "launcher": "launchers",
+    "stop-rule": "stop_rules",
     "tracker": "trackers",
     "observer": "observers",
     "section": "sections",

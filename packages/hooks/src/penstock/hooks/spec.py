@@ -225,6 +225,18 @@ def launchers() -> list[Component]:
 
 
 @hookspec
+def stop_rules() -> list[Component]:
+    """Rules that stop cells of a sweep before the others. Called as `target(**schema)`, returns a `StopRule`, which
+    decides from the results of the living cells at one rung, and keeps nothing between two calls. One that compares
+    cells of different tokenizers has the capability `any-tokenizer`.
+
+    >>> Component(kind="stop-rule", name="halving", target="penstock.sweep.rules.halving:Halving",
+    ...           config="penstock.sweep.rules.config:HalvingConfig", summary="Stops the worse half").kind
+    'stop-rule'
+    """
+
+
+@hookspec
 def trackers() -> list[Component]:
     """Sinks for metrics. Called as `target(**schema, run_directory=Path)`, returns a `Tracker`.
 

@@ -145,6 +145,9 @@ STARTERS: dict[str, Starter] = {
     "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
     "server": Starter("The server of vLLM as a process", 'registry.build("server", "NAME")'),
     "launcher": Starter("One process for each job", "launcher: {use: NAME}"),
+    "stop-rule": Starter(
+        "Stops cells that are far behind the best", "stop: {use: NAME, distance: 0.1}", (NUMPY,), ("any-tokenizer",)
+    ),
     "tracker": Starter(
         "Metrics as rows of a CSV file", "train: {trackers: [{use: NAME}]}", (), ("durable", "exact-resume", "local")
     ),

@@ -35,6 +35,7 @@ CONFIG_LINES = {
     "exporter": "penstock export RUN --format NAME",
     "server": 'registry.build("server", "NAME")',
     "launcher": "launcher: {use: NAME}",
+    "stop-rule": "stop: {use: NAME}",
     "tracker": "train: {trackers: [{use: NAME}]}",
     "observer": "train: {observers: [{use: NAME}]}",
     "section": "NAME: {}",

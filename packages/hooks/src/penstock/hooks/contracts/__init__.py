@@ -62,6 +62,7 @@ from penstock.hooks.contracts.routing import (
     Routing,
 )
 from penstock.hooks.contracts.serving import Exporter, Progress, RunExporter, TrainedModel
+from penstock.hooks.contracts.stopping import Standing, StopRule
 from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
     Batch,
@@ -200,9 +201,11 @@ __all__ = [
     "Staged",
     "StagingEngine",
     "StagingObserver",
+    "Standing",
     "Started",
     "StepModule",
     "StepRecord",
+    "StopRule",
     "StoragePlan",
     "StoredTensor",
     "Task",

@@ -11,8 +11,12 @@ from penstock.hooks.contracts.tensors import Array
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The result of one cell at one rung. `document_bits` and `document_bytes` are [P], those of each piece of the
-    held-out text; `history` are the results of the same cell at earlier rungs."""
+    """The result of one cell at one rung, the mean of `seeds` runs.
+
+    `document_bits` and `document_bytes` are [P], those of each piece of the held-out text. `costs` are the other
+    objectives of the sweep that are exact, such as parameters, smaller being better; all cells have the same ones.
+    `history` are the results of the same cell at earlier rungs, the earliest first.
+    """
 
     cell: str
     tokens: int
@@ -22,10 +26,12 @@ class Standing:
     document_bytes: Array
     tokenizer: str
     history: tuple[Standing, ...] = ()
+    seeds: int = 1
+    costs: tuple[float, ...] = ()
 
 
 class StopRule(Protocol):
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
-        """The cells that stop at a rung, with the reason in a sentence. It depends on the results alone, in any
-        order."""
+        """The cells that stop at a rung, each with the reason in a sentence; some cell goes on. The answer depends on
+        the results alone, in any order."""
         ...

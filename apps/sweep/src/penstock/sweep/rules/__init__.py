@@ -1,0 +1,1 @@
+"""Rules that stop cells of a sweep early."""
