@@ -119,4 +119,5 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "sweep"): "penstock-sweep",
     ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
+    ("command", "export-study"): "penstock-optuna",
 }
