@@ -45,22 +45,16 @@ def _write(job: dict[str, Any]) -> None:
     random = np.random.default_rng([int(job["key"], 16), job["seed"], job["tokens"]])
     bytes_D = np.random.default_rng(0).integers(200, 4000, DOCUMENTS)
     cell = int(hashlib.sha256(job["cell"].encode()).hexdigest()[:4], 16) / 65535
-    bits_D = bytes_D * (
-        1.5 + 0.2 * cell + 0.3 * 0.5 ** (job["tokens"] / 512) + 0.01 * random.standard_normal(DOCUMENTS)
-    )
-    bits, sweep, trial = (
-        float(bits_D.sum() / bytes_D.sum()),
-        SweepFiles(Path(job["sweep"])),
-        TrialFiles(Path(job["trial"])),
-    )
+    mean = 1.5 + 0.2 * cell + 0.3 * 0.5 ** (job["tokens"] / 512)
+    bits_D = bytes_D * (mean + 0.01 * random.standard_normal(DOCUMENTS))
+    bits, size = float(bits_D.sum() / bytes_D.sum()), int(bytes_D.sum())
+    sweep, trial = SweepFiles(Path(job["sweep"])), TrialFiles(Path(job["trial"]))
     run = sweep.folder / f"{job['key']}-{job['phase']}-{job['seed']}"
     run.mkdir(parents=True, exist_ok=True)
     trial.write_run(run)
     sweep.write_heldout(TEXT, HeldoutBytes(bytes_D.tolist()))
     if job["whole"] and job["phase"] in ("all", "final"):
-        write_record(
-            run / FIGURES, RunFigures(bits, job["tokens"], 1.0, 7, 42, text=TEXT, text_bytes=int(bytes_D.sum()))
-        )
+        write_record(run / FIGURES, RunFigures(bits, job["tokens"], 1.0, 7, 42, text=TEXT, text_bytes=size))
     trial.write_result(
         RungResult(
             cell_key=job["key"],
@@ -73,7 +67,7 @@ def _write(job: dict[str, Any]) -> None:
             perplexity=2**bits,
             loss=bits,
             text=TEXT,
-            text_bytes=int(bytes_D.sum()),
+            text_bytes=size,
             tokenizer="t",
             seconds=1.0,
             machine="none",

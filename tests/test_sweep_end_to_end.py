@@ -119,7 +119,7 @@ def test_each_row_is_reproduced_by_its_command(swept):
         nll_N = token_nll(restored.model, pieces.token_N, sequence_length=restored.config.data.sequence_length)
         expected = results[cell["cell"], cell["phase"], "1"]
         assert float(nll_N.mean()) == float(expected["loss"])
-        assert trained["tokens"] == int(expected["tokens"])
+        assert trained["steps"] == int(expected["steps"])
 
 
 def test_the_page_has_a_curve_of_each_cell_through_its_rungs(swept):

@@ -108,9 +108,9 @@ def page(result: Row) -> str:
     parts = [
         "# A million parameters shared out\n\n"
         "Where do a small model's parameters belong, in its embedding or in its layers, and how wide should its gated "
-        "layers be? Twelve cells answer twice: with five layers in each, where the vocabulary moves the share, and with "
-        "one vocabulary, where a larger share leaves fewer layers. Written by `tests/benchmarks/allocation.py` from "
-        f"what it measured ({result['date']}, {result['machine']}, commit {result['commit']})."
+        "layers be? Twelve cells answer twice: with five layers in each, where the vocabulary moves the share, and "
+        "with one vocabulary, where a larger share leaves fewer layers. Written by `tests/benchmarks/allocation.py` "
+        f"from what it measured ({result['date']}, {result['machine']}, commit {result['commit']})."
     ]
     for design in dict.fromkeys(row["design"] for row in rows):
         own = [row for row in rows if row["design"] == design]
@@ -128,8 +128,8 @@ def page(result: Row) -> str:
             columns = {axis: "", "bits per byte": "", "behind the best": ""}
             parts.append(f"### {axis.capitalize()}\n\n{_table(columns, named)}")
     parts.append(
-        "A share is compared at equal expansion and an expansion at equal share, after the tokens of the table and with "
-        "one seed. Intervals are of 95 %, over the cells of the other axis. Cells with more layers or a larger "
+        "A share is compared at equal expansion and an expansion at equal share, after the tokens of the table and "
+        "with one seed. Intervals are of 95 %, over the cells of the other axis. Cells with more layers or a larger "
         "vocabulary compute more a token; the sweep's own report ranks at equal FLOPs too."
     )
     return "\n\n".join(parts) + "\n"

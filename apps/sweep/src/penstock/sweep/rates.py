@@ -115,7 +115,7 @@ def rates_text(found: CellRates | None) -> str:
 def _outcomes(launcher: Launcher, jobs: list[Job]) -> Iterator[Outcome]:
     """One outcome of each job. A job whose worker died is tried once more."""
     lost: list[str] = []
-    for outcome in launcher.run(FIND, jobs):
+    for outcome in launcher.run(FIND, jobs) if jobs else ():
         if outcome.state == "lost":
             lost.append(outcome.name)
         else:
