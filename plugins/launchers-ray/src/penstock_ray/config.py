@@ -11,7 +11,8 @@ class RayConfig(Schema):
     """Tasks of a Ray cluster."""
 
     address: str | None = None
-    """The cluster's head, such as "10.0.0.1:6379". Null starts Ray on this machine alone, and ends it afterwards."""
+    """The cluster's head, such as "10.0.0.1:6379", or "auto" for the cluster that this machine belongs to. Null
+    starts Ray on this machine alone, and ends it afterwards."""
     workers: int = Field(default=8, ge=1)
     """How many jobs wait for a place in the cluster or run at once."""
     threads: int = Field(default=1, ge=1)
