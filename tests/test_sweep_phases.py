@@ -212,7 +212,7 @@ def test_what_a_budget_leaves_out_is_capped_with_the_reason(sweep_file, caps, ex
         (("finalists: 1}", "finalists: 1}\nrungs: [0.5, 2000]"), "bad-value", "before the end of the phase"),
         (("{tokens: 1024}", "{tokens: 1024, seeds: 3}"), "bad-value", "3 seeds"),
         (("{tokens: 1024}", "{tokens: 1024, schedule: trunk}"), "no-trunk", "warmup_tokens"),
-        (("lr: 0.02}}", "lr: 0.02}, data.tokenizer.vocab_size: 300}\nstop: perplexity"), "unlike-tokenizers", "'low' and"),
+        (("0.02}}", "0.02}, data.tokenizer.vocab_size: 300}\nstop: perplexity"), "unlike-tokenizers", "'low' and"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nstop: worst"), "unknown-component", "stop-rule 'worst'"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: {bytes.fp3: minimize}"), "bad-value", "no figure of this name"),
     ],
@@ -244,7 +244,7 @@ class Deadly(Inline):
 def test_a_run_whose_worker_dies_is_tried_once_more_and_then_its_cell_has_failed(sweep_file, capsys):
     once = walk(sweep_file, Deadly(1))
     assert "middle; short, seed 0: the worker was killed by SIGKILL; it is tried again" in capsys.readouterr().err
-    assert what_was_found(once) == what_was_found(walk(sweep_file, folder="unharmed"))
+    assert "failed" not in states(once).values()
     twice = walk(sweep_file, Deadly(2), folder="twice")
     (failed,) = [cell for cell in twice.cells if cell.state == "failed"]
     assert (failed.cell, failed.reason) == ("middle", "the worker was killed by SIGKILL")

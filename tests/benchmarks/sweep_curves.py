@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -23,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 STORED = Path(__file__).parent / "results" / "sweep_curves.csv.gz"
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -216,7 +215,7 @@ def train(folder: Path, data: Path, workers: int, cells: int | None) -> None:
             said = f"{rate:,.0f} tokens/s here, {speed:,.0f} in all, about {ahead:.0f} minutes left"
             click.echo(f"{done} of {len(left)}: {asked[future].result.stem}: {said}", err=True)
     if cells is None:
-        write_curves(STORED, [point for work in works for point in read_points(work.result)])
+        write_curves(STORED, [point for work in works for point in read_points(work.result)], document_bytes(works[0]))
         click.echo(f"curves: {STORED}", err=True)
 
 
@@ -225,34 +224,39 @@ def read_points(path: Path) -> list[Point]:
 
 
 FIELDS = [field for field in Point.__dataclass_fields__ if field != "document_bits"]
+BYTES = "bytes of document "
 
 
-def write_curves(path: Path, points: Sequence[Point]) -> None:
-    """A line a point, and a column for the bits of each held-out document."""
-    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
-        rows = ([*(getattr(point, name) for name in FIELDS), *point.document_bits] for point in points)
-        head = [*FIELDS, *(f"document_{number}" for number in range(len(points[0].document_bits)))]
-        packed.write(
-            "".join(
-                ",".join(f'"{each}"' if "," in str(each) else str(each) for each in row) + "\n" for row in (head, *rows)
-            ).encode()
-        )
+def document_bytes(work: Work) -> list[int]:
+    """Bytes of each held-out document, the same for every tokenizer."""
+    from penstock.data_prep.dataset import TokenDataset
+    from penstock.data_prep.tokenizer import BpeTokenizer
+    from penstock.evaluate.evaluation import heldout_tokens
+    from penstock.sweep.heldout import pieces_of
+    from penstock.train.data import prepare_data
+
+    folder = prepare_data(work.folder / "runs", work.config(8)[0], None).folder
+    tokens = heldout_tokens(TokenDataset.open(folder, verify=False))
+    return pieces_of(tokens, BpeTokenizer.load(folder), HELDOUT_BYTES).byte_P.tolist()
 
 
-def read_curves(path: Path = STORED) -> list[Point]:
+def write_curves(path: Path, points: Sequence[Point], byte_P: Sequence[int]) -> None:
+    """A line a point, and a column for the bits of each held-out document, whose head says how many bytes it has."""
+    with gzip.GzipFile(path, mode="wb", mtime=0) as packed, io.TextIOWrapper(packed, "utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*FIELDS, *(f"{BYTES}{number}: {size}" for number, size in enumerate(byte_P))])
+        table.writerows([*(getattr(point, name) for name in FIELDS), *point.document_bits] for point in points)
+
+
+def read_curves(path: Path = STORED) -> tuple[list[Point], list[int]]:
+    """The points, and the bytes of each held-out document."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        return [_point(row) for row in csv.DictReader(file)]
+        rows = csv.reader(file)
+        head = next(rows)
+        return [_point(row) for row in rows], [int(name.partition(": ")[2]) for name in head[len(FIELDS) :]]
 
 
-def _point(row: Mapping[str, str]) -> Point:
-    known = {
-        name: str if name == "cell" else float if name in ("seconds", "bits_per_byte", "perplexity") else int
-        for name in FIELDS
-    }
-    bits = [int(value) for name, value in row.items() if name not in known]
-    return Point(**{name: kind(row[name]) for name, kind in known.items()}, document_bits=bits)
-
-
-def bits_of(points: Sequence[Point]) -> NDArray[np.float64]:
-    """Bits [N, P] of the documents at each point."""
-    return np.array([point.document_bits for point in points], dtype=np.float64)
+def _point(row: Sequence[str]) -> Point:
+    types = {"cell": str, "seconds": float, "bits_per_byte": float, "perplexity": float}
+    known = {name: types.get(name, int)(value) for name, value in zip(FIELDS, row, strict=False)}
+    return Point(**known, document_bits=[int(value) for value in row[len(FIELDS) :]])

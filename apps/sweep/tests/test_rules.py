@@ -42,21 +42,29 @@ def test_pairs_see_a_difference_that_is_small_beside_that_of_documents():
     document = np.random.default_rng(4).normal(0.0, 1.0, len(BYTE_P))
     near = [standing(cell, rate, spread=0.02, seed=seed, document=document)
             for seed, (cell, rate) in enumerate((("best", 2.0), ("worse", 2.05)))]  # fmt: skip
-    assert list(Paired(seed_noise=0.0).stopped(0, near)) == ["worse"]
+    assert list(Paired(seed_noise=0.0, keep=1.0).stopped(0, near)) == ["worse"]
     alone = np.std(near[0].document_bits / BYTE_P) / np.sqrt(len(BYTE_P))
     assert alone > 0.1  # unpaired, the interval would be several times the difference
 
 
-@pytest.mark.parametrize(("seed_noise", "catch_up"), [(0.05, 0.0), (0.0, 0.2)])
+@pytest.mark.parametrize(("seed_noise", "catch_up"), [(0.05, 0.0), (0.0, 0.06)])
 def test_noise_of_seeds_and_time_to_catch_up_keep_a_cell(seed_noise, catch_up):
-    near = [standing("best", 2.0, spread=0.01, seed=1), standing("worse", 2.1, spread=0.01, seed=2)]
-    assert Paired(seed_noise=0.0).stopped(0, near)
-    assert not Paired(seed_noise=seed_noise, catch_up=catch_up).stopped(0, near)
+    near = [standing(cell, rate, spread=0.01, seed=seed, whole=4000)
+            for seed, (cell, rate) in enumerate((("best", 2.0), ("worse", 2.1)))]  # fmt: skip
+    assert Paired(seed_noise=0.0, catch_up=0.0, keep=1.0).stopped(0, near)
+    assert not Paired(seed_noise=seed_noise, catch_up=catch_up, keep=1.0).stopped(0, near)
+
+
+def test_a_share_of_the_cells_goes_on_at_most():
+    close = [standing(f"{number}", 2.0 + number / 1000) for number in range(10)]
+    assert Paired(keep=1.0).stopped(0, close) == {}
+    assert sorted(Paired(keep=0.65).stopped(0, close)) == ["7", "8", "9"]
+    assert Paired(keep=0.65).stopped(0, close)["9"] == "2.0090 bits per byte, not among the 7 of 10 that go on"
 
 
 def test_equal_cells_stop_in_one_sweep_of_twenty_at_most():
     """Ten cells that differ by chance alone, in documents and seeds, looked at three times."""
-    rule, wrong, generator = Paired(confidence=0.95, seed_noise=0.02), 0, np.random.default_rng(5)
+    rule, wrong, generator = Paired(confidence=0.95, seed_noise=0.02, keep=1.0), 0, np.random.default_rng(5)
     for sweep in range(300):
         living = {f"{cell}" for cell in range(10)}
         for rung in range(3):
@@ -75,7 +83,7 @@ def test_a_cell_on_the_front_goes_on_though_a_larger_one_is_better():
         standing("small", 2.2, costs=(100.0,)),
         standing("poor", 2.5, costs=(200.0,)),
     ]
-    for rule in (Paired(seed_noise=0.0), Perplexity(tokens=1)):
+    for rule in (Paired(seed_noise=0.0, keep=1.0), Perplexity(tokens=1)):
         later = [replace(each, tokens=2000, history=(each,)) for each in cells]
         assert list(rule.stopped(1, later)) == ["poor"]
     assert [each.cell for each in ranked(cells)] == ["large", "small", "poor"]

@@ -320,7 +320,7 @@ class Controller:
                 whole = [result for result in results if result is not None]
                 if len(whole) == len(results):
                     texts[whole[0].text] = cell.name
-                    earlier = (*earlier, self._standing(cell.name, whole, earlier))
+                    earlier = (*earlier, self._standing(cell, whole, earlier))
             found[cell.name] = earlier
         if len(texts) > 1:
             one, other, *_ = texts.values()
@@ -328,10 +328,10 @@ class Controller:
             raise ProblemError(Problem("other-data", what, "axes", "give all cells one corpus and one split"))
         return [each[-1] for each in found.values()]
 
-    def _standing(self, cell: str, results: Sequence[RungResult], earlier: tuple[Standing, ...]) -> Standing:
+    def _standing(self, cell: Cell, results: Sequence[RungResult], earlier: tuple[Standing, ...]) -> Standing:
         first = results[0]  # written under another name if the cell was renamed since
         return Standing(
-            cell=cell,
+            cell=cell.name,
             tokens=first.tokens,
             bits_per_byte=float(np.mean([result.bits_per_byte for result in results])),
             perplexity=float(np.mean([result.perplexity for result in results])),
@@ -340,7 +340,8 @@ class Controller:
             tokenizer=first.tokenizer,
             history=earlier,
             seeds=len(results),
-            costs=self._costs.get(cell, ()),
+            costs=self._costs.get(cell.name, ()),
+            whole=cell.config.train.tokens,
         )
 
     def _record(self, phase: Phase, tokens: int, rule: str, living: list[Cell], stopped: dict[str, str]) -> None:

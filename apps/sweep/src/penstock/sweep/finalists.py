@@ -1,4 +1,4 @@
-"""Which cells of the short phase are trained to the end."""
+"""Which cells go on if only some can."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from penstock.hooks.contracts.stopping import Standing
-from penstock.sweep.pareto import Values, hypervolume, reference_point
+from penstock.sweep.pareto import Values, hypervolume, on_front, reference_point
 
 
 def finalists(standings: Sequence[Standing], count: int) -> list[str]:
     """The names of the cells that go on, at most `count`; equal ones in the order of their names.
 
     With quality as the only objective they are the best in bits per byte, the best first. With costs beside it they are
-    to cover the Pareto front: the best cell in quality, and then the one that adds most to the hypervolume of those
-    before it, whose reference point is `reference_point` of all given cells. Only when nothing adds to it, those that
-    are left follow by quality.
+    to cover the Pareto front: see `covering`.
     """
     ranked = sorted(standings, key=lambda standing: (standing.bits_per_byte, standing.cell))
     if not ranked or not ranked[0].costs:
@@ -26,10 +24,20 @@ def finalists(standings: Sequence[Standing], count: int) -> list[str]:
 
 
 def covering(points_NM: Values, count: int) -> list[int]:
-    """Indices of at most `count` points, the first given one and then the greedy choice by hypervolume, which reaches
-    1 - 1/e of the best choice of as many (Nemhauser et al., Mathematical Programming 14, 1978)."""
-    reference, left, chosen = reference_point(points_NM), list(range(1, len(points_NM))), [0]
-    while left and len(chosen) < count:
-        volumes = [hypervolume(points_NM[[*chosen, index]], reference) for index in left]
-        chosen.append(left.pop(int(np.argmax(volumes))))
+    """Indices of at most `count` points: the best in the first objective, then the one that adds most hypervolume to
+    those before it, up to the `reference_point` of all. Where the front has fewer points, those of the front without
+    them follow, because a result may have hidden that they belong to it.
+
+    The greedy choice has 1 - 1/e of the volume of the best one (Nemhauser et al., Mathematical Programming 14, 1978).
+    """
+    reference, left, chosen = reference_point(points_NM), np.arange(len(points_NM)), list[int]()
+    while len(left) and len(chosen) < count:
+        front = left[on_front(points_NM[left])]
+        left = np.setdiff1d(left, front)
+        waiting, own = front.tolist(), list[int]()
+        while waiting and len(chosen) + len(own) < count:
+            volumes = [hypervolume(points_NM[[*own, index]], reference) for index in waiting]
+            best = int(np.argmax(volumes)) if chosen or own else int(np.argmin(points_NM[waiting, 0]))
+            own.append(waiting.pop(best))
+        chosen += own
     return chosen

@@ -121,4 +121,5 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "sweep"): "penstock-sweep",
     ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
+    ("command", "export-study"): "penstock-optuna",
 }

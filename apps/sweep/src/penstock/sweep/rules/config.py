@@ -14,8 +14,11 @@ class PairedConfig(Schema):
     """Probability that no decision at any rung stops a cell whose result would be no worse than the other's."""
     seed_noise: float = Field(default=0.01, ge=0)
     """Standard deviation of the bits per byte of one cell over seeds. A rung has too few seeds to tell it."""
-    catch_up: float = Field(default=0.0, ge=0)
-    """Bits per byte that a cell may be behind and go on, because cells differ in how fast they learn at first."""
+    catch_up: float = Field(default=0.05, ge=0)
+    """Bits per byte that a cell may be behind for each doubling of the tokens that are left of its whole training:
+    cells differ in how fast they learn."""
+    keep: float = Field(default=0.65, gt=0, le=1)
+    """Largest share of the cells that goes on at a rung, however close they are; it bounds what a sweep costs."""
 
 
 class PerplexityConfig(Schema):

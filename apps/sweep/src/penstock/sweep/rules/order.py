@@ -27,11 +27,11 @@ def ranked(standings: Sequence[Standing]) -> list[Standing]:
     front by bits per byte. With quality as the only objective each front is one cell, or equal ones."""
     left, ordered = sorted(standings, key=_quality), list[Standing]()
     while left:
-        front = [
-            each for each in left if not any(_quality(other)[0] < each.bits_per_byte for other in cheaper(each, left))
-        ]
-        ordered += front
-        left = [each for each in left if each not in front]
+        beaten = {
+            each.cell for each in left if any(other.bits_per_byte < each.bits_per_byte for other in cheaper(each, left))
+        }
+        ordered += [each for each in left if each.cell not in beaten]
+        left = [each for each in left if each.cell in beaten]
     return ordered
 
 

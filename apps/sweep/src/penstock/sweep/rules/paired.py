@@ -17,6 +17,7 @@ from statistics import NormalDist
 import numpy as np
 
 from penstock.hooks.contracts.stopping import Standing
+from penstock.sweep.finalists import finalists
 from penstock.sweep.rules.order import best, cheaper
 
 FEWEST_PIECES = 30
@@ -32,17 +33,19 @@ class Difference:
 
 
 class Paired:
-    """Stops a cell whose difference to the best of the cells that cost no more lies above `catch_up` with all of its
-    interval.
+    """Stops a cell whose difference to the best of the cells that cost no more lies above what it may still catch up,
+    with all of its interval; and of those that are left, what `finalists` does not choose among a share of `keep`.
 
     The interval has the spread over documents and that over seeds, `seed_noise`. The probability of an error is spent
     over the looks, 6/pi^2 of it at the first, a quarter of that at the second, a ninth at the third, and evenly over
     the ordered pairs of the cells of a look (Bonferroni), because the best is chosen by the same results. So it holds
-    for the whole sweep.
+    for the whole sweep. A share that does not go on has no such promise: it is there because tokens are short.
     """
 
-    def __init__(self, *, confidence: float = 0.95, seed_noise: float = 0.01, catch_up: float = 0.0) -> None:
-        self.confidence, self.seed_noise, self.catch_up = confidence, seed_noise, catch_up
+    def __init__(
+        self, *, confidence: float = 0.95, seed_noise: float = 0.01, catch_up: float = 0.05, keep: float = 0.65
+    ) -> None:
+        self.confidence, self.seed_noise, self.catch_up, self.keep = confidence, seed_noise, catch_up, keep
 
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
         reasons: dict[str, str] = {}
@@ -53,9 +56,22 @@ class Paired:
             found = difference(standing, other)
             seeds = self.seed_noise**2 * (1 / standing.seeds + 1 / other.seeds)
             reach = deviations(self.confidence, rung, len(standings)) * math.sqrt(found.error**2 + seeds)
-            if found.mean - reach > self.catch_up:
+            if found.mean - reach > self._may_catch_up(standing):
                 reasons[standing.cell] = f"{found.mean:.3f} ± {reach:.3f} bits per byte behind {other.cell}"
-        return reasons
+        left = [each for each in standings if each.cell not in reasons]
+        return reasons | self._beyond_the_share(left, len(standings))
+
+    def _may_catch_up(self, standing: Standing) -> float:
+        return self.catch_up * math.log2(max(standing.whole, standing.tokens) / standing.tokens)
+
+    def _beyond_the_share(self, left: Sequence[Standing], count: int) -> dict[str, str]:
+        going = finalists(left, math.ceil(self.keep * count))
+        reason = "{bits:.4f} bits per byte, not among the {kept} of {count} that go on"
+        return {
+            each.cell: reason.format(bits=each.bits_per_byte, kept=len(going), count=count)
+            for each in left
+            if each.cell not in going
+        }
 
 
 def difference(one: Standing, other: Standing) -> Difference:

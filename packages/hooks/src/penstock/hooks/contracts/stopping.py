@@ -15,7 +15,8 @@ class Standing:
 
     `document_bits` and `document_bytes` are [P], those of each piece of the held-out text. `costs` are the other
     objectives of the sweep that are exact, such as parameters, smaller being better; all cells have the same ones.
-    `history` are the results of the same cell at earlier rungs, the earliest first.
+    `history` are the results of the same cell at earlier rungs, the earliest first. `whole` are the tokens of a run to
+    the end of the sweep, and `tokens` those of this result.
     """
 
     cell: str
@@ -28,6 +29,7 @@ class Standing:
     history: tuple[Standing, ...] = ()
     seeds: int = 1
     costs: tuple[float, ...] = ()
+    whole: int = 0
 
 
 class StopRule(Protocol):
