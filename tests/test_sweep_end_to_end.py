@@ -35,6 +35,7 @@ axes:
     high: {train.optimizer: {use: adamw, lr: 0.01}}
 seeds: [1, 0]
 phases: {short: {tokens: 512}, finalists: 2}
+stop: none
 launcher: null
 objectives: {bits_per_byte: minimize, latency_128: minimize}
 tasks: [heldout]
