@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 
 from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.config import digest
 from penstock.run.records.record import as_json, read_record, write_record
 from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
 
@@ -102,6 +101,8 @@ class SweepFiles:
     folder: Path
 
     def trial(self, key: str, phase: str, seed: int, depends_on: Sequence[object]) -> TrialFiles:
+        from penstock.run.config import digest  # heavy, and a finished sweep is shown without it
+
         return TrialFiles(self.folder / "cells" / key / f"{phase}-seed{seed}-{digest(list(depends_on))}")
 
     def forget_failures(self) -> None:

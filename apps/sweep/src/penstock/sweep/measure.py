@@ -6,6 +6,7 @@ machine are times of its other work.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def measure(run: Path, registry: Registry, tasks: Sequence[Mapping[str, Any]] = 
         peak_memory=_batch(long).get("peak_cuda_bytes") or long["peak_rss_bytes"],
         machine=f"{processor()}, {torch.get_num_threads()} threads",
         tasks=scores,
-        asked=[dict(each) for each in tasks],
+        asked=[json.dumps(each, sort_keys=True) for each in tasks],
     )
 
 

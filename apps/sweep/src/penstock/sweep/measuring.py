@@ -6,6 +6,7 @@ decides nothing, since times differ from one measurement to the next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,7 @@ def measure_finalists(walk: Controller, logs: Path) -> bool:
     launcher: Launcher = choice.build(folder=logs)
     for trial, run in _finished(walk):
         kept = trial.files.measured()
-        if kept is not None and all(task in kept.asked for task in tasks):
+        if kept is not None and all(json.dumps(task, sort_keys=True) in kept.asked for task in tasks):
             continue
         output.note(f"{trial.cell.name}: measured alone")
         argument = {"run": str(run), "tasks": tasks, "selection": asdict(walk.registry.selection)}

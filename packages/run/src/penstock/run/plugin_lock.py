@@ -10,13 +10,15 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice
 from penstock.hooks.single_file import find_spec
-from penstock.run.config import RunConfig
 from penstock.run.records.origin import LockedComponent
+
+if TYPE_CHECKING:
+    from penstock.run.config import RunConfig  # heavy, and a finished sweep hashes code without a config
 
 LOCK = "plugins.lock.json"
 Locked = dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from penstock.run.records.rates import FoundRates
 from penstock.run.records.record import ABSENT, Record
@@ -111,7 +110,7 @@ class MeasuredRun(Record):
     """What only a trained model shows, measured on `machine` while nothing else of the sweep ran: seconds from a prompt
     of so many tokens to the logits of the next one at batch 1 (median), generated tokens per second after the first
     prompt, peak bytes of the process, and the metrics of the tasks under their own names. `asked` has the tasks with
-    their settings, as the config of a run writes them."""
+    their settings, as JSON with sorted keys."""
 
     latency_128: float
     latency_512: float
@@ -119,7 +118,7 @@ class MeasuredRun(Record):
     peak_memory: int
     machine: str = ""
     tasks: dict[str, float] = field(default_factory=lambda: dict[str, float]())
-    asked: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    asked: list[str] = field(default_factory=lambda: list[str]())
 
 
 @dataclass(frozen=True, slots=True)
