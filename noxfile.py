@@ -131,6 +131,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """The launcher of Ray clusters, with Ray and a cluster of this machine. `light` tests it without."""
+    sync(session, "--package", "penstock-ray", "--extra", "ray", "--group", "dev")
+    session.run("pytest", str(MEMBERS["penstock-ray"].folder), *session.posargs, env=QUIET)
+
+
+@nox.session
 def wheels(session: nox.Session) -> None:
     """Every wheel alone, where it offers all its components beside what it declares; what `plugins new` writes, as
     wheels in a bare environment; and the tutorial, word for word, in another."""

@@ -25,6 +25,7 @@ from penstock.hooks.contracts import Batch, Inputs, ObjectiveOutput
 from penstock.run.config import load_run_config
 from penstock.train.balancing import Balancing
 from penstock.train.compose import compose_model, compose_optimizer
+from penstock.train.engines.ddp import DataParallelEngine
 from penstock.train.engines.fsdp2 import ShardedEngine
 from penstock.train.engines.local import LocalEngine
 from penstock.train.layers import layer_passes
@@ -139,6 +140,8 @@ def batch_of(step: int, part: int, case: Case) -> Batch:
 
 
 THREE = ["glm", "gpt"]  # of which three ranks train half as much again
+WHOLE = ["compiled", "checkpointed", "some-gradients", "frozen-beside"]  # that ranks of ddp train too
+ENGINES: dict[str, Callable[..., Any]] = {"fsdp2": partial(ShardedEngine, least_layer=0), "ddp": DataParallelEngine}
 
 
 class Run:
@@ -258,8 +261,9 @@ def centroids(run: Run) -> list[float]:
     return [number for name, each in named if name.endswith("centroid_ED") for number in each.flatten().tolist()]
 
 
-def as_ranks(ranks: int, names: list[str], results: Path) -> None:
+def as_ranks(ranks: int, names: list[str], results: Path, engine_name: str = "fsdp2") -> None:
     """Each rank writes what it ended with to a file of its own."""
+    group = ranks if engine_name == "fsdp2" else engine_name
     children: list[int] = []
     for variables in torchrun_variables(ranks):
         if child := os.fork():
@@ -268,9 +272,9 @@ def as_ranks(ranks: int, names: list[str], results: Path) -> None:
         status = 1
         try:
             os.environ.update(variables)
-            engine = ShardedEngine(device=torch.device("cpu"), timeout=1, least_layer=0)
+            engine = ENGINES[engine_name](device=torch.device("cpu"), timeout=1)
             found = {name: trained(CASES[name], engine, 1, results / f"{ranks}-{name}") for name in names}
-            (results / f"{ranks}-{engine.rank}.json").write_text(json.dumps(found))
+            (results / f"{group}-{engine.rank}.json").write_text(json.dumps(found))
             engine.close()
             status = 0
         except BaseException:
@@ -290,6 +294,7 @@ def main(results: Path, names: list[str]) -> None:
     (results / "alone.json").write_text(json.dumps(alone))
     as_ranks(2, names, results)
     as_ranks(3, THREE, results)
+    as_ranks(2, WHOLE, results, "ddp")
 
 
 if __name__ == "__main__":

@@ -200,7 +200,84 @@ def test_muon_is_as_fast_as_claimed_only_if_its_steps_and_the_rule_say_so(findin
     assert [each.verdict for each in slow] == ["refuted"] * 3
 
 
-@pytest.mark.parametrize("name", ["claim_findings", "measure", "muon_against_adamw"])
+SHARES, EXPANSIONS = ("25 %", "35 %", "45 %"), ("2.0", "2.66", "3.0", "4.0")
+
+
+def allocation_rows(design: str, best: str, step: float) -> list[dict[str, Any]]:
+    """Cells whose bits per byte grow by `step` with each share from the best, and by 0.001 with each expansion, and
+    scatter by less than 0.001."""
+    noise = iter([0.0, 0.0008, -0.0008, 0.0004, 0.0007, -0.0007, 0.0002, 0.0, -0.0005, 0.0, 0.0009, -0.0004])
+    return [
+        {
+            "design": design,
+            "share": share,
+            "expansion": expansion,
+            "reached share": int(share[:2]) / 100,
+            "parameters": 1_000_000,
+            "layers": 5,
+            "width": 96,
+            "vocabulary": 2000,
+            "FLOPs a token": 5_000_000,
+            "tokens": 400_000,
+            "bits per byte": 1.9 + step * abs(SHARES.index(share) - SHARES.index(best)) + 0.001 * column + next(noise),
+            "final tokens": None,
+            "final bits per byte": None,
+            "latency of 128": None,
+            "peak memory": None,
+        }
+        for share in SHARES
+        for column, expansion in enumerate(EXPANSIONS)
+    ]
+
+
+def allocated(claims: ModuleType, *designs: tuple[str, str, float]) -> dict[str, Any]:
+    script = importlib.import_module("allocation")
+    rows, sweeps = [], {}
+    for design, best, step in designs:
+        own = allocation_rows(design, best, step)
+        rows += own
+        axes = (("share", "expansion"), ("expansion", "share"))
+        effects = {axis: script.compared(own, axis, other) for axis, other in axes}
+        sweeps[design] = {"name": "made", "hours": 1.0, "runs": 21, "states": {"finished": 3}, "effects": effects}
+    return {"rows": rows, "sweeps": sweeps, "date": "2026-11-30", "machine": "x86_64, 2 cores", "commit": "abcdef0"}
+
+
+def test_a_best_share_is_one_only_if_depth_does_not_move_it(claims, findings):
+    same = findings.parameter_shares(allocated(claims, ("depth fixed", "35 %", 0.02), ("depth follows", "35 %", 0.05)))
+    assert [each.verdict for each in same[:2]] == ["within limits: at 1M parameters"] * 2
+    moved = findings.parameter_shares(allocated(claims, ("depth fixed", "25 %", 0.02), ("depth follows", "45 %", 0.05)))
+    assert [each.verdict for each in moved[:2]] == [
+        "refuted: 45 % with depth follows",
+        "refuted: 25 % with depth fixed",
+    ]
+    close = findings.parameter_shares(allocated(claims, ("depth fixed", "35 %", 0.0001)))
+    assert close[0].verdict == "not decided"
+
+
+def test_shares_are_compared_at_equal_expansion_and_not_by_their_means_alone(claims):
+    script = importlib.import_module("allocation")
+    rows = allocation_rows("d", "25 %", 0.02)
+    for row in rows:
+        row["bits per byte"] += EXPANSIONS.index(row["expansion"])  # expansions differ by far more than shares
+    best, second, third = script.compared(rows, "share", "expansion")
+    assert (best["value"], second["value"], third["value"]) == SHARES
+    assert second["behind"] == pytest.approx(0.02, abs=0.001)
+    assert second["+-"] < 0.003
+
+
+def test_the_page_of_the_allocation_is_what_its_stored_result_says(claims):
+    script = importlib.import_module("allocation")
+    assert script.PAGE.exists() == ("allocation" in STORED)
+    if "allocation" in STORED:
+        assert script.PAGE.read_text() == script.page(STORED["allocation"]), "allocation.py --store renews it"
+    page = script.page(allocated(claims, ("depth fixed", "35 %", 0.02), ("depth follows the share", "45 %", 0.05)))
+    assert page.count("| 35 % | 2.66 | 35.0 % | 1,000,000 | 5 | 96 | 2,000 | 400,000 |") == 2
+    assert "| 35 % | 1.9015 | best |" in page  # at its best in one sweep only
+    assert page.count("| best |") == 4
+    assert "\n## Depth follows the share\n" in page
+
+
+@pytest.mark.parametrize("name", ["allocation", "claim_findings", "measure", "muon_against_adamw"])
 def test_the_examples_of_scripts_hold(claims, name):
     module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0

@@ -58,7 +58,7 @@ def test_the_checkpoint_where_decay_begins_is_kept(short):
     assert rates == pytest.approx([32 / 80, 1, 1, 1, 0.1 + 0.9 * 0.75, 0.1 + 0.9 * 0.25])
 
 
-@pytest.mark.parametrize("more", [[], ["train.checkpoint_async=true"]])
+@pytest.mark.parametrize("more", [[], ["train.checkpoint_async=true", "train.checkpoint_every=1"]])
 def test_a_fork_ends_with_the_bits_of_the_long_run(train, short, long, more):
     fork = train(*LONG, *more, "--fork", str(short))
     assert differences(outcome(fork), outcome(long)) == []

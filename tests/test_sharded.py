@@ -41,10 +41,12 @@ def results(once: Callable[..., Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("case", EXACT)
-def test_two_ranks_have_every_bit_of_one_process(results: dict[str, Any], case: str, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("group", "case"), [*(("2", case) for case in EXACT), *(("ddp", case) for case in sharded.WHOLE)]
+)
+def test_two_ranks_have_every_bit_of_one_process(results: dict[str, Any], group: str, case: str, rank: int) -> None:
     """Losses, norms that clip, loads, weights, buffers, and the optimizer's state."""
-    alone, found = results["alone"][case], results[f"2-{rank}"][case]
+    alone, found = results["alone"][case], results[f"{group}-{rank}"][case]
     assert found["said"] == alone["said"]
     assert [name for name in alone["bits"] if found["bits"].get(name) != alone["bits"][name]] == []
     assert found["bits"].keys() == alone["bits"].keys()

@@ -50,13 +50,14 @@ SETTINGS = ["train.keep_checkpoints=9", "train.trackers=[jsonl]"]
 
 @pytest.fixture(scope="module")
 def made(config_file: Path, once: Callable[..., Path]) -> Path:
-    """A config, and the same run of it by one process with two micro-batches and by two ranks."""
+    """A config, and the same run of it by one process with two micro-batches and by two ranks, which write checkpoints
+    beside training."""
 
     def train_both(folder: Path) -> None:
         config, before = Path(shutil.copy(config_file, folder / "config.yaml")), Path.cwd()
         try:
             trained([config, *SETTINGS, "--runs", "alone"], folder, ranks=1)
-            trained([config, *SETTINGS, "--runs", "ranks"], folder)
+            trained([config, *SETTINGS, "train.checkpoint_async=true", "--runs", "ranks"], folder)
         finally:
             os.chdir(before)
 
@@ -105,6 +106,10 @@ def test_every_command_that_opens_a_run_opens_it(runs, tmp_path):
     run_command(["export", str(runs["ranks"]), "--format", "penstock", "--out", str(artifact)])
     compared = run_command(["evaluate", str(runs["ranks"]), "--compare", str(artifact), "--json"])
     assert "2 shards" in json.dumps(compared)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("name: small\nsteps: [{name: bf16, train: false, model: {quantizer: {weights: bf16}}}]\n")
+    (_, row) = run_command(["compress", str(runs["ranks"]), "--plan", str(plan), "--seeds", "1", "--json"])["rows"]
+    assert row["name"] == "bf16"
     run_command(["profile", str(runs["ranks"]), "--json"])
     run_command(["report", str(runs["ranks"])])
 

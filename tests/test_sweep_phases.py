@@ -226,6 +226,32 @@ def test_what_is_wrong_with_phases_is_said_before_any_work(sweep_file, change, c
     assert not (sweep_file.parent / "runs").exists()
 
 
+class Deadly(Inline):
+    """Loses the job of a cell, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
+        for job in jobs:
+            if job.argument["cell"] == "middle" and self.times:
+                self.times -= 1
+                yield Outcome(job.name, "lost", None, "the worker was killed by SIGKILL")
+            else:
+                yield from super().run(function, [job])
+
+
+def test_a_run_whose_worker_dies_is_tried_once_more_and_then_its_cell_has_failed(sweep_file, capsys):
+    once = walk(sweep_file, Deadly(1))
+    assert "middle; short, seed 0: the worker was killed by SIGKILL; it is tried again" in capsys.readouterr().err
+    assert "failed" not in states(once).values()
+    twice = walk(sweep_file, Deadly(2), folder="twice")
+    (failed,) = [cell for cell in twice.cells if cell.state == "failed"]
+    assert (failed.cell, failed.reason) == ("middle", "the worker was killed by SIGKILL")
+    assert sorted(states(twice).values()) == ["failed", "finished", "stopped"]
+    assert walk(sweep_file, folder="twice").cells == twice.cells  # until --retry-failed
+
+
 def test_a_cell_that_diverges_fails_and_the_others_go_on(sweep_file):
     sweep_file.write_text(sweep_file.read_text().replace("lr: 0.02}", "lr: 1.0e+30}"))
     figures = walk(sweep_file)

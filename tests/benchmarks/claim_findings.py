@@ -252,3 +252,22 @@ def _own(verdict: str) -> str:
     word, _, rest = verdict.partition(": ")
     known = VERDICTS.get(word, word)
     return f"{known}: {rest}" if rest else known
+
+
+def parameter_shares(result: Result) -> list[Finding]:
+    """`allocation.py`: by how much the best share and expansion are ahead of the next, with depth fixed and with depth
+    changing. A best share that changes with the design is not one share."""
+    sweeps = result["sweeps"]
+    found: list[Finding] = []
+    for axis in ("share", "expansion"):
+        best = {design: facts["effects"][axis][0]["value"] for design, facts in sweeps.items()}
+        for design, facts in sweeps.items():
+            first, second, *_ = facts["effects"][axis]
+            of = f"{axis}, {design}: bits per byte of {second['value']} above those of {first['value']}, the best"
+            own = figure(of, second["behind"], second["+-"], least=math.ulp(0.0))
+            others = [f"{value} with {name}" for name, value in best.items() if value != first["value"]]
+            if own.verdict == CONFIRMED:
+                at = "at 1M parameters"
+                own = replace(own, verdict=f"{REFUTED}: {', '.join(others)}" if others else f"{LIMITED}: {at}")
+            found.append(own)
+    return found

@@ -138,7 +138,8 @@ CLAIMS: Mapping[int, Claim] = {
     14: Claim(
         "At 10M parameters one share of embeddings and one expansion of gated layers are best.",
         "a report of one sweep, in which depth changes too",
-        "penstock sweep",
+        "allocation",
+        read=findings.parameter_shares,
     ),
     15: Claim(
         "Caching of prefixes serves 2 to 5 times as fast, and formats save 4 to 8 times the memory.",

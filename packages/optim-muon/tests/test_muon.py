@@ -21,15 +21,20 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "bias": {"bias": (16,)},
     "head": {"head": (20, 8)},
 }
+# A CPU iterates in bf16, as torch does, on matrices of more than 32 rows and columns.
+LARGER: dict[str, dict[str, tuple[int, ...]]] = {
+    "matrix": {"query": (48, 40), "key": (36, 40), "value": (36, 40), "out": (40, 48), "query2": (48, 40)},
+    "expert": {"up": (3, 48, 40), "down": (3, 40, 36), "up2": (3, 48, 40)},
+}
 
 
-def model(*roles: str, seed: int = 0) -> dict[ParameterRole, dict[str, torch.nn.Parameter]]:
+def model(*roles: str, seed: int = 0, shapes=SHAPES) -> dict[ParameterRole, dict[str, torch.nn.Parameter]]:
     generator = torch.Generator().manual_seed(seed)
     return {
         ParameterRole(role): {
-            name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES[role].items()
+            name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes[role].items()
         }
-        for role in roles or SHAPES
+        for role in roles or shapes
     }
 
 
@@ -46,7 +51,7 @@ def give_gradients(parameters: Mapping[str, torch.nn.Parameter], step: int) -> N
 @pytest.mark.parametrize(("ours", "theirs"), [("match_rms", "match_rms_adamw"), ("original", "original")])
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_matrices_equal_torch_muon(ours, theirs, nesterov):
-    parameters, expected = model("matrix"), flat(model("matrix"))
+    parameters, expected = model("matrix", shapes=LARGER), flat(model("matrix", shapes=LARGER))
     settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
     optimizer = MuonAdamW(parameters, scaling=ours, iteration_dtype="bfloat16", **settings)
     reference = torch.optim.Muon(expected.values(), adjust_lr_fn=theirs, **settings)
@@ -78,7 +83,7 @@ def test_other_roles_equal_torch_adamw():
 
 
 def test_stacked_experts_equal_a_loop_of_torch_muon():
-    parameters = model("expert")
+    parameters = model("expert", shapes=LARGER)
     expected = {
         f"{name}.{i}": torch.nn.Parameter(matrix.detach().clone())
         for name, stack in flat(parameters).items()

@@ -32,7 +32,7 @@ def test_fp32_equals_the_polynomial_of_the_singular_values(rows, columns, steps,
     np.testing.assert_allclose(result.numpy(), dumb_orthogonal(matrix.numpy(), steps), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8), (64, 48)])
+@pytest.mark.parametrize("shape", [(40, 40), (34, 60), (60, 34), (64, 48)])
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e-9])
 def test_bf16_equals_torch(shape, size):
     parameter = torch.nn.Parameter(torch.zeros(shape))
@@ -61,11 +61,19 @@ def test_pieces_of_a_stack_change_nothing(monkeypatch, shape, dtype):
     torch.testing.assert_close(orthogonalize(random(*shape), dtype=dtype), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [8, 16, 32])
+def test_small_matrices_are_iterated_in_fp32_from_and_to_bf16(rows):
+    matrix = random(rows, 24).bfloat16()
+    assert torch.equal(orthogonalize(matrix), orthogonalize(matrix, dtype=torch.float32).bfloat16())
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(32, 16), (16, 8), (8, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_matrix_has_the_same_bits_alone_and_in_a_stack(dtype):
-    stack = random(1500, 32, 16)
-    alone = torch.cat([orthogonalize(matrix, dtype=dtype) for matrix in stack.split(1)])
-    assert torch.equal(alone, orthogonalize(stack, dtype=dtype))
+def test_a_matrix_has_the_same_bits_in_a_stack_of_any_length(dtype, shape, together):
+    stack = random(1500, *shape)
+    apart = torch.cat([orthogonalize(matrices, dtype=dtype) for matrices in stack.split(together)])
+    assert torch.equal(apart, orthogonalize(stack, dtype=dtype))
 
 
 @pytest.mark.parametrize("rank", [1, 4, 64])

@@ -46,6 +46,11 @@ def end(argument: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def fill(argument: dict[str, Any]) -> dict[str, Any]:
+    """Takes so much memory."""
+    return {"bytes": len(bytearray(argument["bytes"]))}
+
+
 def wait_forever(argument: dict[str, Any]) -> dict[str, Any]:
     """Starts a process of its own, writes both ids to a file, and sleeps."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

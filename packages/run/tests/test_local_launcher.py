@@ -102,6 +102,14 @@ def test_one_job_that_ends_badly_is_named_once_and_the_others_are_done(
     assert ("in end" in log) == (how in ("bug", "memory", "sys.exit"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count other memory")
+def test_a_job_that_needs_more_memory_than_a_worker_has_fails_alone(tmp_path: Path) -> None:
+    small = LocalLauncher(1, 1, True, tmp_path, memory_gb=0.5)
+    found = run(small, "fill", [{"bytes": 2**20}, {"bytes": 2**30}, {"bytes": 2**20}])
+    assert [found[name].state for name in "012"] == ["done", "failed", "done"]
+    assert found["1"].reason.startswith("memory ran out (MemoryError")
+
+
 def test_a_function_that_cannot_be_imported_fails_every_job(tmp_path: Path) -> None:
     found = run(launcher(tmp_path, 1), "missing", [{}, {}])
     assert {outcome.state for outcome in found.values()} == {"failed"}

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from broken.described import described
 from penstock.hooks.component import load_attribute
 from penstock.hooks.contracts.launching import Job, Outcome
 
-CALL = """
-import json, sys
-from penstock.hooks.component import load_attribute
-try:
-    value, reason = load_attribute(sys.argv[1])(json.load(sys.stdin)), ""
-except Exception as error:
-    value, reason = None, str(error)
-json.dump({"state": "failed" if reason else "done", "value": value, "reason": reason}, sys.stdout)
-"""
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["__main__", __name__, "penstock.conformance.launched"])  # each takes a second to import
+
+
+def call(function: str, argument: dict[str, Any], answer: Connection) -> None:
+    """What a worker does."""
+    try:
+        answer.send(("done", load_attribute(function)(argument), ""))
+    except Exception as error:
+        answer.send(("failed", None, str(error)))
 
 
 class Good:
     """A process a job, all at once."""
 
-    def __init__(self, *, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, **_: Any) -> None: ...
 
     def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        started = [(job, self.start(function, job)) for job in jobs]
+        started = [(job, *self.start(function, job)) for job in jobs]
         try:
-            for job, process in started:
-                yield self.outcome(job, process)
+            for job, _, answer in started:
+                yield self.outcome(job, answer)
         finally:
-            for _, process in started:
+            for _, process, _ in started:
                 self.end(process)
 
-    def start(self, function: str, job: Job) -> subprocess.Popen[bytes]:
-        file = self.folder / f"{job.name}.json"
-        file.write_text(json.dumps(job.argument))
-        with file.open("rb") as stdin:
-            return subprocess.Popen([sys.executable, "-c", CALL, function], stdin=stdin, stdout=subprocess.PIPE)
+    def start(self, function: str, job: Job) -> tuple[BaseProcess, Connection]:
+        answer, theirs = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=call, args=(function, job.argument, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return process, answer
 
-    def outcome(self, job: Job, process: subprocess.Popen[bytes]) -> Outcome:
-        answer, _ = process.communicate()
-        if process.returncode:
-            return Outcome(job.name, "lost", None, f"exit code {process.returncode}")
-        return Outcome(job.name, **json.loads(answer))
+    def outcome(self, job: Job, answer: Connection) -> Outcome:
+        try:
+            return Outcome(job.name, *answer.recv())
+        except EOFError:
+            return Outcome(job.name, "lost", None, "the worker died")
 
-    def end(self, process: subprocess.Popen[bytes]) -> None:
+    def end(self, process: BaseProcess) -> None:
         process.kill()
-        process.wait()
+        process.join()
 
 
 class Forgetful(Good):
@@ -69,8 +68,8 @@ class Forgetful(Good):
 class Telling(Good):
     """Returns values as text."""
 
-    def outcome(self, job: Job, process: subprocess.Popen[bytes]) -> Outcome:
-        outcome: Any = super().outcome(job, process)
+    def outcome(self, job: Job, answer: Connection) -> Outcome:
+        outcome: Any = super().outcome(job, answer)
         return replace(outcome, value=str(outcome.value))
 
 
@@ -85,25 +84,23 @@ class Inside(Good):
 class Curt(Good):
     """Does not say why a job failed."""
 
-    def outcome(self, job: Job, process: subprocess.Popen[bytes]) -> Outcome:
-        outcome = super().outcome(job, process)
+    def outcome(self, job: Job, answer: Connection) -> Outcome:
+        outcome = super().outcome(job, answer)
         return replace(outcome, reason="it raised") if outcome.state == "failed" else outcome
 
 
 class Blaming(Good):
     """Takes a dead worker for a function that raised."""
 
-    def outcome(self, job: Job, process: subprocess.Popen[bytes]) -> Outcome:
-        outcome = super().outcome(job, process)
+    def outcome(self, job: Job, answer: Connection) -> Outcome:
+        outcome = super().outcome(job, answer)
         return replace(outcome, state="failed") if outcome.state == "lost" else outcome
 
 
 class Leaving(Good):
     """Leaves its workers when it is closed."""
 
-    def end(self, process: subprocess.Popen[bytes]) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0)
+    def end(self, process: BaseProcess) -> None: ...
 
 
 of = described("launcher", "A launcher that breaks one law")

@@ -64,6 +64,7 @@ def load_plan(path: Path, overrides: Sequence[str], run: RunDirectory, registry:
     settings = validate(CompressionPlan, written, registry)
     own = read_config(run.path / RESOLVED)
     own = replace(own, value={**own.value, "name": f"{own.value['name']}{SUFFIX}", "seed": 0})
+    own = _in_one_process(own, registry)
     document = _changed(own, ("model",), written, ("baseline",), settings.baseline)
     rows, problems, code = [], list[Problem](), ExitCode.USAGE
     change, trained, export, weights = "", True, dict[str, Any](), BASELINE
@@ -88,6 +89,15 @@ def load_plan(path: Path, overrides: Sequence[str], run: RunDirectory, registry:
     if problems:
         raise ProblemError(list(dict.fromkeys(problems)), code)
     return Plan(settings.name, tuple(rows))
+
+
+def _in_one_process(document: ConfigDocument, registry: Registry) -> ConfigDocument:
+    """The config of a run of several ranks with the engine of one process, which trains the rows."""
+    train = document.value.get("train", {})
+    engine = registry.choose("engine", train.get("engine", "local"), document.where(("train", "engine")))
+    if "several-ranks" not in engine.entry.component.capabilities:
+        return document
+    return replace(document, value={**document.value, "train": {**train, "engine": "local"}})
 
 
 def _exporter(settings: Mapping[str, Any], written: ConfigDocument, index: int, registry: Registry) -> Choice:

@@ -11,7 +11,7 @@ from penstock.run.records.sweep import SweepFigures
 from penstock.sweep.documents import Documents
 from penstock.sweep.fronts import QUALITY, Front, Member, costs_of, fronts_of
 from penstock.sweep.pareto import Values, interval
-from penstock.sweep.rankings import Compared, Ranking, compared_of, rankings_of
+from penstock.sweep.rankings import Compared, Ranking, RateRanking, compared_of, rankings_of, rate_ranking_of
 from penstock.sweep.samples import PHASES, Curve, Sample, curves_of, end_of, results_of, sample_at
 
 
@@ -52,6 +52,7 @@ class Analysis:
     objective_fronts: tuple[Front, ...]
     cost_fronts: tuple[Front, ...]
     rankings: tuple[Ranking, ...]
+    at_rates: RateRanking | None
     compared: tuple[Compared, ...]
 
     def front_of(self, cell: str) -> Member | None:
@@ -79,6 +80,7 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
         objective_fronts=tuple(fronts_of(ends, [figures.objectives or {QUALITY: "minimize"}], least=1)),
         cost_fronts=tuple(fronts_of(ends, [{QUALITY: "minimize", cost: "minimize"} for cost in costs], least=2)),
         rankings=tuple(rankings_of(figures, curves, phases)),
+        at_rates=rate_ranking_of(figures, curves),
         compared=tuple(compared_of(ends)),
     )
 

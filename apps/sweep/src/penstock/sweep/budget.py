@@ -41,6 +41,11 @@ class Ledger:
         self._counted[run] = max(before, result.seconds)
         self._seconds += self._counted[run] - before
 
+    def spend(self, tokens: int, seconds: float) -> None:
+        """Counts work that no cap may leave out: ramps that find rates."""
+        self._tokens += tokens
+        self._seconds += seconds
+
     @property
     def _hours(self) -> float:
         return self._seconds / 3600

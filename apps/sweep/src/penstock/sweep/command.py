@@ -81,6 +81,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     from penstock.sweep.files import FIGURES, SweepFiles, locked
     from penstock.sweep.finished import note_finished
     from penstock.sweep.inline import Inline
+    from penstock.sweep.measuring import measure_finalists
     from penstock.sweep.report import write_report
     from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of, write_shapes
 
@@ -112,9 +113,11 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
             walk.files.forget_failures()
         try:
             walk.run()
+            measured = measure_finalists(walk, folder / "logs")
         finally:
             figures = write()
-        note_finished(folder, [sweep_file, loaded.config_file], loaded.code, registry)
+        if measured:
+            note_finished(folder, [sweep_file, loaded.config_file], loaded.code, registry)
     return _result(name, figures, report)
 
 

@@ -23,6 +23,8 @@ Amount = Annotated[float, Field(gt=0)]
 LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
 StopChoice: TypeAlias = Annotated[Choice, OfKind("stop-rule")]
 
+TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
+
 Direction = Literal["minimize", "maximize"]
 
 
@@ -45,6 +47,23 @@ class Phases(Schema):
     """The first phase."""
     finalists: int = Field(default=3, ge=1)
     """How many cells are trained to the end, with every seed of the sweep."""
+
+
+class Rate(Schema):
+    """Whose learning rates the cells have."""
+
+    use: Literal["fixed", "width", "lr-find"] = "fixed"
+    """`fixed`: those of the cell's config. `width`: those of the cell's config, carried from hidden size `width` to the
+    cell's. `lr-find`: those that `penstock train --lr-find` suggests for the cell."""
+    width: int | None = Field(default=None, ge=1)
+    """The hidden size that the rates of the config suit. null: that of the baseline."""
+    seeds: int = Field(default=3, ge=1)
+    """Ramps of `lr-find` for each rule of the optimizer, each with its own initial weights and data order."""
+    steps: int = Field(default=100, ge=2)
+    """Steps of each ramp."""
+    also_common: bool = False
+    """Whether the cells whose rates differ from their config's also train a short phase at those, so that the report
+    ranks them at a common rate too."""
 
 
 class Budget(Schema):
@@ -93,8 +112,13 @@ class SweepConfig(Schema):
     launcher: LauncherChoice | None = None
     """Who runs the jobs: workers on this machine (`local`), or those of a cluster. null: `local` with phases; without
     them this process, one run after the other."""
+    rate: Rate = Rate()
+    """Whose learning rates the cells have."""
     budget: Budget = Budget()
     """Caps of the whole sweep."""
+    tasks: list[TaskChoice] = []
+    """Tasks of `penstock evaluate` whose scores the report shows, for the first seed of each cell that was trained to
+    the end."""
     rank_at: list[Literal["tokens", "flops"]] = []
     """What the report ranks at: equal tokens, equal FLOPs of training, or both, with where they disagree."""
 
@@ -131,6 +155,10 @@ class SweepConfig(Schema):
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
+        if self.rate.width is not None and self.rate.use != "width":
+            yield ("rate", "width"), f"nothing reads it with `use: {self.rate.use}`"
+        if self.rate.also_common and (self.rate.use == "fixed" or self.phases is None):
+            yield ("rate", "also_common"), "it needs phases, and rates that are not `fixed`"
         for name in self.objectives:
             if not is_objective(name):
                 yield ("objectives", name), "no figure of a cell has this name"

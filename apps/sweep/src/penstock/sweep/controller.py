@@ -28,6 +28,7 @@ from penstock.sweep.files import SweepFiles, TrialFiles
 from penstock.sweep.finalists import finalists
 from penstock.sweep.grid import Cell, Sweep
 from penstock.sweep.phases import Phase, phases_of
+from penstock.sweep.rates import CellRateOverrides, find_missing
 
 WORK = "penstock.sweep.worker:train_to_rung"
 ATTEMPTS = 2
@@ -99,6 +100,7 @@ class Controller:
         self.sweep, self.runs, self.registry = sweep, runs, registry
         self.files = SweepFiles(runs / sweep.settings.name)
         self.phases = phases_of(sweep.settings, sweep.cells)
+        self.rates = CellRateOverrides(sweep, self.files)
         self.ledger = Ledger(sweep.settings.budget)
         self.states = {cell.name: State("pending") for cell in sweep.cells}
         self.decisions: list[Decision] = []
@@ -119,14 +121,27 @@ class Controller:
         self._outcomes.close()
 
     def _walk(self) -> None:
-        living, best = list(self.sweep.cells), list[Cell]()
+        living, best = self._with_rates(), list[Cell]()
         for phase in self.phases:
-            entering = {"final": best, "common": list(self.sweep.cells)}.get(phase.name, living)
-            living = self._through(phase, entering)
+            living = self._through(phase, {"final": best, "common": self.at_other_rates}.get(phase.name, living))
             if phase.name == "short":
                 best = self._finalists(phase, living)
             elif phase.name != "common":
                 self._set(living, State("finished"))
+
+    def _with_rates(self) -> list[Cell]:
+        """The cells whose learning rates are known; those of the others are looked for first."""
+        failed = find_missing(self.rates, self.sweep, self.runs, self.registry, self._launcher)
+        for name, reason in failed.items():
+            self.states[name] = State("failed", f"no rate was found: {reason}")
+        for found in self.rates.found(self.sweep.cells):
+            self.ledger.spend(found.found.tokens, found.seconds)
+        return [cell for cell in self.sweep.cells if cell.name not in failed]
+
+    @property
+    def at_other_rates(self) -> list[Cell]:
+        """The cells whose rates are not, or may not be, those of their configs."""
+        return [cell for cell in self.sweep.cells if self.rates.of(cell) != ()]
 
     @property
     def finalists(self) -> int:
@@ -135,13 +150,15 @@ class Controller:
 
     def has_result(self, cell: Cell, phase: Phase, seed: int) -> bool:
         """Whether a run was measured at its end."""
-        return self._trial(cell, phase, seed).files.result(phase.tokens(cell)) is not None
+        known = phase.name == "common" or self.rates.of(cell) is not None
+        return known and self._trial(cell, phase, seed).files.result(phase.tokens(cell)) is not None
 
     def _through(self, phase: Phase, entering: list[Cell]) -> list[Cell]:
         """The cells that reach the end of a phase."""
         self.entered[phase.name] = entering
         trials = {cell.name: [self._trial(cell, phase, seed) for seed in phase.seeds] for cell in entering}
-        self.trials += [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in entering]
+        shown = self.sweep.cells if phase.name == "common" else entering
+        self.trials += [self._trial(cell, phase, seed) for seed in phase.seeds for cell in shown]
         living = entering
         for rung in range(len(phase.rungs) + 1):
             planned = [trials[cell.name][number] for number in range(len(phase.seeds)) for cell in living]
@@ -151,9 +168,12 @@ class Controller:
         return living
 
     def _trial(self, cell: Cell, phase: Phase, seed: int) -> Trial:
-        added = phase.overrides(cell)
+        """A cell whose rates are those of its config has one short run, which is that of both rates."""
+        own = self.rates.of(cell) or ()
+        name = "short" if phase.name == "common" and self.rates.of(cell) == () else phase.name
+        added = [*(own if phase.name != "common" else ()), *phase.overrides(cell)]
         depends_on = [added, self.sweep.settings.heldout_bytes, list(phase.rung_tokens(cell))[-1]]
-        files = self.files.trial(cell.key, phase.name, seed, depends_on)
+        files = self.files.trial(cell.key, name, seed, depends_on)
         return Trial(cell, phase, seed, (*cell.overrides, *added, f"seed={seed}"), files)
 
     def _trained(self, phase: Phase, rung: int, planned: Sequence[Trial], living: Sequence[Cell]) -> list[Cell]:
@@ -173,8 +193,8 @@ class Controller:
             else:
                 missing.append(trial)
         self._train(missing, rung, lost)
-        for name, state in lost.items():
-            self.states[name] = state
+        if phase.name != "common":
+            self.states |= lost
         return [cell for cell in living if cell.name not in lost]
 
     def _train(self, trials: Sequence[Trial], rung: int, lost: dict[str, State]) -> None:
@@ -265,11 +285,10 @@ class Controller:
         """The cells that go on after a rung."""
         standings = self._standings(phase, rung, living, trials)
         stopped = dict(rule.stopped(rung, standings))
-        if phase.name != "common":
-            for cell in living:
-                if cell.name in stopped:
-                    where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
-                    self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
+        for cell in living:
+            if cell.name in stopped:
+                where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
+                self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
         self._record(phase, phase.rung_tokens(self.sweep.baseline)[rung], type(rule).__name__, living, stopped)
         return [cell for cell in living if cell.name not in stopped]
 

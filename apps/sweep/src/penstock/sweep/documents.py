@@ -54,7 +54,7 @@ def documents_of(results: Iterable[RungResult], heldout: Mapping[str, HeldoutByt
 def read_documents(walk: Controller) -> Documents:
     """The documents of everything that a walk through a sweep found in its files."""
     found = [
-        replace(result, cell=trial.cell.name)
+        replace(result, cell=trial.cell.name, phase=trial.phase.name)
         for trial in walk.trials
         for tokens in trial.phase.rung_tokens(trial.cell)
         if (result := trial.files.result(tokens)) is not None

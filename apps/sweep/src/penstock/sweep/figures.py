@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
+from penstock.run.config import load_run_config
 from penstock.run.records.record import read_record
 from penstock.run.records.sweep import (
     CellFigures,
@@ -23,9 +25,12 @@ from penstock.sweep.controller import Controller, Trial
 from penstock.sweep.files import FIGURES
 from penstock.sweep.grid import Cell
 from penstock.sweep.objectives import FLOPS_PER_PARAMETER
+from penstock.sweep.rates import rate_of
 
 COMPARED = ("all", "final")
 """Phases whose runs the tables compare."""
+MEASURED = ("latency_128", "latency_512", "tokens_per_second", "peak_memory", "tasks")
+"""Figures of trained models that are measured alone."""
 
 
 def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
@@ -64,7 +69,7 @@ def _run(walk: Controller, trial: Trial) -> SweptRun | None:
 def _results(trial: Trial) -> list[RungResult]:
     """In the order of the rungs, under the name that the cell has now."""
     found = (trial.files.result(tokens) for tokens in trial.phase.rung_tokens(trial.cell))
-    return [replace(result, cell=trial.cell.name) for result in found if result is not None]
+    return [replace(result, cell=trial.cell.name, phase=trial.phase.name) for result in found if result is not None]
 
 
 def _without_documents(result: RungResult) -> RungFigures:
@@ -110,21 +115,40 @@ def _cell(
             difference=None,
             verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
         )
+    measured = _measured(walk, cell)
     return replace(
         means,
+        **measured,
         state=state.name,
         reason=state.reason,
         key=cell.key,
         phase=last[0].phase if last else walk.phases[0].name,
         tokens=last[0].tokens if last else None,
         settings=cell.settings,
-        overrides=list(cell.overrides),
+        overrides=[*cell.overrides, *(walk.rates.of(cell) or ())],
         parameters=shape.parameters,
         embedding_share=shape.embedding_share,
         flops_per_token=FLOPS_PER_PARAMETER * shape.active_parameters,
         bytes=shape.bytes,
-        lr=getattr(cell.config.train.optimizer.settings, "lr", None),
+        lr=rate_of(_optimizer(walk, cell)),
+        common_lr=rate_of(cell.config.train.optimizer.settings) if walk.sweep.settings.rate.also_common else None,
     )
+
+
+def _optimizer(walk: Controller, cell: Cell) -> Any:
+    """The settings of the optimizer that the cell's runs have."""
+    own = walk.rates.of(cell)
+    if not own:
+        return cell.config.train.optimizer.settings
+    config = load_run_config(walk.sweep.config_file, [*cell.overrides, *own], walk.registry)[0]
+    return config.train.optimizer.settings
+
+
+def _measured(walk: Controller, cell: Cell) -> dict[str, Any]:
+    """What was measured alone, under the names that `CellFigures` has."""
+    own = (trial for trial in walk.trials if trial.cell is cell and trial.phase.name in COMPARED)
+    found = next((measured for trial in own if (measured := trial.files.measured()) is not None), None)
+    return {} if found is None else {name: getattr(found, name) for name in MEASURED}
 
 
 def _last_results(of_trials: Sequence[Sequence[RungResult]]) -> list[RungResult]:

@@ -4,9 +4,11 @@ runs/<sweep>/
     sweep.json  decisions.jsonl  sweep.html  finished.json           all derived from the files below
     heldout/<text>.json                                              bytes of each held-out document
     cells/<key>/shape.json                                           parameters and bytes of the cell's model
+    cells/<key>/rates-seed<n>-<hash>/rates.json                      learning rates that ramps suggest
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
+    cells/<key>/<phase>-seed<n>-<hash>/measured.json                 times, memory and scores of the trained model
 
 A run's folder has the hash of what the phase adds to the cell's config and of what is measured, so that other settings
 of a phase begin other runs, and the earlier settings find theirs again.
@@ -26,7 +28,7 @@ from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.run.config import digest
 from penstock.run.records.record import as_json, read_record, write_record
-from penstock.run.records.sweep import CellShape, Decision, FailedRun, HeldoutBytes, RungResult
+from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
 
 FIGURES = "sweep.json"
 
@@ -59,6 +61,19 @@ class TrialFiles:
 
     def _rung(self, tokens: int) -> Path:
         return self.folder / "rungs" / f"{tokens}.json"
+
+    def measured(self) -> MeasuredRun | None:
+        return read_record(MeasuredRun, self.folder / "measured.json")
+
+    def write_measured(self, measured: MeasuredRun) -> None:
+        write_record(self.folder / "measured.json", measured)
+
+    def rates(self) -> CellRates | None:
+        return read_record(CellRates, self.folder / "rates.json")
+
+    def write_rates(self, rates: CellRates) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "rates.json", rates)
 
     def failure(self) -> FailedRun | None:
         return read_record(FailedRun, self.folder / "failed.json")

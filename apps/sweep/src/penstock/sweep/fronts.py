@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.run.records.sweep import CellFigures
-from penstock.sweep.objectives import MEASURED_TIMES, objective_of
+from penstock.sweep.objectives import measured_alone, objective_of
 from penstock.sweep.pareto import Values, hypervolume, membership, on_front, reference_point, signed
 from penstock.sweep.samples import Sample
 
@@ -55,13 +55,9 @@ def fronts_of(ends: dict[str, Sample], wanted: Sequence[dict[str, str]], least: 
         front
         for phase, sample in ends.items()
         for directions in wanted
-        if phase != "common" and (phase in last or not any(map(_measured_at_the_end, directions)))
+        if phase != "common" and (phase in last or not any(map(measured_alone, directions)))
         if (front := _front(sample, directions)) and len(front.members) >= least
     ]
-
-
-def _measured_at_the_end(figure: str) -> bool:
-    return figure in MEASURED_TIMES or figure.startswith("tasks.")
 
 
 def _front(sample: Sample, directions: dict[str, str]) -> Front | None:

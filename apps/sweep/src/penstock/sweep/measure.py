@@ -6,16 +6,18 @@ machine are times of its other work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from penstock.eval_suite.performance import measure_performance
-from penstock.eval_suite.runner import run_task
-from penstock.evaluate.evaluation import heldout_tokens, task_context
+from penstock.evaluate.evaluation import heldout_tokens, prepare_tasks, task_context
 from penstock.hooks.registry import Registry
-from penstock.run.records.record import Record
+from penstock.run.directory import processor
+from penstock.run.records.sweep import MeasuredRun
+from penstock.sweep.selected import registry_of
 from penstock.train.restore import restore_run
 
 PROMPTS = (128, 512)
@@ -24,19 +26,7 @@ REPEATS = 10
 """Passes behind each median: single passes of small models differ by a tenth on two shared cores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured(Record):
-    """Seconds from a prompt of so many tokens to the logits of the next, at batch 1 (median), generated tokens per
-    second after the first prompt, peak bytes of the process, and the metrics of tasks under their own names."""
-
-    latency_128: float
-    latency_512: float
-    tokens_per_second: float
-    peak_memory: int
-    tasks: dict[str, float] = field(default_factory=lambda: dict[str, float]())
-
-
-def measure(run: Path, registry: Registry, tasks: Sequence[str] = ()) -> Measured:
+def measure(run: Path, registry: Registry, tasks: Sequence[Mapping[str, Any]] = ()) -> MeasuredRun:
     """Measures a finished run. Speed comes first, because scoring tasks would raise the peak memory."""
     restored = restore_run(run, registry)
     short, long = (
@@ -45,21 +35,24 @@ def measure(run: Path, registry: Registry, tasks: Sequence[str] = ()) -> Measure
     )
     context = task_context(restored.config, restored.tokenizer, heldout_tokens(restored.dataset))
     scores: dict[str, float] = {}
-    for name in tasks:
-        result = run_task(registry.build("task", name), restored.model, context)
-        scores |= {metric: float(value) for metric, value in result.metrics.items() if value is not None}
-    return Measured(
+    for task in prepare_tasks([registry.choose("task", each, "tasks") for each in tasks], context).values():
+        metrics = task.run(restored.model).metrics
+        scores |= {name: float(value) for name, value in metrics.items() if value is not None}
+    return MeasuredRun(
         latency_128=_batch(short)["prefill_seconds"],
         latency_512=_batch(long)["prefill_seconds"],
         tokens_per_second=_batch(short)["decode_tokens_per_second"],
         peak_memory=_batch(long).get("peak_cuda_bytes") or long["peak_rss_bytes"],
+        machine=f"{processor()}, {torch.get_num_threads()} threads",
         tasks=scores,
+        asked=[dict(each) for each in tasks],
     )
 
 
 def measure_job(argument: dict[str, Any]) -> dict[str, Any]:
-    """`measure` as a launcher's job: `run` is the run directory and `tasks` the names of tasks."""
-    return measure(Path(argument["run"]), Registry.discover(), argument.get("tasks", ())).to_json()
+    """`measure` as a launcher's job: `run` is the run directory, `tasks` the tasks as a config writes them, and
+    `selection` says which plugins are loaded."""
+    return measure(Path(argument["run"]), registry_of(argument["selection"]), argument["tasks"]).to_json()
 
 
 def _batch(performance: dict[str, Any]) -> dict[str, Any]:

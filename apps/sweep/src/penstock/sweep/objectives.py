@@ -28,6 +28,11 @@ FLOPS_PER_PARAMETER = 6
 """Of training, for each active parameter and token: 2 forward and 4 backward."""
 
 
+def measured_alone(name: str) -> bool:
+    """Whether the figure is measured on a trained model (see `penstock.sweep.measure`)."""
+    return name in MEASURED_TIMES or name.startswith("tasks.")
+
+
 def is_objective(name: str) -> bool:
     kind, _, rest = name.partition(".")
     return bool(rest) if kind in OF_NAMES else name in FIGURES

@@ -23,6 +23,7 @@ from penstock.sweep.sections import (
     front_table,
     phases_table,
     ranks_table,
+    rates_table,
     summary,
 )
 
@@ -49,7 +50,7 @@ def write_sweep_page(name: str, analysis: Analysis, wanted: int, out: Path) -> P
         Section("Pareto fronts", _front_cards(analysis), _filled(map(front_table, analysis.objective_fronts[-1:]))),
         Section("Settings together", _parallel_cards(analysis)),
         Section("Curves", _curve_cards(analysis)),
-        Section("Do rankings agree?", (), _filled([phases_table(analysis), *map(ranks_table, analysis.rankings)])),
+        Section("Do rankings agree?", (), _filled(_rank_tables(analysis))),
         Section("Cells", (), _filled([cells_table(analysis)])),
         Section("Decisions", (), _filled([decisions_table(figures)])),
     ]
@@ -61,6 +62,11 @@ def write_sweep_page(name: str, analysis: Analysis, wanted: int, out: Path) -> P
         sections=[section for section in sections if section.cards or section.tables],
         commands=commands_table(figures).rows,
     )
+
+
+def _rank_tables(analysis: Analysis) -> list[Table]:
+    own = [rates_table(analysis.at_rates)] if analysis.at_rates else []
+    return [phases_table(analysis), *own, *map(ranks_table, analysis.rankings)]
 
 
 def _filled(tables: Iterable[Table]) -> list[Table]:

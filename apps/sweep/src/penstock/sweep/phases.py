@@ -48,7 +48,8 @@ def _of(amount: float, whole: int) -> int:
 
 
 def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
-    """The phases in the order in which they run. Raises `ProblemError` for rungs that lie behind the end of a run."""
+    """The phases in the order in which they run. No rule stops cells at the common rate, where all are compared. Raises
+    `ProblemError` for rungs that lie behind the end of a run."""
     seeds, given = tuple(settings.seeds), settings.rungs
     rungs = tuple(given) if given is not None else RUNGS if settings.phases else ()
     if settings.phases is None:
@@ -60,6 +61,8 @@ def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
             Phase("short", short.tokens, few, rungs, schedule=short.schedule, stops=True),
             Phase("final", None, seeds, ()),
         ]
+        if settings.rate.also_common:
+            phases.append(Phase("common", short.tokens, few, rungs))
     _require_rungs_inside(phases, cells)
     if settings.phases is not None and settings.phases.short.schedule == "trunk":
         _require_trunks(cells)

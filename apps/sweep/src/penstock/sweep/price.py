@@ -88,8 +88,9 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
     sweep = walk.sweep
     speeds = {cell.name: speed_of(cell.config) for cell in sweep.cells}
     heldout = {cell.name: _heldout_tokens(cell.config, walk.runs, sweep.settings.heldout_bytes) for cell in sweep.cells}
-    prices: list[CellPrice] = []
+    prices = _rates_of(walk, shapes, speeds)
     for phase in walk.phases:
+        cells = walk.at_other_rates if phase.name == "common" else sweep.cells
         of_phase = [
             CellPrice(
                 cell=cell.name,
@@ -101,7 +102,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
                 seconds_per_run=_seconds(cell.config, phase, phase.tokens(cell), speeds[cell.name], heldout[cell.name]),
                 phase=phase.name,
             )
-            for cell in sweep.cells
+            for cell in cells
         ]
         prices += [_of_any(of_phase, walk.finalists)] if phase.name == "final" else of_phase
     known = [each for each in heldout.values() if each is not None]
@@ -113,6 +114,21 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
         workers=workers,
         evaluated=f"{max(known):,} held-out tokens each time" if known else "",
     )
+
+
+def _rates_of(walk: Controller, shapes: dict[str, CellShape], speeds: dict[str, Speed]) -> list[CellPrice]:
+    """What the ramps cost that find rates, if none of them ends early."""
+    rate = walk.rates.settings
+    if rate.use != "lr-find":
+        return []
+    prices: list[CellPrice] = []
+    for cell in walk.sweep.cells:
+        ramps = rate.seeds * (1 + hasattr(cell.config.train.optimizer.settings, "adamw_lr"))
+        tokens, active = rate.steps * cell.config.tokens_per_step, shapes[cell.name].active_parameters
+        finished = ramps if walk.rates.of(cell) is not None else 0
+        seconds = tokens * speeds[cell.name].training
+        prices.append(CellPrice(cell.name, active, tokens, 6 * active * tokens, ramps, finished, seconds, "rates"))
+    return prices
 
 
 def speed_of(config: RunConfig) -> Speed:

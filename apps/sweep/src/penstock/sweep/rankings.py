@@ -46,6 +46,53 @@ class Compared:
     agreement: Agreement
 
 
+@dataclass(frozen=True, slots=True)
+class AtRates:
+    """A cell's bits per byte and rank at its own learning rate and at that of its config."""
+
+    cell: str
+    own_rate: float | None
+    own: float
+    own_rank: int
+    common_rate: float | None
+    common: float
+    common_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateRanking:
+    """The cells at both rates after `tokens`, the furthest that all of them came; best at its own rate first. `flips`
+    are pairs whose order differs, the first better at its own rate."""
+
+    tokens: int
+    rows: tuple[AtRates, ...]
+    agreement: Agreement
+    flips: tuple[tuple[str, str], ...]
+
+
+def rate_ranking_of(figures: SweepFigures, curves: Sequence[Curve]) -> RateRanking | None:
+    """None for a sweep without a phase at the common rate, or without a rung that two cells passed at both."""
+    bits = {(c.phase, c.cell): dict(zip(c.tokens, c.bits_per_byte, strict=True)) for c in curves}
+    cells = [cell for cell in figures.cells if {("short", cell.cell), ("common", cell.cell)} <= bits.keys()]
+    passed = [set(bits[phase, cell.cell]) for cell in cells for phase in ("short", "common")]
+    shared = set.intersection(*passed) if passed else set[int]()
+    if len(cells) < 2 or not shared:
+        return None
+    tokens, names = max(shared), [cell.cell for cell in cells]
+    own, common = ([bits[phase, name][tokens] for name in names] for phase in ("short", "common"))
+    both = zip(cells, own, ranks(own), common, ranks(common), strict=True)
+    rows = [
+        AtRates(cell.cell, cell.lr, at, rank, cell.common_lr, other, other_rank)
+        for cell, at, rank, other, other_rank in both
+    ]
+    return RateRanking(
+        tokens,
+        tuple(sorted(rows, key=lambda row: row.own_rank)),
+        agreement(own, common),
+        tuple((names[i], names[j]) for i, j in disagreements(own, common)),
+    )
+
+
 def rankings_of(figures: SweepFigures, curves: Sequence[Curve], phases: Sequence[str]) -> list[Ranking]:
     """None for a phase whose cells all have the same FLOPs per token: both rankings are then one."""
     flops = {cell.cell: cell.flops_per_token for cell in figures.cells if cell.flops_per_token}

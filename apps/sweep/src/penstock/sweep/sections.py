@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.evaluate.paired import CONFIDENCE
@@ -13,7 +14,7 @@ from penstock.sweep.compare import basis
 from penstock.sweep.compare import interval as difference_text
 from penstock.sweep.fronts import Front
 from penstock.sweep.labels import PHASES, figure_of, interval, label, shown
-from penstock.sweep.rankings import Ranking
+from penstock.sweep.rankings import Ranking, RateRanking
 from penstock.sweep.tables import reproduce_line
 
 OPTIONAL = (
@@ -152,17 +153,36 @@ def ranks_table(ranking: Ranking) -> Table:
         else "Quality at equal FLOPs is read from the curve of the cell before its learning rate has fallen, which is "
         "unfair to cells that compute more per token."
     )
-    flips = "; ".join(f"{one} before {other}" for one, other in ranking.flips[:6])
-    more = f" and {len(ranking.flips) - 6} more" if len(ranking.flips) > 6 else ""
-    verdict = (
-        f"The rankings disagree in {len(ranking.flips)} pairs. Only at equal tokens is {flips}{more}."
-        if ranking.flips
-        else "The rankings agree in every pair."
-    )
+    verdict = _flips_text(ranking.flips, "at equal tokens")
     left = f" Without a rung early enough: {', '.join(ranking.left_out)}." if ranking.left_out else ""
     columns = ("cell", "rank at equal tokens", "bits per byte", "rank at equal FLOPs", "bits per byte", "tokens")
     title = f"Equal tokens and equal FLOPs, {PHASES[ranking.phase]}"
     return Table(title, columns, rows, f"{verdict} {agreement_text(ranking.agreement)} {how}{left}")
+
+
+def rates_table(ranking: RateRanking) -> Table:
+    """Ranks at each cell's own learning rate and at the common one side by side."""
+    rows = [
+        (row.cell, shown("lr", row.own_rate), str(row.own_rank), f"{row.own:.3f}", shown("lr", row.common_rate),
+         str(row.common_rank), f"{row.common:.3f}")
+        for row in ranking.rows
+    ]  # fmt: skip
+    columns = ("cell", "own rate", "rank", "bits per byte", "common rate", "rank", "bits per byte")
+    caption = (
+        f"{_flips_text(ranking.flips, 'at its own rate')} {agreement_text(ranking.agreement)} Of the short phase after "
+        f"{count(ranking.tokens)} tokens, the furthest that every cell came at both. Rates are those of the layers' "
+        "matrices."
+    )
+    return Table("Own and common learning rate", columns, rows, caption)
+
+
+def _flips_text(flips: Sequence[tuple[str, str]], where: str) -> str:
+    if not flips:
+        return "The rankings agree in every pair."
+    named = "; ".join(f"{one} before {other}" for one, other in flips[:6])
+    more = f" and {len(flips) - 6} more" if len(flips) > 6 else ""
+    pairs = "pair" if len(flips) == 1 else "pairs"
+    return f"The rankings disagree in {len(flips)} {pairs}. Only {where} is {named}{more}."
 
 
 def agreement_text(agreement: Agreement) -> str:

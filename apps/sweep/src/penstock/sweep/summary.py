@@ -16,6 +16,7 @@ from penstock.sweep.sections import (
     front_table,
     phases_table,
     ranks_table,
+    rates_table,
     summary,
 )
 
@@ -29,6 +30,7 @@ def write_summary(name: str, analysis: Analysis, wanted: int, out: Path) -> Path
         *map(front_table, analysis.objective_fronts),
         *map(ranks_table, analysis.rankings),
         phases_table(analysis),
+        *([rates_table(analysis.at_rates)] if analysis.at_rates else []),
         decisions_table(figures),
     ]
     parts = [f"# {name}", summary(figures, wanted), *map(markdown, (table for table in tables if table.rows))]

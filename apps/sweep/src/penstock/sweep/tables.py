@@ -34,6 +34,7 @@ PLAIN = [
     "embedding_share",
     "flops_per_token",
     "lr",
+    "common_lr",
     "max_violation",
     "max_violation_worst",
     "dead_experts",

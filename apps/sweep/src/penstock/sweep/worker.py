@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from penstock.cli import output
 from penstock.eval_suite.likelihood import token_nll
 from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
 from penstock.evaluate.evaluation import heldout_tokens
@@ -22,6 +23,7 @@ from penstock.hooks.registry import Registry
 from penstock.profile.atlas import tables_of
 from penstock.profile.profiling import profile_figures, record_trace
 from penstock.profile.subject import subject_of_run
+from penstock.run import messages
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.records.origin import Environment
@@ -69,8 +71,13 @@ def train_to_rung(argument: dict[str, Any]) -> dict[str, Any]:
     diverges and for figures that are not numbers."""
     job = RungJob.from_json(argument)
     trial = TrialFiles(Path(job.trial))
-    if trial.result(job.tokens) is not None:
-        return {}
+    if trial.result(job.tokens) is None:
+        with messages.shown(output.note, output.warn):  # in the worker's log
+            _train(job, trial)
+    return {}
+
+
+def _train(job: RungJob, trial: TrialFiles) -> None:
     registry = _registry(job.no_plugins, tuple(job.only), tuple(job.files))
     config, document = load_run_config(Path(job.config), job.overrides, registry)
     until = math.ceil(job.tokens / (config.train.batch_size * config.data.sequence_length))
@@ -89,7 +96,6 @@ def train_to_rung(argument: dict[str, Any]) -> dict[str, Any]:
             until=None if job.whole else until,
         )
     _measure(job, trial, restore_run(run.path, registry))
-    return {}
 
 
 def _trunk(job: RungJob) -> Path | None:

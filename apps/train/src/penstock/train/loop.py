@@ -238,6 +238,7 @@ class Trainer:
                 if isinstance(observer, EvaluationObserver):
                     observer.on_evaluation(self.step, self.heldout)
         if self.step == self.trunk:
+            self.saver.finish()  # what observers still write beside training has the same files
             self._write(self.run.path / TRUNK, keep=1)
         if last or stop:
             self.saver.finish()

@@ -61,11 +61,13 @@ class Repeated:
 
 @dataclass(slots=True)
 class Attempt:
-    """The losses of one training, and what it did to the parameters. `still` names those that never moved."""
+    """The losses of one training, and what it did to the parameters. `still` names those that never moved; `moved`:
+    any other did."""
 
     losses: list[float] = field(default_factory=lambda: list[float]())
     diverged: bool = False
     still: tuple[str, ...] = ()
+    moved: bool = False
     frozen: int = 0
     trained: int = 0
 
@@ -129,6 +131,7 @@ def _attempt(config: RunConfig, data: Path, batches: Sequence[Batch], factor: fl
         except ProblemError:
             attempt.diverged = True
         attempt.still = tuple(name for name, each in trained.items() if _same(each, before[name]))
+        attempt.moved = len(attempt.still) < len(trained)
     return attempt
 
 
@@ -164,6 +167,9 @@ def _findings(
             f"size: {result.counted} tokens of a vocabulary of {vocabulary:,} have {bits:,.0f} bits, and "
             f"{attempt.trained:,} parameters learn some {BITS_A_PARAMETER * attempt.trained:,} by heart"
         )
+        return  # no rate changes that
+    if not attempt.moved:
+        return  # a multiple of a rate of 0 is 0
     found = list(_rates(config, data, batches, attempt))
     yield from found or [_unexplained(attempt)]
 

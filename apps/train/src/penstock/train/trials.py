@@ -15,9 +15,9 @@ from penstock.run.records.record import write_record
 from penstock.train.checks import Planned, require_for_start
 from penstock.train.overfit import overfit
 from penstock.train.rate_finder import find_rates
-from penstock.train.rate_page import COLUMNS, row, short, write_rates_page
+from penstock.train.rate_page import COLUMNS, row, write_rates_page
 from penstock.train.training import prepare_run
-from penstock.train.width import override_of_rates
+from penstock.train.width import override_of_found
 
 PAGE = "lr-find.html"
 
@@ -54,9 +54,10 @@ def _prepared(config: RunConfig, document: ConfigDocument, runs: Path, option: s
 
 
 def _rates_text(config: RunConfig, found: FoundRates, page: Path) -> str:
-    rates = {each.setting: float(short(each.suggested)) for each in found.rates if each.suggested is not None}
-    again = f"train with: {shlex.quote(override_of_rates(config, rates))}"
-    use = again if rates else "no loss fell: try penstock train --overfit-tokens 1024"
+    override = override_of_found(config, found)
+    use = (
+        f"train with: {shlex.quote(override)}" if override else "no loss fell: try penstock train --overfit-tokens 1024"
+    )
     return "\n\n".join([output.table(COLUMNS, [row(each) for each in found.rates]), use, f"curves: {page}"])
 
 

@@ -1,4 +1,4 @@
-"""Learning rates from another width: those that suit a config, carried over to one that differs in its hidden size."""
+"""Learning rates that suit a config: carried over from another width, or found by a ramp. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,30 +7,43 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.hooks.architecture import architecture_settings
+from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.run.config import RunConfig
+from penstock.run.records.rates import FoundRates
 
 RATES = ("lr", "adamw_lr", "role_lr")
 """Settings of optimizers that are learning rates."""
 
 
-def override_at_width(base: RunConfig, config: RunConfig) -> str:
-    """An override that gives `config` the rates of `base` as they suit its width: a pure function of both widths and of
-    both optimizers. Imports no torch.
-
-    Raises `ProblemError` if a width is unknown, if the optimizers differ, or if they have no rule for widths
-    (`at_width`).
-    """
-    ours, theirs = config.train.optimizer.entry, base.train.optimizer.entry
-    if ours.id != theirs.id:
-        what = f"the rates of '{theirs.component.name}' say nothing about '{ours.component.name}'"
-        raise ProblemError(Problem("unsupported", what, "train.optimizer", "give both the same optimizer"))
-    settings = base.train.optimizer.settings
-    if not hasattr(settings, "at_width"):
-        what = f"the optimizer '{theirs.component.name}' does not say how its rates follow the width"
+def override_at_width(config: RunConfig, width: int) -> str:
+    """An override that gives the config its rates as they suit its hidden size, if they suit a model of hidden size
+    `width`. Raises `ProblemError` if the model's is unknown, or if the optimizer has no rule for it (`at_width`)."""
+    choice = config.train.optimizer
+    if not hasattr(choice.settings, "at_width"):
+        what = f"the optimizer '{choice.entry.component.name}' does not say how its rates follow the width"
         raise ProblemError(Problem("unsupported", what, "train.optimizer", "use muon or adamw, or train at one rate"))
-    wide = settings.at_width(_width(config) / _width(base)).model_dump(mode="json")
+    wide = choice.settings.at_width(width_of(config) / width).model_dump(mode="json")
     return override_of_rates(config, {name: wide[name] for name in RATES if name in wide})
+
+
+def override_of_found(config: RunConfig, found: FoundRates) -> str | None:
+    """An override that gives the config the rates that were found for it, to three digits; None if no ramp suggests
+    one. A role with a rate of its own keeps its ratio to that of its rule, as in the ramps."""
+    rates = {each.setting: float(f"{each.suggested:.3g}") for each in found.rates if each.suggested is not None}
+    if not rates:
+        return None
+    ratios = {each.setting: rates.get(each.setting, each.now) / each.now for each in found.rates if each.now}
+    settings = config.train.optimizer.settings
+    own: Mapping[ParameterRole, float] = getattr(settings, "role_lr", None) or {}
+    scaled = {role.value: rate * ratios.get(_setting_of(role, settings), 1.0) for role, rate in own.items()}
+    return override_of_rates(config, {**rates, **({"role_lr": scaled} if scaled else {})})
+
+
+def _setting_of(role: ParameterRole, settings: Any) -> str:
+    """What the optimizer calls the rate of the rule that has this role."""
+    muon = getattr(settings, "muon_roles", None)
+    return "lr" if muon is None or role in muon else "adamw_lr"
 
 
 def override_of_rates(config: RunConfig, rates: Mapping[str, Any]) -> str:
@@ -41,7 +54,8 @@ def override_of_rates(config: RunConfig, rates: Mapping[str, Any]) -> str:
     return f"train.optimizer={json.dumps({'use': choice.entry.id, **written, **rates})}"
 
 
-def _width(config: RunConfig) -> int:
+def width_of(config: RunConfig) -> int:
+    """The hidden size of the config's model. Raises `ProblemError` if it is unknown."""
     settings: Any = architecture_settings(config.model)
     width = getattr(settings, "hidden_size", None)
     if not width:

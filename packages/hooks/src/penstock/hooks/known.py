@@ -97,6 +97,8 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("observer", "prometheus"): "penstock-trackers",
     ("observer", "load-trace"): "penstock-train",
     ("launcher", "local"): "penstock-run",
+    ("launcher", "submitit"): "penstock-submitit",
+    ("launcher", "ray"): "penstock-ray",
     ("stop-rule", "asha"): "penstock-sweep",
     ("stop-rule", "halving"): "penstock-sweep",
     ("stop-rule", "none"): "penstock-sweep",

@@ -23,9 +23,9 @@ SMALLEST_NORM = 1e-7
 # and 0.37 s on a CPU that multiplies it.
 CPU_PIECE = 2**18
 
-# Columns up to which a matrix alone in its batch is iterated twice in bf16. torch's `baddbmm` on a CPU rounds it
-# otherwise than in a batch of more, about once in 2,000 products of 16 columns and never seen above 16: its bits would
-# depend on the other matrices of a step.
+# Columns up to which a CPU iterates in fp32 where bf16 is asked. torch's bf16 `baddbmm` rounds one of a few thousand
+# products of at most 16 columns differently when its batch has another length (never seen above 16 columns, nor in
+# fp32): the bits of a matrix would depend on how many others are stepped with it.
 SMALL = 32
 
 
@@ -33,22 +33,24 @@ def orthogonalize(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.
     """About U V^T of each matrix U S V^T in [..., m, n]; the result has the same shape, in `dtype`.
 
     The iteration runs in `dtype`: bfloat16 as in the reference implementation, or float32, which is faster on a CPU
-    without bf16 instructions. Each matrix is normalised on its own, so a stack of experts equals a loop over them.
+    without bf16 instructions. A CPU iterates on matrices of at most `SMALL` columns or rows in float32, and rounds the
+    result. Each matrix is normalised on its own, so a stack of experts equals a loop over them.
     """
     rows, columns = matrix.shape[-2:]
+    on_cpu = matrix.device.type == "cpu"
+    if on_cpu and dtype == torch.bfloat16 and min(rows, columns) <= SMALL:
+        return orthogonalize(matrix.to(dtype), steps=steps, dtype=torch.float32).to(dtype)
     result = torch.empty(matrix.shape, dtype=dtype, device=matrix.device)
     source, target = matrix.reshape(-1, rows, columns), result.view(-1, rows, columns)
     # torch.optim.Muon lays squares down; in bf16 the other side rounds differently, in fp32 it saves the transposition.
     if rows < columns or (rows == columns and dtype == torch.bfloat16):
         source, target = source.mT, target.mT
-    together = max(1, CPU_PIECE // (rows * columns)) if matrix.device.type == "cpu" else len(source)
-    least = 2 if dtype == torch.bfloat16 and source.shape[2] <= SMALL else 1
-    upright = result.new_empty(2, max(least, min(together, len(source))), *source.shape[1:])
+    together = max(1, CPU_PIECE // (rows * columns)) if on_cpu else max(1, len(source))
+    upright = result.new_empty(2, min(together, len(source)), *source.shape[1:])
     square = result.new_empty(2, upright.shape[1], source.shape[2], source.shape[2])
     for piece, place in zip(source.split(together), target.split(together), strict=True):
-        iterated = piece.expand(least, -1, -1) if len(piece) < least else piece
-        count = len(iterated)
-        place.copy_(_iterate(iterated, steps, upright[:, :count], square[:, :count])[: len(piece)])
+        count = len(piece)
+        place.copy_(_iterate(piece, steps, upright[:, :count], square[:, :count]))
     return result
 
 

@@ -19,7 +19,7 @@ MODULE = "penstock.conformance.launched"
 TEXT = "a shape of (3, 4) meets one of (5,)"
 BEGUN = 2.0
 """Seconds that a second worker has to begin its job; without it the law is about the first alone."""
-ENDED = 20.0
+ENDED = 10.0
 """Seconds in which a process is gone."""
 
 
@@ -29,7 +29,7 @@ def each_job_has_one_outcome(subject: Subject) -> None:
 
     Yield what is still running after the last job was taken, and never repeat a job.
     """
-    for count in (0, 5):
+    for count in (0, 3):
         jobs = [Job(f"job {number}", {"number": number}) for number in range(count)]
         names = sorted(outcome.name for outcome in _run(subject, "doubled", jobs))
         expect(names == [job.name for job in jobs], f"{count} jobs have the outcomes {names}")
@@ -41,7 +41,7 @@ def a_value_is_what_the_function_returned(subject: Subject) -> None:
 
     Send arguments and values as JSON, and keep each job's name with its value.
     """
-    arguments: list[dict[str, Any]] = [{"number": number, "more": [None, 0.1, {"é": "ü"}]} for number in range(4)]
+    arguments: list[dict[str, Any]] = [{"number": number, "more": [None, 0.1, {"é": "ü"}]} for number in range(2)]
     jobs = [Job(str(argument["number"]), argument) for argument in arguments]
     for outcome in _run(subject, "doubled", jobs):
         expected = {**arguments[int(outcome.name)], "number": 2 * int(outcome.name)}
@@ -109,7 +109,7 @@ def _run(subject: Subject, function: str, jobs: Sequence[Job]) -> list[Outcome]:
 
 def _between(subject: Subject, argument: dict[str, Any]) -> Outcome:
     """How a job with this argument ends, between others that are done."""
-    jobs = [Job("before", {"how": "well"}), Job("bad", argument), *(Job(f"after {n}", {"how": "well"}) for n in (1, 2))]
+    jobs = [Job("before", {"how": "well"}), Job("bad", argument), Job("after", {"how": "well"})]
     outcomes = {outcome.name: outcome for outcome in _run(subject, "ends", jobs)}
     expect(sorted(outcomes) == sorted(job.name for job in jobs), f"the outcomes are of {sorted(outcomes)}")
     bad = outcomes.pop("bad")

@@ -20,8 +20,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from penstock.hooks.contracts.launching import Job, Outcome
+from penstock.hooks.jobs import THREADS
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
 POLL = 0.5
 """Seconds after which a worker's death is noticed if a process that it started keeps its socket open."""
 
@@ -29,8 +29,10 @@ POLL = 0.5
 class LocalLauncher:
     """See `penstock.hooks.contracts.launching.Launcher`. Worker `n` writes what it prints to `folder/worker-n.log`."""
 
-    def __init__(self, workers: int | None, threads: int, pin: bool, folder: Path) -> None:
-        self.threads, self.folder = threads, folder
+    def __init__(
+        self, workers: int | None, threads: int, pin: bool, folder: Path, memory_gb: float | None = None
+    ) -> None:
+        self.threads, self.folder, self.memory_gb = threads, folder, memory_gb
         self.cores = _cores()
         self.workers = workers or max(1, len(self.cores) // threads)
         self.pinned = pin and hasattr(os, "sched_setaffinity") and self.workers * threads <= len(self.cores)
@@ -90,8 +92,9 @@ class Worker:
             )
         self.job = Job("", {})
         self._out_of_memory = 0
-        settings = {"function": function, "path": sys.path, "cores": launcher.cores_of(number)}
-        self._send(settings)
+        memory = None if launcher.memory_gb is None else round(launcher.memory_gb * 2**30)
+        cores = launcher.cores_of(number)
+        self._send({"function": function, "path": sys.path, "cores": cores, "memory": memory})
 
     def start(self, job: Job) -> None:
         self.job, self._out_of_memory = job, _killed_for_memory()

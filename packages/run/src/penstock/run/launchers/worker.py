@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from penstock.hooks.contracts.launching import Job
-from penstock.run.launchers.call import outcome_of
+from penstock.hooks.jobs import outcome_of
 
 
 def main(descriptor: int) -> None:
@@ -28,6 +29,9 @@ def main(descriptor: int) -> None:
     sys.path[:] = settings["path"]
     if settings["cores"]:
         os.sched_setaffinity(0, settings["cores"])
+    if settings["memory"] is not None:
+        # Not RLIMIT_AS: libraries reserve addresses that they never use.
+        resource.setrlimit(resource.RLIMIT_DATA, (settings["memory"],) * 2)
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(launcher, jobs), daemon=True).start()
     while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
@@ -68,12 +69,19 @@ def read_record(kind: type[T], path: Path) -> T | None:
 
 def parse_record(kind: type[T], text: bytes, where: str) -> T:
     """Like `read_record`, for the content of a file that is found at `where`."""
-    from pydantic import TypeAdapter, ValidationError  # commands that only print start without it
+    from pydantic import ValidationError  # commands that only print start without it
 
     try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        return _reader(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         place = ": ".join(filter(None, [where, name]))
         raise ProblemError(Problem("damaged-file", first["msg"], place, "write the file again")) from error
+
+
+@cache  # milliseconds for each kind, and a sweep has thousands of files of few kinds
+def _reader(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

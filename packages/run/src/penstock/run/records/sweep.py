@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from penstock.run.records.rates import FoundRates
 from penstock.run.records.record import ABSENT, Record
 
 
@@ -97,6 +99,30 @@ class FailedRun(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class CellRates(Record):
+    """The learning rates that ramps suggest for a cell, and the seconds that they took."""
+
+    found: FoundRates
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun(Record):
+    """What only a trained model shows, measured on `machine` while nothing else of the sweep ran: seconds from a prompt
+    of so many tokens to the logits of the next one at batch 1 (median), generated tokens per second after the first
+    prompt, peak bytes of the process, and the metrics of the tasks under their own names. `asked` has the tasks with
+    their settings, as the config of a run writes them."""
+
+    latency_128: float
+    latency_512: float
+    tokens_per_second: float
+    peak_memory: int
+    machine: str = ""
+    tasks: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    asked: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+
+
+@dataclass(frozen=True, slots=True)
 class Decision(Record):
     """What a rule did at a rung of a phase, among the cells that had a result there: `stopped` has a reason for each
     cell that it stopped, and the others went on. The choice of finalists is a decision too, whose rule is
@@ -162,6 +188,7 @@ class CellFigures(Record):
     `state` is "pending", "running", "finished", "stopped", "failed" or "capped", and `reason` says why. `phase` is the
     last phase with a result; `seeds`, `bits_per_byte` and `tokens` (of a run) are of that phase, and None without any.
     `settings` has the name of the cell's value on each axis; `overrides` make the sweep's config this cell's.
+    `lr` is the learning rate of the layers' matrices, `common_lr` that of the phase "common", for a cell that has one.
     `flops_per_token` are those of training, 6 for each active parameter. `bytes` are those of the stored parameters by
     format, `latency_128` the seconds of a forward pass over 128 tokens at batch 1, `peak_memory` bytes, and `tasks`
     scores such as "hellaswag.accuracy"; finalists have them.
@@ -190,6 +217,7 @@ class CellFigures(Record):
     flops_per_token: int | None = field(default=None, metadata=ABSENT)
     bytes: dict[str, float] = field(default_factory=lambda: dict[str, float]())
     lr: float | None = field(default=None, metadata=ABSENT)
+    common_lr: float | None = field(default=None, metadata=ABSENT)
     latency_128: float | None = field(default=None, metadata=ABSENT)
     latency_512: float | None = field(default=None, metadata=ABSENT)
     tokens_per_second: float | None = field(default=None, metadata=ABSENT)

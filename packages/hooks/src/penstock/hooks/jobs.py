@@ -1,4 +1,4 @@
-"""Makes the call of a job, and says how it ended: the same for every launcher."""
+"""What the workers of every launcher share: the call of a job, how it ended, and the variables of their threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from penstock.hooks.contracts.launching import Job, Outcome
 from penstock.hooks.problems import ProblemError
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Variables that hold the number of threads of a process; they count before numpy and torch are imported."""
 
 
 def outcome_of(function: str, job: Job) -> Outcome:
@@ -22,4 +25,10 @@ def outcome_of(function: str, job: Job) -> Outcome:
         return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         traceback.print_exc()
-        return Outcome(job.name, "failed", None, f"{type(error).__name__}: {error}".removesuffix(": "))
+        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return Outcome(job.name, "failed", None, f"memory ran out ({told})" if _of_memory(error) else told)
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch has a type of its own for that on GPUs, and none on processors."""
+    return isinstance(error, MemoryError) or any(each in str(error) for each in ("allocate memory", "out of memory"))

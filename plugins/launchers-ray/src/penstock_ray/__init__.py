@@ -1,0 +1,1 @@
+"""A launcher whose jobs are tasks of a Ray cluster."""

@@ -1,0 +1,1 @@
+"""A launcher that submits jobs to Slurm through submitit."""
