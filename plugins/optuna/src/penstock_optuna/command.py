@@ -20,10 +20,10 @@ def export_study(sweep: Path, journal: Path, name: str | None, as_json: bool) ->
 
     Read it with `optuna.load_study(study_name=..., storage=JournalStorage(JournalFileBackend(FILE)))`.
     """
+    from penstock.sweep.stored import read_figures
     from penstock_optuna.export import export_study as export
-    from penstock_optuna.export import figures_in
 
-    figures = figures_in(sweep)
+    figures = read_figures(sweep)
     study = export(figures, name or sweep.resolve().name, journal)
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     result = {

@@ -14,21 +14,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.records.record import read_record
-from penstock.run.records.sweep import CellFigures, SweepFigures
 from penstock.sweep.objectives import objective_of
+from penstock.sweep.stored import CellFigures, SweepFigures
 
 STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
 """Of the cells that have ended; those that were stopped or capped are pruned, and others are left out."""
 ENDED = ("finished", "failed", "stopped", "capped")
-
-
-def figures_in(sweep: Path) -> SweepFigures:
-    figures = read_record(SweepFigures, sweep / "sweep.json")
-    if figures is None:
-        fix = "name the folder of a sweep that has begun, such as runs/NAME"
-        raise ProblemError(Problem("missing-file", "no sweep.json in the folder", str(sweep), fix))
-    return figures
 
 
 def export_study(figures: SweepFigures, name: str, journal: Path) -> Study:
