@@ -73,7 +73,7 @@ def test_several_objectives_have_a_front(tmp_path):
     write_record(sweep / "sweep.json", replace(FIGURES, objectives=objectives))
     run(["export-study", str(sweep), str(journal), "--name", "two"])
     study = loaded(journal, "two")
-    assert study.metric_names == ["bits_per_byte", "parameters"]
+    assert study.user_attrs["objectives"] == ["bits_per_byte", "parameters"]
     assert sorted(trial.values for trial in study.best_trials) == [[1.8, 300.0], [2.0, 100.0]]
 
 

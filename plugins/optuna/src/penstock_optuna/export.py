@@ -10,32 +10,23 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.run.records.record import read_record
-from penstock.run.records.sweep import CellFigures, SweepFigures
 from penstock.sweep.objectives import objective_of
+from penstock.sweep.stored import CellFigures, SweepFigures
 
 STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
 """Of the cells that have ended; those that were stopped or capped are pruned, and others are left out."""
 ENDED = ("finished", "failed", "stopped", "capped")
 
 
-def figures_in(sweep: Path) -> SweepFigures:
-    figures = read_record(SweepFigures, sweep / "sweep.json")
-    if figures is None:
-        fix = "name the folder of a sweep that has begun, such as runs/NAME"
-        raise ProblemError(Problem("missing-file", "no sweep.json in the folder", str(sweep), fix))
-    return figures
-
-
 def export_study(figures: SweepFigures, name: str, journal: Path) -> Study:
     """Writes a study with a trial for each cell that has ended. Its parameters are the names of the cell's values on
     the axes, its values the sweep's objectives, its intermediate values (with one objective) the means over seeds at
-    the rungs of its last phase. A cell without one of the objectives is a failed trial. Raises `ProblemError` if the
-    file exists."""
+    the rungs of its last phase; the study's attribute `objectives` names the values. A cell without one of the
+    objectives is a failed trial. Raises `ProblemError` if the file exists."""
     if journal.exists():
         raise ProblemError(Problem("file-not-ours", "the file exists", str(journal), "choose another, or move it away"))
     objectives = figures.objectives or {"bits_per_byte": "minimize"}
@@ -43,13 +34,13 @@ def export_study(figures: SweepFigures, name: str, journal: Path) -> Study:
     for cell in figures.cells:
         for axis, value in cell.settings.items():
             axes.setdefault(axis, {})[value] = None
+    directions = [StudyDirection[way.upper()] for way in objectives.values()]
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    study = optuna.create_study(study_name=name, storage=storage, directions=list(objectives.values()))
-    study.set_metric_names(list(objectives))
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    study.set_user_attr("objectives", list(objectives))
     distributions = {axis: CategoricalDistribution(list(values)) for axis, values in axes.items()}
-    study.add_trials(
-        [_trial(figures, cell, objectives, distributions) for cell in figures.cells if cell.state in ENDED]
-    )
+    ended = [cell for cell in figures.cells if cell.state in ENDED]
+    study.add_trials([_trial(figures, cell, objectives, distributions) for cell in ended])
     return study
 
 

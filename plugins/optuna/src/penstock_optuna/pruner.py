@@ -10,7 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from penstock.hooks.contracts import StopRule
-from penstock_optuna.standings import Report, reports_of, standings_at
+from penstock_optuna.standings import reports_of, standings_at
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 """States of the trials that a trial is compared with: a failed one may have reported anything."""
@@ -47,11 +47,9 @@ def reason_to_stop(
     rule: StopRule, study: Study, trial: FrozenTrial, step: int, rungs: Sequence[int] | None, whole: int, sign: float
 ) -> str:
     """Why the rule stops a trial at a step; empty if it goes on."""
-    others = [each for each in study.get_trials(deepcopy=False, states=COUNTED) if each.number != trial.number]
-    reports: dict[str, dict[int, Report]] = {
-        f"trial {each.number}": reports_of(each, sign) for each in [*others, trial]
-    }
-    standings = standings_at(reports, step, rungs, whole)
     name = f"trial {trial.number}"
+    others = [each for each in study.get_trials(deepcopy=False, states=COUNTED) if each.number != trial.number]
+    reports = {f"trial {each.number}": reports_of(each, sign) for each in others} | {name: reports_of(trial, sign)}
+    standings = standings_at(reports, step, rungs, whole)
     own = next(standing for standing in standings if standing.cell == name)
     return rule.stopped(len(own.history), standings).get(name, "")

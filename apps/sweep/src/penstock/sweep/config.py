@@ -99,7 +99,7 @@ class SweepConfig(Schema):
     phases: Phases | None = None
     """Two phases; null trains every cell with every seed to the end."""
     stop: StopChoice | None = None
-    """The rule that stops cells at rungs. null: `paired` with phases; without them every cell goes on."""
+    """The rule that stops cells at rungs: `paired` with phases where it is not written. null: every cell goes on."""
     rungs: list[Amount] | None = None
     """Where the short phase (the whole training without phases) measures every cell, and `stop` may stop it: below 1 a
     share of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""

@@ -13,12 +13,14 @@ class PairedConfig(Schema):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Probability that no decision at any rung stops a cell whose result would be no worse than the other's."""
     seed_noise: float = Field(default=0.01, ge=0)
-    """Standard deviation of the bits per byte of one cell over seeds. A rung has too few seeds to tell it."""
+    """Standard deviation of the bits per byte of one cell over seeds. A rung has too few seeds to tell it; train one
+    cell with several to know yours."""
     catch_up: float = Field(default=0.05, ge=0)
     """Bits per byte that a cell may be behind for each doubling of the tokens that are left of its whole training:
     cells differ in how fast they learn."""
     keep: float = Field(default=0.65, gt=0, le=1)
-    """Largest share of the cells that goes on at a rung, however close they are; it bounds what a sweep costs."""
+    """Largest share of the cells that goes on at a rung, however close they are; it bounds what a sweep costs. With six
+    rungs from a fiftieth of the tokens, each twice the one before, 48 cells cost at most 9.2 whole runs at 0.65."""
 
 
 class PerplexityConfig(Schema):
