@@ -25,7 +25,7 @@ from penstock.run import messages
 from penstock.train.rendezvous import listed, missing_keys
 
 POLL = 1.0  # seconds
-ANSWER = 3 * POLL  # seconds that a living rank needs to answer
+ANSWER = 6 * POLL  # seconds that a living rank needs at most to answer, on a machine that is busy
 STACKS, END = "stacks", "end"  # what can be asked; nothing goes on after END
 LATE = "late"  # ranks that are not waited for any longer
 ENDING = 120.0  # seconds that a rank has to end by itself once another has failed
