@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from torch.distributed import TCPStore as Store  # pyright: ignore[reportPrivate
 
 from penstock.conformance.ranks import torchrun_variables
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.train import rendezvous
 from penstock.train.rendezvous import ATTEMPT, HOSTED, Place, meet
 
 RANK = """
@@ -79,6 +83,23 @@ def test_a_rank_says_that_the_one_with_the_store_ended_while_they_met():
         with pytest.raises(ProblemError, match="rank 1: another rank exited while the ranks met") as refused:
             met.result(timeout=30)
     assert refused.value.exit_code == ExitCode.FAILED
+
+
+def test_a_rank_that_dies_between_listening_and_answering_is_noticed(monkeypatch):
+    monkeypatch.setattr(rendezvous, "CONNECTING", timedelta(seconds=1))
+    with socket.create_server(("localhost", 0)) as listener, ThreadPoolExecutor(1) as other:
+        port, begun = listener.getsockname()[1], time.monotonic()
+        met = other.submit(meet, Place(1, 2, 1, "localhost", port, 0, hosted=False), 1.0)
+        looked, _ = listener.accept()
+        asked, _ = listener.accept()
+        listener.close()
+        for connection in (looked, asked):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+            connection.close()
+        with pytest.raises(ProblemError, match="rank 1: another rank exited while the ranks met") as refused:
+            met.result(timeout=30)
+    assert refused.value.exit_code == ExitCode.FAILED
+    assert time.monotonic() - begun < 20
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():

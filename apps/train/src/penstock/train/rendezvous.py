@@ -30,6 +30,8 @@ ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 JOINING = 10.0  # minutes until a rank that has not started counts as missing
 LOOK = 0.05  # seconds between two looks into the store
 SAID_AFTER = 30.0  # seconds of waiting for others until it is said
+CONNECTING = timedelta(seconds=4)  # that torch has to connect to a listener, of which it may take three times as many
+GONE = 2.0  # seconds without a listener, where there was one, until the rank that listened counts as gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,24 +121,39 @@ def connected(place: Place, deadline: float) -> Store:
     is there before its ranks are, so a refusal by it is final."""
     hosts = place.rank == 0 and not place.hosted
     seconds = min(max(deadline - time.monotonic(), 1.0), 60.0 if place.hosted else float("inf"))
+    limit = timedelta(seconds=seconds)
     try:
-        if not hosts:
-            _await_listener(place, time.monotonic() + seconds)
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            place.host,
-            place.port,
-            is_master=hosts,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
+        store = _store(place, limit, hosts=True) if hosts else _reached(place, time.monotonic() + seconds)
     except (dist.DistError, ValueError, OSError) as error:
         raise ProblemError(_unreachable(place, str(error), hosts=hosts)) from error
+    store.set_timeout(limit)
     return PrefixStore(f"attempt-{place.attempt}", store)
 
 
+def _store(place: Place, limit: timedelta, *, hosts: bool) -> Store:
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        place.host, place.port, is_master=hosts, timeout=limit, wait_for_workers=False, multi_tenant=True
+    )
+
+
+def _reached(place: Place, deadline: float) -> Store:
+    """A connection to what listens. A rank that is killed between listening and answering is noticed after `GONE`
+    seconds; torch alone would retry for three times the time that it is told."""
+    _await_listener(place, deadline)
+    while True:
+        try:
+            return _store(place, CONNECTING, hosts=False)
+        except dist.DistError:
+            if time.monotonic() >= deadline:
+                raise
+        try:
+            _await_listener(place, time.monotonic() + GONE)
+        except OSError as error:
+            raise ended_while_they_met(place.rank, error) from error
+
+
 def _await_listener(place: Place, deadline: float) -> None:
-    """Waits for a listener; raises the last `OSError` at the deadline. torch would wait twice as long as it is told."""
+    """Waits for a listener; raises the last `OSError` at the deadline."""
     while True:
         try:
             with socket.create_connection((place.host, place.port), timeout=max(deadline - time.monotonic(), LOOK)):
