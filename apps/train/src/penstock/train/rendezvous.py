@@ -102,7 +102,12 @@ def ended_while_they_met(rank: int, error: BaseException) -> ProblemError:
 
 
 def _wait_for_all(place: Place, store: Store, minutes: float, deadline: float) -> None:
-    store.set(_joined(place.rank), "")
+    own = f"process {os.getpid()} of {socket.gethostname()}"
+    if store.compare_set(f"process/{place.rank}", "", own).decode() != own:
+        what = f"two processes are rank {place.rank}"
+        fix = "give each process a RANK of its own, from 0 to WORLD_SIZE - 1"
+        raise ProblemError(Problem("bad-ranks", what, "environment", fix))
+    store.set(_joined(place.rank), str(place.ranks))
     waited = 0
     while missing := _missing(store, place.ranks, min(SAID_AFTER, deadline - time.monotonic())):
         came = min(rank for rank in range(place.ranks) if rank not in missing)
@@ -114,6 +119,11 @@ def _wait_for_all(place: Place, store: Store, minutes: float, deadline: float) -
         if place.rank == came and not waited:
             messages.note(f"waiting for {listed(missing)} to start")
         waited += 1
+    told = {rank: int(store.get(_joined(rank))) for rank in range(place.ranks)}
+    if others := [rank for rank, ranks in told.items() if ranks != place.ranks]:
+        what = f"WORLD_SIZE is {place.ranks}, and {told[others[0]]} on {listed(others)}"
+        fix = "start all processes with the same WORLD_SIZE"
+        raise ProblemError(Problem("bad-ranks", what, f"rank {place.rank}", fix))
 
 
 def connected(place: Place, deadline: float) -> Store:
@@ -154,6 +164,7 @@ def _reached(place: Place, deadline: float) -> Store:
 
 def _await_listener(place: Place, deadline: float) -> None:
     """Waits for a listener; raises the last `OSError` at the deadline."""
+    said_at = time.monotonic() + SAID_AFTER
     while True:
         try:
             with socket.create_connection((place.host, place.port), timeout=max(deadline - time.monotonic(), LOOK)):
@@ -161,6 +172,9 @@ def _await_listener(place: Place, deadline: float) -> None:
         except OSError:
             if time.monotonic() >= deadline:
                 raise
+            if time.monotonic() > said_at:
+                messages.note(f"rank {place.rank} waits for rank 0 to listen at {place.address}")
+                said_at = float("inf")
             time.sleep(LOOK)
 
 
