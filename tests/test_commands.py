@@ -100,6 +100,16 @@ def test_dry_run_counts_without_writing(command, config_file, workplace):
     assert sorted(workplace.rglob("*")) == before
 
 
+def test_a_dry_run_says_what_it_would_continue_and_refuses_what_training_refuses(command, config_file, trained, capsys):
+    plan = command("train", config_file, "--dry-run", "--resume", trained)
+    assert plan["continues"] == {"run": str(trained), "step": 12, "changes": []}
+    assert f"would continue {trained} from step 12" in capsys.readouterr().out
+    with pytest.raises(ProblemError, match=r"train\.tokens: was 1536, is 3072"):
+        command("train", config_file, "train.tokens=3072", "--dry-run", "--resume", trained)
+    with pytest.raises(ProblemError, match="nowhere"):
+        command("train", config_file, "--dry-run", "--resume", "nowhere")
+
+
 def test_the_first_and_the_last_step_have_the_rate_of_their_middle(trained):
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     factors = [row["learning_rate_factor"] for row in rows if "learning_rate_factor" in row]

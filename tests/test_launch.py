@@ -100,6 +100,13 @@ def wait_until(true, what: str) -> None:
         time.sleep(0.05)
 
 
+def close_terminal(process: subprocess.Popen[str]) -> None:
+    """Nobody reads any more what the process and its ranks say."""
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+
+
 def steps_begun(folder: Path) -> bool:
     return any(path.stat().st_size for path in folder.glob("runs/tiny/2*/metrics.jsonl"))
 
@@ -147,12 +154,27 @@ def test_a_signal_or_the_death_of_the_launcher_stops_all_ranks_with_one_checkpoi
     with launched(*arguments, cwd=tmp_path) as process:
         wait_until(lambda: json.loads((run / "status.json").read_text())["state"] == "running", "the run to go on")
         ranks = children_of(process.pid)
+        close_terminal(process)
         process.kill()
         assert len(ranks) == 2
         wait_until(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks), "the ranks to end")
     after = json.loads((run / "status.json").read_text())
     assert after["state"] == "interrupted"
     assert (run / "checkpoints" / f"step-{after['step']:08d}").exists()
+
+
+def test_a_terminal_that_closes_stops_a_run_with_a_checkpoint(tiny, tmp_path):
+    arguments = ["train", tiny, "train.tokens=640000", "train.checkpoint_every=10000", "train.evaluate_every=null"]
+    with launched(*arguments, cwd=tmp_path) as process:
+        wait_until(lambda: steps_begun(tmp_path), "the first step")
+        close_terminal(process)
+        for _ in range(2):  # the terminal's, and that of its shell
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(LIMIT) == 130
+    (run,) = tmp_path.glob("runs/tiny/2*")
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert [path.name for path in run.glob("checkpoints/step-*")] == [f"step-{status['step']:08d}"]
 
 
 def test_a_plan_of_ranks_says_what_each_does_and_holds(tiny, capsys):

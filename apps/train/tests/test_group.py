@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from torch.distributed import TCPStore as Store  # pyright: ignore[reportPrivate
 
 from penstock.conformance.ranks import torchrun_variables
 from penstock.hooks.problems import ExitCode, ProblemError
+from penstock.train import rendezvous
 from penstock.train.rendezvous import ATTEMPT, HOSTED, Place, meet
 
 RANK = """
@@ -43,9 +47,8 @@ with messages.shown(said.append, said.append):
             if step == 2 and trouble == f"interrupt {rank}":
                 raise KeyboardInterrupt
             if step == 2 and trouble == f"work {rank}":
-                time.sleep(5)
-            with group.together(watched=False):
-                torch.distributed.all_reduce(torch.ones(3))
+                time.sleep(8)  # longer than the limit of a call
+            group.wait_for_all()
     except ProblemError as error:
         group.close(error)
         print(json.dumps({"said": said, "error": str(error), "code": error.exit_code}))
@@ -79,6 +82,73 @@ def test_a_rank_says_that_the_one_with_the_store_ended_while_they_met():
         with pytest.raises(ProblemError, match="rank 1: another rank exited while the ranks met") as refused:
             met.result(timeout=30)
     assert refused.value.exit_code == ExitCode.FAILED
+
+
+def test_a_rank_that_dies_between_listening_and_answering_is_noticed(monkeypatch):
+    monkeypatch.setattr(rendezvous, "CONNECTING", timedelta(seconds=1))
+    with socket.create_server(("localhost", 0)) as listener, ThreadPoolExecutor(1) as other:
+        port, begun = listener.getsockname()[1], time.monotonic()
+        met = other.submit(meet, Place(1, 2, 1, "localhost", port, 0, hosted=False), 1.0)
+        looked, _ = listener.accept()
+        asked, _ = listener.accept()
+        listener.close()
+        for connection in (looked, asked):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets it
+            connection.close()
+        with pytest.raises(ProblemError, match="rank 1: another rank exited while the ranks met") as refused:
+            met.result(timeout=30)
+    assert refused.value.exit_code == ExitCode.FAILED
+    assert time.monotonic() - begun < 20
+
+
+STOPPED = """
+import json, os, signal, sys
+
+import torch
+
+from penstock.hooks import ProblemError
+from penstock.train import group
+from penstock.train.group import RankGroup
+
+os.environ.update(json.loads(sys.argv[1]))
+group.SILENT = 3
+ranks = RankGroup(torch.device("cpu"), timeout=0.05, stacks_after=0.05)
+process = torch.tensor([os.getpid()])
+torch.distributed.broadcast(process, src=0)
+if ranks.rank == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    with ranks.together():
+        torch.distributed.all_reduce(torch.ones(3))
+except ProblemError as error:
+    ranks.close(error)
+    print(json.dumps([error.exit_code, str(error)]))
+finally:
+    os.kill(int(process), signal.SIGKILL)
+"""
+
+
+def test_a_stopped_process_with_the_store_does_not_hold_the_others_for_ever():
+    _, answer = side_by_side(STOPPED, [[json.dumps(each)] for each in torchrun_variables(2)], seconds=90)
+    code, said = json.loads(answer)
+    assert code == ExitCode.FAILED
+    assert said.startswith("rank 1: rank 0, which holds the ranks together, does not answer; it is stopped, or")
+
+
+def test_ranks_that_cannot_be_one_group_are_told_why():
+    host = Store("localhost", 0, is_master=True, wait_for_workers=False)
+
+    def place(rank: int, ranks: int, attempt: int = 0) -> Place:
+        return Place(rank, ranks, rank, "localhost", host.port, attempt, hosted=True)
+
+    with ThreadPoolExecutor(1) as other:
+        longer = other.submit(meet, place(1, 3), 0.05)
+        with pytest.raises(ProblemError, match="WORLD_SIZE is 2, and 3 on rank 1, start all processes with the same"):
+            meet(place(0, 2), 1.0)
+        assert isinstance(longer.exception(timeout=30), ProblemError)
+    host.set("attempt-1/process/1", "process 1 of another machine")
+    with pytest.raises(ProblemError, match="two processes are rank 1, give each process a RANK of its own"):
+        meet(place(1, 2, attempt=1), 1.0)
 
 
 def test_the_ranks_that_are_left_say_which_one_is_gone_hangs_or_only_works():

@@ -115,6 +115,7 @@ def run(args: list[str] | None = None, registry: Registry | None = None) -> Any:
 
 def main(args: list[str] | None = None) -> None:
     """The console script: runs the command line and exits with an `ExitCode`."""
+    output.outlive_stderr()
     code = _exit_code(args)
     try:
         output.flush_results()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -51,6 +52,38 @@ def flush_results(more: str = "") -> None:
         if not isinstance(error, BrokenPipeError):
             what, fix = f"the result cannot be written ({error.strerror})", "free some space, or write it elsewhere"
             raise failed("cannot-write", what, "stdout", fix) from error
+
+
+class _LastingStderr(io.TextIOWrapper):
+    """Messages to a reader that has gone, such as `tee` after Ctrl-C or a closed terminal, go nowhere: no work ends
+    because nobody reads of it."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._lose_reader()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._lose_reader()
+
+    def _lose_reader(self) -> None:
+        """From now on the descriptor, which libraries and child processes write to as well, takes everything."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def outlive_stderr() -> None:
+    """Lets this process go on when stderr cannot be written any more."""
+    if isinstance(sys.stderr, io.TextIOWrapper) and not isinstance(sys.stderr, _LastingStderr):
+        sys.stderr = _LastingStderr(
+            sys.stderr.buffer, encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True
+        )
 
 
 def note(text: str) -> None:

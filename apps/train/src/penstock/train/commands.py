@@ -134,7 +134,11 @@ def train(
     config, document = load_run_config(config_file, overrides, registry)
     if dry_run:
         result = _plan(config, document, runs, ranks)
-        output.print_result(result, as_json, lambda: _plan_text(result))
+        if resume:
+            allowed = {"allow_config_drift": allow_config_drift, "allow_plugin_drift": allow_plugin_drift}
+            result["continues"] = _continued(config, runs, resume, **allowed)
+        if not _later_rank(config):
+            output.print_result(result, as_json, lambda: _plan_text(result))
         return result
     if ranks:
         from penstock.train.training import train_on_ranks
@@ -222,6 +226,32 @@ def _plan(config: RunConfig, document: ConfigDocument, runs: Path, ranks: int | 
     }
 
 
+def _continued(config: RunConfig, runs: Path, resume: str, **allowed: bool) -> dict[str, Any] | None:
+    """The run that `--resume` would continue and from which step; None if a new run would start. Raises
+    `ProblemError` for a run that may not be continued."""
+    from penstock.train.checkpoint import newest_checkpoint
+    from penstock.train.resume import check_resume, find_run
+
+    found = find_run(runs, config, resume, allow_config_drift=allowed["allow_config_drift"])
+    if found is None:
+        return None
+    changed = check_resume(found, config, **allowed).changes
+    checkpoint = newest_checkpoint(found.checkpoints, output.warn)
+    step = checkpoint.step if checkpoint else 0
+    return {"run": str(found.path), "step": step, "changes": [str(change) for change in changed]}
+
+
+def _later_rank(config: RunConfig) -> bool:
+    """Whether a launcher started this process as one of several and another speaks for it. Raises `ProblemError` for
+    variables of a launcher that training would refuse."""
+    from penstock.train.rendezvous import place, started_by_launcher
+
+    started, number = started_by_launcher()
+    if started > 1 and "several-ranks" in config.train.engine.entry.component.capabilities:
+        place()
+    return number > 0
+
+
 def _plan_text(plan: dict[str, Any]) -> str:
     parameters = plan["parameters"]
     rows = [(role, f"{count:,}") for role, count in parameters["by_role"].items()]
@@ -236,9 +266,17 @@ def _plan_text(plan: dict[str, Any]) -> str:
             output.table(("kind", "component", "from"), components),
             *([_shares_text(plan["ranks"])] if "ranks" in plan else []),
             *plan["notes"],
+            *([_continued_text(plan["continues"])] if "continues" in plan else []),
             "nothing was written: this was a dry run",
         ]
     )
+
+
+def _continued_text(continued: dict[str, Any] | None) -> str:
+    if continued is None:
+        return "a new run would start"
+    lines = [f"would continue {continued['run']} from step {continued['step']:,}"]
+    return "\n".join([*lines, *(f"changed: {change}" for change in continued["changes"])])
 
 
 def _shares_text(shares: list[dict[str, Any]]) -> str:

@@ -21,13 +21,15 @@ from penstock.train.rendezvous import (
     missing_keys,
     place,
 )
-from penstock.train.watchdog import END, LATE, POLL, Watchdog, late
+from penstock.train.watchdog import ANSWER, END, LATE, POLL, Watchdog, late, within
 
 ERROR, EXIT_CODE = "error", "exit code"
 INTERRUPTED = "interrupted"
 HEARD = "heard"  # by which ranks
 _ECHOES = ("rank-lost", "rank-missing")
 AGAIN = 10.0  # seconds for a second connection to the store
+WITHOUT_LIMIT = timedelta(days=365)
+SILENT = 4 * POLL + 2 * ANSWER  # seconds in which a store that still runs has answered all that a lost rank asks
 _GONE = ("Connection reset", "closed by", "Broken pipe")  # what gloo says of a rank that has ended
 
 
@@ -57,6 +59,8 @@ class RankGroup:
             what = f"the ranks cannot connect to each other ({str(error).partition(chr(10))[0]})"
             fix = "set GLOO_SOCKET_IFNAME to the network interface that all machines share"
             raise ProblemError(Problem("unreachable", what, f"rank {self.rank}", fix)) from error
+        # A group of its own, because the limit is the group's: others wait as long as the work of one rank takes.
+        self._patient = dist.new_group(backend="gloo", timeout=WITHOUT_LIMIT)
         try:
             own = connected(replace(where, hosted=True), time.monotonic() + AGAIN)
         except ProblemError as error:  # the store answered a moment ago
@@ -72,9 +76,8 @@ class RankGroup:
 
     @contextmanager
     def together(self, *, watched: bool = True, computing: bool = False) -> Iterator[None]:
-        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. Calls in which
-        the others wait for work of one rank are not `watched`: they may take as long as the time limit. Errors of a
-        call that is `computing` too may be its own."""
+        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. One that is not
+        `watched` may take as long as it does. Errors of a call that is `computing` too may be its own."""
         try:
             with self.watchdog.waiting(watched=watched):
                 yield
@@ -83,38 +86,53 @@ class RankGroup:
                 raise
             raise self._lost(error) from error
 
+    def wait_for_all(self) -> None:
+        """Returns when all ranks are here. There is no time limit: one rank may do work that the others wait for, such
+        as preparing data. A rank that ends is noticed at once."""
+        with self.together(watched=False):
+            dist.all_reduce(torch.zeros(1), group=self._patient)
+
     def close(self, error: BaseException | None = None) -> None:
         """Leaves the group. The others learn of an error that they have not caused."""
         if error is None and not self._hosted:  # rank 0's store is there until all have finished
             with suppress(RuntimeError):
                 dist.barrier()
         if error is not None and not is_echo(error):
-            with suppress(RuntimeError):  # the process that held the store may be gone
-                self.store.set(f"{HEARD}/{self.rank}", "")
-                if isinstance(error, KeyboardInterrupt):
-                    self.store.set(INTERRUPTED, "")
-                else:
-                    code = error.exit_code if isinstance(error, ProblemError) else ExitCode.FAILED
-                    self.store.set(EXIT_CODE, str(int(code)))
-                    self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
-                if isinstance(error, Exception):
-                    self.store.set(END, "")
+            with suppress(RuntimeError, TimeoutError):  # the process that held the store may be gone
+                within(SILENT, lambda: self._tell(error))
         self.watchdog.stop()
         dist.destroy_process_group()
         if error is not None and not is_echo(error) and self.rank == 0 and not self._hosted:
             # The store ends with this process.
             missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], POLL)
 
+    def _tell(self, error: BaseException) -> None:
+        self.store.set(f"{HEARD}/{self.rank}", "")
+        if isinstance(error, KeyboardInterrupt):
+            self.store.set(INTERRUPTED, "")
+        else:
+            code = error.exit_code if isinstance(error, ProblemError) else ExitCode.FAILED
+            self.store.set(EXIT_CODE, str(int(code)))
+            self.store.set(ERROR, f"rank {self.rank}: {_said(error)}")
+        if isinstance(error, Exception):
+            self.store.set(END, "")
+
     def _lost(self, error: RuntimeError) -> BaseException:
-        """What to raise where another rank is gone: after Ctrl-C ranks are interrupted one after another."""
+        """What to raise where another rank is gone."""
+        try:
+            return within(SILENT, lambda: self._reason(error))
+        except TimeoutError:  # a process that is stopped, or a machine that is away, keeps its connections
+            what = "rank 0, which holds the ranks together, does not answer; it is stopped, or its machine is away"
+            return _rank_lost(what, self.rank)
+
+    def _reason(self, error: RuntimeError) -> BaseException:
+        """After Ctrl-C ranks are interrupted one after another."""
         with suppress(RuntimeError):
             if self._was_said(INTERRUPTED):
                 return KeyboardInterrupt()
         code = self._exit_code()  # before rank 0, whose store it may be, has gone
         what, speaks = self._explained(error)
-        fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
-        problem = Problem("rank-lost", what, f"rank {self.rank}", fix)
-        return ProblemError([problem] if speaks else [], code)
+        return _rank_lost(what, self.rank, code) if speaks else ProblemError([], code)
 
     def _explained(self, error: RuntimeError) -> tuple[str, bool]:
         """What happened to the others, and whether this rank is the one to say so: the lowest that is still there,
@@ -158,6 +176,11 @@ class RankGroup:
         if there:
             self.store.set(f"{HEARD}/{self.rank}", "")
         return there
+
+
+def _rank_lost(what: str, rank: int, code: ExitCode = ExitCode.FAILED) -> ProblemError:
+    fix = "fix the error on that rank, then continue from the last checkpoint with --resume"
+    return ProblemError(Problem("rank-lost", what, f"rank {rank}", fix), code)
 
 
 def is_echo(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.run import messages
 from penstock.train.group import ERROR
 from penstock.train.rendezvous import ATTEMPT, HOSTED, started_by_launcher
+from penstock.train.signals import is_hang_up, stop_signals
 
 HOST = "127.0.0.1"
 GRACE = 30.0  # seconds that ranks have to end by themselves once one has failed
@@ -54,7 +55,7 @@ def require_no_launcher() -> None:
     started, number = started_by_launcher()
     if "RANK" in os.environ or started > 1:
         what = f"this process is rank {number} of {started} already, started by torchrun or another launcher"
-        fix = "leave out --ranks, or start one process"
+        fix = "leave out --ranks, start one process, or unset RANK and WORLD_SIZE if no launcher set them"
         raise ProblemError([] if number else [Problem("wrong-ranks", what, "--ranks", fix)])
 
 
@@ -145,10 +146,12 @@ class _Processes:
 
     @contextmanager
     def signals_passed_on(self) -> Iterator[None]:
-        """SIGINT and SIGTERM reach every rank as SIGTERM, which asks it to stop after the step; a second one acts at
-        once. A rank that is just starting ends without a traceback."""
+        """Signals that ask this process to stop reach every rank as SIGTERM, which asks it to stop after the step; a
+        second one acts at once. A rank that is just starting ends without a traceback."""
 
         def pass_on(number: int, frame: FrameType | None) -> None:
+            if is_hang_up(number) and self._asked_to_stop:
+                return
             self._asked_to_stop = True
             for process in self._running():
                 process.send_signal(signal.SIGTERM)
@@ -156,7 +159,7 @@ class _Processes:
         if threading.current_thread() is not threading.main_thread():  # which alone has signals
             yield
             return
-        previous = {each: signal.signal(each, pass_on) for each in (signal.SIGINT, signal.SIGTERM)}
+        previous = {each: signal.signal(each, pass_on) for each in stop_signals()}
         try:
             yield
         finally:

@@ -30,6 +30,8 @@ ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 JOINING = 10.0  # minutes until a rank that has not started counts as missing
 LOOK = 0.05  # seconds between two looks into the store
 SAID_AFTER = 30.0  # seconds of waiting for others until it is said
+CONNECTING = timedelta(seconds=4)  # that torch has to connect to a listener, of which it may take three times as many
+GONE = 2.0  # seconds without a listener, where there was one, until the rank that listened counts as gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,12 @@ def ended_while_they_met(rank: int, error: BaseException) -> ProblemError:
 
 
 def _wait_for_all(place: Place, store: Store, minutes: float, deadline: float) -> None:
-    store.set(_joined(place.rank), "")
+    own = f"process {os.getpid()} of {socket.gethostname()}"
+    if store.compare_set(f"process/{place.rank}", "", own).decode() != own:
+        what = f"two processes are rank {place.rank}"
+        fix = "give each process a RANK of its own, from 0 to WORLD_SIZE - 1"
+        raise ProblemError(Problem("bad-ranks", what, "environment", fix))
+    store.set(_joined(place.rank), str(place.ranks))
     waited = 0
     while missing := _missing(store, place.ranks, min(SAID_AFTER, deadline - time.monotonic())):
         came = min(rank for rank in range(place.ranks) if rank not in missing)
@@ -112,6 +119,11 @@ def _wait_for_all(place: Place, store: Store, minutes: float, deadline: float) -
         if place.rank == came and not waited:
             messages.note(f"waiting for {listed(missing)} to start")
         waited += 1
+    told = {rank: int(store.get(_joined(rank))) for rank in range(place.ranks)}
+    if others := [rank for rank, ranks in told.items() if ranks != place.ranks]:
+        what = f"WORLD_SIZE is {place.ranks}, and {told[others[0]]} on {listed(others)}"
+        fix = "start all processes with the same WORLD_SIZE"
+        raise ProblemError(Problem("bad-ranks", what, f"rank {place.rank}", fix))
 
 
 def connected(place: Place, deadline: float) -> Store:
@@ -119,24 +131,40 @@ def connected(place: Place, deadline: float) -> Store:
     is there before its ranks are, so a refusal by it is final."""
     hosts = place.rank == 0 and not place.hosted
     seconds = min(max(deadline - time.monotonic(), 1.0), 60.0 if place.hosted else float("inf"))
+    limit = timedelta(seconds=seconds)
     try:
-        if not hosts:
-            _await_listener(place, time.monotonic() + seconds)
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            place.host,
-            place.port,
-            is_master=hosts,
-            timeout=timedelta(seconds=seconds),
-            wait_for_workers=False,
-            multi_tenant=True,
-        )
+        store = _store(place, limit, hosts=True) if hosts else _reached(place, time.monotonic() + seconds)
     except (dist.DistError, ValueError, OSError) as error:
         raise ProblemError(_unreachable(place, str(error), hosts=hosts)) from error
+    store.set_timeout(limit)
     return PrefixStore(f"attempt-{place.attempt}", store)
 
 
+def _store(place: Place, limit: timedelta, *, hosts: bool) -> Store:
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        place.host, place.port, is_master=hosts, timeout=limit, wait_for_workers=False, multi_tenant=True
+    )
+
+
+def _reached(place: Place, deadline: float) -> Store:
+    """A connection to what listens. A rank that is killed between listening and answering is noticed after `GONE`
+    seconds; torch alone would retry for three times the time that it is told."""
+    _await_listener(place, deadline)
+    while True:
+        try:
+            return _store(place, CONNECTING, hosts=False)
+        except dist.DistError:
+            if time.monotonic() >= deadline:
+                raise
+        try:
+            _await_listener(place, time.monotonic() + GONE)
+        except OSError as error:
+            raise ended_while_they_met(place.rank, error) from error
+
+
 def _await_listener(place: Place, deadline: float) -> None:
-    """Waits for a listener; raises the last `OSError` at the deadline. torch would wait twice as long as it is told."""
+    """Waits for a listener; raises the last `OSError` at the deadline."""
+    said_at = time.monotonic() + SAID_AFTER
     while True:
         try:
             with socket.create_connection((place.host, place.port), timeout=max(deadline - time.monotonic(), LOOK)):
@@ -144,6 +172,9 @@ def _await_listener(place: Place, deadline: float) -> None:
         except OSError:
             if time.monotonic() >= deadline:
                 raise
+            if time.monotonic() > said_at:
+                messages.note(f"rank {place.rank} waits for rank 0 to listen at {place.address}")
+                said_at = float("inf")
             time.sleep(LOOK)
 
 

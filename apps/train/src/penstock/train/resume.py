@@ -53,7 +53,18 @@ def changes(run: RunDirectory, config: RunConfig) -> list[Change]:
         for path in sorted({*before, *now})
         if before.get(path) != now.get(path) and (path in before or not _is_default(config, path))
     ]
+    found = _without_settings_of_other_components(found)
     return [change for change in found if change.rule is not OnResume.FREE or change.path.split(".")[0] in held]
+
+
+def _without_settings_of_other_components(found: list[Change]) -> list[Change]:
+    """Where a component was replaced, its settings and those of the other do not compare."""
+    replaced = [change.path.removesuffix("use") for change in found if change.path.endswith(".use")]
+    return [
+        change
+        for change in found
+        if change.path.endswith(".use") or not any(change.path.startswith(each) for each in replaced)
+    ]
 
 
 def _meant(before: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 from torch.distributed.distributed_c10d import Store
 
@@ -24,11 +26,33 @@ from penstock.hooks.problems import ExitCode
 from penstock.run import messages
 from penstock.train.rendezvous import listed, missing_keys
 
+T = TypeVar("T")
 POLL = 1.0  # seconds
-ANSWER = 3 * POLL  # seconds that a living rank needs to answer
+ANSWER = 6 * POLL  # seconds that a living rank needs at most to answer, on a machine that is busy
 STACKS, END = "stacks", "end"  # what can be asked; nothing goes on after END
 LATE = "late"  # ranks that are not waited for any longer
 ENDING = 120.0  # seconds that a rank has to end by itself once another has failed
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call returns or raises; raises `TimeoutError` if it does not end in time, and leaves its thread to it. A
+    call to a store whose process is stopped never ends."""
+    done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((True, call()))
+        except BaseException as error:
+            done.put((False, error))
+
+    threading.Thread(target=run, name="store", daemon=True).start()
+    try:
+        fine, result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if not fine:
+        raise result
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ class DataParallelEngine(LocalEngine):
 
     def prepare(self, module: Any, make_optimizer: Callable[[Any], torch.optim.Optimizer], schedule: Schedule) -> None:
         """All ranks start with the weights of rank 0; from here on, each draws its own random numbers."""
-        with self.group.together(watched=False):  # rank 0 verifies the data before
+        self.group.wait_for_all()  # rank 0 verifies the data before
+        with self.group.together():
             for tensor in chain(module.parameters(), module.buffers()):
                 _broadcast(tensor.detach())
         if self.rank:
@@ -57,12 +58,12 @@ class DataParallelEngine(LocalEngine):
         return bool(self.total(torch.tensor([flag], dtype=torch.int64, device=self.device)).item())
 
     def barrier(self) -> None:
-        with self.group.together(watched=False):
-            dist.all_reduce(torch.zeros(1, device=self.device))
+        self.group.wait_for_all()
 
     def share(self, value: T) -> T:
         values = [value]
-        with self.group.together(watched=False):
+        self.group.wait_for_all()
+        with self.group.together():
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
