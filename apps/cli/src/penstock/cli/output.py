@@ -45,7 +45,8 @@ def flush_results(more: str = "") -> None:
     if sys.stdout is None:  # closed by whoever started the process
         return
     try:
-        sys.stdout.write(more)
+        if more:  # even an empty write fails where nothing can be written
+            sys.stdout.write(more)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again when it exits

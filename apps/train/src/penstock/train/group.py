@@ -104,7 +104,7 @@ class RankGroup:
         dist.destroy_process_group()
         if error is not None and not is_echo(error) and self.rank == 0 and not self._hosted:
             # The store ends with this process.
-            missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], POLL)
+            missing_keys(self.store, [f"{HEARD}/{rank}" for rank in range(1, self.ranks)], ANSWER)
 
     def _tell(self, error: BaseException) -> None:
         self.store.set(f"{HEARD}/{self.rank}", "")
