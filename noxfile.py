@@ -130,7 +130,7 @@ def tests(session: nox.Session) -> None:
     run_tests(session, *(str(member.folder) for member in HEAVY), "tests", "-m", "not wheels")
 
 
-@nox.session
+@nox.session(default=False)
 def ray(session: nox.Session) -> None:
     """The launcher of Ray clusters, with Ray and a cluster of this machine. `light` tests it without."""
     sync(session, "--package", "penstock-ray", "--extra", "ray", "--group", "dev")
