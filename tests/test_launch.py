@@ -74,6 +74,7 @@ def launched(*arguments: object, cwd: Path, trouble: str = "") -> Iterator[subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may run under nohup
     )
     children: list[int] = []
     try:

@@ -8,7 +8,8 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from penstock_optuna import RulePruner, StopCallback
+from penstock_optuna.callback import StopCallback
+from penstock_optuna.pruner import RulePruner
 
 from penstock.sweep.rules.halving import Halving
 from penstock.sweep.rules.paired import Paired

@@ -1,4 +1,4 @@
-"""What penstock-optuna offers: its command. Pruner and callback are imported from the package."""
+"""What penstock-optuna offers: its command. Pruner and callback are imported from `pruner` and `callback`."""
 
 from penstock.hooks import Component, hookimpl
 

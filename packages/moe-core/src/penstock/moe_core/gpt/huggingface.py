@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 
+import torch
 from torch import Tensor
 
 BODY = "transformer."
@@ -78,12 +79,10 @@ def _of_layer(name: str, match: re.Match[str], tensor: Tensor) -> dict[str, Tens
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """As `torch.cat(parts, dim=-1)`, which imports torch's compiler for tensors on the meta device."""
-    widths = [part.shape[-1] for part in parts]
-    whole = parts[0].new_empty(*parts[0].shape[:-1], sum(widths))
-    for part, place in zip(parts, whole.split(widths, dim=-1), strict=True):
-        place.copy_(part)
-    return whole
+    """Joined along the last dimension; for tensors on the meta device `torch.cat` imports torch's compiler."""
+    if parts[0].is_meta:
+        return parts[0].new_empty(*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+    return torch.cat([*parts], dim=-1)
 
 
 def _conv1d(tensor: Tensor) -> Tensor:
