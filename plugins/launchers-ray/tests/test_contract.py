@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from penstock_ray import plugin
 
 from penstock.conformance import parametrize_contract
 
-pytest.importorskip("ray", reason="`nox -s ray` tests with Ray")
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="`nox -s ray` tests with Ray")
 
 # Less than `ray start`, of which a busy machine does not start all processes in the 15 seconds that Ray waits for one.
 CLUSTER = """
