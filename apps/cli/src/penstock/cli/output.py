@@ -80,8 +80,9 @@ class _LastingStderr(io.TextIOWrapper):
 
 
 def outlive_stderr() -> None:
-    """Lets this process go on when stderr cannot be written any more."""
-    if isinstance(sys.stderr, io.TextIOWrapper) and not isinstance(sys.stderr, _LastingStderr):
+    """Lets this process go on when stderr cannot be written any more. Where something else took its place, as in tests,
+    that one stays."""
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
         sys.stderr = _LastingStderr(
             sys.stderr.buffer, encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True
         )

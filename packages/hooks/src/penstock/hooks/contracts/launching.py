@@ -27,6 +27,8 @@ class Outcome:
 
 
 class Launcher(Protocol):
+    """Runs jobs in processes of this machine or of others."""
+
     def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Calls `function`, "module:attribute", with the argument of each job. Outcomes come in any order. Closing the
         iterator ends all workers."""

@@ -33,6 +33,8 @@ class Standing:
 
 
 class StopRule(Protocol):
+    """Decides at each rung of a sweep which cells go on."""
+
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
         """The cells that stop at a rung, each with the reason in a sentence; some cell goes on. The answer depends on
         the results alone, in any order."""
