@@ -137,6 +137,17 @@ class Ended:
     events: list[str]
 
 
+def server_process(*command: str) -> subprocess.Popen[str]:
+    """A script that forks what its stdin asks for; one thread a process, and no threads of tokenizers to fork."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+
+
 class CrashServer:
     """The client's side: `with CrashServer(folder) as server: server.run("train", ...)`."""
 
@@ -144,13 +155,7 @@ class CrashServer:
         self.folder = folder
 
     def __enter__(self) -> CrashServer:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self.folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+        self._process = server_process(__file__, str(self.folder))
         return self
 
     def __exit__(self, *_: object) -> None:

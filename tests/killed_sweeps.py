@@ -24,7 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from crash import CONFIG, write_corpus
+from crash import CONFIG, server_process, write_corpus
 
 # Steps have 64 tokens. A short run has 10 steps, of which the last two decay, so that a final run of the same seed
 # begins after 8.
@@ -82,13 +82,7 @@ class SweepServer:
     """`with SweepServer() as server: server.sweep(FILE, RUNS)`, or `server.killed_sweep(...)`."""
 
     def __enter__(self) -> SweepServer:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+        self._process = server_process(__file__)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -56,12 +56,13 @@ def test_what_has_no_step_goes_on():
 
 
 def test_with_several_directions_the_callback_prunes_and_the_front_stays():
-    """Optuna's own way raises there. The third trial is worse and larger than the first; the second is small."""
+    """The third trial is worse and larger than the first; the second is small."""
     study = optuna.create_study(directions=["minimize", "minimize"])
     callback = StopCallback(Paired(seed_noise=0.01, catch_up=0.0, keep=1.0), rungs=[10], whole=10)
     rates, parameters = [2.0, 2.4, 2.4], [200.0, 100.0, 300.0]
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
+        # Optuna refuses both for several directions: a version that does not needs no callback.
         with pytest.raises(NotImplementedError):
             trial.report(1.0, 1)
         with pytest.raises(NotImplementedError):

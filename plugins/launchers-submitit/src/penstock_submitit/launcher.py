@@ -69,7 +69,7 @@ class SubmititLauncher:
         self._local: dict[str, Any] = {"timeout_min": minutes, "gpus_per_node": gpus}
 
     def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """A job is taken from `jobs` when it can be submitted. Raises `ProblemError` where there is no Slurm."""
+        """Takes a job from `jobs` when it can be submitted. Raises `ProblemError` if this machine has no Slurm."""
         executor = self.executor()
         waiting, running = iter(jobs), list[Submitted]()
         self._end_jobs_of_a_killed_launcher(executor)
@@ -89,7 +89,7 @@ class SubmititLauncher:
             self._cancel([submitted for submitted, _ in running])
 
     def executor(self) -> submitit.Executor:
-        """What submits the jobs. Raises `ProblemError` where there is no Slurm."""
+        """Submits the jobs. Raises `ProblemError` if this machine has no Slurm."""
         if self.cluster == "local":
             executor = submitit.LocalExecutor(self.folder)
             executor.update_parameters(**self._local)

@@ -1,6 +1,6 @@
 """A stop rule for studies with several directions, which Optuna's pruners do not serve.
 
-`Trial.report` and `Trial.should_prune` raise NotImplementedError there. The callback keeps reports in the trial's user
+Optuna's `Trial.report` and `Trial.should_prune` refuse such studies. The callback keeps reports in the trial's user
 attributes, asks the rule, and raises `TrialPruned` itself, which Optuna counts as a pruned trial like any other.
 """
 

@@ -145,7 +145,7 @@ def the_files_of_training_are_there(planned: Planned) -> None:
 
 
 def observers_and_trackers_have_what_they_need(planned: Planned) -> None:
-    """Such as a port. The first rank alone has them, and others may be on other machines."""
+    """Checks on rank 0, which alone has them, that for example a port is free."""
     if started_by_launcher()[1]:
         return
     train = planned.config.train

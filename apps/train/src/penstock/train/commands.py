@@ -119,7 +119,8 @@ def train(
         raise click.UsageError("--max-restarts needs --ranks: one process alone is not watched")
     if lr_find or overfit_tokens:
         if ranks or resume or fork or dry_run or (lr_find and overfit_tokens):
-            raise click.UsageError("--lr-find and --overfit-tokens do not train a run: leave out what says how")
+            what = "--lr-find and --overfit-tokens train no run"
+            raise click.UsageError(f"{what}: give one of them alone, without --ranks, --resume, --fork and --dry-run")
         from penstock.train.trials import look_for_rates, look_whether_it_learns
 
         config, document = load_run_config(config_file, overrides, registry)

@@ -62,8 +62,8 @@ def steps_alike(first: RunConfig, second: RunConfig) -> int:
 
 
 def find_origin(config: RunConfig, path: Path, registry: Registry) -> Origin:
-    """The newest checkpoint of the run at `path` that a run of `config` would have come to, too. Raises `ProblemError`
-    with every setting that stands against that, or if there is no such checkpoint."""
+    """The newest checkpoint of the run at `path` that a run of `config` would reach as well. Raises `ProblemError` with
+    every setting that differs, or if the run has no checkpoint before the two part."""
     run = RunDirectory.open(path)
     if problems := [*_unlike(run, config)]:
         raise ProblemError(problems)

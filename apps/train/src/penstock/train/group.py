@@ -76,8 +76,8 @@ class RankGroup:
 
     @contextmanager
     def together(self, *, watched: bool = True, computing: bool = False) -> Iterator[None]:
-        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. One that is not
-        `watched` may take as long as it does. Errors of a call that is `computing` too may be its own."""
+        """A call that waits for all ranks; raises a `ProblemError` that says why if one never arrives. A `watched` call
+        that takes too long prints the stacks of all. Errors of a call that is `computing` too may be its own."""
         try:
             with self.watchdog.waiting(watched=watched):
                 yield
