@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class SubmititLauncher:
         try:
             while True:
                 while len(running) < self.workers and (job := next(waiting, None)) is not None:
-                    running.append((executor.submit(call, function, job, sys.path, self.threads), job))
+                    with _interrupts_reach_children():
+                        running.append((executor.submit(call, function, job, sys.path, self.threads), job))
                 if not running:
                     return
                 ended = next((each for each in running if each[0].done()), None)
@@ -138,6 +140,21 @@ class SubmititLauncher:
                 with suppress(ProcessLookupError):
                     os.kill(int(number), signal.SIGINT)
             job.paths.submitted_pickle.unlink(missing_ok=True)
+
+
+@contextmanager
+def _interrupts_reach_children() -> Iterator[None]:
+    """submitit ends jobs of this machine by SIGINT. What a script starts in its background ignores that signal, and so
+    would the jobs: a process inherits what its parent ignores, but not what its parent handles."""
+    main = threading.current_thread() is threading.main_thread()  # which alone may change it
+    if not main or signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _is_of(pid: int, folder: Path) -> bool:

@@ -200,8 +200,8 @@ class Trainer:
         self._saved = self.step
 
     def train(self, until: int | None = None) -> None:
-        """Runs to the end, or to step `until`, after which it writes a checkpoint and the run is "paused". After SIGINT
-        or SIGTERM on any rank, writes a checkpoint and raises `Interrupted`."""
+        """Runs to the end, or to step `until`, after which it writes a checkpoint and the run is "paused". After a
+        signal to stop on any rank, writes a checkpoint and raises `Interrupted`."""
         end = self.steps if until is None else min(until, self.steps)
         try:
             with (
