@@ -29,6 +29,7 @@ OLDEST_PYTHON, NEWEST_PYTHON = "3.11", "3.13"
 # CI: that an example of hypothesis is slow on a busy machine is no defect.
 SIDE_BY_SIDE = ["-n", "logical", "--maxprocesses", "8", "--dist", "worksteal", "--durations", "20"]
 QUIET = {"OMP_NUM_THREADS": "1", "CI": "true"}
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # images set it, and every process would compile torch's modules again
 
 
 @dataclass(frozen=True, slots=True)
