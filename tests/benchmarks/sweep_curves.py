@@ -28,15 +28,16 @@ import click
 STORED = Path(__file__).parent / "results" / "sweep_curves.csv.gz"
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 TOKENS = 400_000
-BATCH, LENGTH = 4, 128
+BATCH, LENGTH = 8, 128
 SHORT = (0.02, 0.04, 0.08, 0.16)
-"""Shares of the tokens that have runs of their own, and where longer runs are measured on their way."""
+"""Shares of the tokens that have runs of their own, which are measured at their end."""
 RUNGS = (*SHORT, 0.32, 0.64, 1.0)
+"""Where runs on all tokens are measured."""
 SEEDS = (0, 1, 2)
 HELDOUT_BYTES = 40_000
 
-VOCABULARIES = (512, 1024, 2048)
-SHAPES = {"32x10": (32, 10), "48x4": (48, 4), "64x2": (64, 2), "80x1": (80, 1)}  # width, layers
+VOCABULARIES = (512, 1024, 1536)
+SHAPES = {"48x5": (48, 5), "48x4": (48, 4), "64x2": (64, 2), "80x1": (80, 1)}  # width, layers
 HEAD = 16
 KINDS = {  # of a width: expansion of a dense layer, or experts, how many a token takes, and their expansion
     "dense 2": "first_k_dense_replace: {layers}, intermediate_size: {wide}",
@@ -159,7 +160,7 @@ def trained(work: Work) -> float:
 
 
 def run_points(work: Work, share: float) -> Iterator[Point]:
-    """One run, measured at each rung before its end and there."""
+    """One run, measured at its end, and on its way there if it trains on all tokens."""
     from penstock.eval_suite.likelihood import token_nll
     from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
     from penstock.evaluate.evaluation import heldout_tokens
@@ -171,7 +172,7 @@ def run_points(work: Work, share: float) -> Iterator[Point]:
     steps = steps_of(share)
     config, document, overrides, registry = work.config(steps)
     resume: str | None = None
-    for rung in (rung for rung in RUNGS if rung <= share):
+    for rung in RUNGS if share == 1.0 else (share,):
         until = None if rung == share else steps_of(rung)
         run = train_alone(config, document, work.runs, registry, overrides=overrides, resume=resume, until=until)
         resume = run.run_dir
