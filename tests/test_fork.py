@@ -67,6 +67,14 @@ def test_a_fork_ends_with_the_bits_of_the_long_run(train, short, long, more):
     assert [path.name for path in (fork / "trunk").glob("step-*")] == ["step-00000011"]
 
 
+def test_a_dry_run_says_what_a_fork_begins_with(tiny, short, capsys):
+    from penstock.cli.main import run as run_command
+
+    plan = run_command(["train", str(tiny), *LONG, "--fork", str(short), "--dry-run"])
+    assert plan["begins_with"] == {"run": str(short), "step": TRUNK}
+    assert f"a new run would begin with the first {TRUNK} steps of {short}" in capsys.readouterr().out
+
+
 def test_the_fork_of_a_fork_is_the_long_run_too(train, short, long):
     middle = train("train.tokens=500", WSD, "--fork", str(short))
     fork = train(*LONG, "--fork", str(middle))
@@ -105,8 +113,9 @@ def test_a_fork_that_was_killed_before_its_first_checkpoint_goes_on_from_the_tru
     ],
 )
 def test_a_run_that_is_not_alike_is_refused_and_leaves_no_folder(train, short, arguments, found):
-    with pytest.raises(ProblemError, match=found):
-        train(*arguments, "--fork", str(short), into="refused")
+    for more in ((), ("--dry-run",)):
+        with pytest.raises(ProblemError, match=found):
+            train(*arguments, *more, "--fork", str(short), into="refused")
     assert not (short.parents[2] / "refused").exists()
 
 

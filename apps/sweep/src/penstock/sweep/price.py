@@ -21,6 +21,7 @@ from penstock.run.config import RunConfig
 from penstock.run.records.record import Record
 from penstock.run.records.sweep import CellShape
 from penstock.sweep.controller import Controller
+from penstock.sweep.measuring import measures
 from penstock.sweep.phases import Phase
 from penstock.train.compose import Composition, compose_model, compose_optimizer, pick_device, planned_vocabulary
 from penstock.train.data import content_settings, data_folder
@@ -51,7 +52,8 @@ class CellPrice(Record):
 @dataclass(frozen=True, slots=True)
 class SweepPrice(Record):
     """The estimated cost of what is left of a sweep: `seconds_left` of work, and `seconds_left` over `workers` at once.
-    Cells that a rule will stop cost less. `evaluated` says how much held-out text is counted."""
+    Cells that a rule will stop cost less. `evaluated` says how much held-out text is counted; measuring trained models,
+    where the sweep does, is not."""
 
     name: str
     baseline: str
@@ -59,6 +61,7 @@ class SweepPrice(Record):
     seconds_left: float
     workers: int = 1
     evaluated: str = ""
+    measured: bool = False
 
     @property
     def wall_seconds(self) -> float:
@@ -113,6 +116,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
         seconds_left=sum(price.seconds_per_run * (price.runs - price.finished) for price in prices),
         workers=workers,
         evaluated=f"{max(known):,} held-out tokens each time" if known else "",
+        measured=measures(sweep.settings),
     )
 
 
@@ -226,10 +230,11 @@ def price_text(price: SweepPrice) -> str:
     head = ("cell", "phase", "active parameters", "tokens per run", "FLOPs per run", "runs finished", "s per run")
     what = f"evaluation of {price.evaluated}" if price.evaluated else "no evaluation of held-out text, as it is unknown"
     what += " before `penstock prepare`" if not price.evaluated else ""
+    measured = ", and measuring trained models comes on top" if price.measured else ""
     return (
         f"{output.table(head, rows)}\n\nabout {_span(price.wall_seconds)} remain on {price.workers} worker"
         f"{'s' * (price.workers > 1)}, extrapolated from a few steps timed here, optimizer included, with {what}; "
-        "cells that a rule stops take less\nnothing was written: this was a dry run"
+        f"cells that a rule stops take less{measured}\nnothing was written: this was a dry run"
     )
 
 

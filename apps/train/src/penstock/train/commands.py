@@ -138,6 +138,8 @@ def train(
         if resume:
             allowed = {"allow_config_drift": allow_config_drift, "allow_plugin_drift": allow_plugin_drift}
             result["continues"] = _continued(config, runs, resume, **allowed)
+        if fork and not result.get("continues"):
+            result["begins_with"] = _begun(config, fork, registry)
         if not _later_rank(config):
             output.print_result(result, as_json, lambda: _plan_text(result))
         return result
@@ -242,6 +244,14 @@ def _continued(config: RunConfig, runs: Path, resume: str, **allowed: bool) -> d
     return {"run": str(found.path), "step": step, "changes": [str(change) for change in changed]}
 
 
+def _begun(config: RunConfig, fork: Path, registry: Registry) -> dict[str, Any]:
+    """The run that `--fork` would begin with and up to which step. Raises `ProblemError` for one that it may not."""
+    from penstock.train.fork import find_origin
+
+    origin = find_origin(config, fork, registry)
+    return {"run": str(origin.run.path), "step": origin.checkpoint.step}
+
+
 def _later_rank(config: RunConfig) -> bool:
     """Whether a launcher started this process as one of several and another speaks for it. Raises `ProblemError` for
     variables of a launcher that training would refuse."""
@@ -267,7 +277,8 @@ def _plan_text(plan: dict[str, Any]) -> str:
             output.table(("kind", "component", "from"), components),
             *([_shares_text(plan["ranks"])] if "ranks" in plan else []),
             *plan["notes"],
-            *([_continued_text(plan["continues"])] if "continues" in plan else []),
+            *([_continued_text(plan["continues"])] if "continues" in plan and "begins_with" not in plan else []),
+            *([_begun_text(plan["begins_with"])] if "begins_with" in plan else []),
             "nothing was written: this was a dry run",
         ]
     )
@@ -278,6 +289,10 @@ def _continued_text(continued: dict[str, Any] | None) -> str:
         return "a new run would start"
     lines = [f"would continue {continued['run']} from step {continued['step']:,}"]
     return "\n".join([*lines, *(f"changed: {change}" for change in continued["changes"])])
+
+
+def _begun_text(begun: dict[str, Any]) -> str:
+    return f"a new run would begin with the first {begun['step']:,} steps of {begun['run']}"
 
 
 def _shares_text(shares: list[dict[str, Any]]) -> str:
