@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from penstock.data_prep.cleaning.clean import Cleaned, read_cleaned
 from penstock.data_prep.cleaning.decisions import read_decisions
 from penstock.data_prep.cleaning.stages import Seen, decisions_file
+from penstock.data_prep.files import fingerprint
 from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.contracts import Document
 from penstock.hooks.problems import Problem, ProblemError
@@ -37,11 +37,9 @@ class CleanedCorpus:
                     yield left[place]
 
     def fingerprint(self) -> Mapping[str, Any]:
-        cleaned = read_cleaned(self._folder)
-        decided = [counts.sha256 for _, counts in cleaned.stages]
-        shards = [shard.sha256 for shard in _all_seen(cleaned).documents.shards]
-        text = "\n".join([*shards, *decided, *map(str, sorted(read_undone(self._folder)))])
-        return {"documents": cleaned.documents, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        """Changes when the folder is cleaned otherwise, or a document is taken back."""
+        read_cleaned(self._folder)
+        return fingerprint(sorted(path for path in self._folder.rglob("*") if path.is_file() and path.name[0] != "."))
 
 
 def undo(folder: Path, places: Iterable[int]) -> list[int]:
