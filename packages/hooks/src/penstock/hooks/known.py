@@ -59,6 +59,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("engine", "local"): "penstock-train",
     ("engine", "ddp"): "penstock-train",
     ("engine", "fsdp2"): "penstock-train",
+    ("corpus", "cleaned"): "penstock-data-prep",
     ("corpus", "python-stdlib"): "penstock-data-prep",
     ("corpus", "text"): "penstock-data-prep",
     ("corpus", "jsonl"): "penstock-data-prep",
