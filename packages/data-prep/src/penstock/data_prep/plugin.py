@@ -48,3 +48,22 @@ def _corpus(
         summary=summary,
         capabilities=capabilities,
     )
+
+
+@hookimpl
+def cleaners() -> list[Component]:
+    return [
+        _cleaner("exact", "exact:Exact", "Equal documents, paragraphs or lines go; the first of the corpus stays"),
+        _cleaner("substrings", "substrings:Substrings", "Spans that stand in earlier documents are cut out"),
+        _cleaner("decontamination", "decontaminate:decontamination", "Documents with words of evaluations go"),
+    ]
+
+
+def _cleaner(name: str, target: str, summary: str) -> Component:
+    return Component(
+        kind="cleaner",
+        name=name,
+        target=f"penstock.data_prep.cleaning.{target}",
+        config=f"penstock.data_prep.cleaning.config:{name.title().replace('-', '')}Config",
+        summary=summary,
+    )
