@@ -69,7 +69,7 @@ def write_texts(path: Path, words: Sequence[str], size: int) -> Texts:
     with path.open("wb") as file:
         while offsets[-1] < size:
             drawn = np.searchsorted(limits, generator.random(int(generator.lognormal(5.5, 1)) + 1))
-            text: list[str] = [words[number] for number in np.minimum(drawn, len(words) - 1).tolist()]
+            text = [words[int(number)] for number in np.minimum(drawn, len(words) - 1).tolist()]
             if tokens and generator.random() < 0.2:
                 source = tokens[int(generator.integers(len(tokens)))]
                 start = int(generator.integers(len(source)))
