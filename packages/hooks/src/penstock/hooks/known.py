@@ -118,6 +118,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "chat"): "penstock-generate",
     ("command", "profile"): "penstock-profile",
     ("command", "simulate"): "penstock-simulate",
+    ("command", "data"): "penstock-data",
     ("command", "report"): "penstock-report",
     ("command", "sweep"): "penstock-sweep",
     ("command", "compress"): "penstock-compress",
