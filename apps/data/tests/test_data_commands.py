@@ -81,3 +81,52 @@ def test_what_is_wrong_is_said_before_anything_is_written(place, override, said)
         data("clean", "clean.yaml", override, "--out", "out")
     assert raised.value.exit_code == ExitCode.USAGE
     assert not (place / "out").exists()
+
+
+FIRST = """
+import numpy as np
+
+from penstock.hooks import Component, hookimpl
+from penstock.hooks.contracts import Decision
+
+
+class First:
+    def sketch(self, documents):
+        return np.array([len(document.text) for document in documents], dtype=np.int64)
+
+    def compare(self, sketches, read):
+        seen = {}
+        for place, length in enumerate(np.concatenate(sketches).tolist()):
+            if seen.setdefault(length, place) != place:
+                yield place, Decision("first/length", f"{length} again", read(seen[length]).source)
+
+
+@hookimpl
+def cleaners():
+    return [Component("cleaner", "first", f"{__name__}:First", "Keeps one of each length")]
+"""
+
+
+def test_a_report_shows_stages_rules_sources_and_pairs(place):
+    (place / "first_texts.py").write_text(FIRST)
+    run(
+        [
+            "--plugin",
+            "short_texts.py",
+            "--plugin",
+            "first_texts.py",
+            "data",
+            "clean",
+            "clean.yaml",
+            "stages=[short, first]",
+            "--out",
+            "out",
+        ]
+    )
+    page = Path(data("report", "out")["report"]).read_text()
+    for shown in ("2 of 40 documents are left", "first/length", "rows.jsonl", "24 again", "8 to 15", "rows.jsonl:3"):
+        assert shown in page, shown
+    data("undo", "out", 0)
+    assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
+    with pytest.raises(ProblemError, match="holds no cleaned corpus"):
+        data("report", "nowhere")

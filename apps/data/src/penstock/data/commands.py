@@ -63,3 +63,17 @@ def undo_command(folder: Path, documents: tuple[int, ...], as_json: bool) -> dic
     result = {"folder": str(folder), "back": back}
     output.print_result(result, as_json, lambda: f"back: {', '.join(map(str, back))}")
     return result
+
+
+@data.command("report")
+@folder_argument
+@output.json_option
+def report_command(folder: Path, as_json: bool) -> dict[str, Any]:
+    """Write a page about a cleaned corpus, FOLDER/report.html: what is left after each stage, removals by rule and by
+    source, lengths, clusters, and removed documents beside those that they repeat."""
+    from penstock.data.page import write_data_page
+    from penstock.data_prep.cleaning.clean import read_cleaned
+
+    out = write_data_page(read_cleaned(folder), folder / "report.html")
+    output.print_result({"report": str(out)}, as_json, lambda: f"report: {out}")
+    return {"report": str(out)}
