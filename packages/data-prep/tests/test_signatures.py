@@ -48,7 +48,10 @@ FUZZED = 10_000
 def fuzzed() -> list[str]:
     """Documents of words from few letters, so that shingles repeat, among every kind of character."""
     draw = random.Random(19)
-    odd = "Àß\u03a3\u03c3\u0130\u0131ẞǅ\u0301\u1161\u11a8水🙂\u200b\ud800\U00020000“”—… \t\n\r\x0b\x1c\x85\xa0\u2003_.,;!?$+<>^`|~'\"-"
+    odd = (
+        "Àß\u03a3\u03c3\u0130\u0131ẞǅ\u0301\u1161\u11a8水🙂\u200b\ud800\U00020000“”—… \t\n\r\x0b\x1c\x85\xa0\u2003"
+        "_.,;!?$+<>^`|~'\"-"
+    )
     texts: list[str] = []
     for _ in range(FUZZED):
         letters = draw.choice(["ab", "aB. ", "abcdefgh XYZ,.", "aé “”ж " + odd, odd, "abcd ef é"])
