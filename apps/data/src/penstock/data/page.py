@@ -51,9 +51,7 @@ def write_data_page(cleaned: Cleaned, out: Path) -> Path:
         name=cleaned.folder.name,
         summary=_summary(cleaned, picture),
         cards=list(_cards(cleaned, picture)),
-        stages=[
-            (stage.name, counts, percent(_share(counts.removed, counts.documents))) for stage, counts in cleaned.stages
-        ],
+        stages=[(stage.name, counts, share) for (stage, counts), share in zip(cleaned.stages, shares, strict=True)],
         rules=_rule_rows(cleaned),
         sources=_source_rows(picture.sources),
         pairs=picture.pairs,
@@ -81,11 +79,8 @@ def _cards(cleaned: Cleaned, picture: Picture) -> list[Card]:
         left.append((stage.name.rpartition("-")[0], remaining))
     cards = [Card("Documents left", "after each stage", _bars("left", left), "")]
     lengths = sorted(picture.before | picture.after)
-    cards.append(
-        Card(
-            "Length", "characters, documents of each power of two", _lengths(picture.before, picture.after, lengths), ""
-        )
-    )
+    chart = _lengths(picture.before, picture.after, lengths)
+    cards.append(Card("Length", "characters, documents of each power of two", chart, ""))
     if picture.clusters:
         sizes = Counter[int]()
         for repeats, number in picture.clusters.items():

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from penstock.data_prep.cleaning.clean import Cleaned
 from penstock.data_prep.cleaning.cleaned import read_undone
 from penstock.data_prep.cleaning.decisions import read_decisions
-from penstock.data_prep.cleaning.stages import DOCUMENTS, Documents, Seen, decisions_file
+from penstock.data_prep.cleaning.documents import Documents
+from penstock.data_prep.cleaning.stages import DOCUMENTS, Seen, decisions_file
 from penstock.hooks.contracts import Decision, Document
 
 PAIRS = 8
