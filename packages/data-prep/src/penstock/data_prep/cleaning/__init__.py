@@ -1,0 +1,1 @@
+"""Stages that clean documents: each decides which documents go, and says why."""
