@@ -1,8 +1,8 @@
 """Bands of MinHash signatures: two documents are candidates if all rows of one band at least are equal.
 
-Each value of two signatures is equal with the probability of the sets' Jaccard similarity J, so `bands` bands of `rows`
-values find a pair with probability 1 - (1 - J**rows)**bands (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-3.4.2). More rows mean fewer candidates, more bands mean fewer missed pairs.
+Each value of two signatures is equal with a probability of J, the Jaccard similarity of their sets, so `bands` bands of
+`rows` values find a pair with probability 1 - (1 - J**rows)**bands (Leskovec, Rajaraman and Ullman, Mining of Massive
+Datasets, 3.4.2). More rows mean fewer candidates, more bands mean fewer missed pairs.
 
 Shape suffixes: N documents, P permutations, B bands, R rows.
 """
@@ -82,7 +82,7 @@ def choose_banding(permutations: int, threshold: float, recall: float = RECALL) 
         most = Banding(permutations, 1).probability(threshold)
         raise ProblemError(
             Problem(
-                "bad-value",
+                "invalid-value",
                 f"{permutations} permutations find a pair of similarity {threshold:g} with a probability of "
                 f"{most:.2g}, not {recall:g}",
                 "recall",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ Places: TypeAlias = NDArray[np.uint32]
 Entries: TypeAlias = tuple[Keys, Places]
 
 KEY, PLACE = np.dtype("<u8"), np.dtype("<u4")
+NO_KEY = 0
+"""Stands in the place of a key that matches nothing; entries leave it out."""
 BYTES_TO_SORT = 48
 """Memory that an entry takes while it is sorted: keys and places before and after (24), the order of 8 bytes, and what
 the sort itself needs."""
@@ -87,7 +89,14 @@ class Stored:
         return numbers
 
 
-Run: TypeAlias = Held | Stored
+class Run(Protocol):
+    """Entries, ascending."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Entries:
+        """Those from `start` up to `stop`, or up to the end."""
+        ...
 
 
 def write_run(path: Path, blocks: Iterable[Entries]) -> Stored:
@@ -112,8 +121,11 @@ def sorted_entries(keys: Keys, places: Places) -> Entries:
 def entries_of(keys_NB: Keys, first: int) -> Entries:
     """Sorted entries of the rows of N documents, of which the first has place `first`."""
     documents, bands = keys_NB.shape
-    places = np.repeat(np.arange(first, first + documents, dtype=PLACE), bands)
-    return sorted_entries(np.ascontiguousarray(keys_NB).reshape(-1), places)
+    keys, places = keys_NB.reshape(-1), np.repeat(np.arange(first, first + documents, dtype=PLACE), bands)
+    is_key = keys != NO_KEY
+    if not is_key.all():
+        keys, places = keys[is_key], places[is_key]
+    return sorted_entries(keys, places)
 
 
 def sort_into_runs(shards: Iterable[Keys], folder: Path, max_bytes: int) -> list[Run]:
@@ -127,8 +139,9 @@ def sort_into_runs(shards: Iterable[Keys], folder: Path, max_bytes: int) -> list
         nonlocal begin
         if not waiting:
             return
-        entries = entries_of(np.concatenate(waiting), begin)
+        keys_NB = np.concatenate(waiting)
         waiting.clear()
+        entries = entries_of(keys_NB, begin)
         begin = place
         if last and not runs:
             runs.append(Held(*entries))
