@@ -13,6 +13,14 @@ def corpora() -> list[Component]:
         _corpus("jsonl", "JsonLines", "JSON Lines files, plain or compressed"),
         _corpus("parquet", "Parquet", "A string column of Parquet files"),
         _corpus("hf", "HuggingFaceDataset", "A dataset of the Hugging Face hub, or a local one", frozenset()),
+        Component(
+            kind="corpus",
+            name="cleaned",
+            target="penstock.data_prep.cleaning.cleaned:CleanedCorpus",
+            config="penstock.data_prep.config:CleanedCorpusConfig",
+            summary="What is left of a corpus that `penstock data clean` has cleaned",
+            capabilities=frozenset({"fingerprint"}),
+        ),
     ]
 
 

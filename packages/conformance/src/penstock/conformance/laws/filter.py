@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any, cast
 
+from penstock.conformance.documents import ODD_TEXTS, prose, sample_documents
 from penstock.conformance.law import NotApplicable, Subject, expect, law, laws_in
 from penstock.conformance.process import told_by_another_process
 from penstock.conformance.randomness import leaves_the_random_state
@@ -17,34 +18,6 @@ from penstock.hooks.registry import Choice
 
 FILTER = "filter"
 PATIENCE = 4096
-_ADJECTIVES = (
-    "old",
-    "quiet",
-    "narrow",
-    "broken",
-    "bright",
-    "heavy",
-    "distant",
-    "patient",
-    "hollow",
-    "green",
-    "careful",
-)
-_NOUNS = ("gate", "mill", "river", "engineer", "turbine", "valley", "letter", "winter", "bridge", "market", "teacher")
-_VERBS = ("holds", "follows", "measures", "remembers", "crosses", "repairs", "leaves", "watches", "feeds", "carries")
-# What filters that rewrite are after: addresses, runs of spaces, characters that have another form, line ends.
-_SOILED = "Ask <a@example.org> , or see https://example.org/?q=1 \t ﬁrst  cafe\u0301\u00a0“x”\r\n\r\n\r\n<b>now</b>  "
-_ODD = [
-    "",
-    " \n\t",
-    "\x00",
-    "a",
-    "\ufeffbyte order mark",
-    "e\u0301 composed, \u202ewritten from the right, 日本語, 👩‍👩‍👧",
-    "no space " + "x" * 100_000,
-    "line\n" * 20_000,
-    "\r\n\u2028\u0085",
-]
 
 
 @law(FILTER)
@@ -53,7 +26,7 @@ def it_yields_documents(subject: Subject) -> None:
 
     Write `__call__` as a generator that yields the documents that pass.
     """
-    found = subject.build()(iter(_sample()))
+    found = subject.build()(iter(sample_documents()))
     expect(isinstance(found, Iterator), f"it returns a {type(found).__name__}, not an iterator")
     wrong = [each for each in cast("Iterator[Any]", found) if not isinstance(each, Document)]
     expect(not wrong, f"not a document: {wrong[:1]!r:.100}")
@@ -74,8 +47,8 @@ def a_source_is_one_of_the_input(subject: Subject) -> None:
 
     A rewritten document keeps its source: `Document(changed, document.source)`.
     """
-    known = {document.source for document in _sample()}
-    made_up = [document.source for document in _through(subject, _sample()) if document.source not in known]
+    known = {document.source for document in sample_documents()}
+    made_up = [document.source for document in _through(subject, sample_documents()) if document.source not in known]
     expect(not made_up, f"no document came from {made_up[:1]}")
 
 
@@ -85,8 +58,8 @@ def the_order_stays(subject: Subject) -> None:
 
     Yield each document before reading the next, or keep a queue.
     """
-    place = {document.source: number for number, document in enumerate(_sample())}
-    places = [place[document.source] for document in _through(subject, _sample())]
+    place = {document.source: number for number, document in enumerate(sample_documents())}
+    places = [place[document.source] for document in _through(subject, sample_documents())]
     expect(places == sorted(places), "a document overtakes another")
 
 
@@ -96,13 +69,13 @@ def a_document_passes_before_all_are_read(subject: Subject) -> None:
 
     A corpus does not fit in memory: do not use `list(documents)` or sort.
     """
-    if not _through(subject, _sample()):
+    if not _through(subject, sample_documents()):
         raise NotApplicable("it drops all documents of the kit")
 
     def endless() -> Iterator[Document]:
         for number in itertools.count():
             expect(number < PATIENCE, f"{PATIENCE} documents went in before 8 came out")
-            yield Document(_prose(Random(number), sentences=8), f"endless:{number}")
+            yield Document(prose(Random(number), sentences=8), f"endless:{number}")
 
     passed: Iterator[Document] = subject.build()(endless())
     expect(len(list(itertools.islice(passed, 8))) == 8, "it ends before its input does")
@@ -119,7 +92,7 @@ def an_error_of_the_corpus_comes_through(subject: Subject) -> None:
         pass
 
     def breaking() -> Iterator[Document]:
-        yield from _sample()
+        yield from sample_documents()
         raise Damaged
 
     try:
@@ -136,7 +109,7 @@ def any_text_is_taken(subject: Subject) -> None:
 
     Check indexing into an empty text, divisions by a length, and regular expressions that backtrack.
     """
-    for number, text in enumerate(_ODD):
+    for number, text in enumerate(ODD_TEXTS):
         wanted = [Document(text, f"odd:{number}")]
         wrong = [each for each in subject.build()(iter(wanted)) if not isinstance(each, Document)]
         expect(not wrong, f"{text!r:.40} comes out as {wrong[:1]!r:.40}")
@@ -149,7 +122,7 @@ def objects_of_the_same_settings_agree(subject: Subject) -> None:
     A corpus is prepared again if its shards are lost: keep no state in class or module, and seed with a setting.
     """
     choice = subject.choice()
-    first, second = (list(choice.build()(iter(_sample()))) for _ in range(2))
+    first, second = (list(choice.build()(iter(sample_documents()))) for _ in range(2))
     expect(first == second, f"the first passes {len(first)} documents, the second different ones ({len(second)})")
 
 
@@ -169,7 +142,7 @@ def filtering_draws_no_global_random_numbers(subject: Subject) -> None:
 
     Use your own `random.Random` or `numpy.random.Generator`, seeded by a setting.
     """
-    leaves_the_random_state(lambda: _through(subject, _sample()))
+    leaves_the_random_state(lambda: _through(subject, sample_documents()))
 
 
 @law(FILTER, needs=(the_order_stays,), capability="drops-only")
@@ -178,8 +151,8 @@ def what_passes_is_unchanged(subject: Subject) -> None:
 
     Yield the document itself. A filter that rewrites texts does not declare this.
     """
-    rest = iter(_sample())
-    changed = [document.source for document in _through(subject, _sample()) if document not in rest]
+    rest = iter(sample_documents())
+    changed = [document.source for document in _through(subject, sample_documents()) if document not in rest]
     expect(not changed, f"{changed[:1]} was changed, or came out twice")
 
 
@@ -189,7 +162,7 @@ def twice_is_once(subject: Subject) -> None:
 
     A rule on single texts, or on duplicates, is idempotent; a rule that depends on earlier documents may not be.
     """
-    once = _through(subject, _sample())
+    once = _through(subject, sample_documents())
     expect(_through(subject, once) == once, "the second pass drops or changes more")
 
 
@@ -200,46 +173,18 @@ def a_second_stream_is_filtered_as_the_first(subject: Subject) -> None:
     Keep what was seen in the generator, not in the object.
     """
     filter_ = subject.build()
-    first, second = (list(filter_(iter(_sample()))) for _ in range(2))
+    first, second = (list(filter_(iter(sample_documents()))) for _ in range(2))
     expect(first == second, f"of the same stream, {len(first)} documents pass first and {len(second)} then")
 
 
 def digest(choice: Choice) -> str:
     """What passes, in one line."""
-    pairs = [(document.text, document.source) for document in choice.build()(iter(_sample()))]
+    pairs = [(document.text, document.source) for document in choice.build()(iter(sample_documents()))]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def _through(subject: Subject, documents: Iterable[Document]) -> list[Document]:
     return list(subject.build()(iter(documents)))
-
-
-def _sample() -> list[Document]:
-    """Prose of growing length; every third text stood before, every fifth is a few words alone or has what is often
-    cleaned up."""
-    texts: list[str] = []
-    for number in range(60):
-        prose = _prose(Random(-number - 1), sentences=number + 1)
-        if number % 3 == 2:
-            texts.append(texts[number // 2])
-        elif number % 5 == 4:
-            texts.append(f"No more than {number} words." if number % 2 else prose + _SOILED + prose)
-        else:
-            texts.append(prose)
-    return [Document(text, f"kit:{number}") for number, text in enumerate(texts)]
-
-
-def _prose(draw: Random, sentences: int) -> str:
-    """English sentences that share few runs of words with those of another draw."""
-
-    def thing() -> str:
-        return f"the {draw.choice(_ADJECTIVES)} {draw.choice(_NOUNS)}"
-
-    def does() -> str:
-        return f"{thing()} {draw.choice(_VERBS)} {thing()}"
-
-    lines = [f"{does()}, and {does()}." for _ in range(sentences)]
-    return "\n".join(line.capitalize() for line in lines)
 
 
 LAWS = laws_in(globals())
