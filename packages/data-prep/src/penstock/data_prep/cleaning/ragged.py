@@ -1,4 +1,4 @@
-"""Rows of different lengths on disk: NAME.values holds the rows one after another, NAME.ends where each ends (8 bytes)."""
+"""Rows of different lengths on disk: NAME.values holds one after another, NAME.ends where each ends (8 bytes a row)."""
 
 from __future__ import annotations
 
