@@ -6,26 +6,20 @@ symbols alone, while shares are of all words.
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from penstock.data_prep.cleaning.fineweb import TERMINAL
-from penstock.data_prep.cleaning.words import Split, split_words
+from penstock.data_prep.cleaning.words import SYMBOLS, Split, split_words
 from penstock.hooks.contracts import Decision, Document
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """The paper's eight; prose of 50 words has two of them."""
 
-_CONTROLS = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160)]))
-SYMBOLS = TERMINAL.union(string.punctuation, "«»´–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～", _CONTROLS)
-"""Characters that make no word by themselves: those that cc_net's normaliser takes for punctuation, control characters,
-and ends of sentences."""
-
 
 class Gopher:
-    """Removes documents that are no prose: by the number and length of words, by symbols, bullets, ellipses, letters and
-    stop words. None turns a rule off. The rules are asked in the order of the arguments; the first that fails decides.
+    """Removes documents that are no prose: by the number and length of words, by symbols, bullets, ellipses, letters
+    and stop words. None turns a rule off. The rules are asked in the order of the arguments; the first that fails
+    decides.
     """
 
     def __init__(

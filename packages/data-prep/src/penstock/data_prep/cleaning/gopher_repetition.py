@@ -1,8 +1,8 @@
 """Gopher's rules of repetition (Rae et al. 2021, "Scaling Language Models", appendix A1.1, table A1).
 
-Two n-grams are the same if their words, written together, are. The nine rules of n-grams would need nine passes over
-the words; sums of hashes bound all of them from two passes, and the rules themselves are asked only where the bound does
-not acquit the document. A collision of hashes raises the bound, so verdicts are those of the rules, always.
+The nine rules of n-grams would need nine passes over the words. Hashes of the shortest n-grams bound what all nine
+measure, and a rule itself is asked only where its bound is above the limit. Equal n-grams have equal hashes, and a
+collision only raises the bound, so the verdicts are exactly those of the rules.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _PARAGRAPH_END, _LINE_END = re.compile(r"\n{2,}"), re.compile(r"\n+")
 
 
 class GopherRepetition:
-    """Removes documents that repeat paragraphs, lines or n-grams of words. None, and an empty list, turn a rule off; the
-    first rule that fails decides."""
+    """Removes documents that repeat paragraphs, lines or n-grams of words. None, and an empty list, turn a rule off;
+    the first rule that fails decides."""
 
     def __init__(
         self,
@@ -141,10 +141,11 @@ def _repeated_bounds(words: Sequence[str], sizes: Sequence[int]) -> list[int]:
 
 
 def _hashes(text: str, starts: Integers, ends: Integers) -> Hashes:
-    """A hash of each span of text. Equal spans have equal hashes: sums of characters times powers of an odd base, modulo
-    2**64, times the base's inverse to the power of the start."""
+    """A hash of each span of text: the sum, modulo 2**64, of its characters times powers of an odd base. Sums from the
+    beginning of the text are subtracted, and the start is divided out, so equal spans have equal hashes."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     sums = np.zeros(codes.size + 1, np.uint64)
     np.cumsum(codes * np.cumprod(np.full(codes.size, _BASE, np.uint64)), out=sums[1:])
-    inverses = np.cumprod(np.concatenate(([1], np.full(codes.size, _INVERSE, np.uint64)), dtype=np.uint64))
-    return (sums[ends] - sums[starts]) * inverses[starts]
+    inverses = np.full(codes.size + 1, _INVERSE, np.uint64)
+    inverses[0] = 1
+    return (sums[ends] - sums[starts]) * np.cumprod(inverses)[starts]

@@ -94,7 +94,7 @@ def canonical(url: str, tracking: Sequence[str] = TRACKING) -> str | None:
         port = parts.port
     except ValueError:
         return None
-    if not parts.scheme or not parts.hostname:
+    if not parts.scheme or not (parts.hostname or "").strip("."):
         return None
     host = _host(parts, port)
     path = _resolved(_unescaped(parts.path)).rstrip("/")
