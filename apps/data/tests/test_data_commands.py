@@ -130,3 +130,17 @@ def test_a_report_shows_stages_rules_sources_and_pairs(place):
     assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
     with pytest.raises(ProblemError, match="holds no cleaned corpus"):
         data("report", "nowhere")
+
+
+def test_a_classifier_is_trained_from_two_corpora(place, capsys):
+    for kind, words in {"good": "river turns the wheel", "ordinary": "click here to buy"}.items():
+        rows = [{"text": f"{words} and {number} of {number % 7}"} for number in range(200)]
+        (place / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "learn.yaml").write_text(
+        "good: {use: jsonl, paths: [good.jsonl]}\nordinary: {use: jsonl, paths: [ordinary.jsonl]}\nbuckets: 4096\n"
+    )
+    result = data("learn", "learn.yaml", "--out", "model.npz")
+    assert result["auc"] == 1
+    assert "AUC 1.000" in capsys.readouterr().out
+    with pytest.raises(ProblemError, match="held-out texts of a kind"):
+        data("learn", "learn.yaml", "good.paths=[rows.jsonl]", "--out", "model.npz")

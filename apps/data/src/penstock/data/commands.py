@@ -77,3 +77,21 @@ def report_command(folder: Path, as_json: bool) -> dict[str, Any]:
     out = write_data_page(read_cleaned(folder), folder / "report.html")
     output.print_result({"report": str(out)}, as_json, lambda: f"report: {out}")
     return {"report": str(out)}
+
+
+@data.command("learn")
+@click.argument("learn_file", metavar="LEARN", type=click.Path(path_type=Path))
+@overrides_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the classifier.")
+@output.json_option
+@click.pass_obj
+def learn_command(
+    registry: Registry, learn_file: Path, overrides: tuple[str, ...], out: Path, as_json: bool
+) -> dict[str, Any]:
+    """Train a classifier of the good texts that LEARN names against its ordinary ones, for the stages `contrastive` and
+    `resampling`, and say how well it tells held-out texts apart."""
+    from penstock.data.learning import learnt, learnt_text
+
+    result = learnt(learn_file, overrides, registry, out)
+    output.print_result(result, as_json, lambda: learnt_text(result))
+    return result
