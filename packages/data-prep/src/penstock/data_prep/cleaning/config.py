@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
+from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
 from penstock.data_prep.cleaning.gopher_repetition import REPEATED, TOP
+from penstock.data_prep.cleaning.near import MAX_RAM
+from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.data_prep.cleaning.urls import TRACKING
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import InputPath, InputPattern
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gram = tuple[Annotated[int, Field(ge=1)], Share]
@@ -139,3 +147,102 @@ class UrlsConfig(Schema):
     error."""
     tracking: tuple[str, ...] = TRACKING
     """Parameters that do not count, for they only tell where a visitor came from; `*` stands for any ending."""
+
+
+class ExactConfig(Schema):
+    """Equal documents, paragraphs or lines: the first stays."""
+
+    unit: Literal["document", "paragraph", "line"] = "document"
+    """What is compared: whole documents, which are removed, or paragraphs (between blank lines) or lines, which are cut
+    out."""
+    normaliser: Normaliser | None = None
+    """What two texts may differ in: `{unicode: nfc, case: lower, punctuation: space, whitespace: single}`, in which
+    `none` and `keep` turn a part off. null compares texts as they are."""
+    min_characters: int = Field(default=20, ge=1)
+    """Shorter paragraphs and lines stay."""
+
+    @field_serializer("normaliser")
+    def _as_mapping(self, normaliser: Normaliser | None) -> dict[str, str] | None:
+        return None if normaliser is None else asdict(normaliser)
+
+
+class NearConfig(Schema):
+    """Near duplicates by MinHash; one document of each cluster stays."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of two documents' shingles from which on they are near."""
+    recall: float = Field(default=RECALL, gt=0, lt=1)
+    """Probability with which a pair at the threshold or above is found at least."""
+    keep: Literal["earliest", "longest", "best"] = "earliest"
+    """Which document of a cluster stays: the first, the longest, or the one with the largest share of prose."""
+    permutations: int = Field(default=128, ge=2)
+    """Numbers of a signature."""
+    seed: int = 1
+    """Chooses the permutations."""
+    scheme: Literal["affine32", "affine64", "legacy"] = "affine32"
+    """How shingles are permuted, as in datasketch's `MinHash`."""
+    hash: Literal["xxh32", "sha1"] = "xxh32"
+    """How shingles are hashed. datasketch's default is `sha1`."""
+    unit: Literal["word", "character"] = "word"
+    """What a shingle consists of."""
+    size: int = Field(default=5, ge=1)
+    """Words or characters of a shingle."""
+    max_ram: int = Field(default=MAX_RAM, ge=10_000_000)
+    """Bytes of memory that comparing takes at most; what does not fit is sorted on disk."""
+
+
+class SubstringsConfig(Schema):
+    """Spans of tokens that stand in several documents: the first document keeps them."""
+
+    tokens: int = Field(default=50, ge=2)
+    """Tokens of the shortest span."""
+    action: Literal["cut", "remove"] = "cut"
+    """Cut spans out of later documents, or remove those that consist of them."""
+    share: Share = 0.5
+    """Share of a document's tokens in such spans from which on `remove` removes it."""
+
+
+class DecontaminateConfig(Schema):
+    """Words that documents share with texts of evaluations."""
+
+    paths: tuple[InputPattern, ...] = Field(min_length=1)
+    """Files of JSON lines with the texts: `{"name": "mmlu", "text": "..."}`."""
+    words: int = Field(default=13, ge=1)
+    """Successive words that a document may not share."""
+    shortest: int = Field(default=8, ge=1)
+    """Fewest words of a text that is looked for as a whole because it has fewer than `words`."""
+    action: Literal["remove", "cut"] = "remove"
+    """Remove the document, or cut the words out of it."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        (folder / "evaluations.jsonl").write_text(json.dumps({"name": "kit", "text": "the gate " * 10}) + "\n")
+        return {"paths": [str(folder / "evaluations.jsonl")]}
+
+
+class _OfModel(Schema):
+    """A stage that reads the file of `penstock data learn`."""
+
+    model: InputPath
+    """The file that `penstock data learn` wrote."""
+    keep: float = Field(default=0.3, gt=0, lt=1)
+    """Share of ordinary text that is kept, as text says that was held out of the training."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        from penstock.data_prep.cleaning.contrastive import learn
+
+        texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
+        learn(*texts, buckets=1024).save(folder / "model.npz")
+        return {"model": str(folder / "model.npz")}
+
+
+class ContrastiveConfig(_OfModel):
+    """Removes texts that a classifier finds ordinary."""
+
+    least: float | None = Field(default=None, gt=0, lt=1)
+    """Smallest probability of good text; instead of `keep`."""
+
+
+class ResamplingConfig(_OfModel):
+    """Removes texts so that the others have the words of good ones: a sample by importance."""

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,8 +27,10 @@ from penstock.data_prep.cleaning.windows import (
     find_windows,
     same_tokens,
 )
+from penstock.data_prep.files import find_files
 from penstock.hooks.contracts import Array, Document
 from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.json_lines import is_json_lines, json_rows
 from penstock.hooks.problems import Problem, ProblemError
 
 _CHUNK = re.compile(r"\f|[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
@@ -171,3 +174,21 @@ class _Grams:
 
 def _bytes(text: str) -> Array:
     return np.frombuffer(encoded(text), np.uint8)
+
+
+def decontamination(
+    paths: Sequence[str | Path], words: int = 13, shortest: int = 8, action: Literal["remove", "cut"] = "remove"
+) -> Decontamination:
+    """Against the texts of files of JSON lines, `{"name": "mmlu", "text": "..."}`. Raises `ProblemError` for a line
+    without them."""
+    return Decontamination(_texts_of(find_files(paths, "**/*.jsonl*", is_json_lines)), words, shortest, action)
+
+
+def _texts_of(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    for file in files:
+        for where, row in json_rows(file):
+            name, text = row.get("name"), row.get("text")
+            if not isinstance(name, str) or not isinstance(text, str):
+                fix = 'write lines such as {"name": "mmlu", "text": "..."}'
+                raise ProblemError(Problem("invalid-field", "has no `name` and `text` that are strings", where, fix))
+            yield name, text
