@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer
+from pydantic import Field
 
 from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
@@ -150,20 +149,16 @@ class UrlsConfig(Schema):
 
 
 class ExactConfig(Schema):
-    """Equal documents, paragraphs or lines: the first stays."""
+    """Equal documents, paragraphs or lines; the first of the corpus stays."""
 
     unit: Literal["document", "paragraph", "line"] = "document"
-    """What is compared: whole documents, which are removed, or paragraphs (between blank lines) or lines, which are cut
-    out."""
+    """What is compared. Equal documents are removed, equal paragraphs and lines cut out."""
     normaliser: Normaliser | None = None
-    """What two texts may differ in: `{unicode: nfc, case: lower, punctuation: space, whitespace: single}`, in which
-    `none` and `keep` turn a part off. null compares texts as they are."""
+    """What equal texts may differ in: `{}` for case, punctuation, whitespace and Unicode's form, or some of
+    `{case: keep, punctuation: keep, whitespace: keep, unicode: none}`. Without it, texts are equal character by
+    character."""
     min_characters: int = Field(default=20, ge=1)
     """Shorter paragraphs and lines stay."""
-
-    @field_serializer("normaliser")
-    def _as_mapping(self, normaliser: Normaliser | None) -> dict[str, str] | None:
-        return None if normaliser is None else asdict(normaliser)
 
 
 class NearConfig(Schema):
@@ -192,32 +187,35 @@ class NearConfig(Schema):
 
 
 class SubstringsConfig(Schema):
-    """Spans of tokens that stand in several documents: the first document keeps them."""
+    """Spans that stand in several documents; the first of the corpus keeps them."""
 
     tokens: int = Field(default=50, ge=2)
-    """Tokens of the shortest span."""
+    """Shortest span, in words or Chinese and Japanese characters; 50 as in Lee et al. (2022), where these are BPE
+    tokens."""
     action: Literal["cut", "remove"] = "cut"
-    """Cut spans out of later documents, or remove those that consist of them."""
-    share: Share = 0.5
-    """Share of a document's tokens in such spans from which on `remove` removes it."""
+    """`cut` puts a form feed in place of each span, `remove` removes documents that repeat `share`."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """With `remove`: share of a document's tokens in spans from which on it is removed."""
 
 
 class DecontaminateConfig(Schema):
-    """Words that documents share with texts of evaluations."""
+    """Words of evaluations in documents."""
 
     paths: tuple[InputPattern, ...] = Field(min_length=1)
-    """Files of JSON lines with the texts: `{"name": "mmlu", "text": "..."}`."""
+    """JSON Lines files of evaluations, with their texts under `text`; folders and globs. The name of a file before its
+    first dot is that of the evaluation."""
     words: int = Field(default=13, ge=1)
-    """Successive words that a document may not share."""
+    """How many successive words a document and an evaluation have in common; 13 as in GPT-3."""
     shortest: int = Field(default=8, ge=1)
-    """Fewest words of a text that is looked for as a whole because it has fewer than `words`."""
+    """Texts of fewer than `words` words are looked for as a whole from this number on."""
     action: Literal["remove", "cut"] = "remove"
-    """Remove the document, or cut the words out of it."""
+    """`remove` removes the document, `cut` puts a form feed in place of the common words."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        (folder / "evaluations.jsonl").write_text(json.dumps({"name": "kit", "text": "the gate " * 10}) + "\n")
-        return {"paths": [str(folder / "evaluations.jsonl")]}
+        lines = [json.dumps({"text": text}) for text in ("When did the mill stand still?", "It was in 1871.")]
+        (folder / "history.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        return {"paths": [str(folder)], "words": 5, "shortest": 3}
 
 
 class _OfModel(Schema):
