@@ -95,3 +95,23 @@ def learn_command(
     result = learnt(learn_file, overrides, registry, out)
     output.print_result(result, as_json, lambda: learnt_text(result))
     return result
+
+
+@data.command("evaluations")
+@click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
+@click.option("--data", "folder", type=click.Path(path_type=Path), help="Folder of data sets, one folder each.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the texts.")
+@output.json_option
+@click.pass_obj
+def evaluations_command(
+    registry: Registry, tasks: tuple[str, ...], folder: Path | None, out: Path, as_json: bool
+) -> dict[str, Any]:
+    """Write the texts of tasks of `penstock evaluate` into files that the stage `decontaminate` reads. A TASK is a name
+    or `{use: NAME, ...}`."""
+    from penstock.cli.choices import choose
+    from penstock.data.evaluations import write_evaluations
+
+    found = write_evaluations([choose(registry, "task", task) for task in tasks], folder, out)
+    rows = [(name, f"{count:,}") for name, count in found.items()]
+    output.print_result({"out": str(out), "texts": found}, as_json, lambda: output.table(("task", "texts"), rows))
+    return {"out": str(out), "texts": found}
