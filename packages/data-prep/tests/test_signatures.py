@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from datasketch import MinHash
 
 from penstock.data_prep.cleaning import native
 from penstock.data_prep.cleaning.normalise import Normaliser
-from penstock.data_prep.cleaning.shingles import Shingling
+from penstock.data_prep.cleaning.shingles import Shingling, shingles
 from penstock.data_prep.cleaning.signatures import NUMPY, Hash, Scheme, Signer, kernels
 from penstock.hooks.problems import ProblemError
 
@@ -62,7 +62,8 @@ def fuzzed() -> list[str]:
 def by_datasketch(signer: Signer, texts: list[str]) -> np.ndarray[Any, Any]:
     hashing = {"xxh32": xxhash.xxh32_intdigest, "sha1": None}[signer.hash]  # sha1 is its own
     settings = {"num_perm": signer.permutations, "seed": signer.seed, "scheme": signer.scheme, "hashfunc": hashing}
-    sketches = MinHash.bulk(map(signer.shingles, texts), **settings)
+    rule = asdict(signer.shingle)
+    sketches = MinHash.bulk((shingles(signer.normaliser(text), **rule) for text in texts), **settings)
     return np.array([sketch.hashvalues for sketch in sketches])
 
 

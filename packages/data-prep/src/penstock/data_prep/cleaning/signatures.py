@@ -144,8 +144,9 @@ class Signer:
         if self.hash == "xxh32":
             return np.fromiter(map(xxhash.xxh32_intdigest, shingles), self.dtype, len(shingles))
         width = 8 if self.scheme == "affine64" else 4
-        starts = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest()[:width] for shingle in shingles])
-        return np.frombuffer(starts, f"<u{width}").astype(self.dtype)
+        digests = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest() for shingle in shingles])
+        starts = np.frombuffer(digests, np.uint8).reshape(-1, 20)[:, :width].copy()
+        return starts.view(f"<u{width}").astype(self.dtype).ravel()
 
     def _permute(self, hashes: _Unsigned, signature: _Unsigned) -> None:
         """Takes the minima over all hashes into `signature`."""
