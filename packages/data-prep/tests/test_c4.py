@@ -80,7 +80,16 @@ def test_nothing_is_left_of_a_page_without_lines() -> None:
 
 
 _LINES = st.sampled_from(
-    [*_GOOD, "Yes [1] [2].", "  One two[[1]1] three. ", "[1] Four five six.", "Menu", "a b c d [edit]", "x y z.[", "\x0b"]
+    [
+        *_GOOD,
+        "Yes [1] [2].",
+        "  One two[[1]1] three. ",
+        "[1] Four five six.",
+        "Menu",
+        "a b c d [edit]",
+        "x y z.[",
+        "\x0b",
+    ]
 )
 
 

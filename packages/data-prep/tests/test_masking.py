@@ -50,7 +50,9 @@ def test_addresses_in_urls_are_masked(text: str) -> None:
     assert _masked(text).endswith(text.partition("8.8.8.8")[2] if "8.8" in text else "]:443/")
 
 
-@pytest.mark.parametrize("number", ["+1 555 234 5678", "+49 (0)30 1234567", "(555) 234-5678", "1-800-234-5678", "555.234.5678"])
+@pytest.mark.parametrize(
+    "number", ["+1 555 234 5678", "+49 (0)30 1234567", "(555) 234-5678", "1-800-234-5678", "555.234.5678"]
+)
 def test_telephone_numbers_are_masked(number: str) -> None:
     assert _masked(f"Call {number}, or write.") == "Call <PHONE>, or write."
 
@@ -129,7 +131,25 @@ def test_replacements_that_mask_each_other_are_refused() -> None:
 
 
 _PIECES = st.sampled_from(
-    ["8.8.8.8", "1.2", "-", ".", "@", "a@b.org", "+", "+49 30 1234567", "::", "2a00:", "1", "f", " ", "/", "v", "<", "\n"]
+    [
+        "8.8.8.8",
+        "1.2",
+        "-",
+        ".",
+        "@",
+        "a@b.org",
+        "+",
+        "+49 30 1234567",
+        "::",
+        "2a00:",
+        "1",
+        "f",
+        " ",
+        "/",
+        "v",
+        "<",
+        "\n",
+    ]
 )
 
 

@@ -45,7 +45,11 @@ def test_canonical_form(url: str, expected: str | None) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["http://", "a.org", "/", "..", ".", "%2", "e", "%41", "?", "&", "=", "#", ":", "80", "@"])))
+@given(
+    st.lists(
+        st.sampled_from(["http://", "a.org", "/", "..", ".", "%2", "e", "%41", "?", "&", "=", "#", ":", "80", "@"])
+    )
+)
 def test_the_canonical_form_of_a_canonical_url_is_itself(pieces: list[str]) -> None:
     form = canonical("http://h" + "".join(pieces))
     if form is not None:
@@ -59,7 +63,15 @@ def _decided(urls: list[str | None], shard: int, **settings: Any) -> list[tuple[
     return list(stage.compare([stage.sketch([]), *sketches], documents.__getitem__))
 
 
-_URLS = ["http://a.org/1", None, "https://a.org/1/", "http://b.org", "http://a.org/1#x", "no url", "http://b.org/?gclid=1"]
+_URLS = [
+    "http://a.org/1",
+    None,
+    "https://a.org/1/",
+    "http://b.org",
+    "http://a.org/1#x",
+    "no url",
+    "http://b.org/?gclid=1",
+]
 
 
 @pytest.mark.parametrize("shard", [1, 3, 100])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from penstock.data_prep.cleaning.words import TERMINAL, Split, repeats, split_words
 from penstock.hooks.contracts import Decision, Document
 
+
 class FineWeb:
     """Removes lists, menus and pages that repeat lines. None turns a rule off; the first rule that fails decides."""
 
