@@ -17,6 +17,7 @@ from penstock.hooks.contracts import Decision, Document
 
 Limits: TypeAlias = Sequence[tuple[int, float]]
 """Pairs of n and the largest share of characters."""
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Hashes: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
 
 TOP = ((2, 0.2), (3, 0.18), (4, 0.16))
@@ -59,7 +60,8 @@ class GopherRepetition:
         yield from _pieces("paragraph", _PARAGRAPH_END.split(text.strip()), len(text), self._paragraphs)
         yield from _pieces("line", _lines(text), len(text), self._lines)
         words = self._split(text)
-        spaced, joined = Grams(words, " "), Grams(words, "")
+        lengths = np.fromiter(map(len, words), np.int64, len(words))
+        spaced, joined = Grams(words, lengths, " "), Grams(words, lengths, "")
         for n, limit in self._top:
             share = top_characters(spaced, n) / len(text)
             if share > limit:
@@ -79,23 +81,24 @@ class Grams:
     are cut into words.
     """
 
-    def __init__(self, words: Sequence[str], separator: str) -> None:
+    def __init__(self, words: Sequence[str], lengths: Integers, separator: str) -> None:
         codes = np.frombuffer(separator.join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
-        lengths = np.array([0, *map(len, words)]) + len(separator)
-        self._separator = len(separator)
-        self._starts_W = np.cumsum(lengths) - len(separator)
-        self._sums = np.zeros(codes.size + 1, np.uint64)
-        np.cumsum(codes * _powers(_BASE, codes.size), out=self._sums[1:])
-        self._inverses = _powers(_INVERSE, codes.size + 1)
+        sums = np.zeros(codes.size + 1, np.uint64)
+        np.cumsum(codes * _powers(_BASE, codes.size), out=sums[1:])
+        self._ends_W = np.cumsum(lengths + len(separator)) - len(separator)
+        self._starts_W = self._ends_W - lengths
+        self._sums_to_ends_W = sums[self._ends_W]
+        self._sums_to_starts_W = sums[self._starts_W]
+        self._inverses_W = _powers(_INVERSE, codes.size + 1)[self._starts_W]
 
     def hashes(self, n: int) -> Hashes:
         """uint64 [W - n + 1], or [0] if there are fewer words than n."""
-        starts, ends = self._starts_W[:-n], self._starts_W[n:] - self._separator
-        return (self._sums[ends] - self._sums[starts]) * self._inverses[starts]
+        count = max(0, self._starts_W.size - n + 1)
+        return (self._sums_to_ends_W[n - 1 :] - self._sums_to_starts_W[:count]) * self._inverses_W[:count]
 
     def length(self, place: int, n: int) -> int:
         """Characters of an n-gram."""
-        return int(self._starts_W[place + n] - self._starts_W[place]) - self._separator
+        return int(self._ends_W[place + n - 1] - self._starts_W[place])
 
 
 def top_characters(grams: Grams, n: int) -> int:
@@ -104,10 +107,11 @@ def top_characters(grams: Grams, n: int) -> int:
     if not hashes.size:
         return 0
     ordered = np.sort(hashes)
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    times = np.diff(ends, prepend=-1)
+    lasts = np.flatnonzero(ordered[1:] != ordered[:-1])
+    edges = np.concatenate(([-1], lasts, [hashes.size - 1]))
+    times = edges[1:] - edges[:-1]
     most = int(times.max())
-    candidates = set(ordered[ends[times == most]].tolist())
+    candidates = set(ordered[edges[1:][times == most]].tolist())
     first = next(place for place, gram in enumerate(hashes.tolist()) if gram in candidates)
     return most * grams.length(first, n)
 
