@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from penstock.hooks.config import Schema
-from penstock.hooks.inputs import InputPattern
+from penstock.hooks.inputs import InputPath, InputPattern
 
 _EXAMPLE = ("The gate is open.", "Zwölf Turbinen laufen.\n", "The mill stands still; 水 is what it waits for.")
 
@@ -51,6 +51,8 @@ class JsonLinesConfig(Schema):
     decompressed."""
     field: str = "text"
     """The key of the text in each object."""
+    url: str | None = None
+    """The key of each text's address, which a line may lack. By default no document has an address."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -66,6 +68,8 @@ class ParquetConfig(Schema):
     """Files, folders (searched recursively for *.parquet) and globs."""
     field: str = "text"
     """The string column that holds the text."""
+    url: str | None = None
+    """The column of each text's address, in which null is none. By default no document has an address."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -90,6 +94,8 @@ class HuggingFaceDatasetConfig(Schema):
     """The string column that holds the text."""
     streaming: bool = True
     """Read while downloading instead of downloading first. The documents are spooled to disk once in either case."""
+    url: str | None = None
+    """The column of each text's address, in which null is none. By default no document has an address."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -98,3 +104,20 @@ class HuggingFaceDatasetConfig(Schema):
         datasets = import_extra("datasets", "hf", "an example for the corpus 'hf'")
         datasets.Dataset.from_dict({"text": list(_EXAMPLE)}).save_to_disk(str(folder / "example"))
         return {"name": str(folder / "example")}
+
+
+class CleanedCorpusConfig(Schema):
+    """What is left of a corpus that `penstock data clean` has cleaned."""
+
+    folder: InputPath
+    """The folder that the cleaning wrote."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        from penstock.data_prep.cleaning.clean import clean
+        from penstock.data_prep.corpora import TextCorpus
+        from penstock.hooks.registry import Registry
+
+        corpus = TextCorpus(**TextCorpusConfig.example(folder))
+        clean(corpus, [], folder / "cleaned", Registry.discover(), describe={"use": "text"})
+        return {"folder": str(folder / "cleaned")}

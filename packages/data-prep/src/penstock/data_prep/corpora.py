@@ -117,16 +117,18 @@ class TextCorpus:
 
 
 class JsonLines:
-    """One JSON object per line, the text under `field`; plain or .gz, .bz2, .xz, .zst. Blank lines are skipped."""
+    """One JSON object per line, the text under `field` and its address under `url`, which a line may lack; plain or
+    .gz, .bz2, .xz, .zst. Blank lines are skipped."""
 
-    def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
+    def __init__(self, paths: Sequence[str | Path], *, field: str = "text", url: str | None = None) -> None:
         self._paths = paths
         self._field = field
+        self._url = url
 
     def documents(self) -> Iterator[Document]:
         for path in self._files():
             for where, row in json_rows(path):
-                yield Document(_text_of(row, self._field, where), where)
+                yield _document_of(row, self._field, self._url, where)
 
     def fingerprint(self) -> Mapping[str, Any]:
         return fingerprint(self._files())
@@ -136,11 +138,13 @@ class JsonLines:
 
 
 class Parquet:
-    """The string column `field` of Parquet files, row by row. Needs the extra `parquet`."""
+    """The string column `field` of Parquet files, row by row, and the addresses in the column `url`. Needs the extra
+    `parquet`."""
 
-    def __init__(self, paths: Sequence[str | Path], *, field: str = "text") -> None:
+    def __init__(self, paths: Sequence[str | Path], *, field: str = "text", url: str | None = None) -> None:
         self._paths = paths
         self._field = field
+        self._url = url
 
     def documents(self) -> Iterator[Document]:
         for path in self._files():
@@ -157,12 +161,13 @@ class Parquet:
         parquet = import_extra("pyarrow.parquet", "parquet", str(path))
         try:
             with parquet.ParquetFile(path) as file:
-                _require_field(self._field, file.schema_arrow.names, str(path))
-                batches = file.iter_batches(batch_size=1024, columns=[self._field])
+                columns = [self._field] if self._url is None else [self._field, self._url]
+                for column in columns:
+                    _require_field(column, file.schema_arrow.names, str(path))
+                batches = file.iter_batches(batch_size=1024, columns=columns)
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):
-                    where = f"{path}:{number}"
-                    yield Document(_text_of(row, self._field, where), where)
+                    yield _document_of(row, self._field, self._url, f"{path}:{number}")
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ProblemError(Problem("damaged-file", f"cannot be read as Parquet ({error})", str(path))) from error
 
@@ -179,17 +184,18 @@ class HuggingFaceDataset:
         split: str = "train",
         field: str = "text",
         streaming: bool = True,
+        url: str | None = None,
     ) -> None:
         self._name = name
         self._subset = subset
         self._split = split
         self._field = field
         self._streaming = streaming
+        self._url = url
 
     def documents(self) -> Iterator[Document]:
         for number, row in enumerate(self._rows()):
-            where = f"{self._name}:{self._split}:{number}"
-            yield Document(_text_of(row, self._field, where), where)
+            yield _document_of(row, self._field, self._url, f"{self._name}:{self._split}:{number}")
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         datasets = import_extra("datasets", "hf", self._name)
@@ -209,8 +215,14 @@ class HuggingFaceDataset:
         return datasets.load_dataset(self._name, self._subset, split=self._split, streaming=self._streaming)
 
 
-def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+def _document_of(row: Mapping[str, Any], field: str, url: str | None, where: str) -> Document:
+    """A document of a row; its address is None where the row has none, or null."""
     _require_field(field, row, where)
+    address = None if url is None or row.get(url) is None else _string_of(row, url, where)
+    return Document(_string_of(row, field, where), where, address)
+
+
+def _string_of(row: Mapping[str, Any], field: str, where: str) -> str:
     text = row[field]
     if not isinstance(text, str):
         raise ProblemError(Problem("invalid-field", f"field '{field}' is {type(text).__name__}, not a string", where))

@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "engine": "engines",
     "corpus": "corpora",
     "filter": "filters",
+    "cleaner": "cleaners",
     "task": "tasks",
     "topology": "topologies",
     "placement": "placements",

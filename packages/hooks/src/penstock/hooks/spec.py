@@ -162,6 +162,17 @@ def filters() -> list[Component]:
 
 
 @hookspec
+def cleaners() -> list[Component]:
+    """Stages of cleaning, which remove documents or change their text and say why. Called as `target(**schema)`,
+    returns a `Judge`, which decides of each document alone, or a `Comparer`, which compares documents.
+
+    >>> Component(kind="cleaner", name="urls", target="penstock.data_prep.cleaning.urls:FirstOfUrl",
+    ...           config="penstock.data_prep.cleaning.config:UrlsConfig", summary="Keeps the first of each URL").kind
+    'cleaner'
+    """
+
+
+@hookspec
 def tasks() -> list[Component]:
     """Evaluations of a language model: what to ask it, and what its answers are worth. Called as `target(**schema)`,
     returns a `Task` where the component says `contract=2`, and a `TaskV1` where it says 1 or nothing.

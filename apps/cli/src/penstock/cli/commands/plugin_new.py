@@ -127,6 +127,7 @@ STARTERS: dict[str, Starter] = {
         (),
         ("drops-only", "idempotent", "stateless"),
     ),
+    "cleaner": Starter("Removes documents without a letter", "stages: [{use: NAME, letters: 1}]", (NUMPY,)),
     "task": Starter(
         "How often the first guess is right", "evaluate: {tasks: [{use: NAME}]}", (NUMPY, TORCH)
     ),  # torch for the laws

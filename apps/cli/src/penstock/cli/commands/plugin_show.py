@@ -29,6 +29,7 @@ CONFIG_LINES = {
     "engine": "train: {engine: {use: NAME}}",
     "corpus": "data: {corpus: {use: NAME}}",
     "filter": "data: {filters: [{use: NAME}]}",
+    "cleaner": "stages: [{use: NAME}]",
     "task": "evaluate: {tasks: [{use: NAME}]}",
     "topology": "simulate: {topology: {use: NAME}}",
     "placement": "simulate: {placement: {use: NAME}}",

@@ -1,1 +1,1 @@
-"""Stages that clean documents: each decides which documents go, and says why."""
+"""Stages that clean a corpus, and the folder that holds what they decided."""

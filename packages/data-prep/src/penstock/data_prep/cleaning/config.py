@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
 from penstock.data_prep.cleaning.gopher_repetition import REPEATED, TOP
+from penstock.data_prep.cleaning.near import MAX_RAM
+from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.data_prep.cleaning.urls import TRACKING
 from penstock.hooks.config import Schema
+from penstock.hooks.inputs import InputPath, InputPattern
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gram = tuple[Annotated[int, Field(ge=1)], Share]
@@ -139,3 +146,101 @@ class UrlsConfig(Schema):
     error."""
     tracking: tuple[str, ...] = TRACKING
     """Parameters that do not count, for they only tell where a visitor came from; `*` stands for any ending."""
+
+
+class ExactConfig(Schema):
+    """Equal documents, paragraphs or lines; the first of the corpus stays."""
+
+    unit: Literal["document", "paragraph", "line"] = "document"
+    """What is compared. Equal documents are removed, equal paragraphs and lines cut out."""
+    normaliser: Normaliser | None = None
+    """What equal texts may differ in: `{}` for case, punctuation, whitespace and Unicode's form, or some of
+    `{case: keep, punctuation: keep, whitespace: keep, unicode: none}`. Without it, texts are equal character by
+    character."""
+    min_characters: int = Field(default=20, ge=1)
+    """Shorter paragraphs and lines stay."""
+
+
+class NearConfig(Schema):
+    """Near duplicates by MinHash; one document of each cluster stays."""
+
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of two documents' shingles from which on they are near."""
+    recall: float = Field(default=RECALL, gt=0, lt=1)
+    """Probability with which a pair at the threshold or above is found at least."""
+    keep: Literal["earliest", "longest", "best"] = "earliest"
+    """Which document of a cluster stays: the first, the longest, or the one with the largest share of prose."""
+    permutations: int = Field(default=128, ge=2)
+    """Numbers of a signature."""
+    seed: int = 1
+    """Chooses the permutations."""
+    scheme: Literal["affine32", "affine64", "legacy"] = "affine32"
+    """How shingles are permuted, as in datasketch's `MinHash`."""
+    hash: Literal["xxh32", "sha1"] = "xxh32"
+    """How shingles are hashed. datasketch's default is `sha1`."""
+    unit: Literal["word", "character"] = "word"
+    """What a shingle consists of."""
+    size: int = Field(default=5, ge=1)
+    """Words or characters of a shingle."""
+    max_ram: int = Field(default=MAX_RAM, ge=10_000_000)
+    """Bytes of memory that comparing takes at most; what does not fit is sorted on disk."""
+
+
+class SubstringsConfig(Schema):
+    """Spans that stand in several documents; the first of the corpus keeps them."""
+
+    tokens: int = Field(default=50, ge=2)
+    """Shortest span, in words or Chinese and Japanese characters; 50 as in Lee et al. (2022), where these are BPE
+    tokens."""
+    action: Literal["cut", "remove"] = "cut"
+    """`cut` puts a form feed in place of each span, `remove` removes documents that repeat `share`."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """With `remove`: share of a document's tokens in spans from which on it is removed."""
+
+
+class DecontaminateConfig(Schema):
+    """Words of evaluations in documents."""
+
+    paths: tuple[InputPattern, ...] = Field(min_length=1)
+    """JSON Lines files of evaluations, with their texts under `text`; folders and globs. The name of a file before its
+    first dot is that of the evaluation."""
+    words: int = Field(default=13, ge=1)
+    """How many successive words a document and an evaluation have in common; 13 as in GPT-3."""
+    shortest: int = Field(default=8, ge=1)
+    """Texts of fewer than `words` words are looked for as a whole from this number on."""
+    action: Literal["remove", "cut"] = "remove"
+    """`remove` removes the document, `cut` puts a form feed in place of the common words."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        lines = [json.dumps({"text": text}) for text in ("When did the mill stand still?", "It was in 1871.")]
+        (folder / "history.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        return {"paths": [str(folder)], "words": 5, "shortest": 3}
+
+
+class _OfModel(Schema):
+    """A stage that reads the file of `penstock data learn`."""
+
+    model: InputPath
+    """The file that `penstock data learn` wrote."""
+    keep: float = Field(default=0.3, gt=0, lt=1)
+    """Share of ordinary text that is kept, as text says that was held out of the training."""
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        from penstock.data_prep.cleaning.contrastive import learn
+
+        texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
+        learn(*texts, buckets=1024).save(folder / "model.npz")
+        return {"model": str(folder / "model.npz")}
+
+
+class ContrastiveConfig(_OfModel):
+    """Removes texts that a classifier finds ordinary."""
+
+    least: float | None = Field(default=None, gt=0, lt=1)
+    """Smallest probability of good text; instead of `keep`."""
+
+
+class ResamplingConfig(_OfModel):
+    """Removes texts so that the others have the words of good ones: a sample by importance."""

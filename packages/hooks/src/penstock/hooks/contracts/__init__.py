@@ -6,6 +6,7 @@ module of this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
+from penstock.hooks.contracts.cleaning import Comparer, Decision, Judge
 from penstock.hooks.contracts.data import BeginsTexts, Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.evaluation import (
     Answer,
@@ -126,7 +127,9 @@ __all__ = [
     "BatchLoad",
     "BeginsTexts",
     "ChatTemplate",
+    "Comparer",
     "Corpus",
+    "Decision",
     "Decodable",
     "Document",
     "DocumentFilter",
@@ -146,6 +149,7 @@ __all__ = [
     "Interval",
     "Item",
     "Job",
+    "Judge",
     "LaidOut",
     "LanguageModel",
     "Launcher",

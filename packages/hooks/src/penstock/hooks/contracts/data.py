@@ -11,10 +11,12 @@ from penstock.hooks.contracts.tensors import Array
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text and where it came from (a path, a URL, "file.jsonl:17")."""
+    """A piece of text and where it came from (a path, a URL, "file.jsonl:17"), and the address that the corpus knows of
+    it, if it knows one."""
 
     text: str
     source: str
+    url: str | None = None
 
 
 class Corpus(Protocol):

@@ -1,0 +1,86 @@
+"""What two texts may differ in and still count as equal: Unicode form, case, punctuation, whitespace.
+
+Normalising twice changes nothing more. Punctuation becomes a space and does not vanish, so that "end.Next" stays two
+words and no combining mark comes to stand after another letter.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Literal
+
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
+
+VERSION = 1
+"""Raised by every change of a result; it is part of all that is stored and compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """A text to the text that is compared.
+
+    Letters that Unicode adds have no lower case and no composed form for older versions of Python (3.11 knows Unicode
+    14), so a text with such letters may normalise otherwise on another version. Raises `ProblemError` for an unknown
+    setting.
+    """
+
+    unicode: Literal["nfc", "none"] = "nfc"
+    """`nfc` composes letters and their accents (Unicode Standard Annex 15)."""
+    case: Literal["lower", "keep"] = "lower"
+    punctuation: Literal["space", "keep"] = "space"
+    """`space` replaces each character of the Unicode categories P (punctuation) and S (symbols)."""
+    whitespace: Literal["single", "keep"] = "single"
+    """`single` makes one space of each run of whitespace, and removes it at both ends."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            require_choice(name, getattr(self, name), kind)
+
+    def __call__(self, text: str) -> str:
+        if self.case == "lower":
+            text = text.lower()
+        # After the case: "J" with a caron has no composed form, "j" with one has.
+        if self.unicode == "nfc":
+            text = unicodedata.normalize("NFC", text)
+        if self.punctuation == "space":
+            text = text.translate(_punctuation_to_space())
+        return " ".join(text.split()) if self.whitespace == "single" else text
+
+    @property
+    def version(self) -> str:
+        """What a stored hash carries: hashes of different versions are never compared.
+
+        >>> Normaliser().version
+        '1-nfc-lower-space-single'
+        """
+        return "-".join([str(VERSION), *asdict(self).values()])
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "unicode": ("nfc", "none"),
+    "case": ("lower", "keep"),
+    "punctuation": ("space", "keep"),
+    "whitespace": ("single", "keep"),
+}
+
+
+def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises `ProblemError` where a setting is none of the known values."""
+    if value not in known:
+        raise ProblemError(Problem("invalid-value", f"{name} is '{value}'", "", did_you_mean(value, known)))
+
+
+class _PunctuationToSpace(dict[int, str]):
+    """For `str.translate`: filled as characters appear, because reading the category of all takes 0.2 s."""
+
+    def __missing__(self, code_point: int) -> str:
+        character = chr(code_point)
+        self[code_point] = " " if unicodedata.category(character)[0] in "PS" else character
+        return self[code_point]
+
+
+@cache
+def _punctuation_to_space() -> _PunctuationToSpace:
+    return _PunctuationToSpace()

@@ -1,0 +1,197 @@
+"""Stages over the folder of a cleaning: what each sees, and the jobs that work on one shard of it.
+
+A job is a function of the folder, the stage and the shard. It writes one file, whole or not at all, and a file that is
+there is not made again: a cleaning that was killed goes on with the shards that are left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penstock.data_prep.cleaning.decisions import (
+    StageCounts,
+    counted,
+    read_decisions,
+    starts_of_texts,
+    text_at,
+    write_decisions,
+)
+from penstock.data_prep.cleaning.documents import Documents
+from penstock.hooks.atomic import replacing
+from penstock.hooks.contracts import Decision, Document
+from penstock.hooks.discovery import Selection
+from penstock.hooks.registry import Registry
+
+DOCUMENTS, DECISIONS, SKETCHES = "documents", "decisions", "sketches"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a cleaning. `cleaner` is what its config says, `code` the hash of the component's code; `name` is the
+    folder of its files, which says what it follows from: the corpus, and every stage before it."""
+
+    name: str
+    cleaner: Mapping[str, Any]
+    code: str = ""
+
+
+def stages_of(corpus: Mapping[str, Any], cleaners: Sequence[tuple[Mapping[str, Any], str]]) -> list[Stage]:
+    """Names the stages of a cleaning: each by its number, its component, and a hash of all that decides its result."""
+    stages: list[Stage] = []
+    known = json.dumps(corpus, sort_keys=True)
+    for number, (cleaner, code) in enumerate(cleaners, 1):
+        known += json.dumps([cleaner, code], sort_keys=True)
+        key = hashlib.sha256(known.encode()).hexdigest()[:10]
+        stages.append(Stage(f"{number:02d}-{cleaner['use'].rpartition(':')[2]}-{key}", cleaner, code))
+    return stages
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The documents that come to a stage, in their shards: those that `before` left, with the texts that it made."""
+
+    folder: Path
+    before: tuple[str, ...]
+
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents.open(self.folder / DOCUMENTS)
+
+    def of_shard(self, number: int) -> Iterator[tuple[int, Document]]:
+        """Places and documents."""
+        name = self.documents.shards[number].name
+        waiting = [_Cursor(read_decisions(self.folder / DECISIONS / stage / name)) for stage in self.before]
+        for place, document in enumerate(self.documents.of_shard(number), self.documents.firsts[number]):
+            text: str | None = document.text
+            for decisions in waiting:
+                decided = decisions.at(place)
+                if decided is not None and text is not None:
+                    text = decided.text
+            if text is not None:
+                yield place, document if text is document.text else replace(document, text=text)
+
+
+class _Cursor:
+    """Decisions of ascending places, asked for in that order."""
+
+    def __init__(self, decided: Iterator[tuple[int, Decision]]) -> None:
+        self._decided = decided
+        self._next = next(decided, None)
+
+    def at(self, place: int) -> Decision | None:
+        if self._next is None or self._next[0] != place:
+            return None
+        found, self._next = self._next[1], next(self._decided, None)
+        return found
+
+
+# ------------------------------------------------------------------------------------------------ jobs
+
+
+def judge_shard(argument: dict[str, Any]) -> dict[str, Any]:
+    """A job: writes the decisions of a judge about one shard. Returns their counts."""
+    cleaner, seen, number = _of(argument)
+    path = decisions_file(seen, argument["stage"], number)
+    if not path.exists():
+        judged = ((place, cleaner.judge(document)) for place, document in seen.of_shard(number))
+        write_decisions(path, ((place, decision) for place, decision in judged if decision is not None))
+    return asdict(counts_of_shard(seen, argument["stage"], number))
+
+
+def sketch_shard(argument: dict[str, Any]) -> dict[str, Any]:
+    """A job: writes the rows of a comparer for one shard, and the places of their documents."""
+    cleaner, seen, number = _of(argument)
+    path = sketch_file(seen, argument["stage"], number)
+    if not path.exists():
+        shard = list(seen.of_shard(number))
+        rows = np.asarray(cleaner.sketch([document for _, document in shard]))
+        place_N = np.array([place for place, _ in shard], dtype=np.int64)
+        for target, array in ((places_file(path), place_N), (path, rows)):  # the second says that both are there
+            with replacing(target) as file:
+                np.save(file, array)
+    return {}
+
+
+def _of(argument: Mapping[str, Any]) -> tuple[Any, Seen, int]:
+    settings: dict[str, Any] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in argument["selection"].items()
+    }
+    choice = Registry.discover(Selection(**settings)).choose("cleaner", argument["cleaner"])
+    return choice.build(), Seen(Path(argument["folder"]), tuple(argument["before"])), argument["shard"]
+
+
+def counts_of_shard(seen: Seen, stage: str, number: int) -> StageCounts:
+    decided = _Cursor(read_decisions(decisions_file(seen, stage, number)))
+    return counted((document, decided.at(place)) for place, document in seen.of_shard(number))
+
+
+def decisions_file(seen: Seen, stage: str, number: int) -> Path:
+    return seen.folder / DECISIONS / stage / seen.documents.shards[number].name
+
+
+def sketch_file(seen: Seen, stage: str, number: int) -> Path:
+    return seen.folder / SKETCHES / stage / f"{number:05d}.npy"
+
+
+def places_file(sketch: Path) -> Path:
+    return sketch.with_suffix(".places.npy")
+
+
+# ------------------------------------------------------------------------------------------- comparing
+
+
+def compare_all(cleaner: Any, seen: Seen, stage: str) -> None:
+    """Writes the decisions of a comparer about all shards, from the rows of each."""
+    files = [sketch_file(seen, stage, number) for number in range(len(seen.documents.shards))]
+    places = [np.load(places_file(file)) for file in files]
+    place_N = np.concatenate(places)
+    read = _Reader(seen, place_N)
+    sketches = [np.load(file, mmap_mode="r") for file in files]
+    decided = ((int(place_N[number]), decision) for number, decision in cleaner.compare(sketches, read))
+    following = next(decided, None)
+    for number, end in enumerate(accumulate(shard.documents for shard in seen.documents.shards)):
+
+        def of_shard(end: int = end) -> Iterator[tuple[int, Decision]]:
+            nonlocal following
+            while following is not None and following[0] < end:
+                yield following
+                following = next(decided, None)
+
+        write_decisions(decisions_file(seen, stage, number), of_shard())
+
+
+class _Reader:
+    """The document at a place among those that came to a stage. Of texts that earlier stages made it keeps where they
+    are."""
+
+    def __init__(self, seen: Seen, place_N: np.ndarray) -> None:
+        self._seen, self._place_N = seen, place_N
+        self._made: dict[int, tuple[Path, int]] = {}
+        for stage in seen.before:
+            for number in range(len(seen.documents.shards)):
+                path = decisions_file(seen, stage, number)
+                self._made |= {place: (path, start) for place, start in starts_of_texts(path)}
+
+    def __call__(self, number: int) -> Document:
+        place = int(self._place_N[number])
+        document = self._seen.documents.at(place)
+        if place not in self._made:
+            return document
+        path, start = self._made[place]
+        return replace(document, text=text_at(path, start))
+
+
+def decided_of(seen: Seen, stage: str) -> Iterator[tuple[int, Decision]]:
+    """All decisions of a stage."""
+    return chain.from_iterable(
+        read_decisions(decisions_file(seen, stage, number)) for number in range(len(seen.documents.shards))
+    )
