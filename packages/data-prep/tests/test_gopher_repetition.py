@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +15,7 @@ from penstock.data_prep.cleaning.gopher_repetition import (
     REPEATED,
     TOP,
     GopherRepetition,
-    _repeated_bounds,
-    _top_bounds,
+    Grams,
     repeated_characters,
     top_characters,
 )
@@ -33,32 +34,52 @@ def _distinct(count: int, length: int = 40) -> list[str]:
     return ["".join(draw.choices("abcdefgh", k=length - 2)) + f"{number:02}" for number in range(count)]
 
 
+def _grams(words: list[str], separator: str) -> Grams:
+    return Grams(words, np.array([len(word) for word in words], np.int64), separator)
+
+
+def _top(words: list[str], n: int) -> int:
+    grams = Counter(" ".join(words[start : start + n]) for start in range(len(words) - n + 1))
+    return max((times * len(gram) for gram, times in grams.most_common(1)), default=0)
+
+
+def _repeated(words: list[str], n: int) -> int:
+    seen = set[str]()
+    characters = start = 0
+    while start + n <= len(words):
+        gram = "".join(words[start : start + n])
+        characters += len(gram) if gram in seen else 0
+        start += n if gram in seen else 1
+        seen.add(gram)
+    return characters
+
+
 @settings(deadline=None)
 @given(_WORDS, st.integers(1, 4))
-def test_bounds_are_at_least_what_the_rules_measure(words: list[str], shortest: int) -> None:
-    sizes = [shortest, shortest + 1, shortest + 3]
-    for bounds, measure in ((_top_bounds, top_characters), (_repeated_bounds, repeated_characters)):
-        for bound, size in zip(bounds(words, sizes), sizes, strict=True):
-            assert bound >= measure(words, size)
+def test_measures_are_those_of_plain_strings(words: list[str], n: int) -> None:
+    assert top_characters(_grams(words, " "), n) == _top(words, n)
+    assert repeated_characters(_grams(words, ""), n) == _repeated(words, n)
+
+
+def test_measures_of_long_texts_are_those_of_plain_strings() -> None:
+    draw = random.Random(0)
+    words = draw.choices(["the", "mill", "😀", "river,", "of"], k=3000)
+    for n in (2, 3, 5, 8):
+        assert top_characters(_grams(words, " "), n) == _top(words, n)
+        assert repeated_characters(_grams(words, ""), n) == _repeated(words, n)
 
 
 @settings(deadline=None, max_examples=50)
 @given(_WORDS)
-def test_verdicts_are_those_of_the_rules_without_bounds(words: list[str]) -> None:
+def test_the_first_rule_that_fails_decides(words: list[str]) -> None:
     text = " ".join(words) + "."
     off: dict[str, Any] = dict.fromkeys(
         ["maximum_paragraphs", "maximum_paragraph_characters", "maximum_lines", "maximum_line_characters"]
     )
-    rules = [(f"top-{n}-gram", top_characters(words, n), limit) for n, limit in TOP]
-    rules += [(f"repeated-{n}-grams", repeated_characters(words, n), limit) for n, limit in REPEATED]
+    rules = [(f"top-{n}-gram", _top(words, n), limit) for n, limit in TOP]
+    rules += [(f"repeated-{n}-grams", _repeated(words, n), limit) for n, limit in REPEATED]
     expected = next((name for name, measured, limit in rules if measured / len(text) > limit), None)
     assert _rule(text, split=lambda _: words, **off) == (expected and f"gopher-repetition/{expected}")
-
-
-def test_bounds_of_prose_ask_no_rule() -> None:
-    words = _distinct(200, 6)
-    assert _repeated_bounds(words, [5, 10]) == [0, 0]
-    assert _top_bounds(words, [2, 3]) == [14, 28]
 
 
 @pytest.mark.parametrize(
@@ -72,23 +93,26 @@ def test_bounds_of_prose_ask_no_rule() -> None:
     ],
 )
 def test_measures_by_hand(words: str, n: int, top: int, repeated: int) -> None:
-    assert top_characters(words.split(), n) == top
-    assert repeated_characters(words.split(), n) == repeated
+    assert top_characters(_grams(words.split(), " "), n) == _top(words.split(), n) == top
+    assert repeated_characters(_grams(words.split(), ""), n) == _repeated(words.split(), n) == repeated
 
 
 def test_of_equally_frequent_n_grams_the_first_counts() -> None:
-    assert top_characters(["a", "b", "long", "words"], 2) == len("a b")
+    assert top_characters(_grams(["a", "b", "long", "words"], " "), 2) == len("a b")
 
 
 def test_repeated_lines_and_paragraphs() -> None:
     ten = _distinct(10)
-    blank, line = "\n\n", "\n"
-    assert _rule(line.join(ten)) is None
-    assert _rule(line.join(ten[:7] + ten[:3]), maximum_line_characters=None, repeated=()) is None
-    assert _rule(line.join(ten[:6] + ten[:4]), maximum_line_characters=None) == "gopher-repetition/lines"
-    assert _rule(line.join(ten[:7] + ten[:3])) == "gopher-repetition/line-characters"
-    assert _rule(blank.join(ten[:6] + ten[:4])) == "gopher-repetition/paragraphs"
-    assert _rule(blank.join(ten[:7] + ten[:3])) == "gopher-repetition/paragraph-characters"
+    for end, name in (("\n", "line"), ("\n\n", "paragraph")):
+        off: dict[str, Any] = {"top": (), "repeated": ()}
+        if name == "paragraph":
+            off |= {"maximum_lines": None, "maximum_line_characters": None}
+        characters_off = {f"maximum_{name}_characters": None}
+        assert _rule(end.join(ten), **off) is None
+        assert _rule(end.join(ten[:7] + ten[:3]), **off, **characters_off) is None
+        assert _rule(end.join(ten[:6] + ten[:4]), **off, **characters_off) == f"gopher-repetition/{name}s"
+        assert _rule(end.join(ten[:8] + ten[:2]), **off) is None
+        assert _rule(end.join(ten[:7] + ten[:3]), **off) == f"gopher-repetition/{name}-characters"
 
 
 def test_a_text_without_characters_goes() -> None:

@@ -56,9 +56,11 @@ class Gopher:
     def _failures(self, text: str, counts: Counter[str]) -> Iterator[tuple[str, str]]:
         """Rule and detail of each rule that fails. Each word is looked at once, however often it stands in the text."""
         all_words = counts.total()
-        words = characters = 0
+        words = characters = with_letters = 0
         for word, times in counts.items():
-            if not SYMBOLS.issuperset(word):
+            has_letter = word.isalpha() or any(map(str.isalpha, word))
+            with_letters += times * has_letter
+            if has_letter or not SYMBOLS.issuperset(word):
                 words += times
                 characters += times * len(word)
         least, most = self._words
@@ -82,7 +84,7 @@ class Gopher:
         yield from _above("bullets", "of lines begin with a bullet", _bullets(lines) / len(lines), bullets)
         yield from _above("ellipsis-lines", "of lines end with an ellipsis", _ellipses(lines) / len(lines), ends)
         if self._with_letters is not None:
-            share = sum(times for word, times in counts.items() if _has_letter(word)) / all_words
+            share = with_letters / all_words
             if share < self._with_letters:
                 yield "letters", f"{share:.3f} of words have a letter, at least {self._with_letters:g} are needed"
         if self._minimum_stop_words is not None:
@@ -102,7 +104,3 @@ def _bullets(lines: Sequence[str]) -> int:
 
 def _ellipses(lines: Sequence[str]) -> int:
     return sum(line.rstrip().endswith(("...", "…")) for line in lines)
-
-
-def _has_letter(word: str) -> bool:
-    return word.isalpha() or any(map(str.isalpha, word))

@@ -5,19 +5,17 @@ splitters here need no model and no language: they agree with spaCy's English on
 verdicts are the same (`tests/benchmarks/quality.py` prints how many). Text without spaces between words, such as
 Chinese or Thai, needs a splitter of its language.
 
-Only the standard library and numpy are imported, so that another environment can run this file by itself.
+Only the standard library is imported, so that another environment can run this file by itself.
 """
 
 from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from typing import Any, TypeAlias
-
-import numpy as np
+from functools import lru_cache
+from itertools import chain
+from typing import TypeAlias
 
 Split: TypeAlias = Callable[[str], Sequence[str]]
 """Text to its words, or to its sentences."""
@@ -48,32 +46,31 @@ SYMBOLS = TERMINAL.union(string.punctuation, _characters(_SYMBOLS))
 """Characters that make no word by themselves: those that cc_net's normaliser takes for punctuation, control characters,
 and ends of sentences."""
 
-_SPACE, _WORD, _SYMBOL = 0, 1, 2
-_TABLE = 0x20000
-"""Code points from here on are ideographs, variation selectors, or not assigned: all count as parts of words."""
-
-_SENTENCE_END = re.compile(r"""(?:(?<![.\s].)(?<!\b[DMS]r)(?<!\bMrs)\.|[!?])["'\u201d\u2019)\]]*\s+(?=\S)""")
+# What spaCy's tokenizer takes off the ends of a word, and where it cuts one.
+_AROUND = "…,:;!?¿؟¡()[]{}<>_#*&。·।،؛٪\"'`«»—" + "".join(
+    _characters("B4 6D4 2013 2018-201A 201C-201E FF01 FF0C FF1A-FF1B FF1F")
+)
+_BEFORE = _AROUND + "§%=+$£€¥"
+_BEHIND = _AROUND + "."
+_SINGLE = re.compile(r"\.\.+|.", re.DOTALL)
+_INSIDE = re.compile(
+    r"(\.\.+|…|(?<=[^\W\d_])(?:--?|[,~\u2013\u2014])(?=[^\W\d_])|(?<=[^\W_])[:<>=/](?=[^\W\d_])"
+    r"|(?<=\d)[+*^-](?=[\d-])|(?<=[a-z])\.(?=[A-Z]))|(?=n['\u2019]t$)|(?=['\u2019](?:s|m|d|re|ve|ll)$)"
+)
+_SENTENCE_END = re.compile(r"""[.!?](?<![.\s].\.)(?<!\b[DMS]r\.)(?<!\bMrs\.)["'\u201d\u2019)\]]*\s+(?=\S)""")
+_LONG = 100
+"""Characters of a piece from which on it is not kept: the pieces that are kept take some 20 MB at most."""
 
 
 def split_words(text: str) -> list[str]:
-    """Runs of letters, marks, digits and underscores, and runs of symbols between them.
+    """Pieces between spaces; punctuation around them, hyphens and English contractions are words of their own.
 
-    >>> split_words("Don't stop -- it's 5 km!")
-    ['Don', "'", 't', 'stop', '--', 'it', "'", 's', '5', 'km', '!']
-
-    A space is put where a word meets a symbol, and the text is split at spaces: three times as fast as a regular
-    expression that finds the runs.
+    >>> split_words("Don't stop (it's well-known): 3.5 km...")
+    ['Do', "n't", 'stop', '(', 'it', "'s", 'well', '-', 'known', ')', ':', '3.5', 'km', '...']
     """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kinds = _kinds()[np.minimum(codes, _TABLE)]
-    meets = kinds[1:] + kinds[:-1] == _WORD + _SYMBOL
-    if not meets.any():
-        return text.split()
-    places = np.arange(codes.size)
-    places[1:] += np.cumsum(meets)
-    spaced = np.full(places[-1] + 1, ord(" "), np.uint32)
-    spaced[places] = codes
-    return spaced.tobytes().decode("utf-32-le", "surrogatepass").split()
+    pieces = text.split()
+    parts = _parts if max(map(len, pieces), default=0) < _LONG else _parts.__wrapped__
+    return list(chain.from_iterable(map(parts, pieces)))
 
 
 def split_sentences(text: str) -> list[str]:
@@ -100,14 +97,16 @@ def repeats(pieces: Iterable[str]) -> tuple[int, int]:
     return number, characters
 
 
-@cache
-def _kinds() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What each code point is; marks belong to words, or most words of Hindi would fall apart."""
-
-    def kind(character: str) -> int:
-        if character.isspace():
-            return _SPACE
-        word = character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
-        return _WORD if word else _SYMBOL
-
-    return np.array([kind(chr(code)) for code in range(_TABLE)] + [_WORD], np.uint8)
+@lru_cache(1 << 16)
+def _parts(piece: str) -> tuple[str, ...]:
+    """What stands before a word, its parts, and what stands behind it. Nine of ten pieces stood before; kept, they make
+    splitting three times as fast."""
+    if piece.isalnum():
+        return (piece,)
+    start = len(piece) - len(piece.lstrip(_BEFORE))
+    end = max(start, len(piece.rstrip(_BEHIND)))
+    if piece[end : end + 1] == "." and piece[end - 1 : end].isupper() and not piece[end - 2 : end - 1].isupper():
+        end += 1  # the point of an initial
+    word = piece[start:end]
+    parts = [word] if word.isalnum() or "://" in word else filter(None, _INSIDE.split(word))
+    return (*_SINGLE.findall(piece[:start]), *parts, *_SINGLE.findall(piece[end:]))
