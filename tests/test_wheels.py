@@ -48,16 +48,18 @@ def test_a_wheel_stands_alone(distribution: str, wheelhouse: Path) -> None:
 
 @pytest.mark.wheels
 @pytest.mark.parametrize("compiler", ["works", "false"])
+@pytest.mark.parametrize("distribution", ["penstock-quant158", "penstock-data-prep"])
 def test_a_wheel_is_for_one_platform_where_it_is_compiled_and_for_any_without_a_compiler(
-    compiler: str, tmp_path: Path
+    distribution: str, compiler: str, tmp_path: Path
 ) -> None:
     if compiler == "works" and not native.built():
         pytest.skip("no compiler built the kernel here")
-    command = ["uv", "build", "--quiet", "--wheel", "--package", "penstock-quant158", "--out-dir", str(tmp_path)]
+    command = ["uv", "build", "--quiet", "--wheel", "--package", distribution, "--out-dir", str(tmp_path)]
     broken = {} if compiler == "works" else {"CC": compiler, "CXX": compiler}
     subprocess.run(command, cwd=ROOT, env={**os.environ, **broken}, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    has_library = any("libpenstock_quant158" in name for name in zipfile.ZipFile(wheel).namelist())
+    library = f"lib{distribution.replace('-', '_')}"
+    has_library = any(library in name for name in zipfile.ZipFile(wheel).namelist())
     assert has_library == (compiler == "works")
     assert wheel.name.endswith("-py3-none-any.whl") != has_library
     assert "-py3-none-" in wheel.name

@@ -92,7 +92,7 @@ def _export_model(choice: Choice, restored: RestoredRun, out: Path | None) -> li
 
 
 def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list[Path]:
-    from penstock.train.progress import StageProgress
+    from penstock.cli.stage_progress import StageProgress
     from penstock.train.restore import trained_model
 
     exporter: RunExporter = choice.build()

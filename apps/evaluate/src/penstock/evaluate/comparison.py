@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.cli.stage_progress import StageProgress
 from penstock.eval_suite.comparison import (
     Compared,
     Difference,
@@ -34,7 +35,6 @@ from penstock.hooks.registry import Choice, Registry
 from penstock.run import messages
 from penstock.run.records.comparison import ComparedDocument, Comparison, PairedFigure, PairFigure
 from penstock.run.records.record import write_record
-from penstock.train.progress import StageProgress
 
 WORST = 5
 _TEXT_SHOWN = 60  # characters of a document

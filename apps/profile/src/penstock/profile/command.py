@@ -298,10 +298,10 @@ def _profiled(
     subject: Subject, run: RunDirectory | None, report: Path | None, trace_file: Path | None
 ) -> tuple[Profile, list[str]]:
     """The figures, and a line for each file written."""
+    from penstock.cli.stage_progress import StageProgress
     from penstock.profile.atlas import tables_of
     from penstock.profile.atlas_page import write_atlas
     from penstock.profile.profiling import profile_figures, record_trace
-    from penstock.train.progress import StageProgress
 
     with StageProgress() as progress:
         trace = record_trace(subject, lambda read: progress("tokens", read, subject.tokens))
@@ -328,8 +328,8 @@ def _modified(
     report: Path | None,
     as_json: bool,
 ) -> dict[str, Any]:
+    from penstock.cli.stage_progress import StageProgress
     from penstock.profile import modification
-    from penstock.train.progress import StageProgress
 
     network = run.section("simulate", SimulateSettings, registry) if run else SimulateSettings()
     hidden_size = network.hidden_size or subject.header["hidden_size"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli.output import human_bytes
+from penstock.cli.stage_progress import StageProgress
 from penstock.data_prep.dataset import TokenDataset
 from penstock.hooks.atomic import write_json
 from penstock.hooks.config import ConfigDocument
@@ -42,7 +43,6 @@ from penstock.train.loop import Interrupted, Trainer
 from penstock.train.memory import keep_freed_memory
 from penstock.train.model_shards import require_in_place
 from penstock.train.numerics import record_numerics
-from penstock.train.progress import StageProgress
 from penstock.train.ranks import (
     done_on_all,
     joined,

@@ -6,9 +6,9 @@ words and no combining mark comes to stand after another letter.
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Literal
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
@@ -45,7 +45,7 @@ class Normaliser:
         if self.unicode == "nfc":
             text = unicodedata.normalize("NFC", text)
         if self.punctuation == "space":
-            text = text.translate(_punctuation_to_space())
+            text = _without_punctuation(text)
         return " ".join(text.split()) if self.whitespace == "single" else text
 
     @property
@@ -72,15 +72,14 @@ def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ProblemError(Problem("invalid-value", f"{name} is '{value}'", "", did_you_mean(value, known)))
 
 
-class _PunctuationToSpace(dict[int, str]):
-    """For `str.translate`: filled as characters appear, because reading the category of all takes 0.2 s."""
-
-    def __missing__(self, code_point: int) -> str:
-        character = chr(code_point)
-        self[code_point] = " " if unicodedata.category(character)[0] in "PS" else character
-        return self[code_point]
+_ASCII = str.maketrans(dict.fromkeys(string.punctuation, " "))  # of both categories
 
 
-@cache
-def _punctuation_to_space() -> _PunctuationToSpace:
-    return _PunctuationToSpace()
+def _without_punctuation(text: str) -> str:
+    if text.isascii():
+        return text.translate(_ASCII)
+    # A text has few kinds of punctuation, and translating it by a dictionary would take seven times as long.
+    for character in set(text):
+        if unicodedata.category(character)[0] in "PS":
+            text = text.replace(character, " ")
+    return text

@@ -1,4 +1,4 @@
-"""MinHash signatures of texts, bit for bit those of datasketch: normalise, cut into shingles, hash, permute, take minima.
+"""MinHash signatures of texts, with the bits of datasketch: normalise, cut into shingles, hash, permute, take minima.
 
 The share of equal places in two signatures estimates the Jaccard similarity of the sets of shingles. The compiled
 kernel and numpy give equal bits; numpy is some 20 times slower.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from penstock.data_prep.cleaning import native
+from penstock.data_prep.cleaning.characters import images
 from penstock.data_prep.cleaning.normalise import Normaliser, require_choice
 from penstock.data_prep.cleaning.shingles import Shingling
 from penstock.hooks.problems import Problem, ProblemError
@@ -24,42 +27,56 @@ Hash = Literal["sha1", "xxh32"]
 Signatures = NDArray[np.uint32] | NDArray[np.uint64]
 _Unsigned = NDArray[Any]  # of the scheme's width
 
+NUMPY = "numpy"
 _MERSENNE = np.uint64(2**61 - 1)
+_TEXTS = 256  # encoded at once for the kernel
 _BLOCK = 256  # shingles permuted at once: with 128 permutations 128 KiB, which stays in the second-level cache
 
 
+@dataclass(frozen=True)
 class Signer:
-    """Texts to signatures [N, permutations], each place the least value of one permutation over all shingles.
+    """Texts to signatures [N, permutations]: each place holds the least value of one permutation over all shingles.
 
-    `scheme` is datasketch's: `affine32` (its default since 2.0) is `a * fmix32(hash) + b` modulo 2**32 with odd `a`,
-    `affine64` the same of 64 bits for sets beyond 10**8 shingles, `legacy` that of datasketch 1. `sha1` is the hash that
-    datasketch takes by default; xxh32 is 7 times faster and estimates as well. `seed` draws `a` and `b`.
-
-    Raises `ProblemError` for an unknown scheme or hash, and for fewer than 1 permutation.
+    Raises `ProblemError` for an unknown scheme, hash or kernel, and for fewer than 1 permutation.
     """
 
-    def __init__(
-        self,
-        permutations: int = 128,
-        seed: int = 1,
-        scheme: Scheme = "affine32",
-        hash: Hash = "xxh32",
-        shingle: Shingling = Shingling(),
-        normaliser: Normaliser = Normaliser(),
-    ) -> None:
-        require_choice("scheme", scheme, ("affine32", "affine64", "legacy"))
-        require_choice("hash", hash, ("sha1", "xxh32"))
-        if permutations < 1:
-            raise ProblemError(Problem("invalid-value", f"{permutations} permutations", "", "at least 1"))
-        self.permutations, self.seed, self.scheme, self.hash = permutations, seed, scheme, hash
-        self.shingle, self.normaliser = shingle, normaliser
-        self.dtype = np.dtype(np.uint32 if scheme == "affine32" else np.uint64)
-        self.empty = 2**64 - 1 if scheme == "affine64" else 2**32 - 1
-        """Every place of the signature of a text without shingles."""
-        self._factors, self._offsets = _coefficients(scheme, permutations, seed)
+    permutations: int = 128
+    seed: int = 1
+    """Draws the permutations."""
+    scheme: Scheme = "affine32"
+    """datasketch's: `affine32`, its default since 2.0, is `a * mixed(hash) + b` modulo 2**32 with odd `a`; `affine64`
+    is the same of 64 bits, for texts of more than 10**8 shingles; `legacy` is that of datasketch 1."""
+    hash: Hash = "xxh32"
+    """`sha1` is datasketch's default; xxh32 estimates as well at a fraction of the time."""
+    shingle: Shingling = field(default_factory=Shingling)
+    normaliser: Normaliser = field(default_factory=Normaliser)
+    kernel: str | None = None
+    """One of `kernels()`, which all give the same bits; None is the fastest."""
+
+    def __post_init__(self) -> None:
+        require_choice("scheme", self.scheme, tuple(native.SCHEMES))
+        require_choice("hash", self.hash, tuple(native.HASHES))
+        if self.kernel is not None:
+            require_choice("kernel", self.kernel, kernels())
+        if self.permutations < 1:
+            raise ProblemError(Problem("invalid-value", f"{self.permutations} permutations", "", "at least 1"))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the signatures: uint32 of `affine32`, else uint64, as in datasketch."""
+        return np.dtype(np.uint32 if self.scheme == "affine32" else np.uint64)
+
+    @property
+    def empty(self) -> int:
+        """What stands in every place of the signature of a text without shingles."""
+        return 2**64 - 1 if self.scheme == "affine64" else 2**32 - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed on first use: addresses hold in one process only."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the bits, as JSON holds it: signatures of different descriptions are never compared."""
+        """What decides the bits, as JSON holds it. Signatures of different descriptions are never compared."""
         return {
             "permutations": self.permutations,
             "seed": self.seed,
@@ -74,11 +91,52 @@ class Signer:
         return self.shingle(self.normaliser(text))
 
     def sign(self, texts: Sequence[str]) -> Signatures:
-        """Signatures [N, permutations] of N texts: uint32 of `affine32`, else uint64, as datasketch stores them."""
+        """Signatures [N, permutations] of N texts."""
         signatures = np.full((len(texts), self.permutations), self.empty, self.dtype)
-        for signature, text in zip(signatures, texts, strict=True):
-            self._permute(self._hashes(text), signature)
+        name = self.kernel or kernels()[0]
+        if name == NUMPY:
+            for signature, text in zip(signatures, texts, strict=True):
+                self._permute(self._hashes(text), signature)
+        else:
+            for start in range(0, len(texts), _TEXTS):
+                part = slice(start, start + _TEXTS)
+                self._sign_natively(native.kernels()[name], texts[part], signatures[part])
         return signatures
+
+    def _sign_natively(self, kernel: int, texts: Sequence[str], signatures: Signatures) -> None:
+        # The kernel normalises, but hands back texts with a character that depends on its neighbours.
+        by_character, as_it_is = self._signing
+        refused = native.sign(kernel, by_character, texts, signatures)
+        if refused:
+            normalised = [self.normaliser(texts[number]) for number in refused]
+            if self.shingle.unit == "word":
+                normalised = [" ".join(text.split()) for text in normalised]
+            rows = np.empty((len(refused), self.permutations), self.dtype)
+            native.sign(kernel, as_it_is, normalised, rows)
+            signatures[refused] = rows
+
+    @cached_property
+    def _signing(self) -> tuple[native.Signing, native.Signing]:
+        """What the kernel is told: of texts that it normalises, and of texts that come normalised."""
+        words = self.shingle.unit == "word"
+        joined = words or self.normaliser.whitespace == "single"
+        characters = images(self.normaliser, joined)  # kept alive by its cache
+        factors, offsets = (coefficients.ctypes.data for coefficients in self._padded)
+        rest = (
+            self.permutations,
+            self.shingle.size,
+            native.SCHEMES[self.scheme],
+            native.HASHES[self.hash],
+            words,
+            joined,
+        )
+        return tuple(native.Signing(table, factors, offsets, *rest) for table in (characters.ctypes.data, None))
+
+    @cached_property
+    def _padded(self) -> tuple[_Unsigned, _Unsigned]:
+        padding = (0, -self.permutations % native.BLOCK)
+        factors, offsets = (np.pad(coefficients, padding) for coefficients in self._coefficients)
+        return factors, offsets
 
     def _hashes(self, text: str) -> _Unsigned:
         """Hashes [shingles] of a text, of the scheme's width."""
@@ -86,33 +144,41 @@ class Signer:
         if self.hash == "xxh32":
             return np.fromiter(map(xxhash.xxh32_intdigest, shingles), self.dtype, len(shingles))
         width = 8 if self.scheme == "affine64" else 4
-        starts = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest()[:width] for shingle in shingles])
-        return np.frombuffer(starts, f"<u{width}").astype(self.dtype)
+        digests = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest() for shingle in shingles])
+        starts = np.frombuffer(digests, np.uint8).reshape(-1, 20)[:, :width].copy()
+        return starts.view(f"<u{width}").astype(self.dtype).ravel()
 
     def _permute(self, hashes: _Unsigned, signature: _Unsigned) -> None:
         """Takes the minima over all hashes into `signature`."""
+        factors, offsets = self._coefficients
         if self.scheme != "legacy":
             hashes = _mixed(hashes)
         for start in range(0, len(hashes), _BLOCK):
-            values = hashes[start : start + _BLOCK, None] * self._factors
-            values += self._offsets
+            values = hashes[start : start + _BLOCK, None] * factors
+            values += offsets
             if self.scheme == "legacy":
                 values %= _MERSENNE
                 values &= self.dtype.type(self.empty)
             np.minimum(signature, values.min(axis=0), out=signature)
 
+    @cached_property
+    def _coefficients(self) -> tuple[_Unsigned, _Unsigned]:
+        """Factors and offsets [permutations], drawn as datasketch draws them: by numpy's generator of before 1.17."""
+        draw = np.random.RandomState(self.seed).randint
+        if self.scheme == "legacy":
+            prime = int(_MERSENNE)
+            draws = [draw(least, prime, dtype=np.uint64) for _ in range(self.permutations) for least in (1, 0)]
+            pairs = np.array(draws, np.uint64).reshape(-1, 2)
+            return pairs[:, 0].copy(), pairs[:, 1].copy()
+        bits, of = self.dtype.itemsize * 8, self.dtype.type
+        factors = draw(0, 2 ** (bits - 1), self.permutations, dtype=of) * of(2) + of(1)
+        return factors, draw(0, 2**bits, self.permutations, dtype=of)
 
-def _coefficients(scheme: Scheme, permutations: int, seed: int) -> tuple[_Unsigned, _Unsigned]:
-    """Factors and offsets [permutations] as datasketch draws them, from numpy's generator of before 1.17."""
-    draw = np.random.RandomState(seed).randint
-    if scheme == "legacy":
-        prime = int(_MERSENNE)
-        pairs = [(draw(1, prime, dtype=np.uint64), draw(0, prime, dtype=np.uint64)) for _ in range(permutations)]
-        factors, offsets = np.array(pairs, np.uint64).T.copy()
-        return factors, offsets
-    bits, dtype = (32, np.uint32) if scheme == "affine32" else (64, np.uint64)
-    factors = draw(0, 2 ** (bits - 1), permutations, dtype=dtype) * dtype(2) + dtype(1)
-    return factors, draw(0, 2**bits, permutations, dtype=dtype)
+
+def kernels() -> tuple[str, ...]:
+    """What this machine can sign with, the fastest first. The last is numpy; the others are code of the library for one
+    instruction set each."""
+    return (*native.kernels(), NUMPY)
 
 
 def _mixed(hashes: _Unsigned) -> _Unsigned:

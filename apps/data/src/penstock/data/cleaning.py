@@ -1,0 +1,112 @@
+"""`penstock data clean`: a file that is checked, and the folder that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.cli import output
+from penstock.cli.stage_progress import StageProgress
+from penstock.data.config import CleanConfig
+from penstock.data_prep.cleaning.clean import Cleaned, clean
+from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
+from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
+from penstock.data_prep.prepare import Fingerprinted
+from penstock.hooks.config import read_config, validate
+from penstock.hooks.registry import Registry
+from penstock.run.plugin_lock import content_hash, require_importable
+from penstock.run.records.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult(Record):
+    """What one stage did; the counts are None until it is done."""
+
+    stage: str
+    did: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanResult(Record):
+    """What a folder holds. `documents` and `left` are None before the corpus is read, `left` until all is done."""
+
+    folder: str
+    documents: int | None
+    left: int | None
+    stages: list[StageResult]
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """A file of `penstock data clean` whose components can be imported."""
+
+    settings: CleanConfig
+    registry: Registry
+
+    @classmethod
+    def load(cls, path: Path, overrides: tuple[str, ...], registry: Registry) -> Cleaning:
+        settings = validate(CleanConfig, read_config(path, overrides), registry)
+        require_importable(settings)
+        return cls(settings, registry)
+
+    def cleaners(self) -> list[tuple[dict[str, Any], str]]:
+        written = self.settings.model_dump(mode="json", include={"stages"})["stages"]
+        return [
+            (each, content_hash(choice.entry.component.target))
+            for each, choice in zip(written, self.settings.stages, strict=True)
+        ]
+
+    def describe(self, corpus: Any) -> dict[str, Any]:
+        """What the corpus is: its settings, and a fingerprint if it has one."""
+        written = self.settings.model_dump(mode="json", include={"corpus"})["corpus"]
+        return {**written, "fingerprint": corpus.fingerprint() if isinstance(corpus, Fingerprinted) else None}
+
+    @property
+    def shard_bytes(self) -> int:
+        return round(self.settings.shard_mb * 1e6)
+
+    def run(self, folder: Path) -> Cleaned:
+        corpus = self.settings.corpus.build()
+        choice = self.settings.launcher or self.registry.choose("launcher", "local")
+        with StageProgress() as progress:
+            return clean(
+                corpus,
+                self.cleaners(),
+                folder,
+                self.registry,
+                describe=self.describe(corpus),
+                launcher=choice.build(folder=folder / ".logs"),
+                shard_bytes=self.shard_bytes,
+                progress=progress,
+            )
+
+    def planned(self, folder: Path) -> list[tuple[Stage, StageCounts | None]]:
+        """The stages, with the counts of those that are done."""
+        corpus = self.settings.corpus.build()
+        stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
+        return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+
+
+def result_of(cleaned: Cleaned) -> CleanResult:
+    stages = [StageResult(stage.name, asdict(counts)) for stage, counts in cleaned.stages]
+    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages)
+
+
+def text_of(result: CleanResult) -> str:
+    head = ("stage", "documents", "removed", "changed", "removed text", "by rule")
+    rows = [(each.stage, *_cells(each.did)) for each in result.stages]
+    lines = [output.table(head, rows)]
+    if result.documents is not None and result.left is not None:
+        share = result.left / result.documents
+        lines.append(f"{result.left:,} of {result.documents:,} documents are left ({share:.1%})")
+    return "\n\n".join([*lines, f"folder: {result.folder}"])
+
+
+def _cells(did: dict[str, Any] | None) -> tuple[str, ...]:
+    if did is None:
+        return ("not done", "", "", "", "")
+    most = sorted(did["rules"].items(), key=lambda rule: (-rule[1], rule[0]))
+    shown = ", ".join(f"{rule} {count:,}" for rule, count in most[:3]) + (", ..." if len(most) > 3 else "")
+    size = output.human_bytes(did["removed_bytes"])
+    return (f"{did['documents']:,}", f"{did['removed']:,}", f"{did['changed']:,}", size, shown)

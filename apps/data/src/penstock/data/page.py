@@ -1,0 +1,151 @@
+"""The page of `penstock data report`: what each stage removed, by rule and source, and examples side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from penstock.data.picture import Picture, SourceCounts, picture_of
+from penstock.data_prep.cleaning.clean import Cleaned
+from penstock.pages import drawing
+from penstock.pages.card import Card
+from penstock.pages.drawing import Chart, Key, Size, draw, frame
+from penstock.pages.formats import count, percent, size
+from penstock.pages.page import write_page
+
+TEMPLATE = Path(__file__).with_name("data.html.j2")
+SOURCES = 20
+"""Sources with a row of their own, those with the most documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """How often a rule of a stage decided."""
+
+    stage: str
+    rule: str
+    documents: int
+    share: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """Documents of a source, and which stage removed most of them."""
+
+    source: str
+    documents: int
+    left: str
+    most: str
+
+
+def write_data_page(cleaned: Cleaned, out: Path) -> Path:
+    """Atomically writes the page to `out`, and returns `out`."""
+    picture = picture_of(cleaned)
+    shares = [percent(_share(counts.removed, counts.documents)) for _, counts in cleaned.stages]
+    return write_page(
+        TEMPLATE,
+        out,
+        name=cleaned.folder.name,
+        summary=_summary(cleaned, picture),
+        cards=list(_cards(cleaned, picture)),
+        stages=[(stage.name, counts, share) for (stage, counts), share in zip(cleaned.stages, shares, strict=True)],
+        rules=_rule_rows(cleaned),
+        sources=_source_rows(picture.sources),
+        pairs=picture.pairs,
+        size=size,
+    )
+
+
+def _summary(cleaned: Cleaned, picture: Picture) -> str:
+    left = sum(picture.after.values())
+    back = f"; {picture.back:,} of them were taken back" if picture.back else ""
+    return (
+        f"{left:,} of {cleaned.documents:,} documents are left ({percent(_share(left, cleaned.documents))}) of "
+        f"{size(cleaned.bytes)} of text{back}. Every document is still in the folder."
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _cards(cleaned: Cleaned, picture: Picture) -> list[Card]:
+    left, remaining = [("corpus", cleaned.documents)], cleaned.documents
+    for stage, counts in cleaned.stages:
+        remaining -= counts.removed
+        left.append((stage.name.rpartition("-")[0], remaining))
+    cards = [Card("Documents left", "after each stage", _bars("left", left), "")]
+    lengths = sorted(picture.before | picture.after)
+    chart = _lengths(picture.before, picture.after, lengths)
+    cards.append(Card("Length", "characters, documents of each power of two", chart, ""))
+    if picture.clusters:
+        sizes = Counter[int]()
+        for repeats, number in picture.clusters.items():
+            sizes[(repeats + 1).bit_length() - 1] += number
+        named = [(f"{2**power} to {2 ** (power + 1) - 1}", sizes[power]) for power in sorted(sizes)]
+        caption = "How many documents a kept one stands for, itself included."
+        cards.append(Card("Clusters", "documents in a cluster", _bars("clusters", named), caption))
+    return cards
+
+
+def _bars(name: str, values: list[tuple[str, int]]) -> Chart:
+    """A bar for each value, with its name above and its number at its end."""
+
+    def plot(axes: Axes, size: Size) -> None:
+        frame(axes, size, "")
+        most = max(number for _, number in values)
+        for place, (label, number) in enumerate(reversed(values)):
+            axes.barh(place, number, color=drawing.SERIES[0], height=0.34)
+            axes.annotate(label, (0, place + 0.2), xytext=(0, 2), textcoords="offset points", va="bottom")
+            axes.annotate(count(number), (number, place), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.set_xlim(0, most * 1.08 or 1)
+        axes.set_ylim(-0.5, len(values) - 0.1)
+        axes.set_axis_off()
+
+    return draw(plot, name, (), drawing.HALF)
+
+
+def _lengths(before: Counter[int], after: Counter[int], powers: list[int]) -> Chart:
+    """Two bars for each power of two: before and after."""
+
+    def plot(axes: Axes, size: Size) -> None:
+        for index, counts in enumerate((before, after)):
+            places = [place + 0.4 * index for place in range(len(powers))]
+            axes.bar(places, [counts[power] for power in powers], width=0.38, color=drawing.SERIES[index])
+        frame(axes, size, "characters")
+        every = 2 if len(powers) > 8 else 1
+        labels = [count(2**power if power >= 0 else 0) for power in powers]
+        axes.set_xticks([place + 0.2 for place in range(len(powers))][::every], labels[::every])
+
+    keys = (Key("corpus", 1), Key("left", 2))
+    return draw(plot, "lengths", keys, drawing.HALF)
+
+
+def _rule_rows(cleaned: Cleaned) -> list[RuleRow]:
+    return [
+        RuleRow(stage.name, rule, number, percent(_share(number, counts.documents)))
+        for stage, counts in cleaned.stages
+        for rule, number in sorted(counts.rules.items(), key=lambda each: (-each[1], each[0]))
+    ]
+
+
+def _source_rows(sources: dict[str, SourceCounts]) -> list[SourceRow]:
+    ranked = sorted(sources.items(), key=lambda each: (-each[1].documents, each[0]))
+    rows = [_source_row(name, counts) for name, counts in ranked[:SOURCES]]
+    if others := ranked[SOURCES:]:
+        rest = SourceCounts()
+        for _, counts in others:
+            rest.documents += counts.documents
+            rest.left += counts.left
+            rest.removed += counts.removed
+        rows.append(_source_row(f"{len(others):,} others", rest))
+    return rows
+
+
+def _source_row(name: str, counts: SourceCounts) -> SourceRow:
+    most = max(counts.removed.items(), key=lambda each: (each[1], each[0]), default=("", 0))
+    shown = f"{most[0].rpartition('-')[0]} ({most[1]:,})" if most[1] else "-"
+    return SourceRow(name, counts.documents, percent(_share(counts.left, counts.documents)), shown)

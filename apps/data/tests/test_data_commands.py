@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import run
+from penstock.data_prep.cleaning.cleaned import CleanedCorpus
+from penstock.hooks.problems import ExitCode, ProblemError
+
+PLUGIN = """
+from penstock.hooks import Component, hookimpl
+from penstock.hooks.contracts import Decision
+
+
+class Short:
+    def judge(self, document):
+        words = len(document.text.split())
+        return Decision("short", f"{words} words") if words < 3 else None
+
+
+@hookimpl
+def cleaners():
+    return [Component("cleaner", "short", f"{__name__}:Short", "Removes short texts")]
+"""
+CLEAN = """
+corpus: {use: jsonl, paths: [rows.jsonl], url: url}
+stages: [short]
+launcher: {use: local, workers: 2}
+shard_mb: 0.0001
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short_texts.py").write_text(PLUGIN)
+    (tmp_path / "clean.yaml").write_text(CLEAN)
+    rows = [{"text": "water " * (1 + number % 4), "url": f"http://a.b/{number}"} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def data(*arguments: object) -> dict:
+    return run(["--plugin", "short_texts.py", "data", *map(str, arguments)])
+
+
+def test_a_corpus_is_cleaned_by_workers_and_again_only_read(place, capsys):
+    result = data("clean", "clean.yaml", "--out", "out")
+    assert (result["documents"], result["left"]) == (40, 20)
+    assert result["stages"][0]["did"]["rules"] == {"short": 20}
+    assert "20 of 40 documents are left (50.0%)" in capsys.readouterr().out
+    assert len(list(place.glob("out/documents/*.jsonl"))) > 4
+    assert data("clean", "clean.yaml", "--out", "out", "--json") == result
+    assert len(list(CleanedCorpus("out").documents())) == 20
+
+
+def test_a_dry_run_says_which_stages_are_done_and_writes_nothing(place):
+    planned = data("clean", "clean.yaml", "--out", "out", "--dry-run")
+    assert [stage["did"] for stage in planned["stages"]] == [None]
+    assert not (place / "out").exists()
+    done = data("clean", "clean.yaml", "--out", "out")
+    assert data("clean", "clean.yaml", "--out", "out", "--dry-run")["stages"] == done["stages"]
+
+
+def test_documents_are_taken_back(place):
+    data("clean", "clean.yaml", "--out", "out")
+    assert data("undo", "out", 4, 0)["back"] == [0, 4]
+    assert len(list(CleanedCorpus("out").documents())) == 22
+    with pytest.raises(ProblemError, match="no stage has removed or changed document 3"):
+        data("undo", "out", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("stages=[long]", "long"), ("stages=[]", "stages"), ("corpus.paths=[nowhere.jsonl]", "not found")],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(place, override, said):
+    with pytest.raises(ProblemError, match=said) as raised:
+        data("clean", "clean.yaml", override, "--out", "out")
+    assert raised.value.exit_code == ExitCode.USAGE
+    assert not (place / "out").exists()
+
+
+FIRST = """
+import numpy as np
+
+from penstock.hooks import Component, hookimpl
+from penstock.hooks.contracts import Decision
+
+
+class First:
+    def sketch(self, documents):
+        return np.array([len(document.text) for document in documents], dtype=np.int64)
+
+    def compare(self, sketches, read):
+        seen = {}
+        for place, length in enumerate(np.concatenate(sketches).tolist()):
+            if seen.setdefault(length, place) != place:
+                yield place, Decision("first/length", f"{length} again", read(seen[length]).source)
+
+
+@hookimpl
+def cleaners():
+    return [Component("cleaner", "first", f"{__name__}:First", "Keeps one of each length")]
+"""
+
+
+def test_a_report_shows_stages_rules_sources_and_pairs(place):
+    (place / "first_texts.py").write_text(FIRST)
+    run(
+        [
+            "--plugin",
+            "short_texts.py",
+            "--plugin",
+            "first_texts.py",
+            "data",
+            "clean",
+            "clean.yaml",
+            "stages=[short, first]",
+            "--out",
+            "out",
+        ]
+    )
+    page = Path(data("report", "out")["report"]).read_text()
+    for shown in ("2 of 40 documents are left", "first/length", "rows.jsonl", "24 again", "8 to 15", "rows.jsonl:3"):
+        assert shown in page, shown
+    data("undo", "out", 0)
+    assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
+    with pytest.raises(ProblemError, match="holds no cleaned corpus"):
+        data("report", "nowhere")
+
+
+def test_a_classifier_is_trained_from_two_corpora(place, capsys):
+    for kind, words in {"good": "river turns the wheel", "ordinary": "click here to buy"}.items():
+        rows = [{"text": f"{words} and {number} of {number % 7}"} for number in range(200)]
+        (place / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "learn.yaml").write_text(
+        "good: {use: jsonl, paths: [good.jsonl]}\nordinary: {use: jsonl, paths: [ordinary.jsonl]}\nbuckets: 4096\n"
+    )
+    result = data("learn", "learn.yaml", "--out", "model.npz")
+    assert result["auc"] == 1
+    assert "AUC 1.000" in capsys.readouterr().out
+    with pytest.raises(ProblemError, match="held-out texts of a kind"):
+        data("learn", "learn.yaml", "good.paths=[rows.jsonl]", "--out", "model.npz")
+
+
+def test_the_texts_of_tasks_are_written_and_found_in_a_corpus(place):
+    pytest.importorskip("penstock.eval_suite", reason="penstock-eval-suite is not installed")
+    questions = [
+        {
+            "question": f"When did mill number {number} of the long river stand still?",
+            "choices": ["in May", "never"],
+            "answer": number % 2,
+        }
+        for number in range(5)
+    ]
+    (place / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    told = data("evaluations", "{use: choices, path: questions.jsonl}", "--out", "texts")
+    assert told["texts"] == {"choices": 10}
+    leaked = "They asked: when did mill number 3 of the long river stand still? In May."
+    rows = [{"text": "the gate of a mill " * 5}, {"text": leaked}]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = "stages=[{use: decontaminate, paths: [texts], words: 9}]"
+    result = data("clean", "clean.yaml", stage, "--out", "out")
+    assert result["stages"][0]["did"]["rules"] == {"decontaminate/choices": 1}
+    with pytest.raises(ProblemError):
+        data("evaluations", "heldout", "--out", "texts")

@@ -1,0 +1,160 @@
+"""Gopher's rules of repetition (Rae et al. 2021, "Scaling Language Models", appendix A1.1, table A1).
+
+n-grams are compared by 64-bit hashes of their characters: two of a document of 10,000 words collide with a probability
+of 3e-12.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from penstock.data_prep.cleaning.words import Split, repeats, split_words
+from penstock.hooks.contracts import Decision, Document
+
+Limits: TypeAlias = Sequence[tuple[int, float]]
+"""Pairs of n and the largest share of characters."""
+Integers: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Hashes: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
+
+TOP = ((2, 0.2), (3, 0.18), (4, 0.16))
+REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_PARAGRAPH_END = re.compile(r"\n{2,}")
+
+
+class GopherRepetition:
+    """Removes documents that repeat paragraphs, lines or n-grams of words. None, and an empty list, turn a rule off;
+    the first rule that fails decides."""
+
+    def __init__(
+        self,
+        *,
+        maximum_paragraphs: float | None = 0.3,
+        maximum_paragraph_characters: float | None = 0.2,
+        maximum_lines: float | None = 0.3,
+        maximum_line_characters: float | None = 0.2,
+        top: Limits = TOP,
+        repeated: Limits = REPEATED,
+        split: Split = split_words,
+    ) -> None:
+        self._paragraphs = (maximum_paragraphs, maximum_paragraph_characters)
+        self._lines = (maximum_lines, maximum_line_characters)
+        self._top = tuple(top)
+        self._repeated = tuple(repeated)
+        self._split = split
+
+    def judge(self, document: Document) -> Decision | None:
+        found = next(self._failures(document.text), None)
+        return found and Decision(f"gopher-repetition/{found[0]}", found[1])
+
+    def _failures(self, text: str) -> Iterator[tuple[str, str]]:
+        if not text:
+            yield "empty", "no text"
+            return
+        yield from _pieces("paragraph", _PARAGRAPH_END.split(text.strip()), len(text), self._paragraphs)
+        yield from _pieces("line", _lines(text), len(text), self._lines)
+        words = self._split(text)
+        lengths = np.fromiter(map(len, words), np.int64, len(words))
+        spaced, joined = Grams(words, lengths, " "), Grams(words, lengths, "")
+        for n, limit in self._top:
+            share = top_characters(spaced, n) / len(text)
+            if share > limit:
+                yield f"top-{n}-gram", f"{share:.3f} of characters are in one {n}-gram, at most {limit:g} are allowed"
+        for n, limit in self._repeated:
+            share = repeated_characters(joined, n) / len(text)
+            if share > limit:
+                of = f"of characters are in {n}-grams that stood before"
+                yield f"repeated-{n}-grams", f"{share:.3f} {of}, at most {limit:g} are allowed"
+
+
+class Grams:
+    """The n-grams of words W, written with a separator, as 64-bit hashes.
+
+    A hash is the sum, modulo 2**64, of the characters times powers of an odd base. Sums from the beginning of the text
+    are subtracted and the start is divided out: equal n-grams have equal hashes, wherever they stand and however they
+    are cut into words.
+    """
+
+    def __init__(self, words: Sequence[str], lengths: Integers, separator: str) -> None:
+        codes = np.frombuffer(separator.join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
+        sums = np.zeros(codes.size + 1, np.uint64)
+        np.cumsum(codes * _powers(_BASE, codes.size), out=sums[1:])
+        self._ends_W = np.cumsum(lengths + len(separator)) - len(separator)
+        self._starts_W = self._ends_W - lengths
+        self._sums_to_ends_W = sums[self._ends_W]
+        self._sums_to_starts_W = sums[self._starts_W]
+        self._inverses_W = _powers(_INVERSE, codes.size + 1)[self._starts_W]
+
+    def hashes(self, n: int) -> Hashes:
+        """uint64 [W - n + 1], or [0] if there are fewer words than n."""
+        count = max(0, self._starts_W.size - n + 1)
+        return (self._sums_to_ends_W[n - 1 :] - self._sums_to_starts_W[:count]) * self._inverses_W[:count]
+
+    def length(self, place: int, n: int) -> int:
+        """Characters of an n-gram."""
+        return int(self._ends_W[place + n - 1] - self._starts_W[place])
+
+
+def top_characters(grams: Grams, n: int) -> int:
+    """Characters of the n-gram that stands most often, all its places together; of several such, of the first."""
+    hashes = grams.hashes(n)
+    if not hashes.size:
+        return 0
+    ordered = np.sort(hashes)
+    lasts = np.flatnonzero(ordered[1:] != ordered[:-1])
+    edges = np.concatenate(([-1], lasts, [hashes.size - 1]))
+    times = edges[1:] - edges[:-1]
+    most = int(times.max())
+    candidates = set(ordered[edges[1:][times == most]].tolist())
+    first = next(place for place, gram in enumerate(hashes.tolist()) if gram in candidates)
+    return most * grams.length(first, n)
+
+
+def repeated_characters(grams: Grams, n: int) -> int:
+    """Characters of n-grams that stood before, read from left to right: behind one of them, the next word begins
+    another."""
+    hashes = grams.hashes(n)
+    ordered = np.sort(hashes)
+    several = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not several:
+        return 0
+    seen = set[int]()
+    characters = free = 0
+    for place, gram in enumerate(hashes.tolist()):
+        if gram in several and place >= free:
+            if gram in seen:
+                characters += grams.length(place, n)
+                free = place + n
+            seen.add(gram)
+    return characters
+
+
+def _lines(text: str) -> list[str]:
+    """Lines that have text; a new line at the beginning or at the end of the text has an empty one, as in datatrove."""
+    outer = text.startswith("\n") + text.endswith("\n")
+    return [line for line in text.split("\n") if line] + [""] * outer
+
+
+def _pieces(
+    name: str, pieces: Sequence[str], characters: int, limits: tuple[float | None, float | None]
+) -> Iterator[tuple[str, str]]:
+    number, repeated = repeats(pieces)
+    share, character_share = number / len(pieces), repeated / characters
+    if limits[0] is not None and share > limits[0]:
+        yield f"{name}s", f"{share:.3f} of {name}s stood before, at most {limits[0]:g} are allowed"
+    if limits[1] is not None and character_share > limits[1]:
+        of = f"of characters are in {name}s that stood before"
+        yield f"{name}-characters", f"{character_share:.3f} {of}, at most {limits[1]:g} are allowed"
+
+
+def _powers(base: int, count: int) -> Hashes:
+    """uint64 [count]: the base to the power of 0, 1, ..."""
+    factors = np.full(count, base, np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors)

@@ -1,0 +1,197 @@
+"""Laws of the index of near duplicates, against a dictionary of documents compared as Python sets."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.data_prep.cleaning.index import NearIndex
+from penstock.data_prep.cleaning.near import NearDuplicates
+from penstock.hooks.contracts import Document
+from penstock.hooks.problems import ProblemError
+
+
+def documents(count: int, seed: int, name: str = "doc") -> list[Document]:
+    """Edited copies of ten texts."""
+    draw = random.Random(seed)
+    texts = [[f"w{text}-{word}" for word in range(40 + 5 * text)] for text in range(10)]
+    found = list[Document]()
+    for number in range(count):
+        words = list(draw.choice(texts))
+        for _ in range(draw.randrange(3)):
+            words[draw.randrange(len(words))] = f"new{draw.randrange(10)}"
+        found.append(Document(" ".join(words), f"{name}\n{number} ü"))
+    return found
+
+
+def expected(near: NearDuplicates, held: Mapping[str, Document], asked: Sequence[Document]) -> list[dict[str, float]]:
+    """What `ask` should find: everything that shares a band and is near, by comparing with everything."""
+    known = list(held.values())
+    sets = [set(near.signer.shingles(document.text)) for document in known]
+    keys, asked_keys = near.sketch(known), near.sketch(asked)
+    answers = list[dict[str, float]]()
+    for document, row in zip(asked, asked_keys, strict=True):
+        own = set(near.signer.shingles(document.text))
+        similar = {each.source: len(own & other) / len(own | other) for each, other in zip(known, sets, strict=True)}
+        shares = {each.source for each, other in zip(known, keys, strict=True) if (row == other).any()}
+        near_ones = {source for source in shares if similar[source] >= near.threshold} - {document.source}
+        answers.append({source: similar[source] for source in near_ones})
+    return answers
+
+
+def answers(index: NearIndex, asked: Sequence[Document]) -> list[dict[str, float]]:
+    return [{match.source: match.jaccard for match in found} for found in index.ask(asked)]
+
+
+@pytest.mark.parametrize("max_ram", [512_000_000, 30_000])
+def test_an_index_is_a_dictionary_through_additions_removals_replacements_and_merges(
+    tmp_path: Path, max_ram: int
+) -> None:
+    draw, near = random.Random(5), NearDuplicates(max_ram=max_ram)
+    index, held = NearIndex(tmp_path, near), dict[str, Document]()
+    asked = documents(25, 99, "asked")
+    for step in range(8):
+        added = [Document(each.text, f"{draw.randrange(60)}") for each in documents(draw.randrange(1, 25), step)]
+        index.add(added)
+        held |= {each.source: each for each in added}
+        gone = [f"{draw.randrange(60)}" for _ in range(4)]
+        assert index.remove(gone) == len(set(gone) & set(held))
+        held = {source: each for source, each in held.items() if source not in gone}
+        if step == 5:
+            index.compact()
+            assert len(list(tmp_path.glob("run-*"))) == 1
+        if step % 2:
+            index = NearIndex(tmp_path, near)
+            assert len(index) == len(held)
+            assert answers(index, asked + added) == expected(near, held, asked + added)
+    assert any(len(found) > 2 for found in answers(index, asked))
+    index.remove(list(held))
+    index.compact()
+    assert len(NearIndex(tmp_path, near)) == 0
+    assert answers(index, asked) == [{}] * len(asked)
+
+
+def test_answers_are_in_order_of_similarity_and_leave_out_the_document_itself(tmp_path: Path) -> None:
+    near = NearDuplicates()
+    index, known = NearIndex(tmp_path, near), documents(60, 7)
+    index.add(known)
+    for document, found in zip(known, index.ask(known), strict=True):
+        assert found == sorted(found, key=lambda match: (-match.jaccard, match.source))
+        assert document.source not in {match.source for match in found}
+    assert index.ask([]) == []
+
+
+def test_runs_stay_few_and_of_falling_size(tmp_path: Path) -> None:
+    index = NearIndex(tmp_path, NearDuplicates(permutations=32))
+    for number, document in enumerate(documents(40, 8)):
+        index.add([document])
+        assert len(list(tmp_path.glob("run-*"))) <= (number + 1).bit_length()
+    assert len(index) == 40
+
+
+def test_an_index_of_other_settings_is_refused_with_the_setting_that_differs(tmp_path: Path) -> None:
+    NearIndex(tmp_path, NearDuplicates()).add(documents(3, 1))
+    before = (tmp_path / "index.json").read_bytes()
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"scheme": "legacy"}, "scheme affine32 instead of legacy"),
+        ({"hash": "sha1"}, "hash xxh32 instead of sha1"),
+        ({"seed": 2}, "seed 1 instead of 2"),
+        ({"size": 4}, "'size': 5"),
+        ({"threshold": 0.7}, "bands 14 instead of 21, rows 8 instead of 6"),
+    ]
+    for settings, differs in others:
+        with pytest.raises(ProblemError, match=differs):
+            NearIndex(tmp_path, NearDuplicates(**settings))
+    assert (tmp_path / "index.json").read_bytes() == before
+    assert len(NearIndex(tmp_path, NearDuplicates())) == 3
+
+
+@pytest.mark.parametrize(
+    "part", ["bands.keys", "bands.places", "hashes.keys", "sources.values", "sets.ends", "sets.values"]
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, part: str) -> None:
+    NearIndex(tmp_path, NearDuplicates()).add(documents(5, 2))
+    (path,) = tmp_path.glob(f"run-*/{part}")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ProblemError, match=rf"{part}: \d+ bytes, not \d+"):
+        NearIndex(tmp_path, NearDuplicates())
+    path.unlink()
+    with pytest.raises(ProblemError, match=part):
+        NearIndex(tmp_path, NearDuplicates())
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    NearIndex(tmp_path, NearDuplicates())
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ProblemError, match=r"index\.json"):
+        NearIndex(tmp_path, NearDuplicates())
+
+
+def test_files_of_others_in_the_folder_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "run.txt").write_text("mine")
+    (tmp_path / "removed.npy").write_text("mine")
+    NearIndex(tmp_path, NearDuplicates()).add(documents(3, 1))
+    assert (tmp_path / "notes" / "run.txt").exists()
+    assert (tmp_path / "removed.npy").exists()
+
+
+def in_child(work: Callable[[], None], seconds: float) -> bool:
+    """Runs `work` in a forked process that is killed after `seconds`; True if it had ended by itself."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFEXITED(os.waitpid(child, 0)[1])
+
+
+def test_a_killed_addition_leaves_what_was_before_or_all_of_it_and_can_be_repeated(tmp_path: Path) -> None:
+    near, draw = NearDuplicates(permutations=32), random.Random(9)
+    first, second, asked = documents(30, 3, "first"), documents(60, 4, "second"), documents(10, 5, "asked")
+    begun = time.monotonic()
+    NearIndex(tmp_path / "whole", near).add(first + second)
+    seconds = time.monotonic() - begun
+    kills = 0
+    for attempt in range(12):
+        folder = tmp_path / str(attempt)
+        NearIndex(folder, near).add(first)
+        kills += not in_child(lambda folder=folder: NearIndex(folder, near).add(second), draw.uniform(0, seconds))
+        index = NearIndex(folder, near)
+        assert len(index) in (30, 90)
+        index.add(second)
+        assert len(index) == 90
+        assert answers(index, asked) == expected(near, {each.source: each for each in first + second}, asked)
+        assert {path.name.split("-")[0] for path in folder.iterdir()} == {"index.json", "run"}
+        if kills == 3:
+            return
+    pytest.fail(f"only {kills} of 12 additions were killed before their end")
+
+
+def test_a_full_disk_is_said_and_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    near = NearDuplicates()
+    index = NearIndex(tmp_path, near)
+    index.add(documents(3, 1))
+    handler, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+        with pytest.raises(ProblemError, match="writing failed") as raised:
+            index.add(documents(300, 6, "more"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert raised.value.problems[0].code == "cannot-write"
+    assert len(NearIndex(tmp_path, near)) == 3
+    index.add(documents(300, 6, "more"))
+    assert len(index) == 303
