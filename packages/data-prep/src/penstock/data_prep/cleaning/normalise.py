@@ -74,12 +74,15 @@ def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 _ASCII = str.maketrans(dict.fromkeys(string.punctuation, " "))  # of both categories
 
+_FEW = 50  # as many replacements, each of which reads the text, take the time of one translation
+
 
 def _without_punctuation(text: str) -> str:
     if text.isascii():
         return text.translate(_ASCII)
-    # A text has few kinds of punctuation, and translating it by a dictionary would take seven times as long.
-    for character in set(text):
-        if unicodedata.category(character)[0] in "PS":
-            text = text.replace(character, " ")
+    found = [character for character in set(text) if unicodedata.category(character)[0] in "PS"]
+    if len(found) > _FEW:
+        return text.translate(dict.fromkeys(map(ord, found), " "))
+    for character in found:
+        text = text.replace(character, " ")
     return text
