@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import unicodedata
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning.characters import CHARACTERS, REFUSED, images
-from penstock.data_prep.cleaning.normalise import Normaliser
+from penstock.data_prep.cleaning.normalise import Case, Normaliser, Punctuation, Unicode, Whitespace
 from penstock.data_prep.cleaning.shingles import Shingling, shingles
 from penstock.hooks.problems import ProblemError
 
-CHOICES = [("nfc", "none"), ("lower", "keep"), ("space", "keep"), ("single", "keep")]
-NORMALISERS = [Normaliser(*chosen) for chosen in itertools.product(*CHOICES)]
+NORMALISERS = [
+    Normaliser(unicode, case, punctuation, whitespace)
+    for unicode in get_args(Unicode)
+    for case in get_args(Case)
+    for punctuation in get_args(Punctuation)
+    for whitespace in get_args(Whitespace)
+]
 AWKWARD = st.text(
     st.sampled_from(
         "aAJ\u03a3\u03c3\u0130\u030c\u0301\u0345\u0323\u1100\u1161\u11a8\u0958\u212b=\u0338“.;\u037e \t\x1c\xa0"

@@ -174,7 +174,7 @@ def test_without_the_library_numpy_signs_and_says_so_once(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "settings", [{"scheme": "affine"}, {"hash": "md5"}, {"kernel": "sse9"}, {"permutations": 0}], ids=str
+    "settings", [{"scheme": "affine"}, {"hash": "md5"}, {"kernel": "sse9"}, {"permutations": 0}, {"seed": -1}], ids=str
 )
 def test_unknown_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ProblemError) as caught:
