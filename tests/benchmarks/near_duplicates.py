@@ -89,8 +89,8 @@ def ours(texts: Sequence[str], **settings: Any) -> Found:
 def datasketch(
     texts: Sequence[str], *, near: NearDuplicates, bands: Banding | None = None, estimate: bool = False, **hashed: Any
 ) -> Found:
-    """Its candidates, of a banding that is given or of its own for the threshold; with `estimate` those whose signatures
-    are as similar as the threshold."""
+    """Its candidates, of a banding that is given or of its own for the threshold; with `estimate` those whose
+    signatures are as similar as the threshold."""
     from datasketch import MinHash, MinHashLSH
 
     shingles = (near.signer.shingles(text) for text in texts)

@@ -207,6 +207,6 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
-    near = NearDuplicates(max_ram=9_000)
+    near = NearDuplicates(max_ram=4_000)
     with pytest.raises(ProblemError, match=r"max_ram: 100 documents need at least 0 MB"):
         list(near.compare([np.zeros((100, near.banding.bands), np.uint64)], lambda place: Document("", "")))

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
 from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
 from penstock.data_prep.cleaning.gopher_repetition import REPEATED, TOP
-from penstock.data_prep.cleaning.near import MAX_RAM
 from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.data_prep.cleaning.urls import TRACKING
 from penstock.hooks.config import Schema
-from penstock.hooks.inputs import InputPath, InputPattern
+from penstock.hooks.inputs import InputPath, InputPattern, OutputPath
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gram = tuple[Annotated[int, Field(ge=1)], Share]
@@ -162,28 +161,35 @@ class ExactConfig(Schema):
 
 
 class NearConfig(Schema):
-    """Near duplicates by MinHash; one document of each cluster stays."""
+    """Near duplicates: one document of each cluster stays."""
 
     threshold: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard similarity of two documents' shingles from which on they are near."""
+    """Least Jaccard similarity of the sets of shingles of near duplicates. 0.8 as in SlimPajama and in most
+    deduplication of web text."""
     recall: float = Field(default=RECALL, gt=0, lt=1)
-    """Probability with which a pair at the threshold or above is found at least."""
+    """Least probability of finding a pair at the threshold; pairs above are found more often. It decides the bands."""
     keep: Literal["earliest", "longest", "best"] = "earliest"
-    """Which document of a cluster stays: the first, the longest, or the one with the largest share of prose."""
-    permutations: int = Field(default=128, ge=2)
-    """Numbers of a signature."""
-    seed: int = 1
-    """Chooses the permutations."""
+    """Which document of a cluster stays: the first of the corpus, the one with most characters, or the one with the
+    largest share of its characters in lines that end a sentence."""
+    permutations: int = Field(default=128, ge=1)
+    """Values of a signature."""
+    seed: int = Field(default=1, ge=0, lt=2**32)
+    """Of the permutations."""
     scheme: Literal["affine32", "affine64", "legacy"] = "affine32"
-    """How shingles are permuted, as in datasketch's `MinHash`."""
+    """datasketch's scheme of permutations."""
     hash: Literal["xxh32", "sha1"] = "xxh32"
-    """How shingles are hashed. datasketch's default is `sha1`."""
+    """Of shingles. sha1 is datasketch's default, and slower."""
     unit: Literal["word", "character"] = "word"
-    """What a shingle consists of."""
+    """What a shingle is made of; `character` for scripts that write no spaces, such as Chinese and Thai."""
     size: int = Field(default=5, ge=1)
     """Words or characters of a shingle."""
-    max_ram: int = Field(default=MAX_RAM, ge=10_000_000)
-    """Bytes of memory that comparing takes at most; what does not fit is sorted on disk."""
+    normaliser: Normaliser | None = None
+    """What near duplicates may differ in; by default case, punctuation, whitespace and Unicode's form."""
+    max_ram: ByteSize = Field(default=ByteSize(512_000_000), gt=0)
+    """Memory of comparing, such as `512MB`; what does not fit is sorted on disk."""
+    scratch: OutputPath | None = None
+    """Folder for what is sorted on disk: 12 bytes for each band of a document. By default the system's folder of
+    temporary files."""
 
 
 class SubstringsConfig(Schema):

@@ -9,6 +9,7 @@ Shape suffixes: N documents, B bands.
 from __future__ import annotations
 
 import tempfile
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -48,8 +49,8 @@ class NearDuplicates:
 
     `keep` says which document of a cluster stays: the `earliest`, the `longest` (in characters) or the `best` by
     `quality`; the earliest of equals. `max_ram`, in bytes, bounds what `compare` takes: half sorts keys, an eighth
-    holds sets of shingles, and 24 bytes a document must fit into a quarter. Keys that do not fit are sorted on disk in
-    `scratch`, by default the system's folder of temporary files.
+    holds sets of shingles, and 24 bytes a document must fit into half of it afterwards. Keys that do not fit are sorted
+    on disk in `scratch`, by default the system's folder of temporary files.
 
     Raises `ProblemError` for settings out of range.
     """
@@ -66,6 +67,7 @@ class NearDuplicates:
         hash: Hash = "xxh32",
         unit: Literal["word", "character"] = "word",
         size: int = 5,
+        normaliser: Normaliser | None = None,
         max_ram: int = MAX_RAM,
         scratch: str | Path | None = None,
         quality: Callable[[Document], float] | None = None,
@@ -77,7 +79,7 @@ class NearDuplicates:
         require_choice("keep", keep, ("earliest", "longest", "best"))
         self.threshold, self.keep, self.max_ram, self.scratch = threshold, keep, max_ram, scratch
         self.quality = quality or share_of_prose
-        self.signer = Signer(permutations, seed, scheme, hash, Shingling(unit, size), Normaliser())
+        self.signer = Signer(permutations, seed, scheme, hash, Shingling(unit, size), normaliser or Normaliser())
         self.banding = choose_banding(permutations, threshold, recall)
 
     def describe(self) -> dict[str, Any]:
@@ -119,8 +121,8 @@ class NearDuplicates:
     def clusters(self, sketches: Sequence[Array], sets: _Sets) -> Clusters:
         """Near documents of all sketches, joined."""
         count = sum(len(sketch) for sketch in sketches)
-        if 24 * count > self.max_ram // 4:
-            least = f"{count} documents need at least {96 * count / 1e6:.0f} MB"
+        if 24 * count > self.max_ram // 2:
+            least = f"{count} documents need at least {48 * count / 1e6:.0f} MB"
             raise ProblemError(
                 Problem("invalid-value", least, "max_ram", "raise it, or clean fewer documents at a time")
             )
@@ -135,15 +137,17 @@ class NearDuplicates:
         self, clusters: Clusters, read: Callable[[int], Document], sets: _Sets
     ) -> tuple[Places, Places, NDArray[np.float32]]:
         """For each document that goes, by place: its place, that of the one that stays, and their similarity."""
-        rows: list[NDArray[Any]] = []
-        kind = np.dtype([("removed", np.uint32), ("kept", np.uint32), ("similarity", np.float32)])
+        # Arrays of the standard library, because a list takes 100 bytes a document.
+        removed, stays, similarity = array("I"), array("I"), array("f")
         for members in clusters.members():
             places: list[int] = members.tolist()
             kept = places[0] if self.keep == "earliest" else max(places, key=lambda place: self._worth(read(place)))
             others = [place for place in places if place != kept]
-            rows.append(np.array([(place, kept, sets.jaccard(place, kept)) for place in others], kind))
-        table = np.sort(np.concatenate(rows or [np.empty(0, kind)]), order="removed")
-        return table["removed"], table["kept"], table["similarity"]
+            removed.extend(others)
+            stays.extend([kept] * len(others))
+            similarity.extend(sets.jaccard(place, kept) for place in others)
+        order = np.argsort(np.array(removed))
+        return np.array(removed)[order], np.array(stays)[order], np.array(similarity)[order]
 
     def _worth(self, document: Document) -> float:
         return len(document.text) if self.keep == "longest" else self.quality(document)
