@@ -37,7 +37,7 @@ _BLOCK = 256  # shingles permuted at once: with 128 permutations 128 KiB, which 
 class Signer:
     """Texts to signatures [N, permutations]: each place holds the least value of one permutation over all shingles.
 
-    Raises `ProblemError` for an unknown scheme, hash or kernel, fewer than 1 permutation, and a seed of more than 32 bits.
+    Raises `ProblemError` for an unknown scheme, hash or kernel, fewer than 1 permutation, and a seed beyond 32 bits.
     """
 
     permutations: int = 128
