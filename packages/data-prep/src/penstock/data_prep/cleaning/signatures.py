@@ -1,7 +1,7 @@
 """MinHash signatures of texts, with the bits of datasketch: normalise, cut into shingles, hash, permute, take minima.
 
 The share of equal places in two signatures estimates the Jaccard similarity of the sets of shingles. The compiled
-kernel and numpy give equal bits; numpy is some 20 times slower.
+kernel and numpy give equal bits; numpy is some 15 times slower.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BLOCK = 256  # shingles permuted at once: with 128 permutations 128 KiB, which 
 class Signer:
     """Texts to signatures [N, permutations]: each place holds the least value of one permutation over all shingles.
 
-    Raises `ProblemError` for an unknown scheme, hash or kernel, fewer than 1 permutation, and a seed of more than 32 bits.
+    Raises `ProblemError` for an unknown scheme, hash or kernel, fewer than 1 permutation, and a seed beyond 32 bits.
     """
 
     permutations: int = 128
