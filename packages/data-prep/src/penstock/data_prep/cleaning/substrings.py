@@ -79,8 +79,8 @@ class Substrings:
         """int64 [N, 2]: bytes and tokens of each document."""
         texts = [encoded(document.text) for document in documents]
         sizes = np.array([len(text) for text in texts], np.int64)
-        joined = np.frombuffer(BREAK.encode().join([*texts, b""]), np.uint8)
-        counts = np.diff(np.searchsorted(find_tokens(joined).starts_T, np.cumsum(sizes + 1)), prepend=0)
+        blocks = _blocks(np.concatenate([[0], np.cumsum(sizes + 1)]))
+        counts = np.concatenate([sizes[:0], *(_token_counts(texts[low:high]) for low, high in blocks)])
         return np.stack([sizes, counts], axis=1)
 
     def compare(self, sketches: Sequence[Array], read: Callable[[int], Document]) -> Iterator[tuple[int, Decision]]:
@@ -98,7 +98,7 @@ class Substrings:
 
     def _repeats(self, corpus: _Corpus) -> Iterator[Repeats]:
         earlier = _Earlier(corpus, self._repeated_hashes(corpus))
-        for low, high in corpus.blocks():
+        for low, high in _blocks(corpus.offsets):
             for candidate in _candidates(corpus, earlier, low, high, self._length):
                 hit = earlier.hold(candidate)
                 covered = _covered(candidate.places[hit], self._length, len(candidate.tokens.starts_T))
@@ -126,7 +126,7 @@ class Substrings:
     def _sorted_hashes(self, corpus: _Corpus, part: int, bits: int) -> Array:
         """The hashes whose highest `bits` bits are the number `part`."""
         collected = [np.empty(0, np.uint64)]
-        for low, high in corpus.blocks():
+        for low, high in _blocks(corpus.offsets):
             hashes = corpus.windows(low, high, self._length).hashes_W
             collected.append(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes)
         hashes = np.concatenate(collected)
@@ -150,14 +150,6 @@ class _Corpus:
             data[offsets[document] : offsets[document + 1] - 1] = np.frombuffer(encoded(read(document).text), np.uint8)
         return cls(data, offsets, int(sizes[:, 1].sum()))
 
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """[low, high) of documents of about `_BLOCK` bytes together; a longer one is a block of its own."""
-        low, last = 0, len(self.offsets) - 1
-        while low < last:
-            high = max(low + 1, int(np.searchsorted(self.offsets, self.offsets[low] + _BLOCK, "right")) - 1)
-            yield low, high
-            low = high
-
     def windows(self, low: int, high: int, length: int) -> Windows:
         data = self.data[self.offsets[low] : self.offsets[high]]
         return find_windows(data, find_tokens(data), length)
@@ -168,6 +160,22 @@ class _Corpus:
 
     def documents_at(self, bytes_W: Array) -> Array:
         return np.searchsorted(self.offsets, bytes_W, "right") - 1
+
+
+def _blocks(offsets: Array) -> Iterator[tuple[int, int]]:
+    """[low, high) of documents of about `_BLOCK` bytes together; a longer one is a block of its own."""
+    low, last = 0, len(offsets) - 1
+    while low < last:
+        high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + _BLOCK, "right")) - 1)
+        yield low, high
+        low = high
+
+
+def _token_counts(texts: Sequence[bytes]) -> Array:
+    """int64 [N]"""
+    joined = np.frombuffer(BREAK.encode().join([*texts, b""]), np.uint8)
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    return np.diff(np.searchsorted(find_tokens(joined).starts_T, ends), prepend=0)
 
 
 @dataclass(frozen=True, slots=True)
