@@ -8,12 +8,13 @@ Runs each filter with datatrove's own splitter (spaCy), and with that of WORDS.p
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
+import runpy
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 FILTERS = {
     "gopher": ("gopher_quality_filter", "GopherQualityFilter", "split_into_words"),
@@ -25,16 +26,16 @@ FILTERS = {
 
 def main(texts: str, words: str, answer: str) -> None:
     documents = json.loads(Path(texts).read_text())
-    spec = importlib.util.spec_from_file_location("words", words)
-    ours = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ours)
+    ours = runpy.run_path(words)
     own = importlib.import_module("datatrove.utils.text")
     splitters = {
         "spacy": (own.split_into_words, own.split_into_sentences),
-        "penstock": (lambda text, _: ours.split_words(text), lambda text, _: ours.split_sentences(text)),
+        "penstock": (lambda text, _: ours["split_words"](text), lambda text, _: ours["split_sentences"](text)),
     }
     own.split_into_words("Loads the tokenizer.", "en")
-    result = {name: {each: verdicts(name, documents, pair) for each, pair in splitters.items()} for name in FILTERS}
+    result: dict[str, Any] = {
+        name: {each: verdicts(name, documents, pair) for each, pair in splitters.items()} for name in FILTERS
+    }
     result["words"] = [list(own.split_into_words(text, "en")) for text in documents]
     result["version"] = version("datatrove")
     Path(answer).write_text(json.dumps(result))
@@ -42,8 +43,7 @@ def main(texts: str, words: str, answer: str) -> None:
 
 def verdicts(name: str, texts: list[str], splitters: tuple) -> dict:
     """Whether each text is kept, why not, what becomes of it, and the processor seconds of all."""
-    from datatrove.data import Document
-
+    document_type = importlib.import_module("datatrove.data").Document
     file, kind, splits = FILTERS[name]
     module = importlib.import_module(f"datatrove.pipeline.filters.{file}")
     setattr(module, splits, splitters[splits == "split_into_sentences"])
@@ -51,7 +51,7 @@ def verdicts(name: str, texts: list[str], splitters: tuple) -> dict:
     listed = []
     begun = time.process_time()
     for text in texts:
-        document = Document(text, "")
+        document = document_type(text, "")
         verdict = rules.filter(document)
         kept, reason = verdict if isinstance(verdict, tuple) else (verdict, "")
         listed.append((kept, reason, document.text))
