@@ -2,16 +2,16 @@
 
     python tests/benchmarks/quality.py --datatrove PYTHON [--megabytes 4] [--json]
 
-PYTHON is that of an environment with datatrove 0.10.1 (`uv pip install "datatrove==0.10.1" "xxhash<4" spacy`). Texts are
-those of `web_text` in PENSTOCK_DATA, cut at ends of lines into documents of drawn lengths, and every fourth document is
+PYTHON is that of an environment with datatrove 0.10.1 (`uv pip install "datatrove==0.10.1" "xxhash<4" spacy`). Texts
+are those of `web_text` in PENSTOCK_DATA, cut at ends of lines into documents of drawn lengths; every fourth document is
 spoilt in the ways that rules look for.
 
 - handed ours, handed spaCy's: both programs get the same splitter. Verdicts, and the rules that they name, are equal.
 - agreement: ours with its own splitter, datatrove with its default (spaCy). A splitter that differs moves a count, so a
   document at a threshold may fall on the other side.
 
-C4 asks for sentences, so it gets our sentences or spaCy's. C4's rule is asked twice where citations go (see c4.py); texts
-that this changes are counted.
+C4 asks for sentences, so it gets our sentences or spaCy's. Where citations go, we look at the text again (see c4.py);
+texts that this changes are counted.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def documents(folder: Path, megabytes: float) -> list[str]:
     draw = random.Random(0)
     listed: list[str] = []
     for file in sorted(folder.glob("*.txt.xz")):
-        lines = lzma.open(file, "rt", encoding="utf-8").read().splitlines(keepends=True)
+        lines = lzma.decompress(file.read_bytes()).decode().splitlines(keepends=True)
         taken, wanted = 0, megabytes * 1e6 / 3
         while lines and taken < wanted:
             length, piece = draw.randint(200, 6000), ""

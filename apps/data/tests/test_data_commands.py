@@ -130,3 +130,40 @@ def test_a_report_shows_stages_rules_sources_and_pairs(place):
     assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
     with pytest.raises(ProblemError, match="holds no cleaned corpus"):
         data("report", "nowhere")
+
+
+def test_a_classifier_is_trained_from_two_corpora(place, capsys):
+    for kind, words in {"good": "river turns the wheel", "ordinary": "click here to buy"}.items():
+        rows = [{"text": f"{words} and {number} of {number % 7}"} for number in range(200)]
+        (place / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "learn.yaml").write_text(
+        "good: {use: jsonl, paths: [good.jsonl]}\nordinary: {use: jsonl, paths: [ordinary.jsonl]}\nbuckets: 4096\n"
+    )
+    result = data("learn", "learn.yaml", "--out", "model.npz")
+    assert result["auc"] == 1
+    assert "AUC 1.000" in capsys.readouterr().out
+    with pytest.raises(ProblemError, match="held-out texts of a kind"):
+        data("learn", "learn.yaml", "good.paths=[rows.jsonl]", "--out", "model.npz")
+
+
+def test_the_texts_of_tasks_are_written_and_found_in_a_corpus(place):
+    pytest.importorskip("penstock.eval_suite", reason="penstock-eval-suite is not installed")
+    questions = [
+        {
+            "question": f"When did mill number {number} of the long river stand still?",
+            "choices": ["in May", "never"],
+            "answer": number % 2,
+        }
+        for number in range(5)
+    ]
+    (place / "questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    told = data("evaluations", "{use: choices, path: questions.jsonl}", "--out", "texts")
+    assert told["texts"] == {"choices": 10}
+    leaked = "They asked: when did mill number 3 of the long river stand still? In May."
+    rows = [{"text": "the gate of a mill " * 5}, {"text": leaked}]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = "stages=[{use: decontaminate, paths: [texts], words: 9}]"
+    result = data("clean", "clean.yaml", stage, "--out", "out")
+    assert result["stages"][0]["did"]["rules"] == {"decontaminate/choices": 1}
+    with pytest.raises(ProblemError):
+        data("evaluations", "heldout", "--out", "texts")

@@ -11,13 +11,14 @@ enum Hash : int32_t { SHA1 = 0, XXH32 = 1 };
 
 // Permutations are computed in blocks: factors and offsets are padded to a multiple of this.
 constexpr int64_t BLOCK = 64;
-// What the table of characters holds for one whose image depends on its neighbours.
-constexpr uint32_t REFUSED = 0xffffffff;
+// The table of characters holds the UTF-8 of each one's image, the first byte lowest, and its length in the highest
+// byte. A length of 4 stands for the character itself, REFUSED for one whose image depends on its neighbours.
+constexpr uint32_t REFUSED = 0, SPACE = 1u << 24 | ' ';
 constexpr uint32_t CHARACTERS = 0x20000;  // length of the table; later characters are refused
 
 // How texts are signed.
 struct Signing {
-    const uint32_t* characters;  // the image of each character; null where texts come normalised
+    const uint32_t* characters;  // the table; null where texts come normalised
     const void* factors;         // of 32 bits for AFFINE32, else of 64
     const void* offsets;
     int64_t permutations;

@@ -1,6 +1,5 @@
 #include "cutter.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace {
@@ -14,22 +13,6 @@ uint32_t decoded(const uint8_t*& text) {
     return character;
 }
 
-// Writes a character above 127; returns the end.
-uint8_t* encoded(uint32_t character, uint8_t* out) {
-    if (character < 0x800) {
-        *out++ = 0xc0 | character >> 6;
-    } else if (character < 0x10000) {
-        *out++ = 0xe0 | character >> 12;
-        *out++ = 0x80 | (character >> 6 & 0x3f);
-    } else {
-        *out++ = 0xf0 | character >> 18;
-        *out++ = 0x80 | (character >> 12 & 0x3f);
-        *out++ = 0x80 | (character >> 6 & 0x3f);
-    }
-    *out++ = 0x80 | (character & 0x3f);
-    return out;
-}
-
 }  // namespace
 
 Cutter::Cutter(const Signing& signing)
@@ -37,64 +20,77 @@ Cutter::Cutter(const Signing& signing)
       size_(signing.size),
       gap_(signing.words ? 1 : 0),
       words_(signing.words),
-      joined_(signing.joined) {
-    for (uint32_t c = 0; c < 128; ++c) ascii_[c] = static_cast<uint8_t>(characters_ ? characters_[c] : c);
-}
+      joined_(signing.joined) {}
 
 void Cutter::begin() {
     used_ = units_ = 0;
     dropped_ = false;
-    before_ = joined_ ? ' ' : 0;
+    after_space_ = joined_;
 }
 
 bool Cutter::read(const uint8_t* text, const uint8_t* end) {
-    // No image is more than twice as long in UTF-8, and no unit is empty.
+    // No image is more than twice as long, and no unit is empty.
     const size_t most = 2 * (end - text);
-    if (bytes_.size() < used_ + most) bytes_.resize(used_ + most);
-    if (starts_.size() < units_ + most + 2) starts_.resize(units_ + most + 2);  // two more for `finish`
+    if (bytes_.size() < used_ + most + 8) bytes_.resize(used_ + most + 8);
+    if (starts_.size() < units_ + most + 2) starts_.resize(units_ + most + 2);
+    if (!characters_) return read_normalised(text, end);
+    if (words_) return read_as<true, true>(text, end);
+    return joined_ ? read_as<false, true>(text, end) : read_as<false, false>(text, end);
+}
 
+// Without branches on what a character is: an image is written, and kept or written over; so is where it starts.
+template <bool WORDS, bool JOINED>
+bool Cutter::read_as(const uint8_t* text, const uint8_t* end) {
     const uint32_t* const characters = characters_;
-    uint8_t* const first = bytes_.data();
-    uint8_t* out = first + used_;
+    uint8_t *const first = bytes_.data(), *out = first + used_;
     size_t* start = starts_.data() + units_;
-    uint8_t before = before_;
-    const bool words = words_, joined = joined_;
-    // Without branches on the text: a byte is written, then kept or not.
-    const auto put = [&](uint8_t c) {
-        const bool kept = !(joined & (c == ' ') & (before == ' '));
-        *out = c;
+    bool after_space = after_space_;
+    const auto put = [&](uint32_t image, size_t length) {
+        const bool space = image == SPACE, kept = !(JOINED & space & after_space);
+        std::memcpy(out, &image, 4);
         *start = out - first;
-        start += words ? (before == ' ') & (c != ' ') : kept;
-        out += kept;
-        before = c;
+        start += WORDS ? after_space & !space : kept;
+        out += kept ? length : 0;
+        after_space = space;
     };
     while (text < end) {
-        if (*text < 0x80) {
-            put(ascii_[*text++]);
-            continue;
+        uint64_t eight = ~uint64_t{0};
+        if (end - text >= 8) std::memcpy(&eight, text, 8);
+        if ((eight & 0x8080808080808080) == 0) {
+            for (int i = 0; i < 8; ++i) put(characters[text[i]], 1);
+            text += 8;
+        } else if (*text < 0x80) {
+            put(characters[*text++], 1);
+        } else {
+            const uint8_t* const here = text;
+            const uint32_t character = decoded(text);
+            uint32_t image = character < CHARACTERS ? characters[character] : REFUSED;
+            if (image == REFUSED) return false;
+            const size_t length = image >> 24;
+            if (length == 4) std::memcpy(&image, here, 4);  // an image of four bytes is the character itself
+            put(image, length);
         }
-        const uint32_t character = decoded(text);
-        uint32_t image = character;
-        if (characters) image = character < CHARACTERS ? characters[character] : REFUSED;
-        if (image == REFUSED) return false;
-        if (image < 0x80) {
-            put(static_cast<uint8_t>(image));
-            continue;
-        }
-        *start = out - first;
-        start += words ? before == ' ' : 1;
-        out = encoded(image, out);
-        before = 0x80;  // any but a space
     }
     used_ = out - first;
     units_ = start - starts_.data();
-    before_ = before;
+    after_space_ = after_space;
+    return true;
+}
+
+bool Cutter::read_normalised(const uint8_t* text, const uint8_t* end) {
+    for (; text < end; ++text) {
+        const bool space = *text == ' ', first_byte = (*text & 0xc0) != 0x80;
+        starts_[units_] = used_;
+        units_ += words_ ? after_space_ & !space : first_byte;
+        bytes_[used_++] = *text;
+        after_space_ = space;
+    }
     return true;
 }
 
 void Cutter::finish() {
     if (starts_.size() < units_ + 1) starts_.resize(units_ + 1);
-    if (joined_ && used_ > 0 && before_ == ' ') {
+    if (joined_ && after_space_ && used_ > 0) {
         --used_;
         if (!words_) --units_;  // the space was a character
     }

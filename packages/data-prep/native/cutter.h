@@ -1,6 +1,5 @@
 // A text, piece by piece, to its normalised bytes and the places where its words or characters start.
 #pragma once
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,13 +25,16 @@ public:
     size_t short_length() const;
 
 private:
+    template <bool WORDS, bool JOINED>
+    bool read_as(const uint8_t* text, const uint8_t* end);
+    bool read_normalised(const uint8_t* text, const uint8_t* end);
+
     const uint32_t* characters_;
-    std::array<uint8_t, 128> ascii_;  // the image of each
     size_t size_, gap_;               // `gap_`: the space between two words
     bool words_, joined_;
     std::vector<uint8_t> bytes_;
     std::vector<size_t> starts_;  // of each unit; after `finish` also where one after the last would start
     size_t used_ = 0, units_ = 0;
     bool dropped_ = false;
-    uint8_t before_ = 0;  // the last byte; at the start a space where spaces are joined, so that none is kept there
+    bool after_space_ = false;  // at the start too where spaces are joined, so that none is kept there
 };

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.data_prep.cleaning.decontaminate import Decontamination, Overlap
+from penstock.data_prep.cleaning.decontaminate import Decontamination, Overlap, decontamination
 from penstock.data_prep.cleaning.normalise import Normaliser
-from penstock.hooks.contracts import Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.contracts import Decision, Document
 from penstock.hooks.problems import ProblemError
 
 QUESTION = "How many of the 48 friends did Natalia, who sold clips in April, sell half as many?"
@@ -104,6 +105,16 @@ def test_short_texts_are_found_whole_and_shorter_ones_counted() -> None:
     assert stage.unchecked == {"quiz": 2}
     assert stage.overlaps("Who wrote it? one two three four five six seven") == []
     assert stage.overlaps("and one two three four five six seven 8 9") == [Overlap(("other",), 4, 39)]
+
+
+def test_evaluations_are_read_from_files(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k.test.jsonl").write_text(json.dumps({"text": QUESTION}), encoding="utf-8")
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"text": "Who wrote it?"}), encoding="utf-8")
+    stage = decontamination([tmp_path])
+    assert [overlap.names for overlap in stage.overlaps(QUESTION)] == [("gsm8k",)]
+    assert stage.unchecked == {"quiz": 1}
+    with pytest.raises(ProblemError, match="not found"):
+        decontamination([tmp_path / "other"])
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning.exact import Exact, Unit
 from penstock.data_prep.cleaning.normalise import Normaliser
-from penstock.hooks.contracts import Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.contracts import Decision, Document
 from penstock.hooks.problems import ProblemError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +17,7 @@ from datasketch import MinHash
 
 from penstock.data_prep.cleaning import native
 from penstock.data_prep.cleaning.normalise import Normaliser
-from penstock.data_prep.cleaning.shingles import Shingling
+from penstock.data_prep.cleaning.shingles import Shingling, shingles
 from penstock.data_prep.cleaning.signatures import NUMPY, Hash, Scheme, Signer, kernels
 from penstock.hooks.problems import ProblemError
 
@@ -62,7 +62,8 @@ def fuzzed() -> list[str]:
 def by_datasketch(signer: Signer, texts: list[str]) -> np.ndarray[Any, Any]:
     hashing = {"xxh32": xxhash.xxh32_intdigest, "sha1": None}[signer.hash]  # sha1 is its own
     settings = {"num_perm": signer.permutations, "seed": signer.seed, "scheme": signer.scheme, "hashfunc": hashing}
-    sketches = MinHash.bulk(map(signer.shingles, texts), **settings)
+    rule = asdict(signer.shingle)
+    sketches = MinHash.bulk((shingles(signer.normaliser(text), **rule) for text in texts), **settings)
     return np.array([sketch.hashvalues for sketch in sketches])
 
 
@@ -173,7 +174,7 @@ def test_without_the_library_numpy_signs_and_says_so_once(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "settings", [{"scheme": "affine"}, {"hash": "md5"}, {"kernel": "sse9"}, {"permutations": 0}], ids=str
+    "settings", [{"scheme": "affine"}, {"hash": "md5"}, {"kernel": "sse9"}, {"permutations": 0}, {"seed": -1}], ids=str
 )
 def test_unknown_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ProblemError) as caught:

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning import substrings, windows
 from penstock.data_prep.cleaning.substrings import Substrings
-from penstock.hooks.contracts import Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.contracts import Decision, Document
 from penstock.hooks.problems import ProblemError
 
 Action = Literal["cut", "remove"]

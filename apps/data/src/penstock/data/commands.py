@@ -77,3 +77,41 @@ def report_command(folder: Path, as_json: bool) -> dict[str, Any]:
     out = write_data_page(read_cleaned(folder), folder / "report.html")
     output.print_result({"report": str(out)}, as_json, lambda: f"report: {out}")
     return {"report": str(out)}
+
+
+@data.command("learn")
+@click.argument("learn_file", metavar="LEARN", type=click.Path(path_type=Path))
+@overrides_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the classifier.")
+@output.json_option
+@click.pass_obj
+def learn_command(
+    registry: Registry, learn_file: Path, overrides: tuple[str, ...], out: Path, as_json: bool
+) -> dict[str, Any]:
+    """Train a classifier of the good texts that LEARN names against its ordinary ones, for the stages `contrastive` and
+    `resampling`, and say how well it tells held-out texts apart."""
+    from penstock.data.learning import learnt, learnt_text
+
+    result = learnt(learn_file, overrides, registry, out)
+    output.print_result(result, as_json, lambda: learnt_text(result))
+    return result
+
+
+@data.command("evaluations")
+@click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
+@click.option("--data", "folder", type=click.Path(path_type=Path), help="Folder of data sets, one folder each.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the texts.")
+@output.json_option
+@click.pass_obj
+def evaluations_command(
+    registry: Registry, tasks: tuple[str, ...], folder: Path | None, out: Path, as_json: bool
+) -> dict[str, Any]:
+    """Write the texts of tasks of `penstock evaluate` into files that the stage `decontaminate` reads. A TASK is a name
+    or `{use: NAME, ...}`."""
+    from penstock.cli.choices import choose
+    from penstock.data.evaluations import write_evaluations
+
+    found = write_evaluations([choose(registry, "task", task) for task in tasks], folder, out)
+    rows = [(name, f"{count:,}") for name, count in found.items()]
+    output.print_result({"out": str(out), "texts": found}, as_json, lambda: output.table(("task", "texts"), rows))
+    return {"out": str(out), "texts": found}

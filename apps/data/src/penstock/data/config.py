@@ -1,4 +1,4 @@
-"""The file of `penstock data clean`."""
+"""The files of `penstock data clean` and `penstock data learn`."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ class CleanConfig(Schema):
     """Who works on the shards. null: `local`, a process on each core."""
     shard_mb: float = Field(default=16.0, gt=0)
     """Megabytes of text in a shard, which a process works on at a time and loses when it is killed."""
+
+
+class LearnConfig(Schema):
+    """Texts that teach what good ones are."""
+
+    good: CorpusChoice
+    """Texts as one wants them."""
+    ordinary: CorpusChoice
+    """Texts as they come, such as a sample of the corpus that is to be cleaned."""
+    texts: int = Field(default=50_000, ge=100)
+    """Most texts of each kind that are read, from the first."""
+    buckets: int = Field(default=2**18, ge=2**10)
+    """Buckets into which words and pairs of words are hashed."""
+    seed: int = 0
+    """Chooses the texts that are held out."""

@@ -120,7 +120,7 @@ def _lengths(before: Counter[int], after: Counter[int], powers: list[int]) -> Ch
         labels = [count(2**power if power >= 0 else 0) for power in powers]
         axes.set_xticks([place + 0.2 for place in range(len(powers))][::every], labels[::every])
 
-    keys = (Key("corpus", 1, "band"), Key("left", 2, "band"))
+    keys = (Key("corpus", 1), Key("left", 2))
     return draw(plot, "lengths", keys, drawing.HALF)
 
 

@@ -10,35 +10,42 @@ from numpy.typing import NDArray
 
 from penstock.data_prep.cleaning.normalise import Normaliser
 
-REFUSED = 2**32 - 1
-"""In the place of an image: Python has to normalise the texts with this character."""
 CHARACTERS = 0x20000
-"""Characters below are known; those above are rare ideographs, and emoji are below."""
+"""Characters below are known. Emoji are; rare ideographs lie above."""
+REFUSED = 0
+"""In the place of an image: Python has to normalise the texts with this character."""
 _SIGMA = "Σ"  # the one letter whose lower case depends on where in a word it stands
 _HANGUL_PARTS = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))  # composed by rule: no character names them
 
 
 @cache
 def images(normaliser: Normaliser, joined: bool) -> NDArray[np.uint32]:
-    """The image [CHARACTERS] of each character, or `REFUSED`. With `joined`, every whitespace becomes a space.
+    """The image [CHARACTERS] of each character as native/api.h wants it, or `REFUSED`: its UTF-8, the first byte
+    lowest, and the length in the highest byte; a length of 4 alone where the character is its own image.
 
-    A text without refused characters normalises to the images of its characters, before runs of spaces are joined.
+    A text without refused characters normalises to the images of its characters. With `joined`, every whitespace has a
+    space for its image, and runs of spaces are still to be joined.
     """
-    table = np.arange(CHARACTERS, dtype=np.uint32)
+    table = np.full(CHARACTERS, REFUSED, np.uint32)
     composing = _composing() if normaliser.unicode == "nfc" else frozenset()
     alone = Normaliser(normaliser.unicode, normaliser.case, normaliser.punctuation, "keep")
     for number in range(CHARACTERS):
         character = chr(number)
         image = alone(character)
+        if joined and image.isspace():
+            image = " "
         sigma = normaliser.case == "lower" and character == _SIGMA
-        if sigma or len(image) != 1 or character in composing or image in composing:
-            table[number] = REFUSED
-        elif joined and image.isspace():
-            table[number] = ord(" ")
-        elif image != character:
-            table[number] = ord(image)
+        if not (sigma or len(image) != 1 or character in composing or image in composing):
+            table[number] = _packed(character, image)
     table.setflags(write=False)
     return table
+
+
+def _packed(character: str, image: str) -> int:
+    encoded = image.encode("utf-8", "surrogatepass")
+    if len(encoded) < 4:
+        return len(encoded) << 24 | int.from_bytes(encoded, "little")
+    return 4 << 24 if image == character else REFUSED
 
 
 @cache

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,10 +27,13 @@ from penstock.data_prep.cleaning.windows import (
     find_windows,
     same_tokens,
 )
-from penstock.hooks.contracts import Array, Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.data_prep.corpora import JsonLines
+from penstock.data_prep.files import find_files
+from penstock.hooks.contracts import Array, Decision, Document
+from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
 
+Action = Literal["remove", "cut"]
 _CHUNK = re.compile(r"\f|[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
 """What is normalised alone when places are asked for; no rule of the normaliser looks beyond whitespace."""
 
@@ -38,8 +42,8 @@ _CHUNK = re.compile(r"\f|[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
 class Overlap:
     """Words of a document that stand in evaluations."""
 
-    names: Sequence[str]
-    """Of the evaluations, in the order in which they were given."""
+    names: tuple[str, ...]
+    """Of the evaluations."""
     start: int
     """[start, stop) in characters of the document in Unicode's composed form (NFC)."""
     stop: int
@@ -58,7 +62,7 @@ class Decontamination:
         texts: Iterable[tuple[str, str]],
         words: int = 13,
         shortest: int = 8,
-        action: Literal["remove", "cut"] = "remove",
+        action: Action = "remove",
     ) -> None:
         require_choice("action", action, ("remove", "cut"))
         if not 1 <= shortest <= words:
@@ -122,6 +126,16 @@ class Decontamination:
         return find_windows(data, find_tokens(data), self._shortest).hashes_W
 
 
+def decontamination(
+    paths: Sequence[str | Path], words: int = 13, shortest: int = 8, action: Action = "remove"
+) -> Decontamination:
+    """`Decontamination` of JSON Lines files, with texts under `text`; the name of a file before its first dot is that
+    of the evaluation. Raises `ProblemError` for files that are missing or damaged."""
+    files = find_files(paths, "**/*.jsonl*", is_json_lines)
+    texts = ((file.name.partition(".")[0], each.text) for file in files for each in JsonLines([file]).documents())
+    return Decontamination(texts, words, shortest, action)
+
+
 @dataclass(frozen=True, slots=True)
 class _Grams:
     """The runs of `length` words of some texts, each once for an evaluation, in the order of their hashes.
@@ -131,7 +145,7 @@ class _Grams:
 
     length: int
     data: Array  # uint8 [B]
-    names: Sequence[str]
+    names: tuple[str, ...]
     hashes_G: Array  # uint64
     name_G: Array  # int64, a place in `names`
     starts_G: Array  # int64, a place in `data`
@@ -141,7 +155,7 @@ class _Grams:
     def of(cls, length: int, texts: Sequence[tuple[str, str]]) -> _Grams:
         data = _bytes(BREAK.join(text for _, text in texts))
         windows = find_windows(data, find_tokens(data), length)
-        names = list(dict.fromkeys(name for name, _ in texts))
+        names = tuple(dict.fromkeys(name for name, _ in texts))
         numbers = {name: number for number, name in enumerate(names)}
         text_of = np.searchsorted(np.flatnonzero(data == ord(BREAK)), windows.starts_W)
         name_of = np.array([numbers[name] for name, _ in texts])[text_of]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
@@ -17,8 +18,7 @@ import numpy as np
 import xxhash
 
 from penstock.data_prep.cleaning.normalise import Normaliser, require_choice
-from penstock.hooks.contracts import Array, Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.contracts import Array, Decision, Document
 from penstock.hooks.problems import Problem, ProblemError
 
 Unit = Literal["document", "paragraph", "line"]
@@ -74,9 +74,11 @@ class Exact:
         for document, parts in groupby(found, key=lambda part: part[0]):
             _, units, owned_by = zip(*parts, strict=True)
             begin = int(ends_N[document] - counts_N[document])
-            yield document, self._without(read(document), [unit - begin for unit in units], read(owned_by[0]).source)
+            other = next((owner for owner in owned_by if owner != document), None)
+            decision = self._without(read(document), [unit - begin for unit in units])
+            yield document, decision if other is None else replace(decision, repeats=read(other).source)
 
-    def _without(self, document: Document, repeated: Sequence[int], source: str) -> Decision:
+    def _without(self, document: Document, repeated: Sequence[int]) -> Decision:
         pieces = self._split(document.text)
         compared = self._compared(pieces)
         cut = {compared[number] for number in repeated}
@@ -86,7 +88,7 @@ class Exact:
             last = max(place for place in range(0, len(pieces), 2) if place not in cut)
             rest = rest.removesuffix(pieces[last + 1])
         detail = f"{len(cut):,} of {len(pieces) // 2 + 1:,} {self._unit}s stand earlier"
-        return Decision(f"exact/{self._unit}", detail, source, rest if rest.strip() else None)
+        return Decision(f"exact/{self._unit}", detail, text=rest if rest.strip() else None)
 
     def _split(self, text: str) -> list[str]:
         """Paragraphs or lines at the even places, what separates them between."""

@@ -6,26 +6,20 @@ symbols alone, while shares are of all words.
 
 from __future__ import annotations
 
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from penstock.data_prep.cleaning.fineweb import TERMINAL
-from penstock.data_prep.cleaning.words import Split, split_words
+from penstock.data_prep.cleaning.words import SYMBOLS, Split, split_words
 from penstock.hooks.contracts import Decision, Document
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """The paper's eight; prose of 50 words has two of them."""
 
-_CONTROLS = "".join(map(chr, [*range(9), *range(11, 32), *range(127, 160)]))
-SYMBOLS = TERMINAL.union(string.punctuation, "«»´–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～", _CONTROLS)
-"""Characters that make no word by themselves: those that cc_net's normaliser takes for punctuation, control characters,
-and ends of sentences."""
-
 
 class Gopher:
-    """Removes documents that are no prose: by the number and length of words, by symbols, bullets, ellipses, letters and
-    stop words. None turns a rule off. The rules are asked in the order of the arguments; the first that fails decides.
+    """Removes documents that are no prose: by the number and length of words, by symbols, bullets, ellipses, letters
+    and stop words. None turns a rule off. The rules are asked in the order of the arguments; the first that fails
+    decides.
     """
 
     def __init__(
@@ -62,9 +56,11 @@ class Gopher:
     def _failures(self, text: str, counts: Counter[str]) -> Iterator[tuple[str, str]]:
         """Rule and detail of each rule that fails. Each word is looked at once, however often it stands in the text."""
         all_words = counts.total()
-        words = characters = 0
+        words = characters = with_letters = 0
         for word, times in counts.items():
-            if not SYMBOLS.issuperset(word):
+            has_letter = word.isalpha() or any(map(str.isalpha, word))
+            with_letters += times * has_letter
+            if has_letter or not SYMBOLS.issuperset(word):
                 words += times
                 characters += times * len(word)
         least, most = self._words
@@ -88,7 +84,7 @@ class Gopher:
         yield from _above("bullets", "of lines begin with a bullet", _bullets(lines) / len(lines), bullets)
         yield from _above("ellipsis-lines", "of lines end with an ellipsis", _ellipses(lines) / len(lines), ends)
         if self._with_letters is not None:
-            share = sum(times for word, times in counts.items() if _has_letter(word)) / all_words
+            share = with_letters / all_words
             if share < self._with_letters:
                 yield "letters", f"{share:.3f} of words have a letter, at least {self._with_letters:g} are needed"
         if self._minimum_stop_words is not None:
@@ -108,7 +104,3 @@ def _bullets(lines: Sequence[str]) -> int:
 
 def _ellipses(lines: Sequence[str]) -> int:
     return sum(line.rstrip().endswith(("...", "…")) for line in lines)
-
-
-def _has_letter(word: str) -> bool:
-    return word.isalpha() or any(map(str.isalpha, word))

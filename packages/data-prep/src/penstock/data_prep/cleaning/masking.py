@@ -1,7 +1,7 @@
 """Masks what could lead to a person: e-mail addresses, IP addresses and telephone numbers.
 
-Patterns err towards leaving text alone. An IPv4 address must stand alone, so `1.2.3.4.5` is none, nor is the number of a
-version (`v1.2.3.4`, `Chrome/91.0.0.0`, `version 10.1.2.3`). Addresses that no one person has (private, loopback,
+Patterns err towards leaving text alone. An IPv4 address stands alone, so `1.2.3.4.5` is none, nor is the number of a
+version (`v1.2.3.4`, `Chrome/91.0.0.0`, `version 8.1.2.3`). Addresses that no one person has (private, loopback,
 documentation, multicast) stay. A telephone number has a `+` and a country code, or the form of North America.
 """
 
@@ -72,7 +72,8 @@ class Masking:
         def replace(match: re.Match[str]) -> str:
             sort, found = str(match.lastgroup), match.group()
             replacement = self._replacements[sort]
-            if replacement is None or replacement == found or not _is(sort, found, text[: match.start()]):
+            before = text[max(0, match.start() - _BEFORE) : match.start()]
+            if replacement is None or replacement == found or not _is(sort, found, before):
                 return found
             counts[sort] += 1
             return replacement
@@ -85,7 +86,7 @@ def _is(sort: str, found: str, before: str) -> bool:
     try:
         if sort == "ipv4":
             address = IPv4Address(found)
-            return not _VERSION.search(before[-_BEFORE:]) and not any(address in network for network in _NOBODYS)
+            return not _VERSION.search(before) and not any(address in network for network in _NOBODYS)
         if sort == "ipv6":
             six = IPv6Address(found)
             return six in _GLOBAL and six not in _DOCUMENTED

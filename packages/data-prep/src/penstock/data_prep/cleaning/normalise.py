@@ -6,15 +6,21 @@ words and no combining mark comes to stand after another letter.
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
 VERSION = 1
 """Raised by every change of a result; it is part of all that is stored and compared."""
+
+
+Unicode = Literal["nfc", "none"]
+Case = Literal["lower", "keep"]
+Punctuation = Literal["space", "keep"]
+Whitespace = Literal["single", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +32,18 @@ class Normaliser:
     setting.
     """
 
-    unicode: Literal["nfc", "none"] = "nfc"
+    unicode: Unicode = "nfc"
     """`nfc` composes letters and their accents (Unicode Standard Annex 15)."""
-    case: Literal["lower", "keep"] = "lower"
-    punctuation: Literal["space", "keep"] = "space"
+    case: Case = "lower"
+    punctuation: Punctuation = "space"
     """`space` replaces each character of the Unicode categories P (punctuation) and S (symbols)."""
-    whitespace: Literal["single", "keep"] = "single"
+    whitespace: Whitespace = "single"
     """`single` makes one space of each run of whitespace, and removes it at both ends."""
 
     def __post_init__(self) -> None:
-        for name, kind in _CHOICES.items():
-            require_choice(name, getattr(self, name), kind)
+        kinds = {"unicode": Unicode, "case": Case, "punctuation": Punctuation, "whitespace": Whitespace}
+        for name, kind in kinds.items():
+            require_choice(name, getattr(self, name), get_args(kind))
 
     def __call__(self, text: str) -> str:
         if self.case == "lower":
@@ -45,7 +52,7 @@ class Normaliser:
         if self.unicode == "nfc":
             text = unicodedata.normalize("NFC", text)
         if self.punctuation == "space":
-            text = text.translate(_punctuation_to_space())
+            text = _without_punctuation(text)
         return " ".join(text.split()) if self.whitespace == "single" else text
 
     @property
@@ -58,29 +65,23 @@ class Normaliser:
         return "-".join([str(VERSION), *asdict(self).values()])
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "unicode": ("nfc", "none"),
-    "case": ("lower", "keep"),
-    "punctuation": ("space", "keep"),
-    "whitespace": ("single", "keep"),
-}
-
-
 def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raises `ProblemError` where a setting is none of the known values."""
     if value not in known:
         raise ProblemError(Problem("invalid-value", f"{name} is '{value}'", "", did_you_mean(value, known)))
 
 
-class _PunctuationToSpace(dict[int, str]):
-    """For `str.translate`: filled as characters appear, because reading the category of all takes 0.2 s."""
+_ASCII = str.maketrans(dict.fromkeys(string.punctuation, " "))  # of both categories
 
-    def __missing__(self, code_point: int) -> str:
-        character = chr(code_point)
-        self[code_point] = " " if unicodedata.category(character)[0] in "PS" else character
-        return self[code_point]
+_FEW = 50  # as many replacements, each of which reads the text, take the time of one translation
 
 
-@cache
-def _punctuation_to_space() -> _PunctuationToSpace:
-    return _PunctuationToSpace()
+def _without_punctuation(text: str) -> str:
+    if text.isascii():
+        return text.translate(_ASCII)
+    found = [character for character in set(text) if unicodedata.category(character)[0] in "PS"]
+    if len(found) > _FEW:
+        return text.translate(dict.fromkeys(map(ord, found), " "))
+    for character in found:
+        text = text.replace(character, " ")
+    return text

@@ -37,7 +37,7 @@ _BLOCK = 256  # shingles permuted at once: with 128 permutations 128 KiB, which 
 class Signer:
     """Texts to signatures [N, permutations]: each place holds the least value of one permutation over all shingles.
 
-    Raises `ProblemError` for an unknown scheme, hash or kernel, and for fewer than 1 permutation.
+    Raises `ProblemError` for an unknown scheme, hash or kernel, fewer than 1 permutation, and a seed of more than 32 bits.
     """
 
     permutations: int = 128
@@ -60,6 +60,8 @@ class Signer:
             require_choice("kernel", self.kernel, kernels())
         if self.permutations < 1:
             raise ProblemError(Problem("invalid-value", f"{self.permutations} permutations", "", "at least 1"))
+        if not 0 <= self.seed < 2**32:
+            raise ProblemError(Problem("invalid-value", f"the seed is {self.seed}", "", "0 to 4294967295"))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -130,7 +132,8 @@ class Signer:
             words,
             joined,
         )
-        return tuple(native.Signing(table, factors, offsets, *rest) for table in (characters.ctypes.data, None))
+        by_character = native.Signing(characters.ctypes.data, factors, offsets, *rest)
+        return by_character, native.Signing(None, factors, offsets, *rest)
 
     @cached_property
     def _padded(self) -> tuple[_Unsigned, _Unsigned]:
@@ -144,8 +147,9 @@ class Signer:
         if self.hash == "xxh32":
             return np.fromiter(map(xxhash.xxh32_intdigest, shingles), self.dtype, len(shingles))
         width = 8 if self.scheme == "affine64" else 4
-        starts = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest()[:width] for shingle in shingles])
-        return np.frombuffer(starts, f"<u{width}").astype(self.dtype)
+        digests = b"".join([hashlib.sha1(shingle, usedforsecurity=False).digest() for shingle in shingles])
+        starts = np.frombuffer(digests, np.uint8).reshape(-1, 20)[:, :width].copy()
+        return starts.view(f"<u{width}").astype(self.dtype).ravel()
 
     def _permute(self, hashes: _Unsigned, signature: _Unsigned) -> None:
         """Takes the minima over all hashes into `signature`."""

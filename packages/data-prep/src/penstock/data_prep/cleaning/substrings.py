@@ -34,8 +34,7 @@ from penstock.data_prep.cleaning.windows import (
     runs,
     same_tokens,
 )
-from penstock.hooks.contracts import Array, Document
-from penstock.hooks.contracts.cleaning import Decision
+from penstock.hooks.contracts import Array, Decision, Document
 from penstock.hooks.problems import Problem, ProblemError
 
 _BLOCK = 1 << 20  # bytes of documents that are hashed together

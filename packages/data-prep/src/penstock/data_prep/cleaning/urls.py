@@ -61,9 +61,12 @@ class Urls:
 
     def compare(self, sketches: Sequence[Any], read: Callable[[int], Document]) -> Iterator[tuple[int, Decision]]:
         rows = np.concatenate([np.zeros((0, 2), np.uint64), *sketches])
-        _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        first_of = first[group.reshape(-1)]
-        absent = ~rows.any(axis=1)
+        order = np.lexsort(rows.T)  # stable, so equal rows stay in the order of their places
+        begins = np.ones(len(rows), bool)
+        begins[1:] = np.any(rows[order[1:]] != rows[order[:-1]], axis=1)
+        first_of = np.empty_like(order)
+        first_of[order] = order[begins][np.cumsum(begins) - 1]
+        absent = (rows[:, 0] | rows[:, 1]) == 0
         removed = np.where(absent, self._missing == "remove", first_of != np.arange(len(rows)))
         for place in np.flatnonzero(removed).tolist():
             if absent[place]:
@@ -94,7 +97,7 @@ def canonical(url: str, tracking: Sequence[str] = TRACKING) -> str | None:
         port = parts.port
     except ValueError:
         return None
-    if not parts.scheme or not parts.hostname:
+    if not parts.scheme or not (parts.hostname or "").strip("."):
         return None
     host = _host(parts, port)
     path = _resolved(_unescaped(parts.path)).rstrip("/")
