@@ -107,7 +107,7 @@ def datasketch(
 
 def rensa_full(texts: Sequence[str], *, near: NearDuplicates) -> Found:
     """Its signatures, 16 x 8."""
-    from rensa import RMinHash, RMinHashLSH
+    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
 
     matrix = RMinHash.digest_matrix_from_token_sets(list(map(near.signer.shingles, texts)), PERMUTATIONS, SEED)
     index = RMinHashLSH(near.threshold, PERMUTATIONS, 16)
@@ -116,7 +116,7 @@ def rensa_full(texts: Sequence[str], *, near: NearDuplicates) -> Found:
 
 def rensa_sampled(texts: Sequence[str], *, near: NearDuplicates) -> Found:
     """What its own benchmark runs: a document of more than 96 shingles gives 15 of them, 8 bands."""
-    from rensa import RMinHash, RMinHashLSH
+    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
 
     sets = list(map(near.signer.shingles, texts))
     matrix = RMinHash.digest_matrix_from_token_sets_rho(sets, PERMUTATIONS, SEED, probes=4)

@@ -210,3 +210,9 @@ def test_too_little_memory_is_refused_with_what_is_needed() -> None:
     near = NearDuplicates(max_ram=4_000)
     with pytest.raises(ProblemError, match=r"max_ram: 100 documents need at least 0 MB"):
         list(near.compare([np.zeros((100, near.banding.bands), np.uint64)], lambda place: Document("", "")))
+
+
+def test_a_pair_exactly_at_the_threshold_is_near_and_not_chained() -> None:
+    documents = [Document("a b c d e f g h", "one"), Document("a b c d e f g i j", "other")]
+    ((place, decision),) = clean(NearDuplicates(threshold=0.7, size=1, permutations=512, recall=0.9999), documents)
+    assert (place, decision.detail) == (1, "Jaccard similarity 0.70")

@@ -49,7 +49,7 @@ class NearDuplicates:
 
     `keep` says which document of a cluster stays: the `earliest`, the `longest` (in characters) or the `best` by
     `quality`; the earliest of equals. `max_ram`, in bytes, bounds what `compare` takes: half sorts keys, an eighth
-    holds sets of shingles, and 24 bytes a document must fit into half of it afterwards. Keys that do not fit are sorted
+    holds sets of shingles, and 32 bytes a document must fit into half of it afterwards. Keys that do not fit are sorted
     on disk in `scratch`, by default the system's folder of temporary files.
 
     Raises `ProblemError` for settings out of range.
@@ -108,8 +108,14 @@ class NearDuplicates:
 
     def compare(self, sketches: Sequence[Array], read: Callable[[int], Document]) -> Iterator[tuple[int, Decision]]:
         """Decisions by the place of the document that goes, ascending."""
-        sets = _Sets(lambda place: self.shingle_set(read(place).text), self.max_ram // 8)
-        clusters = self.clusters(sketches, sets)
+        count = sum(len(sketch) for sketch in sketches)
+        if 32 * count > self.max_ram // 2:
+            least = f"{count} documents need at least {64 * count / 1e6:.0f} MB"
+            raise ProblemError(
+                Problem("invalid-value", least, "max_ram", "raise it, or clean fewer documents at a time")
+            )
+        sets = _Sets(lambda place: self.shingle_set(read(place).text), count, self.max_ram // 8)
+        clusters = self._clusters(sketches, count, sets)
         removed, kept, similarity = self._choose(clusters, read, sets)
         source = lru_cache(4096)(lambda place: read(place).source)
         for place, stays, jaccard in zip(removed.tolist(), kept.tolist(), similarity.tolist(), strict=True):
@@ -118,14 +124,8 @@ class NearDuplicates:
                 detail += f", chained by documents that are at least {self.threshold:g}"
             yield place, Decision(RULE, detail, repeats=source(stays))
 
-    def clusters(self, sketches: Sequence[Array], sets: _Sets) -> Clusters:
+    def _clusters(self, sketches: Sequence[Array], count: int, sets: _Sets) -> Clusters:
         """Near documents of all sketches, joined."""
-        count = sum(len(sketch) for sketch in sketches)
-        if 24 * count > self.max_ram // 2:
-            least = f"{count} documents need at least {48 * count / 1e6:.0f} MB"
-            raise ProblemError(
-                Problem("invalid-value", least, "max_ram", "raise it, or clean fewer documents at a time")
-            )
         clusters = Clusters(count, lambda left, right: sets.jaccard(left, right) >= self.threshold)
         with tempfile.TemporaryDirectory(prefix="penstock-near-", dir=self.scratch) as folder:
             runs = sort_into_runs(sketches, Path(folder), self.max_ram // 2)
@@ -135,10 +135,10 @@ class NearDuplicates:
 
     def _choose(
         self, clusters: Clusters, read: Callable[[int], Document], sets: _Sets
-    ) -> tuple[Places, Places, NDArray[np.float32]]:
+    ) -> tuple[Places, Places, NDArray[np.float64]]:
         """For each document that goes, by place: its place, that of the one that stays, and their similarity."""
         # Arrays of the standard library, because a list takes 100 bytes a document.
-        removed, stays, similarity = array("I"), array("I"), array("f")
+        removed, stays, similarity = array("I"), array("I"), array("d")
         for members in clusters.members():
             places: list[int] = members.tolist()
             kept = places[0] if self.keep == "earliest" else max(places, key=lambda place: self._worth(read(place)))
@@ -168,14 +168,21 @@ def jaccard_similarity(left: ShingleSet, right: ShingleSet) -> float:
 
 
 class _Sets:
-    """Sets of shingles by place; the last used stay in memory, within `max_bytes`."""
+    """Sets of shingles by place; the last used stay in memory, within `max_bytes`. Of each document the similarity that
+    was computed last to an earlier one is kept, in 12 bytes: most clusters are pairs, which are asked about twice."""
 
-    def __init__(self, make: Callable[[int], ShingleSet], max_bytes: int) -> None:
+    def __init__(self, make: Callable[[int], ShingleSet], count: int, max_bytes: int) -> None:
         self._make, self._room = make, max_bytes
         self._held = OrderedDict[int, ShingleSet]()
+        self._earlier = np.arange(count, dtype=np.uint32)
+        self._similarity = np.ones(count)
 
-    def jaccard(self, left: int, right: int) -> float:
-        return jaccard_similarity(self._get(left), self._get(right))
+    def jaccard(self, one: int, other: int) -> float:
+        earlier, later = min(one, other), max(one, other)
+        if self._earlier[later] != earlier:
+            self._similarity[later] = jaccard_similarity(self._get(earlier), self._get(later))
+            self._earlier[later] = earlier
+        return float(self._similarity[later])
 
     def _get(self, place: int) -> ShingleSet:
         if place in self._held:
