@@ -20,6 +20,7 @@ where a row says otherwise. A peer that is not installed is said.
 from __future__ import annotations
 
 import csv
+import importlib
 import lzma
 import multiprocessing
 import os
@@ -107,20 +108,18 @@ def datasketch(
 
 def rensa_full(texts: Sequence[str], *, near: NearDuplicates) -> Found:
     """Its signatures, 16 x 8."""
-    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
-
-    matrix = RMinHash.digest_matrix_from_token_sets(list(map(near.signer.shingles, texts)), PERMUTATIONS, SEED)
-    index = RMinHashLSH(near.threshold, PERMUTATIONS, 16)
+    rensa = importlib.import_module("rensa")
+    matrix = rensa.RMinHash.digest_matrix_from_token_sets(list(map(near.signer.shingles, texts)), PERMUTATIONS, SEED)
+    index = rensa.RMinHashLSH(near.threshold, PERMUTATIONS, 16)
     return _flagged(index.query_duplicate_flags_matrix_one_shot(matrix))
 
 
 def rensa_sampled(texts: Sequence[str], *, near: NearDuplicates) -> Found:
     """What its own benchmark runs: a document of more than 96 shingles gives 15 of them, 8 bands."""
-    from rensa import RMinHash, RMinHashLSH  # pyright: ignore[reportAttributeAccessIssue]
-
+    rensa = importlib.import_module("rensa")
     sets = list(map(near.signer.shingles, texts))
-    matrix = RMinHash.digest_matrix_from_token_sets_rho(sets, PERMUTATIONS, SEED, probes=4)
-    index = RMinHashLSH(near.threshold, PERMUTATIONS, 8)
+    matrix = rensa.RMinHash.digest_matrix_from_token_sets_rho(sets, PERMUTATIONS, SEED, probes=4)
+    index = rensa.RMinHashLSH(near.threshold, PERMUTATIONS, 8)
     return _flagged(index.query_duplicate_flags_matrix_one_shot(matrix))
 
 

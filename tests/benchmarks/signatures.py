@@ -10,6 +10,7 @@ of more than 96 shingles are sampled by another function, which is not MinHash. 
 
 from __future__ import annotations
 
+import importlib
 import json
 import lzma
 import os
@@ -80,10 +81,9 @@ def by_datasketch(corpus: Corpus, hash: Hash) -> np.ndarray[Any, Any]:
 
 
 def by_rensa(corpus: Corpus) -> object:
-    import rensa
-
-    peer: Any = rensa  # without types
-    return peer.RMinHash.digest_matrix_from_token_byte_sets(corpus.shingles(), PERMUTATIONS, SEED)
+    return importlib.import_module("rensa").RMinHash.digest_matrix_from_token_byte_sets(
+        corpus.shingles(), PERMUTATIONS, SEED
+    )
 
 
 def cases(corpus: Corpus) -> dict[str, Callable[[], Any]]:

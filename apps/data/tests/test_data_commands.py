@@ -165,5 +165,7 @@ def test_the_texts_of_tasks_are_written_and_found_in_a_corpus(place):
     stage = "stages=[{use: decontaminate, paths: [texts], words: 9}]"
     result = data("clean", "clean.yaml", stage, "--out", "out")
     assert result["stages"][0]["did"]["rules"] == {"decontaminate/choices": 1}
+    (place / "texts" / "choices.jsonl").write_text('{"text": "nothing of the kind"}')
+    assert data("clean", "clean.yaml", stage, "--out", "out")["stages"][0]["did"]["rules"] == {}
     with pytest.raises(ProblemError):
         data("evaluations", "heldout", "--out", "texts")

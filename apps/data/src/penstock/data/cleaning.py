@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from penstock.data.config import CleanConfig
 from penstock.data_prep.cleaning.clean import Cleaned, clean
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
+from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
 from penstock.hooks.config import read_config, validate
-from penstock.hooks.registry import Registry
+from penstock.hooks.inputs import inputs_of
+from penstock.hooks.registry import Choice, Registry
 from penstock.run.plugin_lock import content_hash, require_importable
 from penstock.run.records.record import Record
 
@@ -51,11 +54,9 @@ class Cleaning:
         return cls(settings, registry)
 
     def cleaners(self) -> list[tuple[dict[str, Any], str]]:
+        """What the file says of each stage, and a hash of its code and of the files that it reads."""
         written = self.settings.model_dump(mode="json", include={"stages"})["stages"]
-        return [
-            (each, content_hash(choice.entry.component.target))
-            for each, choice in zip(written, self.settings.stages, strict=True)
-        ]
+        return [(each, _hash(choice)) for each, choice in zip(written, self.settings.stages, strict=True)]
 
     def describe(self, corpus: Any) -> dict[str, Any]:
         """What the corpus is: its settings, and a fingerprint if it has one."""
@@ -86,6 +87,15 @@ class Cleaning:
         corpus = self.settings.corpus.build()
         stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
         return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+
+
+def _hash(choice: Choice) -> str:
+    digest = hashlib.sha256(content_hash(choice.entry.component.target).encode())
+    for _, path in inputs_of(choice.settings):
+        for file in find_files([path], "**/*"):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def result_of(cleaned: Cleaned) -> CleanResult:

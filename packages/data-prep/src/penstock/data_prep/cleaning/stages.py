@@ -155,8 +155,7 @@ def compare_all(cleaner: Any, seen: Seen, stage: str) -> None:
     places = [np.load(places_file(file)) for file in files]
     place_N = np.concatenate(places)
     read = _Reader(seen, place_N)
-    sketches = [np.load(file, mmap_mode="r") for file in files]
-    decided = ((int(place_N[number]), decision) for number, decision in cleaner.compare(sketches, read))
+    decided = ((int(place_N[number]), decision) for number, decision in cleaner.compare(_Arrays(files), read))
     following = next(decided, None)
     for number, end in enumerate(accumulate(shard.documents for shard in seen.documents.shards)):
 
@@ -167,6 +166,19 @@ def compare_all(cleaner: Any, seen: Seen, stage: str) -> None:
                 following = next(decided, None)
 
         write_decisions(decisions_file(seen, stage, number), of_shard())
+
+
+class _Arrays(Sequence[Any]):
+    """The rows of each shard, read when they are asked for: what is mapped would count as memory once it is read."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: Any) -> Any:
+        return _Arrays(self._files[number]) if isinstance(number, slice) else np.load(self._files[number])
 
 
 class _Reader:
