@@ -93,7 +93,9 @@ def main(datatrove: str, data: Path, megabytes: float, as_json: bool) -> None:
         bars.append(Bar(f"{name}: verdicts equal, our splitter handed to both", equal, 1))
         if name != "c4":
             listed = iter(peer["words"])
-            by_spacy, _ = judged(build(split=dict(zip(texts, listed, strict=True)).__getitem__), texts)
+            rule: Any = build()
+            rule.split = dict(zip(texts, listed, strict=True)).__getitem__
+            by_spacy, _ = judged(rule, texts)
             equal = share_equal(name, by_spacy, default)
             row["equal, handed spaCy's"] = equal
             bars.append(Bar(f"{name}: verdicts equal, spaCy's words handed to both", equal, 1))

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from penstock.data_prep.cleaning.fineweb import FineWeb
+from penstock.data_prep.cleaning.words import split_words
 from penstock.hooks.contracts import Document
 
 _LONG = "the gate of the old mill was opened by the river in spring {}"
 
 
-def _rule(text: str, **settings: Any) -> str | None:
-    decision = FineWeb(**settings).judge(Document(text, "here"))
+def _rule(text: str, split: Any = split_words, **settings: Any) -> str | None:
+    judge = FineWeb(**settings)
+    judge.split = split
+    decision = judge.judge(Document(text, "here"))
     return decision and decision.rule
 
 

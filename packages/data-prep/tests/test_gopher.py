@@ -8,6 +8,7 @@ import pytest
 
 from penstock.data_prep.cleaning.config import GopherConfig
 from penstock.data_prep.cleaning.gopher import Gopher
+from penstock.data_prep.cleaning.words import split_words
 from penstock.hooks.contracts import Document
 
 _FILLER = ["the", "river", "and", "mills", "of", "stone", "that", "turned", "slowly", "here"]
@@ -17,8 +18,10 @@ def _prose(words: int) -> list[str]:
     return [_FILLER[number % len(_FILLER)] for number in range(words)]
 
 
-def _rule(text: str, **settings: Any) -> str | None:
-    decision = Gopher(**settings).judge(Document(text, "here"))
+def _rule(text: str, split: Any = split_words, **settings: Any) -> str | None:
+    judge = Gopher(**settings)
+    judge.split = split
+    decision = judge.judge(Document(text, "here"))
     assert decision is None or (decision.text is None and decision.detail)
     return decision and decision.rule
 

@@ -19,13 +19,16 @@ from penstock.data_prep.cleaning.gopher_repetition import (
     repeated_characters,
     top_characters,
 )
+from penstock.data_prep.cleaning.words import split_words
 from penstock.hooks.contracts import Document
 
 _WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "", "a b", "…"]), max_size=60)
 
 
-def _rule(text: str, **settings: Any) -> str | None:
-    decision = GopherRepetition(**settings).judge(Document(text, "here"))
+def _rule(text: str, split: Any = split_words, **settings: Any) -> str | None:
+    judge = GopherRepetition(**settings)
+    judge.split = split
+    decision = judge.judge(Document(text, "here"))
     return decision and decision.rule
 
 

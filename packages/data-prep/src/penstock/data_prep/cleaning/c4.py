@@ -37,7 +37,6 @@ class C4:
         lorem_ipsum: bool = True,
         curly_brackets: bool = True,
         minimum_sentences: int | None = 5,
-        split: Split = split_sentences,
     ) -> None:
         self._ended_lines = ended_lines
         self._minimum_line_words = minimum_line_words or 0
@@ -48,7 +47,8 @@ class C4:
         self._lorem_ipsum = lorem_ipsum
         self._curly_brackets = curly_brackets
         self._minimum_sentences = minimum_sentences
-        self._split = split
+        self.split: Split = split_sentences
+        """Another splitter may be put here."""
 
     def judge(self, document: Document) -> Decision | None:
         dropped, text = Counter[str](), document.text
@@ -82,7 +82,7 @@ class C4:
             if rule is not None:
                 dropped[rule] += 1
                 continue
-            sentences += len(self._split(without)) if self._minimum_sentences is not None else 0
+            sentences += len(self.split(without)) if self._minimum_sentences is not None else 0
             kept.append(without)
         if self._minimum_sentences is not None and sentences < self._minimum_sentences:
             detail = f"{sentences} sentences are left, at least {self._minimum_sentences} are needed"

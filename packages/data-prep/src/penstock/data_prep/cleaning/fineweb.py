@@ -23,14 +23,14 @@ class FineWeb:
         short_line: int = 30,
         maximum_repeated_characters: float | None = 0.01,
         maximum_new_lines: float | None = 0.3,
-        split: Split = split_words,
     ) -> None:
         self._ended = minimum_ended_lines
         self._short = maximum_short_lines
         self._short_line = short_line
         self._repeated = maximum_repeated_characters
         self._new_lines = maximum_new_lines
-        self._split = split
+        self.split: Split = split_words
+        """Another splitter may be put here."""
 
     def judge(self, document: Document) -> Decision | None:
         found = next(self._failures(document.text), None)
@@ -54,6 +54,6 @@ class FineWeb:
             of = "of characters are in lines that stood before"
             yield "repeated-lines", f"{repeated:.3f} {of}, at most {self._repeated:g} are allowed"
         if self._new_lines is not None and new_lines:
-            a_word = new_lines / max(1, len(self._split(text)))
+            a_word = new_lines / max(1, len(self.split(text)))
             if a_word > self._new_lines:
                 yield "new-lines", f"{a_word:.3f} new lines a word, at most {self._new_lines:g} are allowed"

@@ -36,7 +36,6 @@ class Gopher:
         minimum_with_letters: float | None = 0.8,
         minimum_stop_words: int | None = 2,
         stop_words: Sequence[str] = STOP_WORDS,
-        split: Split = split_words,
     ) -> None:
         self._words = (minimum_words, maximum_words)
         self._mean_length = (minimum_mean_length, maximum_mean_length)
@@ -45,11 +44,12 @@ class Gopher:
         self._with_letters = minimum_with_letters
         self._minimum_stop_words = minimum_stop_words
         self._stop_words = frozenset(stop_words)
-        self._split = split
+        self.split: Split = split_words
+        """Another splitter may be put here."""
 
     def judge(self, document: Document) -> Decision | None:
         text = document.text
-        counts = Counter(self._split(text))
+        counts = Counter(self.split(text))
         found = next(self._failures(text, counts), None)
         return found and Decision(f"gopher/{found[0]}", found[1])
 

@@ -41,13 +41,13 @@ class GopherRepetition:
         maximum_line_characters: float | None = 0.2,
         top: Limits = TOP,
         repeated: Limits = REPEATED,
-        split: Split = split_words,
     ) -> None:
         self._paragraphs = (maximum_paragraphs, maximum_paragraph_characters)
         self._lines = (maximum_lines, maximum_line_characters)
         self._top = tuple(top)
         self._repeated = tuple(repeated)
-        self._split = split
+        self.split: Split = split_words
+        """Another splitter may be put here."""
 
     def judge(self, document: Document) -> Decision | None:
         found = next(self._failures(document.text), None)
@@ -59,7 +59,7 @@ class GopherRepetition:
             return
         yield from _pieces("paragraph", _PARAGRAPH_END.split(text.strip()), len(text), self._paragraphs)
         yield from _pieces("line", _lines(text), len(text), self._lines)
-        words = self._split(text)
+        words = self.split(text)
         lengths = np.fromiter(map(len, words), np.int64, len(words))
         spaced, joined = Grams(words, lengths, " "), Grams(words, lengths, "")
         for n, limit in self._top:

@@ -70,7 +70,6 @@ class NearDuplicates:
         normaliser: Normaliser | None = None,
         max_ram: int = MAX_RAM,
         scratch: str | Path | None = None,
-        quality: Callable[[Document], float] | None = None,
     ) -> None:
         if not 0 < threshold <= 1:
             raise ProblemError(
@@ -78,7 +77,8 @@ class NearDuplicates:
             )
         require_choice("keep", keep, ("earliest", "longest", "best"))
         self.threshold, self.keep, self.max_ram, self.scratch = threshold, keep, max_ram, scratch
-        self.quality = quality or share_of_prose
+        self.quality: Callable[[Document], float] = share_of_prose
+        """What the `best` has most of; another measure may be put here."""
         self.signer = Signer(permutations, seed, scheme, hash, Shingling(unit, size), normaliser or Normaliser())
         self.banding = choose_banding(permutations, threshold, recall)
 
