@@ -20,6 +20,8 @@ REGISTRY = Registry.discover(Selection(files=(str(PLUGIN),)))
 TEXTS = ["one", "TWO", "", "six", "tea", "four", "TEN 水", "\u2028", "OAK", "seven", "five", "tan"]
 LEFT = ["one", "two", "six", "four", "ten 水", "seven"]
 
+TWO_SHARDS = 24  # bytes of text in a shard
+
 
 class Texts:
     def __init__(self, texts: Sequence[str] = TEXTS) -> None:
@@ -137,17 +139,17 @@ def test_folders_of_others_are_left_alone(tmp_path):
 def test_what_a_killed_process_left_is_finished_to_the_same_bytes(tmp_path):
     """The process ends at each file that it puts in place."""
     whole = tmp_path / "whole"
-    cleaned(whole)
+    cleaned(whole, shard=TWO_SHARDS)
     wanted, event = files(whole), 0
     while True:
         folder = tmp_path / str(event)
         if not _killed_at(event, folder):
             break
-        cleaned(folder)
+        cleaned(folder, shard=TWO_SHARDS)
         assert files(folder) == wanted, f"killed before rename {event}"
         shutil.rmtree(folder)
         event += 1
-    assert event > 20
+    assert event > 10
 
 
 def _killed_at(event: int, folder: Path) -> bool:
@@ -162,6 +164,6 @@ def _killed_at(event: int, folder: Path) -> bool:
             return rename(path, target)
 
         Path.rename = Path.replace = counting  # type: ignore[method-assign]
-        cleaned(folder)
+        cleaned(folder, shard=TWO_SHARDS)
         os._exit(0)
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
