@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import pytest
+from decided import applied, decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,20 +13,6 @@ from penstock.data_prep.cleaning.exact import Exact, Unit
 from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.hooks.contracts import Decision, Document
 from penstock.hooks.problems import ProblemError
-
-
-def decide(stage: Exact, texts: Sequence[str], shard: int = 3) -> dict[int, Decision]:
-    documents = [Document(text, str(place)) for place, text in enumerate(texts)]
-    sketches = [stage.sketch(documents[start : start + shard]) for start in range(0, len(texts), shard)]
-    decided = list(stage.compare(sketches, documents.__getitem__))
-    assert [place for place, _ in decided] == sorted({place for place, _ in decided})
-    return dict(decided)
-
-
-def applied(texts: Sequence[str], decided: dict[int, Decision]) -> list[str]:
-    after = [decided[place].text if place in decided else text for place, text in enumerate(texts)]
-    return [text for text in after if text is not None]
-
 
 texts = st.lists(st.lists(st.sampled_from(["A", "a", "b.", "b", "!", " ", "\n"]), max_size=8).map("".join), max_size=8)
 normalisers = st.sampled_from([None, Normaliser(), Normaliser(case="keep")])

@@ -13,29 +13,17 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from decided import applied, decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning import substrings, windows
 from penstock.data_prep.cleaning.substrings import Substrings
-from penstock.hooks.contracts import Decision, Document
+from penstock.hooks.contracts import Decision
 from penstock.hooks.problems import ProblemError
 
 Action = Literal["cut", "remove"]
 _TOKEN = re.compile(r"[\u3000-\u9fff]|[^ \t\n\v\f\r\u3000-\u9fff]+")
-
-
-def decide(stage: Substrings, texts: Sequence[str], shard: int = 7) -> dict[int, Decision]:
-    documents = [Document(text, str(place)) for place, text in enumerate(texts)]
-    sketches = [stage.sketch(documents[start : start + shard]) for start in range(0, len(texts), shard)]
-    decided = list(stage.compare(sketches, documents.__getitem__))
-    assert [place for place, _ in decided] == sorted({place for place, _ in decided})
-    return dict(decided)
-
-
-def applied(texts: Sequence[str], decided: dict[int, Decision]) -> list[str]:
-    after = [decided[place].text if place in decided else text for place, text in enumerate(texts)]
-    return [text for text in after if text is not None]
 
 
 def naive(texts: Sequence[str], length: int, action: Action = "cut", share: float = 0.5) -> dict[int, str | None]:

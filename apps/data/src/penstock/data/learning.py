@@ -19,7 +19,7 @@ def learnt(path: Path, overrides: tuple[str, ...], registry: Registry, out: Path
     """Trains on the corpora that a file names, and writes the classifier to `out`."""
     settings = validate(LearnConfig, read_config(path, overrides), registry)
     good, ordinary = settings.good.build(), settings.ordinary.build()
-    output.note("read, trained and measured: minutes for 50,000 texts of each kind")
+    output.note("reading the texts, training and measuring")
     model = learn(
         _texts(good, settings.texts), _texts(ordinary, settings.texts), buckets=settings.buckets, seed=settings.seed
     )

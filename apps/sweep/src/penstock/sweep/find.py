@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from penstock.hooks.discovery import Selection
+from penstock.hooks.registry import Registry
 from penstock.run.config import load_run_config
 from penstock.run.records.sweep import CellRates
-from penstock.sweep.selected import registry_of
 from penstock.train.rate_finder import find_rates
 from penstock.train.training import prepare_run
 
@@ -16,7 +17,7 @@ from penstock.train.training import prepare_run
 def find_job(argument: dict[str, Any]) -> dict[str, Any]:
     """The rates (`CellRates`) of the model that `config` and `overrides` describe, from `seeds` ramps of `steps` steps.
     Its data is prepared under `runs`; `selection` says which plugins are loaded."""
-    registry = registry_of(argument["selection"])
+    registry = Registry.discover(Selection.from_json(argument["selection"]))
     config = load_run_config(Path(argument["config"]), argument["overrides"], registry)[0]
     data = Path(prepare_run(config, Path(argument["runs"]))["data"])
     begun = time.perf_counter()

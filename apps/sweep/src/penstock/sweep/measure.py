@@ -15,10 +15,10 @@ import torch
 
 from penstock.eval_suite.performance import measure_performance
 from penstock.evaluate.evaluation import heldout_tokens, prepare_tasks, task_context
+from penstock.hooks.discovery import Selection
 from penstock.hooks.registry import Registry
 from penstock.run.directory import processor
 from penstock.run.records.sweep import MeasuredRun
-from penstock.sweep.selected import registry_of
 from penstock.train.restore import restore_run
 
 PROMPTS = (128, 512)
@@ -53,7 +53,8 @@ def measure(run: Path, registry: Registry, tasks: Sequence[Mapping[str, Any]] = 
 def measure_job(argument: dict[str, Any]) -> dict[str, Any]:
     """`measure` as a launcher's job: `run` is the run directory, `tasks` the tasks as a config writes them, and
     `selection` says which plugins are loaded."""
-    return measure(Path(argument["run"]), registry_of(argument["selection"]), argument["tasks"]).to_json()
+    registry = Registry.discover(Selection.from_json(argument["selection"]))
+    return measure(Path(argument["run"]), registry, argument["tasks"]).to_json()
 
 
 def _batch(performance: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class ParquetConfig(Schema):
     field: str = "text"
     """The string column that holds the text."""
     url: str | None = None
-    """The column of each text's address, in which null is none. By default no document has an address."""
+    """The column of each text's address, or null. By default no document has an address."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ class HuggingFaceDatasetConfig(Schema):
     streaming: bool = True
     """Read while downloading instead of downloading first. The documents are spooled to disk once in either case."""
     url: str | None = None
-    """The column of each text's address, in which null is none. By default no document has an address."""
+    """The column of each text's address, or null. By default no document has an address."""
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:

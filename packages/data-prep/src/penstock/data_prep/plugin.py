@@ -40,30 +40,48 @@ def filters() -> list[Component]:
 @hookimpl
 def cleaners() -> list[Component]:
     return [
-        _cleaner("urls", "urls:Urls", "Keeps the first document of each URL"),
-        _cleaner("exact", "exact:Exact", "Removes equal documents, or cuts out equal paragraphs or lines"),
-        _cleaner("near", "near:NearDuplicates", "Keeps one of each cluster of near duplicates, by MinHash"),
-        _cleaner("substrings", "substrings:Substrings", "Cuts out spans of tokens that earlier documents have"),
-        _cleaner("gopher", "gopher:Gopher", "Gopher's rules of quality"),
-        _cleaner("gopher-repetition", "gopher_repetition:GopherRepetition", "Gopher's rules of repetition"),
-        _cleaner("c4", "c4:C4", "C4's rules: cuts out lines, and removes pages"),
-        _cleaner("fineweb", "fineweb:FineWeb", "FineWeb's own rules of quality"),
-        _cleaner("language", "language:Language", "Keeps documents, or paragraphs, of some languages"),
-        _cleaner("masking", "masking:Masking", "Masks e-mail addresses, IP addresses and telephone numbers"),
-        _cleaner("decontaminate", "decontaminate:decontamination", "Removes what stands in evaluations"),
-        _cleaner("contrastive", "contrastive:Contrastive", "Removes texts that a classifier finds ordinary"),
-        _cleaner("resampling", "contrastive:Resampling", "Keeps a sample by importance for good text"),
+        _cleaner("urls", "urls:Urls", "Urls", "Keeps the first document of each URL"),
+        _cleaner("exact", "exact:Exact", "Exact", "Removes equal documents, or cuts out equal paragraphs or lines"),
+        _cleaner("near", "near:NearDuplicates", "Near", "Keeps one of each cluster of near duplicates, by MinHash"),
+        _cleaner(
+            "substrings",
+            "substrings:Substrings",
+            "Substrings",
+            "Cuts out spans of tokens that earlier documents have",
+        ),
+        _cleaner("gopher", "gopher:Gopher", "Gopher", "Gopher's rules of quality"),
+        _cleaner(
+            "gopher-repetition",
+            "gopher_repetition:GopherRepetition",
+            "GopherRepetition",
+            "Gopher's rules of repetition",
+        ),
+        _cleaner("c4", "c4:C4", "C4", "C4's rules: cuts out lines, and removes pages"),
+        _cleaner("fineweb", "fineweb:FineWeb", "FineWeb", "FineWeb's own rules of quality"),
+        _cleaner("language", "language:Language", "Language", "Keeps documents, or paragraphs, of some languages"),
+        _cleaner("masking", "masking:Masking", "Masking", "Masks e-mail addresses, IP addresses and telephone numbers"),
+        _cleaner(
+            "decontaminate",
+            "decontaminate:decontamination",
+            "Decontaminate",
+            "Removes what stands in evaluations",
+        ),
+        _cleaner(
+            "contrastive",
+            "contrastive:Contrastive",
+            "Contrastive",
+            "Removes texts that a classifier finds ordinary",
+        ),
+        _cleaner("resampling", "contrastive:Resampling", "Resampling", "Keeps a sample by importance for good text"),
     ]
 
 
-def _cleaner(name: str, target: str, summary: str) -> Component:
-    words = "".join(part.capitalize() for part in name.split("-"))
-    config = {"C4": "C4", "Fineweb": "FineWeb"}.get(words, words)
+def _cleaner(name: str, target: str, settings: str, summary: str) -> Component:
     return Component(
         kind="cleaner",
         name=name,
         target=f"penstock.data_prep.cleaning.{target}",
-        config=f"penstock.data_prep.cleaning.config:{config}Config",
+        config=f"penstock.data_prep.cleaning.config:{settings}Config",
         summary=summary,
     )
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import pluggy
 
@@ -114,6 +114,11 @@ class Selection:
     only: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Selection:
+        """The selection whose fields JSON has carried to another process, which made lists of its tuples."""
+        return cls(value["no_plugins"], *(tuple[str, ...](value[name]) for name in ("only", "files", "blocked")))
 
     def arguments(self) -> list[str]:
         """The equivalent options of `penstock`."""

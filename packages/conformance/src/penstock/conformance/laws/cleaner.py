@@ -69,7 +69,7 @@ def what_is_repeated_stays(subject: Subject) -> None:
 
 @law(CLEANER, needs=(it_judges_or_compares,))
 def nothing_is_decided_of_nothing(subject: Subject) -> None:
-    """A corpus without documents has no decisions, nor has an empty shard.
+    """A corpus without documents has no decisions, and an empty shard adds none.
 
     Return an array of shape [0, ...] from `sketch([])`, and concatenate arrays that may be empty.
     """

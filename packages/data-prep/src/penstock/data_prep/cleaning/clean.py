@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +134,26 @@ def _done(
     if not judges:
         (folder / SKETCHES / stage.name).mkdir(parents=True, exist_ok=True)
     function = f"{JOBS}:{'judge' if judges else 'sketch'}_shard"
-    _run(function, seen, stage, registry, launcher, progress)
+    values = _run(function, seen, stage, registry, launcher, progress)
     shards = range(len(seen.documents.shards))
-    if not judges:
+    if judges:
+        of_shards = [StageCounts(**value) for value in values]
+    else:
         compare_all(cleaner, seen, stage.name)
-    counts = StageCounts(0, 0, 0, 0)
-    for shard in shards:
-        counts = added(counts, counts_of_shard(seen, stage.name, shard))
-    counts = replace(counts, sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards))
+        of_shards = [counts_of_shard(seen, stage.name, shard) for shard in shards]
+    counts = replace(
+        reduce(added, of_shards), sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards)
+    )
     write_counts(decisions, counts)
     shutil.rmtree(folder / SKETCHES / stage.name, ignore_errors=True)
     return counts
 
 
-def _run(function: str, seen: Seen, stage: Stage, registry: Registry, launcher: Launcher, progress: Progress) -> None:
-    """Runs a job a shard; raises `ProblemError` with why the first one failed, once all others are done."""
+def _run(
+    function: str, seen: Seen, stage: Stage, registry: Registry, launcher: Launcher, progress: Progress
+) -> list[dict[str, Any]]:
+    """Runs a job a shard, and returns what the jobs return, in any order. Raises `ProblemError` with why one failed,
+    once all others are done."""
     selection, total = asdict(registry.selection), len(seen.documents.shards)
     jobs = [
         Job(
@@ -164,12 +170,17 @@ def _run(function: str, seen: Seen, stage: Stage, registry: Registry, launcher: 
         for shard in range(total)
     ]
     failed: Outcome | None = None
+    values: list[dict[str, Any]] = []
     for done, outcome in enumerate(launcher.run(function, jobs), 1):
         progress(stage.name, done, total)
-        failed = failed or (None if outcome.state == "done" else outcome)
+        if outcome.value is None:
+            failed = failed or outcome
+        else:
+            values.append(outcome.value)
     if failed is not None:
         fix = "mend the cause and give the same command again: the other shards are kept"
         raise ProblemError(Problem("stage-failed", failed.reason, failed.name, fix), ExitCode.FAILED)
+    return values
 
 
 def _published(folder: Path, documents: Documents, stages: Sequence[Stage], counts: Sequence[StageCounts]) -> Cleaned:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.data_prep.cleaning.clean import Cleaned, read_cleaned
-from penstock.data_prep.cleaning.decisions import read_decisions
-from penstock.data_prep.cleaning.stages import Seen, decisions_file
+from penstock.data_prep.cleaning.stages import Seen, decided_of
 from penstock.data_prep.files import fingerprint
 from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.contracts import Document
@@ -65,12 +64,7 @@ def read_undone(folder: Path) -> set[int]:
 
 def decided_places(cleaned: Cleaned) -> set[int]:
     seen = _all_seen(cleaned)
-    return {
-        place
-        for stage, _ in cleaned.stages
-        for number in range(len(seen.documents.shards))
-        for place, _ in read_decisions(decisions_file(seen, stage.name, number))
-    }
+    return {place for stage, _ in cleaned.stages for place, _ in decided_of(seen, stage.name)}
 
 
 def _all_seen(cleaned: Cleaned) -> Seen:

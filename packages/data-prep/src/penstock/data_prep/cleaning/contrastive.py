@@ -27,7 +27,7 @@ from penstock.hooks.problems import Problem, ProblemError
 
 FORMAT = 1
 PATTERN = r"(?u)\w+|[^\w\s]"
-"""A word, or a character that is none."""
+"""A word, or a single character of punctuation."""
 HELD_OUT = 5
 """One of so many documents is held out: it calibrates and measures."""
 FEWEST = 20
@@ -237,12 +237,14 @@ def _log_ratio(texts: Sequence[str], label_N: Any, buckets: int) -> Any:
 
 
 def _report(model: TextModel, texts: Sequence[str], y_N: Any, train: Sequence[str], random: Any) -> Report:
+    auc = import_extra("sklearn.metrics", "contrastive", "measuring a classifier of texts").roc_auc_score
     probability_N = model.probability(texts)
-    pairs = [(auc(probability_N, y_N), calibration_error(probability_N, y_N))]
+    pairs = [(float(auc(y_N, probability_N)), calibration_error(probability_N, y_N))]
     for _ in range(1000):
         drawn = random.integers(0, len(y_N), len(y_N))
         if 0 < y_N[drawn].sum() < len(y_N):
-            pairs.append((auc(probability_N[drawn], y_N[drawn]), calibration_error(probability_N[drawn], y_N[drawn])))
+            y, probability = y_N[drawn], probability_N[drawn]
+            pairs.append((float(auc(y, probability)), calibration_error(probability, y)))
     low, high = np.quantile(np.array(pairs[1:]), [0.025, 0.975], axis=0)
     good, ordinary = _telling(model, train)
     return Report(
@@ -255,18 +257,6 @@ def _report(model: TextModel, texts: Sequence[str], y_N: Any, train: Sequence[st
         good,
         ordinary,
     )
-
-
-def auc(score_N: Any, y_N: Any) -> float:
-    """The probability that a good text has a higher score than an ordinary one; half of equal scores counts.
-
-    >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 0, 1, 1]))
-    0.875
-    """
-    _, place_N, count_N = np.unique(score_N, return_inverse=True, return_counts=True)
-    rank_N = (np.cumsum(count_N) - (count_N - 1) / 2)[place_N]
-    good = int(y_N.sum())
-    return float((rank_N[y_N == 1].sum() - good * (good + 1) / 2) / (good * (len(y_N) - good)))
 
 
 def calibration_error(probability_N: Any, y_N: Any, bins: int = 10) -> float:

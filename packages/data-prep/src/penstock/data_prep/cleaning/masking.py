@@ -1,7 +1,7 @@
 """Masks what could lead to a person: e-mail addresses, IP addresses and telephone numbers.
 
-Patterns err towards leaving text alone. An IPv4 address stands alone, so `1.2.3.4.5` is none, nor is the number of a
-version (`v1.2.3.4`, `Chrome/91.0.0.0`, `version 8.1.2.3`). Addresses that no one person has (private, loopback,
+In doubt, text stays as it is. An IPv4 address stands alone: `1.2.3.4.5` and version numbers (`v1.2.3.4`,
+`Chrome/91.0.0.0`, `version 8.1.2.3`) are not masked. Addresses that belong to no single person (private, loopback,
 documentation, multicast) stay. A telephone number has a `+` and a country code, or the form of North America.
 """
 

@@ -58,7 +58,7 @@ def kernels() -> dict[str, int]:
     try:
         library = _library()
     except OSError as error:
-        warnings.warn(f"numpy signs texts, some 15 times slower: {error}; {_BUILD}", stacklevel=2)
+        warnings.warn(f"numpy signs texts, which is slower: {error}; {_BUILD}", stacklevel=2)
         return {}
     found: dict[str, int] = {}
     while address := library.penstock_kernel(len(found)):

@@ -66,7 +66,7 @@ class Normaliser:
 
 
 def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises `ProblemError` where a setting is none of the known values."""
+    """Raises `ProblemError` for a setting that is not among the known values."""
     if value not in known:
         raise ProblemError(Problem("invalid-value", f"{name} is '{value}'", "", did_you_mean(value, known)))
 

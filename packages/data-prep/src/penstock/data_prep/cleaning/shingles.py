@@ -27,7 +27,7 @@ def shingles(text: str, unit: Literal["word", "character"], size: int) -> list[b
 
 @dataclass(frozen=True, slots=True)
 class Shingling:
-    """`shingles` of one unit and size, three times as fast. Raises `ProblemError` for another unit, or size below 1."""
+    """`shingles` of one unit and size, and faster. Raises `ProblemError` for another unit, or size below 1."""
 
     unit: Literal["word", "character"] = "word"
     """Words stand between whitespace. Take `character` for scripts that write none, such as Chinese and Thai."""

@@ -1,7 +1,7 @@
 """MinHash signatures of texts, with the bits of datasketch: normalise, cut into shingles, hash, permute, take minima.
 
 The share of equal places in two signatures estimates the Jaccard similarity of the sets of shingles. The compiled
-kernel and numpy give equal bits; numpy is some 15 times slower.
+kernel and numpy give equal bits; numpy is slower.
 """
 
 from __future__ import annotations

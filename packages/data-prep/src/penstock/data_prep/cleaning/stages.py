@@ -1,7 +1,7 @@
 """Stages over the folder of a cleaning: what each sees, and the jobs that work on one shard of it.
 
-A job is a function of the folder, the stage and the shard. It writes one file, whole or not at all, and a file that is
-there is not made again: a cleaning that was killed goes on with the shards that are left.
+A job is a function of the folder, the stage and the shard. It writes its file whole or not at all. A job whose file
+exists does nothing, so a killed cleaning goes on with the other shards.
 """
 
 from __future__ import annotations
@@ -122,10 +122,8 @@ def sketch_shard(argument: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of(argument: Mapping[str, Any]) -> tuple[Any, Seen, int]:
-    settings: dict[str, Any] = {
-        name: tuple(each) if isinstance(each, list) else each for name, each in argument["selection"].items()
-    }
-    choice = Registry.discover(Selection(**settings)).choose("cleaner", argument["cleaner"])
+    registry = Registry.discover(Selection.from_json(argument["selection"]))
+    choice = registry.choose("cleaner", argument["cleaner"])
     return choice.build(), Seen(Path(argument["folder"]), tuple(argument["before"])), argument["shard"]
 
 

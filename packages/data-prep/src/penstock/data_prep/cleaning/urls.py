@@ -55,7 +55,7 @@ class Urls:
         self._tracking = tuple(tracking)
 
     def sketch(self, documents: Sequence[Document]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """uint64 [N, 2]: a 128-bit hash of the canonical URL; zeros where there is none."""
+        """uint64 [N, 2]: a 128-bit hash of the canonical URL; zeros for a document without a URL."""
         rows = b"".join(self._digest(document) for document in documents)
         return np.frombuffer(rows, ">u8").astype(np.uint64).reshape(-1, 2)
 
