@@ -22,6 +22,7 @@ from penstock.sweep.figures import figures_of
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
+from penstock.sweep.rules.none import NoRule
 from penstock.sweep.rules.paired import Paired
 from penstock.sweep.shape import costs_of, shapes_of
 
@@ -203,9 +204,41 @@ def test_what_a_budget_leaves_out_is_capped_with_the_reason(sweep_file, caps, ex
     assert all(reason in cell.reason for cell in figures.cells if cell.state == "capped")
 
 
+def test_the_best_cell_is_confirmed_with_its_next_seed(sweep_file):
+    text = sweep_file.read_text().replace("finalists: 1", "finalists: 2") + "confirm: 3\n"
+    sweep_file.write_text(text)
+    figures = walk(sweep_file, rule=NoRule())
+    first = {run.cell: run.bits_per_byte for run in figures.runs if run.seed == 0}
+    confirms = [each.went_on for each in figures.decisions if each.rule == "confirm"]
+    assert len(first) == 2
+    assert confirms == [[cell] for cell in sorted(first, key=lambda cell: first[cell])]  # each has two seeds, no third
+    assert [run.seed for run in figures.runs].count(1) == 2
+    assert what_was_found(walk(sweep_file, Shuffled(0), rule=NoRule())) == what_was_found(figures)
+
+    sweep_file.write_text(text.replace("confirm: 3", "confirm: 1\nbudget: {runs: 5}"))
+    (best,) = confirms[0]
+    capped = walk(sweep_file, folder="capped", rule=NoRule())
+    assert {cell.cell: cell.seeds for cell in capped.cells if cell.state == "finished"} == dict.fromkeys(first, 1)
+    assert [(each.cell, each.seed) for each in capped.missing] == [(best, 1)]
+
+
+def test_a_sweep_without_phases_is_confirmed_too_and_its_curves_have_both_seeds(sweep_file):
+    text = sweep_file.read_text().replace("phases: {short: {tokens: 1024}, finalists: 1}", "rungs: [512]\nconfirm: 1")
+    sweep_file.write_text(text)
+    figures = walk(sweep_file)
+    (best,) = [each.went_on[0] for each in figures.decisions if each.rule == "confirm"]
+    cell = next(cell for cell in figures.cells if cell.cell == best)
+    assert (cell.seeds, cell.tokens, cell.state) == (2, 2048, "finished")
+    assert [(each.seed, each.tokens) for each in figures.rungs if each.cell == best] == [
+        (seed, tokens) for seed in (0, 1) for tokens in (512, 2048)
+    ]
+    assert [cell.state for cell in figures.cells].count("finished") == 2
+
+
 @pytest.mark.parametrize(
     ("change", "code", "named"),
     [
+        (("seeds: [0, 1]", "seeds: [0]\nconfirm: 1"), "bad-value", "the sweep has one"),
         (("lr: 0.02}}", "lr: 0.002}}"), "equal-cells", "cells 'middle' and 'high' are equal"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: [bits_per_byte]"), "bad-value", "has no direction"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: {bits: minimize}"), "bad-value", "no figure of a cell"),

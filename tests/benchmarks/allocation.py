@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,21 @@ SWEEPS = {"depth fixed": "allocation-1m", "depth follows the share": "allocation
 PAGE = ROOT / "docs" / "allocation.md"
 POINTS = 0.02
 """How far a cell may be from its share."""
-MINUTES = 60
+TIMED = {"allocation-1m": 60}
+"""Minutes that a sweep may take, on two cores that do nothing else."""
 Row = dict[str, Any]
 
 
-def swept(name: str, runs: Path) -> tuple[SweepFigures, float | None]:
-    """The figures of a sweep that is finished first, and its seconds unless it had begun before."""
-    file, begun = ROOT / "configs" / "sweeps" / f"{name}.yaml", time.perf_counter()
-    before = (runs / name).exists()
+def swept(name: str, runs: Path) -> tuple[SweepFigures, float]:
+    """The figures of a sweep that is finished first, and the seconds from its first result to its last,
+    pauses included; the first are the shapes of cells, at its start."""
+    file = ROOT / "configs" / "sweeps" / f"{name}.yaml"
     command = [str(Path(sys.executable).with_name("penstock")), "sweep", str(file), "--runs", str(runs)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     figures = read_record(SweepFigures, runs / name / "sweep.json")
     assert figures is not None
-    return figures, None if before else time.perf_counter() - begun
+    times = [path.stat().st_mtime for path in (runs / name / "cells").rglob("*.json")]
+    return figures, max(times) - min(times)
 
 
 def rows_of(design: str, figures: SweepFigures, cells: Mapping[str, Cell]) -> list[Row]:
@@ -215,8 +216,8 @@ def main(chosen: tuple[str, ...], runs: Path | None, as_json: bool) -> None:
         }
         off = max(abs(row["reached share"] - int(row["share"].split()[0]) / 100) for row in own)
         bars.append(Bar(f"{design}: how far a share is from what was asked", off, POINTS, at_least=False))
-        if seconds is not None:
-            bars.append(Bar(f"{design}: minutes", seconds / 60, MINUTES, at_least=False))
+        if name in TIMED:
+            bars.append(Bar(f"{design}: minutes", seconds / 60, TIMED[name], at_least=False))
     try:
         finish("allocation", rows, bars, as_json, sweeps=facts)
     finally:

@@ -7,7 +7,7 @@ of the held-out text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,17 +135,31 @@ class Found:
 Search = Callable[[Replay], Found]
 
 
-def race(rule: StopRule, rungs: Sequence[float] = RUNGS) -> Search:
-    """Whole runs of one seed that a rule stops at rungs: a sweep with `seeds: [0]`, `rungs` and `stop`."""
+def race(rule: StopRule, rungs: Sequence[float], confirm: int) -> Search:
+    """Whole runs of the first seed that a rule stops at rungs, and then further seeds of the best: a sweep with
+    `rungs`, `stop` and `confirm`."""
 
     def search(replay: Replay) -> Found:
         living = list(replay.table.cells)
-        for number, _ in enumerate(rungs[:-1]):
+        for number in range(len(rungs)):
             stopped = rule.stopped(number, [replay.standing(cell, 1, 1.0, rungs[: number + 1]) for cell in living])
             living = [cell for cell in living if cell not in stopped]
-        return _to_the_end(replay, living, 1)
+        return _confirmed(replay, living, confirm)
 
     return search
+
+
+def _confirmed(replay: Replay, living: Sequence[str], confirm: int) -> Found:
+    seeds = dict.fromkeys(living, 1)
+    for _ in range(confirm):
+        waiting = [cell for cell in living if seeds[cell] < len(replay.table.seeds)]
+        seeds[_best(replay, waiting, seeds)] += 1
+    return Found(_best(replay, living, seeds), list(living), replay.runs)
+
+
+def _best(replay: Replay, cells: Sequence[str], seeds: Mapping[str, int]) -> str:
+    ends = [replay.standing(cell, seeds[cell], 1.0, [1.0]) for cell in cells]
+    return min(ends, key=lambda end: (end.bits_per_byte, end.cell)).cell
 
 
 def two_phases(short: float, count: int, seeds: int) -> Search:
@@ -211,5 +225,4 @@ def optuna_asha(reduction: int, limit: float) -> Search:
 
 
 def _to_the_end(replay: Replay, chosen: Sequence[str], seeds: int) -> Found:
-    ends = [replay.standing(cell, seeds, 1.0, [1.0]) for cell in chosen]
-    return Found(min(ends, key=lambda end: (end.bits_per_byte, end.cell)).cell, list(chosen), replay.runs)
+    return Found(_best(replay, chosen, dict.fromkeys(chosen, seeds)), list(chosen), replay.runs)

@@ -58,8 +58,11 @@ def test_noise_of_seeds_and_time_to_catch_up_keep_a_cell(seed_noise, catch_up):
 def test_a_share_of_the_cells_goes_on_at_most():
     close = [standing(f"{number}", 2.0 + number / 1000) for number in range(10)]
     assert Paired(keep=1.0).stopped(0, close) == {}
-    assert sorted(Paired(keep=0.65).stopped(0, close)) == ["7", "8", "9"]
-    assert Paired(keep=0.65).stopped(0, close)["9"] == "2.0090 bits per byte, not among the 7 of 10 that go on"
+    assert sorted(Paired(keep=0.65, fewest=1).stopped(0, close)) == ["7", "8", "9"]
+    assert sorted(Paired(keep=0.1, fewest=8).stopped(0, close)) == ["8", "9"]
+    assert (
+        Paired(keep=0.65, fewest=1).stopped(0, close)["9"] == "2.0090 bits per byte, not among the 7 of 10 that go on"
+    )
 
 
 def test_equal_cells_stop_in_one_sweep_of_twenty_at_most():
@@ -134,5 +137,6 @@ def test_finalists_cover_the_front():
     whole = hypervolume(points, reference_point(points))
     kept = np.array([[each.bits_per_byte, *each.costs] for each in cells if each.cell in finalists(cells, 3)])
     assert hypervolume(kept, reference_point(points)) > 0.95 * whole
+    assert finalists(cells, 4)[:2] == ["large", "twin"]  # a third goes by quality alone
     assert finalists(cells[::-1], 4) == finalists(cells, 4)
     assert len(finalists(cells, 9)) == 5

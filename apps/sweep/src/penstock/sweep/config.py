@@ -46,7 +46,7 @@ class Phases(Schema):
     short: ShortPhase = ShortPhase()
     """The first phase."""
     finalists: int = Field(default=3, ge=1)
-    """How many cells are trained to the end, with every seed of the sweep."""
+    """How many cells are trained to the end: with every seed of the sweep, or as `confirm` says."""
 
 
 class Rate(Schema):
@@ -91,6 +91,10 @@ class SweepConfig(Schema):
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Seeds; every cell is trained once with each. All runs have the same data split, and runs of one seed the same
     data order and initial random numbers."""
+    confirm: int | None = Field(default=None, ge=1)
+    """null: a cell that is trained to the end is trained with every seed. Else it is trained with the first seed, and
+    this many runs follow, one after the other: each has the next seed of the cell that is best so far in bits per
+    byte, so that the winner does not owe it to its seed."""
     baseline: str | None = None
     """The cell that the others are compared with, such as "softmax, switch"; the first cell if empty."""
     flops_tolerance: float = Field(default=0.02, ge=0)
@@ -155,6 +159,8 @@ class SweepConfig(Schema):
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
+        if self.confirm is not None and len(self.seeds) == 1:
+            yield ("confirm",), "a cell is confirmed with further seeds, but the sweep has one"
         if self.rate.width is not None and self.rate.use != "width":
             yield ("rate", "width"), f"nothing reads it with `use: {self.rate.use}`"
         if self.rate.also_common and (self.rate.use == "fixed" or self.phases is None):

@@ -128,6 +128,7 @@ class Controller:
                 best = self._finalists(phase, living)
             elif phase.name != "common":
                 self._set(living, State("finished"))
+                self._confirm(phase, living)
 
     def _with_rates(self) -> list[Cell]:
         """The cells whose learning rates are known; those of the others are looked for first."""
@@ -166,6 +167,32 @@ class Controller:
             if phase.stops and self._rule is not None and rung < len(phase.rungs) and living:
                 living = self._decided(self._rule, phase, rung, living, trials)
         return living
+
+    def _confirm(self, phase: Phase, finished: Sequence[Cell]) -> None:
+        """Further seeds, one run after the other, each of the cell whose mean is best so far. A cap ends this, and a
+        cell whose run fails has failed."""
+        seeds = self.sweep.settings.seeds
+        trials = {cell.name: [self._trial(cell, phase, seeds[0])] for cell in finished}
+        for _ in range(self.sweep.settings.confirm or 0):
+            waiting = [cell for cell in finished if len(trials[cell.name]) < len(seeds) and self._is_finished(cell)]
+            if not waiting:
+                return
+            standings = self._standings(phase, len(phase.rungs), waiting, trials)
+            best = min(standings, key=lambda standing: (standing.bits_per_byte, standing.cell)).cell
+            cell = next(each for each in waiting if each.name == best)
+            trial = self._trial(cell, phase, seeds[len(trials[best])])
+            self._record(phase, phase.tokens(self.sweep.baseline), "confirm", [cell], {})
+            self.trials.append(trial)
+            if not all(self._trained(phase, rung, [trial], [cell]) for rung in range(len(phase.rungs) + 1)):
+                if self.states[best].name != "capped":
+                    continue
+                output.note(f"{trial.name} is left out: {self.states[best].reason}")
+                self._set([cell], State("finished"))
+                return
+            trials[best].append(trial)
+
+    def _is_finished(self, cell: Cell) -> bool:
+        return self.states[cell.name].name == "finished"
 
     def _trial(self, cell: Cell, phase: Phase, seed: int) -> Trial:
         """A cell whose rates are those of its config has one short run, which is that of both rates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,14 +14,17 @@ from penstock.sweep.pareto import Values, hypervolume, on_front, reference_point
 def finalists(standings: Sequence[Standing], count: int) -> list[str]:
     """The names of the cells that go on, at most `count`; equal ones in the order of their names.
 
-    With quality as the only objective they are the best in bits per byte, the best first. With costs beside it they are
-    to cover the Pareto front: see `covering`.
+    With quality as the only objective they are the best in bits per byte, the best first. With costs beside it these
+    are a third, rounded up, because early results leave open which cell is best; of the others, the ones go on that
+    cover the Pareto front: see `covering`.
     """
     ranked = sorted(standings, key=lambda standing: (standing.bits_per_byte, standing.cell))
     if not ranked or not ranked[0].costs:
         return [standing.cell for standing in ranked[:count]]
-    points_NM = np.array([[standing.bits_per_byte, *standing.costs] for standing in ranked])
-    return [ranked[index].cell for index in covering(points_NM, count)]
+    third = math.ceil(count / 3)
+    best, others = ranked[:third], ranked[third:]
+    points_NM = np.array([[standing.bits_per_byte, *standing.costs] for standing in others])
+    return [each.cell for each in best] + [others[index].cell for index in covering(points_NM, count - third)]
 
 
 def covering(points_NM: Values, count: int) -> list[int]:
@@ -30,6 +34,8 @@ def covering(points_NM: Values, count: int) -> list[int]:
 
     The greedy choice has 1 - 1/e of the volume of the best one (Nemhauser et al., Mathematical Programming 14, 1978).
     """
+    if not len(points_NM):
+        return []
     reference, left, chosen = reference_point(points_NM), np.arange(len(points_NM)), list[int]()
     while len(left) and len(chosen) < count:
         front = left[on_front(points_NM[left])]

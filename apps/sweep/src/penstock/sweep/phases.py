@@ -51,15 +51,16 @@ def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
     """The phases in the order in which they run. No rule stops cells at the common rate, where all are compared. Raises
     `ProblemError` for rungs that lie behind the end of a run."""
     seeds, given = tuple(settings.seeds), settings.rungs
+    to_the_end = seeds if settings.confirm is None else seeds[:1]
     rungs = tuple(given) if given is not None else RUNGS if settings.phases else ()
     if settings.phases is None:
-        phases = [Phase("all", None, seeds, rungs, stops=True)]
+        phases = [Phase("all", None, to_the_end, rungs, stops=True)]
     else:
         short = settings.phases.short
         few = seeds[: short.seeds]
         phases = [
             Phase("short", short.tokens, few, rungs, schedule=short.schedule, stops=True),
-            Phase("final", None, seeds, ()),
+            Phase("final", None, to_the_end, ()),
         ]
         if settings.rate.also_common:
             phases.append(Phase("common", short.tokens, few, rungs))

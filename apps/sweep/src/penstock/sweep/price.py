@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
             for cell in cells
         ]
         prices += [_of_any(of_phase, walk.finalists)] if phase.name == "final" else of_phase
+        prices += _confirmed(walk, phase, of_phase)
     known = [each for each in heldout.values() if each is not None]
     return SweepPrice(
         name=sweep.settings.name,
@@ -182,6 +183,16 @@ def _seconds(config: RunConfig, phase: Phase, tokens: int, speed: Speed, heldout
     evaluated = periodic * min(train.evaluate_tokens, heldout or train.evaluate_tokens)
     evaluated += (heldout or 0) * (len(phase.rungs) + 1 + (phase.name in ("all", "final")))
     return tokens * speed.training + evaluated * speed.evaluation
+
+
+def _confirmed(walk: Controller, phase: Phase, prices: Sequence[CellPrice]) -> list[CellPrice]:
+    """The price of the runs with further seeds, whoever will have them."""
+    runs, further = walk.sweep.settings.confirm, walk.sweep.settings.seeds[1:]
+    if runs is None or phase.name not in ("all", "final"):
+        return []
+    finished = sum(walk.has_result(cell, phase, seed) for cell in walk.sweep.cells for seed in further)
+    runs = min(runs, walk.finalists * len(further))
+    return [replace(_of_any(prices, 1), cell="the best", runs=runs, finished=min(runs, finished))]
 
 
 def _of_any(prices: Sequence[CellPrice], count: int) -> CellPrice:

@@ -42,7 +42,7 @@ def summary(figures: SweepFigures, wanted: int) -> str:
     if figures.phases:
         names = "; ".join(
             f"{PHASES[phase.name]}: {len(phase.cells)} cells, {count(phase.tokens)} tokens, "
-            f"{len(phase.seeds)} {'seed' if len(phase.seeds) == 1 else 'seeds'}"
+            f"{len(phase.seeds)} {'seed' if len(phase.seeds) == 1 else 'seeds'}{_confirmed(figures, phase.name)}"
             for phase in figures.phases
         )
         parts.append(f"{names[0].upper()}{names[1:]}. Cells: {counts}.")
@@ -50,6 +50,12 @@ def summary(figures: SweepFigures, wanted: int) -> str:
         parts.append(f"{duration(3600 * figures.spent.hours)} of training, {count(figures.spent.tokens)} tokens.")
     failed = [f"{run.cell} with seed {run.seed} {run.why}." for run in figures.missing if run.why != "not run yet"]
     return " ".join(filter(None, [*parts, *failed]))
+
+
+def _confirmed(figures: SweepFigures, phase: str) -> str:
+    """How many further seeds were given to the best cells."""
+    runs = [each.rule for each in figures.decisions if each.phase == phase].count("confirm")
+    return f", and {runs} more {'run' if runs == 1 else 'runs'} of the best" if runs else ""
 
 
 def cells_table(analysis: Analysis) -> Table:
@@ -226,7 +232,7 @@ def decisions_table(figures: SweepFigures) -> Table:
             each.rule,
             PHASES[each.phase],
             count(each.tokens),
-            str(len(each.went_on)),
+            each.went_on[0] if len(each.went_on) == 1 else str(len(each.went_on)),
             "; ".join(f"{cell}: {reason}" for cell, reason in each.stopped.items()) or DASH,
         )
         for each in figures.decisions

@@ -34,7 +34,8 @@ class Difference:
 
 class Paired:
     """Stops a cell whose difference to the best of the cells that cost no more lies above what it may still catch up,
-    with all of its interval; and of those that are left, what `finalists` does not choose among a share of `keep`.
+    with all of its interval; and of those that are left, what `finalists` does not choose among a share of `keep`, or
+    among `fewest` if that is more.
 
     The interval has the spread over documents and that over seeds, `seed_noise`. The probability of an error is spent
     over the looks, 6/pi^2 of it at the first, a quarter of that at the second, a ninth at the third, and evenly over
@@ -43,9 +44,16 @@ class Paired:
     """
 
     def __init__(
-        self, *, confidence: float = 0.95, seed_noise: float = 0.01, catch_up: float = 0.05, keep: float = 0.65
+        self,
+        *,
+        confidence: float = 0.95,
+        seed_noise: float = 0.01,
+        catch_up: float = 0.05,
+        keep: float = 0.4,
+        fewest: int = 8,
     ) -> None:
-        self.confidence, self.seed_noise, self.catch_up, self.keep = confidence, seed_noise, catch_up, keep
+        self.confidence, self.seed_noise, self.catch_up = confidence, seed_noise, catch_up
+        self.keep, self.fewest = keep, fewest
 
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
         reasons: dict[str, str] = {}
@@ -65,7 +73,7 @@ class Paired:
         return self.catch_up * math.log2(max(standing.whole, standing.tokens) / standing.tokens)
 
     def _beyond_the_share(self, left: Sequence[Standing], count: int) -> dict[str, str]:
-        going = finalists(left, math.ceil(self.keep * count))
+        going = finalists(left, max(self.fewest, math.ceil(self.keep * count)))
         reason = "{bits:.4f} bits per byte, not among the {kept} of {count} that go on"
         return {
             each.cell: reason.format(bits=each.bits_per_byte, kept=len(going), count=count)
