@@ -52,7 +52,7 @@ class Ragged:
         place = 0
         while place < self.count:
             start = self._end(place)
-            ahead = min(self.count - place, max(1, max_bytes // END.itemsize))
+            ahead = min(self.count - place, max(1, max_bytes // (4 * END.itemsize)))
             ends = np.fromfile(self.ends, END, ahead, offset=place * END.itemsize)
             rows = max(1, int(np.searchsorted(ends, start + max_bytes // self.kind.itemsize, "right")))
             lengths = np.diff(ends[:rows], prepend=END.type(start))
