@@ -215,7 +215,7 @@ def test_files_of_others_in_the_folder_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "removed.npy").exists()
 
 
-def in_child(work: Callable[[], None], seconds: float) -> bool:
+def in_child(work: Callable[[], object], seconds: float) -> bool:
     """Runs `work` in a forked process that is killed after `seconds`; True if it had ended by itself."""
     child = os.fork()
     if child == 0:

@@ -9,6 +9,7 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import overrides_argument
+from penstock.data.index_commands import index
 from penstock.hooks.registry import Registry
 
 folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
@@ -17,6 +18,9 @@ folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(pat
 @click.group()
 def data() -> None:
     """Clean a corpus in stages, and show what they removed and why."""
+
+
+data.add_command(index)
 
 
 @data.command("clean")
