@@ -26,9 +26,9 @@ class CleanConfig(Schema):
     shard_mb: float = Field(default=16.0, gt=0)
     """Megabytes of text in a shard, which a process works on at a time and loses when it is killed."""
     max_ram: ByteSize | None = None
-    """Most memory of all processes together, such as `4GB`: fewer workers are started, and `near` takes what is left.
-    `substrings` takes 4 to 6 bytes a byte of text nevertheless, a document that is larger than its shard 12. null: a
-    worker on each core, and 512MB for `near`."""
+    """Most memory of all processes together, such as `4GB`: fewer workers are started, and it takes the place of
+    `max_ram` of `near`. `substrings` takes 4 to 6 bytes a byte of text nevertheless, and a document that is larger than
+    a shard 12. null: a worker on each core."""
 
 
 class LearnConfig(Schema):

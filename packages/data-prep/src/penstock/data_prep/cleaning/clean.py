@@ -79,8 +79,8 @@ def clean(
     progress: Progress = lambda stage, done, total: None,
 ) -> Cleaned:
     """Cleans `corpus`, which `describe` names (JSON), by stages in their order: each what a config says of a cleaner,
-    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages. `max_ram` is
-    handed to stages that have such a setting, instead of its default or a larger one.
+    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages. `max_ram`
+    takes the place of that of stages which have one.
 
     Raises `ProblemError` for a folder of another corpus, a stage that fails, and a disk that is full; what is done is
     kept.
@@ -158,12 +158,9 @@ def _done(
 
 
 def _within(max_ram: int | None, choice: Choice, registry: Registry) -> Choice:
-    """A stage with this limit, if it has a limit that is larger or was not chosen. The workers have ended when it
-    compares, so it may take all."""
+    """A stage with this limit, if it has one. The workers have ended when it compares, so it may take all."""
     settings = choice.settings
     if max_ram is None or not hasattr(settings, "max_ram"):
-        return choice
-    if "max_ram" in settings.model_fields_set and settings.max_ram <= max_ram:
         return choice
     return registry.choose("cleaner", {"use": choice.entry.id, **settings.model_dump(), "max_ram": max_ram})
 

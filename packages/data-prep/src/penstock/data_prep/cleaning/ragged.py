@@ -74,8 +74,9 @@ def write_ragged(path: Path, kind: np.dtype[Any], blocks: Iterable[Block]) -> Ra
     ragged = Ragged(path, kind, 0)
     with ragged.values.open("xb") as values_file, ragged.ends.open("xb") as ends_file:
         for values, lengths in blocks:
-            values.astype(kind, copy=False).tofile(values_file)
-            (np.cumsum(lengths, dtype=END) + END.type(end)).tofile(ends_file)
+            # numpy's own `tofile` does not say why it could not write.
+            values_file.write(np.ascontiguousarray(values, kind).data)
+            ends_file.write((np.cumsum(lengths, dtype=END) + END.type(end)).data)
             count, end = count + len(lengths), end + int(lengths.sum())
     return Ragged(path, kind, count)
 

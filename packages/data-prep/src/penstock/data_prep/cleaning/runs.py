@@ -123,8 +123,9 @@ def write_run(path: Path, blocks: Iterable[Entries]) -> Stored:
         keys_file = stack.enter_context(path.with_name(f"{path.name}.keys").open("xb"))
         places_file = stack.enter_context(path.with_name(f"{path.name}.places").open("xb"))
         for keys, places in blocks:
-            keys.astype(KEY, copy=False).tofile(keys_file)
-            places.astype(PLACE, copy=False).tofile(places_file)
+            # numpy's own `tofile` does not say why it could not write.
+            keys_file.write(np.ascontiguousarray(keys, KEY).data)
+            places_file.write(np.ascontiguousarray(places, PLACE).data)
             length += len(keys)
     return Stored(path, length)
 
