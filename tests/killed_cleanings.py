@@ -61,7 +61,12 @@ def index_commands(folder: Path, documents: int) -> dict[str, list[list[str]]]:
     gone = [f"{folder / 'after' / 'rows.jsonl'}:{line}" for line in range(1, documents, 7)]
     remove = ["index", "remove", OUT, *gone, *limit]
     compact = ["index", "compact", OUT, *limit]
-    return {"index add": [before, add], "index remove": [add, remove], "index compact": [add, remove, compact]}
+    return {
+        "index begin": [before],
+        "index add": [before, add],
+        "index remove": [add, remove],
+        "index compact": [add, remove, compact],
+    }
 
 
 def start(arguments: Sequence[str], out: Path) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ from killed_cleanings import clean_command, digest, index_commands, run_killed, 
 
 STAGES = ("urls", "exact", "{use: exact, unit: line}", "gopher", "gopher-repetition", "c4", "fineweb", "language")
 STAGES += ("masking", "substrings", "near")
-STAGES += ("index add", "index remove", "index compact")
+STAGES += ("index begin", "index add", "index remove", "index compact")
 OF_ONE = 5
 
 

@@ -107,6 +107,14 @@ def test_an_index_keeps_the_settings_that_it_was_begun_with(held):
     assert (settings["scheme"], settings["threshold"]) == ("legacy", 0.6)
 
 
+def test_an_index_whose_beginning_was_killed_is_begun_again(held):
+    Path("begun").mkdir()
+    for leftover in (".lock", ".index.json.partial"):
+        Path("begun", leftover).write_text("{")
+    index("add", "begun", ROWS)
+    assert contents(Path("begun")) == contents(held)
+
+
 def test_too_little_memory_is_refused_with_the_least_that_is_needed(held):
     for command in (("add", "held", ROWS), ("ask", "held", ROWS), ("remove", "held", "x"), ("compact", "held")):
         with pytest.raises(ProblemError, match="max_ram: a process needs at least 232 MB"):

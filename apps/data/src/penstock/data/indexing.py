@@ -14,6 +14,7 @@ from penstock.cli import output
 from penstock.cli.choices import choose
 from penstock.cli.stage_progress import StageProgress
 from penstock.data_prep.cleaning.index import Match, NearIndex
+from penstock.data_prep.cleaning.index_state import MANIFEST
 from penstock.data_prep.cleaning.memory import MAX_RAM
 from penstock.hooks.atomic import replacing
 from penstock.hooks.contracts import Document
@@ -29,7 +30,7 @@ SHOWN = 1000
 
 def add(folder: Path, corpus: str, settings: str | None, max_ram: int | None, registry: Registry) -> dict[str, Any]:
     documents = choose(registry, "corpus", corpus).build().documents()
-    if settings is None and folder.exists() and any(folder.iterdir()):
+    if settings is None and (folder / MANIFEST).exists():
         index = _opened(folder, max_ram)
     else:
         index = NearIndex(folder, _near(settings, max_ram, registry))
@@ -77,7 +78,9 @@ def describe(folder: Path, check: bool) -> dict[str, Any]:
 
 
 def compact(folder: Path, max_ram: int | None) -> dict[str, Any]:
-    _opened(folder, max_ram).compact()
+    index = _opened(folder, max_ram)
+    output.note("merging")
+    index.compact()
     return describe(folder, check=False)
 
 

@@ -127,5 +127,5 @@ class IndexState:
 
 
 def _no_index(folder: Path) -> ProblemError:
-    what, fix = "holds no index of near duplicates", "begin one with `penstock data index add`"
-    return ProblemError(Problem("no-index", what, str(folder), fix))
+    fix = "name the folder of one, or begin one in an empty folder with `penstock data index add`"
+    return ProblemError(Problem("no-index", "holds no index of near duplicates", str(folder), fix))
