@@ -83,6 +83,19 @@ def test_what_is_wrong_is_said_before_anything_is_written(place, override, said)
     assert not (place / "out").exists()
 
 
+def test_memory_of_all_processes_decides_how_many_work_and_too_little_is_refused(place):
+    result = data("clean", "clean.yaml", "--out", "out", "--max-ram", "500MB")
+    assert result["left"] == 20
+    assert [path.name for path in place.glob("out/.logs/*")] == ["worker-0.log"]
+    with pytest.raises(ProblemError, match=r"max_ram: a worker with a shard of 16 MB .* needs at least 592 MB"):
+        data("clean", "clean.yaml", "shard_mb=16", "--out", "other", "--max-ram", "591MB")
+    assert not (place / "other").exists()
+    rows = [{"text": f"the same {number % 3} words come again and again in each"} for number in range(9)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    near = "stages=[{use: near, size: 2, max_ram: 300MB}]"
+    assert data("clean", "clean.yaml", near, "--out", "near", "--max-ram", "500MB")["left"] == 3
+
+
 FIRST = """
 import numpy as np
 

@@ -12,12 +12,16 @@ from penstock.cli.stage_progress import StageProgress
 from penstock.data.config import CleanConfig
 from penstock.data_prep.cleaning.clean import Cleaned, clean
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
+from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
 from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
 from penstock.hooks.config import read_config, validate
+from penstock.hooks.contracts.launching import Launcher
 from penstock.hooks.inputs import inputs_of
+from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run.launchers.local import LocalLauncher
 from penstock.run.plugin_lock import content_hash, require_importable
 from penstock.run.records.record import Record
 
@@ -51,7 +55,10 @@ class Cleaning:
     def load(cls, path: Path, overrides: tuple[str, ...], registry: Registry) -> Cleaning:
         settings = validate(CleanConfig, read_config(path, overrides), registry)
         require_importable(settings)
-        return cls(settings, registry)
+        cleaning = cls(settings, registry)
+        if settings.max_ram is not None:
+            workers_within(settings.max_ram, cleaning.shard_bytes)
+        return cleaning
 
     def cleaners(self) -> list[tuple[dict[str, Any], str]]:
         """What the file says of each stage, and a hash of its code and of the files that it reads."""
@@ -67,9 +74,20 @@ class Cleaning:
     def shard_bytes(self) -> int:
         return round(self.settings.shard_mb * 1e6)
 
-    def run(self, folder: Path) -> Cleaned:
-        corpus = self.settings.corpus.build()
+    def launcher(self, logs: Path) -> Launcher:
+        """Who works on the shards, with as many workers as memory allows."""
         choice = self.settings.launcher or self.registry.choose("launcher", "local")
+        launcher = choice.build(folder=logs)
+        if self.settings.max_ram is not None:
+            if not isinstance(launcher, LocalLauncher):
+                what = f"counts the processes of this machine, not those of `{choice.entry.component.name}`"
+                raise ProblemError(Problem("bad-value", what, "max_ram", "use the launcher `local`, or leave it out"))
+            launcher.workers = min(launcher.workers, workers_within(self.settings.max_ram, self.shard_bytes))
+        return launcher
+
+    def run(self, folder: Path) -> Cleaned:
+        launcher = self.launcher(folder / ".logs")
+        corpus = self.settings.corpus.build()
         with StageProgress() as progress:
             return clean(
                 corpus,
@@ -77,8 +95,9 @@ class Cleaning:
                 folder,
                 self.registry,
                 describe=self.describe(corpus),
-                launcher=choice.build(folder=folder / ".logs"),
+                launcher=launcher,
                 shard_bytes=self.shard_bytes,
+                max_ram=self.settings.max_ram,
                 progress=progress,
             )
 

@@ -9,6 +9,8 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import overrides_argument
+from penstock.data.index_commands import index
+from penstock.data.options import max_ram_option
 from penstock.hooks.registry import Registry
 
 folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
@@ -19,15 +21,25 @@ def data() -> None:
     """Clean a corpus in stages, and show what they removed and why."""
 
 
+data.add_command(index)
+
+
 @data.command("clean")
 @click.argument("clean_file", metavar="CLEAN", type=click.Path(path_type=Path))
 @overrides_argument
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the cleaned corpus.")
+@max_ram_option
 @click.option("--dry-run", is_flag=True, help="Check everything, say which stages are done, and exit.")
 @output.json_option
 @click.pass_obj
 def clean_command(
-    registry: Registry, clean_file: Path, overrides: tuple[str, ...], folder: Path, dry_run: bool, as_json: bool
+    registry: Registry,
+    clean_file: Path,
+    overrides: tuple[str, ...],
+    folder: Path,
+    max_ram: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Clean the corpus that CLEAN names by its stages, one after the other.
 
@@ -36,6 +48,7 @@ def clean_command(
     """
     from penstock.data.cleaning import Cleaning, CleanResult, StageResult, result_of, text_of
 
+    overrides += () if max_ram is None else (f"max_ram={max_ram}",)
     cleaning = Cleaning.load(clean_file, overrides, registry)
     if dry_run:
         from dataclasses import asdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
 from penstock.hooks.config import OfKind, Schema
 from penstock.hooks.registry import Choice
@@ -25,6 +25,10 @@ class CleanConfig(Schema):
     """Who works on the shards. null: `local`, a process on each core."""
     shard_mb: float = Field(default=16.0, gt=0)
     """Megabytes of text in a shard, which a process works on at a time and loses when it is killed."""
+    max_ram: ByteSize | None = None
+    """Most memory of all processes together, such as `4GB`: fewer workers are started, and it takes the place of
+    `max_ram` of `near`. `substrings` takes 4 to 6 bytes a byte of text nevertheless, and a document that is larger than
+    a shard 12. null: a worker on each core."""
 
 
 class LearnConfig(Schema):

@@ -38,7 +38,7 @@ from penstock.hooks.contracts import Corpus
 from penstock.hooks.contracts.launching import Job, Launcher, Outcome
 from penstock.hooks.jobs import outcome_of
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.hooks.registry import Registry
+from penstock.hooks.registry import Choice, Registry
 
 MANIFEST, FORMAT = "manifest.json", 1
 JOBS = "penstock.data_prep.cleaning.stages"
@@ -75,10 +75,12 @@ def clean(
     describe: Mapping[str, Any],
     launcher: Launcher | None = None,
     shard_bytes: int = SHARD_BYTES,
+    max_ram: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Cleaned:
     """Cleans `corpus`, which `describe` names (JSON), by stages in their order: each what a config says of a cleaner,
-    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages.
+    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages. `max_ram`
+    takes the place of that of stages which have one.
 
     Raises `ProblemError` for a folder of another corpus, a stage that fails, and a disk that is full; what is done is
     kept.
@@ -91,7 +93,7 @@ def clean(
         with locked(folder / ".lock"):
             documents = _documents(corpus, folder, describe, progress, shard_bytes)
             counts = [
-                _done(folder, stages, number, registry, launcher or InThisProcess(), progress)
+                _done(folder, stages, number, registry, launcher or InThisProcess(), max_ram, progress)
                 for number in range(len(stages))
             ]
             return _published(folder, documents, stages, counts)
@@ -120,7 +122,13 @@ def _documents(
 
 
 def _done(
-    folder: Path, stages: Sequence[Stage], number: int, registry: Registry, launcher: Launcher, progress: Progress
+    folder: Path,
+    stages: Sequence[Stage],
+    number: int,
+    registry: Registry,
+    launcher: Launcher,
+    max_ram: int | None,
+    progress: Progress,
 ) -> StageCounts:
     """What a stage did, after it has done what was left."""
     stage = stages[number]
@@ -129,7 +137,7 @@ def _done(
         return known
     seen = Seen(folder, tuple(each.name for each in stages[:number]))
     decisions.mkdir(parents=True, exist_ok=True)
-    cleaner = registry.choose("cleaner", stage.cleaner).build()
+    cleaner = _within(max_ram, registry.choose("cleaner", stage.cleaner), registry).build()
     judges = hasattr(cleaner, "judge")
     if not judges:
         (folder / SKETCHES / stage.name).mkdir(parents=True, exist_ok=True)
@@ -147,6 +155,14 @@ def _done(
     write_counts(decisions, counts)
     shutil.rmtree(folder / SKETCHES / stage.name, ignore_errors=True)
     return counts
+
+
+def _within(max_ram: int | None, choice: Choice, registry: Registry) -> Choice:
+    """A stage with this limit, if it has one. The workers have ended when it compares, so it may take all."""
+    settings = choice.settings
+    if max_ram is None or not hasattr(settings, "max_ram"):
+        return choice
+    return registry.choose("cleaner", {"use": choice.entry.id, **settings.model_dump(), "max_ram": max_ram})
 
 
 def _run(

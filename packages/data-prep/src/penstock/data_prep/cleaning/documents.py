@@ -93,7 +93,7 @@ class Documents:
         return [
             Problem("damaged-file", "is missing or has changed", str(path), "clean the corpus into another folder")
             for shard in self.shards
-            if not (path := self.folder / shard.name).is_file() or _sha256(path) != shard.sha256
+            if not (path := self.folder / shard.name).is_file() or file_sha256(path) != shard.sha256
         ]
 
 
@@ -158,6 +158,7 @@ def _document(line: str) -> Document:
     return Document(row["text"], row["source"], row.get("url"))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
