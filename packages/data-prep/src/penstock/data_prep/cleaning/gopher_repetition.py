@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,8 @@ REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
+_KEPT = 1 << 16
+"""Powers that are computed once: those of nearly all documents, half a megabyte a base."""
 _PARAGRAPH_END = re.compile(r"\n{2,}")
 
 
@@ -63,11 +66,11 @@ class GopherRepetition:
         lengths = np.fromiter(map(len, words), np.int64, len(words))
         spaced, joined = Grams(words, lengths, " "), Grams(words, lengths, "")
         for n, limit in self._top:
-            share = top_characters(spaced, n) / len(text)
+            share = top_characters(spaced, n, limit * len(text) - 1) / len(text)
             if share > limit:
                 yield f"top-{n}-gram", f"{share:.3f} of characters are in one {n}-gram, at most {limit:g} are allowed"
         for n, limit in self._repeated:
-            share = repeated_characters(joined, n) / len(text)
+            share = repeated_characters(joined, n, limit * len(text) - 1) / len(text)
             if share > limit:
                 of = f"of characters are in {n}-grams that stood before"
                 yield f"repeated-{n}-grams", f"{share:.3f} {of}, at most {limit:g} are allowed"
@@ -96,38 +99,47 @@ class Grams:
         count = max(0, self._starts_W.size - n + 1)
         return (self._sums_to_ends_W[n - 1 :] - self._sums_to_starts_W[:count]) * self._inverses_W[:count]
 
+    def longest(self, n: int) -> int:
+        """Characters of the longest n-gram, of which the text has at least one."""
+        return int((self._ends_W[n - 1 :] - self._starts_W[: self._starts_W.size - n + 1]).max())
+
     def length(self, place: int, n: int) -> int:
         """Characters of an n-gram."""
         return int(self._ends_W[place + n - 1] - self._starts_W[place])
 
 
-def top_characters(grams: Grams, n: int) -> int:
-    """Characters of the n-gram that stands most often, all its places together; of several such, of the first."""
+def top_characters(grams: Grams, n: int, least: float = 0) -> int:
+    """Characters of the n-gram that stands most often, all its places together; of several such, of the first. It may
+    say 0 where they are not more than `least`, which it knows sooner."""
     hashes = grams.hashes(n)
     if not hashes.size:
         return 0
     ordered = np.sort(hashes)
+    times = int(least / max(1, grams.longest(n)))  # of the longest n-gram are not more
+    if times > 1 and not (ordered[times - 1 :] == ordered[: 1 - times]).any():
+        return 0
     lasts = np.flatnonzero(ordered[1:] != ordered[:-1])
     edges = np.concatenate(([-1], lasts, [hashes.size - 1]))
-    times = edges[1:] - edges[:-1]
-    most = int(times.max())
-    candidates = set(ordered[edges[1:][times == most]].tolist())
-    first = next(place for place, gram in enumerate(hashes.tolist()) if gram in candidates)
+    runs = edges[1:] - edges[:-1]
+    most = int(runs.max())
+    first = int(np.isin(hashes, ordered[edges[1:][runs == most]]).argmax())
     return most * grams.length(first, n)
 
 
-def repeated_characters(grams: Grams, n: int) -> int:
+def repeated_characters(grams: Grams, n: int, least: float = 0) -> int:
     """Characters of n-grams that stood before, read from left to right: behind one of them, the next word begins
-    another."""
+    another. It may say 0 where they are not more than `least`, which it knows sooner."""
     hashes = grams.hashes(n)
     ordered = np.sort(hashes)
-    several = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-    if not several:
+    again = ordered[1:] == ordered[:-1]
+    number = np.count_nonzero(again)
+    if not number or number * grams.longest(n) <= least:
         return 0
+    places = np.flatnonzero(np.isin(hashes, ordered[1:][again]))
     seen = set[int]()
     characters = free = 0
-    for place, gram in enumerate(hashes.tolist()):
-        if gram in several and place >= free:
+    for place, gram in zip(places.tolist(), hashes[places].tolist(), strict=True):
+        if place >= free:
             if gram in seen:
                 characters += grams.length(place, n)
                 free = place + n
@@ -155,6 +167,13 @@ def _pieces(
 
 def _powers(base: int, count: int) -> Hashes:
     """uint64 [count]: the base to the power of 0, 1, ..."""
+    if count <= _KEPT:
+        return _kept_powers(base)[:count]
     factors = np.full(count, base, np.uint64)
-    factors[:1] = 1
+    factors[0] = 1
     return np.cumprod(factors)
+
+
+@cache
+def _kept_powers(base: int) -> Hashes:
+    return np.concatenate((np.ones(1, np.uint64), np.cumprod(np.full(_KEPT - 1, base, np.uint64))))
