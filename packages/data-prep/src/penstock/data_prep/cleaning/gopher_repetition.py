@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from penstock.data_prep.cleaning.windows import contained
 from penstock.data_prep.cleaning.words import Split, repeats, split_words
 from penstock.hooks.contracts import Decision, Document
 
@@ -122,7 +123,7 @@ def top_characters(grams: Grams, n: int, least: float = 0) -> int:
     edges = np.concatenate(([-1], lasts, [hashes.size - 1]))
     runs = edges[1:] - edges[:-1]
     most = int(runs.max())
-    first = int(np.isin(hashes, ordered[edges[1:][runs == most]]).argmax())
+    first = int(contained(hashes, ordered[edges[1:][runs == most]]).argmax())
     return most * grams.length(first, n)
 
 
@@ -135,7 +136,7 @@ def repeated_characters(grams: Grams, n: int, least: float = 0) -> int:
     number = np.count_nonzero(again)
     if not number or number * grams.longest(n) <= least:
         return 0
-    places = np.flatnonzero(np.isin(hashes, ordered[1:][again]))
+    places = np.flatnonzero(contained(hashes, ordered[1:][again]))
     seen = set[int]()
     characters = free = 0
     for place, gram in zip(places.tolist(), hashes[places].tolist(), strict=True):
