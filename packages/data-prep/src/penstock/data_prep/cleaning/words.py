@@ -58,8 +58,9 @@ _INSIDE = re.compile(
     r"|(?<=\d)[+*^-](?=[\d-])|(?<=[a-z])\.(?=[A-Z]))|(?=n['\u2019]t$)|(?=['\u2019](?:s|m|d|re|ve|ll)$)"
 )
 _SENTENCE_END = re.compile(r"""[.!?](?<![.\s].\.)(?<!\b[DMS]r\.)(?<!\bMrs\.)["'\u201d\u2019)\]]*\s+(?=\S)""")
-_LONG, _MOST = 100, 1 << 16
-"""Characters of a word that is too long to be kept, and how many are kept: some 20 MB at most."""
+_LONG, _MOST = 100, 1 << 17
+"""Characters of a word that is too long to be kept, and how many are kept: some 40 MB at most. A megabyte of web text
+has 20,000 different ones, and four have 80,000."""
 
 
 def split_words(text: str) -> list[str]:
@@ -117,6 +118,11 @@ def _parts(piece: str) -> tuple[str, ...]:
     """What stands before a word, its parts, and what stands behind it."""
     if piece.isalnum():
         return (piece,)
+    first, last = piece[0], piece[-1]
+    if piece[:-1].isalnum() and last in _BEHIND and not (last == "." and piece[-2].isupper()):
+        return (piece[:-1], last)
+    if piece[1:].isalnum() and first in _BEFORE:
+        return (first, piece[1:])
     start = len(piece) - len(piece.lstrip(_BEFORE))
     end = max(start, len(piece.rstrip(_BEHIND)))
     if piece[end : end + 1] == "." and piece[end - 1 : end].isupper() and not piece[end - 2 : end - 1].isupper():
