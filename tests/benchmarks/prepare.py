@@ -22,8 +22,8 @@ import lzma
 import multiprocessing
 import re
 import resource
-import sys
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence

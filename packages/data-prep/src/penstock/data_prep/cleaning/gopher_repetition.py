@@ -64,8 +64,7 @@ class GopherRepetition:
         yield from _pieces("paragraph", _PARAGRAPH_END.split(text.strip()), len(text), self._paragraphs)
         yield from _pieces("line", _lines(text), len(text), self._lines)
         words = self.split(text)
-        lengths = np.fromiter(map(len, words), np.int64, len(words))
-        spaced, joined = Grams(words, lengths, " "), Grams(words, lengths, "")
+        spaced, joined = grams_of(words)
         for n, limit in self._top:
             share = top_characters(spaced, n, limit * len(text) - 1) / len(text)
             if share > limit:
@@ -78,22 +77,25 @@ class GopherRepetition:
 
 
 class Grams:
-    """The n-grams of words W, written with a separator, as 64-bit hashes.
+    """The n-grams of words W, written with a separator or without, as 64-bit hashes.
 
     A hash is the sum, modulo 2**64, of the characters times powers of an odd base. Sums from the beginning of the text
     are subtracted and the start is divided out: equal n-grams have equal hashes, wherever they stand and however they
     are cut into words.
     """
 
-    def __init__(self, words: Sequence[str], lengths: Integers, separator: str) -> None:
-        codes = np.frombuffer(separator.join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
-        sums = np.zeros(codes.size + 1, np.uint64)
-        np.cumsum(codes * _powers(_BASE, codes.size), out=sums[1:])
-        self._ends_W = np.cumsum(lengths + len(separator)) - len(separator)
-        self._starts_W = self._ends_W - lengths
-        self._sums_to_ends_W = sums[self._ends_W]
-        self._sums_to_starts_W = sums[self._starts_W]
-        self._inverses_W = _powers(_INVERSE, codes.size + 1)[self._starts_W]
+    def __init__(self, hash_W: Hashes, length_W: Integers, separator: str) -> None:
+        """`hash_W` are the hashes of the words by themselves."""
+        self._ends_W = np.cumsum(length_W + len(separator)) - len(separator)
+        self._starts_W = self._ends_W - length_W
+        size = int(self._ends_W[-1]) + 1 if length_W.size else 1
+        powers = _powers(_BASE, size)
+        terms_W = hash_W * powers[self._starts_W]
+        behind_W = terms_W if not separator else terms_W + np.uint64(ord(separator)) * powers[self._ends_W]
+        sums_W = np.cumsum(behind_W)
+        self._sums_to_starts_W = sums_W - behind_W
+        self._sums_to_ends_W = self._sums_to_starts_W + terms_W
+        self._inverses_W = _powers(_INVERSE, size)[self._starts_W]
 
     def hashes(self, n: int) -> Hashes:
         """uint64 [W - n + 1], or [0] if there are fewer words than n."""
@@ -104,9 +106,21 @@ class Grams:
         """Characters of the longest n-gram, of which the text has at least one."""
         return int((self._ends_W[n - 1 :] - self._starts_W[: self._starts_W.size - n + 1]).max())
 
-    def length(self, place: int, n: int) -> int:
-        """Characters of an n-gram."""
-        return int(self._ends_W[place + n - 1] - self._starts_W[place])
+    def lengths(self, places: Integers, n: int) -> list[int]:
+        """Characters of n-grams."""
+        return (self._ends_W[places + (n - 1)] - self._starts_W[places]).tolist()
+
+
+def grams_of(words: Sequence[str]) -> tuple[Grams, Grams]:
+    """Written with a space between words, and without."""
+    length_W = np.fromiter(map(len, words), np.int64, len(words))
+    codes = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32)
+    sums = np.zeros(codes.size + 1, np.uint64)
+    np.cumsum(codes * _powers(_BASE, codes.size), out=sums[1:])
+    ends_W = np.cumsum(length_W)
+    starts_W = ends_W - length_W
+    hash_W = (sums[ends_W] - sums[starts_W]) * _powers(_INVERSE, codes.size + 1)[starts_W]
+    return Grams(hash_W, length_W, " "), Grams(hash_W, length_W, "")
 
 
 def top_characters(grams: Grams, n: int, least: float = 0) -> int:
@@ -123,8 +137,8 @@ def top_characters(grams: Grams, n: int, least: float = 0) -> int:
     edges = np.concatenate(([-1], lasts, [hashes.size - 1]))
     runs = edges[1:] - edges[:-1]
     most = int(runs.max())
-    first = int(contained(hashes, ordered[edges[1:][runs == most]]).argmax())
-    return most * grams.length(first, n)
+    first = contained(hashes, ordered[edges[1:][runs == most]]).argmax(keepdims=True)
+    return most * grams.lengths(first, n)[0]
 
 
 def repeated_characters(grams: Grams, n: int, least: float = 0) -> int:
@@ -139,10 +153,10 @@ def repeated_characters(grams: Grams, n: int, least: float = 0) -> int:
     places = np.flatnonzero(contained(hashes, ordered[1:][again]))
     seen = set[int]()
     characters = free = 0
-    for place, gram in zip(places.tolist(), hashes[places].tolist(), strict=True):
+    for place, gram, length in zip(places.tolist(), hashes[places].tolist(), grams.lengths(places, n), strict=True):
         if place >= free:
             if gram in seen:
-                characters += grams.length(place, n)
+                characters += length
                 free = place + n
             seen.add(gram)
     return characters
