@@ -79,6 +79,7 @@ class Cleaning:
                 describe=self.describe(corpus),
                 launcher=choice.build(folder=folder / ".logs"),
                 shard_bytes=self.shard_bytes,
+                longest_bytes=round(self.settings.longest_mb * 1e6),
                 progress=progress,
             )
 

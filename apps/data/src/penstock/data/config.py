@@ -25,6 +25,8 @@ class CleanConfig(Schema):
     """Who works on the shards. null: `local`, a process on each core."""
     shard_mb: float = Field(default=16.0, gt=0)
     """Megabytes of text in a shard, which a process works on at a time and loses when it is killed."""
+    longest_mb: float = Field(default=268.0, gt=0)
+    """Most megabytes of a document. A worker that splits it into words needs some 16 times as much memory."""
 
 
 class LearnConfig(Schema):

@@ -61,7 +61,7 @@ class GopherRepetition:
         if not text:
             yield "empty", "no text"
             return
-        yield from _pieces("paragraph", _PARAGRAPH_END.split(text.strip()), len(text), self._paragraphs)
+        yield from _pieces("paragraph", _paragraphs(text.strip()), len(text), self._paragraphs)
         yield from _pieces("line", _lines(text), len(text), self._lines)
         words = self.split(text)
         spaced, joined = grams_of(words)
@@ -160,6 +160,10 @@ def repeated_characters(grams: Grams, n: int, least: float = 0) -> int:
                 free = place + n
             seen.add(gram)
     return characters
+
+
+def _paragraphs(text: str) -> list[str]:
+    return _PARAGRAPH_END.split(text) if "\n\n" in text else [text]
 
 
 def _lines(text: str) -> list[str]:
