@@ -127,15 +127,11 @@ class Substrings:
     def _sorted_hashes(self, corpus: _Corpus, part: int, bits: int) -> Array:
         """The hashes whose highest `bits` bits are the number `part`; one that a block has more than twice stands twice
         of it, so that a text of few words needs no more memory."""
-        hashes, count = np.empty(0, np.uint64), 0
+        hashes, count = np.empty(corpus.tokens, np.uint64), 0  # what is not written to takes no memory
         for low, high in _blocks(corpus.offsets):
             found = corpus.windows(low, high, self._length).hashes_W
             found = np.sort(found[found >> np.uint64(64 - bits) == part] if bits else found)
             found = np.concatenate([found[:2], found[2:][found[2:] != found[:-2]]])
-            if count + len(found) > len(hashes):  # pages that are not written to take no memory
-                larger = np.empty((count + len(found)) * 2, np.uint64)
-                larger[:count] = hashes[:count]
-                hashes = larger
             hashes[count : count + len(found)] = found
             count += len(found)
         hashes[:count].sort()
