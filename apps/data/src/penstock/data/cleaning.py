@@ -98,6 +98,7 @@ class Cleaning:
                 launcher=launcher,
                 shard_bytes=self.shard_bytes,
                 max_ram=self.settings.max_ram,
+                longest_bytes=round(self.settings.longest_mb * 1e6),
                 progress=progress,
             )
 

@@ -29,6 +29,8 @@ class CleanConfig(Schema):
     """Most memory of all processes together, such as `4GB`: fewer workers are started, and it takes the place of
     `max_ram` of `near`. `substrings` takes 4 to 6 bytes a byte of text nevertheless, and a document that is larger than
     a shard 12. null: a worker on each core."""
+    longest_mb: float = Field(default=268.0, gt=0)
+    """Most megabytes of a document. A worker that splits it into words needs some 16 times as much memory."""
 
 
 class LearnConfig(Schema):

@@ -21,7 +21,7 @@ from penstock.data_prep.cleaning.decisions import (
     read_counts,
     write_counts,
 )
-from penstock.data_prep.cleaning.documents import SHARD_BYTES, Documents, Progress, copy_corpus
+from penstock.data_prep.cleaning.documents import LONGEST_BYTES, SHARD_BYTES, Documents, Progress, copy_corpus
 from penstock.data_prep.cleaning.stages import (
     DECISIONS,
     DOCUMENTS,
@@ -76,14 +76,15 @@ def clean(
     launcher: Launcher | None = None,
     shard_bytes: int = SHARD_BYTES,
     max_ram: int | None = None,
+    longest_bytes: int = LONGEST_BYTES,
     progress: Progress = lambda stage, done, total: None,
 ) -> Cleaned:
     """Cleans `corpus`, which `describe` names (JSON), by stages in their order: each what a config says of a cleaner,
     and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages. `max_ram`
     takes the place of that of stages which have one.
 
-    Raises `ProblemError` for a folder of another corpus, a stage that fails, and a disk that is full; what is done is
-    kept.
+    Raises `ProblemError` for a folder of another corpus, a document of more than `longest_bytes`, a stage that fails,
+    and a disk that is full; what is done is kept.
     """
     folder = Path(folder).resolve()
     describe = {**describe, "shard_bytes": shard_bytes}
@@ -91,7 +92,7 @@ def clean(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
-            documents = _documents(corpus, folder, describe, progress, shard_bytes)
+            documents = _documents(corpus, folder, describe, progress, shard_bytes, longest_bytes)
             counts = [
                 _done(folder, stages, number, registry, launcher or InThisProcess(), max_ram, progress)
                 for number in range(len(stages))
@@ -105,14 +106,19 @@ def clean(
 
 
 def _documents(
-    corpus: Corpus, folder: Path, describe: Mapping[str, Any], progress: Progress, shard_bytes: int
+    corpus: Corpus,
+    folder: Path,
+    describe: Mapping[str, Any],
+    progress: Progress,
+    shard_bytes: int,
+    longest_bytes: int,
 ) -> Documents:
     if not (folder / DOCUMENTS).exists():
         strange = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
         if strange:
             what = f"contains other files, such as {strange[0]}; it was left unchanged"
             raise ProblemError(Problem("folder-in-use", what, str(folder), "choose another folder"))
-        return copy_corpus(corpus, folder / DOCUMENTS, describe, progress, shard_bytes)
+        return copy_corpus(corpus, folder / DOCUMENTS, describe, progress, shard_bytes, longest_bytes)
     documents = Documents.open(folder / DOCUMENTS)
     if documents.corpus != describe:
         what = "contains documents of another corpus, or of files that have changed since"
