@@ -119,9 +119,9 @@ def learn(good: Iterable[str], ordinary: Iterable[str], *, buckets: int = 2**18,
     for label, texts in zip((1, 0), kinds, strict=True):
         for text in texts:
             if text not in both:
-                is_held = _number(text, seed) % HELD_OUT == 0
-                (held if is_held else train).append(text)
-                (held_y if is_held else train_y).append(label)
+                held_out = is_held_out(text, seed)
+                (held if held_out else train).append(text)
+                (held_y if held_out else train_y).append(label)
     y_N = np.array(held_y, dtype=np.int64)
     counts = [np.count_nonzero(y_N == label) for label in (1, 0)]
     if min(counts) < FEWEST:
@@ -159,6 +159,11 @@ def learn(good: Iterable[str], ordinary: Iterable[str], *, buckets: int = 2**18,
         seed,
         report,
     )
+
+
+def is_held_out(text: str, seed: int) -> bool:
+    """Whether a text calibrates and measures instead of training."""
+    return _number(text, seed) % HELD_OUT == 0
 
 
 class Contrastive:
