@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
-PROSE = "the mill stands by a river and its wheel turns while water runs over the gate".split()
-CODE = "def return self if not in for import x = ( ) : [ ] None True".split()
+PROSE = ["the", "mill", "stands", "by", "a", "river", "and", "its", "wheel", "turns", "while", "water", "runs"]
+CODE = ["def", "return", "self", "if", "not", "in", "for", "import", "x", "=", "(", ")", ":", "None", "True"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def benchmark() -> Iterator[Any]:
 
 def documents(words: list[str], count: int, seed: int) -> list[str]:
     draw = random.Random(seed)
-    return [" ".join(draw.choices(words, k=60)) for _ in range(count)]
+    return [" ".join(draw.choices(words, k=150)) for _ in range(count)]
 
 
 def test_pieces_are_the_text_and_no_file_is_in_two_parts(benchmark):
@@ -47,23 +47,22 @@ def test_docstrings_are_those_that_are_long(benchmark):
 
 def test_models_are_trained_on_what_is_kept_and_on_random_text(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr("penstock.data_prep.cleaning.separation.DRAWS", 50)
-    mixed = [documents(PROSE, 100, seed) + documents(CODE, 100, seed) for seed in range(3)]
+    mixed = [documents(PROSE, 150, seed) + documents(CODE, 100, seed) for seed in range(3)]
     good = [documents(PROSE, count, 10 + count) for count in (160, 40)]
     texts = benchmark.Texts(examples=good[0], good=good[1], sample=mixed[0], ordinary=mixed[1], pool=mixed[2])
     rows = benchmark.rows_of("toy", texts, tmp_path, tokens=2048, seeds=1, keep=0.3)
 
     told = {row["by"]: row for row in rows if "AUC" in row}
     assert list(told) == ["contrastive", "resampling", "perplexity"]
-    assert told["contrastive"]["AUC"] == pytest.approx(
-        0.75, abs=0.1
-    )  # half of the ordinary documents are like good ones
+    # Three of five ordinary documents are like good ones, so no score can do better.
+    assert told["contrastive"]["AUC"] == pytest.approx(0.7, abs=0.1)
     trained = {row["by"]: row for row in rows if row.get("seed") == 0}
     assert list(trained) == ["random", "contrastive", "resampling"]
     assert trained["random"]["kept %"] == 100
     assert trained["contrastive"]["kept %"] == pytest.approx(30, abs=15)
     assert all(row["MB"] == pytest.approx(trained["random"]["MB"], rel=0.05) for row in trained.values())
     chosen = benchmark.chosen(texts, tmp_path / "classifier-0.npz", keep=0.3, seed=0)
-    assert not set(chosen["contrastive"][0]) & set(mixed[2][100:])
-    assert set(chosen["random"][0]) & set(mixed[2][100:])
+    assert not set(chosen["contrastive"][0]) & set(mixed[2][150:])
+    assert set(chosen["random"][0]) & set(mixed[2][150:])
     (all_seeds,) = [row for row in rows if row.get("seed") == "all" and row["by"] == "contrastive"]
     assert all_seeds["fewer"] == pytest.approx(trained["random"]["bits/byte"] - trained["contrastive"]["bits/byte"])
