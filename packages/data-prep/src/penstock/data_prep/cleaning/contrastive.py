@@ -123,7 +123,7 @@ def learn(good: Iterable[str], ordinary: Iterable[str], *, buckets: int = 2**18,
                 (held if held_out else train).append(text)
                 (held_y if held_out else train_y).append(label)
     y_N = np.array(held_y, dtype=np.int64)
-    counts = [np.count_nonzero(y_N == label) for label in (1, 0)]
+    counts = [int(np.count_nonzero(y_N == label)) for label in (1, 0)]
     if min(counts) < FEWEST:
         what = (
             f"too few held-out texts of a kind: {counts[0]} good and {counts[1]} ordinary ones, and at least {FEWEST} "
