@@ -107,7 +107,8 @@ def test_a_file_has_every_bit_of_the_model(model, tmp_path):
 
 
 @pytest.mark.parametrize("skill", [0.0, 3.0])
-def test_intervals_of_few_documents_hold_their_estimates(skill):
+def test_intervals_of_few_documents_hold_their_estimates(skill, monkeypatch):
+    monkeypatch.setattr("penstock.data_prep.cleaning.separation.DRAWS", 200)
     random = np.random.default_rng(1)
     y_N = np.repeat([1, 0], 20)
     found = separation(random.normal(size=40) + skill * y_N, y_N)
