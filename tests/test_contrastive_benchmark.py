@@ -28,14 +28,16 @@ def documents(words: list[str], count: int, seed: int) -> list[str]:
     return [" ".join(draw.choices(words, k=150)) for _ in range(count)]
 
 
-def test_pieces_are_the_text_and_no_file_is_in_two_parts(benchmark):
+def test_pieces_are_the_text_and_no_document_is_in_two_parts(benchmark):
     text = "".join(f"line {number}\n" for number in range(100))
     assert "".join(benchmark.pieces(text, 50)) == text
-    files = [f"{number} " * 200 for number in range(100)]
-    texts = benchmark.divided(files, files[::-1], megabytes=0.02)
-    parts = [{text.split()[0] for text in part} for part in (texts.sample, texts.ordinary, texts.pool)]
-    assert all(parts)
-    assert sum(map(len, parts)) == len(set.union(*parts))
+    files = ["".join(f"{number} word {line}\n" for line in range(300)) for number in range(100)]
+    texts = benchmark.divided(files, [file.replace("word", "x") for file in files], megabytes=0.03)
+    for parts in ((texts.sample, texts.ordinary, texts.pool), (texts.examples, texts.good)):
+        assert all(parts)
+        assert sum(map(len, parts)) == len({text for part in parts for text in part})
+    numbers = [{text.split()[0] for text in part} for part in (texts.examples, texts.good)]
+    assert not numbers[0] & numbers[1]
 
 
 def test_docstrings_are_those_that_are_long(benchmark):

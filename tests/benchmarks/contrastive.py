@@ -3,7 +3,8 @@ much better a small model learns good text from what they keep.
 
 `library` is on every machine: docstrings of the standard library are good, other modules as they are written ordinary.
 `web` needs `PENSTOCK_DATA`: paragraphs of SQuAD against a mixture of web pages, encyclopedias of several languages and
-code. Both are cut into documents of about 1,000 characters. A file teaches, is chosen from or measures, never two.
+code. Both are cut into documents of about 1,000 characters. A file of good text teaches or measures, never both; of
+ordinary text, documents are drawn one by one, as a sample of a crawl is.
 
 The first rows are of held-out documents: the area under the ROC curve and the calibration error, with 95 % bootstrap
 intervals over documents. `perplexity` scores a document by its bits per byte under a model that was trained on the good
@@ -46,8 +47,8 @@ from penstock.hooks.contracts import Document, Judge
 from penstock.sweep.heldout import pieces_of
 from penstock.train.restore import RestoredRun
 
-CHARACTERS, BLOCK = 1000, 20_000
-"""Of a document, and of a piece of a file that holds many."""
+CHARACTERS = 1000
+"""Of a document."""
 VOCABULARY, BATCH, LENGTH = 2048, 8, 128
 SETTINGS = (
     "model={use: glm-moe, hidden_size: 96, num_hidden_layers: 4, first_k_dense_replace: 4, intermediate_size: 256, "
@@ -81,20 +82,21 @@ class Texts:
 def divided(good: Sequence[str], ordinary: Sequence[str], megabytes: float) -> Texts:
     """Files as documents; the pool has at most so many megabytes, and the other parts are smaller."""
     size = megabytes * 1e6
-    kept, examples = _parts(good, (0.1 * size, 0.4 * size))
-    held, sample, pool = _parts(ordinary, (0.1 * size, 0.4 * size, size))
+    kept, examples = _parts([[*pieces(file, CHARACTERS)] for file in good], (0.1 * size, 0.4 * size))
+    alone = [[each] for each in dict.fromkeys(each for file in ordinary for each in pieces(file, CHARACTERS))]
+    held, sample, pool = _parts(alone, (0.1 * size, 0.4 * size, size))
     return Texts(examples, kept, sample, held, pool)
 
 
-def _parts(files: Sequence[str], sizes: Sequence[float]) -> Iterator[list[str]]:
-    """Documents of whole files in a random order, as many for each part as have its size."""
-    shuffled = iter(random.Random(0).sample(files, len(files)))
+def _parts(groups: Sequence[Sequence[str]], sizes: Sequence[float]) -> Iterator[list[str]]:
+    """Documents of whole groups in a random order, as many for each part as have its size."""
+    shuffled = iter(random.Random(0).sample(groups, len(groups)))
     for size in sizes:
         part: list[str] = []
         taken = 0
-        while taken < size and (file := next(shuffled, None)) is not None:
-            part += pieces(file, CHARACTERS)
-            taken += len(file)
+        while taken < size and (group := next(shuffled, None)) is not None:
+            part += group
+            taken += sum(map(len, group))
         yield list(dict.fromkeys(part))
 
 
@@ -136,11 +138,10 @@ def docstrings(source: str) -> str:
 
 
 def web(data: Path) -> tuple[list[str], list[str]]:
-    """Articles of SQuAD, and blocks of everything in `web_text`."""
+    """Articles of SQuAD, and the files of `web_text`."""
     squad = json.loads(_unpacked(data / "squad" / "dev-v1.1.json.xz"))["data"]
     good = ["\n".join(paragraph["context"] for paragraph in article["paragraphs"]) for article in squad]
-    files = sorted((data / "web_text").glob("*.txt.xz"))
-    return good, [block for file in files for block in pieces(_unpacked(file), BLOCK)]
+    return good, [_unpacked(file) for file in sorted((data / "web_text").glob("*.txt.xz"))]
 
 
 def _unpacked(file: Path) -> str:
