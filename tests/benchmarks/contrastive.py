@@ -262,7 +262,7 @@ def compared(name: str, method: str, bits: dict[str, list[float]]) -> Row:
 @click.option("--data", envvar="PENSTOCK_DATA", type=click.Path(exists=True, path_type=Path), help="Adds `web`.")
 @click.option("--megabytes", default=2.6, show_default=True, type=click.FloatRange(min=0.5), help="Size of the pool.")
 @click.option("--keep", default=0.3, show_default=True, help="Share of ordinary text that is kept.")
-@click.option("--tokens", default=250_000, show_default=True, type=click.IntRange(min=1), help="Tokens to train on.")
+@click.option("--tokens", default=200_000, show_default=True, type=click.IntRange(min=1), help="Tokens to train on.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Seeds of each way to choose.")
 @runs_option
 @json_option
