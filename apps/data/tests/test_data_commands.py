@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.main import run
+from penstock.data.picture import picture_of
+from penstock.data_prep.cleaning.clean import read_cleaned
 from penstock.data_prep.cleaning.cleaned import CleanedCorpus
 from penstock.hooks.problems import ExitCode, ProblemError
 
@@ -143,6 +145,26 @@ def test_a_report_shows_stages_rules_sources_and_pairs(place):
     assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
     with pytest.raises(ProblemError, match="holds no cleaned corpus"):
         data("report", "nowhere")
+
+
+def test_a_report_counts_the_languages_of_kept_and_removed_documents(place):
+    written = {
+        "The old mill stands by the river, and nobody has opened its gate since winter number": 4,
+        "Die alte Mühle steht am Fluss, und seit dem Winter öffnet niemand mehr ihr Tor, Jahr": 2,
+        "Le vieux moulin se dresse près de la rivière, et personne n'ouvre sa porte, année": 3,
+    }
+    rows = [{"text": f"{text} {number}."} for text, count in written.items() for number in range(count)]
+    rows.append({"text": "Mill"})
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data("clean", "clean.yaml", "stages=[short, {use: language, languages: [en, de]}]", "--out", "out")
+    data("undo", "out", 6)
+    cleaned = read_cleaned(place / "out")
+    (counts,) = picture_of(cleaned).languages.values()
+    assert counts.came == {"en": 4, "de": 2, "fr": 3}
+    assert counts.left == {"en": 4, "de": 2, "fr": 1}
+    page = Path(data("report", "out")["report"]).read_text()
+    for shown in ("Languages", "Of the 9 documents that came to the stage 02-language", "left after all stages"):
+        assert shown in page, shown
 
 
 def test_a_classifier_is_trained_from_two_corpora(place, capsys):

@@ -82,8 +82,8 @@ def undo_command(folder: Path, documents: tuple[int, ...], as_json: bool) -> dic
 @folder_argument
 @output.json_option
 def report_command(folder: Path, as_json: bool) -> dict[str, Any]:
-    """Write a page about a cleaned corpus, FOLDER/report.html: what is left after each stage, removals by rule and by
-    source, lengths, clusters, and removed documents beside those that they repeat."""
+    """Write a page about a cleaned corpus, FOLDER/report.html: what is left after each stage, of each source and each
+    language, removals by rule, lengths, clusters, and removed documents beside those that they repeat."""
     from penstock.data.page import write_data_page
     from penstock.data_prep.cleaning.clean import read_cleaned
 

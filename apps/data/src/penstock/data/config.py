@@ -39,7 +39,8 @@ class LearnConfig(Schema):
     good: CorpusChoice
     """Texts as one wants them."""
     ordinary: CorpusChoice
-    """Texts as they come, such as a sample of the corpus that is to be cleaned."""
+    """Texts as they come, such as a sample of the corpus that is to be cleaned. The sample itself is judged too
+    strictly by what it taught, so clean other texts, or many more."""
     texts: int = Field(default=50_000, ge=100)
     """Most texts of each kind that are read, from the first."""
     buckets: int = Field(default=2**18, ge=2**10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,6 +226,15 @@ class DecontaminateConfig(Schema):
         return {"paths": [str(folder)], "words": 5, "shortest": 3}
 
 
+@cache
+def _example_model() -> Any:
+    """Trained once, for an interval takes a second."""
+    from penstock.data_prep.cleaning.contrastive import learn
+
+    texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
+    return learn(*texts, buckets=1024)
+
+
 class _OfModel(Schema):
     """A stage that reads the file of `penstock data learn`."""
 
@@ -235,10 +245,7 @@ class _OfModel(Schema):
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        from penstock.data_prep.cleaning.contrastive import learn
-
-        texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
-        learn(*texts, buckets=1024).save(folder / "model.npz")
+        _example_model().save(folder / "model.npz")
         return {"model": str(folder / "model.npz")}
 
 
