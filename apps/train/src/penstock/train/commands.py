@@ -85,7 +85,7 @@ def prepared_text(result: dict[str, Any]) -> str:
 )
 @click.option(
     "--overfit-tokens",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=2, max=65_536),
     metavar="N",
     help="Do not train: check that the model learns N tokens by heart (1024 is usual), and say what is wrong if not.",
 )
