@@ -21,7 +21,7 @@ from penstock.hooks.contracts import Decision, Document
 from penstock.hooks.problems import Problem, ProblemError
 
 # Letters of names and hosts. Scripts without spaces between words are left out: what stands before an address there is
-# no part of it. `\\w` and `\\d` are ASCII here for the same reason.
+# no part of it. `\w` and `\d` are ASCII here for the same reason.
 _LETTER = r"A-Za-z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff"
 _LABEL = rf"[{_LETTER}0-9](?:[{_LETTER}0-9-]{{0,61}}[{_LETTER}0-9])?"
 _EMAIL = (
@@ -39,47 +39,28 @@ _PHONE = (
     r")(?![\w-]|\.\d)"
 )
 _FIND = re.compile(f"(?P<email>{_EMAIL})|(?P<ipv6>{_IPV6})|(?P<phone>{_PHONE})|(?P<ipv4>{_IPV4})", re.ASCII)
+_VERSIONED = "|".join(
+    (
+        "v", "ver", "versions?", "release", "build", "firmware", "driver", "revision", "rev", "sdk", "kernel", "linux",
+        "sections?", "sec", "chapter", "clause", "paragraph", "article", "appendix", "annex", "table", "figure", "oid",
+        "rule", "step", "item", "reader", "player", "acrobat", "flash", "firefox", "chrome", "chromium", "safari",
+        "opera", "edge", "java", "jdk", "jre", "python", "android", "ios", "windows", "office", "mysql", "oracle",
+        "apache", "nginx", "php", "ubuntu", "debian", "wordpress", "drupal", "plugin", "package", "library", "api",
+    )
+)  # fmt: skip
+"""Words before numbers that are versions, sections or steps."""
 _VERSION_BEFORE = re.compile(
-    r"(?:\b(?:v|ver|versions?|release|build|firmware|driver|revision|rev|sdk|kernel|linux|section|sections|sec|chapter"
-    r"|clause|paragraph|article|appendix|annex|table|figure|oid|rule|step|item|reader|player|acrobat|flash|firefox"
-    r"|chrome|chromium|safari|opera|edge|java|jdk|jre|python|android|ios|windows|office|mysql|oracle|apache|nginx|php"
-    r"|ubuntu|debian|wordpress|drupal|plugin|package|library|api)|\u00a7)(?:\s(?:is|was|to|from|number|no\.?))?[\s.:=#]{0,3}$",
-    re.I,
+    rf"(?:\b(?:{_VERSIONED})|\u00a7)(?:\s(?:is|was|to|from|number|no\.?))?[\s.:=#]{{0,3}}$", re.I
 )
 _VERSION_BEHIND = re.compile(r"[\s,]{0,2}(?:firmware|release|build|version|driver|patch|update)\b", re.I)
 _BESIDE = 24
 """Characters before and behind an address in which a word is looked for that makes it a version."""
 _FILES = frozenset(
-    [
-        "bmp",
-        "css",
-        "csv",
-        "eot",
-        "gif",
-        "htm",
-        "html",
-        "ico",
-        "jpeg",
-        "jpg",
-        "js",
-        "json",
-        "jsx",
-        "pdf",
-        "php",
-        "png",
-        "svg",
-        "tif",
-        "tiff",
-        "ttf",
-        "txt",
-        "wav",
-        "webp",
-        "woff",
-        "xml",
-        "yaml",
-        "yml",
-    ]
-)
+    (
+        "bmp", "css", "csv", "eot", "gif", "htm", "html", "ico", "jpeg", "jpg", "js", "json", "jsx", "pdf", "php",
+        "png", "svg", "tif", "tiff", "ttf", "txt", "wav", "webp", "woff", "xml", "yaml", "yml",
+    )
+)  # fmt: skip
 """Endings of file names, such as that of `icon@2x.png`, of which no top-level domain is one."""
 
 _NOBODYS = [
@@ -122,10 +103,8 @@ class Masking:
         def replace(match: re.Match[str]) -> str:
             sort, found = str(match.lastgroup), match.group()
             replacement = self._replacements[sort]
-            before, behind = (
-                text[max(0, match.start() - _BESIDE) : match.start()],
-                text[match.end() : match.end() + _BESIDE],
-            )
+            before = text[max(0, match.start() - _BESIDE) : match.start()]
+            behind = text[match.end() : match.end() + _BESIDE]
             if replacement is None or replacement == found or not _is(sort, found, before, behind):
                 return found
             counts[sort] += 1
