@@ -76,9 +76,10 @@ def _result(name: str, figures: SweepFigures, report: Path) -> SweepResult:
 def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, retry_failed: bool) -> SweepResult:
     from penstock.run.records.record import write_record
     from penstock.sweep.controller import Controller
+    from penstock.sweep.data import corpora_of, with_data
     from penstock.sweep.documents import read_documents
     from penstock.sweep.figures import figures_of
-    from penstock.sweep.files import FIGURES, SweepFiles, locked
+    from penstock.sweep.files import FIGURES, SweepFiles, disk_errors_named, locked
     from penstock.sweep.finished import note_finished
     from penstock.sweep.inline import Inline
     from penstock.sweep.measuring import measure_finalists
@@ -87,6 +88,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
 
     name = loaded.settings.name
     folder = runs / name
+    loaded = with_data(loaded, runs, prepare=True)
     launcher = loaded.settings.launcher
     shapes = shapes_of(loaded, SweepFiles(folder))
     stop = loaded.settings.stop
@@ -107,7 +109,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         write_report(name, figures, read_documents(walk), len([*figures.runs, *figures.missing]), folder)
         return figures
 
-    with locked(folder):
+    with disk_errors_named(folder), locked(folder):
         write_shapes(loaded, walk.files, shapes)
         if retry_failed:
             walk.files.forget_failures()
@@ -117,29 +119,41 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         finally:
             figures = write()
         if measured:
-            note_finished(folder, [sweep_file, loaded.config_file], loaded.code, registry)
+            note_finished(folder, [sweep_file, loaded.config_file], loaded.code, corpora_of(loaded), registry)
     return _result(name, figures, report)
 
 
 def _raise_if_incomplete(result: SweepResult) -> None:
-    """Every cell of a sweep without phases was asked for to its end."""
-    from penstock.hooks.problems import failed
+    """Every cell of a sweep without phases was asked for to its end, and at least one of a sweep with phases."""
+    from penstock.hooks.problems import ExitCode, Problem
 
-    wrong = [cell for cell in result.cells if cell.state == "failed"]
-    if wrong and not any(phase.name == "short" for phase in result.figures.phases):
-        fix = "change its settings, or train it again with --retry-failed"
-        raise ProblemError([failed("failed-cell", cell.reason, cell.cell, fix).problems[0] for cell in wrong])
+    with_phases = any(phase.name == "short" for phase in result.figures.phases)
+    none = not any(cell.state == "finished" for cell in result.cells)
+    wrong = {
+        "failed": ("failed-cell", "change its settings, or train it again with --retry-failed"),
+        "capped": ("nothing-finished", "raise the budget, and give the same command again"),
+    }
+    problems = [
+        Problem(wrong[cell.state][0], cell.reason, cell.cell, wrong[cell.state][1])
+        for cell in result.cells
+        if (cell.state == "failed" and (none or not with_phases)) or (cell.state == "capped" and none)
+    ]
+    if problems:
+        raise ProblemError(problems, ExitCode.FAILED)
 
 
 def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
     from penstock.sweep.controller import Controller
+    from penstock.sweep.data import with_data
     from penstock.sweep.inline import Inline
     from penstock.sweep.price import price_of, price_text, workers_of
-    from penstock.sweep.shape import require_equal_flops, shapes_of
+    from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of
 
+    loaded = with_data(loaded, runs, prepare=False)
     walk = Controller(loaded, runs, registry, Inline())
     shapes = shapes_of(loaded, walk.files)
     require_equal_flops(loaded, shapes)
+    costs_of(loaded, shapes)
     launcher = loaded.settings.launcher
     workers, threads = workers_of(launcher) if launcher else (1, None)
     price = price_of(walk, shapes, workers, threads)
