@@ -16,6 +16,8 @@ from penstock.run.records.record import Record
 from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
 
 if TYPE_CHECKING:
+    from penstock.run.records.sweep import CellShape
+    from penstock.sweep.controller import Controller
     from penstock.sweep.grid import Sweep
 
 
@@ -76,7 +78,7 @@ def _result(name: str, figures: SweepFigures, report: Path) -> SweepResult:
 def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, retry_failed: bool) -> SweepResult:
     from penstock.run.records.record import write_record
     from penstock.sweep.controller import Controller
-    from penstock.sweep.data import corpora_of, with_data
+    from penstock.sweep.data import corpora_of, other_vocabularies, with_data
     from penstock.sweep.documents import read_documents
     from penstock.sweep.figures import figures_of
     from penstock.sweep.files import FIGURES, SweepFiles, disk_errors_named, locked
@@ -88,10 +90,11 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
 
     name = loaded.settings.name
     folder = runs / name
+    _, shapes = _checked(loaded, runs, registry)
     loaded = with_data(loaded, runs, prepare=True)
-    launcher = loaded.settings.launcher
-    shapes = shapes_of(loaded, SweepFiles(folder))
-    stop = loaded.settings.stop
+    shapes |= shapes_of(other_vocabularies(loaded), SweepFiles(folder))
+    require_equal_flops(loaded, shapes)
+    launcher, stop = loaded.settings.launcher, loaded.settings.stop
     walk = Controller(
         loaded,
         runs,
@@ -100,7 +103,6 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         rule=stop.build() if stop else None,
         costs=costs_of(loaded, shapes),
     )
-    require_equal_flops(loaded, shapes)
     report = folder / "sweep.html"
 
     def write() -> SweepFigures:
@@ -142,18 +144,26 @@ def _raise_if_incomplete(result: SweepResult) -> None:
         raise ProblemError(problems, ExitCode.FAILED)
 
 
-def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
+def _checked(loaded: Sweep, runs: Path, registry: Registry) -> tuple[Controller, dict[str, CellShape]]:
+    """A walk that trains nothing and the shapes of the cells, after every check that needs no work. What is known of
+    the data is that of prepared data; a vocabulary that is not prepared counts as it is asked for."""
     from penstock.sweep.controller import Controller
     from penstock.sweep.data import with_data
     from penstock.sweep.inline import Inline
-    from penstock.sweep.price import price_of, price_text, workers_of
     from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of
 
     loaded = with_data(loaded, runs, prepare=False)
     walk = Controller(loaded, runs, registry, Inline())
     shapes = shapes_of(loaded, walk.files)
-    require_equal_flops(loaded, shapes)
     costs_of(loaded, shapes)
+    require_equal_flops(loaded, shapes)
+    return walk, shapes
+
+
+def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
+    from penstock.sweep.price import price_of, price_text, workers_of
+
+    walk, shapes = _checked(loaded, runs, registry)
     launcher = loaded.settings.launcher
     workers, threads = workers_of(launcher) if launcher else (1, None)
     price = price_of(walk, shapes, workers, threads)

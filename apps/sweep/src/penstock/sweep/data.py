@@ -23,7 +23,7 @@ from penstock.run.records.data import DataRecord
 from penstock.run.records.record import read_record
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import SHOWN, Cell, Sweep
-from penstock.train.data import RECORD, content_settings, data_folder, prepare_data
+from penstock.train.data import RECORD, content_settings, data_folder, prepare_data, require_filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,16 @@ def with_data(sweep: Sweep, runs: Path, *, prepare: bool) -> Sweep:
         if name not in found:
             found[name] = _prepared(cell.config, runs) if prepare else _found(cell.config, runs)
         data = found[name]
+        if data is not None and cell.config.planned:
+            require_filled(cell.config, data.vocabulary)
         cells.append(cell if data is None else _with_data(cell, data, files))
     return replace(sweep, cells=tuple(cells))
+
+
+def other_vocabularies(sweep: Sweep) -> Sweep:
+    """The cells whose text fills fewer tokens than they ask for, or whose tokenizer is given."""
+    fits = [cell.vocabulary == cell.config.data.tokenizer.vocab_size for cell in sweep.cells]
+    return replace(sweep, cells=tuple(cell for cell, fit in zip(sweep.cells, fits, strict=True) if not fit))
 
 
 def data_of(run: Path) -> str | None:

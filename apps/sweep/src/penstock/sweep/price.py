@@ -262,7 +262,7 @@ def price_text(price: SweepPrice) -> str:
     ]
     head = ("cell", "phase", "active parameters", "tokens per run", "FLOPs per run", "runs finished", "s per run")
     what = f"evaluation of {price.evaluated}" if price.evaluated else "no evaluation of held-out text, as it is unknown"
-    what += " before `penstock prepare`" if not price.evaluated else ""
+    what += " before `penstock prepare`, and so is whether it fills the vocabularies" if not price.evaluated else ""
     measured = ", and measuring trained models comes on top" if price.measured else ""
     workers = f"{price.workers} worker{'s' * (price.workers > 1)}"
     return (
