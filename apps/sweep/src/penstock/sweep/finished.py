@@ -70,7 +70,7 @@ def _figures(folder: Path, inputs: list[Path], registry: Registry) -> SweepFigur
             and told["selection"] == registry.selection.arguments()
             and told["cells"] == len(list(folder.glob("cells/*/*/rungs/*.json")))
             and all(content_hash(target) == digest for target, digest in told["code"].items())
-            and _same_data(told["data"], registry)
+            and all(_same_data(each, registry) for each in told["data"])
         )
     except (OSError, ValueError, KeyError, TypeError):  # absent, or of another version
         return None
@@ -83,10 +83,10 @@ def _fingerprint(corpus: dict[str, Any], registry: Registry) -> Any:
     return json.loads(json.dumps(built.fingerprint())) if hasattr(built, "fingerprint") else None
 
 
-def _same_data(noted: list[dict[str, Any]], registry: Registry) -> bool:
-    """Whether each corpus is as it was. A text that is gone is: its tokens outlive it."""
+def _same_data(noted: dict[str, Any], registry: Registry) -> bool:
+    """Whether a corpus is as it was. A text that is gone is: its tokens outlive it."""
     try:
-        return all(_fingerprint(each["corpus"], registry) == each["fingerprint"] for each in noted)
+        return _fingerprint(noted["corpus"], registry) == noted["fingerprint"]
     except ProblemError:
         return True
 
