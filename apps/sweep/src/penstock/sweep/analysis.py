@@ -62,7 +62,7 @@ class Analysis:
 
 
 def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
-    """The analysis of a sweep, finished or in progress."""
+    """The analysis of a sweep, finished or in progress. Nothing compares cells that were measured on unlike texts."""
     results = results_of(figures)
     phases = [name for name in PHASES if any(each.phase == name for each in results)]
     curves = [curve for name in phases for curve in curves_of(figures, results, name)]
@@ -70,11 +70,14 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
     first = phases[0] if phases else ""
     common = _furthest(curves, first)
     levels = _levels(sample_at(figures, results, documents, first, common), figures) if common else []
+    standings = {name: _standings(sample) for name, sample in ends.items()}
+    if len({result.text for result in results}) > 1:
+        return Analysis(figures, tuple(curves), standings, (), 0, (), (), (), None, ())
     costs = costs_of(figures.cells)
     return Analysis(
         figures=figures,
         curves=tuple(curves),
-        standings={name: _standings(sample) for name, sample in ends.items()},
+        standings=standings,
         levels=tuple(levels),
         level_tokens=common,
         objective_fronts=tuple(fronts_of(ends, [figures.objectives or {QUALITY: "minimize"}], least=1)),

@@ -96,7 +96,8 @@ def basis(runs: Sequence[SweptRun]) -> str:
     parts = [f"Seeds {seeds}"]
     if sizes:
         span = size(sizes[0]) if len(sizes) == 1 else f"{size(sizes[0])} to {size(sizes[-1])}"
-        parts.append(f"{span} of held-out text" + (f", {len(texts)} different texts" if len(texts) > 1 else ""))
+        several = f", {len(texts)} different texts, so cells do not compare" if len(texts) > 1 else ""
+        parts.append(f"{span} of held-out text{several}")
     machines = list(dict.fromkeys(run.machine for run in runs if run.machine))
     if machines:
         parts.append("trained on " + " and ".join(machines))

@@ -45,7 +45,11 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
         baseline=sweep.baseline.name,
         cells=[_cell(walk, cell, means.get(cell.name), shapes[cell.name], results) for cell in sweep.cells],
         runs=rows,
-        missing=[_missing(walk, trial) for trial, row in found if row is None],
+        missing=[
+            _missing(walk, trial)
+            for trial in [*(trial for trial, row in found if row is None), *walk.left_out]
+            if trial.phase.name in COMPARED
+        ],
         config=str(sweep.config_file),
         objectives={name: str(direction) for name, direction in sweep.settings.objectives.items()},
         rank_at=list(sweep.settings.rank_at),
@@ -77,9 +81,9 @@ def _without_documents(result: RungResult) -> RungFigures:
 
 
 def _missing(walk: Controller, trial: Trial) -> MissingRun:
-    failure, state = trial.files.failure(), walk.states[trial.cell.name]
+    state = walk.why.get(trial.files.folder, walk.states[trial.cell.name])
     why = "not run yet" if state.name in ("pending", "finished") else f"{state.name}: {state.reason}"
-    return MissingRun(trial.cell.name, trial.seed, f"failed: {failure.reason}" if failure else why)
+    return MissingRun(trial.cell.name, trial.seed, why)
 
 
 def _phase(walk: Controller, number: int) -> PhaseFigures:

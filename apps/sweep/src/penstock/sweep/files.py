@@ -6,6 +6,7 @@ runs/<sweep>/
     cells/<key>/shape.json                                           parameters and bytes of the cell's model
     cells/<key>/rates-seed<n>-<hash>/rates.json                      learning rates that ramps suggest
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
+    cells/<key>/<phase>-seed<n>-<hash>/beside.json                   one that was measured at rungs which came later
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
     cells/<key>/<phase>-seed<n>-<hash>/measured.json                 times, memory and scores of the trained model
@@ -25,11 +26,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from penstock.hooks.atomic import read_json, write_json, write_text
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, disk_problem
 from penstock.run.records.record import as_json, read_record, write_record
 from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
 
 FIGURES = "sweep.json"
+RUN, BESIDE = "run.json", "beside.json"
 
 
 @contextmanager
@@ -42,6 +44,18 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         what, fix = "another process is running this sweep", "wait until it finishes, or give this one another name"
         raise ProblemError(Problem("run-in-use", what, str(folder), fix)) from None
+
+
+@contextmanager
+def disk_errors_named(folder: Path) -> Iterator[None]:
+    """A disk that is full, read-only or gone ends the sweep with one `ProblemError`, and no cell has failed by it."""
+    try:
+        yield
+    except OSError as error:
+        problem = disk_problem(error, str(folder))
+        if problem is None:
+            raise
+        raise ProblemError(problem, ExitCode.FAILED) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +97,22 @@ class TrialFiles:
 
     def run(self, sweep: Path) -> Path | None:
         """The run directory, which lies in the sweep's folder."""
-        path = self.folder / "run.json"
+        return self._run(sweep, RUN)
+
+    def beside(self, sweep: Path) -> Path | None:
+        """The run directory of rungs that were added when the run was beyond them."""
+        return self._run(sweep, BESIDE)
+
+    def _run(self, sweep: Path, pointer: str) -> Path | None:
+        path = self.folder / pointer
         if not path.exists():
             return None
         found = sweep / read_json(path)["run"]
         return found if found.is_dir() else None
 
-    def write_run(self, run: Path) -> None:
+    def write_run(self, run: Path, *, beside: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "run.json", {"run": run.name})
+        write_json(self.folder / (BESIDE if beside else RUN), {"run": run.name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +131,17 @@ class SweepFiles:
         for path in self.folder.glob("cells/*/*/failed.json"):
             path.unlink()
 
+    def has_cell(self, key: str) -> bool:
+        return (self.folder / "cells" / key).is_dir()
+
+    def runs_of(self, key: str) -> list[Path]:
+        """The run directories of a cell that are still there."""
+        folders = (self.folder / "cells" / key).glob("*/")
+        return [run for folder in folders if (run := TrialFiles(folder).run(self.folder)) is not None]
+
     def claimed(self) -> set[str]:
         """Names of the run directories that belong to a cell already."""
-        return {read_json(path)["run"] for path in self.folder.glob("cells/*/*/run.json")}
+        return {read_json(path)["run"] for name in (RUN, BESIDE) for path in self.folder.glob(f"cells/*/*/{name}")}
 
     def shape(self, key: str) -> CellShape | None:
         return read_record(CellShape, self._shape(key))

@@ -16,7 +16,7 @@ TABLES = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
 def shapes_of(sweep: Sweep, files: SweepFiles) -> dict[str, CellShape]:
     """The shape of each cell by name, from its file or else from its model. Nothing is written."""
     kept = {cell.name: files.shape(cell.key) for cell in sweep.cells}
-    return {cell.name: kept[cell.name] or shape_of(cell.config) for cell in sweep.cells}
+    return {cell.name: kept[cell.name] or shape_of(cell.config, cell.vocabulary) for cell in sweep.cells}
 
 
 def write_shapes(sweep: Sweep, files: SweepFiles, shapes: dict[str, CellShape]) -> None:
@@ -26,7 +26,8 @@ def write_shapes(sweep: Sweep, files: SweepFiles, shapes: dict[str, CellShape]) 
             files.write_shape(cell.key, shapes[cell.name])
 
 
-def shape_of(config: RunConfig) -> CellShape:
+def shape_of(config: RunConfig, vocabulary: int | None = None) -> CellShape:
+    """`vocabulary` is that of the prepared data, None where it is not known yet."""
     from penstock.train.compose import (  # torch: a sweep whose shapes are known does without
         active_parameters,
         compose_model,
@@ -35,7 +36,7 @@ def shape_of(config: RunConfig) -> CellShape:
         size_table,
     )
 
-    composition = compose_model(config, planned_vocabulary(config), "meta")
+    composition = compose_model(config, vocabulary or planned_vocabulary(config), "meta")
     counts = parameter_summary(composition)
     return CellShape(
         parameters=counts.total,

@@ -29,6 +29,7 @@ from penstock.run.directory import RunDirectory
 from penstock.run.records.origin import Environment
 from penstock.run.records.record import Record, read_record, write_record
 from penstock.run.records.sweep import HeldoutBytes, RunFigures, RungResult
+from penstock.sweep.data import data_of
 from penstock.sweep.files import FIGURES, SweepFiles, TrialFiles
 from penstock.sweep.heldout import Pieces, pieces_of
 from penstock.train.checkpoint import newest_checkpoint
@@ -46,7 +47,7 @@ PATIENCE = 10.0  # seconds in which a killed worker's lock is released
 class RungJob(Record):
     """A run, and how far to train it. `config` and `overrides` make its config, `runs` is the folder of all runs,
     `sweep` that of this sweep and `trial` that of the run's results; `whole`: the run ends here. A run that begins
-    continues the trunk of the run whose results are in `trunk`."""
+    continues the trunk of the run whose results are in `trunk`. `data` is a hash of the data that it has to read."""
 
     config: str
     overrides: list[str]
@@ -60,6 +61,7 @@ class RungJob(Record):
     tokens: int
     whole: bool
     trunk: str | None = None
+    data: str | None = None
     heldout_bytes: int | None = None
     no_plugins: bool = False
     only: list[str] = field(default_factory=lambda: list[str]())
@@ -95,6 +97,9 @@ def _train(job: RungJob, trial: TrialFiles) -> None:
             fork=_trunk(job) if step == 0 else None,
             until=None if job.whole else until,
         )
+    if not _reads(run, job):
+        what, fix = "the corpus has changed while the sweep was trained", "give the same command again"
+        raise failed("other-data", what, str(run.path), fix)
     _measure(job, trial, restore_run(run.path, registry))
 
 
@@ -110,17 +115,24 @@ def _registry(no_plugins: bool, only: tuple[str, ...], files: tuple[str, ...]) -
 def _run(
     job: RungJob, trial: TrialFiles, config: RunConfig, document: ConfigDocument, until: int, registry: Registry
 ) -> RunDirectory:
-    """The run to train or measure: the one that has begun, unless it is beyond the rung; a run of this config from
-    before the sweep kept such files; or a new one."""
+    """The run to train or measure: the one that has begun, unless it is beyond the rung, as it is if the rung was added
+    since. It then stays the trial's run, and another one beside it is trained up to the rung. A run that nothing points
+    to is one of this config from before the sweep kept such files, or a new one."""
     sweep, runs = SweepFiles(Path(job.sweep)), Path(job.runs)
-    begun = trial.run(sweep.folder)
-    if begun is not None and _step(RunDirectory(begun)) <= until:
-        return RunDirectory(begun)
+    paths = (trial.run(sweep.folder), trial.beside(sweep.folder))
+    begun = [run for path in paths if path is not None and _reads(run := RunDirectory(path), job)]
+    if (fits := next((run for run in begun if _step(run) <= until), None)) is not None:
+        return fits
     found = run_of(runs, config, without=sweep.claimed())
-    if found is None or _step(found) > until:
+    if found is None or _step(found) > until or not _reads(found, job):
         found = RunDirectory.create(runs, config, document, job.overrides, registry)
-    trial.write_run(found.path)
+    trial.write_run(found.path, beside=bool(begun))
     return found
+
+
+def _reads(run: RunDirectory, job: RungJob) -> bool:
+    """Whether a run has read no other data than its job says."""
+    return job.data is None or data_of(run.path) in (job.data, None)
 
 
 def _step(run: RunDirectory) -> int:

@@ -18,12 +18,13 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a job ended: `done` with the value that the function returned, `failed` if it raised, or `lost` if its worker
-    died. `reason` says why it is not done."""
+    died. `reason` says why it is not done, and `problem` is the first `Problem` that the function raised, as a dict."""
 
     name: str
     state: Literal["done", "failed", "lost"]
     value: dict[str, Any] | None
     reason: str
+    problem: dict[str, str] | None = None
 
 
 class Launcher(Protocol):

@@ -91,10 +91,13 @@ class CellShape(Record):
 
 @dataclass(frozen=True, slots=True)
 class FailedRun(Record):
-    """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried."""
+    """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried. `where` and `fix` are those
+    of the problem that ended it, where there was one."""
 
     reason: str
     attempts: int
+    where: str | None = field(default=None, metadata=ABSENT)
+    fix: str | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
