@@ -184,7 +184,7 @@ def run_points(work: Work, share: float) -> Iterator[Point]:
             cell=work.model.name,
             seed=work.seed,
             parameters=parameter_summary(restored.composition).total,
-            active_parameters=active_parameters(restored.composition, each_use=True),
+            active_parameters=active_parameters(restored.composition),
             planned=steps * BATCH * LENGTH,
             tokens=steps_of(rung) * BATCH * LENGTH,
             seconds=round(seconds or 0.0, 2),

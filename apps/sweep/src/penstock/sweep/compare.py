@@ -15,7 +15,7 @@ HELP = (
     "Bits per byte: mean over seeds; `against` is the mean difference from the baseline with the same seed and its "
     f"{CONFIDENCE:.0%} confidence interval (Student's t over n paired differences, n >= {FEWEST_PAIRS}). MaxVio, its "
     "worst layer and dead experts are over all held-out tokens. us/token and ps/FLOP use the wall-clock time of "
-    "training, with 6 FLOPs per active parameter and token, a shared parameter for each use."
+    "training, and FLOPs as `penstock plan` counts them: a shared weight for each use, attention, and no lookup."
 )
 
 

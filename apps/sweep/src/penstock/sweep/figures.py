@@ -24,7 +24,6 @@ from penstock.sweep.compare import compare
 from penstock.sweep.controller import Controller, Trial
 from penstock.sweep.files import FIGURES
 from penstock.sweep.grid import Cell
-from penstock.sweep.objectives import FLOPS_PER_PARAMETER
 from penstock.sweep.rates import rate_of
 
 COMPARED = ("all", "final")
@@ -37,7 +36,7 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
     """Everything that is known so far, with a reason for every run that has no figures."""
     sweep = walk.sweep
     compared = [trial for trial in walk.trials if trial.phase.name in COMPARED]
-    found = [(trial, _run(walk, trial)) for trial in compared]
+    found = [(trial, _run(walk, trial, shapes[trial.cell.name])) for trial in compared]
     rows = [row for _, row in found if row is not None]
     results = {(trial.phase.name, trial.cell.name, trial.seed): _results(trial) for trial in walk.trials}
     means = {cell.cell: cell for cell in compare(rows, sweep.baseline.name)}
@@ -56,13 +55,15 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
     )
 
 
-def _run(walk: Controller, trial: Trial) -> SweptRun | None:
+def _run(walk: Controller, trial: Trial, shape: CellShape) -> SweptRun | None:
+    """FLOPs are those of the cell's shape: an earlier version counted them in another way."""
     run = trial.files.run(walk.files.folder)
     if run is None or trial.files.result(trial.phase.tokens(trial.cell)) is None:
         return None
     figures = read_record(RunFigures, run / FIGURES)
     if figures is None:
         return None
+    figures = replace(figures, active_parameters=shape.active_parameters, flops=shape.flops_per_token * figures.tokens)
     return SweptRun(**figures.to_json(), cell=trial.cell.name, seed=trial.seed, run=str(run))
 
 
@@ -128,7 +129,7 @@ def _cell(
         overrides=[*cell.overrides, *(walk.rates.of(cell) or ())],
         parameters=shape.parameters,
         embedding_share=shape.embedding_share,
-        flops_per_token=FLOPS_PER_PARAMETER * shape.active_parameters,
+        flops_per_token=shape.flops_per_token,
         bytes=shape.bytes,
         lr=rate_of(_optimizer(walk, cell)),
         common_lr=rate_of(cell.config.train.optimizer.settings) if walk.sweep.settings.rate.also_common else None,

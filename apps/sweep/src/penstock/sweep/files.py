@@ -115,7 +115,9 @@ class SweepFiles:
         return {read_json(path)["run"] for path in self.folder.glob("cells/*/*/run.json")}
 
     def shape(self, key: str) -> CellShape | None:
-        return read_record(CellShape, self._shape(key))
+        """None also for one of an earlier version, which counted FLOPs in another way."""
+        shape = read_record(CellShape, self._shape(key))
+        return shape if shape is not None and shape.flops_per_token else None
 
     def write_shape(self, key: str, shape: CellShape) -> None:
         self._shape(key).parent.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
                 cell=cell.name,
                 active_parameters=shapes[cell.name].active_parameters,
                 tokens=phase.tokens(cell),
-                flops=6 * shapes[cell.name].active_parameters * phase.tokens(cell),
+                flops=shapes[cell.name].flops_per_token * phase.tokens(cell),
                 runs=len(phase.seeds),
                 finished=sum(walk.has_result(cell, phase, seed) for seed in phase.seeds),
                 seconds_per_run=_seconds(cell.config, phase, phase.tokens(cell), speeds[cell.name], heldout[cell.name]),
@@ -129,10 +129,21 @@ def _rates_of(walk: Controller, shapes: dict[str, CellShape], speeds: dict[str, 
     prices: list[CellPrice] = []
     for cell in walk.sweep.cells:
         ramps = rate.seeds * (1 + hasattr(cell.config.train.optimizer.settings, "adamw_lr"))
-        tokens, active = rate.steps * cell.config.tokens_per_step, shapes[cell.name].active_parameters
+        tokens, shape = rate.steps * cell.config.tokens_per_step, shapes[cell.name]
         finished = ramps if walk.rates.of(cell) is not None else 0
         seconds = tokens * speeds[cell.name].training
-        prices.append(CellPrice(cell.name, active, tokens, 6 * active * tokens, ramps, finished, seconds, "rates"))
+        prices.append(
+            CellPrice(
+                cell=cell.name,
+                active_parameters=shape.active_parameters,
+                tokens=tokens,
+                flops=shape.flops_per_token * tokens,
+                runs=ramps,
+                finished=finished,
+                seconds_per_run=seconds,
+                phase="rates",
+            )
+        )
     return prices
 
 

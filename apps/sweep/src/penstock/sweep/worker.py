@@ -33,6 +33,7 @@ from penstock.sweep.files import FIGURES, SweepFiles, TrialFiles
 from penstock.sweep.heldout import Pieces, pieces_of
 from penstock.train.checkpoint import newest_checkpoint
 from penstock.train.compose import active_parameters
+from penstock.train.flops import flops_of_training
 from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.reuse import run_of
 from penstock.train.training import train_alone
@@ -175,14 +176,13 @@ def _measure(job: RungJob, trial: TrialFiles, restored: RestoredRun) -> None:
 def _figures(restored: RestoredRun, bits: float, pieces: Pieces) -> RunFigures:
     """Seconds are those of training only."""
     status = restored.run.status()
-    active = active_parameters(restored.composition, each_use=True)
     tokens = status.tokens_seen or 0
     return RunFigures(
         bits_per_byte=bits,
         tokens=tokens,
         seconds=status.seconds or 0.0,
-        active_parameters=active,
-        flops=6 * active * tokens,
+        active_parameters=active_parameters(restored.composition),
+        flops=flops_of_training(restored.config, restored.composition) * tokens,
         text=pieces.text,
         text_bytes=pieces.text_bytes,
         machine=_machine(restored.run),

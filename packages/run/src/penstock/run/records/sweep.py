@@ -79,14 +79,16 @@ class HeldoutBytes(Record):
 
 @dataclass(frozen=True, slots=True)
 class CellShape(Record):
-    """The size of a cell's model, counted without weights. `active_parameters` are those that one token passes, a
-    shared one for each use. `embedding_share` is that of embedding and head in all parameters, and `bytes` are those of
-    the stored parameters by format."""
+    """The size of a cell's model, counted without weights. `active_parameters` are those that one token uses, a shared
+    one once. `embedding_share` is that of embedding and head in all parameters, and `bytes` are those of the stored
+    parameters by format. `flops_per_token` are those of training, a shared weight for each use; 0 in a file of an
+    earlier version."""
 
     parameters: int
     active_parameters: int
     embedding_share: float
     bytes: dict[str, float]
+    flops_per_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class CellFigures(Record):
     last phase with a result; `seeds`, `bits_per_byte` and `tokens` (of a run) are of that phase, and None without any.
     `settings` has the name of the cell's value on each axis; `overrides` make the sweep's config this cell's.
     `lr` is the learning rate of the layers' matrices, `common_lr` that of the phase "common", for a cell that has one.
-    `flops_per_token` are those of training, 6 for each active parameter. `bytes` are those of the stored parameters by
+    `flops_per_token` are those of training. `bytes` are those of the stored parameters by
     format, `latency_128` the seconds of a forward pass over 128 tokens at batch 1, `peak_memory` bytes, and `tasks`
     scores such as "hellaswag.accuracy"; finalists have them.
     """
