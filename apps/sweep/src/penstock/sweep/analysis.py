@@ -42,7 +42,8 @@ class Level:
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """Everything above. `levels` are of the first phase after `level_tokens`, the furthest that all its cells have
-    come. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
+    come. `pieces` are those of the held-out text, 0 if they are not known; fewer than 30 give no interval and no
+    membership. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
 
     figures: SweepFigures
     curves: tuple[Curve, ...]
@@ -53,6 +54,7 @@ class Analysis:
     cost_fronts: tuple[Front, ...]
     rankings: tuple[Ranking, ...]
     at_rates: RateRanking | None
+    pieces: int
     compared: tuple[Compared, ...]
 
     def front_of(self, cell: str) -> Member | None:
@@ -81,6 +83,7 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
         cost_fronts=tuple(fronts_of(ends, [{QUALITY: "minimize", cost: "minimize"} for cost in costs], least=2)),
         rankings=tuple(rankings_of(figures, curves, phases)),
         at_rates=rate_ranking_of(figures, curves),
+        pieces=max((sample.pieces for sample in ends.values()), default=0),
         compared=tuple(compared_of(ends)),
     )
 

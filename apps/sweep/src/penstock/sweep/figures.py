@@ -8,13 +8,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from penstock.run.config import load_run_config
-from penstock.run.records.record import read_record
 from penstock.run.records.sweep import (
+    Balance,
     CellFigures,
     CellShape,
     MissingRun,
     PhaseFigures,
-    RunFigures,
     RungFigures,
     RungResult,
     SweepFigures,
@@ -22,7 +21,6 @@ from penstock.run.records.sweep import (
 )
 from penstock.sweep.compare import compare
 from penstock.sweep.controller import Controller, Trial
-from penstock.sweep.files import FIGURES
 from penstock.sweep.grid import Cell
 from penstock.sweep.rates import rate_of
 
@@ -56,15 +54,25 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
 
 
 def _run(walk: Controller, trial: Trial, shape: CellShape) -> SweptRun | None:
-    """FLOPs are those of the cell's shape: an earlier version counted them in another way."""
-    run = trial.files.run(walk.files.folder)
-    if run is None or trial.files.result(trial.phase.tokens(trial.cell)) is None:
+    """The figures of a run that came to its end, from the cell's files: its directory may be gone."""
+    result = trial.files.result(trial.phase.tokens(trial.cell))
+    if result is None:
         return None
-    figures = read_record(RunFigures, run / FIGURES)
-    if figures is None:
-        return None
-    figures = replace(figures, active_parameters=shape.active_parameters, flops=shape.flops_per_token * figures.tokens)
-    return SweptRun(**figures.to_json(), cell=trial.cell.name, seed=trial.seed, run=str(run))
+    run, tokens = trial.files.run(walk.files.folder), result.steps * trial.cell.config.tokens_per_step
+    return SweptRun(
+        **(trial.files.balance(walk.files.folder) or Balance()).to_json(),
+        bits_per_byte=result.bits_per_byte,
+        tokens=tokens,
+        seconds=result.seconds,
+        active_parameters=shape.active_parameters,
+        flops=shape.flops_per_token * tokens,
+        text=result.text,
+        text_bytes=result.text_bytes,
+        machine=result.machine,
+        cell=trial.cell.name,
+        seed=trial.seed,
+        run="" if run is None else str(run),
+    )
 
 
 def _results(trial: Trial) -> list[RungResult]:

@@ -7,6 +7,7 @@ runs/<sweep>/
     cells/<key>/rates-seed<n>-<hash>/rates.json                      learning rates that ramps suggest
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
+    cells/<key>/<phase>-seed<n>-<hash>/balance.json                  load of the trained model's experts
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
     cells/<key>/<phase>-seed<n>-<hash>/measured.json                 times, memory and scores of the trained model
 
@@ -27,7 +28,16 @@ from filelock import FileLock, Timeout
 from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.run.records.record import as_json, read_record, write_record
-from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
+from penstock.run.records.sweep import (
+    Balance,
+    CellRates,
+    CellShape,
+    Decision,
+    FailedRun,
+    HeldoutBytes,
+    MeasuredRun,
+    RungResult,
+)
 
 FIGURES = "sweep.json"
 
@@ -73,6 +83,15 @@ class TrialFiles:
     def write_rates(self, rates: CellRates) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "rates.json", rates)
+
+    def balance(self, sweep: Path) -> Balance | None:
+        """None for a dense model. An earlier version kept it in the run directory."""
+        kept, run = read_record(Balance, self.folder / "balance.json"), self.run(sweep)
+        return kept if kept is not None or run is None else read_record(Balance, run / FIGURES)
+
+    def write_balance(self, balance: Balance) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "balance.json", balance)
 
     def failure(self) -> FailedRun | None:
         return read_record(FailedRun, self.folder / "failed.json")

@@ -13,6 +13,7 @@ from penstock.sweep.analysis import Analysis
 from penstock.sweep.compare import basis
 from penstock.sweep.compare import interval as difference_text
 from penstock.sweep.fronts import Front
+from penstock.sweep.heldout import FEWEST_PIECES
 from penstock.sweep.labels import PHASES, figure_of, interval, label, shown
 from penstock.sweep.rankings import Ranking, RateRanking
 from penstock.sweep.tables import reproduce_line
@@ -71,12 +72,29 @@ def cells_table(analysis: Analysis) -> Table:
     empty = (DASH,) * (len(columns) - 2 + len(names))
     rows += [(cell, why, *empty) for cell, why in plain.items() if cell not in known]
     caption = (
-        f"Bits per byte: mean over seeds, with the {CONFIDENCE:.0%} interval over documents, and over seeds from two "
-        "seeds on. `against` is the mean difference from the baseline with the same seed. Cells of unlike tokens do "
-        "not compare. `on the front`: how likely no other cell of the phase is better in every objective "
-        f"({', '.join(map(label, figures.objectives or {'bits_per_byte': ''}))})."
+        f"{_pieces_text(analysis.pieces)} `against` is the mean difference from the baseline with the same seed. Cells "
+        "of unlike tokens do not compare. `on the front`: how likely no other cell of the phase is better in every "
+        f"objective ({', '.join(map(label, figures.objectives or {'bits_per_byte': ''}))})."
     )
     return Table("Cells", (*columns, *map(label, names)), rows, caption)
+
+
+def _pieces_text(pieces: int) -> str:
+    """What the intervals of a sweep are over, and why there are none if its text is short.
+
+    >>> _pieces_text(4)
+    'Bits per byte: mean over seeds. 4 pieces of held-out text give no interval; it takes 30.'
+    """
+    if not pieces:
+        return "Bits per byte: mean over seeds."
+    if pieces < FEWEST_PIECES:
+        one = pieces == 1
+        text = f"{pieces} {'piece' if one else 'pieces'} of held-out text {'gives' if one else 'give'} no interval"
+        return f"Bits per byte: mean over seeds. {text}; it takes {FEWEST_PIECES}."
+    return (
+        f"Bits per byte: mean over seeds, with the {CONFIDENCE:.0%} interval over {count(pieces)} pieces of held-out "
+        "text, which are documents or, if these are few, parts of them, and over seeds from two seeds on."
+    )
 
 
 def _cell_words(analysis: Analysis, cell: CellFigures) -> tuple[str, ...]:

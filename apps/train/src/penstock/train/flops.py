@@ -40,11 +40,13 @@ def _products(composition: Composition) -> Iterator[tuple[ParameterRole, int]]:
     roles, sites = composition.roles(), sites_of(composition.model)
     first = {id(each): name for name, each in composition.module.named_parameters()}
     of_weights = composition.shared.roles().keys() - sites.keys()
-    for path, module in composition.module.named_modules(remove_duplicate=False):
-        for name, parameter in module.named_parameters(path, recurse=False):
-            role = roles[first[id(parameter)]]
-            if role not in VECTORS and first[id(parameter)] not in of_weights and not isinstance(module, nn.Embedding):
-                yield role, parameter.numel()
+    for _, module in composition.module.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Embedding):
+            continue
+        for parameter in module.parameters(recurse=False):
+            name = first[id(parameter)]
+            if roles[name] not in VECTORS and name not in of_weights:
+                yield roles[name], parameter.numel()
 
 
 def _attention(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -92,6 +92,16 @@ class CellShape(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Balance(Record):
+    """The load of a trained model's experts over all held-out tokens: MaxVio, that of the worst layer, and how many
+    experts are dead."""
+
+    max_violation: float | None = field(default=None, metadata=ABSENT)
+    max_violation_worst: float | None = field(default=None, metadata=ABSENT)
+    dead_experts: float | None = field(default=None, metadata=ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
 class FailedRun(Record):
     """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried."""
 
