@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from penstock.sweep.inline import Inline
 from penstock.sweep.rules.none import NoRule
 from penstock.sweep.rules.paired import Paired
 from penstock.sweep.shape import costs_of, shapes_of
+from penstock.sweep.tables import reproduce_lines
 
 SWEEP = """\
 name: phased
@@ -109,6 +111,12 @@ def test_bad_cells_stop_at_rungs_and_the_best_goes_to_the_end_with_every_seed(sw
     stopped = next(cell for cell in figures.cells if cell.cell == "low")
     assert (stopped.phase, stopped.tokens, stopped.seeds) == ("short", 256, 1)
     assert stopped.reason == "after 256 tokens: the worst"
+    (line,) = reproduce_lines(figures, stopped)
+    again = run([*shlex.split(line)[1:], "--runs", str(sweep_file.parent / "again"), "--json"])
+    (place,) = (sweep_file.parent / "runs" / "phased").glob(f"cells/{stopped.key}/short-*/run.json")
+    trained = sweep_file.parent / "runs" / "phased" / json.loads(place.read_text())["run"]
+    weights = "checkpoints/step-00000002/model.safetensors"
+    assert (Path(again["run_dir"]) / weights).read_bytes() == (trained / weights).read_bytes()
     assert figures.spent is not None
     assert (figures.spent.runs, figures.spent.tokens) == (3 + 2, 256 + 512 + 1024 + 2 * 2048)
 

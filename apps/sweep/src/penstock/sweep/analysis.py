@@ -54,8 +54,8 @@ class Analysis:
     cost_fronts: tuple[Front, ...]
     rankings: tuple[Ranking, ...]
     at_rates: RateRanking | None
-    pieces: int
     compared: tuple[Compared, ...]
+    pieces: int = 0
 
     def front_of(self, cell: str) -> Member | None:
         """The cell on the front of the sweep's objectives, in the last phase that has it."""
@@ -83,8 +83,8 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
         cost_fronts=tuple(fronts_of(ends, [{QUALITY: "minimize", cost: "minimize"} for cost in costs], least=2)),
         rankings=tuple(rankings_of(figures, curves, phases)),
         at_rates=rate_ranking_of(figures, curves),
-        pieces=max((sample.pieces for sample in ends.values()), default=0),
         compared=tuple(compared_of(ends)),
+        pieces=max((sample.pieces for sample in ends.values()), default=0),
     )
 
 

@@ -12,6 +12,7 @@ from penstock.run.records.sweep import (
     Balance,
     CellFigures,
     CellShape,
+    MeasuredRun,
     MissingRun,
     PhaseFigures,
     RungFigures,
@@ -19,15 +20,15 @@ from penstock.run.records.sweep import (
     SweepFigures,
     SweptRun,
 )
-from penstock.sweep.compare import compare
+from penstock.sweep.compare import compare, stand_in
 from penstock.sweep.controller import Controller, Trial
 from penstock.sweep.grid import Cell
 from penstock.sweep.rates import rate_of
 
 COMPARED = ("all", "final")
 """Phases whose runs the tables compare."""
-MEASURED = ("latency_128", "latency_512", "tokens_per_second", "peak_memory", "tasks")
-"""Figures of trained models that are measured alone."""
+GONE = ("stopped", "failed", "capped")
+"""States of a cell that will have no further run to the end."""
 
 
 def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
@@ -37,10 +38,17 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
     found = [(trial, _run(walk, trial, shapes[trial.cell.name])) for trial in compared]
     rows = [row for _, row in found if row is not None]
     results = {(trial.phase.name, trial.cell.name, trial.seed): _results(trial) for trial in walk.trials}
-    means = {cell.cell: cell for cell in compare(rows, sweep.baseline.name)}
+    baseline = sweep.baseline.name
+    reference = stand_in(rows, baseline) if walk.states[baseline].name in GONE else baseline
+    means = {cell.cell: cell for cell in compare(rows, baseline, reference)}
+    measured = _measured(walk, shapes)
     return SweepFigures(
-        baseline=sweep.baseline.name,
-        cells=[_cell(walk, cell, means.get(cell.name), shapes[cell.name], results) for cell in sweep.cells],
+        baseline=baseline,
+        compared_with=None if reference == baseline else reference,
+        cells=[
+            replace(_cell(walk, cell, means.get(cell.name), shapes[cell.name], results), **measured.get(cell.name, {}))
+            for cell in sweep.cells
+        ],
         runs=rows,
         missing=[_missing(walk, trial) for trial, row in found if row is None],
         config=str(sweep.config_file),
@@ -124,15 +132,15 @@ def _cell(
             difference=None,
             verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
         )
-    measured = _measured(walk, cell)
+    phase = next(each for each in walk.phases if each.name == (last[0].phase if last else walk.phases[0].name))
     return replace(
         means,
-        **measured,
         state=state.name,
         reason=state.reason,
         key=cell.key,
-        phase=last[0].phase if last else walk.phases[0].name,
+        phase=phase.name,
         tokens=last[0].tokens if last else None,
+        run_tokens=phase.tokens(cell) if last else None,
         settings=cell.settings,
         overrides=[*cell.overrides, *(walk.rates.of(cell) or ())],
         parameters=shape.parameters,
@@ -153,11 +161,37 @@ def _optimizer(walk: Controller, cell: Cell) -> Any:
     return config.train.optimizer.settings
 
 
-def _measured(walk: Controller, cell: Cell) -> dict[str, Any]:
-    """What was measured alone, under the names that `CellFigures` has."""
-    own = (trial for trial in walk.trials if trial.cell is cell and trial.phase.name in COMPARED)
-    found = next((measured for trial in own if (measured := trial.files.measured()) is not None), None)
-    return {} if found is None else {name: getattr(found, name) for name in MEASURED}
+def _measured(walk: Controller, shapes: dict[str, CellShape]) -> dict[str, dict[str, Any]]:
+    """What was measured alone of each cell, under the names that `CellFigures` has. Cells with one model share the best
+    of their measurements: what these differ in is the other work of the machine, which only slows a model down."""
+    found: dict[str, tuple[Cell, MeasuredRun]] = {}
+    for trial in walk.trials:
+        if trial.phase.name in COMPARED and (measured := trial.files.measured()) is not None:
+            found.setdefault(trial.cell.name, (trial.cell, measured))
+
+    def alike(one: str, other: str) -> bool:
+        (cell, own), (cell_of, its) = found[one], found[other]
+        return own.machine == its.machine and shapes[one] == shapes[other] and one_model(cell, cell_of)
+
+    return {
+        name: {"tasks": own.tasks, **best_of([each for other, (_, each) in found.items() if alike(name, other)])}
+        for name, (_, own) in found.items()
+    }
+
+
+def one_model(one: Cell, other: Cell) -> bool:
+    """Whether both cells compute the same, with other weights."""
+    return one.config.model == other.config.model and one.config.train.dtype == other.config.train.dtype
+
+
+def best_of(measured: Sequence[MeasuredRun]) -> dict[str, Any]:
+    """The shortest times and the least memory."""
+    return {
+        "latency_128": min(each.latency_128 for each in measured),
+        "latency_512": min(each.latency_512 for each in measured),
+        "tokens_per_second": max(each.tokens_per_second for each in measured),
+        "peak_memory": min(each.peak_memory for each in measured),
+    }
 
 
 def _last_results(of_trials: Sequence[Sequence[RungResult]]) -> list[RungResult]:

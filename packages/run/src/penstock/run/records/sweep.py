@@ -198,6 +198,7 @@ class CellFigures(Record):
 
     `state` is "pending", "running", "finished", "stopped", "failed" or "capped", and `reason` says why. `phase` is the
     last phase with a result; `seeds`, `bits_per_byte` and `tokens` (of a run) are of that phase, and None without any.
+    `run_tokens` are those of a whole run of this phase, more than `tokens` if a rule stopped the cell at a rung.
     `settings` has the name of the cell's value on each axis; `overrides` make the sweep's config this cell's.
     `lr` is the learning rate of the layers' matrices, `common_lr` that of the phase "common", for a cell that has one.
     `flops_per_token` are those of training. `bytes` are those of the stored parameters by
@@ -229,6 +230,7 @@ class CellFigures(Record):
     bytes: dict[str, float] = field(default_factory=lambda: dict[str, float]())
     lr: float | None = field(default=None, metadata=ABSENT)
     common_lr: float | None = field(default=None, metadata=ABSENT)
+    run_tokens: int | None = field(default=None, metadata=ABSENT)
     latency_128: float | None = field(default=None, metadata=ABSENT)
     latency_512: float | None = field(default=None, metadata=ABSENT)
     tokens_per_second: float | None = field(default=None, metadata=ABSENT)
@@ -239,6 +241,7 @@ class CellFigures(Record):
 @dataclass(frozen=True, slots=True)
 class SweepFigures(Record):
     """A sweep, finished or in progress. `runs` are those that were trained to their end, `rungs` all results.
+    `compared_with` is the cell that differences are from, where the baseline has no run to the end and never will.
     `objectives` are "minimize" or "maximize" by the name of a figure, and `rank_at` names what the report ranks at."""
 
     baseline: str
@@ -252,3 +255,4 @@ class SweepFigures(Record):
     decisions: list[Decision] = field(default_factory=lambda: list[Decision]())
     rungs: list[RungFigures] = field(default_factory=lambda: list[RungFigures]())
     spent: Spent | None = field(default=None, metadata=ABSENT)
+    compared_with: str | None = field(default=None, metadata=ABSENT)
