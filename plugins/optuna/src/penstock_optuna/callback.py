@@ -17,22 +17,6 @@ from penstock_optuna.pruner import COUNTED, reason_to_stop
 from penstock_optuna.standings import Report, attribute, reports_of
 
 
-def _require_documents(report: Report) -> None:
-    bits, sizes = len(report.document_bits), len(report.document_bytes)
-    if bits != sizes or any(size <= 0 for size in report.document_bytes):
-        what = f"{bits} bits and {sizes} bytes of documents" if bits != sizes else "a document without bytes"
-        fix = "give document_bits and document_bytes for the same documents, each of a byte or more"
-        raise ProblemError(Problem("bad-value", what, "StopCallback", fix))
-
-
-def _first_at(trial: Trial, step: int) -> tuple[str, Report] | None:
-    """The earliest other trial that has reported at the step, and its report."""
-    for other in trial.study.get_trials(deepcopy=False, states=COUNTED):
-        if other.number != trial.number and (report := reports_of(other, 1.0).get(step)) is not None:
-            return f"trial {other.number}", report
-    return None
-
-
 class StopCallback:
     """Called in the objective with a result at a step: keeps it, and raises `TrialPruned` if `rule` stops the trial
     among all that have reported at the step.
@@ -41,9 +25,9 @@ class StopCallback:
     parameters: a trial is compared with those that cost no more, so the Pareto front stays. See `RulePruner` for
     `rungs` and `whole`. It also serves studies with one direction, where it adds the documents.
 
-    A report that no rule can compare ends its trial and not the study: a figure that is no finite number, other documents
-    or another number of costs than those of the first trial at the step. Documents with unlike numbers of bits and bytes,
-    or without bytes, are a mistake of the caller and raise `ProblemError`.
+    A report that no rule can compare ends its trial and not the study: a figure that is no finite number, and other
+    documents or another number of costs than those of the first trial at the step. Documents with unlike numbers of
+    bits and bytes, or without bytes, are a mistake of the caller and raise `ProblemError`.
     """
 
     def __init__(self, rule: StopRule, *, rungs: Sequence[int] | None = None, whole: int = 0) -> None:
@@ -75,3 +59,19 @@ class StopCallback:
     def _prune(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)
         raise TrialPruned(reason)
+
+
+def _require_documents(report: Report) -> None:
+    bits, sizes = len(report.document_bits), len(report.document_bytes)
+    if bits != sizes or any(size <= 0 for size in report.document_bytes):
+        what = f"{bits} bits and {sizes} bytes of documents" if bits != sizes else "a document without bytes"
+        fix = "give document_bits and document_bytes for the same documents, each of a byte or more"
+        raise ProblemError(Problem("bad-value", what, "StopCallback", fix))
+
+
+def _first_at(trial: Trial, step: int) -> tuple[str, Report] | None:
+    """The earliest other trial that has reported at the step, and its report."""
+    for other in trial.study.get_trials(deepcopy=False, states=COUNTED):
+        if other.number != trial.number and (report := reports_of(other, 1.0).get(step)) is not None:
+            return f"trial {other.number}", report
+    return None

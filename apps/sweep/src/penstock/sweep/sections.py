@@ -74,8 +74,9 @@ def cells_table(analysis: Analysis) -> Table:
     rows += [(cell, why, *empty) for cell, why in plain.items() if cell not in known]
     caption = (
         f"{_pieces_text(analysis.pieces)} `against` is the mean difference from the baseline with the same seed, or "
-        "from the cell that stands in for it. Cells of unlike tokens do not compare. `on the front`: how likely no other "
-        f"cell of the phase is better in every objective ({', '.join(map(label, figures.objectives or [QUALITY]))})."
+        "from the cell that stands in for it. Cells of unlike tokens do not compare. `on the front`: how likely no "
+        "other cell of the phase is better in every objective "
+        f"({', '.join(map(label, figures.objectives or [QUALITY]))})."
     )
     return Table("Cells", (*columns, *map(label, names)), rows, caption)
 
