@@ -41,7 +41,7 @@ def finished_sweep(config: Path, folder: Path) -> list[str]:
     cells = with_data(loaded, folder / "runs", prepare=True).cells
     assert len(cells) == 144
     for number, cell in enumerate(cells):  # counting the models would take a minute
-        shape = CellShape(1000 + number, 1000, 0.5, {"fp32": 4000.0})
+        shape = CellShape(1000 + number, 1000, 0.5, {"fp32": 4000.0}, flops_per_token=6000)
         SweepFiles(folder / "runs" / "many").write_shape(cell.key, shape)
     arguments = ["--plugin", PLUGIN, "sweep", str(path), "--runs", str(folder / "runs")]
     run(arguments)

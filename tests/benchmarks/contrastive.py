@@ -44,7 +44,7 @@ from penstock.data_prep.tokenizer import train_tokenizer, write_tokenizer
 from penstock.eval_suite.likelihood import token_nll
 from penstock.evaluate.paired import paired
 from penstock.hooks.contracts import Document, Judge
-from penstock.sweep.heldout import pieces_of
+from penstock.sweep.heldout import document_pieces
 from penstock.train.restore import RestoredRun
 
 CHARACTERS = 1000
@@ -187,7 +187,7 @@ def bits_of(run: RestoredRun, texts: Sequence[str]) -> tuple[np.ndarray, np.ndar
     """Bits [N] and bytes [N] of each document under a run's model, which reads them one after the other."""
     end = run.tokenizer.end_of_text
     token_N = np.array([token for text in texts for token in (*run.tokenizer.encode(text), end)])
-    found = pieces_of(token_N, run.tokenizer, None)
+    found = document_pieces(token_N, run.tokenizer, None)
     return found.bits(token_nll(run.model, token_N, sequence_length=LENGTH)), found.byte_P
 
 

@@ -42,7 +42,8 @@ class Level:
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """Everything above. `levels` are of the first phase after `level_tokens`, the furthest that all its cells have
-    come. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
+    come. `pieces` are those of the held-out text, 0 if they are not known; fewer than 30 give no interval and no
+    membership. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
 
     figures: SweepFigures
     curves: tuple[Curve, ...]
@@ -54,6 +55,7 @@ class Analysis:
     rankings: tuple[Ranking, ...]
     at_rates: RateRanking | None
     compared: tuple[Compared, ...]
+    pieces: int = 0
 
     def front_of(self, cell: str) -> Member | None:
         """The cell on the front of the sweep's objectives, in the last phase that has it."""
@@ -85,6 +87,7 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
         rankings=tuple(rankings_of(figures, curves, phases)),
         at_rates=rate_ranking_of(figures, curves),
         compared=tuple(compared_of(ends)),
+        pieces=max((sample.pieces for sample in ends.values()), default=0),
     )
 
 

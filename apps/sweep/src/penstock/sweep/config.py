@@ -123,8 +123,9 @@ class SweepConfig(Schema):
     """Where the short phase (the whole training without phases) measures every cell, and `stop` may stop it: below 1 a
     share of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
     heldout_bytes: int | None = Field(default=None, ge=1024)
-    """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
-    one. null reads all of it, which takes longer than a short phase if there is much."""
+    """Bytes of held-out text that results are measured on: whole documents from the first on. Fewer than 30 documents
+    are cut into pieces of equal bytes, and the last one at this size. null reads all of the text, which takes longer
+    than a short phase if there is much."""
     objectives: dict[str, Direction] = Field(default={"bits_per_byte": "minimize"}, min_length=1)
     """The figures of which the report draws Pareto fronts, each with its direction. Rules and the choice of finalists
     go by bits per byte and by those that are exact, such as parameters; measured times decide nothing."""

@@ -8,6 +8,7 @@ runs/<sweep>/
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
     cells/<key>/<phase>-seed<n>-<hash>/beside.json                   one that was measured at rungs which came later
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
+    cells/<key>/<phase>-seed<n>-<hash>/balance.json                  load of the trained model's experts
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
     cells/<key>/<phase>-seed<n>-<hash>/measured.json                 times, memory and scores of the trained model
 
@@ -28,7 +29,16 @@ from filelock import FileLock, Timeout
 from penstock.hooks.atomic import read_json, write_json, write_text
 from penstock.hooks.problems import ExitCode, Problem, ProblemError, disk_problem
 from penstock.run.records.record import as_json, read_record, write_record
-from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
+from penstock.run.records.sweep import (
+    Balance,
+    CellRates,
+    CellShape,
+    Decision,
+    FailedRun,
+    HeldoutBytes,
+    MeasuredRun,
+    RungResult,
+)
 
 FIGURES = "sweep.json"
 RUN, BESIDE = "run.json", "beside.json"
@@ -88,6 +98,15 @@ class TrialFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "rates.json", rates)
 
+    def balance(self, sweep: Path) -> Balance | None:
+        """None for a dense model. An earlier version kept it in the run directory."""
+        kept, run = read_record(Balance, self.folder / "balance.json"), self.run(sweep)
+        return kept if kept is not None or run is None else read_record(Balance, run / FIGURES)
+
+    def write_balance(self, balance: Balance) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "balance.json", balance)
+
     def failure(self) -> FailedRun | None:
         return read_record(FailedRun, self.folder / "failed.json")
 
@@ -144,7 +163,9 @@ class SweepFiles:
         return {read_json(path)["run"] for name in (RUN, BESIDE) for path in self.folder.glob(f"cells/*/*/{name}")}
 
     def shape(self, key: str) -> CellShape | None:
-        return read_record(CellShape, self._shape(key))
+        """None also for one of an earlier version, which counted FLOPs in another way."""
+        shape = read_record(CellShape, self._shape(key))
+        return shape if shape is not None and shape.flops_per_token else None
 
     def write_shape(self, key: str, shape: CellShape) -> None:
         self._shape(key).parent.mkdir(parents=True, exist_ok=True)

@@ -111,7 +111,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
                 cell=cell.name,
                 active_parameters=shapes[cell.name].active_parameters,
                 tokens=phase.tokens(cell),
-                flops=6 * shapes[cell.name].active_parameters * phase.tokens(cell),
+                flops=shapes[cell.name].flops_per_token * phase.tokens(cell),
                 runs=len(phase.seeds),
                 finished=sum(walk.has_result(cell, phase, seed) for seed in phase.seeds),
                 seconds_per_run=_seconds(
@@ -151,10 +151,21 @@ def _rates_of(walk: Controller, shapes: dict[str, CellShape], speeds: dict[str, 
     prices: list[CellPrice] = []
     for cell in walk.sweep.cells:
         ramps = walk.rates.ramps(cell)
-        tokens, active = rate.steps * cell.config.tokens_per_step, shapes[cell.name].active_parameters
+        tokens, shape = rate.steps * cell.config.tokens_per_step, shapes[cell.name]
         finished = ramps if walk.rates.of(cell) is not None else 0
         seconds = tokens * speeds[cell.name].training
-        prices.append(CellPrice(cell.name, active, tokens, 6 * active * tokens, ramps, finished, seconds, "rates"))
+        prices.append(
+            CellPrice(
+                cell=cell.name,
+                active_parameters=shape.active_parameters,
+                tokens=tokens,
+                flops=shape.flops_per_token * tokens,
+                runs=ramps,
+                finished=finished,
+                seconds_per_run=seconds,
+                phase="rates",
+            )
+        )
     return prices
 
 

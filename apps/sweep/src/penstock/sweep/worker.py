@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from penstock.cli import output
 from penstock.eval_suite.likelihood import token_nll
-from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
+from penstock.eval_suite.metrics import token_perplexity
 from penstock.evaluate.evaluation import heldout_tokens
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.discovery import Selection
@@ -27,13 +27,12 @@ from penstock.run import messages
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.records.origin import Environment
-from penstock.run.records.record import Record, read_record, write_record
-from penstock.run.records.sweep import HeldoutBytes, RunFigures, RungResult
+from penstock.run.records.record import Record, read_record
+from penstock.run.records.sweep import Balance, HeldoutBytes, RungResult
 from penstock.sweep.data import data_of
-from penstock.sweep.files import FIGURES, SweepFiles, TrialFiles
-from penstock.sweep.heldout import Pieces, pieces_of
+from penstock.sweep.files import SweepFiles, TrialFiles
+from penstock.sweep.heldout import pieces_of
 from penstock.train.checkpoint import newest_checkpoint
-from penstock.train.compose import active_parameters
 from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.reuse import run_of
 from penstock.train.training import train_alone
@@ -154,16 +153,17 @@ def _wait_until_free(run: RunDirectory) -> None:
 
 
 def _measure(job: RungJob, trial: TrialFiles, restored: RestoredRun) -> None:
-    """Writes the figures of the run's newest checkpoint; those of the whole run into its directory too."""
+    """Writes the figures of the run's newest checkpoint; of the whole run also the load of its experts."""
     pieces = pieces_of(heldout_tokens(restored.dataset), restored.tokenizer, job.heldout_bytes)
     nll_N = token_nll(restored.model, pieces.token_N, sequence_length=restored.config.data.sequence_length)
-    figures = _figures(restored, bits_per_byte(nll_N, int(pieces.byte_N[1:].sum())), pieces)
-    if not math.isfinite(figures.bits_per_byte):
-        what = f"bits_per_byte became {figures.bits_per_byte} after {job.tokens:,} tokens"
+    bits_P = pieces.bits(nll_N)
+    bits = float(bits_P.sum()) / int(pieces.byte_P.sum())
+    if not math.isfinite(bits):
+        what = f"bits_per_byte became {bits} after {job.tokens:,} tokens"
         raise failed("diverged", what, str(restored.path), "lower the learning rate of this cell")
     SweepFiles(Path(job.sweep)).write_heldout(pieces.text, HeldoutBytes(pieces.byte_P.tolist()))
-    if job.whole and job.phase in COMPARED:
-        write_record(restored.path / FIGURES, _with_balance(figures, restored))
+    if job.whole and job.phase in COMPARED and restored.model.routers:
+        trial.write_balance(_balance(restored))
     result = RungResult(
         cell_key=job.key,
         cell=job.cell,
@@ -171,43 +171,23 @@ def _measure(job: RungJob, trial: TrialFiles, restored: RestoredRun) -> None:
         seed=job.seed,
         tokens=job.tokens,
         steps=restored.step,
-        bits_per_byte=figures.bits_per_byte,
+        bits_per_byte=bits,
         perplexity=token_perplexity(nll_N),
         loss=float(nll_N.mean()),
         text=pieces.text,
         text_bytes=pieces.text_bytes,
         tokenizer=restored.tokenizer.hash,
-        seconds=figures.seconds,
-        machine=figures.machine,
-        document_bits=pieces.bits(nll_N).tolist(),
+        seconds=restored.run.status().seconds or 0.0,
+        machine=_machine(restored.run),
+        document_bits=bits_P.tolist(),
     )
     trial.write_result(result)
 
 
-def _figures(restored: RestoredRun, bits: float, pieces: Pieces) -> RunFigures:
-    """Seconds are those of training only."""
-    status = restored.run.status()
-    active = active_parameters(restored.composition, each_use=True)
-    tokens = status.tokens_seen or 0
-    return RunFigures(
-        bits_per_byte=bits,
-        tokens=tokens,
-        seconds=status.seconds or 0.0,
-        active_parameters=active,
-        flops=6 * active * tokens,
-        text=pieces.text,
-        text_bytes=pieces.text_bytes,
-        machine=_machine(restored.run),
-    )
-
-
-def _with_balance(figures: RunFigures, restored: RestoredRun) -> RunFigures:
-    """The figures with those of the load of experts over all held-out tokens; a dense model has none."""
-    if not restored.model.routers:
-        return figures
+def _balance(restored: RestoredRun) -> Balance:
+    """The load of experts over all held-out tokens."""
     profile = profile_figures(tables_of(record_trace(subject_of_run(restored))))
-    return replace(
-        figures,
+    return Balance(
         max_violation=profile.max_violation_global,
         max_violation_worst=max(layer.max_violation or 0.0 for layer in profile.layers),
         dead_experts=sum(layer.dead_experts or 0.0 for layer in profile.layers),
