@@ -7,7 +7,6 @@ import gzip
 import json
 import lzma
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from penstock.cli.main import run
+from penstock.conformance.full_disk import file_size_limit
 from penstock.data_prep.cleaning.cleaned import CleanedCorpus
 from penstock.hooks import json_lines
 from penstock.hooks.problems import Problem, ProblemError
@@ -133,13 +133,8 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(size: int, code: str) 
     Path("in/a.jsonl").write_bytes(rows(*(f"{number} " + "write to zoe@example.org " * 100 for number in range(3))))
     arguments = ("{use: jsonl, paths: [in]}", "shard_mb=0.00001")
     stage = f"{{use: masking, email: {'x' * 50}}}"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        with pytest.raises(ProblemError, match="File too large") as raised:
-            clean(*arguments, stage=stage)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(ProblemError, match="File too large") as raised, file_size_limit(size):
+        clean(*arguments, stage=stage)
     assert raised.value.problems[0].code == code
     assert not [path for path in Path("out").rglob("*") if "partial" in path.name or path.match("decisions/*/*")]
     clean(*arguments, stage=stage)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.data_prep.cleaning.index import Added, NearIndex
 from penstock.data_prep.cleaning.near import NearDuplicates
 from penstock.hooks.contracts import Document
@@ -257,14 +257,8 @@ def test_a_full_disk_is_said_and_leaves_the_index_as_it_was(tmp_path: Path) -> N
     near = NearDuplicates()
     index = NearIndex(tmp_path, near)
     index.add(documents(3, 1))
-    handler, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-        with pytest.raises(ProblemError, match="writing failed") as raised:
-            index.add(documents(300, 6, "more"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
+    with pytest.raises(ProblemError, match="writing failed") as raised, file_size_limit(20_000):
+        index.add(documents(300, 6, "more"))
     assert raised.value.problems[0].code == "cannot-write"
     assert len(NearIndex(tmp_path, near)) == 3
     index.add(documents(300, 6, "more"))
