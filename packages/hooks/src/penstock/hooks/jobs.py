@@ -22,11 +22,17 @@ def outcome_of(function: str, job: Job) -> Outcome:
         value: dict[str, Any] = getattr(importlib.import_module(module), name)(job.argument)
         return Outcome(job.name, "done", json.loads(json.dumps(value)), "")
     except ProblemError as error:
-        return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems))
+        return refused(job, error)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}".removesuffix(": ")
         return Outcome(job.name, "failed", None, f"memory ran out ({told})" if _of_memory(error) else told)
+
+
+def refused(job: Job, error: ProblemError) -> Outcome:
+    """The outcome of a job that raised a problem: its place and its fix go with it."""
+    reason = "; ".join(problem.what for problem in error.problems)
+    return Outcome(job.name, "failed", None, reason, [problem.as_dict() for problem in error.problems])
 
 
 def _of_memory(error: BaseException) -> bool:
