@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
 from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
-from penstock.hooks.config import read_config, validate
+from penstock.hooks.config import ConfigDocument, read_config, validate
 from penstock.hooks.contracts.launching import Launcher
 from penstock.hooks.inputs import inputs_of
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.launchers.local import LocalLauncher
 from penstock.run.plugin_lock import content_hash, require_importable
@@ -53,8 +53,10 @@ class Cleaning:
 
     @classmethod
     def load(cls, path: Path, overrides: tuple[str, ...], registry: Registry) -> Cleaning:
-        settings = validate(CleanConfig, read_config(path, overrides), registry)
+        document = read_config(path, overrides)
+        settings = validate(CleanConfig, document, registry)
         require_importable(settings)
+        _require_buildable(settings.stages, document)
         cleaning = cls(settings, registry)
         if settings.max_ram is not None:
             workers_within(settings.max_ram, cleaning.shard_bytes)
@@ -107,6 +109,29 @@ class Cleaning:
         corpus = self.settings.corpus.build()
         stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
         return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+
+
+def _require_buildable(stages: list[Choice], document: ConfigDocument) -> None:
+    """Builds every stage, because some settings are refused only by its target: a language that the model does not
+    know, a file that is no classifier. Raises one `ProblemError` for all of them, with their lines of the file."""
+    problems: list[Problem] = []
+    exit_code = ExitCode.USAGE
+    for number, choice in enumerate(stages):
+        try:
+            choice.build()
+        except ProblemError as error:
+            exit_code = max(exit_code, error.exit_code)
+            problems += [_located(problem, document, number, choice) for problem in error.problems]
+    if problems:
+        raise ProblemError(problems, exit_code)
+
+
+def _located(problem: Problem, document: ConfigDocument, number: int, choice: Choice) -> Problem:
+    """A problem of a stage, at the line of its setting, or else of the stage."""
+    if problem.where in choice.arguments():
+        return replace(problem, where=document.where(("stages", number, problem.where)))
+    place = document.where(("stages", number))
+    return replace(problem, where=f"{place}: {problem.where}" if problem.where else place)
 
 
 def _hash(choice: Choice) -> str:
