@@ -174,6 +174,11 @@ def test_a_report_shows_stages_rules_sources_and_pairs(place):
     for shown in ("2 of 40 documents are left", "first/length", "rows.jsonl", "24 again", "8 to 15", "rows.jsonl:3"):
         assert shown in page, shown
     data("undo", "out", 0)
+    stages = ["--plugin", "first_texts.py", "data", "clean", "clean.yaml", "stages=[short, first]", "--out", "out"]
+    for dry in ([], ["--dry-run"]):
+        again = run(["--plugin", "short_texts.py", *stages, *dry])
+        first = again["stages"][1]["did"]
+        assert (first["documents"], first["documents"] - first["removed"]) == (21, 3)
     assert "3 of 40 documents are left" in Path(data("report", "out")["report"]).read_text()
     with pytest.raises(ProblemError, match="holds no cleaned corpus"):
         data("report", "nowhere")

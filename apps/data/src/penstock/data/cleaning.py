@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from penstock.cli import output
 from penstock.cli.stage_progress import StageProgress
 from penstock.data.config import CleanConfig
 from penstock.data_prep.cleaning.clean import Cleaned, clean
+from penstock.data_prep.cleaning.cleaned import without_undone
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
 from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
@@ -36,12 +38,15 @@ class StageResult(Record):
 
 @dataclass(frozen=True, slots=True)
 class CleanResult(Record):
-    """What a folder holds. `documents` and `left` are None before the corpus is read, `left` until all is done."""
+    """What a folder holds, without what was undone. `documents` and `left` are None before the corpus is read, `left`
+    until all is done. `back` documents were taken back, and later stages never judged `unjudged` of them."""
 
     folder: str
     documents: int | None
     left: int | None
     stages: list[StageResult]
+    back: int = 0
+    unjudged: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,9 @@ class Cleaning:
         """The stages, with the counts of those that are done."""
         corpus = self.settings.corpus.build()
         stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
-        return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        found = [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        done = [(stage, counts) for stage, counts in takewhile(lambda each: each[1] is not None, found) if counts]
+        return [*(without_undone(folder, done).stages if done else ()), *found[len(done) :]]
 
 
 def _require_buildable(stages: list[Choice], document: ConfigDocument) -> None:
@@ -144,8 +151,10 @@ def _hash(choice: Choice) -> str:
 
 
 def result_of(cleaned: Cleaned) -> CleanResult:
+    kept = without_undone(cleaned.folder, cleaned.stages)
+    cleaned = replace(cleaned, stages=kept.stages)
     stages = [StageResult(stage.name, asdict(counts)) for stage, counts in cleaned.stages]
-    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages)
+    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages, kept.back, kept.unjudged)
 
 
 def text_of(result: CleanResult) -> str:
@@ -155,6 +164,9 @@ def text_of(result: CleanResult) -> str:
     if result.documents is not None and result.left is not None:
         share = result.left / result.documents
         lines.append(f"{result.left:,} of {result.documents:,} documents are left ({share:.1%})")
+    if result.back:
+        unjudged = f"; later stages never judged {result.unjudged:,} of them" if result.unjudged else ""
+        lines.append(f"{result.back:,} documents were taken back{unjudged}")
     return "\n\n".join([*lines, f"folder: {result.folder}"])
 
 
