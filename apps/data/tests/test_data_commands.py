@@ -105,6 +105,18 @@ def test_settings_that_only_a_stage_knows_are_refused_at_their_lines(place, dry)
     assert not (place / "out").exists()
 
 
+def test_documents_without_a_url_are_counted_and_a_corpus_without_any_is_warned_of(place, capsys):
+    data("clean", "clean.yaml", "corpus.url=nosuch", "stages=[urls]", "--out", "out")
+    told = capsys.readouterr()
+    assert "40 documents without a URL that can be read" in told.out
+    assert "found no URL that can be read in any document" in told.err
+    assert "40 documents without a URL" in Path(data("report", "out")["report"]).read_text()
+    (place / "rows.jsonl").write_text('{"text": "water", "url": "http://a.b"}\n{"text": "fire"}\n')
+    result = data("clean", "clean.yaml", "stages=[urls]", "--out", "other")
+    assert list(result["stages"][0]["did"]["told"].values()) == [1]
+    assert "found no URL" not in capsys.readouterr().err
+
+
 def test_a_stage_that_fails_in_a_worker_names_its_document_and_its_fix(place):
     (place / "rows.jsonl").write_text('{"text": "water", "url": "http://a.b"}\n{"text": "fire"}\n')
     with pytest.raises(ProblemError) as raised:

@@ -16,6 +16,7 @@ from penstock.data_prep.cleaning.cleaned import without_undone
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
 from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
+from penstock.data_prep.cleaning.urls import WITHOUT_URL
 from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
 from penstock.hooks.config import ConfigDocument, read_config, validate
@@ -161,6 +162,13 @@ def text_of(result: CleanResult) -> str:
     head = ("stage", "documents", "removed", "changed", "removed text", "by rule")
     rows = [(each.stage, *_cells(each.did)) for each in result.stages]
     lines = [output.table(head, rows)]
+    told = [
+        f"{each.stage}: {count:,} {what}"
+        for each in result.stages
+        if each.did
+        for what, count in sorted(each.did["told"].items())
+    ]
+    lines += ["\n".join(told)] if told else []
     if result.documents is not None and result.left is not None:
         share = result.left / result.documents
         lines.append(f"{result.left:,} of {result.documents:,} documents are left ({share:.1%})")
@@ -168,6 +176,13 @@ def text_of(result: CleanResult) -> str:
         unjudged = f"; later stages never judged {result.unjudged:,} of them" if result.unjudged else ""
         lines.append(f"{result.back:,} documents were taken back{unjudged}")
     return "\n\n".join([*lines, f"folder: {result.folder}"])
+
+
+def warn_of_missing_urls(result: CleanResult) -> None:
+    for each in result.stages:
+        if each.did and 0 < each.did["documents"] == each.did["told"].get(WITHOUT_URL):
+            fix = "name the field of the URL in the corpus, such as `url: link`"
+            output.warn(f"{each.stage} found no URL that can be read in any document: {fix}")
 
 
 def _cells(did: dict[str, Any] | None) -> tuple[str, ...]:

@@ -61,6 +61,11 @@ def write_data_page(cleaned: Cleaned, out: Path) -> Path:
         summary=_summary(cleaned, kept),
         cards=list(_cards(cleaned, picture)),
         stages=[(stage.name, counts, share) for (stage, counts), share in zip(cleaned.stages, shares, strict=True)],
+        told=[
+            f"{stage.name}: {number:,} {what}"
+            for stage, counts in cleaned.stages
+            for what, number in sorted(counts.told.items())
+        ],
         rules=_rule_rows(cleaned),
         sources=_source_rows(picture.sources, stages),
         after=[_short(stage) for stage in stages],

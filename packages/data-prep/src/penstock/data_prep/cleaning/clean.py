@@ -156,7 +156,9 @@ def _done(
         compare_all(cleaner, seen, stage.name)
         of_shards = [counts_of_shard(seen, stage.name, shard) for shard in shards]
     counts = replace(
-        reduce(added, of_shards), sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards)
+        reduce(added, of_shards),
+        sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards),
+        told=dict(getattr(cleaner, "told", {})),
     )
     write_counts(decisions, counts)
     shutil.rmtree(folder / SKETCHES / stage.name, ignore_errors=True)

@@ -32,6 +32,8 @@ TRACKING = (
 )  # fmt: skip
 """Names of parameters that only tell where a visitor came from; `*` stands for any ending."""
 
+WITHOUT_URL = "documents without a URL that can be read"
+
 _PORTS = {"http": 80, "https": 443}
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -53,6 +55,7 @@ class Urls:
     ) -> None:
         self._missing = missing
         self._tracking = tuple(tracking)
+        self.told: dict[str, int] = {}
 
     def sketch(self, documents: Sequence[Document]) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """uint64 [N, 2]: a 128-bit hash of the canonical URL; zeros for a document without a URL."""
@@ -67,6 +70,7 @@ class Urls:
         first_of = np.empty_like(order)
         first_of[order] = order[begins][np.cumsum(begins) - 1]
         absent = (rows[:, 0] | rows[:, 1]) == 0
+        self.told = {WITHOUT_URL: int(absent.sum())} if absent.any() else {}
         removed = np.where(absent, self._missing == "remove", first_of != np.arange(len(rows)))
         for place in np.flatnonzero(removed).tolist():
             if absent[place]:
