@@ -175,8 +175,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="need
 def test_a_full_disk_is_a_problem_of_the_machine():
     outcome = outcome_of(f"{__name__}:write_to_a_full_disk", Job("a", {}))
     assert outcome.state == "failed"
-    assert outcome.problem is not None
-    assert (outcome.problem["code"], outcome.problem["where"]) == ("disk", "")
+    assert [(problem["code"], problem["where"]) for problem in outcome.problems] == [("disk", "")]
 
 
 @needs_dev_full

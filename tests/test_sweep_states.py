@@ -75,7 +75,7 @@ class Failing(Inline):
             self.begun.append(job.name)
             if self.fails in job.name:
                 problem = {"code": "diverged", "what": "the loss is nan"}
-                yield Outcome(job.name, "failed", None, problem["what"], problem)
+                yield Outcome(job.name, "failed", None, problem["what"], [problem])
             elif self.loses.get(job.name):
                 self.loses[job.name] -= 1
                 yield Outcome(job.name, "lost", None, "killed")

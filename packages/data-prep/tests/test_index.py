@@ -97,6 +97,25 @@ def test_runs_stay_few_and_of_falling_size(tmp_path: Path) -> None:
     assert len(index) == 40
 
 
+def test_an_index_without_documents_takes_other_settings(tmp_path: Path) -> None:
+    def broken() -> Any:
+        raise ValueError("not UTF-8")
+        yield
+
+    with pytest.raises(ValueError, match="not UTF-8"):
+        NearIndex(tmp_path, NearDuplicates()).add(broken())
+    added = documents(3, 1)
+    index = NearIndex(tmp_path, NearDuplicates(threshold=0.7))
+    index.add(added)
+    index.remove([document.source for document in added])
+    again = NearIndex(tmp_path, NearDuplicates(size=3))
+    assert again.add(added) == Added(new=3)
+    again.check()
+    assert NearIndex.open(tmp_path).summary().settings["shingle"]["size"] == 3
+    with pytest.raises(ProblemError, match="'size': 3"):
+        NearIndex(tmp_path, NearDuplicates())
+
+
 def test_an_index_of_other_settings_is_refused_with_the_setting_that_differs(tmp_path: Path) -> None:
     NearIndex(tmp_path, NearDuplicates()).add(documents(3, 1))
     before = (tmp_path / "index.json").read_bytes()

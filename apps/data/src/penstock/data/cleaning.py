@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from penstock.cli import output
 from penstock.cli.stage_progress import StageProgress
 from penstock.data.config import CleanConfig
 from penstock.data_prep.cleaning.clean import Cleaned, clean
+from penstock.data_prep.cleaning.cleaned import without_undone
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
 from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
+from penstock.data_prep.cleaning.urls import WITHOUT_URL
 from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
-from penstock.hooks.config import read_config, validate
+from penstock.hooks.config import ConfigDocument, read_config, validate
 from penstock.hooks.contracts.launching import Launcher
 from penstock.hooks.inputs import inputs_of
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.launchers.local import LocalLauncher
 from penstock.run.plugin_lock import content_hash, require_importable
@@ -36,12 +39,15 @@ class StageResult(Record):
 
 @dataclass(frozen=True, slots=True)
 class CleanResult(Record):
-    """What a folder holds. `documents` and `left` are None before the corpus is read, `left` until all is done."""
+    """What a folder holds, without what was undone. `documents` and `left` are None before the corpus is read, `left`
+    until all is done. `back` documents were taken back, and later stages never judged `unjudged` of them."""
 
     folder: str
     documents: int | None
     left: int | None
     stages: list[StageResult]
+    back: int = 0
+    unjudged: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,10 @@ class Cleaning:
 
     @classmethod
     def load(cls, path: Path, overrides: tuple[str, ...], registry: Registry) -> Cleaning:
-        settings = validate(CleanConfig, read_config(path, overrides), registry)
+        document = read_config(path, overrides)
+        settings = validate(CleanConfig, document, registry)
         require_importable(settings)
+        _require_buildable(settings.stages, document)
         cleaning = cls(settings, registry)
         if settings.max_ram is not None:
             workers_within(settings.max_ram, cleaning.shard_bytes)
@@ -106,7 +114,32 @@ class Cleaning:
         """The stages, with the counts of those that are done."""
         corpus = self.settings.corpus.build()
         stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
-        return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        found = [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        done = [(stage, counts) for stage, counts in takewhile(lambda each: each[1] is not None, found) if counts]
+        return [*(without_undone(folder, done).stages if done else ()), *found[len(done) :]]
+
+
+def _require_buildable(stages: list[Choice], document: ConfigDocument) -> None:
+    """Builds every stage, because some settings are refused only by its target: a language that the model does not
+    know, a file that is no classifier. Raises one `ProblemError` for all of them, with their lines of the file."""
+    problems: list[Problem] = []
+    exit_code = ExitCode.USAGE
+    for number, choice in enumerate(stages):
+        try:
+            choice.build()
+        except ProblemError as error:
+            exit_code = max(exit_code, error.exit_code)
+            problems += [_located(problem, document, number, choice) for problem in error.problems]
+    if problems:
+        raise ProblemError(problems, exit_code)
+
+
+def _located(problem: Problem, document: ConfigDocument, number: int, choice: Choice) -> Problem:
+    """A problem of a stage, at the line of its setting, or else of the stage."""
+    if problem.where in choice.arguments():
+        return replace(problem, where=document.where(("stages", number, problem.where)))
+    place = document.where(("stages", number))
+    return replace(problem, where=f"{place}: {problem.where}" if problem.where else place)
 
 
 def _hash(choice: Choice) -> str:
@@ -119,18 +152,37 @@ def _hash(choice: Choice) -> str:
 
 
 def result_of(cleaned: Cleaned) -> CleanResult:
+    kept = without_undone(cleaned.folder, cleaned.stages)
+    cleaned = replace(cleaned, stages=kept.stages)
     stages = [StageResult(stage.name, asdict(counts)) for stage, counts in cleaned.stages]
-    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages)
+    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages, kept.back, kept.unjudged)
 
 
 def text_of(result: CleanResult) -> str:
     head = ("stage", "documents", "removed", "changed", "removed text", "by rule")
     rows = [(each.stage, *_cells(each.did)) for each in result.stages]
     lines = [output.table(head, rows)]
+    told = [
+        f"{each.stage}: {count:,} {what}"
+        for each in result.stages
+        if each.did
+        for what, count in sorted(each.did["told"].items())
+    ]
+    lines += ["\n".join(told)] if told else []
     if result.documents is not None and result.left is not None:
         share = result.left / result.documents
         lines.append(f"{result.left:,} of {result.documents:,} documents are left ({share:.1%})")
+    if result.back:
+        unjudged = f"; later stages never judged {result.unjudged:,} of them" if result.unjudged else ""
+        lines.append(f"{result.back:,} documents were taken back{unjudged}")
     return "\n\n".join([*lines, f"folder: {result.folder}"])
+
+
+def warn_of_missing_urls(result: CleanResult) -> None:
+    for each in result.stages:
+        if each.did and 0 < each.did["documents"] == each.did["told"].get(WITHOUT_URL):
+            fix = "name the field of the URL in the corpus, such as `url: link`"
+            output.warn(f"{each.stage} found no URL that can be read in any document: {fix}")
 
 
 def _cells(did: dict[str, Any] | None) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def clean_command(
     Nothing is deleted: the folder keeps every document, and beside them what each stage decided and why. What is done
     is not done again: run the same command to go on after an interruption, and after changing later stages.
     """
-    from penstock.data.cleaning import Cleaning, CleanResult, StageResult, result_of, text_of
+    from penstock.data.cleaning import Cleaning, CleanResult, StageResult, result_of, text_of, warn_of_missing_urls
 
     overrides += () if max_ram is None else (f"max_ram={max_ram}",)
     cleaning = Cleaning.load(clean_file, overrides, registry)
@@ -59,6 +59,7 @@ def clean_command(
         output.print_result(result, as_json, lambda: f"{text_of(result)}\n\nnothing was written: this was a dry run")
     else:
         result = result_of(cleaning.run(folder))
+        warn_of_missing_urls(result)
         output.print_result(result, as_json, lambda: text_of(result))
     return result.to_json()
 

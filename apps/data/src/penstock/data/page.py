@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from penstock.data.picture import LanguageCounts, Picture, SourceCounts, picture_of
 from penstock.data_prep.cleaning.clean import Cleaned
+from penstock.data_prep.cleaning.cleaned import Kept, without_undone
 from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.drawing import Chart, Key, Size, draw, frame
@@ -49,15 +50,22 @@ class SourceRow:
 def write_data_page(cleaned: Cleaned, out: Path) -> Path:
     """Atomically writes the page to `out`, and returns `out`."""
     picture = picture_of(cleaned)
+    kept = without_undone(cleaned.folder, cleaned.stages)
+    cleaned = replace(cleaned, stages=kept.stages)
     stages = [stage.name for stage, _ in cleaned.stages]
     shares = [percent(_share(counts.removed, counts.documents)) for _, counts in cleaned.stages]
     return write_page(
         TEMPLATE,
         out,
         name=cleaned.folder.name,
-        summary=_summary(cleaned, picture),
+        summary=_summary(cleaned, kept),
         cards=list(_cards(cleaned, picture)),
         stages=[(stage.name, counts, share) for (stage, counts), share in zip(cleaned.stages, shares, strict=True)],
+        told=[
+            f"{stage.name}: {number:,} {what}"
+            for stage, counts in cleaned.stages
+            for what, number in sorted(counts.told.items())
+        ],
         rules=_rule_rows(cleaned),
         sources=_source_rows(picture.sources, stages),
         after=[_short(stage) for stage in stages],
@@ -66,12 +74,13 @@ def write_data_page(cleaned: Cleaned, out: Path) -> Path:
     )
 
 
-def _summary(cleaned: Cleaned, picture: Picture) -> str:
-    left = sum(picture.after.values())
-    back = f"; {picture.back:,} of them were taken back" if picture.back else ""
+def _summary(cleaned: Cleaned, kept: Kept) -> str:
+    unjudged = f"; later stages never judged {kept.unjudged:,} of these" if kept.unjudged else ""
+    back = f" {kept.back:,} were taken back{unjudged}." if kept.back else ""
     return (
-        f"{left:,} of {cleaned.documents:,} documents are left ({percent(_share(left, cleaned.documents))}) of "
-        f"{size(cleaned.bytes)} of text{back}. Every document is still in the folder."
+        f"{cleaned.left:,} of {cleaned.documents:,} documents are left "
+        f"({percent(_share(cleaned.left, cleaned.documents))}).{back} "
+        f"The folder still has every document, {size(cleaned.bytes)} of text."
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from penstock.data_prep.cleaning.clean import Cleaned
-from penstock.data_prep.cleaning.cleaned import read_undone
+from penstock.data_prep.cleaning.cleaned import read_lifted
 from penstock.data_prep.cleaning.decisions import languages_file, read_decisions, read_languages
 from penstock.data_prep.cleaning.documents import Documents
 from penstock.data_prep.cleaning.stages import DOCUMENTS, Seen, decisions_file
@@ -64,7 +64,6 @@ class Picture:
     after: Counter[int]
     clusters: Counter[int]
     pairs: list[Pair]
-    back: int
 
     @property
     def removed(self) -> Counter[str]:
@@ -75,7 +74,8 @@ class Picture:
 def picture_of(cleaned: Cleaned) -> Picture:
     seen = Seen(cleaned.folder, ())
     stages = [stage.name for stage, _ in cleaned.stages]
-    back = read_undone(cleaned.folder)
+    lifted = read_lifted(cleaned.folder, stages)
+    numbers = {stage: number for number, stage in enumerate(stages)}
     sources: defaultdict[str, SourceCounts] = defaultdict(SourceCounts)
     languages: defaultdict[str, LanguageCounts] = defaultdict(LanguageCounts)
     before, after, repeated = Counter[int](), Counter[int](), Counter[str]()
@@ -85,7 +85,9 @@ def picture_of(cleaned: Cleaned) -> Picture:
         counts.documents += 1
         before[length_of(document.text)] += 1
         text: str | None = document.text
-        for stage, decision in decided if place not in back else []:
+        for stage, decision in decided:
+            if numbers[stage] < lifted.get(place, 0):
+                continue
             text = decision.text
             if text is None:
                 counts.removed[stage] += 1
@@ -100,7 +102,7 @@ def picture_of(cleaned: Cleaned) -> Picture:
             languages[stage].left[language] += text is not None
     found = [(place, stage, decision) for stage in stages for _, place, decision in sorted(samples[stage], key=_order)]
     pairs = list(_pairs(Documents.open(cleaned.folder / DOCUMENTS), found))
-    return Picture(dict(sources), dict(languages), before, after, Counter(repeated.values()), pairs, len(back))
+    return Picture(dict(sources), dict(languages), before, after, Counter(repeated.values()), pairs)
 
 
 def source_of(document: Document) -> str:

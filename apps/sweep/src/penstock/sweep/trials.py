@@ -111,7 +111,7 @@ class Jobs:
 def failure_of(outcome: Outcome, tries: int) -> tuple[FailedRun, Problem]:
     """Why a job without a result has failed, as its file has it and as a problem. Raises `ProblemError` for a problem
     of the machine, which would fail the other cells as well."""
-    problem = Problem(**outcome.problem) if outcome.problem else Problem("failed-cell", outcome.reason)
+    problem = Problem(**outcome.problems[0]) if outcome.problems else Problem("failed-cell", outcome.reason)
     if problem.code in OF_THE_MACHINE:
         raise failed(problem.code, problem.what, problem.where, problem.fix)
     return FailedRun(outcome.reason, tries, problem.where or None, problem.fix or None), problem

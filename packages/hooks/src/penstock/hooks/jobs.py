@@ -28,13 +28,13 @@ def outcome_of(function: str, job: Job) -> Outcome:
         told = f"{type(error).__name__}: {error}".removesuffix(": ")
         problem = disk_problem(error) if isinstance(error, OSError) else None
         reason = f"memory ran out ({told})" if _of_memory(error) else told
-        return Outcome(job.name, "failed", None, reason, problem and problem.as_dict())
+        return Outcome(job.name, "failed", None, reason, [problem.as_dict()] if problem else [])
 
 
 def failed_outcome(job: Job, error: ProblemError) -> Outcome:
-    """Of a job whose function raised problems."""
-    first = error.problems[0].as_dict() if error.problems else None
-    return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems), first)
+    """Of a job whose function raised problems: their places and fixes go with it."""
+    reason = "; ".join(problem.what for problem in error.problems)
+    return Outcome(job.name, "failed", None, reason, [problem.as_dict() for problem in error.problems])
 
 
 def _of_memory(error: BaseException) -> bool:

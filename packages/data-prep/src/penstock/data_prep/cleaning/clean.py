@@ -156,7 +156,9 @@ def _done(
         compare_all(cleaner, seen, stage.name)
         of_shards = [counts_of_shard(seen, stage.name, shard) for shard in shards]
     counts = replace(
-        reduce(added, of_shards), sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards)
+        reduce(added, of_shards),
+        sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards),
+        told=dict(getattr(cleaner, "told", {})),
     )
     write_counts(decisions, counts)
     shutil.rmtree(folder / SKETCHES / stage.name, ignore_errors=True)
@@ -200,9 +202,18 @@ def _run(
         else:
             values.append(outcome.value)
     if failed is not None:
-        fix = "mend the cause and give the same command again: the other shards are kept"
-        raise ProblemError(Problem("stage-failed", failed.reason, failed.name, fix), ExitCode.FAILED)
+        raise ProblemError(_problems_of(failed), ExitCode.FAILED)
     return values
+
+
+def _problems_of(failed: Outcome) -> list[Problem]:
+    """Why a job of a stage failed: with the document and the advice that the stage gave, if it gave some."""
+    fix = "mend the cause and give the same command again: the other shards are kept"
+    problems = [Problem(**each) for each in failed.problems] or [Problem("stage-failed", failed.reason)]
+    return [
+        replace(each, where=f"{failed.name}: {each.where}" if each.where else failed.name, fix=each.fix or fix)
+        for each in problems
+    ]
 
 
 def _published(folder: Path, documents: Documents, stages: Sequence[Stage], counts: Sequence[StageCounts]) -> Cleaned:

@@ -157,7 +157,7 @@ class ExactConfig(Schema):
     normaliser: Normaliser | None = None
     """What equal texts may differ in: `{}` for case, punctuation, whitespace and Unicode's form, or some of
     `{case: keep, punctuation: keep, whitespace: keep, unicode: none}`. Without it, texts are equal character by
-    character."""
+    character: a line that ends with CR LF is not the same line with LF."""
     min_characters: int = Field(default=20, ge=1)
     """Shorter paragraphs and lines stay."""
 

@@ -26,7 +26,8 @@ Decided = tuple[int, Decision]
 @dataclass(frozen=True, slots=True)
 class StageCounts:
     """What a stage did: documents that came to it, those that it removed and changed, removed bytes of text, and how
-    often each rule decided. `sha256` is that of all its decisions."""
+    often each rule decided. `sha256` is that of all its decisions. `told` is what the stage counts besides: its
+    attribute `told`, such as documents without a URL."""
 
     documents: int
     removed: int
@@ -34,6 +35,7 @@ class StageCounts:
     removed_bytes: int
     rules: Mapping[str, int] = field(default_factory=dict)
     sha256: str = ""
+    told: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_decisions(path: Path, decided: Iterable[Decided]) -> None:

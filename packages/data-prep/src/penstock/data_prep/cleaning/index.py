@@ -76,7 +76,8 @@ class Summary:
 
 
 class NearIndex:
-    """The index in `folder`, which is begun if the folder is empty. A document is known by its source.
+    """The index in `folder`, which is begun if the folder is empty, and begun anew with other settings if the index has
+    no documents. A document is known by its source.
 
     `near` makes keys and sets. Its description is stored, and an index of another description is refused. All that the
     index does stays within the `max_ram` of `near`, if no key of a band has more entries than fit.
@@ -89,6 +90,8 @@ class NearIndex:
         self.folder, self.near = Path(folder), near
         if not (self.folder / MANIFEST).exists():
             self._begin()
+        if self._is_other_and_empty():
+            self._begin_anew()
         self._state().require_settings(near.describe())
         self._reading(lambda state: [run.check() for run in self._runs(state)])
 
@@ -282,6 +285,18 @@ class NearIndex:
         with self._writing():
             if not (self.folder / MANIFEST).exists():
                 self._commit(IndexState(self.folder, self.near.describe()), (), [])
+
+    def _is_other_and_empty(self) -> bool:
+        """Whether the index has other settings but no document, as after a first addition that failed."""
+        state = self._state()
+        written = sum(run.documents for run in state.runs)
+        return written == len(state.removed) and bool(state.other_settings(self.near.describe()))
+
+    def _begin_anew(self) -> None:
+        """Gives the index these settings, if it is still empty."""
+        with self._writing():
+            if self._is_other_and_empty():
+                self._commit(replace(self._state(), settings=self.near.describe()), (), [])
 
     def _runs(self, state: IndexState) -> list[IndexRun]:
         removed = state.removed

@@ -75,10 +75,13 @@ class IndexState:
         except (OSError, ValueError, EOFError) as error:
             raise failed("damaged-file", str(error), str(path), AGAIN) from error
 
+    def other_settings(self, settings: Mapping[str, Any]) -> list[str]:
+        """Names of the settings that differ."""
+        return [name for name in {**self.settings, **settings} if self.settings.get(name) != settings.get(name)]
+
     def require_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises `ProblemError` that names the settings which differ."""
-        names = [name for name in {**self.settings, **settings} if self.settings.get(name) != settings.get(name)]
-        if names:
+        if names := self.other_settings(settings):
             differ = ", ".join(f"{name} {self.settings.get(name)} instead of {settings.get(name)}" for name in names)
             fix = "take the index's settings, or build another index"
             raise ProblemError(Problem("other-index", f"the index was made with {differ}", str(self.folder), fix))

@@ -36,6 +36,8 @@ TRACKING = (
 )  # fmt: skip
 """Names of parameters that only tell where a visitor came from; `*` stands for any ending."""
 
+WITHOUT_URL = "documents without a URL that can be read"
+
 _PORTS = {"http": (80, 443), "https": (80, 443), "ftp": (21,)}
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _HOST = re.compile("[!-~]+")
@@ -59,6 +61,7 @@ class Urls:
     ) -> None:
         self._missing = missing
         self._tracking = tuple(tracking)
+        self.told: dict[str, int] = {}
 
     def sketch(self, documents: Sequence[Document]) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """uint64 [N, 2]: a 128-bit hash of the canonical URL; zeros for a document without a URL."""
@@ -73,6 +76,7 @@ class Urls:
         first_of = np.empty_like(order)
         first_of[order] = order[begins][np.cumsum(begins) - 1]
         absent = (rows[:, 0] | rows[:, 1]) == 0
+        self.told = {WITHOUT_URL: int(absent.sum())} if absent.any() else {}
         removed = np.where(absent, self._missing == "remove", first_of != np.arange(len(rows)))
         for place in np.flatnonzero(removed).tolist():
             if absent[place]:
