@@ -14,7 +14,7 @@ from penstock.sandbox.attacks.system import SYSTEM
 from penstock.sandbox.attacks.verdicts import VERDICTS
 
 ATTACKS = (*FILES, *PROCESSES, *SYSTEM, *RESOURCES, *VERDICTS)
-_LASTS = 1.5
+LASTS = 1.5
 
 
 def effects_of(attack: Attack, outside: Outside, run: Callable[[str], Seen], *, seconds: float) -> list[str]:
@@ -22,7 +22,7 @@ def effects_of(attack: Attack, outside: Outside, run: Callable[[str], Seen], *, 
     harness may take for one program."""
     seen = run(outside.header() + attack.program)
     if attack.lasting:
-        time.sleep(_LASTS)
+        time.sleep(LASTS)
     found = outside.effects(seen, fails=attack.fails, seconds=seconds)
     if attack.then and "FOUND" in run(outside.header() + attack.then).text:
         found.append("the next program found what was left")
