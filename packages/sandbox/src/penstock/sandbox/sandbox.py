@@ -53,8 +53,11 @@ class Sandbox:
 
     def run_all(self, programs: Iterable[str | bytes]) -> Iterator[Verdict]:
         """The verdicts in the order of the programs, which run on all workers at once."""
-        with ThreadPoolExecutor(len(self._workers)) as threads:
+        threads = ThreadPoolExecutor(len(self._workers))
+        try:
             yield from threads.map(self.run, programs)
+        finally:  # where the rest is not wanted, it is not run
+            threads.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Ends all processes of the sandbox."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Argument:
     lacks: int = 0
 
 
+@functools.cache
 def full_filter() -> bytes:
     """For a program in namespaces of its own."""
     conditions = {

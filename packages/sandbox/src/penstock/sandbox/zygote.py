@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from penstock.sandbox import kernel, landlock, namespaces, program
+from penstock.sandbox import kernel, landlock, namespaces, program, seccomp
 from penstock.sandbox.verdict import Level, Limits
 from penstock.sandbox.watch import SIGNALLED, Watch
 
@@ -79,7 +79,7 @@ class Zygote:
         for name in WARM.split():
             __import__(name)
         opened = [os.open(os.path.join(group, "cgroup.procs"), os.O_WRONLY) for group in groups]
-        rules, capabilities = None, ()
+        rules, capabilities, own_user = None, (), level == "full"
         user = _FIRST_USER + os.getpid() % _USERS  # of its own: no zygote's programs reach those of another
         if level == "full":
             _enter(user)
@@ -87,11 +87,13 @@ class Zygote:
             capabilities = _reading(user)
             with _step("user"):
                 namespaces.become_nobody(user, *capabilities)
+            own_user = True
         if level != "none":
             rules = _rules(level)
+            seccomp.full_filter()  # is built once
         gc.collect()
         gc.freeze()  # so that a child does not copy what it never changes
-        return cls(program.Cell(level, limits, rules, opened, capabilities))
+        return cls(program.Cell(level, limits, rules, opened, capabilities, own_user))
 
     def try_out(self) -> None:
         """Raises `Unreached` if a program cannot be locked in."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,14 @@ class Outside:
         self.folder.chmod(0o777)
         os.environ["PENSTOCK_BAIT"] = self.secret
         self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.shmat.restype = ctypes.c_void_p
         self._lay_out_files()
         self._victim = self._start_victim()
         self._sockets = list(self._open_sockets())
         self.port = next((each.getsockname()[1] for each in self._sockets if each.family == socket.AF_INET), 0)
         self._key = int.from_bytes(secrets.token_bytes(3), "little") + 1
-        self._shared = self._call(self._libc.shmget, self._key, 4096, _IPC_CREAT | 0o666)
-        self._queue = self._call(self._libc.msgget, self._key, _IPC_CREAT | 0o666)
+        self._shared = self._libc.shmget(self._key, 4096, _IPC_CREAT | 0o666)
+        self._queue = self._libc.msgget(self._key, _IPC_CREAT | 0o666)
         self._clock, self._host = time.time() - time.monotonic(), socket.gethostname()
         self._own = self._settings(os.getpid())
         self._crowd = _Crowd(self.mark)
@@ -104,20 +105,16 @@ class Outside:
         self._victim.wait()
         for each in self._sockets:
             each.close()
-        self._call(self._libc.shmctl, self._shared, _IPC_RMID, None)
-        self._call(self._libc.msgctl, self._queue, _IPC_RMID, None)
+        self._libc.shmctl(self._shared, _IPC_RMID, None)
+        self._libc.msgctl(self._queue, _IPC_RMID, None)
         shutil.rmtree(self.folder, ignore_errors=True)
         del os.environ["PENSTOCK_BAIT"]
 
     def _lay_out_files(self) -> None:
         home = self.folder / "home" / ".ssh"
         home.mkdir(parents=True, exist_ok=True)
-        for path, text in (
-            (self.folder / "secret", self.secret),
-            (self.folder / "target", "x"),
-            (home / "id_rsa", self.secret),
-        ):
-            path.write_text(text)
+        for path in (self.folder / "secret", self.folder / "target", home / "id_rsa"):
+            path.write_text("x" if path.name == "target" else self.secret)
             path.chmod(0o666)
         self._files = self._listing()
 
@@ -193,7 +190,7 @@ class Outside:
         if self._shared >= 0 and not self._shared_memory_is_blank():
             yield "shared memory was written or removed"
         message = ctypes.create_string_buffer(16)
-        if self._queue >= 0 and self._call(self._libc.msgrcv, self._queue, message, 8, 0, _IPC_NOWAIT) >= 0:
+        if self._queue >= 0 and self._libc.msgrcv(self._queue, message, 8, 0, _IPC_NOWAIT) >= 0:
             yield "a message was queued"
         if abs(time.time() - time.monotonic() - self._clock) > 600:
             yield "the clock was set"
@@ -201,17 +198,12 @@ class Outside:
             yield "the machine was named"
 
     def _shared_memory_is_blank(self) -> bool:
-        self._libc.shmat.restype = ctypes.c_void_p
-        address = self._call(self._libc.shmat, self._libc.shmget(self._key, 0, 0), None, 0o10000)
-        if address in (None, -1, 2**64 - 1):
+        address = self._libc.shmat(self._libc.shmget(self._key, 0, 0), None, 0o10000)
+        if address in (None, 2**64 - 1):  # -1
             return False
         blank = ctypes.string_at(address, 1) == b"\0"
         self._libc.shmdt(ctypes.c_void_p(address))
         return blank
-
-    def _call(self, function: Callable[..., int], *arguments: object) -> int:
-        """-1 where a sandbox refuses it."""
-        return function(*arguments)
 
 
 class _Crowd(threading.Thread):
