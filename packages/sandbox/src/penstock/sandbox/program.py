@@ -108,8 +108,9 @@ def _limit(cell: Cell) -> None:
     for kind, value in values.items():
         _, most = resource.getrlimit(kind)
         lowered = value if most == resource.RLIM_INFINITY else min(value, most)
+        last = lowered + (kind == resource.RLIMIT_CPU)  # SIGXCPU comes before SIGKILL
         try:
-            resource.setrlimit(kind, (lowered, lowered))
+            resource.setrlimit(kind, (lowered, last if most == resource.RLIM_INFINITY else min(last, most)))
         except (ValueError, OSError):  # macOS has no limit on address space
             if cell.level != "none":
                 raise

@@ -189,9 +189,10 @@ def _rules(level: Level) -> int:
 def _reading(user: int) -> tuple[int, ...]:
     """The capability that `user` needs to read the interpreter, such as one in root's home; Landlock still decides what
     else it reads."""
+    paths = namespaces.readable_paths()
     os.seteuid(user)
     try:
-        readable = all(os.access(path, os.R_OK, effective_ids=True) for path in namespaces.readable_paths())
+        readable = all(os.access(path, os.R_OK, effective_ids=True) for path in paths)
     finally:
         os.seteuid(0)
     return () if readable else (kernel.CAP_DAC_READ_SEARCH,)
