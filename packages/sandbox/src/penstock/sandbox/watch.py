@@ -71,7 +71,7 @@ class Watch:
             outcome, _, reason = bytes(self.said[len(token) :]).decode("utf-8", "replace").partition("\n")
             return outcome, reason
         if killer:
-            why = ", as where memory runs out" if killer == signal.SIGKILL else ""
+            why = ", as where memory or processor seconds run out" if killer == signal.SIGKILL else ""
             return "killed", f"by signal {killer} ({signal.strsignal(killer)}){why}"
         return "ended early", f"left before its last line, with exit code {code}"
 

@@ -220,7 +220,7 @@ class _Crowd(threading.Thread):
             found = list(self._marked())
             self._most = max(self._most, len(found))
             self._memory = max(self._memory, sum(size for _, size in found))
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def effects(self) -> Iterator[str]:
         most, memory, self._most, self._memory = self._most, self._memory, 0, 0
