@@ -26,7 +26,6 @@ _REASON = 500
 _MOST_FILES = 1 << 16
 _OF_THE_SANDBOX = 3
 """Processes that have the program's user too: launcher, zygote, and the first one of the program's namespace."""
-_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,11 @@ class Cell:
     groups: Sequence[int]
     capabilities: Sequence[int]
     own_user: bool
+
+
+def home(level: Level) -> str:
+    """The working directory of a program."""
+    return namespaces.OWN if level == "full" else "/"
 
 
 def run(cell: Cell, program: bytes, token: bytes, output: int, report: int) -> None:
@@ -75,10 +79,7 @@ def _connect(output: int, report: int, cell: Cell) -> None:
 
 
 def _lock(cell: Cell) -> None:
-    folder = namespaces.OWN if cell.level == "full" else "/"
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update({**_ENVIRONMENT, "HOME": folder, "TMPDIR": folder})
+    os.chdir(home(cell.level))
     _limit(cell)
     if cell.level == "none":
         return

@@ -91,6 +91,8 @@ class Zygote:
         if level != "none":
             rules = _rules(level)
             seccomp.full_filter()  # is built once
+        os.environ |= {"HOME": program.home(level), "TMPDIR": program.home(level)}
+        del os.environ["PYTHONHASHSEED"]
         gc.collect()
         gc.freeze()  # so that a child does not copy what it never changes
         return cls(program.Cell(level, limits, rules, opened, capabilities, own_user))
