@@ -41,7 +41,8 @@ class Worker:
 
     def __init__(self, level: Level, limits: Limits) -> None:
         """Raises `ProblemError` if this machine does not give the level."""
-        self.level, self.limits = level, limits
+        self.level: Level = level
+        self.limits = limits
         self._groups = [] if level == "none" else make_groups(limits)
         try:
             self._process = self._start()
