@@ -101,6 +101,7 @@ def tasks() -> list[Component]:
             target="penstock.eval_suite.humaneval:HumanEval",
             config="penstock.eval_suite.config:HumanEvalConfig",
             summary="The share of HumanEval's functions that a model writes so that their tests pass.",
+            capabilities=frozenset({"every-token"}),
             contract=2,
             reference="https://arxiv.org/abs/2107.03374",
         ),
