@@ -119,7 +119,7 @@ def test_too_little_memory_is_refused_with_the_least_that_is_needed(held):
     for command in (("add", "held", ROWS), ("ask", "held", ROWS), ("remove", "held", "x"), ("compact", "held")):
         with pytest.raises(ProblemError, match="max_ram: a process needs at least 232 MB"):
             index(*command, "--max-ram", "231MB")
-    with pytest.raises(click.BadParameter, match="'much' is no size"):
+    with pytest.raises(click.BadParameter, match="'much' is not a size"):
         index("add", "held", ROWS, "--max-ram", "much")
     assert index("add", "held", ROWS, "--max-ram", "232MB")["known"] == 11
 
