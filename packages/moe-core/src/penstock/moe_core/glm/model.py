@@ -38,7 +38,7 @@ from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.language_model import CausalModel
+from penstock.moe_core.layers.language_model import CachedHeads, CausalModel
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
@@ -166,17 +166,9 @@ class GlmMoe(CausalModel):
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), routings)
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `capacity` positions."""
-        return KeyValueCache(
-            layers=self.config.num_hidden_layers,
-            batch=batch,
-            key_value_heads=self.config.num_key_value_heads,
-            capacity=capacity,
-            head_dim=self.config.head_dim,
-            dtype=self.compute_dtype,
-            device=self.embed_tokens.weight.device,
-        )
+    @property
+    def cached_heads(self) -> CachedHeads:
+        return CachedHeads(self.config.num_hidden_layers, self.config.num_key_value_heads, self.config.head_dim)
 
     @property
     def most_positions(self) -> int:
