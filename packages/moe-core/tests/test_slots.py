@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from penstock.hooks.contracts import Draw, Row
+from penstock.moe_core.glm.step import GlmStep, obstacle
+from penstock.moe_core.layers.slot_decoder import ModelSlots
 
 PROMPTS = ([5, 6, 7], [1], [9, 8, 7, 6, 5, 4], [2, 3])
 
@@ -108,3 +110,41 @@ def test_a_slot_without_room_and_logits_that_are_nan_are_said(make_model):
     with torch.no_grad():
         model.norm.weight.fill_(np.nan)
     assert decoder.step([Row(0, [1]), Row(1, [2], Draw(1.0))]) == [type(decoder.step([Row(0, [1])])[0])(None)] * 2
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"use_qk_norm": False, "attention_bias": True},
+        {"n_shared_experts": 2, "k": 1},
+        {"num_key_value_heads": 4, "n_routed_experts": 16, "k": 3},
+        {"first_k_dense_replace": 3},
+        {"partial_rotary_factor": 1.0, "tie_word_embeddings": True},
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_the_fast_pass_computes_what_the_model_does(make_model, sizes, rows):
+    model = make_model(**sizes)
+    assert obstacle(model) is None
+    fast, plain = (ModelSlots(model, model.new_slots(rows, 16), step) for step in (GlmStep(model, 16), None))
+    for position in range(6):
+        count = max(1, rows - position % 2)  # the last text pauses at every other position
+        given = [Row(slot, [(7 * slot + position) % 96], Draw(logprobs=8)) for slot in range(count)]
+        for one, other in zip(fast.step(given), plain.step(given), strict=True):
+            assert one.token == other.token
+            assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-4)
+    expected = plain.expert_loads()
+    assert {layer: load.tolist() for layer, load in fast.expert_loads().items()} == {
+        layer: load.tolist() for layer, load in expected.items()
+    }
+
+
+@pytest.mark.parametrize("lacks", ["norms precede output projections", "it computes in fp32"])
+def test_what_the_fast_pass_lacks_the_model_computes(make_model, lacks):
+    model = make_model(sub_norm="norms" in lacks)
+    if "fp32" in lacks:
+        model.compute_dtype = torch.bfloat16
+    assert obstacle(model) == lacks
+    found = continued(model.slot_decoder(4, 32), dict(enumerate(PROMPTS)), 5)
+    assert all(len(each) == 5 for each in found.values())

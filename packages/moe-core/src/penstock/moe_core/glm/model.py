@@ -26,7 +26,7 @@ from penstock.hooks.contracts import (
     StoragePlan,
 )
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.glm import hub_config, huggingface
+from penstock.moe_core.glm import hub_config, huggingface, step
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
@@ -49,6 +49,7 @@ from penstock.moe_core.layers.site import (
     own_state,
     unpublished,
 )
+from penstock.moe_core.layers.slot_decoder import ModelSlots
 
 # The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
@@ -173,6 +174,12 @@ class GlmMoe(CausalModel):
     @property
     def most_positions(self) -> int:
         return self.config.max_position_embeddings
+
+    def slot_decoder(self, slots: int, positions: int) -> ModelSlots:
+        """See `penstock.hooks.contracts.Slotted`."""
+        cache = self.new_slots(slots, min(positions, self.most_positions))
+        fast = None if step.obstacle(self) else step.GlmStep(self, cache.capacity)
+        return ModelSlots(self, cache, fast)
 
     @staticmethod
     def role_of(name: str) -> ParameterRole:

@@ -152,7 +152,8 @@ class CausalModel(SitedModel):
 
     def slot_decoder(self, slots: int, positions: int) -> ModelSlots:
         """See `penstock.hooks.contracts.Slotted`."""
-        return ModelSlots(self, self.new_slots(slots, min(positions, self.most_positions)))
+        model: Any = self
+        return ModelSlots(model, self.new_slots(slots, min(positions, self.most_positions)))
 
     def complete(self, quantizer: Quantizer | SiteQuantizer | StoragePlan | None) -> None:
         """Ends the construction: draws the weights, ties the head to the embedding, and puts quantizers into sites."""
