@@ -128,6 +128,9 @@ def test_the_fast_pass_computes_what_the_model_does(make_model, sizes, rows):
     model = make_model(**sizes)
     assert obstacle(model) is None
     fast, plain = (ModelSlots(model, model.new_slots(rows, 16), step) for step in (GlmStep(model, 16), None))
+    for decoder in (fast, plain):
+        decoder.read(0, [3, 1, 4])
+        decoder.read(0, [1, 5, 9, 2, 6])
     for position in range(6):
         count = max(1, rows - position % 2)  # the last text pauses at every other position
         given = [Row(slot, [(7 * slot + position) % 96], Draw(logprobs=8)) for slot in range(count)]

@@ -1,27 +1,30 @@
-"""One token for each of many texts, in as few operations as it takes: what a server computes most of the time.
+"""The pass of a server in as few operations as it takes.
 
-At a few rows the products of a small model take less time than calling modules does, so this pass calls none. Weights
-are taken once, as the forward pass of training computes with them, and joined where they read the same input. It
-computes in fp32; what it lacks (`obstacle`), the model's own pass does.
+At a few rows the products of a small model take less time than calling modules does, so this pass calls none but
+routers. Weights are taken once, as the forward pass of training computes with them; the gain of a norm is multiplied
+into the matrix that reads it, and matrices that read the same input are joined. Rotated pairs lie side by side, as
+complex numbers: queries and keys have the same order, so their products stay what they are. It computes in fp32; what
+it lacks (`obstacle`), the model's own pass does.
 
-Shape suffixes: B texts, D model width, L = N + 2M heads (queries, keys, values), Q = N + M, G = N / M queries a key,
-h head width, R rotated pairs of a head, C positions, E experts, K experts a token, H hidden width.
+Shape suffixes: B texts, S new tokens of each, T = B*S rows, D width, N query heads, M key/value heads, L = N + 2M,
+Q = N + M, G = N / M, h head width, P positions, C positions that a pass reads, E experts, K experts a token, H hidden
+width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.hooks.contracts import Router
+from penstock.hooks.contracts import Inputs, Router, Routing
 from penstock.moe_core.layers.linear import Matrix
 from penstock.moe_core.layers.mlp import SwiGLU
+from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.rope import rotary_table
 from penstock.moe_core.layers.site import sites_of
 from penstock.moe_core.layers.slots import SlotCache
@@ -50,114 +53,143 @@ def obstacle(model: GlmMoe) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
+    """x / rms(x) times the gain of a norm, if there is one, times a weight, plus a bias."""
+
     weight: Tensor
-    bias: Tensor | None = None
+    bias: Tensor | None
+    epsilon: Tensor | None
 
     @classmethod
-    def of(cls, *matrices: Matrix) -> _Matrix:
+    def of(cls, *matrices: Matrix, norm: RMSNorm | None = None) -> _Matrix:
         """Of one matrix, or of several that read the same input."""
         weights, biases = zip(*(matrix.in_dtype(torch.float32) for matrix in matrices), strict=True)
         given = [bias for bias in biases if bias is not None]
-        return cls(torch.cat(weights).detach(), torch.cat(given).detach() if given else None)
+        weight, bias = torch.cat(weights), torch.cat(given).detach() if given else None
+        if norm is None:
+            return cls(weight.detach(), bias, None)
+        return cls((weight * norm.weight).detach(), bias, weight.new_tensor(norm.epsilon))
 
-    def __call__(self, x_BD: Tensor) -> Tensor:
-        return F.linear(x_BD, self.weight, self.bias)
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        return F.linear(x_TD if self.epsilon is None else _normalised(x_TD, self.epsilon), self.weight, self.bias)
 
 
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    gain: Tensor
-    epsilon: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.gain, self.epsilon)
+def _normalised(x: Tensor, epsilon: Tensor) -> Tensor:
+    """x / rms(x) over the last dimension."""
+    mean = torch.add(epsilon, torch.linalg.vecdot(x, x), alpha=1 / x.shape[-1])
+    return x * mean.rsqrt_().unsqueeze(-1)
 
 
 class _Attention:
-    def __init__(self, index: int, layer: Layer) -> None:
+    def __init__(self, index: int, layer: Layer, rotary_dim: int) -> None:
         attention = layer.self_attn
         self.index = index
-        self.norm = _Norm(layer.input_layernorm.weight.detach(), layer.input_layernorm.epsilon)
         self.heads, self.keys, _ = attention.heads
         self.head_dim = attention.head_dim
-        self.joined = _Matrix.of(attention.q_proj, attention.k_proj, attention.v_proj)
+        joined = _Matrix.of(attention.q_proj, attention.k_proj, attention.v_proj, norm=layer.input_layernorm)
+        order_h = _side_by_side(rotary_dim, self.head_dim)
+        turned = (torch.arange(self.heads + self.keys)[:, None] * self.head_dim + order_h).flatten()
+        order_O = torch.cat((turned, torch.arange(len(turned), len(joined.weight)))).to(joined.weight.device)
+        bias = None if joined.bias is None else joined.bias[order_O]
+        self.joined = replace(joined, weight=joined.weight[order_O], bias=bias)
         self.output = _Matrix.of(attention.o_proj)
         self.gain_Qh: Tensor | None = None
         if attention.q_norm is not None and attention.k_norm is not None:
             gains = (attention.q_norm.weight.expand(self.heads, -1), attention.k_norm.weight.expand(self.keys, -1))
-            self.gain_Qh = torch.cat(gains).detach()
-            self.epsilon = attention.q_norm.epsilon
+            self.gain_Qh = torch.cat(gains)[:, order_h.to(gains[0].device)].detach()
+            self.epsilon = self.gain_Qh.new_tensor(attention.q_norm.epsilon)
 
-    def __call__(
-        self, x_BD: Tensor, rotary: tuple[Tensor, Tensor], hidden_BC: Tensor | None, cache: SlotCache
-    ) -> Tensor:
-        heads_BLh = self.joined(self.norm(x_BD)).view(len(x_BD), -1, self.head_dim)
-        turned_BQh = self._turned(heads_BLh[:, : self.heads + self.keys], *rotary)
-        query_BMGh = turned_BQh[:, : self.heads].view(len(x_BD), self.keys, -1, self.head_dim)
-        key_BM1h, value_BM1h = turned_BQh[:, self.heads :, None], heads_BLh[:, self.heads + self.keys :, None]
-        key_BMCh, value_BMCh = cache.extend(self.index, key_BM1h, value_BM1h)
-        score_BMGC = (query_BMGh @ key_BMCh.transpose(-1, -2)).mul_(1 / math.sqrt(self.head_dim))
-        if hidden_BC is not None:
-            score_BMGC.masked_fill_(hidden_BC[:, None, None], -math.inf)
-        return self.output((score_BMGC.softmax(dim=-1) @ value_BMCh).flatten(1))
+    def __call__(self, x_TD: Tensor, shape: tuple[int, int], turn_T1h: Tensor, seen: _Seen, cache: SlotCache) -> Tensor:
+        heads_TLh = self.joined(x_TD).view(len(x_TD), -1, self.head_dim)
+        turned_TQh = self._turned(heads_TLh[:, : self.heads + self.keys], turn_T1h)
+        key_BMSh = turned_TQh[:, self.heads :].unflatten(0, shape).transpose(1, 2)
+        value_BMSh = heads_TLh[:, self.heads + self.keys :].unflatten(0, shape).transpose(1, 2)
+        key_BMCh, value_BMCh = cache.extend(self.index, key_BMSh, value_BMSh)
+        query_TNh = turned_TQh[:, : self.heads]
+        if shape[1] == 1:  # the queries of one key are rows of its product
+            query_BMGh = query_TNh.reshape(len(x_TD), self.keys, -1, self.head_dim)
+            out_TNh = F.scaled_dot_product_attention(query_BMGh, key_BMCh, value_BMCh, attn_mask=seen.visible)
+        else:
+            query_1NSh = query_TNh.transpose(0, 1)[None]
+            out_1NSh = F.scaled_dot_product_attention(
+                query_1NSh, key_BMCh, value_BMCh, attn_mask=seen.visible, is_causal=seen.causal, enable_gqa=True
+            )
+            out_TNh = out_1NSh[0].transpose(0, 1)
+        return self.output(out_TNh.reshape(len(x_TD), -1))
 
-    def _turned(self, x_BQh: Tensor, cos_B1R: Tensor, sin_B1R: Tensor) -> Tensor:
+    def _turned(self, x_TQh: Tensor, turn_T1h: Tensor) -> Tensor:
         """Normalised and rotated; see `penstock.moe_core.layers.rope.rotated_heads`."""
         if self.gain_Qh is not None:
-            x_BQh = F.rms_norm(x_BQh, x_BQh.shape[-1:], None, self.epsilon) * self.gain_Qh
-        pairs = cos_B1R.shape[-1]
-        first, second, rest = x_BQh.split((pairs, pairs, self.head_dim - 2 * pairs), dim=-1)
-        turned = (first * cos_B1R - second * sin_B1R, second * cos_B1R + first * sin_B1R)
-        return torch.cat((*turned, rest), dim=-1)
+            x_TQh = _normalised(x_TQh, self.epsilon).mul_(self.gain_Qh)
+        turned = torch.view_as_complex(x_TQh.unflatten(-1, (-1, 2))) * turn_T1h
+        return torch.view_as_real(turned).flatten(-2)
+
+
+class _Seen(NamedTuple):
+    """What new tokens see: `visible` as `scaled_dot_product_attention` takes it, or all before them if `causal`."""
+
+    visible: Tensor | None
+    causal: bool
+
+
+def _side_by_side(rotary_dim: int, head_dim: int) -> Tensor:
+    """The entries of a head with the two of each rotated pair next to each other.
+
+    >>> _side_by_side(4, 6).tolist()
+    [0, 2, 1, 3, 4, 5]
+    """
+    pairs = torch.arange(rotary_dim).view(2, -1).T.flatten()
+    return torch.cat((pairs, torch.arange(rotary_dim, head_dim)))
 
 
 class _Dense:
-    def __init__(self, mlp: SwiGLU) -> None:
-        self.gate_up, self.down = _Matrix.of(mlp.gate_proj, mlp.up_proj), _Matrix.of(mlp.down_proj)
+    def __init__(self, mlp: SwiGLU, norm: RMSNorm | None) -> None:
+        self.gate_up, self.down = _Matrix.of(mlp.gate_proj, mlp.up_proj, norm=norm), _Matrix.of(mlp.down_proj)
 
-    def __call__(self, x_BD: Tensor) -> Tensor:
-        gate_BH, up_BH = self.gate_up(x_BD).chunk(2, dim=-1)
-        return self.down(F.silu(gate_BH).mul_(up_BH))
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        gate_TH, up_TH = self.gate_up(x_TD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_TH).mul_(up_TH))
 
 
 class _Mixture:
-    def __init__(self, mlp: MoE) -> None:
+    def __init__(self, mlp: MoE, norm: RMSNorm) -> None:
         self.router: Router = mlp.gate
         self.experts = mlp.experts
         gate_up_EFD, down_EDH = mlp.experts.effective_weights()
         self.gate_up_EFD, self.down_EDH = gate_up_EFD.detach().float(), down_EDH.detach().float()
-        self.shared = None if mlp.shared_experts is None else _Dense(mlp.shared_experts)
+        self.shared = None if mlp.shared_experts is None else _Dense(mlp.shared_experts, None)
+        self.gain_D, self.epsilon = norm.weight.detach(), norm.weight.new_tensor(norm.epsilon)
 
-    def __call__(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-        routing = self.router(x_BD)
+    def __call__(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        x_TD = _normalised(x_TD, self.epsilon).mul_(self.gain_D)
+        routing = self.router(x_TD)
         if routing.kept_TK is not None:
-            out_BD = self.experts(x_BD, routing)
-        elif len(x_BD) == 1:
-            out_BD = self._of_one(x_BD, routing.expert_TK[0].tolist(), routing.weight_TK[0])
-        elif len(x_BD) * len(self.down_EDH) <= DENSE_ROWS:
-            out_BD = self._of_all(x_BD, routing.expert_TK, routing.weight_TK)
+            out_TD, chosen = self.experts(x_TD, routing), routing.expert_TK[routing.kept_TK]
         else:
-            out_BD = self.experts(x_BD, routing)
-        if self.shared is not None:
-            out_BD = out_BD + self.shared(x_BD)
-        kept_TK = routing.kept_TK
-        return out_BD, routing.expert_TK if kept_TK is None else routing.expert_TK[kept_TK]
+            out_TD, chosen = self._mixed(x_TD, routing), routing.expert_TK
+        return out_TD if self.shared is None else out_TD + self.shared(x_TD), chosen
+
+    def _mixed(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        if len(x_TD) == 1:
+            return self._of_one(x_TD, routing.expert_TK[0].tolist(), routing.weight_TK[0])
+        if len(x_TD) * len(self.down_EDH) <= DENSE_ROWS:
+            return self._of_all(x_TD, routing.expert_TK, routing.weight_TK)
+        return self.experts(x_TD, routing)
 
     def _of_one(self, x_1D: Tensor, chosen: list[int], weight_K: Tensor) -> Tensor:
-        hidden_KH = torch.cat([F.linear(x_1D, self.gate_up_EFD[expert]) for expert in chosen])
-        gate_KH, up_KH = hidden_KH.chunk(2, dim=-1)
+        hidden_KF = torch.cat([F.linear(x_1D, self.gate_up_EFD[expert]) for expert in chosen])
+        gate_KH, up_KH = hidden_KF.chunk(2, dim=-1)
         hidden_KH = F.silu(gate_KH).mul_(up_KH).mul_(weight_K[:, None])
         out_1D = F.linear(hidden_KH[:1], self.down_EDH[chosen[0]])
         for index, expert in enumerate(chosen[1:], 1):
-            out_1D = out_1D.addmm_(hidden_KH[index : index + 1], self.down_EDH[expert].T)
+            out_1D.addmm_(hidden_KH[index : index + 1], self.down_EDH[expert].T)
         return out_1D
 
-    def _of_all(self, x_BD: Tensor, expert_BK: Tensor, weight_BK: Tensor) -> Tensor:
-        weight_BE = x_BD.new_zeros(len(x_BD), len(self.down_EDH)).scatter_(1, expert_BK, weight_BK)
-        hidden_EBF = torch.matmul(x_BD, self.gate_up_EFD.transpose(1, 2))
-        gate_EBH, up_EBH = hidden_EBF.chunk(2, dim=-1)
-        hidden_EBH = F.silu(gate_EBH).mul_(up_EBH).mul_(weight_BE.T[..., None])
-        return torch.bmm(hidden_EBH, self.down_EDH.transpose(1, 2)).sum(dim=0)
+    def _of_all(self, x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        weight_TE = x_TD.new_zeros(len(x_TD), len(self.down_EDH)).scatter_(1, expert_TK, weight_TK)
+        hidden_ETF = torch.matmul(x_TD, self.gate_up_EFD.transpose(1, 2))
+        gate_ETH, up_ETH = hidden_ETF.chunk(2, dim=-1)
+        hidden_ETH = F.silu(gate_ETH).mul_(up_ETH).mul_(weight_TE.T[..., None])
+        return torch.bmm(hidden_ETH, self.down_EDH.transpose(1, 2)).sum(dim=0)
 
 
 class GlmStep:
@@ -167,28 +199,32 @@ class GlmStep:
         config = model.config
         with torch.no_grad():
             self._embedding_VD = model.embed_tokens.effective().detach()
-            self._norm = _Norm(model.norm.weight.detach(), model.norm.epsilon)
+            self._gain_D = model.norm.weight.detach()
+            self._epsilon = self._gain_D.new_tensor(model.norm.epsilon)
             position_P = torch.arange(positions, device=self._embedding_VD.device)
-            self._cos_PR, self._sin_PR = rotary_table(position_P, config.rotary_dim, config.rope_theta)
-            self._layers = [_parts(index, layer) for index, layer in enumerate(model.layers)]  # pyright: ignore[reportArgumentType]
+            cos_PR, sin_PR = rotary_table(position_P, config.rotary_dim, config.rope_theta)
+            rest = (config.head_dim - config.rotary_dim) // 2
+            self._turn_Ph = F.pad(torch.complex(cos_PR, sin_PR), (0, rest), value=1.0)
+            self._layers: list[tuple[_Attention, _Dense | _Mixture]] = []
+            for index in range(config.num_hidden_layers):
+                layer: Any = model.layers[index]
+                norm = layer.post_attention_layernorm
+                mlp = _Dense(layer.mlp, norm) if isinstance(layer.mlp, SwiGLU) else _Mixture(layer.mlp, norm)
+                self._layers.append((_Attention(index, layer, config.rotary_dim), mlp))
 
-    def __call__(self, token_B: Tensor, cache: SlotCache) -> tuple[Tensor, Mapping[int, Tensor]]:
-        x_BD = self._embedding_VD[token_B]
-        rotary = self._cos_PR[cache.position_B1], self._sin_PR[cache.position_B1]
-        visible = cache.visible()
-        hidden_BC = None if visible is None else ~visible[:, 0, 0]
+    def __call__(self, token_BS: Tensor, cache: SlotCache) -> tuple[Tensor, Mapping[int, Tensor]]:
+        placed = cache.positions(Inputs(token_BS))
+        batch, new = token_BS.shape
+        turn_T1h = self._turn_Ph[placed.position.flatten()][:, None]
+        seen = _Seen(placed.visible, causal=placed.visible is None and new > 1)
+        x_TD = self._embedding_VD[token_BS.flatten()]
         chosen: dict[int, Tensor] = {}
-        for attention, norm, mlp in self._layers:
-            x_BD = x_BD + attention(x_BD, rotary, hidden_BC, cache)
+        for attention, mlp in self._layers:
+            x_TD = attention(x_TD, (batch, new), turn_T1h, seen, cache).add_(x_TD)
             if isinstance(mlp, _Dense):
-                x_BD = x_BD + mlp(norm(x_BD))
+                x_TD = mlp(x_TD).add_(x_TD)
             else:
-                out_BD, chosen[attention.index] = mlp(norm(x_BD))
-                x_BD = x_BD + out_BD
-        return self._norm(x_BD), chosen
-
-
-def _parts(index: int, layer: Layer) -> tuple[_Attention, _Norm, _Dense | _Mixture]:
-    norm = _Norm(layer.post_attention_layernorm.weight.detach(), layer.post_attention_layernorm.epsilon)
-    mlp = _Dense(layer.mlp) if isinstance(layer.mlp, SwiGLU) else _Mixture(layer.mlp)
-    return _Attention(index, layer), norm, mlp
+                out_TD, chosen[attention.index] = mlp(x_TD)
+                x_TD = x_TD + out_TD
+        last_BD = x_TD if new == 1 else x_TD[-1:]
+        return _normalised(last_BD, self._epsilon).mul_(self._gain_D), chosen

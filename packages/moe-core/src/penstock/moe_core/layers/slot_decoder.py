@@ -5,6 +5,7 @@ Shape suffixes: B rows, S new positions, D model width, V vocabulary, E experts,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ COUNTED_AT_ONCE = 256
 """Passes whose experts are kept before they are counted: counting each would cost more than it takes to keep them."""
 
 FastPass = Callable[[Tensor, SlotCache], tuple[Tensor, Mapping[int, Tensor]]]
-"""Of tokens [B], one for each selected slot: hidden states [B, D], and the experts [B, K] of each layer."""
+"""Of new tokens [B, S] of the selected slots: hidden states [B, D] of the last, and the experts of each layer, of any
+shape. It fills the cache, but does not advance it."""
 
 
 class Served(Protocol):
@@ -39,8 +41,8 @@ class Served(Protocol):
 
 
 class ModelSlots:
-    """A `penstock.hooks.contracts.SlotDecoder`. Tokens of one row after the other, or one token of many rows at once;
-    the latter by `fast`, where the model has it."""
+    """A `penstock.hooks.contracts.SlotDecoder`: a pass reads many tokens of one row, or one token of many. `fast`
+    computes what the model's own pass does."""
 
     def __init__(self, model: Served, cache: SlotCache, fast: FastPass | None = None) -> None:
         model.train(False)
@@ -75,8 +77,8 @@ class ModelSlots:
         short = sorted((row for row in rows if len(row.tokens) == 1), key=lambda row: row.slot)
         if short:
             self._cache.select([row.slot for row in short])
-            token_B = torch.tensor([row.tokens[0] for row in short], device=self._device)
-            hidden |= dict(zip((row.slot for row in short), self._one_each(token_B), strict=True))
+            token_B1 = torch.tensor([[row.tokens[0]] for row in short], device=self._device)
+            hidden |= dict(zip((row.slot for row in short), self._pass(token_B1), strict=True))
         logits_BV = self._model.logits(torch.stack([hidden[row.slot] for row in rows]))
         return self._chosen(rows, logits_BV)
 
@@ -85,18 +87,14 @@ class ModelSlots:
         self._cache.select([slot])
         return self._pass(torch.tensor([list(tokens)], device=self._device))[0]
 
-    def _one_each(self, token_B: Tensor) -> Tensor:
-        """Hidden states [B, D] of one token for each selected slot."""
-        if self._fast is None:
-            return self._pass(token_B[:, None])
-        hidden_BD, experts = self._fast(token_B, self._cache)
-        self._cache.advance(1)
-        for layer, expert_BK in experts.items():
-            self._keep(layer, expert_BK)
-        return hidden_BD
-
     def _pass(self, token_BS: Tensor) -> Tensor:
         """Hidden states [B, D] of the last tokens."""
+        if self._fast is not None:
+            hidden_BD, experts = self._fast(token_BS, self._cache)
+            self._cache.advance(token_BS.shape[1])
+            for layer, chosen in experts.items():
+                self._keep(layer, chosen)
+            return hidden_BD
         output = self._model(token_BS, cache=self._cache)
         for layer, routing in output.routings.items():
             expert_TK = routing.expert_TK
@@ -124,8 +122,9 @@ class ModelSlots:
         return loads
 
     def _chosen(self, rows: Sequence[Row], logits_BV: Tensor) -> list[Chosen]:
-        finite = logits_BV.amax(dim=-1).isfinite().tolist()
-        token: list[int] = logits_BV.argmax(dim=-1).tolist()
+        largest_B, likeliest_B = logits_BV.max(dim=-1)
+        finite = [math.isfinite(each) for each in largest_B.tolist()]
+        token: list[int] = likeliest_B.tolist()
         for draw, members in self._drawing(rows, finite).items():
             share_B1 = torch.cat([self._share(rows[index].slot) for index in members])
             chosen_B = drawn(logits_BV[members], draw.temperature, draw.top_k, draw.top_p, share_B1)

@@ -48,6 +48,7 @@ class SlotCache:
         self.length = max(starts)
         self.position_B1 = torch.tensor(starts, device=device)[:, None]
         self.slot_B = torch.tensor(self.slots, device=device)
+        self._even = min(starts) == self.length
         first = self.slots[0]
         self._run = slice(first, first + len(slots)) if self.slots == [*range(first, first + len(slots))] else None
 
@@ -66,7 +67,7 @@ class SlotCache:
 
     def visible(self) -> Tensor | None:
         """For one new position a row, [B, 1, 1, C]: which positions it sees; None: all."""
-        if bool((self.position_B1 == self.length).all()):
+        if self._even:
             return None
         return (torch.arange(self.length + 1, device=self._stored.device) <= self.position_B1)[:, None, None]
 
