@@ -80,7 +80,7 @@ class ModelSlots:
             token_B1 = torch.tensor([[row.tokens[0]] for row in short], device=self._device)
             hidden |= dict(zip((row.slot for row in short), self._pass(token_B1), strict=True))
         logits_BV = self._model.logits(torch.stack([hidden[row.slot] for row in rows]))
-        return self._chosen(rows, logits_BV)
+        return chosen_of(rows, logits_BV, [self._draws[row.slot] for row in rows])
 
     def _read(self, slot: int, tokens: Sequence[int]) -> Tensor:
         """Hidden state [D] of the last token."""
@@ -121,36 +121,37 @@ class ModelSlots:
             counts[:] = 0
         return loads
 
-    def _chosen(self, rows: Sequence[Row], logits_BV: Tensor) -> list[Chosen]:
-        largest_B, likeliest_B = logits_BV.max(dim=-1)
-        finite = [math.isfinite(each) for each in largest_B.tolist()]
-        token: list[int] = likeliest_B.tolist()
-        for draw, members in self._drawing(rows, finite).items():
-            share_B1 = torch.cat([self._share(rows[index].slot) for index in members])
-            chosen_B = drawn(logits_BV[members], draw.temperature, draw.top_k, draw.top_p, share_B1)
-            for index, each in zip(members, chosen_B.tolist(), strict=True):
-                token[index] = each
-        return [
-            Chosen(None) if not finite[index] else self._told(row.draw, token[index], logits_BV[index])
-            for index, row in enumerate(rows)
-        ]
 
-    def _drawing(self, rows: Sequence[Row], finite: Sequence[bool]) -> dict[Draw, list[int]]:
-        """Rows that draw alike, by what they draw with."""
-        groups: dict[Draw, list[int]] = {}
-        for index, row in enumerate(rows):
-            if row.draw.temperature > 0 and finite[index]:
-                groups.setdefault(row.draw, []).append(index)
-        return groups
+def chosen_of(rows: Sequence[Row], logits_BV: Tensor, draws: Sequence[torch.Generator]) -> list[Chosen]:
+    """The next token of each row, of its logits, drawn with its own generator."""
+    largest_B, likeliest_B = logits_BV.max(dim=-1)
+    finite = [math.isfinite(each) for each in largest_B.tolist()]
+    token: list[int] = likeliest_B.tolist()
+    for draw, members in _drawing(rows, finite).items():
+        share = [torch.rand(1, 1, dtype=torch.float64, generator=draws[index]) for index in members]
+        chosen_B = drawn(logits_BV[members], draw.temperature, draw.top_k, draw.top_p, torch.cat(share))
+        for index, each in zip(members, chosen_B.tolist(), strict=True):
+            token[index] = each
+    return [
+        _told(row.draw, token[index], logits_BV[index]) if finite[index] else Chosen(None)
+        for index, row in enumerate(rows)
+    ]
 
-    def _share(self, slot: int) -> Tensor:
-        return torch.rand(1, 1, dtype=torch.float64, generator=self._draws[slot])
 
-    def _told(self, draw: Draw, token: int, logits_V: Tensor) -> Chosen:
-        if draw.logprobs is None:
-            return Chosen(token)
-        logprob_V = logits_V.log_softmax(dim=-1)
-        if not draw.logprobs:
-            return Chosen(token, float(logprob_V[token]))
-        value_K, token_K = logprob_V.topk(draw.logprobs)
-        return Chosen(token, float(logprob_V[token]), tuple(zip(token_K.tolist(), value_K.tolist(), strict=True)))
+def _drawing(rows: Sequence[Row], finite: Sequence[bool]) -> dict[Draw, list[int]]:
+    """Rows that draw alike, by what they draw with."""
+    groups: dict[Draw, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.draw.temperature > 0 and finite[index]:
+            groups.setdefault(row.draw, []).append(index)
+    return groups
+
+
+def _told(draw: Draw, token: int, logits_V: Tensor) -> Chosen:
+    if draw.logprobs is None:
+        return Chosen(token)
+    logprob_V = logits_V.log_softmax(dim=-1)
+    if not draw.logprobs:
+        return Chosen(token, float(logprob_V[token]))
+    value_K, token_K = logprob_V.topk(draw.logprobs)
+    return Chosen(token, float(logprob_V[token]), tuple(zip(token_K.tolist(), value_K.tolist(), strict=True)))
