@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -33,11 +35,17 @@ async def run(
         )
         server = uvicorn.Server(config)
         gone = asyncio.create_task(_stop_without(engine, server))
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, _handled)  # uvicorn sends itself what ended it, once its requests have ended
         await server.serve(sockets=[listener])
         gone.cancel()
         return int(engine.gone.is_set())
     finally:
         await engine.close()
+
+
+def _handled(number: int, frame: FrameType | None) -> None:
+    """The signal has done what it should."""
 
 
 async def _stop_without(engine: EngineClient, server: uvicorn.Server) -> None:

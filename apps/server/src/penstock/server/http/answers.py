@@ -96,9 +96,16 @@ class Answer:
         return {
             "tokens": texts,
             "token_logprobs": [each.logprob for each in told],
-            "top_logprobs": [{self.spelled([token]): value for token, value in each.top} for each in told],
+            "top_logprobs": [self._by_text(each) for each in told],
             "text_offset": offsets,
         }
+
+    def _by_text(self, told: TokenTold) -> dict[str, float]:
+        """The likeliest token of each text: parts of characters are all spelled alike."""
+        values: dict[str, float] = {}
+        for token, logprob in told.top:
+            values.setdefault(self.spelled([token]), logprob)
+        return values
 
     def _top(self, told: TokenTold) -> list[dict[str, Any]]:
         return [self._token(token, logprob) for token, logprob in told.top]

@@ -28,7 +28,7 @@ from penstock.server.http.schemas import (
     TokenizeRequest,
     read,
 )
-from penstock.server.http.texts import Text, Texts, Wanted, seed_of
+from penstock.server.http.texts import Text, Texts, TokenTold, Wanted, seed_of
 
 EVENTS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -195,7 +195,7 @@ def _usage(texts: Sequence[Text], n: int) -> Usage:
     )
 
 
-async def _all(texts: Sequence[Text]) -> list[tuple[str, str, list[answers.TokenTold]]]:
+async def _all(texts: Sequence[Text]) -> list[tuple[str, str, list[TokenTold]]]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(answers.gathered(text)) for text in texts]
     return [task.result() for task in tasks]

@@ -127,7 +127,16 @@ def read(schema: type[Asked], body: Any) -> Asked:
         return schema.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        param = ".".join(str(each) for each in first["loc"] if not str(each).startswith(("str", "list[", "function-")))
+        param = ".".join(str(each) for each in first["loc"] if not _is_type(each))
         if first["type"] == "extra_forbidden":
             raise unsupported(param, f"unknown field `{param}`") from error
         raise ApiError(400, f"`{param}`: {first['msg']}", param=param) from error
+
+
+def _is_type(part: str | int) -> bool:
+    """Whether a part of a place is the member of a union that pydantic tried, and no name of a field.
+
+    >>> [_is_type(part) for part in ("stop", "str", "list[str]", "constrained-str", 3)]
+    [False, True, True, True, False]
+    """
+    return isinstance(part, str) and (part in ("str", "int") or not part.isidentifier())
