@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.hooks.contracts import Draw
@@ -50,38 +50,36 @@ class Served:
 
 @dataclass(slots=True)
 class Counts:
-    """What the engine told last: texts in slots, texts that wait, tokens of prompts so far, and those of them that were
-    read before."""
+    """What the engine told last: texts in slots, texts that wait, and the tokens that running texts hold."""
 
     running: int = 0
     waiting: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
+    held: int = 0
 
 
 class EngineClient:
     """One engine, and the process that it is in. `deaths` are those since a token was last made; with as many as
     `most_deaths` it stays away, and `gone` is set."""
 
-    def __init__(
-        self,
-        options: EngineOptions,
-        *,
-        most_deaths: int = 5,
-        on_loads: Callable[[dict[int, list[int]]], None] | None = None,
-    ) -> None:
+    def __init__(self, options: EngineOptions, *, most_deaths: int = 5) -> None:
         self.counts = Counts()
-        self.deaths = self.restarts = 0
+        self.deaths = 0
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
+        self.on_loads: Callable[[dict[int, list[int]]], object] = lambda loads: None
+        self.on_restart: Callable[[], object] = lambda: None
         self._options, self._most_deaths = options, most_deaths
-        self._on_loads = on_loads or (lambda loads: None)
         self._texts: dict[int, asyncio.Queue[Step | Exception]] = {}
         self._ids = itertools.count(1)
         self._served: Served | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def usage(self) -> float:
+        """Share of the cache that running texts fill."""
+        return 0.0 if self._served is None else self.counts.held / (self._served.slots * self._served.positions)
 
     @property
     def served(self) -> Served:
@@ -171,7 +169,7 @@ class EngineClient:
             await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1)))
             with contextlib.suppress(ProblemError):
                 reader = await self._started()
-                self.restarts += 1
+                self.on_restart()
                 return reader
         return None
 
@@ -185,12 +183,12 @@ class EngineClient:
                 if (queue := self._texts.get(step.id)) is not None:
                     queue.put_nowait(step)
         if "loads" in message:
-            self._on_loads({int(layer): load for layer, load in message["loads"].items()})
+            self.on_loads({int(layer): load for layer, load in message["loads"].items()})
         if "refused" in message and (queue := self._texts.get(message["refused"])) is not None:
             queue.put_nowait(RefusedError(message["why"]))
 
     def _lose(self, why: str) -> None:
-        self.counts = replace(self.counts, running=0, waiting=0)
+        self.counts = Counts()
         for queue in self._texts.values():
             queue.put_nowait(EngineLostError(why))
 

@@ -59,7 +59,7 @@ class Engine:
 
     def _state(self) -> list[int]:
         scheduler = self._scheduler
-        return [scheduler.running, len(scheduler.waiting), scheduler.prompt_tokens, scheduler.cached_tokens]
+        return [scheduler.running, len(scheduler.waiting), scheduler.held]
 
     def _take(self) -> bool:
         """Takes what has come, and waits for it if there is nothing to do. Returns whether the other end is there."""

@@ -55,6 +55,11 @@ class Scheduler:
         return sum(slot.running is not None for slot in self._slots)
 
     @property
+    def held(self) -> int:
+        """Tokens that the slots of running texts have read."""
+        return sum(len(slot.tokens) for slot in self._slots if slot.running is not None)
+
+    @property
     def idle(self) -> bool:
         return not self.waiting and not self.running
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -29,6 +30,7 @@ from penstock.server.http.schemas import (
     read,
 )
 from penstock.server.http.texts import Text, Texts, TokenTold, Wanted, seed_of
+from penstock.server.metrics import ServerMetrics
 
 EVENTS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -47,22 +49,35 @@ class Service:
 
     def __init__(self, engine: EngineClient, settings: Settings) -> None:
         self.settings = settings
-        self._engine, self._texts = engine, Texts(engine)
+        self.metrics = ServerMetrics(engine)
+        engine.on_loads, engine.on_restart = self.metrics.loads.add, self.metrics.restarts.inc
+        self._engine, self._texts = engine, Texts(engine, self.metrics)
         self._places = Places(settings.limits.queue)
         self._begun = int(time.time())
 
     def application(self) -> Starlette:
         routes = [
-            Route("/v1/completions", _answered(self.completions), methods=["POST"]),
-            Route("/v1/chat/completions", _answered(self.chat), methods=["POST"]),
-            Route("/v1/models", _answered(self.models), methods=["GET"]),
-            Route("/tokenize", _answered(self.tokenize), methods=["POST"]),
-            Route("/detokenize", _answered(self.detokenize), methods=["POST"]),
-            Route("/health", _answered(self.health), methods=["GET"]),
-            Route("/ready", _answered(self.ready), methods=["GET"]),
+            Route("/v1/completions", self._answered(self.completions), methods=["POST"]),
+            Route("/v1/chat/completions", self._answered(self.chat), methods=["POST"]),
+            Route("/v1/models", self._answered(self.models), methods=["GET"]),
+            Route("/tokenize", self._answered(self.tokenize), methods=["POST"]),
+            Route("/detokenize", self._answered(self.detokenize), methods=["POST"]),
+            Route("/health", self._answered(self.health), methods=["GET"]),
+            Route("/ready", self._answered(self.ready), methods=["GET"]),
+            Route("/metrics", self.scraped, methods=["GET"]),
         ]
         keyed = [Middleware(RequireKey, keys=self.settings.keys)]
         return Starlette(routes=routes, middleware=keyed, exception_handlers={404: _missing, 405: _missing})
+
+    def _answered(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint whose errors are answers, and whose answers are counted."""
+
+        async def answer(request: Request) -> Response:
+            response = await _with_errors(endpoint, request)
+            self.metrics.answers.labels(request.url.path, str(response.status_code)).inc()
+            return response
+
+        return answer
 
     async def health(self, request: Request) -> Response:
         """The server's process answers."""
@@ -73,6 +88,9 @@ class Service:
         if not self._engine.ready.is_set():
             raise unavailable("the engine is being started")
         return JSONResponse({"status": "ready"})
+
+    async def scraped(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def models(self, request: Request) -> Response:
         served = self._texts.served
@@ -234,25 +252,20 @@ async def _merged(streams: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[byte
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _answered(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint whose errors are answers."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except ApiError as error:
-            return error.response()
-        except ExceptionGroup as group:
-            found = group.subgroup(ApiError)
-            if found is None:
-                raise
-            first = found.exceptions[0]
-            assert isinstance(first, ApiError)
-            return first.response()
-        except (ClientGoneError, ClientDisconnect):
-            return Response(status_code=499)  # nobody reads it
-
-    return answer
+async def _with_errors(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+    try:
+        return await endpoint(request)
+    except ApiError as error:
+        return error.response()
+    except ExceptionGroup as group:
+        found = group.subgroup(ApiError)
+        if found is None:
+            raise
+        first = found.exceptions[0]
+        assert isinstance(first, ApiError)
+        return first.response()
+    except (ClientGoneError, ClientDisconnect):
+        return Response(status_code=499)  # nobody reads it
 
 
 def _missing(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from penstock.server.engine.client import EngineClient, EngineLostError, Refused
 from penstock.server.engine.request import Ended
 from penstock.server.http.errors import ApiError, unavailable
 from penstock.server.http.schemas import ChatMessage
+from penstock.server.metrics import ServerMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class Text:
 class Texts:
     """Texts of one model. `served` is what the engine says of it."""
 
-    def __init__(self, engine: EngineClient) -> None:
-        self._engine = engine
+    def __init__(self, engine: EngineClient, metrics: ServerMetrics) -> None:
+        self._engine, self._metrics = engine, metrics
         self._tokenizers: dict[str, PublishedTokenizer] = {}
 
     @property
@@ -124,11 +125,11 @@ class Texts:
         return text
 
     async def _pieces(self, text: Text, tokens: Sequence[int], wanted: Wanted) -> AsyncGenerator[Piece]:
-        stream, stops = self.tokenizer.stream(tokens), StopTexts(wanted.stops)
+        stream, stops, piece = self.tokenizer.stream(tokens), StopTexts(wanted.stops), ""
         ends = [] if wanted.ignore_eos else self.served.ends
         steps = self._engine.steps(tokens, most=wanted.most, draw=wanted.draw, seed=wanted.seed, ends=ends)
         told: list[TokenTold] = []
-        finish = Ended.LENGTH
+        finish, measured, reason = Ended.LENGTH, self._metrics.begun(len(tokens)), "abort"
         try:
             async for step in steps:
                 text.cached_tokens = step.cached
@@ -136,6 +137,7 @@ class Texts:
                     what = "the model computed logits that are NaN or infinite"
                     raise ApiError(500, what, "server_error", code="not_finite")
                 text.new_tokens += 1
+                measured.token(step.cached)
                 if step.ended == Ended.STOP:
                     finish = Ended.STOP
                     break
@@ -143,19 +145,26 @@ class Texts:
                     told.append(TokenTold(step.token, step.logprob, step.top))
                 piece = stops.push(stream.push(step.token))
                 if stops.found:
-                    yield Piece(piece, told, Ended.STOP)
-                    return
+                    finish = Ended.STOP
+                    break
                 if piece:
                     yield Piece(piece, told)
-                    told = []
+                    told, piece = [], ""
+            left = piece if stops.found else stops.push(stream.finish()) + stops.finish()
+            reason = Ended.STOP if stops.found else finish
+            yield Piece(left, told, reason)
         except EngineLostError as error:
+            reason = "error"
             raise unavailable(str(error)) from error
         except RefusedError as error:
+            reason = "error"
             raise ApiError(400, str(error)) from error
+        except ApiError:
+            reason = "error"
+            raise
         finally:
+            measured.ended(reason)
             await steps.aclose()
-        left = stops.push(stream.finish()) + stops.finish()
-        yield Piece(left, told, Ended.STOP if stops.found else finish)
 
 
 def seed_of(given: int | None, choice: int) -> int:
