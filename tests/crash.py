@@ -420,6 +420,7 @@ def inject(command: dict[str, Any], reach: int, events: int) -> None:
     if "file_size" in command:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if command.get("fatal") else signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_size"],) * 2)
+        sys.dont_write_bytecode = True  # Python takes a file that the limit cut short for a whole one
     if "clock" in command:
         shift_clock(command["clock"])
 

@@ -38,9 +38,8 @@ class Instant:
 def _write(job: dict[str, Any]) -> None:
     import numpy as np
 
-    from penstock.run.records.record import write_record
-    from penstock.run.records.sweep import HeldoutBytes, RunFigures, RungResult
-    from penstock.sweep.files import FIGURES, SweepFiles, TrialFiles
+    from penstock.run.records.sweep import HeldoutBytes, RungResult
+    from penstock.sweep.files import SweepFiles, TrialFiles
 
     random = np.random.default_rng([int(job["key"], 16), job["seed"], job["tokens"]])
     bytes_D = np.random.default_rng(0).integers(200, 4000, DOCUMENTS)
@@ -53,8 +52,6 @@ def _write(job: dict[str, Any]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     trial.write_run(run)
     sweep.write_heldout(TEXT, HeldoutBytes(bytes_D.tolist()))
-    if job["whole"] and job["phase"] in ("all", "final"):
-        write_record(run / FIGURES, RunFigures(bits, job["tokens"], 1.0, 7, 42, text=TEXT, text_bytes=size))
     trial.write_result(
         RungResult(
             cell_key=job["key"],

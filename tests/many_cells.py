@@ -11,6 +11,7 @@ from penstock.cli.main import run
 from penstock.hooks.discovery import Selection
 from penstock.hooks.registry import Registry
 from penstock.run.records.sweep import CellShape
+from penstock.sweep.data import with_data
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 
@@ -36,10 +37,11 @@ def finished_sweep(config: Path, folder: Path) -> list[str]:
     """Makes the sweep in `folder`; returns the arguments of the command that finished it."""
     path = folder / "many.yaml"
     path.write_text(SWEEP.replace("CONFIG", str(config)))
-    cells = load_sweep(path, Registry.discover(Selection(files=(PLUGIN,)))).cells
+    loaded = load_sweep(path, Registry.discover(Selection(files=(PLUGIN,))))
+    cells = with_data(loaded, folder / "runs", prepare=True).cells
     assert len(cells) == 144
     for number, cell in enumerate(cells):  # counting the models would take a minute
-        shape = CellShape(1000 + number, 1000, 0.5, {"fp32": 4000.0})
+        shape = CellShape(1000 + number, 1000, 0.5, {"fp32": 4000.0}, flops_per_token=6000)
         SweepFiles(folder / "runs" / "many").write_shape(cell.key, shape)
     arguments = ["--plugin", PLUGIN, "sweep", str(path), "--runs", str(folder / "runs")]
     run(arguments)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.data_prep.tokenizer import tokenizer_files, train_tokenizer
 from penstock.evaluate.published import with_published
 from penstock.hooks.problems import ProblemError
@@ -215,23 +214,11 @@ def test_what_was_measured_is_printed_where_it_cannot_be_written(command, folder
         assert [problem.where for problem in caught.value.problems] == [str(place)]
     capsys.readouterr()
     for option in ("--out", "--samples"):
-        with _files_of_at_most(4_000), pytest.raises(ProblemError, match="cannot be written") as caught:
+        with file_size_limit(4_000), pytest.raises(ProblemError, match="cannot be written") as caught:
             command(*options, option, tmp_path / "figures")
         assert caught.value.exit_code == 1
         assert "lambada.accuracy@" in capsys.readouterr().out
     assert not (tmp_path / "figures").exists()
-
-
-@contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes: a full disk, for this process alone."""
-    resource = pytest.importorskip("resource", reason="this platform does not limit file sizes")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_of_a_folder_of_runs_the_newest_evaluation_is_compared_with(command, folders, data, tmp_path, caplog) -> None:

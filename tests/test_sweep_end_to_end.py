@@ -107,18 +107,21 @@ def test_a_finished_sweep_is_walked_through_again_without_torch(swept):
 
 
 def test_each_row_is_reproduced_by_its_command(swept):
-    """To equal bits, of a cell that was stopped after the short phase and of a finalist."""
+    """To equal bits, of a cell that was stopped after the short phase and of both runs of a finalist."""
     results = {(each["cell"], each["phase"], each["seed"]): each for each in rows(swept, "results")}
     cells = {cell["state"]: cell for cell in rows(swept, "cells")}
     assert cells.keys() == {"stopped", "finished"}
-    for cell in cells.values():
-        program, *arguments = shlex.split(cell["reproduce"])
+    commands = [(cell, line) for cell in cells.values() for line in cell["reproduce"].split(" && ")]
+    assert len(commands) == 3
+    for cell, line in commands:
+        program, *arguments = shlex.split(line)
         assert program == "penstock"
+        (seed,) = [each.removeprefix("seed=") for each in arguments if each.startswith("seed=")]
         trained = run([*arguments, "--runs", str(swept.parent / "again"), "--json"])
         restored = restore_run(Path(trained["run_dir"]), Registry.discover())
         pieces = pieces_of(heldout_tokens(restored.dataset), restored.tokenizer, None)
         nll_N = token_nll(restored.model, pieces.token_N, sequence_length=restored.config.data.sequence_length)
-        expected = results[cell["cell"], cell["phase"], "1"]
+        expected = results[cell["cell"], cell["phase"], seed]
         assert float(nll_N.mean()) == float(expected["loss"])
         assert trained["steps"] == int(expected["steps"])
 
@@ -137,5 +140,6 @@ def test_the_page_has_a_curve_of_each_cell_through_its_rungs(swept):
     page = html.unescape((folder(swept) / "sweep.html").read_text())
     assert "Short phase" in page
     for cell in rows(swept, "cells"):
-        assert cell["reproduce"] in page
-        assert cell["reproduce"] in (folder(swept) / "summary.md").read_text()
+        for line in cell["reproduce"].split(" && "):
+            assert line in page
+            assert line in (folder(swept) / "summary.md").read_text()

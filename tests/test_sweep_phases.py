@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from penstock.hooks.contracts.stopping import Standing
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.records.record import as_json
-from penstock.run.records.sweep import CellShape, SweepFigures
+from penstock.run.records.sweep import CellShape, MeasuredRun, SweepFigures
 from penstock.sweep.controller import Controller
-from penstock.sweep.figures import figures_of
+from penstock.sweep.figures import best_of, figures_of, one_model
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
 from penstock.sweep.rules.none import NoRule
 from penstock.sweep.rules.paired import Paired
 from penstock.sweep.shape import costs_of, shapes_of
+from penstock.sweep.tables import reproduce_lines
 
 SWEEP = """\
 name: phased
@@ -109,6 +111,12 @@ def test_bad_cells_stop_at_rungs_and_the_best_goes_to_the_end_with_every_seed(sw
     stopped = next(cell for cell in figures.cells if cell.cell == "low")
     assert (stopped.phase, stopped.tokens, stopped.seeds) == ("short", 256, 1)
     assert stopped.reason == "after 256 tokens: the worst"
+    (line,) = reproduce_lines(figures, stopped)
+    again = run([*shlex.split(line)[1:], "--runs", str(sweep_file.parent / "again"), "--json"])
+    (place,) = (sweep_file.parent / "runs" / "phased").glob(f"cells/{stopped.key}/short-*/run.json")
+    trained = sweep_file.parent / "runs" / "phased" / json.loads(place.read_text())["run"]
+    weights = "checkpoints/step-00000002/model.safetensors"
+    assert (Path(again["run_dir"]) / weights).read_bytes() == (trained / weights).read_bytes()
     assert figures.spent is not None
     assert (figures.spent.runs, figures.spent.tokens) == (3 + 2, 256 + 512 + 1024 + 2 * 2048)
 
@@ -185,6 +193,23 @@ def test_the_final_phase_continues_the_trunk_of_the_short_one_to_equal_bits(swee
     assert [run.bits_per_byte for run in trunk.runs] == [run.bits_per_byte for run in own.runs]
     forked = [json.loads(path.read_text())["step"] for path in (sweep_file.parent / "trunk").rglob("fork.json")]
     assert forked == [6, 6, 6]  # of seed 0: 1,024 tokens less 256 of decay, in steps of 128
+
+
+def test_cells_with_one_model_share_the_best_of_their_measured_times(sweep_file):
+    """Two measurements of one model differ by the other work of the machine alone."""
+    slow, fast = (MeasuredRun(ms / 1e3, ms / 250, 1e3 / ms, 10**8 + ms, "m") for ms in (8, 3))
+    assert best_of([slow, fast]) == {
+        "latency_128": 0.003,
+        "latency_512": 0.012,
+        "tokens_per_second": 1e3 / 3,
+        "peak_memory": 10**8 + 3,
+    }
+    deeper = "    deep: {train.optimizer: {use: adamw, lr: 0.02}, model.num_hidden_layers: 1}\nseeds: "
+    sweep_file.write_text(sweep_file.read_text().replace("seeds: ", deeper, 1))
+    low, middle, high, deep = load_sweep(sweep_file, Registry.discover()).cells
+    assert one_model(low, middle)
+    assert one_model(middle, high)
+    assert not one_model(high, deep)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ seeds: [0]
 phases: {short: {tokens: 512}, finalists: 1}
 rungs: [256]
 launcher: null
-flops_tolerance: 9
 rate: {use: width, also_common: true}
 """
 OPTIMIZER = "train.optimizer: {use: muon, lr: 0.02, adamw_lr: 0.01}"

@@ -60,7 +60,8 @@ def test_a_search_pays_each_step_once_and_a_long_run_begins_with_the_trunk_of_it
     def runs(search: Any) -> float:
         return search(replay.Replay(table, np.random.default_rng(0))).runs
 
-    assert runs(replay.race(NoRule())) == pytest.approx(48)
+    assert runs(replay.race(NoRule(), (), 0)) == pytest.approx(48)
+    assert runs(replay.race(NoRule(), (0.02, 0.04), 2)) == pytest.approx(50)
     assert runs(replay.two_phases(0.02, 3, 3)) == pytest.approx(48 * 0.02 + 9 - 3 * 0.6 * 0.02)
     assert runs(replay.random_search(3, 3)) == pytest.approx(9)
     halved = [48, 24, 12, 6, 3, 2, 1]
@@ -71,7 +72,7 @@ def test_a_search_pays_each_step_once_and_a_long_run_begins_with_the_trunk_of_it
 def test_the_whole_grid_has_no_regret_and_keeps_the_front(modules):
     curves, replay = modules
     table = replay.Table(*points_of(curves, 0.0))
-    found = replay.race(NoRule())(replay.Replay(table, np.random.default_rng(0)))
+    found = replay.race(NoRule(), (), 0)(replay.Replay(table, np.random.default_rng(0)))
     assert table.regret(found.best) == 0.0
     assert table.kept(found.kept) == pytest.approx(1.0)
     assert table.kept([found.best]) < 1.0
@@ -85,7 +86,10 @@ def test_the_paired_rule_finds_more_than_two_phases_for_no_more_steps(modules):
         return [search(replay.Replay(table, np.random.default_rng(number), costs=costs)) for number in range(8)]
 
     for costs in (False, True):
-        ours, plain = replayed(replay.race(Paired()), costs), replayed(replay.two_phases(0.02, 3, 3), costs)
+        ours, plain = (
+            replayed(replay.race(Paired(), (0.02, 0.04), 1), costs),
+            replayed(replay.two_phases(0.02, 3, 3), costs),
+        )
         assert max(found.runs for found in ours) <= 0.07 * 144
         regrets = [np.mean([table.regret(found.best) for found in each]) for each in (ours, plain)]
         assert regrets[0] <= regrets[1] / 2

@@ -80,6 +80,12 @@ def test_each_rule_has_a_ramp_of_each_seed_that_moves_its_own_rate_alone(load, d
     assert rules_of(load("train.optimizer={use: adamw}"), data) == ["adamw"]
 
 
+def test_a_schedule_that_is_longer_than_a_ramp_is_not_asked(load, data):
+    config = load("train.schedule={use: wsd, warmup_tokens: 256}")
+    assert rules_of(config, data) == rules_of(load(), data)
+    assert len(find_rates(config, data, seeds=1, steps=2).rates) == 2
+
+
 def test_the_command_prints_a_suggestion_with_its_interval_and_draws_the_ramps(tiny, runs, capsys):
     found = run_command(["train", str(tiny), *FEW, "train.optimizer={use: adamw}", "--lr-find", "--runs", str(runs)])
     (rate,) = found["rates"]

@@ -57,12 +57,12 @@ def rows_of(design: str, figures: SweepFigures, cells: Mapping[str, Cell]) -> li
     the short phase, and at the end."""
     passed = [{each.tokens for each in figures.rungs if _is_short(each, cell.cell)} for cell in figures.cells]
     tokens = max(set.intersection(*passed))
-    found = {each.cell: each for each in figures.rungs if each.phase == "short" and each.tokens == tokens}
+    found = {each.cell: each for each in figures.rungs if _is_short(each, each.cell) and each.tokens == tokens}
     return [_row(design, cell, cells[cell.cell], tokens, found[cell.cell].bits_per_byte) for cell in figures.cells]
 
 
 def _is_short(result: Any, cell: str) -> bool:
-    return result.phase == "short" and result.cell == cell
+    return result.phase in ("short", "all") and result.cell == cell
 
 
 def _row(design: str, figures: CellFigures, cell: Cell, tokens: int, bits: float) -> Row:
@@ -110,7 +110,8 @@ def page(result: Row) -> str:
         "# A million parameters shared out\n\n"
         "Where do a small model's parameters belong, in its embedding or in its layers, and how wide should its gated "
         "layers be? Twelve cells answer twice: with five layers in each, where the vocabulary moves the share, and "
-        "with one vocabulary, where a larger share leaves fewer layers. Written by `tests/benchmarks/allocation.py` "
+        "with one vocabulary, where a larger share leaves fewer layers. Only the first trains its best "
+        "cells to the end. Written by `tests/benchmarks/allocation.py` "
         f"from what it measured ({result['date']}, {result['machine']}, commit {result['commit']})."
     ]
     for design in dict.fromkeys(row["design"] for row in rows):

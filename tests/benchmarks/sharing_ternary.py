@@ -36,11 +36,10 @@ from ternary_training import decoded_bits, heldout_bits
 from penstock.cli.main import run
 from penstock.evaluate.paired import paired
 from penstock.hooks import Registry
-from penstock.hooks.contracts import ParameterRole
 from penstock.quant158 import native
 from penstock.train.compose import parameter_summary
+from penstock.train.flops import flops_of_forward
 from penstock.train.restore import RestoredRun, restore
-from penstock.train.weights import sites_of
 
 TERNARY = "model.quantizer={weights: {use: ternary, group: 128, activations: int8}, embedding: int8, head: int8}"
 DENSE = (
@@ -121,7 +120,7 @@ def trained(name: str, seed: int, tokens: int, overrides: Sequence[str], runs: P
         status.seconds or 0.0,
         status.tokens_seen or 0,
         parameter_summary(restored.composition).total,
-        flops_of(restored),
+        flops_of_forward(restored.config, restored.composition),
     )
 
 
@@ -131,12 +130,6 @@ def packed_gap(restored: RestoredRun, path: Path, bits: float, measure: int) -> 
     if native.built():
         gaps.append(decoded_bits(restored, measure, path.parent) - bits)
     return max(map(abs, gaps))
-
-
-def flops_of(restored: RestoredRun) -> int:
-    """Of the products with matrices and head in a forward pass of one token: every use of a shared matrix counts."""
-    sites = sites_of(restored.model).values()
-    return sum(2 * site.weight.numel() for site in sites if site.role in (ParameterRole.MATRIX, ParameterRole.HEAD))
 
 
 def compared(rows: Sequence[Trained], other: str) -> dict[str, Any]:

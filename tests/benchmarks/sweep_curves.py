@@ -162,7 +162,7 @@ def trained(work: Work) -> float:
 def run_points(work: Work, share: float) -> Iterator[Point]:
     """One run, measured at its end, and on its way there if it trains on all tokens."""
     from penstock.eval_suite.likelihood import token_nll
-    from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
+    from penstock.eval_suite.metrics import token_perplexity
     from penstock.evaluate.evaluation import heldout_tokens
     from penstock.sweep.heldout import pieces_of
     from penstock.train.compose import active_parameters, parameter_summary
@@ -179,18 +179,18 @@ def run_points(work: Work, share: float) -> Iterator[Point]:
         restored = restore_run(Path(run.run_dir), registry)
         pieces = pieces_of(heldout_tokens(restored.dataset), restored.tokenizer, HELDOUT_BYTES)
         nll_N = token_nll(restored.model, pieces.token_N, sequence_length=LENGTH)
-        seconds = restored.run.status().seconds
+        bits_P, seconds = pieces.bits(nll_N), restored.run.status().seconds
         yield Point(
             cell=work.model.name,
             seed=work.seed,
             parameters=parameter_summary(restored.composition).total,
-            active_parameters=active_parameters(restored.composition, each_use=True),
+            active_parameters=active_parameters(restored.composition),
             planned=steps * BATCH * LENGTH,
             tokens=steps_of(rung) * BATCH * LENGTH,
             seconds=round(seconds or 0.0, 2),
-            bits_per_byte=round(bits_per_byte(nll_N, int(pieces.byte_N[1:].sum())), 6),
+            bits_per_byte=round(float(bits_P.sum() / pieces.byte_P.sum()), 6),
             perplexity=round(token_perplexity(nll_N), 4),
-            document_bits=[round(bits) for bits in pieces.bits(nll_N)],
+            document_bits=[round(bits) for bits in bits_P],
         )
 
 

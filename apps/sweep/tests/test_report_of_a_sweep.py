@@ -5,9 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.run.records.sweep import SweepFigures
+from penstock.run.records.sweep import SweepFigures, SweptRun
+from penstock.sweep.analysis import analyse
+from penstock.sweep.compare import STAND_IN, compare, stand_in
+from penstock.sweep.compare import text as printed
 from penstock.sweep.documents import Documents
 from penstock.sweep.report import write_report
+from penstock.sweep.sections import cells_table, summary
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +72,34 @@ def test_names_with_markup_are_escaped(made, tmp_path):
     page = write_report("x", SweepFigures("<b>|a", [cell], []), Documents(), 1, tmp_path).read_text()
     assert "<b>|a" not in page
     assert "\\|a" in (tmp_path / "summary.md").read_text()
+
+
+def swept(cell, seed, bits):
+    return SweptRun(bits, tokens=100, seconds=1.0, active_parameters=7, flops=9, cell=cell, seed=seed)
+
+
+def test_the_best_finalist_stands_in_for_a_baseline_without_runs_to_the_end(made, tmp_path):
+    rows = [swept(name, seed, bits + seed) for name, bits in (("b", 2.0), ("c", 1.9)) for seed in range(3)]
+    rows.append(swept("d", 0, 1.0))  # one lucky seed is not compared with
+    assert stand_in(rows, "a") == "c"
+    assert stand_in(rows, "b") == "b"
+    assert stand_in([], "a") == "a"
+    found = {cell.cell: cell for cell in compare(rows, "a", stand_in(rows, "a"))}
+    assert found["c"].verdict == STAND_IN
+    assert found["b"].difference is not None
+    assert found["b"].difference.mean == pytest.approx(0.1)
+    assert found["b"].verdict == "worse (n = 3)"
+    figures = SweepFigures("a", list(found.values()), rows, compared_with="c")
+    write_report("stood", figures, Documents(), 9, tmp_path)
+    for text in (printed(figures), (tmp_path / "summary.md").read_text(), (tmp_path / "sweep.html").read_text()):
+        assert "a, has no run to the end, so differences are from c" in text
+
+
+def test_a_long_reason_stands_once_and_one_cell_is_one_cell(made):
+    reason = "after 256 tokens: 0.06 behind"
+    cell = replace(made.figures.cells[0], state="stopped", reason=reason, verdict=f"stopped: {reason}")
+    figures = replace(made.figures, cells=[cell], phases=[replace(made.figures.phases[0], cells=[cell.cell])])
+    (row,) = cells_table(analyse(figures, Documents())).rows
+    assert [reason in each for each in row].count(True) == 1
+    assert "Short phase: 1 cell, " in summary(figures, 1)
+    assert "1 seed." in summary(figures, 1)

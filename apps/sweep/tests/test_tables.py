@@ -3,12 +3,13 @@
 import csv
 import shlex
 import sys
+from dataclasses import replace
 
 import pytest
 
 from penstock.hooks.problems import ProblemError
 from penstock.sweep.analysis import analyse
-from penstock.sweep.tables import tables_of, write_parquet, write_tables
+from penstock.sweep.tables import reproduce_lines, tables_of, write_parquet, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,17 @@ def test_parquet_without_pyarrow_names_the_extra(tables, tmp_path, monkeypatch):
 
 def test_a_line_reproduces_the_run_of_the_row(tables):
     finalist = next(row for row in tables["cells"] if row["phase"] == "final")
-    words = shlex.split(finalist["reproduce"])
+    first, *others = [shlex.split(line) for line in finalist["reproduce"].split(" && ")]
+    assert [words[-1] for words in (first, *others)] == ["seed=0", "seed=1", "seed=2"]
+    words = first
     assert words[:3] == ["penstock", "train", "configs/allocation.yaml"]
-    assert words[-1] == "seed=0"
     assert "model.plan={embedding_share: 0.35}" in words
     stopped = next(row for row in tables["cells"] if row["state"] == "stopped")
-    assert "train.tokens=400000" in shlex.split(stopped["reproduce"])
+    assert shlex.split(stopped["reproduce"])[-2:] == ["train.tokens=400000", "--until=200000"]
+
+
+def test_a_cell_with_tokens_of_its_own_is_reproduced_with_those(made):
+    cells = [replace(cell, run_tokens=300_000) for cell in made.figures.cells if cell.state == "stopped"]
+    for cell in cells:
+        (line,) = reproduce_lines(made.figures, cell)
+        assert shlex.split(line)[-2:] == ["train.tokens=300000", "--until=200000"]

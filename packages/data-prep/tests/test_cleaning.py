@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock.data_prep.cleaning.clean import Cleaned, clean, read_cleaned
-from penstock.data_prep.cleaning.cleaned import CleanedCorpus, undo
+from penstock.data_prep.cleaning.cleaned import CleanedCorpus, undo, without_undone
 from penstock.hooks.contracts import Document
 from penstock.hooks.discovery import Selection
 from penstock.hooks.problems import ProblemError
@@ -107,6 +107,41 @@ def test_documents_are_taken_back_by_number(tmp_path):
     assert CleanedCorpus(out).fingerprint() != before
     with pytest.raises(ProblemError, match="no stage has removed or changed document 0"):
         undo(out, [0])
+
+
+def test_counts_leave_out_what_was_undone_and_each_stage_gets_what_the_one_before_left(tmp_path):
+    out = tmp_path / "out"
+    result = cleaned(out)
+    undo(out, [1, 2, 4])
+    kept = without_undone(out, result.stages)
+    (_, shout), (_, once) = kept.stages
+    assert (shout.documents, shout.removed, shout.changed, shout.removed_bytes) == (12, 1, 2, 3)
+    assert shout.rules == {"shout/empty": 1, "shout/upper": 2}
+    assert (once.documents, once.removed, once.removed_bytes, once.rules) == (11, 3, 10, {"once": 3})
+    assert once.documents - once.removed == len(left(out)) == 8
+    assert (kept.back, kept.unjudged) == (3, 1)  # `once` never saw the empty text
+
+
+def test_an_undo_lifts_what_was_decided_up_to_its_stage_and_no_more(tmp_path):
+    out = tmp_path / "out"
+    cleaned(out, "shout")
+    undo(out, [1, 8])
+    assert {"TWO", "OAK"} <= set(left(out))
+    result = cleaned(out, "shout", "once")  # which removes "oak" of place 8, "six" stays
+    assert left(out) == ["one", "TWO", "six", "four", "ten 水", "seven"]
+    assert without_undone(out, result.stages).back == 2
+    result = cleaned(out, "once")
+    assert without_undone(out, result.stages).back == 0
+    assert "TWO" in left(out)
+    assert undo(out, [11]) == [11]
+
+
+def test_an_undo_of_an_earlier_release_is_refused_by_name(tmp_path):
+    out = tmp_path / "out"
+    cleaned(out)
+    (out / "undone.json").write_text("[1, 4]")
+    with pytest.raises(ProblemError, match=r"undone\.json: was written by another release.*undo`: 1 4"):
+        left(out)
 
 
 def test_a_stage_that_fails_is_named_and_the_other_shards_are_kept(tmp_path):

@@ -10,9 +10,10 @@ from penstock.data_prep.cleaning.contrastive import (
     Contrastive,
     Resampling,
     TextModel,
-    calibration_error,
+    is_held_out,
     learn,
 )
+from penstock.data_prep.cleaning.separation import calibration_error, separation
 from penstock.hooks.contracts import Document
 from penstock.hooks.problems import ProblemError
 
@@ -46,6 +47,14 @@ def test_it_tells_good_from_ordinary_text_and_says_by_which_words(model):
     assert good > 0.5 > ordinary
 
 
+def test_no_word_speaks_for_both_kinds_where_few_are_frequent():
+    said = [[f"{word} {number}" for number in range(200)] for word in ("good", "dull")]
+    report = learn(*said, buckets=2**14).report
+    assert report["for_good"][0] == "good"
+    assert report["for_ordinary"][0] == "dull"
+    assert not set(report["for_good"]) & set(report["for_ordinary"])
+
+
 def test_where_kinds_are_one_it_says_that_it_tells_nothing():
     shuffled = texts("x", 800)
     report = learn(shuffled[:400], shuffled[400:], buckets=2**14).report
@@ -66,6 +75,22 @@ def test_the_share_of_ordinary_text_that_stays_is_what_was_asked(model, tmp_path
     assert all(cleaner.judge(document) is None for document in stay)
 
 
+@pytest.mark.parametrize(("stage", "keep"), [(Contrastive, 0.25), (Resampling, 0.5)])
+def test_the_kept_share_is_exact_on_the_texts_that_it_was_measured_on(model, tmp_path, stage, keep):
+    model.save(tmp_path / "model.npz")
+    cleaner = stage(tmp_path / "model.npz", keep=keep)
+    held = [text for text in texts("y", 400) if is_held_out(text, seed=0)]
+    stay = sum(cleaner.judge(Document(text, "")) is None for text in held)
+    assert len(held) == model.report["ordinary"]
+    assert abs(stay - keep * len(held)) <= 1
+
+
+def test_texts_without_words_have_one_score_and_stay_or_go_together(model, tmp_path):
+    model.save(tmp_path / "model.npz")
+    stage = Contrastive(tmp_path / "model.npz", keep=0.5)
+    assert len({stage.judge(Document(text, "")) is None for text in ("", " ", "\n\t")}) == 1
+
+
 def test_resampling_prefers_the_words_of_good_text(model, tmp_path):
     model.save(tmp_path / "model.npz")
     cleaner = Resampling(tmp_path / "model.npz", keep=0.1)
@@ -81,6 +106,20 @@ def test_a_file_has_every_bit_of_the_model(model, tmp_path):
     assert json.dumps(again.report) == json.dumps(model.report)
 
 
+@pytest.mark.parametrize("skill", [0.0, 3.0])
+def test_intervals_of_few_documents_hold_their_estimates(skill, monkeypatch):
+    monkeypatch.setattr("penstock.data_prep.cleaning.separation.DRAWS", 200)
+    random = np.random.default_rng(1)
+    y_N = np.repeat([1, 0], 20)
+    found = separation(random.normal(size=40) + skill * y_N, y_N)
+    for value, (low, high) in (
+        (found.auc, found.auc_interval),
+        (found.calibration_error, found.calibration_interval),
+    ):
+        assert 0 <= low <= value <= high <= 1
+    assert found.calibration_interval[0] < 0.1
+
+
 def test_the_calibration_error_is_that_of_its_definition():
     half_N = np.repeat([0, 1], 30)
     assert calibration_error(half_N.astype(float), half_N) == 0
@@ -91,6 +130,11 @@ def test_the_calibration_error_is_that_of_its_definition():
 def test_what_cannot_be_learnt_or_read_is_said(tmp_path: Path):
     with pytest.raises(ProblemError, match="held-out texts of a kind"):
         learn(texts("x", 30), texts("y", 400))
+    for good, ordinary in (([], texts("y", 400)), (texts("x", 400), []), ([], [])):
+        with pytest.raises(ProblemError, match="too few held-out texts of a kind"):
+            learn(good, ordinary)
+    with pytest.raises(ProblemError, match=r"0 good and .* 400 texts are of both kinds"):
+        learn(texts("x", 400), [*texts("x", 400), *texts("y", 400)])
     with pytest.raises(ProblemError, match="file not found"):
         Contrastive(tmp_path / "none.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK no")

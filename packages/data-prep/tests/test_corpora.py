@@ -216,7 +216,7 @@ def test_json_lines_yields_the_field_and_says_the_line(tmp_path: Path) -> None:
         ('{"text": ' + "9" * 5_000 + "}", "invalid-json", "not valid JSON"),
         ('{"txt": "a"}', "unknown-field", "unknown field 'text'"),
         ('{"text": 3}', "invalid-field", "field 'text' is int"),
-        ('{"text": null}', "invalid-field", "field 'text' is NoneType"),
+        ('{"text": null}', "invalid-field", "field 'text' is null, not a string"),
         (r'{"text": "a \ud800 b"}', "invalid-field", r"field 'text' has a lone surrogate, '\ud800', at character 2"),
     ],
 )

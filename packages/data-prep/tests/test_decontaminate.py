@@ -103,6 +103,7 @@ def test_short_texts_are_found_whole_and_shorter_ones_counted() -> None:
         [("quiz", "Who wrote it?"), ("quiz", "Yes"), ("other", "one two three four five six seven 8")]
     )
     assert stage.unchecked == {"quiz": 2}
+    assert stage.told == {"texts of quiz that are too short to look for": 2}
     assert stage.overlaps("Who wrote it? one two three four five six seven") == []
     assert stage.overlaps("and one two three four five six seven 8 9") == [Overlap(("other",), 4, 39)]
 

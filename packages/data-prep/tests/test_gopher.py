@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning.config import GopherConfig
 from penstock.data_prep.cleaning.gopher import Gopher
-from penstock.data_prep.cleaning.words import split_words
+from penstock.data_prep.cleaning.words import SYMBOLS, split_words
 from penstock.hooks.contracts import Document
 
 _FILLER = ["the", "river", "and", "mills", "of", "stone", "that", "turned", "slowly", "here"]
@@ -84,3 +86,25 @@ def test_stop_words_of_another_language() -> None:
     german = "der Fluss und die Mühle sind alt und werden gepflegt " * 6
     assert _rule(german) == "gopher/stop-words"
     assert _rule(german, stop_words=("der", "die", "und")) is None
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["the", "of", "3.5", "--", "#", "a", "éé1", "…", "long" * 30, ""]), max_size=60))
+def test_verdicts_are_those_of_plain_counts(words: list[str]) -> None:
+    text = " ".join(words)
+    counted = [word for word in words if any(letter not in SYMBOLS for letter in word)]
+    length = sum(map(len, counted)) / max(1, len(counted))
+    share = sum(any(letter.isalpha() for letter in word) for word in words) / max(1, len(words))
+    failing = {
+        "few-words": len(counted) < 5,
+        "many-words": len(counted) > 50,
+        "short-words": length < 3,
+        "long-words": length > 10,
+        "hashes": text.count("#") > 0.1 * len(words),
+        "ellipses": text.count("…") > 0.1 * len(words),
+        "letters": share < 0.8,
+        "stop-words": len({"the", "of"} & set(words)) < 2,
+    }
+    lines_off = {"maximum_bullet_lines": None, "maximum_ellipsis_lines": None}
+    rule = _rule(text, lambda _: words, minimum_words=5, maximum_words=50, **lines_off)
+    assert rule == next((f"gopher/{name}" for name, fails in failing.items() if fails), None)

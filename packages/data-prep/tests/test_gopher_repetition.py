@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from penstock.data_prep.cleaning.gopher_repetition import (
     REPEATED,
     TOP,
     GopherRepetition,
-    Grams,
+    grams_of,
     repeated_characters,
     top_characters,
 )
@@ -37,10 +36,6 @@ def _distinct(count: int, length: int = 40) -> list[str]:
     return ["".join(draw.choices("abcdefgh", k=length - 2)) + f"{number:02}" for number in range(count)]
 
 
-def _grams(words: list[str], separator: str) -> Grams:
-    return Grams(words, np.array([len(word) for word in words], np.int64), separator)
-
-
 def _top(words: list[str], n: int) -> int:
     grams = Counter(" ".join(words[start : start + n]) for start in range(len(words) - n + 1))
     return max((times * len(gram) for gram, times in grams.most_common(1)), default=0)
@@ -60,16 +55,27 @@ def _repeated(words: list[str], n: int) -> int:
 @settings(deadline=None)
 @given(_WORDS, st.integers(1, 4))
 def test_measures_are_those_of_plain_strings(words: list[str], n: int) -> None:
-    assert top_characters(_grams(words, " "), n) == _top(words, n)
-    assert repeated_characters(_grams(words, ""), n) == _repeated(words, n)
+    assert top_characters(grams_of(words)[0], n) == _top(words, n)
+    assert repeated_characters(grams_of(words)[1], n) == _repeated(words, n)
+
+
+@settings(deadline=None)
+@given(_WORDS, st.integers(1, 4), st.integers(0, 60))
+def test_measures_above_a_number_are_the_same_and_others_are_not_above_it(words: list[str], n: int, least: int) -> None:
+    spaced, joined = grams_of(words)
+    for known, found in (
+        (_top(words, n), top_characters(spaced, n, least)),
+        (_repeated(words, n), repeated_characters(joined, n, least)),
+    ):
+        assert found == known or (found == 0 and known <= least)
 
 
 def test_measures_of_long_texts_are_those_of_plain_strings() -> None:
     draw = random.Random(0)
     words = draw.choices(["the", "mill", "😀", "river,", "of"], k=3000)
     for n in (2, 3, 5, 8):
-        assert top_characters(_grams(words, " "), n) == _top(words, n)
-        assert repeated_characters(_grams(words, ""), n) == _repeated(words, n)
+        assert top_characters(grams_of(words)[0], n) == _top(words, n)
+        assert repeated_characters(grams_of(words)[1], n) == _repeated(words, n)
 
 
 @settings(deadline=None, max_examples=50)
@@ -96,12 +102,12 @@ def test_the_first_rule_that_fails_decides(words: list[str]) -> None:
     ],
 )
 def test_measures_by_hand(words: str, n: int, top: int, repeated: int) -> None:
-    assert top_characters(_grams(words.split(), " "), n) == _top(words.split(), n) == top
-    assert repeated_characters(_grams(words.split(), ""), n) == _repeated(words.split(), n) == repeated
+    assert top_characters(grams_of(words.split())[0], n) == _top(words.split(), n) == top
+    assert repeated_characters(grams_of(words.split())[1], n) == _repeated(words.split(), n) == repeated
 
 
 def test_of_equally_frequent_n_grams_the_first_counts() -> None:
-    assert top_characters(_grams(["a", "b", "long", "words"], " "), 2) == len("a b")
+    assert top_characters(grams_of(["a", "b", "long", "words"])[0], 2) == len("a b")
 
 
 def test_repeated_lines_and_paragraphs() -> None:

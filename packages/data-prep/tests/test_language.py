@@ -49,6 +49,19 @@ def test_any_text_is_taken(model: Any) -> None:
             _judge(text, model=model, by=by)
 
 
+def test_the_language_of_a_document_is_that_of_most_characters() -> None:
+    def language(text: str, **settings: Any) -> tuple[str, bool]:
+        found, decision = Language(**settings).judge_language(Document(text, "here"))
+        return found, decision is None
+
+    assert language(_ENGLISH) == ("en", True)
+    assert language(_FRENCH) == ("fr", False)
+    assert language("123 456 789") == ("unsure", False)
+    mixed = "\n".join([_ENGLISH, _FRENCH, _GERMAN, _FRENCH])
+    assert language(mixed, by="paragraph") == ("fr", False)
+    assert language(mixed, by="paragraph", languages=("en", "de", "fr")) == ("fr", True)
+
+
 def test_paragraphs_go_with_the_short_lines_behind_them() -> None:
     text = "\n".join([_SHORT, _ENGLISH, _SHORT, _FRENCH, _SHORT, "", _GERMAN, _ENGLISH])
     decision = _judge(text, by="paragraph")

@@ -18,7 +18,16 @@ def _masked(text: str) -> str:
 
 @pytest.mark.parametrize(
     "address",
-    ["a@example.org", "first.last+tag@mail.example.co.uk", "o_o-1@ex-ample.museum", "A.B@EXAMPLE.COM"],
+    [
+        "a@example.org",
+        "first.last+tag@mail.example.co.uk",
+        "o_o-1@ex-ample.museum",
+        "A.B@EXAMPLE.COM",
+        "müller@example.de",
+        "o'brien@example.ie",
+        "john@bücher.de",
+        "иван@пример.com",
+    ],
 )
 def test_email_addresses_are_masked(address: str) -> None:
     for text, masked in (("mail {}.", "mail <EMAIL>."), ("<{}>", "<<EMAIL>>"), ("mailto:{}?x", "mailto:<EMAIL>?x")):
@@ -34,6 +43,8 @@ def test_email_addresses_are_masked(address: str) -> None:
         "2a00:1450:4001:0831:0000:0000:0000:200e",
         "2001:4860:4860::",
         "2001:4860::8.8.8.8",
+        "::ffff:8.8.8.8",
+        "1.1.1.1-1.1.1.5",
     ],
 )
 def test_public_addresses_are_masked(address: str) -> None:
@@ -51,7 +62,25 @@ def test_addresses_in_urls_are_masked(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["+1 555 234 5678", "+49 (0)30 1234567", "(555) 234-5678", "1-800-234-5678", "555.234.5678"]
+    "number",
+    [
+        "+1 555 234 5678",
+        "+49 (0)30 1234567",
+        "+49 30/123456",
+        "(555) 234-5678",
+        "1-800-234-5678",
+        "555.234.5678",
+        "+33 1 23 45 67 89",
+        "+33.1.23.45.67.89",
+        "+33123456789",
+        "+61 2 9374 4000",
+        "+81 3 1234 5678",
+        "+353 1 679 7511",
+        "+32 2 555 12 12",
+        "+46 8 123 456 78",
+        "+1\u00a0212\u00a0555\u20111234",
+        "(212)\u00a0555-1234",
+    ],
 )
 def test_telephone_numbers_are_masked(number: str) -> None:
     assert _masked(f"Call {number}, or write.") == "Call <PHONE>, or write."
@@ -61,6 +90,27 @@ def test_telephone_numbers_are_masked(number: str) -> None:
     "text",
     [
         "version 8.1.2.3",
+        "version is 8.8.8.8",
+        "kernel 5.15.0.91",
+        "Acrobat Reader 9.3.2.1",
+        "Firefox 3.6.13.0",
+        "6.0.2.1 firmware",
+        "section 1.2.3.4",
+        "chapter 4.3.2.1",
+        "OID 1.3.6.1",
+        "§ 1.2.3.4",
+        "10.0.0.1-10.0.0.9",
+        "::ffff:10.0.0.1",
+        "icon@2x.png",
+        "logo@3x.PNG",
+        "+51.507351, -0.127758",
+        "+3.14159265",
+        "+1.5678 9012",
+        "+20 30 40 50",
+        "+12 34 56 78",
+        "+999 1234 5678",
+        "123-456-7890",
+        "111-222-3333",
         "Version: 8.1.2.3",
         "v8.1.2.3",
         "v 8.1.2.3",
@@ -103,6 +153,13 @@ def test_telephone_numbers_are_masked(number: str) -> None:
 def test_what_only_looks_like_it_stays(text: str) -> None:
     for sentence in (text, f"See {text} here.", f"({text})"):
         assert _masked(sentence) == sentence
+
+
+def test_what_stands_beside_an_address_stays() -> None:
+    assert _masked("'john@example.org' wrote") == "'<EMAIL>' wrote"
+    assert _masked("邮箱a@b.com请") == "邮箱<EMAIL>请"
+    assert _masked("[IPv6:2607:f8b0:4004:800::200e]") == "[IPv6:<IP>]"
+    assert _masked("联系8.8.8.8") == "联系<IP>"
 
 
 def test_what_was_masked_is_counted() -> None:

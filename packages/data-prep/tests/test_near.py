@@ -76,13 +76,14 @@ def expected_clusters(near: NearDuplicates, documents: Sequence[Document]) -> li
     return components(len(documents), found)
 
 
-@pytest.mark.parametrize("max_ram", [512_000_000, 60_000])
+@pytest.mark.parametrize("room", [312_000_000, 60_000])
 @pytest.mark.parametrize("shard", [1000, 7])
 def test_decisions_are_those_of_comparing_all_pairs_whatever_the_shards_and_the_memory(
-    max_ram: int, shard: int, tmp_path: Path
+    room: int, shard: int, tmp_path: Path
 ) -> None:
     documents = corpus()
-    near = NearDuplicates(threshold=0.7, max_ram=max_ram, scratch=tmp_path)
+    near = NearDuplicates(threshold=0.7, scratch=tmp_path)
+    near.room = room
     clusters = expected_clusters(near, documents)
     expected = {place: members[0] for members in clusters for place in members[1:]}
     assert len(expected) > 20
@@ -201,9 +202,12 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
-    near = NearDuplicates(max_ram=4_000)
-    with pytest.raises(ProblemError, match=r"max_ram: 100 documents need at least 0 MB"):
-        list(near.compare([np.zeros((100, near.banding.bands), np.uint64)], lambda place: Document("", "")))
+    with pytest.raises(ProblemError, match=r"max_ram: a process needs at least 232 MB"):
+        NearDuplicates(max_ram=231_999_999)
+    near = NearDuplicates(max_ram=232_000_000)
+    many = np.zeros((500_001, near.banding.bands), np.uint64)
+    with pytest.raises(ProblemError, match=r"max_ram: comparing 500,001 documents needs at least 233 MB"):
+        list(near.compare([many], lambda place: Document("", "")))
 
 
 def test_a_pair_exactly_at_the_threshold_is_near_and_not_chained() -> None:

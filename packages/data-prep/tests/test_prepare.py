@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.data_prep.corpora import TextCorpus
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.dedup import ExactDedup
@@ -277,13 +277,8 @@ def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_full_disk_names_the_place_and_leaves_nothing(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(ProblemError) as caught:
-            run(tmp_path / "data")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(ProblemError) as caught, file_size_limit(20_000):
+        run(tmp_path / "data")
     assert (caught.value.problems[0].code, caught.value.problems[0].where) == ("disk", str(tmp_path / "data"))
     assert list(tmp_path.iterdir()) == []
 

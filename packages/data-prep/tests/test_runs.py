@@ -56,16 +56,18 @@ def test_what_fits_into_memory_is_not_written(tmp_path: Path) -> None:
     assert len(sort_into_runs([keys], tmp_path, 19 * BYTES_TO_SORT)) == 2
 
 
-def test_find_is_a_lookup_of_each_key(tmp_path: Path) -> None:
+def test_ranges_are_those_of_a_search_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.data_prep.cleaning.runs.BLOCK", 16)
     draw = np.random.default_rng(2)
     keys = np.sort(draw.integers(0, 50, 200, dtype=np.uint64))
     places = np.arange(200, dtype=np.uint32)
     run = write_run(tmp_path / "run", [(keys[:70], places[:70]), (keys[70:], places[70:])])
-    wanted = np.array([0, 7, 7, 30, 49, 999], dtype=np.uint64)
-    found = run.find(wanted)
-    assert found[0].tolist() == [key for key in keys.tolist() if key in wanted.tolist()]
-    assert found[1].tolist() == [place for key, place in zip(keys, places, strict=True) if key in wanted]
-    assert len(write_run(tmp_path / "empty", []).find(wanted)[0]) == 0
+    for wanted in (np.array([0, 7, 30, 49, 999], dtype=np.uint64), np.arange(60, dtype=np.uint64)):
+        starts, stops = run.ranges(wanted)
+        assert starts.tolist() == np.searchsorted(keys, wanted, "left").tolist()
+        assert stops.tolist() == np.searchsorted(keys, wanted, "right").tolist()
+    assert run.places(70, 73).tolist() == [70, 71, 72]
+    assert write_run(tmp_path / "empty", []).ranges(keys)[1].tolist() == [0] * 200
 
 
 def test_a_shortened_file_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import lzma
 import os
 import random
 import re
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,7 @@ from penstock.hooks.contracts import Decision
 from penstock.hooks.problems import ProblemError
 
 Action = Literal["cut", "remove"]
+RANDOM = random.Random(0)
 _TOKEN = re.compile(r"[\u3000-\u9fff]|[^ \t\n\v\f\r\u3000-\u9fff]+")
 
 
@@ -145,6 +148,24 @@ def test_a_long_run_without_whitespace_is_broken_between_characters() -> None:
     assert max(len(piece.encode()) for piece in pieces) <= windows.LONGEST
     decided = decide(Substrings(3), [text, f"x {text}"])
     assert decided[1].text == "x"
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda _: "a", lambda place: "aaaab"[place % 5], lambda _: RANDOM.choice("a" * 19 + "b")]
+)
+def test_steps_do_not_grow_with_the_windows_of_few_words(draw: Callable[[int], str]) -> None:
+    """Python calls, of which a window of its own would take several."""
+    letters = [draw(place) for place in range(12_000)]
+    texts = [" ".join(letters[low:high]) for low, high in ((0, 4_000), (4_000, 12_000))]
+    calls = Counter[str]()
+    sys.setprofile(lambda _, event, __: calls.update([event]))
+    try:
+        decided = decide(Substrings(10), texts)
+    finally:
+        sys.setprofile(None)
+    assert {place: decision.text for place, decision in decided.items()} == naive(texts, 10)
+    assert decided
+    assert calls["call"] < 1_000
 
 
 @pytest.mark.parametrize("change", [{"tokens": 1}, {"action": "hide"}, {"share": 0.0}, {"share": 1.5}])

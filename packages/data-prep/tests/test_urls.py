@@ -21,7 +21,15 @@ from penstock.hooks.problems import ProblemError
         ("http://a.org./x", "http://a.org/x"),
         ("http://a.org:80/x", "http://a.org/x"),
         ("https://a.org:443/x", "http://a.org/x"),
-        ("https://a.org:80/x", "http://a.org:80/x"),
+        ("https://a.org:80/x", "http://a.org/x"),
+        ("http://a.org:443/x", "http://a.org/x"),
+        ("\ufeffhttp://a.org/x", "http://a.org/x"),
+        ("http://B\u00fccher.de/x", "http://xn--bcher-kva.de/x"),
+        ("http://xn--bcher-kva.de/x", "http://xn--bcher-kva.de/x"),
+        ("http://\uff58\u3002org/x", "http://x.org/x"),
+        ("http://a_b.org/x", "http://a_b.org/x"),
+        ("http://a.org/\u00fc/a b?\u00fc=\u6c34", "http://a.org/%C3%BC/a%20b?%C3%BC=%E6%B0%B4"),
+        ("http://a.org/\ud800", "http://a.org/%ED%A0%80"),
         ("http://a.org:8080", "http://a.org:8080"),
         ("http://a.org/%7euser/%C3%a9%2f", "http://a.org/~user/%C3%A9%2F"),
         ("http://a.org/b/../c/./d//", "http://a.org/c/d"),
@@ -31,7 +39,7 @@ from penstock.hooks.problems import ProblemError
         ("http://a.org/?utm_source=x&b=2&fbclid=3&a=1&&UTM_ID", "http://a.org?b=2&a=1"),
         ("http://user:pw@a.org/", "http://user:pw@a.org"),
         ("http://[2001:DB8::1]:80/x", "http://[2001:db8::1]/x"),
-        ("ftp://a.org:21/x", "ftp://a.org:21/x"),
+        ("ftp://a.org:21/x", "ftp://a.org/x"),
         ("a.org/x", None),
         ("/x", None),
         ("", None),
@@ -44,14 +52,17 @@ def test_canonical_form(url: str, expected: str | None) -> None:
     assert canonical(url) == expected
 
 
+_PARTS = ["http://", "a.org", "/", "..", ".", "%2", "e", "%41", "?", "&", "=", "#", ":", "80", "443", "@", "%C3", "%bc"]
+_PARTS += ["\u00fc", "\u3002", "\uff0f", "\u200b", "[", "]", "_", "xn--", " "]
+
+
 @settings(deadline=None)
 @given(
-    st.lists(
-        st.sampled_from(["http://", "a.org", "/", "..", ".", "%2", "e", "%41", "?", "&", "=", "#", ":", "80", "@"])
-    )
+    st.sampled_from(["http://h", "https://h", "ftp://", "HTTPS://\u00fc", "http://"]),
+    st.lists(st.sampled_from(_PARTS)),
 )
-def test_the_canonical_form_of_a_canonical_url_is_itself(pieces: list[str]) -> None:
-    form = canonical("http://h" + "".join(pieces))
+def test_the_canonical_form_of_a_canonical_url_is_itself(begin: str, pieces: list[str]) -> None:
+    form = canonical(begin + "".join(pieces))
     if form is not None:
         assert canonical(form) == form
 

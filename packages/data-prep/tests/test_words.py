@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.data_prep.cleaning import words as words_module
 from penstock.data_prep.cleaning.words import SYMBOLS, TERMINAL, repeats, split_sentences, split_words
 
 
@@ -15,6 +16,21 @@ def test_words_put_together_are_the_text_without_spaces(text: str) -> None:
     words = split_words(text)
     assert "".join(words) == "".join(text.split())
     assert all(words)
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("aB1é.,-'_(#$«"), min_size=1, max_size=6))
+def test_a_piece_with_one_sign_is_split_as_one_with_more(piece: str) -> None:
+    assert split_words(f"__{piece}") == ["_", "_", *split_words(piece)]
+
+
+def test_words_are_the_same_after_more_of_them_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words_module, "_MOST", 3)
+    known = words_module.Known(len)
+    listed = [letter * times for times in (1, 2, 150) for letter in "abcde"] * 2
+    assert [known[word] for word in listed] == list(map(len, listed))
+    assert len(known) <= 3
+    assert "a" * 150 not in known
 
 
 @pytest.mark.parametrize(

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.hooks.atomic import publish, read_json, replacing, write_bytes, write_json, write_text
 from penstock.hooks.problems import ProblemError
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes: a full disk, for this process alone."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The planner meets its tolerances, or says what is nearest."""
 
 import itertools
+import re
 
 import pytest
 
@@ -62,8 +63,25 @@ def test_a_budget_that_no_shape_meets_names_the_nearest():
         planned(request, architecture(request, 2000, gpt.weights))
     [problem] = raised.value.problems
     assert problem.code == "no-shape"
-    assert "mean 0.1 layers of width 2250" in problem.what
-    assert "nearest: 1 layer of width" in (problem.fix or "")
+    assert "mean 0.1 layers of width 2,250" in problem.what
+    tokens = int(
+        re.findall(r"with a vocabulary of ([\d,]+) tokens it is met by", problem.fix or "")[0].replace(",", "")
+    )
+    assert planned(request, architecture(request, tokens, gpt.weights)).worst <= 1
+
+
+@pytest.mark.parametrize("budget", [1, 100, 10**9, 10**13])
+@pytest.mark.parametrize("vary", [{}, {"vary": "vocabulary", "layers": 12}, {"vary": "factor", "layers": 30}])
+def test_a_budget_of_any_size_is_answered_soon_and_in_sense(budget, vary):
+    request = PlanRequest(parameters=budget, embedding_share=0.9, **vary)
+    try:
+        shape = planned(request, architecture(request, 16_000, glm.weights))
+    except ProblemError as error:
+        text = f"{error}"
+        assert "no shape meets the budget" in text
+        assert not re.search(r"-[\d.]+ (tokens|layers)|width 0[ ,:]|rank -", text)
+    else:
+        assert shape.worst <= 1
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.hooks import ExitCode, ProblemError
 from penstock.serve.folders import LISTING, replaced_folder
 
@@ -23,17 +22,6 @@ def export(folder: Path, **files: str | Callable[[], str]) -> None:
 
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != LISTING}
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Files cannot grow beyond `size` bytes: a full disk, for this process alone."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("made", [False, True])

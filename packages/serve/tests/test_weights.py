@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from penstock.conformance.full_disk import file_size_limit
 from penstock.hooks import ProblemError
 from penstock.serve.weights import INDEX, stored_dtype, verify_weights, write_weights
 
@@ -79,13 +79,8 @@ def test_aliases_views_and_transposes_are_written_as_copies(tmp_path: Path, dtyp
 
 
 def test_a_full_disk_is_a_problem(tmp_path: Path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(ProblemError, match="writing failed"):
-            write_weights({"a": torch.zeros(1000)}, tmp_path, dtype=torch.float32, shard_bytes=10**9)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(ProblemError, match="writing failed"), file_size_limit(1000):
+        write_weights({"a": torch.zeros(1000)}, tmp_path, dtype=torch.float32, shard_bytes=10**9)
 
 
 def truncate(folder: Path) -> None:

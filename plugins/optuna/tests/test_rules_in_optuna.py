@@ -9,8 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from penstock_optuna.callback import StopCallback
-from penstock_optuna.pruner import RulePruner
+from penstock_optuna.pruner import RulePruner, reason_to_stop
+from penstock_optuna.standings import Report
 
+from penstock.hooks.problems import ProblemError
 from penstock.sweep.rules.halving import Halving
 from penstock.sweep.rules.paired import Paired
 
@@ -83,6 +85,54 @@ def test_the_callback_prunes_what_is_not_finite():
     study = optuna.create_study(directions=["minimize", "minimize"])
     with pytest.raises(optuna.TrialPruned, match="became inf"):
         StopCallback(Halving())(study.ask(), 1, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"document_bits": [1.0] * 12, "document_bytes": [100] * 12}, "12 documents, and other 40 in trial 0"),
+        ({"costs": [1.0, 2.0]}, "2 costs, and 1 in trial 0"),
+        ({"costs": []}, "0 costs, and 1 in trial 0"),
+        ({"costs": [math.nan]}, "the cost became nan"),
+        ({"document_bits": [math.inf] * len(BYTE_P)}, "the bits of a document became inf"),
+    ],
+)
+@pytest.mark.parametrize("rule", [Paired(keep=1.0), Halving()])
+def test_an_unusual_report_ends_its_trial_and_not_the_study(told, reason, rule):
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    callback = StopCallback(rule)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        usual = {"costs": [1.0], "document_bits": bits_of(2.0, 0), "document_bytes": BYTE_P}
+        callback(trial, 1, 2.0, **(usual | told if trial.number == 1 else usual))
+        return 2.0, 1.0
+
+    study.optimize(objective, n_trials=4)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert reason in study.trials[1].user_attrs["reason"]
+    assert ends(study)[0] == "COMPLETE"
+    assert not any(reason in trial.user_attrs.get("reason", "") for trial in study.trials[2:])
+
+
+@pytest.mark.parametrize(
+    ("bits", "sizes", "named"),
+    [([1.0], [], "1 bits and 0 bytes"), ([], [5], "0 bits and 1 bytes"), ([1.0], [0], "without bytes")],
+)
+def test_documents_that_do_not_fit_are_explained(bits, sizes, named):
+    study = optuna.create_study()
+    with pytest.raises(ProblemError, match=named):
+        StopCallback(Paired())(study.ask(), 1, 2.0, document_bits=bits, document_bytes=sizes)
+
+
+def test_reports_of_an_earlier_version_that_do_not_compare_are_left_out():
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    earlier = study.ask()
+    for costs in ([1.0, 2.0], [math.nan]):
+        earlier.set_user_attr("penstock:1", Report(1.0, tuple(costs)).to_json())
+        own = study.ask()
+        own.set_user_attr("penstock:1", Report(2.0, (1.0,)).to_json())
+        frozen = study.get_trials(deepcopy=False)[own.number]
+        assert reason_to_stop(Paired(keep=1.0), study, frozen, 1, None, 0, 1.0) == ""
 
 
 def test_documents_tell_apart_what_a_value_alone_does_not():

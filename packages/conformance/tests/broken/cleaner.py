@@ -99,6 +99,16 @@ class Chewing:
         return Decision("last", "a word less", text=" ".join(words[:-1])) if len(words) > 20 else None
 
 
+class Divided:
+    """Decides otherwise where it is asked for the language."""
+
+    def judge(self, document: Document) -> Decision | None:
+        return Decision("long", "too many characters") if len(document.text) > 20 else None
+
+    def judge_language(self, document: Document) -> tuple[str, Decision | None]:
+        return "en", None
+
+
 class Drawing(Good):
     def number(self, document: Document) -> int:
         random.random()
@@ -118,4 +128,5 @@ BROKEN = {
     "cleaner/processes-agree": of(Hashing),
     "cleaner/what-is-cleaned-is-clean": of(Chewing),
     "cleaner/cleaning-draws-no-global-random-numbers": of(Drawing),
+    "cleaner/a-language-comes-with-the-same-decision": of(Divided),
 }

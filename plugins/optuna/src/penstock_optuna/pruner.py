@@ -46,10 +46,12 @@ class RulePruner(BasePruner):
 def reason_to_stop(
     rule: StopRule, study: Study, trial: FrozenTrial, step: int, rungs: Sequence[int] | None, whole: int, sign: float
 ) -> str:
-    """Why the rule stops a trial at a step; empty if it goes on."""
+    """Why the rule stops a trial at a step; empty if it goes on. Trials with other costs or documents are left out."""
     name = f"trial {trial.number}"
     others = [each for each in study.get_trials(deepcopy=False, states=COUNTED) if each.number != trial.number]
-    reports = {f"trial {each.number}": reports_of(each, sign) for each in others} | {name: reports_of(trial, sign)}
-    standings = standings_at(reports, step, rungs, whole)
+    mine = reports_of(trial, sign)
+    known = {f"trial {each.number}": reports_of(each, sign) for each in others}
+    alike = {n: reports for n, reports in known.items() if step in reports and not reports[step].unlike(mine[step])}
+    standings = standings_at({**alike, name: mine}, step, rungs, whole)
     own = next(standing for standing in standings if standing.cell == name)
     return rule.stopped(len(own.history), standings).get(name, "")

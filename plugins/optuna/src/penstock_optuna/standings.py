@@ -30,6 +30,21 @@ class Report:
     document_bits: tuple[float, ...] = ()
     document_bytes: tuple[int, ...] = ()
 
+    @property
+    def bad_figure(self) -> str:
+        """Which figure is no finite number; empty if all are."""
+        named = [("value", self.value), *(("cost", each) for each in self.costs)]
+        named += [("bits of a document", each) for each in self.document_bits]
+        return next((f"the {name} became {each}" for name, each in named if not math.isfinite(each)), "")
+
+    def unlike(self, other: Report) -> str:
+        """Why no rule can compare the two; empty if one can."""
+        if len(self.costs) != len(other.costs):
+            return f"{len(self.costs)} costs, and {len(other.costs)}"
+        if self.document_bytes != other.document_bytes:
+            return f"{len(self.document_bytes)} documents, and other {len(other.document_bytes)}"
+        return ""
+
     def to_json(self) -> dict[str, Any]:
         return {
             "value": self.value,
@@ -50,7 +65,7 @@ def reports_of(trial: FrozenTrial, sign: float) -> dict[int, Report]:
         if name.startswith(PREFIX):
             documents = (tuple(told["document_bits"]), tuple(told["document_bytes"]))
             found[int(name.removeprefix(PREFIX))] = Report(sign * told["value"], tuple(told["costs"]), *documents)
-    return {step: found[step] for step in sorted(found) if math.isfinite(found[step].value)}
+    return {step: found[step] for step in sorted(found) if not found[step].bad_figure}
 
 
 def standings_at(

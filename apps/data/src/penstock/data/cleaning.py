@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ from penstock.cli import output
 from penstock.cli.stage_progress import StageProgress
 from penstock.data.config import CleanConfig
 from penstock.data_prep.cleaning.clean import Cleaned, clean
+from penstock.data_prep.cleaning.cleaned import without_undone
 from penstock.data_prep.cleaning.decisions import StageCounts, read_counts
+from penstock.data_prep.cleaning.memory import workers_within
 from penstock.data_prep.cleaning.stages import DECISIONS, Stage, stages_of
+from penstock.data_prep.cleaning.urls import WITHOUT_URL
 from penstock.data_prep.files import find_files
 from penstock.data_prep.prepare import Fingerprinted
-from penstock.hooks.config import read_config, validate
+from penstock.hooks.config import ConfigDocument, read_config, validate
+from penstock.hooks.contracts.launching import Launcher
 from penstock.hooks.inputs import inputs_of
+from penstock.hooks.problems import ExitCode, Problem, ProblemError
 from penstock.hooks.registry import Choice, Registry
+from penstock.run.launchers.local import LocalLauncher
 from penstock.run.plugin_lock import content_hash, require_importable
 from penstock.run.records.record import Record
 
@@ -32,12 +39,15 @@ class StageResult(Record):
 
 @dataclass(frozen=True, slots=True)
 class CleanResult(Record):
-    """What a folder holds. `documents` and `left` are None before the corpus is read, `left` until all is done."""
+    """What a folder holds, without what was undone. `documents` and `left` are None before the corpus is read, `left`
+    until all is done. `back` documents were taken back, and later stages never judged `unjudged` of them."""
 
     folder: str
     documents: int | None
     left: int | None
     stages: list[StageResult]
+    back: int = 0
+    unjudged: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,9 +59,14 @@ class Cleaning:
 
     @classmethod
     def load(cls, path: Path, overrides: tuple[str, ...], registry: Registry) -> Cleaning:
-        settings = validate(CleanConfig, read_config(path, overrides), registry)
+        document = read_config(path, overrides)
+        settings = validate(CleanConfig, document, registry)
         require_importable(settings)
-        return cls(settings, registry)
+        _require_buildable(settings.stages, document)
+        cleaning = cls(settings, registry)
+        if settings.max_ram is not None:
+            workers_within(settings.max_ram, cleaning.shard_bytes)
+        return cleaning
 
     def cleaners(self) -> list[tuple[dict[str, Any], str]]:
         """What the file says of each stage, and a hash of its code and of the files that it reads."""
@@ -67,9 +82,20 @@ class Cleaning:
     def shard_bytes(self) -> int:
         return round(self.settings.shard_mb * 1e6)
 
-    def run(self, folder: Path) -> Cleaned:
-        corpus = self.settings.corpus.build()
+    def launcher(self, logs: Path) -> Launcher:
+        """Who works on the shards, with as many workers as memory allows."""
         choice = self.settings.launcher or self.registry.choose("launcher", "local")
+        launcher = choice.build(folder=logs)
+        if self.settings.max_ram is not None:
+            if not isinstance(launcher, LocalLauncher):
+                what = f"counts the processes of this machine, not those of `{choice.entry.component.name}`"
+                raise ProblemError(Problem("bad-value", what, "max_ram", "use the launcher `local`, or leave it out"))
+            launcher.workers = min(launcher.workers, workers_within(self.settings.max_ram, self.shard_bytes))
+        return launcher
+
+    def run(self, folder: Path) -> Cleaned:
+        launcher = self.launcher(folder / ".logs")
+        corpus = self.settings.corpus.build()
         with StageProgress() as progress:
             return clean(
                 corpus,
@@ -77,8 +103,10 @@ class Cleaning:
                 folder,
                 self.registry,
                 describe=self.describe(corpus),
-                launcher=choice.build(folder=folder / ".logs"),
+                launcher=launcher,
                 shard_bytes=self.shard_bytes,
+                max_ram=self.settings.max_ram,
+                longest_bytes=round(self.settings.longest_mb * 1e6),
                 progress=progress,
             )
 
@@ -86,7 +114,32 @@ class Cleaning:
         """The stages, with the counts of those that are done."""
         corpus = self.settings.corpus.build()
         stages = stages_of({**self.describe(corpus), "shard_bytes": self.shard_bytes}, self.cleaners())
-        return [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        found = [(stage, read_counts(folder / DECISIONS / stage.name)) for stage in stages]
+        done = [(stage, counts) for stage, counts in takewhile(lambda each: each[1] is not None, found) if counts]
+        return [*(without_undone(folder, done).stages if done else ()), *found[len(done) :]]
+
+
+def _require_buildable(stages: list[Choice], document: ConfigDocument) -> None:
+    """Builds every stage, because some settings are refused only by its target: a language that the model does not
+    know, a file that is no classifier. Raises one `ProblemError` for all of them, with their lines of the file."""
+    problems: list[Problem] = []
+    exit_code = ExitCode.USAGE
+    for number, choice in enumerate(stages):
+        try:
+            choice.build()
+        except ProblemError as error:
+            exit_code = max(exit_code, error.exit_code)
+            problems += [_located(problem, document, number, choice) for problem in error.problems]
+    if problems:
+        raise ProblemError(problems, exit_code)
+
+
+def _located(problem: Problem, document: ConfigDocument, number: int, choice: Choice) -> Problem:
+    """A problem of a stage, at the line of its setting, or else of the stage."""
+    if problem.where in choice.arguments():
+        return replace(problem, where=document.where(("stages", number, problem.where)))
+    place = document.where(("stages", number))
+    return replace(problem, where=f"{place}: {problem.where}" if problem.where else place)
 
 
 def _hash(choice: Choice) -> str:
@@ -99,18 +152,37 @@ def _hash(choice: Choice) -> str:
 
 
 def result_of(cleaned: Cleaned) -> CleanResult:
+    kept = without_undone(cleaned.folder, cleaned.stages)
+    cleaned = replace(cleaned, stages=kept.stages)
     stages = [StageResult(stage.name, asdict(counts)) for stage, counts in cleaned.stages]
-    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages)
+    return CleanResult(str(cleaned.folder), cleaned.documents, cleaned.left, stages, kept.back, kept.unjudged)
 
 
 def text_of(result: CleanResult) -> str:
     head = ("stage", "documents", "removed", "changed", "removed text", "by rule")
     rows = [(each.stage, *_cells(each.did)) for each in result.stages]
     lines = [output.table(head, rows)]
+    told = [
+        f"{each.stage}: {count:,} {what}"
+        for each in result.stages
+        if each.did
+        for what, count in sorted(each.did["told"].items())
+    ]
+    lines += ["\n".join(told)] if told else []
     if result.documents is not None and result.left is not None:
         share = result.left / result.documents
         lines.append(f"{result.left:,} of {result.documents:,} documents are left ({share:.1%})")
+    if result.back:
+        unjudged = f"; later stages never judged {result.unjudged:,} of them" if result.unjudged else ""
+        lines.append(f"{result.back:,} documents were taken back{unjudged}")
     return "\n\n".join([*lines, f"folder: {result.folder}"])
+
+
+def warn_of_missing_urls(result: CleanResult) -> None:
+    for each in result.stages:
+        if each.did and 0 < each.did["documents"] == each.did["told"].get(WITHOUT_URL):
+            fix = "name the field of the URL in the corpus, such as `url: link`"
+            output.warn(f"{each.stage} found no URL that can be read in any document: {fix}")
 
 
 def _cells(did: dict[str, Any] | None) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import click
 
 from penstock.cli import output
 from penstock.cli.options import overrides_argument
+from penstock.data.index_commands import index
+from penstock.data.options import max_ram_option
 from penstock.hooks.registry import Registry
 
 folder_argument = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
@@ -19,23 +21,34 @@ def data() -> None:
     """Clean a corpus in stages, and show what they removed and why."""
 
 
+data.add_command(index)
+
+
 @data.command("clean")
 @click.argument("clean_file", metavar="CLEAN", type=click.Path(path_type=Path))
 @overrides_argument
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the cleaned corpus.")
+@max_ram_option
 @click.option("--dry-run", is_flag=True, help="Check everything, say which stages are done, and exit.")
 @output.json_option
 @click.pass_obj
 def clean_command(
-    registry: Registry, clean_file: Path, overrides: tuple[str, ...], folder: Path, dry_run: bool, as_json: bool
+    registry: Registry,
+    clean_file: Path,
+    overrides: tuple[str, ...],
+    folder: Path,
+    max_ram: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Clean the corpus that CLEAN names by its stages, one after the other.
 
     Nothing is deleted: the folder keeps every document, and beside them what each stage decided and why. What is done
     is not done again: run the same command to go on after an interruption, and after changing later stages.
     """
-    from penstock.data.cleaning import Cleaning, CleanResult, StageResult, result_of, text_of
+    from penstock.data.cleaning import Cleaning, CleanResult, StageResult, result_of, text_of, warn_of_missing_urls
 
+    overrides += () if max_ram is None else (f"max_ram={max_ram}",)
     cleaning = Cleaning.load(clean_file, overrides, registry)
     if dry_run:
         from dataclasses import asdict
@@ -46,6 +59,7 @@ def clean_command(
         output.print_result(result, as_json, lambda: f"{text_of(result)}\n\nnothing was written: this was a dry run")
     else:
         result = result_of(cleaning.run(folder))
+        warn_of_missing_urls(result)
         output.print_result(result, as_json, lambda: text_of(result))
     return result.to_json()
 
@@ -69,8 +83,8 @@ def undo_command(folder: Path, documents: tuple[int, ...], as_json: bool) -> dic
 @folder_argument
 @output.json_option
 def report_command(folder: Path, as_json: bool) -> dict[str, Any]:
-    """Write a page about a cleaned corpus, FOLDER/report.html: what is left after each stage, removals by rule and by
-    source, lengths, clusters, and removed documents beside those that they repeat."""
+    """Write a page about a cleaned corpus, FOLDER/report.html: what is left after each stage, of each source and each
+    language, removals by rule, lengths, clusters, and removed documents beside those that they repeat."""
     from penstock.data.page import write_data_page
     from penstock.data_prep.cleaning.clean import read_cleaned
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from penstock.data_prep.cleaning.clean import Cleaned
-from penstock.data_prep.cleaning.cleaned import read_undone
-from penstock.data_prep.cleaning.decisions import read_decisions
+from penstock.data_prep.cleaning.cleaned import read_lifted
+from penstock.data_prep.cleaning.decisions import languages_file, read_decisions, read_languages
 from penstock.data_prep.cleaning.documents import Documents
 from penstock.data_prep.cleaning.stages import DOCUMENTS, Seen, decisions_file
 from penstock.hooks.contracts import Decision, Document
@@ -45,31 +45,49 @@ class SourceCounts:
 
 
 @dataclass(slots=True)
+class LanguageCounts:
+    """Documents that came to a stage by the language that it found, and those of them that are left in the end."""
+
+    came: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
 class Picture:
-    """`before` and `after` count documents by the power of two that their number of characters reaches; `clusters`
-    counts documents that stay by how many repeat them."""
+    """`before` and `after` count documents by the power of two that their number of characters reaches; `languages` by
+    the language that a stage found, for each stage that does; `clusters` counts documents that stay by how many repeat
+    them."""
 
     sources: dict[str, SourceCounts]
+    languages: dict[str, LanguageCounts]
     before: Counter[int]
     after: Counter[int]
     clusters: Counter[int]
     pairs: list[Pair]
-    back: int
+
+    @property
+    def removed(self) -> Counter[str]:
+        """Documents that each stage removed, without those that were taken back."""
+        return sum((counts.removed for counts in self.sources.values()), Counter[str]())
 
 
 def picture_of(cleaned: Cleaned) -> Picture:
     seen = Seen(cleaned.folder, ())
     stages = [stage.name for stage, _ in cleaned.stages]
-    back = read_undone(cleaned.folder)
+    lifted = read_lifted(cleaned.folder, stages)
+    numbers = {stage: number for number, stage in enumerate(stages)}
     sources: defaultdict[str, SourceCounts] = defaultdict(SourceCounts)
+    languages: defaultdict[str, LanguageCounts] = defaultdict(LanguageCounts)
     before, after, repeated = Counter[int](), Counter[int](), Counter[str]()
     samples: dict[str, list[tuple[int, int, Decision]]] = {stage: [] for stage in stages}
-    for place, document, decided in _decided(seen, stages):
+    for place, document, decided, told in _decided(seen, stages):
         counts = sources[source_of(document)]
         counts.documents += 1
         before[length_of(document.text)] += 1
         text: str | None = document.text
-        for stage, decision in decided if place not in back else []:
+        for stage, decision in decided:
+            if numbers[stage] < lifted.get(place, 0):
+                continue
             text = decision.text
             if text is None:
                 counts.removed[stage] += 1
@@ -79,9 +97,12 @@ def picture_of(cleaned: Cleaned) -> Picture:
         if text is not None:
             counts.left += 1
             after[length_of(text)] += 1
+        for stage, language in told:
+            languages[stage].came[language] += 1
+            languages[stage].left[language] += text is not None
     found = [(place, stage, decision) for stage in stages for _, place, decision in sorted(samples[stage], key=_order)]
     pairs = list(_pairs(Documents.open(cleaned.folder / DOCUMENTS), found))
-    return Picture(dict(sources), before, after, Counter(repeated.values()), pairs, len(back))
+    return Picture(dict(sources), dict(languages), before, after, Counter(repeated.values()), pairs)
 
 
 def source_of(document: Document) -> str:
@@ -103,15 +124,21 @@ def length_of(text: str) -> int:
     return len(text).bit_length() - 1
 
 
-def _decided(seen: Seen, stages: list[str]) -> Iterator[tuple[int, Document, list[tuple[str, Decision]]]]:
-    """Each document with what the stages decided of it."""
+def _decided(
+    seen: Seen, stages: list[str]
+) -> Iterator[tuple[int, Document, list[tuple[str, Decision]], list[tuple[str, str]]]]:
+    """Each document with what the stages decided of it, and the languages that they found."""
     for number in range(len(seen.documents.shards)):
         of_place: defaultdict[int, list[tuple[str, Decision]]] = defaultdict(list)
+        told: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
         for stage in stages:
-            for place, decision in read_decisions(decisions_file(seen, stage, number)):
+            path = decisions_file(seen, stage, number)
+            for place, decision in read_decisions(path):
                 of_place[place].append((stage, decision))
+            for place, language in read_languages(languages_file(path)):
+                told[place].append((stage, language))
         for place, document in seen.of_shard(number):
-            yield place, document, of_place.get(place, [])
+            yield place, document, of_place.get(place, []), told.get(place, [])
 
 
 def _keep(kept: list[tuple[int, int, Decision]], place: int, decision: Decision) -> None:

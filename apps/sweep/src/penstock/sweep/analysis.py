@@ -42,7 +42,8 @@ class Level:
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """Everything above. `levels` are of the first phase after `level_tokens`, the furthest that all its cells have
-    come. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
+    come. `pieces` are those of the held-out text, 0 if they are not known; fewer than 30 give no interval and no
+    membership. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
 
     figures: SweepFigures
     curves: tuple[Curve, ...]
@@ -54,6 +55,7 @@ class Analysis:
     rankings: tuple[Ranking, ...]
     at_rates: RateRanking | None
     compared: tuple[Compared, ...]
+    pieces: int = 0
 
     def front_of(self, cell: str) -> Member | None:
         """The cell on the front of the sweep's objectives, in the last phase that has it."""
@@ -62,7 +64,7 @@ class Analysis:
 
 
 def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
-    """The analysis of a sweep, finished or in progress."""
+    """The analysis of a sweep, finished or in progress. Nothing compares cells that were measured on unlike texts."""
     results = results_of(figures)
     phases = [name for name in PHASES if any(each.phase == name for each in results)]
     curves = [curve for name in phases for curve in curves_of(figures, results, name)]
@@ -70,11 +72,14 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
     first = phases[0] if phases else ""
     common = _furthest(curves, first)
     levels = _levels(sample_at(figures, results, documents, first, common), figures) if common else []
+    standings = {name: _standings(sample) for name, sample in ends.items()}
+    if len({result.text for result in results}) > 1:
+        return Analysis(figures, tuple(curves), standings, (), 0, (), (), (), None, ())
     costs = costs_of(figures.cells)
     return Analysis(
         figures=figures,
         curves=tuple(curves),
-        standings={name: _standings(sample) for name, sample in ends.items()},
+        standings=standings,
         levels=tuple(levels),
         level_tokens=common,
         objective_fronts=tuple(fronts_of(ends, [figures.objectives or {QUALITY: "minimize"}], least=1)),
@@ -82,6 +87,7 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
         rankings=tuple(rankings_of(figures, curves, phases)),
         at_rates=rate_ranking_of(figures, curves),
         compared=tuple(compared_of(ends)),
+        pieces=max((sample.pieces for sample in ends.values()), default=0),
     )
 
 

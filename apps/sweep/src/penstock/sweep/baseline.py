@@ -12,7 +12,7 @@ from penstock.pages import drawing
 from penstock.pages.card import Card
 from penstock.pages.lines import named_points
 from penstock.run.records.sweep import CellFigures, Difference, SweepFigures
-from penstock.sweep.compare import missing_lines
+from penstock.sweep.compare import BASELINE, STAND_IN, missing_lines, reference_text
 
 Cells = Sequence[CellFigures]
 ROW, FRAME = 44, 60
@@ -24,10 +24,8 @@ def baseline_cards(result: SweepFigures) -> list[Card]:
     if not any(cell.difference for cell in result.cells):
         return []
     cells, whys = result.cells, {name: why for name, _, _, _, why, *_ in missing_lines(result)}
-    caption = (
-        f"Mean over seeds of cell minus baseline, with the {CONFIDENCE:.0%} interval. An interval that contains 0 "
-    )
-    caption += "shows no difference."
+    caption = f"{reference_text(result)} Mean over seeds of cell minus that one, with the {CONFIDENCE:.0%} interval. "
+    caption += "An interval that contains 0 shows no difference."
     if any(cell.difference and cell.difference.half_width is None for cell in cells):
         caption += " A hollow point has too few seeds for an interval, and shows nothing."
     chart = difference_chart(cells, whys)
@@ -49,7 +47,7 @@ def difference_chart(cells: Cells, missing: dict[str, str]) -> drawing.Chart:
         axes.axvline(0, color=drawing.MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         for row, cell in enumerate(cells):
             _row_name(axes, row, cell.cell if cell.difference else f"{cell.cell} ({cell.verdict})")
-            if cell.difference or cell.verdict == "baseline":
+            if cell.difference or cell.verdict in (BASELINE, STAND_IN):
                 _point(axes, row, cell.difference)
         for row, (name, why) in enumerate(missing.items(), len(cells)):
             _row_name(axes, row, f"{name} ({why})")

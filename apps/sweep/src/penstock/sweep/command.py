@@ -16,6 +16,8 @@ from penstock.run.records.record import Record
 from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
 
 if TYPE_CHECKING:
+    from penstock.run.records.sweep import CellShape
+    from penstock.sweep.controller import Controller
     from penstock.sweep.grid import Sweep
 
 
@@ -76,9 +78,10 @@ def _result(name: str, figures: SweepFigures, report: Path) -> SweepResult:
 def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, retry_failed: bool) -> SweepResult:
     from penstock.run.records.record import write_record
     from penstock.sweep.controller import Controller
+    from penstock.sweep.data import corpora_of, other_vocabularies, with_data
     from penstock.sweep.documents import read_documents
     from penstock.sweep.figures import figures_of
-    from penstock.sweep.files import FIGURES, SweepFiles, locked
+    from penstock.sweep.files import FIGURES, SweepFiles, disk_errors_named, locked
     from penstock.sweep.finished import note_finished
     from penstock.sweep.inline import Inline
     from penstock.sweep.measuring import measure_finalists
@@ -87,9 +90,11 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
 
     name = loaded.settings.name
     folder = runs / name
-    launcher = loaded.settings.launcher
-    shapes = shapes_of(loaded, SweepFiles(folder))
-    stop = loaded.settings.stop
+    _, shapes = _checked(loaded, runs, registry)
+    loaded = with_data(loaded, runs, prepare=True)
+    shapes |= shapes_of(other_vocabularies(loaded), SweepFiles(folder))
+    require_equal_flops(loaded, shapes)
+    launcher, stop = loaded.settings.launcher, loaded.settings.stop
     walk = Controller(
         loaded,
         runs,
@@ -98,7 +103,6 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         rule=stop.build() if stop else None,
         costs=costs_of(loaded, shapes),
     )
-    require_equal_flops(loaded, shapes)
     report = folder / "sweep.html"
 
     def write() -> SweepFigures:
@@ -107,7 +111,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         write_report(name, figures, read_documents(walk), len([*figures.runs, *figures.missing]), folder)
         return figures
 
-    with locked(folder):
+    with disk_errors_named(folder), locked(folder):
         write_shapes(loaded, walk.files, shapes)
         if retry_failed:
             walk.files.forget_failures()
@@ -117,29 +121,49 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         finally:
             figures = write()
         if measured:
-            note_finished(folder, [sweep_file, loaded.config_file], loaded.code, registry)
+            note_finished(folder, [sweep_file, loaded.config_file], loaded.code, corpora_of(loaded), registry)
     return _result(name, figures, report)
 
 
 def _raise_if_incomplete(result: SweepResult) -> None:
-    """Every cell of a sweep without phases was asked for to its end."""
-    from penstock.hooks.problems import failed
+    """Every cell of a sweep without phases was asked for to its end, and at least one of a sweep with phases."""
+    from penstock.hooks.problems import ExitCode, Problem
 
-    wrong = [cell for cell in result.cells if cell.state == "failed"]
-    if wrong and not any(phase.name == "short" for phase in result.figures.phases):
-        fix = "change its settings, or train it again with --retry-failed"
-        raise ProblemError([failed("failed-cell", cell.reason, cell.cell, fix).problems[0] for cell in wrong])
+    with_phases = any(phase.name == "short" for phase in result.figures.phases)
+    none = not any(cell.state == "finished" for cell in result.cells)
+    wrong = {
+        "failed": ("failed-cell", "change its settings, or train it again with --retry-failed"),
+        "capped": ("nothing-finished", "raise the budget, and give the same command again"),
+    }
+    problems = [
+        Problem(wrong[cell.state][0], cell.reason, cell.cell, wrong[cell.state][1])
+        for cell in result.cells
+        if (cell.state == "failed" and (none or not with_phases)) or (cell.state == "capped" and none)
+    ]
+    if problems:
+        raise ProblemError(problems, ExitCode.FAILED)
+
+
+def _checked(loaded: Sweep, runs: Path, registry: Registry) -> tuple[Controller, dict[str, CellShape]]:
+    """A walk that trains nothing and the shapes of the cells, after every check that needs no work. What is known of
+    the data is that of prepared data; a vocabulary that is not prepared counts as it is asked for."""
+    from penstock.sweep.controller import Controller
+    from penstock.sweep.data import with_data
+    from penstock.sweep.inline import Inline
+    from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of
+
+    loaded = with_data(loaded, runs, prepare=False)
+    walk = Controller(loaded, runs, registry, Inline())
+    shapes = shapes_of(loaded, walk.files)
+    costs_of(loaded, shapes)
+    require_equal_flops(loaded, shapes)
+    return walk, shapes
 
 
 def _priced(loaded: Sweep, runs: Path, registry: Registry, as_json: bool) -> dict[str, Any]:
-    from penstock.sweep.controller import Controller
-    from penstock.sweep.inline import Inline
     from penstock.sweep.price import price_of, price_text, workers_of
-    from penstock.sweep.shape import require_equal_flops, shapes_of
 
-    walk = Controller(loaded, runs, registry, Inline())
-    shapes = shapes_of(loaded, walk.files)
-    require_equal_flops(loaded, shapes)
+    walk, shapes = _checked(loaded, runs, registry)
     launcher = loaded.settings.launcher
     workers, threads = workers_of(launcher) if launcher else (1, None)
     price = price_of(walk, shapes, workers, threads)

@@ -15,22 +15,49 @@ HELP = (
     "Bits per byte: mean over seeds; `against` is the mean difference from the baseline with the same seed and its "
     f"{CONFIDENCE:.0%} confidence interval (Student's t over n paired differences, n >= {FEWEST_PAIRS}). MaxVio, its "
     "worst layer and dead experts are over all held-out tokens. us/token and ps/FLOP use the wall-clock time of "
-    "training, with 6 FLOPs per active parameter and token, a shared parameter for each use."
+    "training, and FLOPs as `penstock plan` counts them: a shared weight for each use, attention, and no lookup."
 )
 
 
-def compare(rows: Sequence[SweptRun], baseline: str) -> list[CellFigures]:
+BASELINE, STAND_IN = "baseline", "in place of the baseline"
+"""Verdicts of the cell that the others are compared with."""
+
+
+def stand_in(rows: Sequence[SweptRun], baseline: str) -> str:
+    """The cell to compare with when the baseline will not have runs to the end: the best of those with most seeds. It
+    is the baseline itself if that has such runs, or if no cell has."""
+    bits: dict[str, list[float]] = {}
+    for row in rows:
+        bits.setdefault(row.cell, []).append(row.bits_per_byte)
+    if baseline in bits or not bits:
+        return baseline
+    return min(bits, key=lambda cell: (-len(bits[cell]), statistics.fmean(bits[cell]), cell))
+
+
+def reference_text(result: SweepFigures) -> str:
+    """Which cell the others are compared with."""
+    if result.compared_with is None:
+        return f"Baseline: {result.baseline}."
+    return (
+        f"The baseline, {result.baseline}, has no run to the end, so differences are from {result.compared_with}, the "
+        "best of the cells with the most seeds. It was chosen by these results, which makes the others look worse."
+    )
+
+
+def compare(rows: Sequence[SweptRun], baseline: str, reference: str | None = None) -> list[CellFigures]:
     """One entry per cell, in the order of the rows: the means over the seeds finished so far, and the paired difference
-    from the baseline in bits per byte (negative: better)."""
+    from the reference in bits per byte (negative: better), which is the baseline unless another cell stands in."""
+    reference = reference or baseline
     by_cell: dict[str, dict[int, SweptRun]] = {}
     for row in rows:
         by_cell.setdefault(row.cell, {})[row.seed] = row
-    against = by_cell.get(baseline, {})
-    return [_cell(cell, runs, None if cell == baseline else against) for cell, runs in by_cell.items()]
+    against = by_cell.get(reference, {})
+    own = BASELINE if reference == baseline else STAND_IN
+    return [_cell(cell, runs, None if cell == reference else against, own) for cell, runs in by_cell.items()]
 
 
-def _cell(cell: str, by_seed: Mapping[int, SweptRun], against: Mapping[int, SweptRun] | None) -> CellFigures:
-    """`against` holds the baseline's runs; None for the baseline itself."""
+def _cell(cell: str, by_seed: Mapping[int, SweptRun], against: Mapping[int, SweptRun] | None, own: str) -> CellFigures:
+    """`against` holds the reference's runs; None for the reference itself, whose verdict is `own`."""
     runs = list(by_seed.values())
     difference = None if against is None else paired(_pairs(by_seed, against))
     seconds = sum(run.seconds for run in runs)
@@ -45,7 +72,7 @@ def _cell(cell: str, by_seed: Mapping[int, SweptRun], against: Mapping[int, Swep
         picoseconds_per_flop=1e12 * seconds / sum(run.flops for run in runs),
         active_parameters=runs[0].active_parameters,
         difference=difference,
-        verdict="baseline" if against is None else verdict(difference) if difference else _unpaired(by_seed, against),
+        verdict=own if against is None else verdict(difference) if difference else _unpaired(by_seed, against),
     )
 
 
@@ -82,8 +109,9 @@ def verdict(difference: Difference) -> str:
 
 def text(result: SweepFigures) -> str:
     """The table printed by the command."""
-    parts = [output.table(COLUMNS, [*map(line, result.cells), *missing_lines(result)]), HELP, basis(result.runs)]
-    return "\n\n".join(filter(None, parts))
+    rows = [*map(line, result.cells), *missing_lines(result)]
+    instead = "" if result.compared_with is None else reference_text(result)
+    return "\n\n".join(filter(None, [output.table(COLUMNS, rows), HELP, instead, basis(result.runs)]))
 
 
 def basis(runs: Sequence[SweptRun]) -> str:
@@ -96,7 +124,8 @@ def basis(runs: Sequence[SweptRun]) -> str:
     parts = [f"Seeds {seeds}"]
     if sizes:
         span = size(sizes[0]) if len(sizes) == 1 else f"{size(sizes[0])} to {size(sizes[-1])}"
-        parts.append(f"{span} of held-out text" + (f", {len(texts)} different texts" if len(texts) > 1 else ""))
+        several = f", {len(texts)} different texts, so cells do not compare" if len(texts) > 1 else ""
+        parts.append(f"{span} of held-out text{several}")
     machines = list(dict.fromkeys(run.machine for run in runs if run.machine))
     if machines:
         parts.append("trained on " + " and ".join(machines))

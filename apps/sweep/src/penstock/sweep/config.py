@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from penstock.hooks.config import OfKind, Schema
 from penstock.hooks.registry import Choice
@@ -17,7 +17,14 @@ from penstock.sweep.objectives import is_objective
 Settings = dict[str, Any]
 """Dotted keys of a run config and their values."""
 
-Amount = Annotated[float, Field(gt=0)]
+
+def _share_or_tokens(amount: float) -> float:
+    if amount >= 1 and (amount == 1 or amount != int(amount)):
+        raise ValueError(f"{amount:g} is neither a share, which is below 1, nor a number of tokens")
+    return amount
+
+
+Amount = Annotated[float, Field(gt=0), AfterValidator(_share_or_tokens)]
 """Below 1 a share, else a number of tokens."""
 
 LauncherChoice: TypeAlias = Annotated[Choice, OfKind("launcher")]
@@ -26,6 +33,14 @@ StopChoice: TypeAlias = Annotated[Choice, OfKind("stop-rule")]
 TaskChoice: TypeAlias = Annotated[Choice, OfKind("task")]
 
 Direction = Literal["minimize", "maximize"]
+
+RESERVED = frozenset({"data"})
+"""Folders under `runs` that are no sweep's."""
+OVERRIDDEN = {
+    "seed": "each run has one of the sweep's `seeds`, which replaces it",
+    "name": "each run has the sweep's `name`, which replaces it",
+}
+"""Settings of a run config that a sweep sets itself."""
 
 
 class ShortPhase(Schema):
@@ -88,7 +103,7 @@ class SweepConfig(Schema):
     """Settings shared by every cell, such as {train.tokens: 300_000}."""
     axes: dict[str, dict[str, Settings]] = Field(min_length=1)
     """The axes to compare. Each axis maps the names of its values to their settings; the cells are all combinations."""
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(default=[0, 1, 2], min_length=1)
     """Seeds; every cell is trained once with each. All runs have the same data split, and runs of one seed the same
     data order and initial random numbers."""
     confirm: int | None = Field(default=None, ge=1)
@@ -107,10 +122,11 @@ class SweepConfig(Schema):
     rungs: list[Amount] | None = None
     """Where the short phase (the whole training without phases) measures every cell, and `stop` may stop it: below 1 a
     share of its tokens, else a number of tokens. null: 0.25 and 0.5 with phases, none without."""
-    heldout_bytes: int | None = Field(default=None, gt=0)
-    """Bytes of held-out text that results are measured on: whole documents from the first, or the beginning of a single
-    one. null reads all of it, which takes longer than a short phase if there is much."""
-    objectives: dict[str, Direction] = {"bits_per_byte": "minimize"}
+    heldout_bytes: int | None = Field(default=None, ge=1024)
+    """Bytes of held-out text that results are measured on: whole documents from the first on. Fewer than 30 documents
+    are cut into pieces of equal bytes, and the last one at this size. null reads all of the text, which takes longer
+    than a short phase if there is much."""
+    objectives: dict[str, Direction] = Field(default={"bits_per_byte": "minimize"}, min_length=1)
     """The figures of which the report draws Pareto fronts, each with its direction. Rules and the choice of finalists
     go by bits per byte and by those that are exact, such as parameters; measured times decide nothing."""
     launcher: LauncherChoice | None = None
@@ -130,23 +146,10 @@ class SweepConfig(Schema):
     @classmethod
     def _of_phases(cls, data: object) -> object:
         """What a sweep has because it has phases."""
-        if not isinstance(data, dict) or not data.get("phases"):
+        if not isinstance(data, dict) or data.get("phases") is None:
             return data
-        return {"launcher": {"use": "local"}, "stop": {"use": "paired"}, **data}
-
-    @model_validator(mode="after")
-    def _is_a_grid(self) -> SweepConfig:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {self.seeds}: each seed may appear only once")
-        empty = [name for name, values in self.axes.items() if not values]
-        if empty:
-            raise ValueError(f"axis '{empty[0]}' has no values")
-        twice = [name for name, count in Counter(self.cell_names()).items() if count > 1]
-        if twice:
-            raise ValueError(f"two cells are named '{twice[0]}': rename a value of an axis")
-        if self.baseline is not None and self.baseline not in self.cell_names():
-            raise ValueError(f"baseline '{self.baseline}' is not a cell; the cells are {'; '.join(self.cell_names())}")
-        return self
+        stop = {} if data.get("rungs") == [] else {"stop": {"use": "paired"}}  # a rule decides at rungs
+        return {"launcher": {"use": "local"}, **stop, **data}
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -156,18 +159,58 @@ class SweepConfig(Schema):
         return objectives
 
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from self._misfits_of_the_grid()
+        yield from self._misfits_of_rates()
+        yield from self._without_a_reader()
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
         if self.confirm is not None and len(self.seeds) == 1:
             yield ("confirm",), "a cell is confirmed with further seeds, but the sweep has one"
-        if self.rate.width is not None and self.rate.use != "width":
-            yield ("rate", "width"), f"nothing reads it with `use: {self.rate.use}`"
-        if self.rate.also_common and (self.rate.use == "fixed" or self.phases is None):
-            yield ("rate", "also_common"), "it needs phases, and rates that are not `fixed`"
         for name in self.objectives:
             if not is_objective(name):
                 yield ("objectives", name), "no figure of a cell has this name"
+            elif name.startswith("tasks.") and not self.tasks:
+                yield ("objectives", name), "the sweep has no `tasks`, so no cell has scores"
+
+    def _misfits_of_the_grid(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.name in RESERVED:
+            yield ("name",), f"runs/{self.name} is the folder of prepared data: choose another name"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield ("seeds",), f"{self.seeds}: each seed may appear only once"
+        for axis, values in self.axes.items():
+            if not values:
+                yield ("axes", axis), "an axis needs a value"
+            for at in [(axis,), *((axis, value) for value in values)]:
+                if not at[-1].strip() or not at[-1].isprintable():
+                    yield ("axes", *at), "a name needs a letter or digit, and stands in one line of a table"
+        names = self.cell_names()
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            yield ("axes",), f"two cells are named '{twice[0]}': rename a value of an axis"
+        if self.baseline is not None and self.baseline not in names:
+            yield ("baseline",), f"'{self.baseline}' is not a cell; the cells are {'; '.join(names)}"
+        if self.phases and "finalists" in self.phases.model_fields_set and self.phases.finalists > len(names):
+            yield ("phases", "finalists"), f"the sweep has {len(names)} cells"
+        values = [(("axes", axis, value), own) for axis, each in self.axes.items() for value, own in each.items()]
+        for at, settings in [(("set",), self.set), *values]:
+            for key in settings.keys() & OVERRIDDEN.keys():
+                yield (*at, key), OVERRIDDEN[key]
+
+    def _misfits_of_rates(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        given = self.rate.model_fields_set
+        readers = {"width": "width", "seeds": "lr-find", "steps": "lr-find"}
+        for name, reader in readers.items():
+            if name in given and getattr(self.rate, name) is not None and self.rate.use != reader:
+                yield ("rate", name), f"nothing reads it with `use: {self.rate.use}`"
+        if self.rate.also_common and (self.rate.use == "fixed" or self.phases is None):
+            yield ("rate", "also_common"), "it needs phases, and rates that are not `fixed`"
+
+    def _without_a_reader(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        rungs = self.rungs if self.rungs is not None else self.phases
+        if self.stop is not None and self.stop.entry.component.name != "none" and not rungs:
+            yield ("stop",), "a rule stops cells at `rungs`, and the sweep has none"
+        if "flops_tolerance" in self.model_fields_set and (self.phases or self.rank_at):
+            yield ("flops_tolerance",), "nothing reads it with `phases` or `rank_at`, which allow unequal cells"
 
     def cell_names(self) -> list[str]:
         return [", ".join(names) for names in itertools.product(*self.axes.values())]

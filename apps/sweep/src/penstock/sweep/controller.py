@@ -8,10 +8,9 @@ cells to a finished one and reading it again are the same walk.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,13 +21,14 @@ from penstock.hooks.contracts.launching import Job, Launcher, Outcome
 from penstock.hooks.contracts.stopping import Standing, StopRule
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.records.sweep import Decision, FailedRun, RungResult
+from penstock.run.records.sweep import Decision, RungResult
 from penstock.sweep.budget import Ledger
-from penstock.sweep.files import SweepFiles, TrialFiles
+from penstock.sweep.files import SweepFiles
 from penstock.sweep.finalists import finalists
 from penstock.sweep.grid import Cell, Sweep
 from penstock.sweep.phases import Phase, phases_of
 from penstock.sweep.rates import CellRateOverrides, find_missing
+from penstock.sweep.trials import Ended, Jobs, State, Trial, failure_of
 
 WORK = "penstock.sweep.worker:train_to_rung"
 ATTEMPTS = 2
@@ -36,57 +36,11 @@ ATTEMPTS = 2
 same place are the run's own fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One run of a cell."""
-
-    cell: Cell
-    phase: Phase
-    seed: int
-    overrides: tuple[str, ...]
-    files: TrialFiles
-
-    @property
-    def name(self) -> str:
-        return f"{self.cell.name}; {self.phase.name}, seed {self.seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Where a cell is: see `CellFigures`."""
-
-    name: str
-    reason: str = ""
-
-
-class Jobs:
-    """Jobs of one rung after another, for one call of a launcher: its workers stay warm from rung to rung. After its
-    last job it goes on if more are added while the launcher still asks; a launcher that has read all jobs before is
-    called again."""
-
-    def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
-        self._refused: Callable[[str], bool] = lambda name: False
-
-    def add(self, jobs: Iterable[Job], refused: Callable[[str], bool]) -> None:
-        """`refused` is asked when a job is taken, with its name."""
-        self._jobs.extend(jobs)
-        self._refused = refused
-
-    def __iter__(self) -> Iterator[Job]:
-        return self
-
-    def __next__(self) -> Job:
-        while self._jobs:
-            job = self._jobs.popleft()
-            if not self._refused(job.name):
-                return job
-        raise StopIteration
-
-
 class Controller:
-    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far. `costs` are
-    those of each cell by name: see `Standing`."""
+    """One walk through a sweep. `trials` are the runs that it has planned, and `states` the cells' so far. `left_out`
+    are runs of further seeds of a cell of which one has failed: they count for nothing, even if they were trained at
+    the same time. `why` says of runs without a result, by their folders, why they have none. `costs` are those of each
+    cell by name: see `Standing`."""
 
     def __init__(
         self,
@@ -99,12 +53,14 @@ class Controller:
     ) -> None:
         self.sweep, self.runs, self.registry = sweep, runs, registry
         self.files = SweepFiles(runs / sweep.settings.name)
-        self.phases = phases_of(sweep.settings, sweep.cells)
+        self.phases = phases_of(sweep)
         self.rates = CellRateOverrides(sweep, self.files)
         self.ledger = Ledger(sweep.settings.budget)
         self.states = {cell.name: State("pending") for cell in sweep.cells}
         self.decisions: list[Decision] = []
         self.trials: list[Trial] = []
+        self.left_out: list[Trial] = []
+        self.why: dict[Path, State] = {}
         self.entered: dict[str, list[Cell]] = {}
         self._launcher, self._rule, self._costs = launcher, rule, costs
         self._jobs = Jobs()
@@ -132,12 +88,18 @@ class Controller:
 
     def _with_rates(self) -> list[Cell]:
         """The cells whose learning rates are known; those of the others are looked for first."""
-        failed = find_missing(self.rates, self.sweep, self.runs, self.registry, self._launcher)
-        for name, reason in failed.items():
-            self.states[name] = State("failed", f"no rate was found: {reason}")
-        for found in self.rates.found(self.sweep.cells):
-            self.ledger.spend(found.found.tokens, found.seconds)
-        return [cell for cell in self.sweep.cells if cell.name not in failed]
+        planned = {cell.name: self.rates.ramp_tokens(cell) for cell in self.sweep.cells}
+        for name, tokens in planned.items():
+            if tokens and (refusal := self.ledger.ramps_refusal(tokens)):
+                self.states[name] = State("capped", refusal)
+        allowed = [cell for cell in self.sweep.cells if self.states[cell.name].name != "capped"]
+        missing = find_missing(self.rates, allowed, self.sweep, self.runs, self.registry, self._launcher, self.ledger)
+        for name, (state, reason) in missing.items():
+            self.states[name] = State(state, f"no rate was found: {reason}")
+        for cell in allowed:
+            found = self.rates.found(cell)
+            self.ledger.release(planned[cell.name] - (found.found.tokens if found else 0))
+        return [cell for cell in allowed if cell.name not in missing]
 
     @property
     def at_other_rates(self) -> list[Cell]:
@@ -207,40 +169,57 @@ class Controller:
         """Trains the runs up to a rung where they have no result there; returns the cells that all of their runs have
         one of."""
         missing: list[Trial] = []
-        lost: dict[str, State] = {}
+        ended = Ended(planned)
         for trial in planned:
-            result = trial.files.result(self._tokens(trial, rung))
-            refusal = self.ledger.refusal(trial.files.folder, self._tokens(trial, rung) - self._tokens(trial, rung - 1))
+            refusal = self.ledger.refusal(trial.files.folder, self._new_tokens(trial, rung))
             if refusal:
-                lost.setdefault(trial.cell.name, State("capped", refusal))
-            elif result is not None:
-                self.ledger.measured(trial.files.folder, result)
+                ended.capped(trial, refusal)
+            elif (result := trial.files.result(self._tokens(trial, rung))) is not None:
+                self.ledger.measured(trial.files.folder, result, self._skipped(trial))
             elif (failure := trial.files.failure()) is not None:
-                lost[trial.cell.name] = State("failed", failure.reason)
-            else:
+                ended.failed(trial, failure.reason)
+            elif not ended.is_left_out(trial):
                 missing.append(trial)
-        self._train(missing, rung, lost)
+        self._train(missing, rung, ended)
+        for trial in planned:
+            if trial.name in ended.failures:
+                self.ledger.failed(trial.files.folder)
+        self._leave_out([trial for trial in planned if ended.is_left_out(trial)])
+        self.why |= {trial.files.folder: ended.why(trial) for trial in planned if ended.has(trial)}
+        lost = ended.states()
         if phase.name != "common":
             self.states |= lost
         return [cell for cell in living if cell.name not in lost]
 
-    def _train(self, trials: Sequence[Trial], rung: int, lost: dict[str, State]) -> None:
-        """Runs jobs until each has a result or a reason in `lost`."""
+    def _leave_out(self, trials: Sequence[Trial]) -> None:
+        names = {trial.name for trial in trials}
+        self.left_out += [trial for trial in self.trials if trial.name in names]
+        self.trials = [trial for trial in self.trials if trial.name not in names]
+
+    def _train(self, trials: Sequence[Trial], rung: int, ended: Ended) -> None:
+        """Runs jobs until each has a result or has `ended`."""
         waiting = {trial.name: trial for trial in trials}
+        begun: set[str] = set()
         deaths: Counter[str] = Counter()
+        tries: Counter[str] = Counter()
 
         def refused(name: str) -> bool:
-            """Whether no hours are left for a job when a worker is free for it."""
-            if refusal := self.ledger.out_of_hours():
-                lost.setdefault(waiting.pop(name).cell.name, State("capped", refusal))
-            return bool(refusal)
+            """Whether a job is not wanted any more when a worker is free for it, or no hours are left for it."""
+            if name in waiting and (refusal := self.ledger.out_of_hours()):
+                ended.capped(waiting.pop(name), refusal)
+            begun.add(name)
+            return name not in waiting
 
         self._jobs.add([Job(name, self._argument(trial, rung)) for name, trial in waiting.items()], refused)
         while waiting:
             for outcome in self._outcomes:
                 trial = waiting[outcome.name]
-                if self._ended(trial, rung, outcome, deaths, lost):
+                tries[trial.name] += 1
+                if self._ended(trial, rung, outcome, tries[trial.name], deaths, ended):
                     del waiting[outcome.name]
+                    for name in [name for name, each in waiting.items() if ended.is_left_out(each)]:
+                        if name not in begun:
+                            del waiting[name]
                 else:
                     self._jobs.add([Job(trial.name, self._argument(trial, rung))], refused)
                 if not waiting:
@@ -250,11 +229,12 @@ class Controller:
     def _launched(self) -> Generator[Outcome]:
         yield from self._launcher.run(WORK, self._jobs)
 
-    def _ended(self, trial: Trial, rung: int, outcome: Outcome, deaths: Counter[str], lost: dict[str, State]) -> bool:
-        """Whether the job of a trial is over: it has a result, or failed and says why in its files."""
+    def _ended(self, trial: Trial, rung: int, outcome: Outcome, tries: int, deaths: Counter[str], ended: Ended) -> bool:
+        """Whether the job of a trial is over: it has a result, or failed and says why in its files. Raises
+        `ProblemError` for what is not the trial's own fault."""
         result = trial.files.result(self._tokens(trial, rung))
         if result is not None:
-            self.ledger.measured(trial.files.folder, result)
+            self.ledger.measured(trial.files.folder, result, self._skipped(trial))
             output.note(f"{trial.name}: {result.bits_per_byte:.4f} bits per byte after {result.tokens:,} tokens")
             return True
         if outcome.state == "lost":
@@ -263,16 +243,38 @@ class Controller:
             if deaths[place] < ATTEMPTS:
                 output.warn(f"{trial.name}: {outcome.reason}; it is tried again")
                 return False
-        failure = FailedRun(outcome.reason, max(1, deaths.total()))
+        failure, problem = failure_of(outcome, tries)
         trial.files.write_failure(failure)
-        output.warn(f"{trial.name} failed: {failure.reason}")
-        lost[trial.cell.name] = State("failed", failure.reason)
+        output.warn(f"{trial.name} failed: {problem}")
+        ended.failed(trial, outcome.reason)
         return True
 
     def _progress(self, trial: Trial) -> str:
         """The newest checkpoint, which a worker that died in vain has not moved."""
         run = trial.files.run(self.files.folder)
         return max((path.name for path in run.glob("checkpoints/step-*")), default="") if run else ""
+
+    def _new_tokens(self, trial: Trial, rung: int) -> int:
+        """Tokens that a run trains from the rung before to this one."""
+        before = self._tokens(trial, rung - 1) if rung else self._skipped(trial)
+        return self._tokens(trial, rung) - before
+
+    def trunk_tokens(self, cell: Cell, phase: Phase, seed: int) -> int:
+        """Tokens that a final run takes over from a short one."""
+        if not self._continues_trunk(phase, seed):
+            return 0
+        from penstock.train.fork import steps_of_trunk  # torch: most sweeps have no trunk
+
+        train = cell.config.train.model_copy(update={"tokens": self.phases[0].tokens(cell)})
+        short = cell.config.model_copy(update={"train": train})
+        return (steps_of_trunk(short) or 0) * short.tokens_per_step
+
+    def _continues_trunk(self, phase: Phase, seed: int) -> bool:
+        short = self.phases[0]
+        return phase.name == "final" and short.schedule == "trunk" and seed in short.seeds
+
+    def _skipped(self, trial: Trial) -> int:
+        return self.trunk_tokens(trial.cell, trial.phase, trial.seed)
 
     def _tokens(self, trial: Trial, rung: int) -> int:
         return trial.phase.rung_tokens(trial.cell)[rung] if rung >= 0 else 0
@@ -293,6 +295,7 @@ class Controller:
             "tokens": tokens[rung],
             "whole": rung == len(tokens) - 1,
             "trunk": self._trunk(trial),
+            "data": trial.cell.data,
             "heldout_bytes": self.sweep.settings.heldout_bytes,
             "no_plugins": selection.no_plugins,
             "only": list(selection.only),
@@ -301,10 +304,9 @@ class Controller:
 
     def _trunk(self, trial: Trial) -> str | None:
         """The folder of the short run whose steps a final run begins with."""
-        short = self.phases[0]
-        if trial.phase.name != "final" or short.schedule != "trunk" or trial.seed not in short.seeds:
+        if not self._continues_trunk(trial.phase, trial.seed):
             return None
-        return str(self._trial(trial.cell, short, trial.seed).files.folder)
+        return str(self._trial(trial.cell, self.phases[0], trial.seed).files.folder)
 
     def _decided(
         self, rule: StopRule, phase: Phase, rung: int, living: list[Cell], trials: dict[str, list[Trial]]
@@ -352,7 +354,8 @@ class Controller:
         if len(texts) > 1:
             one, other, *_ = texts.values()
             what = f"cells '{one}' and '{other}' were measured on different held-out texts, so no rule can compare them"
-            raise ProblemError(Problem("other-data", what, "axes", "give all cells one corpus and one split"))
+            fix = "give all cells one corpus and one split"
+            raise ProblemError(Problem("other-data", what, self.sweep.where("axes"), fix))
         return [each[-1] for each in found.values()]
 
     def _standing(self, cell: Cell, results: Sequence[RungResult], earlier: tuple[Standing, ...]) -> Standing:

@@ -8,44 +8,54 @@ from dataclasses import fields, replace
 from typing import Any
 
 from penstock.run.config import load_run_config
-from penstock.run.records.record import read_record
 from penstock.run.records.sweep import (
+    Balance,
     CellFigures,
     CellShape,
+    MeasuredRun,
     MissingRun,
     PhaseFigures,
-    RunFigures,
     RungFigures,
     RungResult,
     SweepFigures,
     SweptRun,
 )
-from penstock.sweep.compare import compare
-from penstock.sweep.controller import Controller, Trial
-from penstock.sweep.files import FIGURES
+from penstock.sweep.compare import compare, stand_in
+from penstock.sweep.controller import Controller
 from penstock.sweep.grid import Cell
-from penstock.sweep.objectives import FLOPS_PER_PARAMETER
 from penstock.sweep.rates import rate_of
+from penstock.sweep.trials import Trial
 
 COMPARED = ("all", "final")
 """Phases whose runs the tables compare."""
-MEASURED = ("latency_128", "latency_512", "tokens_per_second", "peak_memory", "tasks")
-"""Figures of trained models that are measured alone."""
+GONE = ("stopped", "failed", "capped")
+"""States of a cell that will have no further run to the end."""
 
 
 def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
     """Everything that is known so far, with a reason for every run that has no figures."""
     sweep = walk.sweep
     compared = [trial for trial in walk.trials if trial.phase.name in COMPARED]
-    found = [(trial, _run(walk, trial)) for trial in compared]
+    found = [(trial, _run(walk, trial, shapes[trial.cell.name])) for trial in compared]
     rows = [row for _, row in found if row is not None]
     results = {(trial.phase.name, trial.cell.name, trial.seed): _results(trial) for trial in walk.trials}
-    means = {cell.cell: cell for cell in compare(rows, sweep.baseline.name)}
+    baseline = sweep.baseline.name
+    reference = stand_in(rows, baseline) if walk.states[baseline].name in GONE else baseline
+    means = {cell.cell: cell for cell in compare(rows, baseline, reference)}
+    measured = _measured(walk, shapes)
     return SweepFigures(
-        baseline=sweep.baseline.name,
-        cells=[_cell(walk, cell, means.get(cell.name), shapes[cell.name], results) for cell in sweep.cells],
+        baseline=baseline,
+        compared_with=None if reference == baseline else reference,
+        cells=[
+            replace(_cell(walk, cell, means.get(cell.name), shapes[cell.name], results), **measured.get(cell.name, {}))
+            for cell in sweep.cells
+        ],
         runs=rows,
-        missing=[_missing(walk, trial) for trial, row in found if row is None],
+        missing=[
+            _missing(walk, trial)
+            for trial in [*(trial for trial, row in found if row is None), *walk.left_out]
+            if trial.phase.name in COMPARED
+        ],
         config=str(sweep.config_file),
         objectives={name: str(direction) for name, direction in sweep.settings.objectives.items()},
         rank_at=list(sweep.settings.rank_at),
@@ -56,14 +66,26 @@ def figures_of(walk: Controller, shapes: dict[str, CellShape]) -> SweepFigures:
     )
 
 
-def _run(walk: Controller, trial: Trial) -> SweptRun | None:
-    run = trial.files.run(walk.files.folder)
-    if run is None or trial.files.result(trial.phase.tokens(trial.cell)) is None:
+def _run(walk: Controller, trial: Trial, shape: CellShape) -> SweptRun | None:
+    """The figures of a run that came to its end, from the cell's files: its directory may be gone."""
+    result = trial.files.result(trial.phase.tokens(trial.cell))
+    if result is None:
         return None
-    figures = read_record(RunFigures, run / FIGURES)
-    if figures is None:
-        return None
-    return SweptRun(**figures.to_json(), cell=trial.cell.name, seed=trial.seed, run=str(run))
+    run, tokens = trial.files.run(walk.files.folder), result.steps * trial.cell.config.tokens_per_step
+    return SweptRun(
+        **(trial.files.balance(walk.files.folder) or Balance()).to_json(),
+        bits_per_byte=result.bits_per_byte,
+        tokens=tokens,
+        seconds=result.seconds,
+        active_parameters=shape.active_parameters,
+        flops=shape.flops_per_token * tokens,
+        text=result.text,
+        text_bytes=result.text_bytes,
+        machine=result.machine,
+        cell=trial.cell.name,
+        seed=trial.seed,
+        run="" if run is None else str(run),
+    )
 
 
 def _results(trial: Trial) -> list[RungResult]:
@@ -77,9 +99,9 @@ def _without_documents(result: RungResult) -> RungFigures:
 
 
 def _missing(walk: Controller, trial: Trial) -> MissingRun:
-    failure, state = trial.files.failure(), walk.states[trial.cell.name]
+    state = walk.why.get(trial.files.folder, walk.states[trial.cell.name])
     why = "not run yet" if state.name in ("pending", "finished") else f"{state.name}: {state.reason}"
-    return MissingRun(trial.cell.name, trial.seed, f"failed: {failure.reason}" if failure else why)
+    return MissingRun(trial.cell.name, trial.seed, why)
 
 
 def _phase(walk: Controller, number: int) -> PhaseFigures:
@@ -115,20 +137,20 @@ def _cell(
             difference=None,
             verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
         )
-    measured = _measured(walk, cell)
+    phase = next(each for each in walk.phases if each.name == (last[0].phase if last else walk.phases[0].name))
     return replace(
         means,
-        **measured,
         state=state.name,
         reason=state.reason,
         key=cell.key,
-        phase=last[0].phase if last else walk.phases[0].name,
+        phase=phase.name,
         tokens=last[0].tokens if last else None,
+        run_tokens=phase.tokens(cell) if last else None,
         settings=cell.settings,
         overrides=[*cell.overrides, *(walk.rates.of(cell) or ())],
         parameters=shape.parameters,
         embedding_share=shape.embedding_share,
-        flops_per_token=FLOPS_PER_PARAMETER * shape.active_parameters,
+        flops_per_token=shape.flops_per_token,
         bytes=shape.bytes,
         lr=rate_of(_optimizer(walk, cell)),
         common_lr=rate_of(cell.config.train.optimizer.settings) if walk.sweep.settings.rate.also_common else None,
@@ -144,11 +166,37 @@ def _optimizer(walk: Controller, cell: Cell) -> Any:
     return config.train.optimizer.settings
 
 
-def _measured(walk: Controller, cell: Cell) -> dict[str, Any]:
-    """What was measured alone, under the names that `CellFigures` has."""
-    own = (trial for trial in walk.trials if trial.cell is cell and trial.phase.name in COMPARED)
-    found = next((measured for trial in own if (measured := trial.files.measured()) is not None), None)
-    return {} if found is None else {name: getattr(found, name) for name in MEASURED}
+def _measured(walk: Controller, shapes: dict[str, CellShape]) -> dict[str, dict[str, Any]]:
+    """What was measured alone of each cell, under the names that `CellFigures` has. Cells with one model share the best
+    of their measurements: what these differ in is the other work of the machine, which only slows a model down."""
+    found: dict[str, tuple[Cell, MeasuredRun]] = {}
+    for trial in walk.trials:
+        if trial.phase.name in COMPARED and (measured := trial.files.measured()) is not None:
+            found.setdefault(trial.cell.name, (trial.cell, measured))
+
+    def alike(one: str, other: str) -> bool:
+        (cell, own), (cell_of, its) = found[one], found[other]
+        return own.machine == its.machine and shapes[one] == shapes[other] and one_model(cell, cell_of)
+
+    return {
+        name: {"tasks": own.tasks, **best_of([each for other, (_, each) in found.items() if alike(name, other)])}
+        for name, (_, own) in found.items()
+    }
+
+
+def one_model(one: Cell, other: Cell) -> bool:
+    """Whether both cells compute the same, with other weights."""
+    return one.config.model == other.config.model and one.config.train.dtype == other.config.train.dtype
+
+
+def best_of(measured: Sequence[MeasuredRun]) -> dict[str, Any]:
+    """The shortest times and the least memory."""
+    return {
+        "latency_128": min(each.latency_128 for each in measured),
+        "latency_512": min(each.latency_512 for each in measured),
+        "tokens_per_second": max(each.tokens_per_second for each in measured),
+        "peak_memory": min(each.peak_memory for each in measured),
+    }
 
 
 def _last_results(of_trials: Sequence[Sequence[RungResult]]) -> list[RungResult]:

@@ -6,7 +6,9 @@ runs/<sweep>/
     cells/<key>/shape.json                                           parameters and bytes of the cell's model
     cells/<key>/rates-seed<n>-<hash>/rates.json                      learning rates that ramps suggest
     cells/<key>/<phase>-seed<n>-<hash>/run.json                      the run directory that trains it
+    cells/<key>/<phase>-seed<n>-<hash>/beside.json                   one that was measured at rungs which came later
     cells/<key>/<phase>-seed<n>-<hash>/rungs/<tokens>.json           figures after so many tokens
+    cells/<key>/<phase>-seed<n>-<hash>/balance.json                  load of the trained model's experts
     cells/<key>/<phase>-seed<n>-<hash>/failed.json                   why there are none
     cells/<key>/<phase>-seed<n>-<hash>/measured.json                 times, memory and scores of the trained model
 
@@ -25,11 +27,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from penstock.hooks.atomic import read_json, write_json, write_text
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import ExitCode, Problem, ProblemError, disk_problem
 from penstock.run.records.record import as_json, read_record, write_record
-from penstock.run.records.sweep import CellRates, CellShape, Decision, FailedRun, HeldoutBytes, MeasuredRun, RungResult
+from penstock.run.records.sweep import (
+    Balance,
+    CellRates,
+    CellShape,
+    Decision,
+    FailedRun,
+    HeldoutBytes,
+    MeasuredRun,
+    RungResult,
+)
 
 FIGURES = "sweep.json"
+RUN, BESIDE = "run.json", "beside.json"
 
 
 @contextmanager
@@ -42,6 +54,18 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout:
         what, fix = "another process is running this sweep", "wait until it finishes, or give this one another name"
         raise ProblemError(Problem("run-in-use", what, str(folder), fix)) from None
+
+
+@contextmanager
+def disk_errors_named(folder: Path) -> Iterator[None]:
+    """A disk that is full, read-only or gone ends the sweep with one `ProblemError`, and no cell has failed by it."""
+    try:
+        yield
+    except OSError as error:
+        problem = disk_problem(error, str(folder))
+        if problem is None:
+            raise
+        raise ProblemError(problem, ExitCode.FAILED) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +98,15 @@ class TrialFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder / "rates.json", rates)
 
+    def balance(self, sweep: Path) -> Balance | None:
+        """None for a dense model. An earlier version kept it in the run directory."""
+        kept, run = read_record(Balance, self.folder / "balance.json"), self.run(sweep)
+        return kept if kept is not None or run is None else read_record(Balance, run / FIGURES)
+
+    def write_balance(self, balance: Balance) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_record(self.folder / "balance.json", balance)
+
     def failure(self) -> FailedRun | None:
         return read_record(FailedRun, self.folder / "failed.json")
 
@@ -83,15 +116,22 @@ class TrialFiles:
 
     def run(self, sweep: Path) -> Path | None:
         """The run directory, which lies in the sweep's folder."""
-        path = self.folder / "run.json"
+        return self._run(sweep, RUN)
+
+    def beside(self, sweep: Path) -> Path | None:
+        """The run directory of rungs that were added when the run was beyond them."""
+        return self._run(sweep, BESIDE)
+
+    def _run(self, sweep: Path, pointer: str) -> Path | None:
+        path = self.folder / pointer
         if not path.exists():
             return None
         found = sweep / read_json(path)["run"]
         return found if found.is_dir() else None
 
-    def write_run(self, run: Path) -> None:
+    def write_run(self, run: Path, *, beside: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "run.json", {"run": run.name})
+        write_json(self.folder / (BESIDE if beside else RUN), {"run": run.name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +150,22 @@ class SweepFiles:
         for path in self.folder.glob("cells/*/*/failed.json"):
             path.unlink()
 
+    def has_cell(self, key: str) -> bool:
+        return (self.folder / "cells" / key).is_dir()
+
+    def runs_of(self, key: str) -> list[Path]:
+        """The run directories of a cell that are still there."""
+        folders = (self.folder / "cells" / key).glob("*/")
+        return [run for folder in folders if (run := TrialFiles(folder).run(self.folder)) is not None]
+
     def claimed(self) -> set[str]:
         """Names of the run directories that belong to a cell already."""
-        return {read_json(path)["run"] for path in self.folder.glob("cells/*/*/run.json")}
+        return {read_json(path)["run"] for name in (RUN, BESIDE) for path in self.folder.glob(f"cells/*/*/{name}")}
 
     def shape(self, key: str) -> CellShape | None:
-        return read_record(CellShape, self._shape(key))
+        """None also for one of an earlier version, which counted FLOPs in another way."""
+        shape = read_record(CellShape, self._shape(key))
+        return shape if shape is not None and shape.flops_per_token else None
 
     def write_shape(self, key: str, shape: CellShape) -> None:
         self._shape(key).parent.mkdir(parents=True, exist_ok=True)

@@ -21,29 +21,25 @@ def finalists(standings: Sequence[Standing], count: int) -> list[str]:
     ranked = sorted(standings, key=lambda standing: (standing.bits_per_byte, standing.cell))
     if not ranked or not ranked[0].costs:
         return [standing.cell for standing in ranked[:count]]
-    third = math.ceil(count / 3)
-    best, others = ranked[:third], ranked[third:]
-    points_NM = np.array([[standing.bits_per_byte, *standing.costs] for standing in others])
-    return [each.cell for each in best] + [others[index].cell for index in covering(points_NM, count - third)]
+    points_NM = np.array([[standing.bits_per_byte, *standing.costs] for standing in ranked])
+    return [ranked[index].cell for index in covering(points_NM, count, best=math.ceil(count / 3))]
 
 
-def covering(points_NM: Values, count: int) -> list[int]:
-    """Indices of at most `count` points: the best in the first objective, then the one that adds most hypervolume to
-    those before it, up to the `reference_point` of all. Where the front has fewer points, those of the front without
-    them follow, because a result may have hidden that they belong to it.
+def covering(points_NM: Values, count: int, *, best: int = 1) -> list[int]:
+    """Indices of at most `count` points, which are in the order of the first objective: the `best` first ones, and then
+    each that adds most hypervolume to those behind these, up to the `reference_point` of all. Where the front has fewer
+    points, those of the front without them follow, because a result may have hidden that they belong to it.
 
     The greedy choice has 1 - 1/e of the volume of the best one (Nemhauser et al., Mathematical Programming 14, 1978).
     """
-    if not len(points_NM):
-        return []
-    reference, left, chosen = reference_point(points_NM), np.arange(len(points_NM)), list[int]()
+    reference, chosen = reference_point(points_NM), list(range(min(best, count, len(points_NM))))
+    left = np.arange(len(chosen), len(points_NM))
     while len(left) and len(chosen) < count:
         front = left[on_front(points_NM[left])]
         left = np.setdiff1d(left, front)
         waiting, own = front.tolist(), list[int]()
         while waiting and len(chosen) + len(own) < count:
             volumes = [hypervolume(points_NM[[*own, index]], reference) for index in waiting]
-            best = int(np.argmax(volumes)) if chosen or own else int(np.argmin(points_NM[waiting, 0]))
-            own.append(waiting.pop(best))
+            own.append(waiting.pop(int(np.argmax(volumes))))
         chosen += own
     return chosen

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.config import read_config
@@ -40,12 +42,20 @@ def finished_sweep(sweep_file: Path, runs: Path, registry: Registry) -> Finished
     return None if figures is None else Finished(name, figures, folder / "sweep.html")
 
 
-def note_finished(folder: Path, inputs: list[Path], code: dict[str, str], registry: Registry) -> None:
-    """Remembers that nothing is left to do for these contents of the sweep file and the run config, and this code."""
+def note_finished(
+    folder: Path, inputs: list[Path], code: dict[str, str], corpora: list[dict[str, Any]], registry: Registry
+) -> None:
+    """Remembers that nothing is left to do for these contents of the sweep file and the run config, this code and these
+    corpora, which are as a config writes them."""
+    try:
+        data = [{"corpus": each, "fingerprint": _fingerprint(each, registry)} for each in corpora]
+    except ProblemError:  # a text that is gone: nothing tells whether it comes back unchanged
+        return
     files = [*inputs, folder / FIGURES]
     told = {
         "files": {str(path.resolve()): _hash(path) for path in files},
         "code": code,
+        "data": data,
         "selection": registry.selection.arguments(),
         "cells": len(list(folder.glob("cells/*/*/rungs/*.json"))),
     }
@@ -60,10 +70,25 @@ def _figures(folder: Path, inputs: list[Path], registry: Registry) -> SweepFigur
             and told["selection"] == registry.selection.arguments()
             and told["cells"] == len(list(folder.glob("cells/*/*/rungs/*.json")))
             and all(content_hash(target) == digest for target, digest in told["code"].items())
+            and all(_same_data(each, registry) for each in told["data"])
         )
     except (OSError, ValueError, KeyError, TypeError):  # absent, or of another version
         return None
     return read_record(SweepFigures, folder / FIGURES) if same else None
+
+
+def _fingerprint(corpus: dict[str, Any], registry: Registry) -> Any:
+    """What tells without reading a corpus that it has changed, as JSON reads it back; None for one that has none."""
+    built = registry.choose("corpus", corpus, "data.corpus").build()
+    return json.loads(json.dumps(built.fingerprint())) if hasattr(built, "fingerprint") else None
+
+
+def _same_data(noted: dict[str, Any], registry: Registry) -> bool:
+    """Whether a corpus is as it was. A text that is gone is: its tokens outlive it."""
+    try:
+        return _fingerprint(noted["corpus"], registry) == noted["fingerprint"]
+    except ProblemError:
+        return True
 
 
 def _hash(path: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.hooks.config import OnResume, read_config, validate
+from penstock.hooks.config import ConfigDocument, OnResume, read_config, validate
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.config import RunConfig, load_run_config
@@ -18,19 +19,23 @@ from penstock.run.plugin_lock import Locked, choices, content_hash
 from penstock.sweep.config import SweepConfig
 from penstock.train.resume import marked_leaves
 
+OVERRIDE = re.compile(r"command line, override (\d+)(.*)", re.DOTALL)
 SHOWN = 12  # hex digits of a key, the name of the cell's folder
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One combination of the grid. `settings` has the name of its value on each axis, `configs` the run config of each
-    seed, and `key` is a hash of all that its results depend on, except the seed."""
+    seed, and `key` is a hash of all that its results depend on, except the seed. `data` is a hash of its prepared data
+    and `vocabulary` the number of its tokens, once they are known: see `penstock.sweep.data`."""
 
     name: str
     settings: dict[str, str]
     overrides: tuple[str, ...]
     configs: dict[int, RunConfig]
     key: str
+    data: str | None = None
+    vocabulary: int | None = None
 
     def arguments(self, seed: int) -> list[str]:
         """The overrides that make the base config this cell's for one seed."""
@@ -44,12 +49,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep file with all cells validated. `code` has the hash of the code of each component that a cell uses."""
+    """A sweep file with all cells validated. `code` has the hash of the code of each component that a cell uses, and
+    `written` knows the lines of the file."""
 
     settings: SweepConfig
     config_file: Path
     cells: tuple[Cell, ...]
     code: dict[str, str]
+    written: ConfigDocument
+
+    def where(self, *path: str | int) -> str:
+        """The line and the path of a setting, as an error shows it."""
+        return self.written.where(path)
 
     @property
     def baseline(self) -> Cell:
@@ -60,7 +71,8 @@ class Sweep:
 def load_sweep(path: Path, registry: Registry) -> Sweep:
     """Reads a sweep file and validates every cell; raises one `ProblemError` with everything that is wrong, each
     problem with its cell. No cell may be another one with a different name."""
-    settings = validate(SweepConfig, read_config(path, ()), registry)
+    document = read_config(path)
+    settings = validate(SweepConfig, document, registry)
     config_file = settings.config if settings.config.is_absolute() else path.parent / settings.config
     written = read_config(config_file)
     cells: list[Cell] = []
@@ -68,26 +80,39 @@ def load_sweep(path: Path, registry: Registry) -> Sweep:
     code: dict[str, str] = {}
     for name, parts in zip(settings.cell_names(), itertools.product(*settings.axes.values()), strict=True):
         chosen = [settings.axes[axis][value] for axis, value in zip(settings.axes, parts, strict=True)]
-        patches = [override(key, value) for patch in (settings.set, *chosen) for key, value in patch.items()]
+        axes = dict(zip(settings.axes, parts, strict=True))
+        at = [("set",), *(("axes", axis, value) for axis, value in axes.items())]
+        given = list(zip(at, (settings.set, *chosen), strict=True))
+        patches = [override(key, value) for _, patch in given for key, value in patch.items()]
         overrides = (*patches, f"name={settings.name}")
+        places = [*((*at, key) for at, patch in given for key in patch), ("name",), ("seeds", 0)]
         try:
             config = load_run_config(written, [*overrides, f"seed={settings.seeds[0]}"], registry)[0]
         except ProblemError as error:
-            problems += [
-                Problem(found.code, found.what, f"{path}: cell '{name}': {found.where}", found.fix)
-                for found in error.problems
-            ]
+            problems += [_of_cell(found, name, places, document) for found in error.problems]
             continue
         configs = {seed: config.model_copy(update={"seed": seed}) for seed in settings.seeds}
-        axes = dict(zip(settings.axes, parts, strict=True))
         cells.append(Cell(name, axes, overrides, configs, key_of(config, code)))
-    problems += [*_equal_cells(cells, path), *_unlike_tokenizers(settings, cells, path)]
+    problems += [
+        *_equal_cells(cells, document),
+        *_unlike_tokenizers(settings, cells, document),
+        *_unlike_texts(settings, cells, document),
+        *_without_experts(settings, cells, document),
+    ]
     if problems:
         raise ProblemError(problems)
     if settings.stop is not None:  # other code may decide otherwise
         target = settings.stop.entry.component.target
         code[target] = content_hash(target)
-    return Sweep(settings, config_file, tuple(cells), code)
+    return Sweep(settings, config_file, tuple(cells), code, document)
+
+
+def _of_cell(found: Problem, cell: str, places: Sequence[tuple[str | int, ...]], document: ConfigDocument) -> Problem:
+    """A problem of a cell's config. What an override brought in stands in the sweep file, at the place of `places`."""
+    where = f"cell '{cell}': {found.where}"
+    if match := OVERRIDE.match(found.where):
+        where = f"{document.where(places[int(match[1]) - 1])}: cell '{cell}'{match[2]}"
+    return Problem(found.code, found.what, where, found.fix)
 
 
 def key_of(config: RunConfig, code: dict[str, str]) -> str:
@@ -113,19 +138,20 @@ def _code_of(config: RunConfig, code: dict[str, str]) -> list[Locked]:
     return [{"component": name, "hash": found[name]} for name in sorted(found)]
 
 
-def _equal_cells(cells: Sequence[Cell], path: Path) -> list[Problem]:
+def _equal_cells(cells: Sequence[Cell], document: ConfigDocument) -> list[Problem]:
     """A problem for each cell that would train the same model as an earlier one: it would count twice."""
     first: dict[str, str] = {}
     problems: list[Problem] = []
     for cell in cells:
         if cell.key in first:
             what = f"cells '{first[cell.key]}' and '{cell.name}' are equal: their settings make the same runs"
-            problems.append(Problem("equal-cells", what, f"{path}: axes", "remove one, or change its settings"))
+            fix = "remove one, or change its settings"
+            problems.append(Problem("equal-cells", what, document.where(("axes",)), fix))
         first.setdefault(cell.key, cell.name)
     return problems
 
 
-def _unlike_tokenizers(settings: SweepConfig, cells: Sequence[Cell], path: Path) -> list[Problem]:
+def _unlike_tokenizers(settings: SweepConfig, cells: Sequence[Cell], document: ConfigDocument) -> list[Problem]:
     """A problem if the cells have several tokenizers, and the rule compares what only cells of one have."""
     component = settings.stop.entry.component if settings.stop else None
     if component is None or "any-tokenizer" in component.capabilities:
@@ -135,7 +161,36 @@ def _unlike_tokenizers(settings: SweepConfig, cells: Sequence[Cell], path: Path)
         if first is not None and cell.config.data.tokenizer != first.config.data.tokenizer:
             what = f"stop rule '{component.name}' needs one tokenizer, but '{first.name}' and '{cell.name}' have two"
             fix = "use stop: paired, which compares bits per byte, or one tokenizer"
-            return [Problem("unlike-tokenizers", what, f"{path}: stop", fix)]
+            return [Problem("unlike-tokenizers", what, document.where(("stop",)), fix)]
+    return []
+
+
+def _unlike_texts(settings: SweepConfig, cells: Sequence[Cell], document: ConfigDocument) -> list[Problem]:
+    """A problem if cells are measured on different held-out texts, and bits per byte compare them. Sweeps of data have
+    other objectives, such as scores of tasks."""
+    decided = settings.phases is not None or settings.stop is not None or settings.confirm is not None
+    if not decided and "bits_per_byte" not in settings.objectives:
+        return []
+    own = {"tokenizer", "sequence_length"}  # which leave the text as it is
+    texts = [cell.config.data.model_dump(mode="json", exclude=own) for cell in cells]
+    for cell, text in zip(cells, texts, strict=True):
+        if text != texts[0]:
+            names = ", ".join(f"data.{name}" for name in text if text[name] != texts[0][name])
+            what = f"cells '{cells[0].name}' and '{cell.name}' have other held-out texts, since they differ in {names}"
+            fix = "give all cells one corpus and one split, or objectives without bits_per_byte and no phases"
+            return [Problem("other-data", what, document.where(("axes",)), fix)]
+    return []
+
+
+def _without_experts(settings: SweepConfig, cells: Sequence[Cell], document: ConfigDocument) -> list[Problem]:
+    """A problem if the balance of experts is an objective, and the model of a cell is dense."""
+    if "max_violation" not in settings.objectives:
+        return []
+    for cell in cells:
+        model = cell.config.model.settings
+        if getattr(model, "n_routed_experts", 1) == 0 or (model.router is None and not model.overrides):
+            what = f"the model of cell '{cell.name}' is dense, so no load of experts is measured"
+            return [Problem("bad-value", what, document.where(("objectives", "max_violation")))]
     return []
 
 

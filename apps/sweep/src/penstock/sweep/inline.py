@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Iterator
 
 from penstock.hooks.contracts.launching import Job, Outcome
+from penstock.hooks.jobs import failed_outcome
 from penstock.hooks.problems import ProblemError
 
 
@@ -19,6 +20,6 @@ class Inline:
             try:
                 value = call(job.argument)
             except ProblemError as error:
-                yield Outcome(job.name, "failed", None, error.problems[0].what)
+                yield failed_outcome(job, error)
             else:
                 yield Outcome(job.name, "done", value, "")

@@ -27,6 +27,14 @@ PHASES = {
 }
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "cell"), counted(2, "cell")
+    ('1 cell', '2 cells')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def label(figure: str) -> str:
     """
     >>> label("bytes.ternary"), label("flops_per_token")

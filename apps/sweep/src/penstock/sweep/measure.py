@@ -16,8 +16,9 @@ import torch
 from penstock.eval_suite.performance import measure_performance
 from penstock.evaluate.evaluation import heldout_tokens, prepare_tasks, task_context
 from penstock.hooks.discovery import Selection
+from penstock.hooks.problems import failed
 from penstock.hooks.registry import Registry
-from penstock.run.directory import processor
+from penstock.run.directory import RunDirectory, processor
 from penstock.run.records.sweep import MeasuredRun
 from penstock.train.restore import restore_run
 
@@ -28,7 +29,12 @@ REPEATS = 10
 
 
 def measure(run: Path, registry: Registry, tasks: Sequence[Mapping[str, Any]] = ()) -> MeasuredRun:
-    """Measures a finished run. Speed comes first, because scoring tasks would raise the peak memory."""
+    """Measures a finished run. Speed comes first, because scoring tasks would raise the peak memory. Raises
+    `ProblemError` for a run that has not reached its end."""
+    status = RunDirectory(run).status()
+    if status.state != "finished":
+        what = f"the run is at step {status.step or 0} of {status.steps or 0}, so its model is not the trained one"
+        raise failed("unfinished-run", what, str(run), f"train it to its end with --resume {run}")
     restored = restore_run(run, registry)
     short, long = (
         measure_performance(restored.model, prompt_tokens=tokens, new_tokens=16, batch_sizes=(1,), repeats=REPEATS)

@@ -16,8 +16,9 @@ from penstock.cli import output
 from penstock.hooks.contracts.launching import Job, Launcher
 from penstock.run.records.sweep import MeasuredRun
 from penstock.sweep.config import SweepConfig
-from penstock.sweep.controller import Controller, Trial
+from penstock.sweep.controller import Controller
 from penstock.sweep.objectives import measured_alone
+from penstock.sweep.trials import Trial
 
 MEASURE = "penstock.sweep.measure:measure_job"
 PHASES = ("all", "final")

@@ -24,8 +24,6 @@ MEASURED_TIMES = frozenset({"latency_128", "latency_512", "tokens_per_second", "
 
 EXACT = frozenset({"parameters", "active_parameters", "embedding_share", "flops_per_token", "bytes"})
 """Figures that follow from the sizes of the model."""
-FLOPS_PER_PARAMETER = 6
-"""Of training, for each active parameter and token: 2 forward and 4 backward."""
 
 
 def measured_alone(name: str) -> bool:
@@ -46,12 +44,10 @@ def is_exact(name: str) -> bool:
 def exact_figure(shape: CellShape, name: str) -> float | None:
     """The value of an exact objective; None for an unknown format of bytes.
 
-    >>> shape = CellShape(100, 40, 0.25, {"int8": 120.0})
+    >>> shape = CellShape(100, 40, 0.25, {"int8": 120.0}, flops_per_token=240)
     >>> [exact_figure(shape, name) for name in ("parameters", "flops_per_token", "bytes.int8", "bytes.fp4")]
     [100, 240, 120.0, None]
     """
-    if name == "flops_per_token":
-        return FLOPS_PER_PARAMETER * shape.active_parameters
     kind, _, rest = name.partition(".")
     return shape.bytes.get(rest) if kind == "bytes" else getattr(shape, name)
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.hooks.problems import Problem, ProblemError
-from penstock.sweep.config import SweepConfig
-from penstock.sweep.grid import Cell, override
+from penstock.sweep.grid import Cell, Sweep, override
 
 RUNGS = (0.25, 0.5)
 """Default rungs of a short phase: the rule sees each cell twice before the phase ends."""
@@ -47,9 +46,10 @@ def _of(amount: float, whole: int) -> int:
     return math.ceil(amount * whole) if amount < 1 else math.ceil(amount)
 
 
-def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
+def phases_of(sweep: Sweep) -> list[Phase]:
     """The phases in the order in which they run. No rule stops cells at the common rate, where all are compared. Raises
-    `ProblemError` for rungs that lie behind the end of a run."""
+    `ProblemError` for rungs that lie behind the end of a run, and for a short phase that is not shorter than it."""
+    settings = sweep.settings
     seeds, given = tuple(settings.seeds), settings.rungs
     to_the_end = seeds if settings.confirm is None else seeds[:1]
     rungs = tuple(given) if given is not None else RUNGS if settings.phases else ()
@@ -64,34 +64,46 @@ def phases_of(settings: SweepConfig, cells: Sequence[Cell]) -> list[Phase]:
         ]
         if settings.rate.also_common:
             phases.append(Phase("common", short.tokens, few, rungs))
-    _require_rungs_inside(phases, cells)
+    if settings.phases is not None:
+        _require_shorter(phases[0], sweep)
+    _require_rungs_inside(phases, sweep)
     if settings.phases is not None and settings.phases.short.schedule == "trunk":
-        _require_trunks(cells)
+        _require_trunks(sweep)
     return phases
 
 
-def _require_trunks(cells: Sequence[Cell]) -> None:
+def _require_shorter(phase: Phase, sweep: Sweep) -> None:
+    """A short phase of all tokens would train everything twice."""
+    for cell in sweep.cells:
+        if phase.tokens(cell) >= (whole := cell.config.train.tokens):
+            what = f"the short phase is not shorter than the {whole:,} tokens of cell '{cell.name}'"
+            fix = "give it fewer tokens, or leave `phases` out"
+            where = sweep.where("phases", "short", "tokens")
+            raise ProblemError(Problem("bad-value", what, where, fix))
+
+
+def _require_trunks(sweep: Sweep) -> None:
     """A longer run continues a shorter one if both have one warm-up, and then a constant rate up to their decay."""
     problems: list[Problem] = []
-    for cell in cells:
+    for cell in sweep.cells:
         schedule = cell.config.train.schedule
         if getattr(schedule.settings, "warmup_tokens", None) is None:
             name = schedule.entry.component.name
             what = f"schedule '{name}' of cell '{cell.name}' has no trunk that the final phase could continue"
             fix = "set train.schedule to {use: wsd, warmup_tokens: N}, or phases.short.schedule to own"
-            problems.append(Problem("no-trunk", what, "phases.short.schedule", fix))
+            problems.append(Problem("no-trunk", what, sweep.where("phases", "short", "schedule"), fix))
     if problems:
         raise ProblemError(problems[:1])
 
 
-def _require_rungs_inside(phases: Sequence[Phase], cells: Sequence[Cell]) -> None:
+def _require_rungs_inside(phases: Sequence[Phase], sweep: Sweep) -> None:
     """Each rung lies before the end of the run, and no two are one."""
     problems: list[Problem] = []
-    for phase, cell in ((phase, cell) for phase in phases for cell in cells):
+    for phase, cell in ((phase, cell) for phase in phases for cell in sweep.cells):
         tokens = phase.rung_tokens(cell)
         if any(one >= other for one, other in itertools.pairwise(tokens)):
             what = f"rungs of cell '{cell.name}' are at {', '.join(f'{each:,}' for each in tokens[:-1])} tokens"
             fix = f"give each a place of its own before the end of the phase, {tokens[-1]:,} tokens"
-            problems.append(Problem("bad-value", what, "rungs", fix))
+            problems.append(Problem("bad-value", what, sweep.where("rungs"), fix))
     if problems:
         raise ProblemError(problems[:1])

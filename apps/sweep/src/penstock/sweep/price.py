@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from penstock.hooks.contracts import Batch, Inputs
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
 from penstock.run.config import RunConfig
-from penstock.run.records.record import Record
+from penstock.run.records.record import ABSENT, Record
 from penstock.run.records.sweep import CellShape
 from penstock.sweep.controller import Controller
+from penstock.sweep.grid import Cell
 from penstock.sweep.measuring import measures
 from penstock.sweep.phases import Phase
 from penstock.train.compose import Composition, compose_model, compose_optimizer, pick_device, planned_vocabulary
@@ -52,8 +53,8 @@ class CellPrice(Record):
 @dataclass(frozen=True, slots=True)
 class SweepPrice(Record):
     """The estimated cost of what is left of a sweep: `seconds_left` of work, and `seconds_left` over `workers` at once.
-    Cells that a rule will stop cost less. `evaluated` says how much held-out text is counted; measuring trained models,
-    where the sweep does, is not."""
+    Cells that a rule will stop cost less, and what exceeds a cap of the budget will be left out. `evaluated` says how
+    much held-out text is counted; measuring trained models, where the sweep does, is not."""
 
     name: str
     baseline: str
@@ -62,10 +63,17 @@ class SweepPrice(Record):
     workers: int = 1
     evaluated: str = ""
     measured: bool = False
+    hours_cap: float | None = field(default=None, metadata=ABSENT)
+    tokens_cap: int | None = field(default=None, metadata=ABSENT)
+    runs_cap: int | None = field(default=None, metadata=ABSENT)
 
     @property
     def wall_seconds(self) -> float:
-        return self.seconds_left / self.workers
+        return self.seconds_left / min(self.workers, max(1, self.runs_left))
+
+    @property
+    def runs_left(self) -> int:
+        return sum(cell.runs - cell.finished for cell in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +85,15 @@ class Speed:
 
 
 def workers_of(launcher: Choice) -> tuple[int, int | None]:
-    """Workers of a launcher and threads of each, as far as its settings say."""
+    """Workers of a launcher and threads of each, as far as its settings say. Those of this machine have its cores."""
     settings = launcher.settings
     threads: int | None = getattr(settings, "threads", None)
+    asked: int | None = getattr(settings, "workers", None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return getattr(settings, "workers", None) or max(1, cores // (threads or 1)), threads
+    at_once = max(1, cores // (threads or 1))
+    if launcher.entry.component.name != "local":
+        return asked or at_once, threads
+    return min(asked or at_once, at_once), threads and min(threads, cores)
 
 
 def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threads: int | None) -> SweepPrice:
@@ -89,7 +101,7 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
     if threads is not None:
         torch.set_num_threads(threads)
     sweep = walk.sweep
-    speeds = {cell.name: speed_of(cell.config) for cell in sweep.cells}
+    speeds = {cell.name: speed_of(cell.config, cell.vocabulary) for cell in sweep.cells}
     heldout = {cell.name: _heldout_tokens(cell.config, walk.runs, sweep.settings.heldout_bytes) for cell in sweep.cells}
     prices = _rates_of(walk, shapes, speeds)
     for phase in walk.phases:
@@ -99,10 +111,12 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
                 cell=cell.name,
                 active_parameters=shapes[cell.name].active_parameters,
                 tokens=phase.tokens(cell),
-                flops=6 * shapes[cell.name].active_parameters * phase.tokens(cell),
+                flops=shapes[cell.name].flops_per_token * phase.tokens(cell),
                 runs=len(phase.seeds),
                 finished=sum(walk.has_result(cell, phase, seed) for seed in phase.seeds),
-                seconds_per_run=_seconds(cell.config, phase, phase.tokens(cell), speeds[cell.name], heldout[cell.name]),
+                seconds_per_run=_seconds(
+                    cell.config, phase, _trained_tokens(walk, phase, cell), speeds[cell.name], heldout[cell.name]
+                ),
                 phase=phase.name,
             )
             for cell in cells
@@ -118,7 +132,15 @@ def price_of(walk: Controller, shapes: dict[str, CellShape], workers: int, threa
         workers=workers,
         evaluated=f"{max(known):,} held-out tokens each time" if known else "",
         measured=measures(sweep.settings),
+        hours_cap=sweep.settings.budget.hours,
+        tokens_cap=sweep.settings.budget.tokens,
+        runs_cap=sweep.settings.budget.runs,
     )
+
+
+def _trained_tokens(walk: Controller, phase: Phase, cell: Cell) -> int:
+    """Tokens that a run trains itself, on average over seeds: one that continues a trunk begins after it."""
+    return phase.tokens(cell) - round(np.mean([walk.trunk_tokens(cell, phase, seed) for seed in phase.seeds]))
 
 
 def _rates_of(walk: Controller, shapes: dict[str, CellShape], speeds: dict[str, Speed]) -> list[CellPrice]:
@@ -128,18 +150,29 @@ def _rates_of(walk: Controller, shapes: dict[str, CellShape], speeds: dict[str, 
         return []
     prices: list[CellPrice] = []
     for cell in walk.sweep.cells:
-        ramps = rate.seeds * (1 + hasattr(cell.config.train.optimizer.settings, "adamw_lr"))
-        tokens, active = rate.steps * cell.config.tokens_per_step, shapes[cell.name].active_parameters
+        ramps = walk.rates.ramps(cell)
+        tokens, shape = rate.steps * cell.config.tokens_per_step, shapes[cell.name]
         finished = ramps if walk.rates.of(cell) is not None else 0
         seconds = tokens * speeds[cell.name].training
-        prices.append(CellPrice(cell.name, active, tokens, 6 * active * tokens, ramps, finished, seconds, "rates"))
+        prices.append(
+            CellPrice(
+                cell=cell.name,
+                active_parameters=shape.active_parameters,
+                tokens=tokens,
+                flops=shape.flops_per_token * tokens,
+                runs=ramps,
+                finished=finished,
+                seconds_per_run=seconds,
+                phase="rates",
+            )
+        )
     return prices
 
 
-def speed_of(config: RunConfig) -> Speed:
+def speed_of(config: RunConfig, vocabulary: int | None = None) -> Speed:
     """From the fastest of a few steps on random tokens after one that warms up, and from one evaluation."""
     device = pick_device(config.train.device)
-    composition = compose_model(config, planned_vocabulary(config), device)
+    composition = compose_model(config, vocabulary or planned_vocabulary(config), device)
     length, rows = config.data.sequence_length, config.train.batch_size // config.train.micro_batches
     random = torch.Generator().manual_seed(0)
     window_BS = torch.randint(0, composition.model.vocabulary_size, (rows, length + 1), generator=random)
@@ -240,13 +273,26 @@ def price_text(price: SweepPrice) -> str:
     ]
     head = ("cell", "phase", "active parameters", "tokens per run", "FLOPs per run", "runs finished", "s per run")
     what = f"evaluation of {price.evaluated}" if price.evaluated else "no evaluation of held-out text, as it is unknown"
-    what += " before `penstock prepare`" if not price.evaluated else ""
+    what += " before `penstock prepare`, and so is whether it fills the vocabularies" if not price.evaluated else ""
     measured = ", and measuring trained models comes on top" if price.measured else ""
+    workers = f"{price.workers} worker{'s' * (price.workers > 1)}"
     return (
-        f"{output.table(head, rows)}\n\nabout {_span(price.wall_seconds)} remain on {price.workers} worker"
-        f"{'s' * (price.workers > 1)}, extrapolated from a few steps timed here, optimizer included, with {what}; "
-        f"cells that a rule stops take less{measured}\nnothing was written: this was a dry run"
+        f"{output.table(head, rows)}\n\n{_caps_text(price)}about {_span(price.wall_seconds)} remain on {workers}, "
+        f"extrapolated from a few steps timed here, optimizer included, with {what}; cells that a rule stops take "
+        f"less{measured}\nnothing was written: this was a dry run"
     )
+
+
+def _caps_text(price: SweepPrice) -> str:
+    """What the budget allows beside what the sweep has; empty without a budget."""
+    runs = [cell for cell in price.cells if cell.phase != "rates"]
+    whole = {
+        "tokens": (price.tokens_cap, sum(cell.tokens * cell.runs for cell in price.cells)),
+        "runs": (price.runs_cap, sum(cell.runs for cell in runs)),
+        "hours": (price.hours_cap, round(price.seconds_left / 3600, 2)),
+    }
+    capped = [f"{wanted:,} {name} for a budget of {cap:,}" for name, (cap, wanted) in whole.items() if cap is not None]
+    return f"the sweep has {', '.join(capped)}, and what exceeds it is capped\n" if capped else ""
 
 
 def _span(seconds: float) -> str:

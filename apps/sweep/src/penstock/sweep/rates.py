@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from penstock.hooks.contracts import ParameterRole
 from penstock.hooks.contracts.launching import Job, Launcher, Outcome
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.hooks.registry import Registry
-from penstock.run.records.sweep import CellRates, FailedRun
+from penstock.run.records.sweep import CellRates
+from penstock.sweep.budget import Ledger
 from penstock.sweep.files import SweepFiles, TrialFiles
 from penstock.sweep.grid import Cell, Sweep
+from penstock.sweep.trials import failure_of
 from penstock.train.width import override_at_width, override_of_found, width_of
 
 FIND = "penstock.sweep.find:find_job"
@@ -42,11 +45,19 @@ class CellRateOverrides:
             self._of[cell.name] = (override,) if override else ()
         return self._of[cell.name]
 
-    def found(self, cells: Sequence[Cell]) -> list[CellRates]:
-        """What ramps found so far."""
+    def found(self, cell: Cell) -> CellRates | None:
+        """What ramps found for a cell."""
+        return self.files(cell).rates() if self.settings.use == "lr-find" else None
+
+    def ramps(self, cell: Cell) -> int:
+        """How many ramps find the rates of a cell: for each rule of the optimizer as many as there are seeds."""
         if self.settings.use != "lr-find":
-            return []
-        return [found for cell in cells if (found := self.files(cell).rates()) is not None]
+            return 0
+        return self.settings.seeds * (1 + hasattr(cell.config.train.optimizer.settings, "adamw_lr"))
+
+    def ramp_tokens(self, cell: Cell) -> int:
+        """Tokens of all ramps of a cell, if none of them ends early."""
+        return self.ramps(cell) * self.settings.steps * cell.config.tokens_per_step
 
     def files(self, cell: Cell) -> TrialFiles:
         """The folder of the cell's found rates."""
@@ -81,24 +92,46 @@ def rate_of(optimizer: Any) -> float | None:
 
 
 def find_missing(
-    rates: CellRateOverrides, sweep: Sweep, runs: Path, registry: Registry, launcher: Launcher
-) -> dict[str, str]:
-    """Finds the rates of the cells that have none, and returns why others have none still."""
-    missing = {cell.name: cell for cell in sweep.cells if rates.of(cell) is None}
-    failed = {name: found.reason for name, cell in missing.items() if (found := rates.files(cell).failure())}
-    jobs = [
-        Job(name, _argument(rates, sweep, cell, runs, registry)) for name, cell in missing.items() if name not in failed
-    ]
-    for outcome in _outcomes(launcher, jobs):
+    rates: CellRateOverrides,
+    cells: Sequence[Cell],
+    sweep: Sweep,
+    runs: Path,
+    registry: Registry,
+    launcher: Launcher,
+    ledger: Ledger,
+) -> dict[str, tuple[str, str]]:
+    """Finds the rates of the cells that have none, and returns a state and a reason for those that have none still. The
+    ledger counts all ramps, and ends this when its hours are used up."""
+    lost: dict[str, tuple[str, str]] = {}
+    missing: dict[str, Cell] = {}
+    for cell in cells:
+        if found := rates.found(cell):
+            ledger.found(found.found.tokens, found.seconds)
+        elif rates.of(cell) is None:
+            missing[cell.name] = cell
+            if failure := rates.files(cell).failure():
+                lost[cell.name] = "failed", failure.reason
+
+    def jobs() -> Iterator[Job]:
+        for name in [name for name in missing if name not in lost]:
+            if refusal := ledger.out_of_hours():
+                lost[name] = "capped", refusal
+            else:
+                yield Job(name, _argument(rates, sweep, missing[name], runs, registry))
+
+    for outcome, tries in _outcomes(launcher, jobs()):
         files = rates.files(missing[outcome.name])
         if outcome.value is not None:
-            files.write_rates(CellRates.from_json(outcome.value))
-            output.note(f"{outcome.name}: {rates_text(files.rates())}")
+            found = CellRates.from_json(outcome.value)
+            files.write_rates(found)
+            ledger.found(found.found.tokens, found.seconds)
+            output.note(f"{outcome.name}: {rates_text(found)}")
         else:
-            files.write_failure(FailedRun(outcome.reason, 1))
-            output.warn(f"{outcome.name}: no rate was found: {outcome.reason}")
-            failed[outcome.name] = outcome.reason
-    return failed
+            failure, problem = failure_of(outcome, tries)
+            files.write_failure(failure)
+            output.warn(f"{outcome.name}: no rate was found: {problem}")
+            lost[outcome.name] = "failed", outcome.reason
+    return lost
 
 
 def rates_text(found: CellRates | None) -> str:
@@ -112,16 +145,24 @@ def rates_text(found: CellRates | None) -> str:
     )
 
 
-def _outcomes(launcher: Launcher, jobs: list[Job]) -> Iterator[Outcome]:
-    """One outcome of each job. A job whose worker died is tried once more."""
+def _outcomes(launcher: Launcher, jobs: Iterator[Job]) -> Iterator[tuple[Outcome, int]]:
+    """One outcome of each job, and how often it was tried. A job whose worker died is tried once more."""
+    begun: dict[str, Job] = {}
     lost: list[str] = []
-    for outcome in launcher.run(FIND, jobs) if jobs else ():
+
+    def noted(first: Job) -> Iterator[Job]:
+        for job in chain([first], jobs):
+            begun[job.name] = job
+            yield job
+
+    first = next(jobs, None)
+    for outcome in launcher.run(FIND, noted(first)) if first else ():  # a launcher without jobs may start a cluster
         if outcome.state == "lost":
             lost.append(outcome.name)
         else:
-            yield outcome
+            yield outcome, 1
     if lost:
-        yield from launcher.run(FIND, [job for job in jobs if job.name in lost])
+        yield from ((outcome, 2) for outcome in launcher.run(FIND, [begun[name] for name in lost]))
 
 
 def _argument(rates: CellRateOverrides, sweep: Sweep, cell: Cell, runs: Path, registry: Registry) -> dict[str, Any]:

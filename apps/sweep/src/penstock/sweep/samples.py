@@ -14,6 +14,7 @@ import numpy as np
 
 from penstock.run.records.sweep import CellFigures, RungFigures, SweepFigures
 from penstock.sweep.documents import Documents
+from penstock.sweep.heldout import FEWEST_PIECES
 from penstock.sweep.pareto import Values, resampled_quality
 
 PHASES = ("short", "common", "all", "final")
@@ -32,13 +33,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Cells of one phase after equal tokens, with R replicates of their quality."""
+    """Cells of one phase after equal tokens, with R replicates of their quality; None if fewer than `FEWEST_PIECES`
+    pieces of held-out text were measured. `pieces` are 0 if they are not known, or not the same for all cells."""
 
     phase: str
     cells: list[CellFigures]
     seeds: list[int]
     quality_N: Values
     replicates_RN: Values | None
+    pieces: int = 0
 
 
 def results_of(figures: SweepFigures) -> list[RungFigures]:
@@ -98,5 +101,6 @@ def sample_at(
         cells,
         [len(own) for own in ordered],
         np.array([statistics.fmean(each.bits_per_byte for each in own) for own in ordered]),
-        resampled_quality(*found) if found else None,
+        resampled_quality(*found) if found and len(found[1]) >= FEWEST_PIECES else None,
+        len(found[1]) if found else 0,
     )

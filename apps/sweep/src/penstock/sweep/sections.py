@@ -10,12 +10,14 @@ from penstock.pages.formats import DASH, count, duration, number, percent
 from penstock.run.records.sweep import CellFigures, SweepFigures
 from penstock.sweep.agreement import Agreement
 from penstock.sweep.analysis import Analysis
-from penstock.sweep.compare import basis
+from penstock.sweep.compare import basis, reference_text
 from penstock.sweep.compare import interval as difference_text
-from penstock.sweep.fronts import Front
-from penstock.sweep.labels import PHASES, figure_of, interval, label, shown
+from penstock.sweep.fronts import QUALITY, Front
+from penstock.sweep.heldout import FEWEST_PIECES
+from penstock.sweep.labels import PHASES, counted, figure_of, interval, label, shown
+from penstock.sweep.objectives import MEASURED_TIMES
 from penstock.sweep.rankings import Ranking, RateRanking
-from penstock.sweep.tables import reproduce_line
+from penstock.sweep.tables import reproduce_lines
 
 OPTIONAL = (
     "parameters active_parameters embedding_share flops_per_token lr tokens_per_second latency_128 latency_512 "
@@ -38,11 +40,11 @@ def summary(figures: SweepFigures, wanted: int) -> str:
     """How much of the grid is measured, and on what."""
     states = [cell.state for cell in figures.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    parts = [f"{len(figures.runs)} of {wanted} runs; baseline: {figures.baseline}.", basis(figures.runs)]
+    parts = [f"{len(figures.runs)} of {counted(wanted, 'run')}.", reference_text(figures), basis(figures.runs)]
     if figures.phases:
         names = "; ".join(
-            f"{PHASES[phase.name]}: {len(phase.cells)} cells, {count(phase.tokens)} tokens, "
-            f"{len(phase.seeds)} {'seed' if len(phase.seeds) == 1 else 'seeds'}{_confirmed(figures, phase.name)}"
+            f"{PHASES[phase.name]}: {counted(len(phase.cells), 'cell')}, {count(phase.tokens)} tokens, "
+            f"{counted(len(phase.seeds), 'seed')}{_confirmed(figures, phase.name)}"
             for phase in figures.phases
         )
         parts.append(f"{names[0].upper()}{names[1:]}. Cells: {counts}.")
@@ -55,7 +57,7 @@ def summary(figures: SweepFigures, wanted: int) -> str:
 def _confirmed(figures: SweepFigures, phase: str) -> str:
     """How many further seeds were given to the best cells."""
     runs = [each.rule for each in figures.decisions if each.phase == phase].count("confirm")
-    return f", and {runs} more {'run' if runs == 1 else 'runs'} of the best" if runs else ""
+    return f", and {counted(runs, 'more run')} of the best" if runs else ""
 
 
 def cells_table(analysis: Analysis) -> Table:
@@ -71,12 +73,29 @@ def cells_table(analysis: Analysis) -> Table:
     empty = (DASH,) * (len(columns) - 2 + len(names))
     rows += [(cell, why, *empty) for cell, why in plain.items() if cell not in known]
     caption = (
-        f"Bits per byte: mean over seeds, with the {CONFIDENCE:.0%} interval over documents, and over seeds from two "
-        "seeds on. `against` is the mean difference from the baseline with the same seed. Cells of unlike tokens do "
-        "not compare. `on the front`: how likely no other cell of the phase is better in every objective "
-        f"({', '.join(map(label, figures.objectives or {'bits_per_byte': ''}))})."
+        f"{_pieces_text(analysis.pieces)} `against` is the mean difference from the baseline with the same seed, or "
+        "from the cell that stands in for it. Cells of unlike tokens do not compare. `on the front`: how likely no "
+        "other cell of the phase is better in every objective "
+        f"({', '.join(map(label, figures.objectives or [QUALITY]))})."
     )
     return Table("Cells", (*columns, *map(label, names)), rows, caption)
+
+
+def _pieces_text(pieces: int) -> str:
+    """What the intervals of a sweep are over, and why there are none if its text is short.
+
+    >>> _pieces_text(4)
+    'Bits per byte: mean over seeds. 4 pieces of held-out text give no interval; it takes 30.'
+    """
+    if not pieces:
+        return "Bits per byte: mean over seeds."
+    if pieces < FEWEST_PIECES:
+        text = f"{counted(pieces, 'piece')} of held-out text {'gives' if pieces == 1 else 'give'} no interval"
+        return f"Bits per byte: mean over seeds. {text}; it takes {FEWEST_PIECES}."
+    return (
+        f"Bits per byte: mean over seeds, with the {CONFIDENCE:.0%} interval over {count(pieces)} pieces of held-out "
+        "text, which are documents or, if these are few, parts of them, and over seeds from two seeds on."
+    )
 
 
 def _cell_words(analysis: Analysis, cell: CellFigures) -> tuple[str, ...]:
@@ -88,14 +107,15 @@ def _cell_words(analysis: Analysis, cell: CellFigures) -> tuple[str, ...]:
     front = DASH
     if member:
         front = ("yes" if member.on_front else "no") if member.membership is None else percent(member.membership)
+    state = f"{cell.state}: {cell.reason}" if cell.reason else cell.state
     return (
         cell.cell,
-        f"{cell.state}: {cell.reason}" if cell.reason else cell.state,
+        state,
         str(cell.seeds),
         count(cell.tokens),
         quality,
         difference_text(cell.difference),
-        cell.verdict or DASH,
+        DASH if cell.verdict in ("", state) else cell.verdict,
         front,
     )
 
@@ -139,10 +159,18 @@ def front_caption(front: Front) -> str:
     on = sum(member.on_front for member in front.members)
     reference = ", ".join(map(shown, front.objectives, front.reference))
     return (
-        f"{on} of {len(front.members)} cells are on the front. It covers {percent(front.hypervolume)} of the box up to "
+        f"{on} of {counted(len(front.members), 'cell')} {'is' if on == 1 else 'are'} on the front. It covers "
+        f"{percent(front.hypervolume)} of the box up to "
         f"the reference point ({reference}), a tenth of the range beyond the worst cell. An interval "
         "is that of a cell alone; cells share documents, so membership is surer than overlapping intervals look."
+        f"{_certainty_text(front)}"
     )
+
+
+def _certainty_text(front: Front) -> str:
+    if not any(name in MEASURED_TIMES for name in front.objectives):
+        return ""
+    return " Times and memory are measured once, and membership takes them as certain; cells with one model share them."
 
 
 def ranks_table(ranking: Ranking) -> Table:
@@ -187,8 +215,7 @@ def _flips_text(flips: Sequence[tuple[str, str]], where: str) -> str:
         return "The rankings agree in every pair."
     named = "; ".join(f"{one} before {other}" for one, other in flips[:6])
     more = f" and {len(flips) - 6} more" if len(flips) > 6 else ""
-    pairs = "pair" if len(flips) == 1 else "pairs"
-    return f"The rankings disagree in {len(flips)} {pairs}. Only {where} is {named}{more}."
+    return f"The rankings disagree in {counted(len(flips), 'pair')}. Only {where} is {named}{more}."
 
 
 def agreement_text(agreement: Agreement) -> str:
@@ -199,8 +226,8 @@ def agreement_text(agreement: Agreement) -> str:
     pairs = agreement.cells * (agreement.cells - 1) // 2
     accuracy = DASH if agreement.accuracy is None else percent(agreement.accuracy)
     return (
-        f"Kendall's tau {number(agreement.tau)}, decision accuracy {accuracy} over {pairs} "
-        f"{'pair' if pairs == 1 else 'pairs'} of {agreement.cells} cells."
+        f"Kendall's tau {number(agreement.tau)}, decision accuracy {accuracy} over {counted(pairs, 'pair')} of "
+        f"{counted(agreement.cells, 'cell')}."
     )
 
 
@@ -241,6 +268,6 @@ def decisions_table(figures: SweepFigures) -> Table:
 
 
 def commands_table(figures: SweepFigures) -> Table:
-    """A line that reproduces the first run of each cell's last phase."""
-    rows = [(cell.cell, line) for cell in figures.cells if (line := reproduce_line(figures, cell))]
-    return Table("Reproduce a row", ("cell", "command"), rows, "Trains the cell's first run of its last phase.")
+    """A line for each run behind the figures of a cell."""
+    rows = [(cell.cell, line) for cell in figures.cells for line in reproduce_lines(figures, cell)]
+    return Table("Reproduce a row", ("cell", "command"), rows, "Trains the runs behind the figures of a cell.")

@@ -16,7 +16,7 @@ TABLES = (ParameterRole.EMBEDDING, ParameterRole.HEAD)
 def shapes_of(sweep: Sweep, files: SweepFiles) -> dict[str, CellShape]:
     """The shape of each cell by name, from its file or else from its model. Nothing is written."""
     kept = {cell.name: files.shape(cell.key) for cell in sweep.cells}
-    return {cell.name: kept[cell.name] or shape_of(cell.config) for cell in sweep.cells}
+    return {cell.name: kept[cell.name] or shape_of(cell.config, cell.vocabulary) for cell in sweep.cells}
 
 
 def write_shapes(sweep: Sweep, files: SweepFiles, shapes: dict[str, CellShape]) -> None:
@@ -26,7 +26,8 @@ def write_shapes(sweep: Sweep, files: SweepFiles, shapes: dict[str, CellShape]) 
             files.write_shape(cell.key, shapes[cell.name])
 
 
-def shape_of(config: RunConfig) -> CellShape:
+def shape_of(config: RunConfig, vocabulary: int | None = None) -> CellShape:
+    """`vocabulary` is that of the prepared data, None where it is not known yet."""
     from penstock.train.compose import (  # torch: a sweep whose shapes are known does without
         active_parameters,
         compose_model,
@@ -34,14 +35,16 @@ def shape_of(config: RunConfig) -> CellShape:
         planned_vocabulary,
         size_table,
     )
+    from penstock.train.flops import flops_of_training
 
-    composition = compose_model(config, planned_vocabulary(config), "meta")
+    composition = compose_model(config, vocabulary or planned_vocabulary(config), "meta")
     counts = parameter_summary(composition)
     return CellShape(
         parameters=counts.total,
-        active_parameters=active_parameters(composition, each_use=True),
+        active_parameters=active_parameters(composition),
         embedding_share=sum(counts.by_role.get(role, 0) for role in TABLES) / counts.total,
         bytes={size.format: float(size.bytes) for size in size_table(composition)},
+        flops_per_token=flops_of_training(config, composition),
     )
 
 
@@ -67,20 +70,20 @@ def costs_of(sweep: Sweep, shapes: dict[str, CellShape]) -> dict[str, tuple[floa
 
 
 def require_equal_flops(sweep: Sweep, shapes: dict[str, CellShape]) -> None:
-    """Raises `ProblemError` if cells differ in active parameters by more than the sweep allows."""
+    """Raises `ProblemError` if cells differ in FLOPs of training per token by more than the sweep allows."""
     settings = sweep.settings
     if settings.phases is not None or settings.rank_at:
         return
-    base, allowed = shapes[sweep.baseline.name].active_parameters, settings.flops_tolerance
+    base, allowed = shapes[sweep.baseline.name].flops_per_token, settings.flops_tolerance
     problems = [
         Problem(
             "unequal-flops",
-            f"cell '{name}' has {count:,} active parameters, {count / base - 1:+.1%} from the baseline's {base:,}",
+            f"cell '{name}' takes {flops:,} FLOPs per token, {flops / base - 1:+.1%} from the baseline's {base:,}",
             "axes",
-            "make the cells equal in size, raise flops_tolerance, or say what the report ranks at with rank_at",
+            "make the cells equal in FLOPs, raise flops_tolerance, or say what the report ranks at with rank_at",
         )
-        for name, count in ((name, shape.active_parameters) for name, shape in shapes.items())
-        if abs(count / base - 1) > allowed
+        for name, flops in ((name, shape.flops_per_token) for name, shape in shapes.items())
+        if abs(flops / base - 1) > allowed
     ]
     if problems:
         raise ProblemError(problems)

@@ -107,20 +107,28 @@ def _cell_row(analysis: Analysis, cell: CellFigures) -> Row:
         **{f"tasks.{name}": value for name, value in cell.tasks.items()},
         "on_front": member.on_front if member else None,
         "front_membership": member.membership if member else None,
-        "reproduce": reproduce_line(analysis.figures, cell),
+        "reproduce": " && ".join(reproduce_lines(analysis.figures, cell)),
     }
 
 
-def reproduce_line(figures: SweepFigures, cell: CellFigures) -> str:
-    """The command that trains the cell's first run of its last phase, to be run where the sweep was; empty for a sweep
-    of an earlier version, which does not know its config."""
+def reproduce_lines(figures: SweepFigures, cell: CellFigures) -> list[str]:
+    """The commands that train the runs behind the cell's figures, one for each seed, as far as the sweep trained them,
+    to be run where the sweep was. None for a sweep of an earlier version, which does not know its config."""
     if not figures.config:
-        return ""
+        return []
     phase = next((each for each in figures.phases if each.name == cell.phase), None)
-    own = [f"seed={phase.seeds[0]}"] if phase else []
-    if phase and phase.name in ("short", "common"):
-        own.append(f"train.tokens={phase.tokens}")
-    return shlex.join(["penstock", "train", figures.config, *cell.overrides, *own])
+    own = {each.seed for each in figures.rungs if (each.cell, each.phase, each.tokens) == _place(cell)}
+    order = [*dict.fromkeys([*(phase.seeds if phase else []), *sorted(own)])]
+    seeds = [seed for seed in order if seed in own] or order[:1]
+    whole = cell.run_tokens or (phase.tokens if phase else None)
+    short = [f"train.tokens={whole}"] if cell.phase in ("short", "common") and whole else []
+    until = [f"--until={cell.tokens}"] if cell.tokens and whole and cell.tokens < whole else []
+    words = ["penstock", "train", figures.config, *cell.overrides]
+    return [shlex.join([*words, *seed, *short, *until]) for seed in ([f"seed={each}"] for each in seeds)]
+
+
+def _place(cell: CellFigures) -> tuple[str, str, int | None]:
+    return cell.cell, cell.phase, cell.tokens
 
 
 def _filled(rows: Sequence[Row]) -> list[Row]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from penstock.cli import output
 from penstock.eval_suite.likelihood import token_nll
-from penstock.eval_suite.metrics import bits_per_byte, token_perplexity
+from penstock.eval_suite.metrics import token_perplexity
 from penstock.evaluate.evaluation import heldout_tokens
 from penstock.hooks.config import ConfigDocument
 from penstock.hooks.discovery import Selection
@@ -27,12 +27,12 @@ from penstock.run import messages
 from penstock.run.config import RunConfig, load_run_config
 from penstock.run.directory import RunDirectory
 from penstock.run.records.origin import Environment
-from penstock.run.records.record import Record, read_record, write_record
-from penstock.run.records.sweep import HeldoutBytes, RunFigures, RungResult
-from penstock.sweep.files import FIGURES, SweepFiles, TrialFiles
-from penstock.sweep.heldout import Pieces, pieces_of
+from penstock.run.records.record import Record, read_record
+from penstock.run.records.sweep import Balance, HeldoutBytes, RungResult
+from penstock.sweep.data import data_of
+from penstock.sweep.files import SweepFiles, TrialFiles
+from penstock.sweep.heldout import pieces_of
 from penstock.train.checkpoint import newest_checkpoint
-from penstock.train.compose import active_parameters
 from penstock.train.restore import RestoredRun, restore_run
 from penstock.train.reuse import run_of
 from penstock.train.training import train_alone
@@ -46,7 +46,7 @@ PATIENCE = 10.0  # seconds in which a killed worker's lock is released
 class RungJob(Record):
     """A run, and how far to train it. `config` and `overrides` make its config, `runs` is the folder of all runs,
     `sweep` that of this sweep and `trial` that of the run's results; `whole`: the run ends here. A run that begins
-    continues the trunk of the run whose results are in `trunk`."""
+    continues the trunk of the run whose results are in `trunk`. `data` is a hash of the data that it has to read."""
 
     config: str
     overrides: list[str]
@@ -60,6 +60,7 @@ class RungJob(Record):
     tokens: int
     whole: bool
     trunk: str | None = None
+    data: str | None = None
     heldout_bytes: int | None = None
     no_plugins: bool = False
     only: list[str] = field(default_factory=lambda: list[str]())
@@ -95,6 +96,9 @@ def _train(job: RungJob, trial: TrialFiles) -> None:
             fork=_trunk(job) if step == 0 else None,
             until=None if job.whole else until,
         )
+    if not _reads(run, job):
+        what, fix = "the corpus has changed while the sweep was trained", "give the same command again"
+        raise failed("other-data", what, str(run.path), fix)
     _measure(job, trial, restore_run(run.path, registry))
 
 
@@ -110,17 +114,24 @@ def _registry(no_plugins: bool, only: tuple[str, ...], files: tuple[str, ...]) -
 def _run(
     job: RungJob, trial: TrialFiles, config: RunConfig, document: ConfigDocument, until: int, registry: Registry
 ) -> RunDirectory:
-    """The run to train or measure: the one that has begun, unless it is beyond the rung; a run of this config from
-    before the sweep kept such files; or a new one."""
+    """The run to train or measure: the one that has begun, unless it is beyond the rung, as it is if the rung was added
+    since. It then stays the trial's run, and another one beside it is trained up to the rung. A run that nothing points
+    to is one of this config from before the sweep kept such files, or a new one."""
     sweep, runs = SweepFiles(Path(job.sweep)), Path(job.runs)
-    begun = trial.run(sweep.folder)
-    if begun is not None and _step(RunDirectory(begun)) <= until:
-        return RunDirectory(begun)
+    paths = (trial.run(sweep.folder), trial.beside(sweep.folder))
+    begun = [run for path in paths if path is not None and _reads(run := RunDirectory(path), job)]
+    if (fits := next((run for run in begun if _step(run) <= until), None)) is not None:
+        return fits
     found = run_of(runs, config, without=sweep.claimed())
-    if found is None or _step(found) > until:
+    if found is None or _step(found) > until or not _reads(found, job):
         found = RunDirectory.create(runs, config, document, job.overrides, registry)
-    trial.write_run(found.path)
+    trial.write_run(found.path, beside=bool(begun))
     return found
+
+
+def _reads(run: RunDirectory, job: RungJob) -> bool:
+    """Whether a run has read no other data than its job says."""
+    return job.data is None or data_of(run.path) in (job.data, None)
 
 
 def _step(run: RunDirectory) -> int:
@@ -142,16 +153,17 @@ def _wait_until_free(run: RunDirectory) -> None:
 
 
 def _measure(job: RungJob, trial: TrialFiles, restored: RestoredRun) -> None:
-    """Writes the figures of the run's newest checkpoint; those of the whole run into its directory too."""
+    """Writes the figures of the run's newest checkpoint; of the whole run also the load of its experts."""
     pieces = pieces_of(heldout_tokens(restored.dataset), restored.tokenizer, job.heldout_bytes)
     nll_N = token_nll(restored.model, pieces.token_N, sequence_length=restored.config.data.sequence_length)
-    figures = _figures(restored, bits_per_byte(nll_N, int(pieces.byte_N[1:].sum())), pieces)
-    if not math.isfinite(figures.bits_per_byte):
-        what = f"bits_per_byte became {figures.bits_per_byte} after {job.tokens:,} tokens"
+    bits_P = pieces.bits(nll_N)
+    bits = float(bits_P.sum()) / int(pieces.byte_P.sum())
+    if not math.isfinite(bits):
+        what = f"bits_per_byte became {bits} after {job.tokens:,} tokens"
         raise failed("diverged", what, str(restored.path), "lower the learning rate of this cell")
     SweepFiles(Path(job.sweep)).write_heldout(pieces.text, HeldoutBytes(pieces.byte_P.tolist()))
-    if job.whole and job.phase in COMPARED:
-        write_record(restored.path / FIGURES, _with_balance(figures, restored))
+    if job.whole and job.phase in COMPARED and restored.model.routers:
+        trial.write_balance(_balance(restored))
     result = RungResult(
         cell_key=job.key,
         cell=job.cell,
@@ -159,43 +171,23 @@ def _measure(job: RungJob, trial: TrialFiles, restored: RestoredRun) -> None:
         seed=job.seed,
         tokens=job.tokens,
         steps=restored.step,
-        bits_per_byte=figures.bits_per_byte,
+        bits_per_byte=bits,
         perplexity=token_perplexity(nll_N),
         loss=float(nll_N.mean()),
         text=pieces.text,
         text_bytes=pieces.text_bytes,
         tokenizer=restored.tokenizer.hash,
-        seconds=figures.seconds,
-        machine=figures.machine,
-        document_bits=pieces.bits(nll_N).tolist(),
+        seconds=restored.run.status().seconds or 0.0,
+        machine=_machine(restored.run),
+        document_bits=bits_P.tolist(),
     )
     trial.write_result(result)
 
 
-def _figures(restored: RestoredRun, bits: float, pieces: Pieces) -> RunFigures:
-    """Seconds are those of training only."""
-    status = restored.run.status()
-    active = active_parameters(restored.composition, each_use=True)
-    tokens = status.tokens_seen or 0
-    return RunFigures(
-        bits_per_byte=bits,
-        tokens=tokens,
-        seconds=status.seconds or 0.0,
-        active_parameters=active,
-        flops=6 * active * tokens,
-        text=pieces.text,
-        text_bytes=pieces.text_bytes,
-        machine=_machine(restored.run),
-    )
-
-
-def _with_balance(figures: RunFigures, restored: RestoredRun) -> RunFigures:
-    """The figures with those of the load of experts over all held-out tokens; a dense model has none."""
-    if not restored.model.routers:
-        return figures
+def _balance(restored: RestoredRun) -> Balance:
+    """The load of experts over all held-out tokens."""
     profile = profile_figures(tables_of(record_trace(subject_of_run(restored))))
-    return replace(
-        figures,
+    return Balance(
         max_violation=profile.max_violation_global,
         max_violation_worst=max(layer.max_violation or 0.0 for layer in profile.layers),
         dead_experts=sum(layer.dead_experts or 0.0 for layer in profile.layers),

@@ -85,9 +85,15 @@ def prepared_text(result: dict[str, Any]) -> str:
 )
 @click.option(
     "--overfit-tokens",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=2, max=65_536),
     metavar="N",
     help="Do not train: check that the model learns N tokens by heart (1024 is usual), and say what is wrong if not.",
+)
+@click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="Pause after so many tokens with a checkpoint; the schedule is that of the whole run, and --resume goes on.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, print parameter and step counts, and exit without training."
@@ -107,6 +113,7 @@ def train(
     max_restarts: int,
     lr_find: bool,
     overfit_tokens: int | None,
+    until: int | None,
     dry_run: bool,
     runs: Path,
     as_json: bool,
@@ -118,9 +125,9 @@ def train(
     if max_restarts and not ranks:
         raise click.UsageError("--max-restarts needs --ranks: one process alone is not watched")
     if lr_find or overfit_tokens:
-        if ranks or resume or fork or dry_run or (lr_find and overfit_tokens):
-            what = "--lr-find and --overfit-tokens train no run"
-            raise click.UsageError(f"{what}: give one of them alone, without --ranks, --resume, --fork and --dry-run")
+        if ranks or resume or fork or until or dry_run or (lr_find and overfit_tokens):
+            what = "--lr-find and --overfit-tokens train no run: give one of them alone"
+            raise click.UsageError(f"{what}, without --ranks, --resume, --fork, --until and --dry-run")
         from penstock.train.trials import look_for_rates, look_whether_it_learns
 
         config, document = load_run_config(config_file, overrides, registry)
@@ -146,6 +153,7 @@ def train(
     if ranks:
         from penstock.train.training import train_on_ranks
 
+        paused = [f"--until={until}"] if until else []
         drift = ["--allow-config-drift"] * allow_config_drift + ["--allow-plugin-drift"] * allow_plugin_drift
         train_on_ranks(
             config,
@@ -154,7 +162,7 @@ def train(
             registry,
             ranks=ranks,
             max_restarts=max_restarts,
-            arguments=["train", str(config_file), *overrides, *drift, *["--json"] * as_json],
+            arguments=["train", str(config_file), *overrides, *drift, *paused, *["--json"] * as_json],
             overrides=overrides,
             resume=resume,
             fork=fork,
@@ -173,6 +181,7 @@ def train(
         fork=fork,
         allow_config_drift=allow_config_drift,
         allow_plugin_drift=allow_plugin_drift,
+        until=None if until is None else math.ceil(until / config.tokens_per_step),
     )
     if trained is None:  # rank 0 has the result
         return None

@@ -255,16 +255,18 @@ def parameter_summary(composition: Composition) -> ParameterCounts:
     return ParameterCounts(sum(by_role.values()), trained, active_parameters(composition), by_role)
 
 
-def active_parameters(composition: Composition, *, each_use: bool = False) -> int:
-    """Parameters that one token uses: k of E routed experts, and the whole embedding. With `each_use` a shared one
-    counts as often as it is used, as FLOPs do."""
-    roles, first = composition.roles(), {id(each): name for name, each in composition.module.named_parameters()}
-    named = composition.module.named_parameters(remove_duplicate=not each_use)
-    sizes = [(roles[first[id(each)]], each.numel()) for _, each in named]
+def active_parameters(composition: Composition) -> int:
+    """Parameters that one token uses: k of E routed experts, and the whole embedding; a shared one once."""
+    roles = composition.roles()
+    sizes = [(roles[name], each.numel()) for name, each in composition.module.named_parameters()]
     routed = sum(size for role, size in sizes if role == ParameterRole.EXPERT)
+    return sum(size for _, size in sizes) - routed + round(routed * share_of_experts(composition))
+
+
+def share_of_experts(composition: Composition) -> float:
+    """The share of its routed experts that a token uses, the mean over layers; 1 without experts."""
     shares = [router.k / router.experts for router in composition.model.routers.values()]
-    idle = routed * (1 - sum(shares) / len(shares)) if shares else 0
-    return round(sum(size for _, size in sizes) - idle)
+    return sum(shares) / len(shares) if shares else 1.0
 
 
 def routing_header(name: str, model: LanguageModel) -> dict[str, Any]:

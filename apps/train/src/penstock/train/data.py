@@ -47,11 +47,11 @@ def prepare_data(root: Path, config: RunConfig, progress: Callable[[str, int, in
         progress=progress,
     )
     if config.planned:
-        _require_filled(config, prepared.manifest.vocabulary_size)
+        require_filled(config, prepared.manifest.vocabulary_size)
     return prepared
 
 
-def _require_filled(config: RunConfig, tokens: int) -> None:
+def require_filled(config: RunConfig, tokens: int) -> None:
     """Raises `ProblemError` if the corpus fills fewer tokens than the plan has rows for: the model would never train
     the other rows, and its share of embedding parameters would be smaller than planned."""
     wanted = config.data.tokenizer.vocab_size

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,7 +116,6 @@ class Trainer:
         self.cut_before: Cut | None = None  # of the checkpoint that the run continues from
         self.tokens_per_step = config.tokens_per_step
         self.steps = config.steps
-        self.trunk = steps_of_trunk(config)
         self.balancing = Balancing(
             composition.model,
             composition.losses,
@@ -227,6 +226,11 @@ class Trainer:
                 self._status("interrupted") if stopped else self._status("failed", message=str(error))
                 self._close()
             raise
+
+    @cached_property
+    def trunk(self) -> int | None:
+        """Steps before the schedule decays; see `steps_of_trunk`."""
+        return steps_of_trunk(self.config)
 
     def _after_step(self, *, last: bool, stop: bool) -> None:
         train = self.config.train

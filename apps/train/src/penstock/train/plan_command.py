@@ -93,7 +93,7 @@ def _planned(registry: Registry, use: str, given: dict[str, Any], sequence_lengt
         "active_parameters": counted.active(weights),
         "sequence_length": sequence_length,
         "forward_flops_per_token": forward,
-        "training_flops_per_token": 3 * forward,  # a backward pass has two products for each of the forward's
+        "training_flops_per_token": counted.training_flops(forward),
         "bytes": {name: sum(_bytes(each, name) for each in weights) for name in ("fp32", "bf16", "int8", "ternary")},
     }
 

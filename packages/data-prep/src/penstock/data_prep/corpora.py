@@ -225,7 +225,8 @@ def _document_of(row: Mapping[str, Any], field: str, url: str | None, where: str
 def _string_of(row: Mapping[str, Any], field: str, where: str) -> str:
     text = row[field]
     if not isinstance(text, str):
-        raise ProblemError(Problem("invalid-field", f"field '{field}' is {type(text).__name__}, not a string", where))
+        kind = "null" if text is None else type(text).__name__
+        raise ProblemError(Problem("invalid-field", f"field '{field}' is {kind}, not a string", where))
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON escapes can spell a lone surrogate, UTF-8 cannot

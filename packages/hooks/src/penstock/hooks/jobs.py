@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 from penstock.hooks.contracts.launching import Job, Outcome
-from penstock.hooks.problems import ProblemError
+from penstock.hooks.problems import ProblemError, disk_problem
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
 """Variables that hold the number of threads of a process; they count before numpy and torch are imported."""
@@ -22,11 +22,19 @@ def outcome_of(function: str, job: Job) -> Outcome:
         value: dict[str, Any] = getattr(importlib.import_module(module), name)(job.argument)
         return Outcome(job.name, "done", json.loads(json.dumps(value)), "")
     except ProblemError as error:
-        return Outcome(job.name, "failed", None, "; ".join(problem.what for problem in error.problems))
+        return failed_outcome(job, error)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}".removesuffix(": ")
-        return Outcome(job.name, "failed", None, f"memory ran out ({told})" if _of_memory(error) else told)
+        problem = disk_problem(error) if isinstance(error, OSError) else None
+        reason = f"memory ran out ({told})" if _of_memory(error) else told
+        return Outcome(job.name, "failed", None, reason, [problem.as_dict()] if problem else [])
+
+
+def failed_outcome(job: Job, error: ProblemError) -> Outcome:
+    """Of a job whose function raised problems: their places and fixes go with it."""
+    reason = "; ".join(problem.what for problem in error.problems)
+    return Outcome(job.name, "failed", None, reason, [problem.as_dict() for problem in error.problems])
 
 
 def _of_memory(error: BaseException) -> bool:

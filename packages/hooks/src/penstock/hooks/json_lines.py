@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from penstock.hooks.compressed import open_input, uncompressed_name
 from penstock.hooks.json_text import parse_json
 from penstock.hooks.problems import Problem, ProblemError
+
+LONGEST_LINE = 1 << 30
+"""Bytes of a line that is refused: a text of a gigabyte takes several while it is parsed."""
 
 
 def is_json_lines(path: Path) -> bool:
@@ -28,11 +31,14 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Problem]]:
     """Like `json_rows`, with a `Problem` in place of a bad line, for readers that report all of them at once. A file of
-    other JSON, such as an array, is one problem."""
+    other JSON, such as an array, is one problem. Raises `ProblemError` for a line above `LONGEST_LINE`."""
     first = True
     with open_input(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(_lines(stream), 1):
             where = f"{path}:{number}"
+            if len(line) > LONGEST_LINE:
+                what = f"the line has more than {LONGEST_LINE:,} bytes"
+                raise ProblemError(Problem("line-too-long", what, where, "write its text into several lines"))
             if not line.strip():
                 continue
             row = parsed_row(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
@@ -41,6 +47,11 @@ def json_rows_or_problems(path: Path) -> Iterator[tuple[str, dict[str, Any] | Pr
                 return
             first = False
             yield where, row
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines, of which one that is too long is cut."""
+    return iter(lambda: stream.readline(LONGEST_LINE + 1), b"")
 
 
 def _other_json(line: bytes, path: Path) -> Problem | None:

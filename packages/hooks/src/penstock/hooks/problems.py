@@ -6,6 +6,7 @@ them. A bug is not a problem: it keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -56,6 +57,22 @@ class ProblemError(Exception):
 def failed(code: str, what: str, where: str = "", fix: str = "") -> ProblemError:
     """A problem of work in progress (exit code 1), as opposed to one of usage or config."""
     return ProblemError(Problem(code, what, where, fix), ExitCode.FAILED)
+
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
+"""A full disk, a used-up quota, a read-only file system, a place that may not be written to, and a broken device."""
+
+
+def disk_problem(error: OSError, where: str = "") -> Problem | None:
+    """What is wrong with the disk; None for any other error of the system. The error's own file goes before `where`.
+
+    >>> disk_problem(OSError(errno.ENOSPC, "No space left on device", "runs/a.json")).where
+    'runs/a.json'
+    """
+    if error.errno not in DISK_ERRORS:
+        return None
+    fix = "free space or choose another folder, and give the same command again"
+    return Problem("disk", f"cannot be written ({error.strerror or error})", str(error.filename or where), fix)
 
 
 NAMES_SHOWN = 100

@@ -18,10 +18,8 @@ import numpy as np
 
 from penstock.hooks.contracts.stopping import Standing
 from penstock.sweep.finalists import finalists
+from penstock.sweep.heldout import FEWEST_PIECES
 from penstock.sweep.rules.order import best, cheaper
-
-FEWEST_PIECES = 30
-"""With fewer documents the error of their mean is not normal and not known well enough, so nothing stops."""
 
 
 @dataclass(frozen=True, slots=True)

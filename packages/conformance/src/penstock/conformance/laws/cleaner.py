@@ -147,6 +147,22 @@ def cleaning_draws_no_global_random_numbers(subject: Subject) -> None:
     leaves_the_random_state(lambda: _decided(subject.build(), sample_documents()))
 
 
+@law(CLEANER, needs=(decisions_have_a_rule_and_a_place,))
+def a_language_comes_with_the_same_decision(subject: Subject) -> None:
+    """`judge_language`, where the stage has it, names a language of every document, and decides as `judge` does.
+
+    Let `judge` return the decision of `judge_language`.
+    """
+    cleaner = subject.build()
+    if not hasattr(cleaner, "judge_language"):
+        raise NotApplicable("it tells no languages")
+    odd = (Document(text, f"odd:{number}") for number, text in enumerate(ODD_TEXTS))
+    for document in [*sample_documents(), *odd]:
+        language, decision = cleaner.judge_language(document)
+        expect(isinstance(language, str) and language.strip() != "", f"{document.source} has language {language!r:.60}")
+        expect(decision == cleaner.judge(document), f"{document.source} is decided otherwise by `judge`")
+
+
 def digest(choice: Choice) -> str:
     """What is decided, in one line."""
     decided = _decided(choice.build(), sample_documents())

@@ -21,7 +21,7 @@ from penstock.data_prep.cleaning.decisions import (
     read_counts,
     write_counts,
 )
-from penstock.data_prep.cleaning.documents import SHARD_BYTES, Documents, Progress, copy_corpus
+from penstock.data_prep.cleaning.documents import LONGEST_BYTES, SHARD_BYTES, Documents, Progress, copy_corpus
 from penstock.data_prep.cleaning.stages import (
     DECISIONS,
     DOCUMENTS,
@@ -38,7 +38,7 @@ from penstock.hooks.contracts import Corpus
 from penstock.hooks.contracts.launching import Job, Launcher, Outcome
 from penstock.hooks.jobs import outcome_of
 from penstock.hooks.problems import ExitCode, Problem, ProblemError
-from penstock.hooks.registry import Registry
+from penstock.hooks.registry import Choice, Registry
 
 MANIFEST, FORMAT = "manifest.json", 1
 JOBS = "penstock.data_prep.cleaning.stages"
@@ -75,13 +75,16 @@ def clean(
     describe: Mapping[str, Any],
     launcher: Launcher | None = None,
     shard_bytes: int = SHARD_BYTES,
+    max_ram: int | None = None,
+    longest_bytes: int = LONGEST_BYTES,
     progress: Progress = lambda stage, done, total: None,
 ) -> Cleaned:
     """Cleans `corpus`, which `describe` names (JSON), by stages in their order: each what a config says of a cleaner,
-    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages.
+    and the hash of its code. `progress(stage, done, total)` counts bytes of "read" and shards of stages. `max_ram`
+    takes the place of that of stages which have one.
 
-    Raises `ProblemError` for a folder of another corpus, a stage that fails, and a disk that is full; what is done is
-    kept.
+    Raises `ProblemError` for a folder of another corpus, a document of more than `longest_bytes`, a stage that fails,
+    and a disk that is full; what is done is kept.
     """
     folder = Path(folder).resolve()
     describe = {**describe, "shard_bytes": shard_bytes}
@@ -89,9 +92,9 @@ def clean(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
-            documents = _documents(corpus, folder, describe, progress, shard_bytes)
+            documents = _documents(corpus, folder, describe, progress, shard_bytes, longest_bytes)
             counts = [
-                _done(folder, stages, number, registry, launcher or InThisProcess(), progress)
+                _done(folder, stages, number, registry, launcher or InThisProcess(), max_ram, progress)
                 for number in range(len(stages))
             ]
             return _published(folder, documents, stages, counts)
@@ -103,14 +106,19 @@ def clean(
 
 
 def _documents(
-    corpus: Corpus, folder: Path, describe: Mapping[str, Any], progress: Progress, shard_bytes: int
+    corpus: Corpus,
+    folder: Path,
+    describe: Mapping[str, Any],
+    progress: Progress,
+    shard_bytes: int,
+    longest_bytes: int,
 ) -> Documents:
     if not (folder / DOCUMENTS).exists():
         strange = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
         if strange:
             what = f"contains other files, such as {strange[0]}; it was left unchanged"
             raise ProblemError(Problem("folder-in-use", what, str(folder), "choose another folder"))
-        return copy_corpus(corpus, folder / DOCUMENTS, describe, progress, shard_bytes)
+        return copy_corpus(corpus, folder / DOCUMENTS, describe, progress, shard_bytes, longest_bytes)
     documents = Documents.open(folder / DOCUMENTS)
     if documents.corpus != describe:
         what = "contains documents of another corpus, or of files that have changed since"
@@ -120,7 +128,13 @@ def _documents(
 
 
 def _done(
-    folder: Path, stages: Sequence[Stage], number: int, registry: Registry, launcher: Launcher, progress: Progress
+    folder: Path,
+    stages: Sequence[Stage],
+    number: int,
+    registry: Registry,
+    launcher: Launcher,
+    max_ram: int | None,
+    progress: Progress,
 ) -> StageCounts:
     """What a stage did, after it has done what was left."""
     stage = stages[number]
@@ -129,7 +143,7 @@ def _done(
         return known
     seen = Seen(folder, tuple(each.name for each in stages[:number]))
     decisions.mkdir(parents=True, exist_ok=True)
-    cleaner = registry.choose("cleaner", stage.cleaner).build()
+    cleaner = _within(max_ram, registry.choose("cleaner", stage.cleaner), registry).build()
     judges = hasattr(cleaner, "judge")
     if not judges:
         (folder / SKETCHES / stage.name).mkdir(parents=True, exist_ok=True)
@@ -142,11 +156,21 @@ def _done(
         compare_all(cleaner, seen, stage.name)
         of_shards = [counts_of_shard(seen, stage.name, shard) for shard in shards]
     counts = replace(
-        reduce(added, of_shards), sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards)
+        reduce(added, of_shards),
+        sha256=digest(decisions_file(seen, stage.name, shard) for shard in shards),
+        told=dict(getattr(cleaner, "told", {})),
     )
     write_counts(decisions, counts)
     shutil.rmtree(folder / SKETCHES / stage.name, ignore_errors=True)
     return counts
+
+
+def _within(max_ram: int | None, choice: Choice, registry: Registry) -> Choice:
+    """A stage with this limit, if it has one. The workers have ended when it compares, so it may take all."""
+    settings = choice.settings
+    if max_ram is None or not hasattr(settings, "max_ram"):
+        return choice
+    return registry.choose("cleaner", {"use": choice.entry.id, **settings.model_dump(), "max_ram": max_ram})
 
 
 def _run(
@@ -178,9 +202,18 @@ def _run(
         else:
             values.append(outcome.value)
     if failed is not None:
-        fix = "mend the cause and give the same command again: the other shards are kept"
-        raise ProblemError(Problem("stage-failed", failed.reason, failed.name, fix), ExitCode.FAILED)
+        raise ProblemError(_problems_of(failed), ExitCode.FAILED)
     return values
+
+
+def _problems_of(failed: Outcome) -> list[Problem]:
+    """Why a job of a stage failed: with the document and the advice that the stage gave, if it gave some."""
+    fix = "mend the cause and give the same command again: the other shards are kept"
+    problems = [Problem(**each) for each in failed.problems] or [Problem("stage-failed", failed.reason)]
+    return [
+        replace(each, where=f"{failed.name}: {each.where}" if each.where else failed.name, fix=each.fix or fix)
+        for each in problems
+    ]
 
 
 def _published(folder: Path, documents: Documents, stages: Sequence[Stage], counts: Sequence[StageCounts]) -> Cleaned:

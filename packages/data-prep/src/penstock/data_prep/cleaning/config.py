@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from pydantic import ByteSize, Field
 from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
 from penstock.data_prep.cleaning.gopher_repetition import REPEATED, TOP
+from penstock.data_prep.cleaning.memory import LEAST, MAX_RAM, PROCESS
 from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.data_prep.cleaning.urls import TRACKING
 from penstock.hooks.config import Schema
@@ -155,7 +157,7 @@ class ExactConfig(Schema):
     normaliser: Normaliser | None = None
     """What equal texts may differ in: `{}` for case, punctuation, whitespace and Unicode's form, or some of
     `{case: keep, punctuation: keep, whitespace: keep, unicode: none}`. Without it, texts are equal character by
-    character."""
+    character: a line that ends with CR LF is not the same line with LF."""
     min_characters: int = Field(default=20, ge=1)
     """Shorter paragraphs and lines stay."""
 
@@ -185,8 +187,8 @@ class NearConfig(Schema):
     """Words or characters of a shingle."""
     normaliser: Normaliser | None = None
     """What near duplicates may differ in; by default case, punctuation, whitespace and Unicode's form."""
-    max_ram: ByteSize = Field(default=ByteSize(512_000_000), gt=0)
-    """Memory of comparing, such as `512MB`; what does not fit is sorted on disk."""
+    max_ram: ByteSize = Field(default=ByteSize(MAX_RAM), ge=PROCESS + LEAST)
+    """Memory of the process that compares, such as `512MB`; what does not fit is sorted on disk."""
     scratch: OutputPath | None = None
     """Folder for what is sorted on disk: 12 bytes for each band of a document. By default the system's folder of
     temporary files."""
@@ -224,6 +226,15 @@ class DecontaminateConfig(Schema):
         return {"paths": [str(folder)], "words": 5, "shortest": 3}
 
 
+@cache
+def _example_model() -> Any:
+    """Trained once, for an interval takes a second."""
+    from penstock.data_prep.cleaning.contrastive import learn
+
+    texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
+    return learn(*texts, buckets=1024)
+
+
 class _OfModel(Schema):
     """A stage that reads the file of `penstock data learn`."""
 
@@ -234,10 +245,7 @@ class _OfModel(Schema):
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
-        from penstock.data_prep.cleaning.contrastive import learn
-
-        texts = [[f"{kind} number {number} of {number % 9}" for number in range(200)] for kind in ("good", "dull")]
-        learn(*texts, buckets=1024).save(folder / "model.npz")
+        _example_model().save(folder / "model.npz")
         return {"model": str(folder / "model.npz")}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.data_prep.cleaning.separation import platt, separation, sigmoid
 from penstock.data_prep.files import import_extra
 from penstock.hooks.atomic import replacing
 from penstock.hooks.contracts import Decision, Document
@@ -37,26 +39,11 @@ SHARES = 1001
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What held-out documents say of a classifier: the area under its ROC curve and the mean distance between claimed
-    and true probabilities over ten bins of equal size, each with its 95 % bootstrap interval; and the n-grams that
-    speak most for and against good text."""
-
-    good: int
-    ordinary: int
-    auc: float
-    auc_interval: tuple[float, float]
-    calibration_error: float
-    calibration_interval: tuple[float, float]
-    for_good: Sequence[str] = ()
-    for_ordinary: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class TextModel:
     """A trained classifier. `weight_H` and `bias` give log odds before calibration, which `slope` and `offset` make
     probabilities. `ratio_H` is the log ratio of an n-gram's probability in good and in ordinary text. `scores` and
-    `importances` are quantiles on held-out ordinary text, ascending; the latter with the noise of resampling."""
+    `importances` are quantiles on held-out ordinary text, ascending; the latter with the noise of resampling. `report`
+    has the numbers of held-out texts, their `Separation`, and the n-grams that speak most for and against good text."""
 
     weight_H: Any
     bias: float
@@ -75,7 +62,7 @@ class TextModel:
 
     def probability(self, texts: Sequence[str]) -> Any:
         """float64 [N]: the same as probabilities."""
-        return _sigmoid(self.log_odds(texts))
+        return sigmoid(self.log_odds(texts))
 
     def importance(self, texts: Sequence[str]) -> Any:
         """float64 [N]: log importance of each text, with Gumbel noise that follows from text and seed. Those above a
@@ -132,23 +119,33 @@ def learn(good: Iterable[str], ordinary: Iterable[str], *, buckets: int = 2**18,
     for label, texts in zip((1, 0), kinds, strict=True):
         for text in texts:
             if text not in both:
-                is_held = _number(text, seed) % HELD_OUT == 0
-                (held if is_held else train).append(text)
-                (held_y if is_held else train_y).append(label)
-    y_N = np.array(held_y)
-    fewest = min(np.count_nonzero(y_N == label) for label in (0, 1)) if len(held_y) else 0
-    if fewest < FEWEST:
+                held_out = is_held_out(text, seed)
+                (held if held_out else train).append(text)
+                (held_y if held_out else train_y).append(label)
+    y_N = np.array(held_y, dtype=np.int64)
+    counts = [int(np.count_nonzero(y_N == label)) for label in (1, 0)]
+    if min(counts) < FEWEST:
         what = (
-            f"{fewest} held-out texts of a kind, at least {FEWEST} are needed: about {FEWEST * HELD_OUT} texts of each"
+            f"too few held-out texts of a kind: {counts[0]} good and {counts[1]} ordinary ones, and at least {FEWEST} "
+            f"of each are needed. {len(both)} texts are of both kinds, and do not count"
         )
-        raise ProblemError(Problem("too-few-texts", what, "learn", "give more texts of both kinds"))
+        fix = f"give at least {FEWEST * HELD_OUT} or so of each kind that the other has not"
+        raise ProblemError(Problem("too-few-texts", what, "learn", fix))
     model = linear.LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     model.fit(_hashed(train, buckets, "l2"), train_y)
     weight_H, bias = model.coef_[0].astype(np.float32), float(model.intercept_[0])
     log_odds_N = _hashed(held, buckets, "l2") @ weight_H + bias
-    slope, offset = _platt(log_odds_N, y_N)
+    slope, offset = platt(log_odds_N, y_N)
     ratio_H = _log_ratio(train, np.array(train_y), buckets)
     bare = TextModel(weight_H, bias, slope, offset, ratio_H, np.zeros(0), np.zeros(0), seed)
+    good_grams, ordinary_grams = _telling(bare, train)
+    report = {
+        "good": counts[0],
+        "ordinary": counts[1],
+        **asdict(separation(log_odds_N, y_N, seed=seed)),
+        "for_good": good_grams,
+        "for_ordinary": ordinary_grams,
+    }
     ordinary_texts = [text for text, label in zip(held, held_y, strict=True) if not label]
     shares = np.linspace(0, 1, SHARES)
     return TextModel(
@@ -160,13 +157,18 @@ def learn(good: Iterable[str], ordinary: Iterable[str], *, buckets: int = 2**18,
         np.quantile(bare.log_odds(ordinary_texts), shares),
         np.quantile(bare.importance(ordinary_texts), shares),
         seed,
-        asdict(_report(bare, held, y_N, train, np.random.default_rng(seed))),
+        report,
     )
+
+
+def is_held_out(text: str, seed: int) -> bool:
+    """Whether a text calibrates and measures instead of training."""
+    return _number(text, seed) % HELD_OUT == 0
 
 
 class Contrastive:
     """Removes texts that a classifier finds ordinary. `keep` is the share of ordinary text that is kept, as held-out
-    text says; `least`, a probability, is taken instead if given."""
+    text says; `least`, a probability, is taken instead if given. Texts of equal score stay or go together."""
 
     def __init__(self, model: str | Path, keep: float = 0.3, least: float | None = None) -> None:
         self._model = TextModel.load(Path(model))
@@ -178,7 +180,7 @@ class Contrastive:
         (score,) = self._model.log_odds([document.text])
         if score >= self._least:
             return None
-        good, needed = _sigmoid(score), _sigmoid(self._least)
+        good, needed = sigmoid(score), sigmoid(self._least)
         return Decision("contrastive", f"good with probability {good:.3g}, at least {needed:.3g} is needed")
 
 
@@ -211,21 +213,6 @@ def _vectorizer(buckets: int, norm: str | None) -> Any:
     )
 
 
-def _platt(score_N: Any, y_N: Any) -> tuple[float, float]:
-    """Slope and offset that make log odds of scores, where both kinds are equally common. Targets are not quite 0 and 1
-    (Platt 1999), so that kinds which a score separates have no infinite slope."""
-    linear = import_extra("sklearn.linear_model", "contrastive", "calibrating a classifier of texts")
-    counts = {label: int((y_N == label).sum()) for label in (0, 1)}
-    target_N = np.where(y_N == 1, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
-    weight_N = np.where(y_N == 1, 1 / counts[1], 1 / counts[0]) * len(y_N) / 2
-    fitted = linear.LogisticRegression(C=1e6).fit(
-        np.concatenate([score_N, score_N])[:, None],
-        np.repeat([1, 0], len(y_N)),
-        sample_weight=np.concatenate([weight_N * target_N, weight_N * (1 - target_N)]),
-    )
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-
-
 def _log_ratio(texts: Sequence[str], label_N: Any, buckets: int) -> Any:
     """float32 [H], with one count more for each bucket."""
     counts = _hashed(texts, buckets, None)
@@ -236,66 +223,24 @@ def _log_ratio(texts: Sequence[str], label_N: Any, buckets: int) -> Any:
     return (logs[0] - logs[1]).astype(np.float32)
 
 
-def _report(model: TextModel, texts: Sequence[str], y_N: Any, train: Sequence[str], random: Any) -> Report:
-    auc = import_extra("sklearn.metrics", "contrastive", "measuring a classifier of texts").roc_auc_score
-    probability_N = model.probability(texts)
-    pairs = [(float(auc(y_N, probability_N)), calibration_error(probability_N, y_N))]
-    for _ in range(1000):
-        drawn = random.integers(0, len(y_N), len(y_N))
-        if 0 < y_N[drawn].sum() < len(y_N):
-            y, probability = y_N[drawn], probability_N[drawn]
-            pairs.append((float(auc(y, probability)), calibration_error(probability, y)))
-    low, high = np.quantile(np.array(pairs[1:]), [0.025, 0.975], axis=0)
-    good, ordinary = _telling(model, train)
-    return Report(
-        int(y_N.sum()),
-        int(len(y_N) - y_N.sum()),
-        pairs[0][0],
-        (float(low[0]), float(high[0])),
-        pairs[0][1],
-        (float(low[1]), float(high[1])),
-        good,
-        ordinary,
-    )
-
-
-def calibration_error(probability_N: Any, y_N: Any, bins: int = 10) -> float:
-    """Mean distance between the mean probability of a bin and its share of good texts, over bins of equal size, with
-    both kinds weighted as equally common."""
-    weight_N = np.where(y_N == 1, 0.5 / max(1, y_N.sum()), 0.5 / max(1, len(y_N) - y_N.sum()))
-    order = np.argsort(probability_N, kind="stable")
-    error = 0.0
-    for part in np.array_split(order, bins):
-        weight = weight_N[part].sum()
-        if weight:
-            error += abs((weight_N[part] * (probability_N[part] - y_N[part])).sum())
-    return float(error)
-
-
 def _telling(model: TextModel, texts: Sequence[str], shown: int = 15, read: int = 2000) -> tuple[list[str], list[str]]:
-    """The n-grams of some texts with the largest and the smallest weights, each the most frequent of its bucket."""
-    vectorizer = _vectorizer(len(model.weight_H), None)
-    analyse = vectorizer.build_analyzer()
-    counts: dict[str, int] = {}
-    for text in texts[:: max(1, len(texts) // read)]:
-        for gram in analyse(text):
-            counts[gram] = counts.get(gram, 0) + 1
-    frequent = [gram for gram, count in counts.items() if count >= 5]
-    if not frequent:
+    """The n-grams of some texts with the largest and the smallest weights that are in at least three of them. Of those
+    that share a bucket, the most frequent stands for all."""
+    analyse = _vectorizer(len(model.weight_H), None).build_analyzer()
+    counts = Counter(gram for text in texts[:: max(1, len(texts) // read)] for gram in set(analyse(text)))
+    grams = sorted((gram for gram, count in counts.items() if count >= 3), key=lambda gram: (-counts[gram], gram))
+    if not grams:
         return [], []
-    weight_G = _weights(frequent, model)
-    order = np.argsort(weight_G, kind="stable").tolist()
-    return [frequent[place] for place in order[::-1][:shown]], [frequent[place] for place in order[:shown]]
-
-
-def _weights(grams: Sequence[str], model: TextModel) -> Any:
     hashing = import_extra("sklearn.feature_extraction", "contrastive", "a classifier of texts")
     hasher = hashing.FeatureHasher(len(model.weight_H), input_type="string", alternate_sign=False)
-    return hasher.transform([[gram] for gram in grams]) @ model.weight_H
-
-
-def _sigmoid(x: Any) -> Any:
-    return 0.5 * (1 + np.tanh(0.5 * np.asarray(x, dtype=np.float64)))
+    bucket_G = hasher.transform([[gram] for gram in grams]).indices
+    of_bucket: dict[int, str] = {}
+    for bucket, gram in zip(bucket_G.tolist(), grams, strict=True):
+        of_bucket.setdefault(bucket, gram)
+    ranked = sorted(of_bucket, key=lambda bucket: -model.weight_H[bucket])
+    good = [of_bucket[bucket] for bucket in ranked if model.weight_H[bucket] > 0]
+    ordinary = [of_bucket[bucket] for bucket in reversed(ranked) if model.weight_H[bucket] < 0]
+    return good[:shown], ordinary[:shown]
 
 
 def _number(text: str, seed: int) -> int:

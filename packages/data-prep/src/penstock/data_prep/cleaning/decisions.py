@@ -2,7 +2,8 @@
 
 A line is the decision of one document of the shard of that name: `{"document": 17, "rule": "exact/document",
 "repeats": "a.jsonl:3"}`, where `document` is the place in the corpus; `text` is there if the document goes on with
-another text. Documents without a line passed the stage. `stage.json` is written last and counts them.
+another text. Documents without a line passed the stage. `stage.json` is written last and counts them. A stage that
+finds out languages has those of all documents that came to it in `00000.languages.jsonl`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Decided = tuple[int, Decision]
 @dataclass(frozen=True, slots=True)
 class StageCounts:
     """What a stage did: documents that came to it, those that it removed and changed, removed bytes of text, and how
-    often each rule decided. `sha256` is that of all its decisions."""
+    often each rule decided. `sha256` is that of all its decisions. `told` is what the stage counts besides: its
+    attribute `told`, such as documents without a URL."""
 
     documents: int
     removed: int
@@ -33,6 +35,7 @@ class StageCounts:
     removed_bytes: int
     rules: Mapping[str, int] = field(default_factory=dict)
     sha256: str = ""
+    told: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_decisions(path: Path, decided: Iterable[Decided]) -> None:
@@ -52,6 +55,27 @@ def read_decisions(path: Path) -> Iterator[Decided]:
         for line in file:
             row = json.loads(line)
             yield row.pop("document"), Decision(**row)
+
+
+def languages_file(decisions: Path) -> Path:
+    """The file of a shard's languages, beside that of its decisions."""
+    return decisions.with_suffix(".languages.jsonl")
+
+
+def write_languages(path: Path, told: Iterable[tuple[int, str]]) -> None:
+    """Places and languages. Replaces the file, whole or not at all."""
+    with replacing(path) as file:
+        for place, language in told:
+            file.write((json.dumps({"document": place, "language": language}) + "\n").encode())
+
+
+def read_languages(path: Path) -> Iterator[tuple[int, str]]:
+    """Places and languages; nothing where the stage told no languages."""
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                yield row["document"], row["language"]
 
 
 def starts_of_texts(path: Path) -> Iterator[tuple[int, int]]:

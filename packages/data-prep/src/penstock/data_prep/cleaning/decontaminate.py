@@ -79,6 +79,7 @@ class Decontamination:
                 self.unchecked[name] += 1
             else:
                 by_length.setdefault(min(count, words), []).append((name, text))
+        self.told = {f"texts of {name} that are too short to look for": n for name, n in self.unchecked.items()}
         self._grams = [_Grams.of(length, by_length[length]) for length in sorted(by_length)]
         self._shortest = shortest
         self._short_hashes = np.unique(

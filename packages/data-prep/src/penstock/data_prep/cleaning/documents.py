@@ -25,6 +25,8 @@ from penstock.hooks.problems import Problem, ProblemError
 
 INDEX, FORMAT = "index.json", 1
 SHARD_BYTES = 16 << 20
+LONGEST_BYTES = 256 << 20
+"""Text of a document that is refused: lists of its words take some 16 times as much."""
 REPORT_BYTES = 1 << 20
 Progress = Callable[[str, int, int | None], None]
 
@@ -93,7 +95,7 @@ class Documents:
         return [
             Problem("damaged-file", "is missing or has changed", str(path), "clean the corpus into another folder")
             for shard in self.shards
-            if not (path := self.folder / shard.name).is_file() or _sha256(path) != shard.sha256
+            if not (path := self.folder / shard.name).is_file() or file_sha256(path) != shard.sha256
         ]
 
 
@@ -103,13 +105,15 @@ def copy_corpus(
     describe: Mapping[str, Any],
     progress: Progress,
     shard_bytes: int = SHARD_BYTES,
+    longest_bytes: int = LONGEST_BYTES,
 ) -> Documents:
     """Writes all documents of a corpus; `describe` says which corpus it is. A shard ends with the document that brings
-    it to `shard_bytes`. Raises `ProblemError` for a corpus without documents."""
+    it to `shard_bytes`. Raises `ProblemError` for a corpus without documents, and for a document of more than
+    `longest_bytes`."""
     shards: list[Shard] = []
     done = reported = 0
     with building(folder) as partial:
-        documents = corpus.documents()
+        documents = _bounded(corpus.documents(), longest_bytes)
         while True:
             shard = _write_shard(partial, len(shards), documents, shard_bytes)
             if not shard.documents:
@@ -129,6 +133,20 @@ def copy_corpus(
     return Documents(folder, tuple(shards), described)
 
 
+def _bounded(documents: Iterator[Document], longest: int) -> Iterator[Document]:
+    for document in documents:
+        size = len(document.text)
+        if size > longest or (size * 4 > longest and (size := len(_utf8(document.text))) > longest):
+            what = f"a document of {size / 1e6:,.3g} MB, more than {longest / 1e6:,.3g}"
+            fix = "split it into several, or raise `longest_mb` if every worker has 16 times its size of memory"
+            raise ProblemError(Problem("document-too-long", what, document.source, fix))
+        yield document
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _write_shard(folder: Path, number: int, documents: Iterator[Document], limit: int) -> Shard:
     name = f"{number:05d}.jsonl"
     starts, size, digest = [], 0, hashlib.sha256()
@@ -142,7 +160,7 @@ def _write_shard(folder: Path, number: int, documents: Iterator[Document], limit
             file.write(line)
             digest.update(line)
             at += len(line)
-            size += len(document.text.encode("utf-8", "surrogatepass"))
+            size += len(_utf8(document.text))
             if size >= limit:
                 break
     np.save(folder / _starts_of(name), np.array(starts, dtype=np.int64))
@@ -158,6 +176,7 @@ def _document(line: str) -> Document:
     return Document(row["text"], row["source"], row.get("url"))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,10 +6,11 @@ symbols alone, while shares are of all words.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from penstock.data_prep.cleaning.words import SYMBOLS, Split, split_words
+import numpy as np
+
+from penstock.data_prep.cleaning.words import SYMBOLS, Known, Split, split_words
 from penstock.hooks.contracts import Decision, Document
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -48,21 +49,16 @@ class Gopher:
         """Another splitter may be put here."""
 
     def judge(self, document: Document) -> Decision | None:
-        text = document.text
-        counts = Counter(self.split(text))
-        found = next(self._failures(text, counts), None)
+        found = next(self._failures(document.text), None)
         return found and Decision(f"gopher/{found[0]}", found[1])
 
-    def _failures(self, text: str, counts: Counter[str]) -> Iterator[tuple[str, str]]:
-        """Rule and detail of each rule that fails. Each word is looked at once, however often it stands in the text."""
-        all_words = counts.total()
-        words = characters = with_letters = 0
-        for word, times in counts.items():
-            has_letter = word.isalpha() or any(map(str.isalpha, word))
-            with_letters += times * has_letter
-            if has_letter or not SYMBOLS.issuperset(word):
-                words += times
-                characters += times * len(word)
+    def _failures(self, text: str) -> Iterator[tuple[str, str]]:
+        """Rule and detail of each rule that fails."""
+        listed = self.split(text)
+        all_words = len(listed)
+        kinds = np.fromiter(map(_KINDS.__getitem__, listed), np.int64, all_words)
+        counted = kinds[kinds & _WORD > 0] >> 2
+        words, characters = counted.size, int(counted.sum())
         least, most = self._words
         if least is not None and words < least:
             yield "few-words", f"{words} words, at least {least} are needed"
@@ -84,13 +80,26 @@ class Gopher:
         yield from _above("bullets", "of lines begin with a bullet", _bullets(lines) / len(lines), bullets)
         yield from _above("ellipsis-lines", "of lines end with an ellipsis", _ellipses(lines) / len(lines), ends)
         if self._with_letters is not None:
-            share = with_letters / all_words
+            share = np.count_nonzero(kinds & _LETTER) / all_words
             if share < self._with_letters:
                 yield "letters", f"{share:.3f} of words have a letter, at least {self._with_letters:g} are needed"
         if self._minimum_stop_words is not None:
-            known = len(self._stop_words & counts.keys())
+            known = len(self._stop_words.intersection(listed))
             if known < self._minimum_stop_words:
                 yield "stop-words", f"{known} different stop words, at least {self._minimum_stop_words} are needed"
+
+
+_LETTER, _WORD = 1, 2
+
+
+def _kind(word: str) -> int:
+    """Whether a word has a letter (bit 0), whether it is more than symbols (bit 1), and its length (the bits above)."""
+    has_letter = word.isalpha() or any(map(str.isalpha, word))
+    is_word = has_letter or not SYMBOLS.issuperset(word)
+    return len(word) << 2 | is_word << 1 | has_letter
+
+
+_KINDS = Known(_kind)
 
 
 def _above(rule: str, of: str, share: float, limit: float | None) -> Iterator[tuple[str, str]]:

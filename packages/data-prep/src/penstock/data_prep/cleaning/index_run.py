@@ -6,7 +6,7 @@ of shingles. A document is known by its place in the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from penstock.data_prep.cleaning.documents import file_sha256
 from penstock.data_prep.cleaning.ragged import Block, Ragged, block_of, write_ragged
 from penstock.data_prep.cleaning.runs import KEY, PLACE, Entries, Keys, Places, Stored, entries_of, merge, write_run
+from penstock.hooks.problems import failed
 
 BYTE = np.dtype(np.uint8)
 GONE = np.iinfo(PLACE).max
@@ -23,7 +25,8 @@ GONE = np.iinfo(PLACE).max
 
 @dataclass(frozen=True, slots=True)
 class IndexRun:
-    """The run in `folder`; `entries` counts its band keys, and `removed` are the places that no longer count."""
+    """The run in `folder`; `entries` counts its band keys, and `removed`, ascending, are the places that no longer
+    count."""
 
     folder: Path
     documents: int
@@ -52,25 +55,47 @@ class IndexRun:
         for part in (self.bands, self.hashes, self.sources, self.sets):
             part.check()
 
+    def verify(self, sha256: Mapping[str, str]) -> None:
+        """Raises `ProblemError` if a file does not have the bytes that were written."""
+        self.check()
+        for name, expected in sha256.items():
+            if file_sha256(self.folder / name) != expected:
+                raise failed("damaged-file", "its SHA-256 is not that of what was written", str(self.folder / name))
+
     def source(self, place: int) -> str:
         return self.sources.row(place).tobytes().decode("utf-8", "surrogatepass")
 
-    def places_of(self, sources: Sequence[str]) -> list[int]:
-        """The places of the documents with one of these sources, ascending."""
+    def places_of(self, sources: Iterable[str]) -> dict[str, int]:
+        """The places of the documents with one of these sources."""
         wanted = set(sources)
-        _, places = self.hashes.find(np.array([_hash(source) for source in wanted], KEY))
-        return [place for place in np.setdiff1d(places, self.removed).tolist() if self.source(place) in wanted]
+        hashes = np.unique(np.array([_hash(source) for source in wanted], KEY))
+        found: dict[str, int] = {}
+        starts, stops = self.hashes.ranges(hashes)
+        for at in np.flatnonzero(starts < stops):
+            for place in self._still(self.hashes.places(int(starts[at]), int(stops[at]))).tolist():
+                source = self.source(place)
+                if source in wanted:
+                    found[source] = place
+        return found
 
-    def candidates(self, keys: Keys, askers: Places) -> list[tuple[int, int]]:
-        """(asker, place) of the documents that share a band's key with an asker, each once. `keys` are ascending."""
-        found, places = self.bands.find(keys)
-        is_here = ~np.isin(places, self.removed)
-        found, places = found[is_here], places[is_here]
-        starts, stops = np.searchsorted(keys, found, "left"), np.searchsorted(keys, found, "right")
-        lengths = stops - starts
-        at = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
-        packed = np.unique((askers[at].astype(np.uint64) << np.uint64(32)) | np.repeat(places, lengths))
-        return [(pair >> 32, pair & 0xFFFFFFFF) for pair in packed.tolist()]
+    def candidates(self, keys_NB: Keys) -> Iterator[tuple[int, int]]:
+        """(row, place) of the documents that share the key of a band with a row, each once, by row."""
+        wanted = np.unique(keys_NB)
+        starts, stops = self.bands.ranges(wanted)
+        at_NB = np.searchsorted(wanted, keys_NB)
+        for row in np.flatnonzero((starts < stops)[at_NB].any(axis=1)).tolist():
+            shared = [self.bands.places(int(starts[at]), int(stops[at])) for at in at_NB[row] if starts[at] < stops[at]]
+            for place in self._still(np.unique(np.concatenate(shared))).tolist():
+                yield row, place
+
+    def _still(self, places: Places) -> Places:
+        """Those of these places that were not removed."""
+        if places.size and places.max() >= self.documents:
+            raise failed("damaged-file", "names documents that it has not", str(self.folder))
+        if not self.removed.size:
+            return places
+        at = np.minimum(np.searchsorted(self.removed, places), self.removed.size - 1)
+        return places[self.removed[at] != places]
 
 
 def write_index_run(
@@ -91,7 +116,8 @@ def merge_index_runs(folder: Path, runs: Sequence[IndexRun], max_bytes: int) -> 
     for keep, run in zip(kept, runs, strict=True):
         keep[run.removed] = False
     is_kept = np.concatenate(kept)
-    new_places = np.where(is_kept, np.cumsum(is_kept) - 1, GONE).astype(PLACE)
+    new_places = np.cumsum(is_kept, dtype=PLACE) - PLACE.type(1)
+    new_places[~is_kept] = GONE
     firsts = np.cumsum([0, *(run.documents for run in runs)]).tolist()
 
     def entries(parts: Sequence[Stored]) -> Iterator[Entries]:
@@ -108,6 +134,11 @@ def merge_index_runs(folder: Path, runs: Sequence[IndexRun], max_bytes: int) -> 
     write_ragged(folder / "sources", BYTE, rows([run.sources for run in runs]))
     write_ragged(folder / "sets", KEY, rows([run.sets for run in runs]))
     return int(is_kept.sum()), len(write_run(folder / "bands", entries([run.bands for run in runs])))
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a run, by name."""
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
 
 
 @dataclass(frozen=True, slots=True)

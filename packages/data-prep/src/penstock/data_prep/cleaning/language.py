@@ -18,6 +18,8 @@ from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 Identify: TypeAlias = Callable[[str], tuple[str, float]]
 """Text to the code of its language, such as `en`, and the probability that the model gives it."""
 Model: TypeAlias = Literal["py3langid", "fasttext"]
+UNSURE = "unsure"
+"""Language of a text of which the model is not sure enough."""
 
 
 class Language:
@@ -51,25 +53,33 @@ class Language:
         self._model: Model = model
 
     def judge(self, document: Document) -> Decision | None:
+        return self.judge_language(document)[1]
+
+    def judge_language(self, document: Document) -> tuple[str, Decision | None]:
+        """The language that most of the document's characters are in, `unsure` where the model is, and the decision."""
         text = document.text
         groups = list(self._groups(text)) if self._by_paragraph else [text]
-        found = [self._unwanted(group) for group in groups]
-        unwanted = Counter(name for name, _ in filter(None, found))
-        if not unwanted:
+        found = [_identifier(self._model)(group) for group in groups]
+        sizes = Counter[str]()
+        for group, (name, probability) in zip(groups, found, strict=True):
+            sizes[self._named(name, probability)] += len(group)
+        return sizes.most_common(1)[0][0], self._decided(groups, found)
+
+    def _decided(self, groups: Sequence[str], found: Sequence[tuple[str, float]]) -> Decision | None:
+        stays = [name in self._languages and probability >= self._minimum for name, probability in found]
+        if all(stays):
             return None
-        if unwanted.total() == len(groups):
-            name, probability = next(filter(None, found))
+        if not any(stays):
+            name, probability = found[0]
             detail = f"{name} with a probability of {probability:.2f}"
-            sure = probability >= self._minimum
-            return Decision(f"language/{name if sure else 'unsure'}", detail)
-        kept = "".join(group for group, name in zip(groups, found, strict=True) if name is None)
+            return Decision(f"language/{self._named(name, probability)}", detail)
+        kept = "".join(group for group, stay in zip(groups, stays, strict=True) if stay)
+        unwanted = Counter(name for (name, _), stay in zip(found, stays, strict=True) if not stay)
         counts = ", ".join(f"{number} {name}" for name, number in sorted(unwanted.items()))
         return Decision("language/paragraphs", f"{unwanted.total()} of {len(groups)} paragraphs: {counts}", text=kept)
 
-    def _unwanted(self, text: str) -> tuple[str, float] | None:
-        """Language and probability of a text that goes; None if it stays."""
-        name, probability = _identifier(self._model)(text)
-        return None if name in self._languages and probability >= self._minimum else (name, probability)
+    def _named(self, name: str, probability: float) -> str:
+        return name if probability >= self._minimum else UNSURE
 
     def _groups(self, text: str) -> Iterator[str]:
         """The text in pieces of one long line, and the short ones that go with it. Pieces that stay, put together, are

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from penstock.data_prep.cleaning.banding import RECALL, choose_banding
 from penstock.data_prep.cleaning.clusters import Clusters
+from penstock.data_prep.cleaning.memory import MAX_RAM, room_of, too_small
 from penstock.data_prep.cleaning.normalise import Normaliser, require_choice
 from penstock.data_prep.cleaning.runs import NO_KEY, Keys, Places, merge, sort_into_runs
 from penstock.data_prep.cleaning.shingles import Shingling
@@ -30,7 +31,6 @@ from penstock.hooks.contracts import Array, Decision, Document
 from penstock.hooks.problems import Problem, ProblemError
 
 RULE = "near/duplicate"
-MAX_RAM = 512_000_000
 SLICE = 4096
 """Documents that are signed at once: 2 MiB of signatures of 128 permutations."""
 
@@ -48,9 +48,10 @@ class NearDuplicates:
     similar to the one that stays; its decision says so. A document without words is never near.
 
     `keep` says which document of a cluster stays: the `earliest`, the `longest` (in characters) or the `best` by
-    `quality`; the earliest of equals. `max_ram`, in bytes, bounds what `compare` takes: half sorts keys, an eighth
-    holds sets of shingles, and 32 bytes a document must fit into half of it afterwards. Keys that do not fit are sorted
-    on disk in `scratch`, by default the system's folder of temporary files.
+    `quality`; the earliest of equals. `max_ram` is the peak of the process that compares, in bytes. Of what the
+    interpreter leaves, half sorts keys, an eighth holds sets of shingles, and 32 bytes a document must fit into half of
+    it afterwards. Keys that do not fit are sorted on disk in `scratch`, by default the system's folder of temporary
+    files.
 
     Raises `ProblemError` for settings out of range.
     """
@@ -76,15 +77,26 @@ class NearDuplicates:
                 Problem("invalid-value", f"{threshold} is no similarity", "threshold", "above 0, at most 1")
             )
         require_choice("keep", keep, ("earliest", "longest", "best"))
-        self.threshold, self.keep, self.max_ram, self.scratch = threshold, keep, max_ram, scratch
+        self.threshold, self.recall, self.keep, self.scratch = threshold, recall, keep, scratch
+        self.room = room_of(max_ram)
+        """Bytes that comparing may take."""
         self.quality: Callable[[Document], float] = share_of_prose
         """What the `best` has most of; another measure may be put here."""
         self.signer = Signer(permutations, seed, scheme, hash, Shingling(unit, size), normaliser or Normaliser())
         self.banding = choose_banding(permutations, threshold, recall)
 
+    @classmethod
+    def of(cls, description: Mapping[str, Any], max_ram: int = MAX_RAM) -> NearDuplicates:
+        """One of the settings that `describe` gave."""
+        names = ("threshold", "recall", "permutations", "seed", "scheme", "hash")
+        settings = {name: description[name] for name in names}
+        normaliser = Normaliser.of(description["normaliser"])
+        return cls(**settings, **description["shingle"], normaliser=normaliser, max_ram=max_ram)
+
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the keys, as JSON holds it."""
-        return {**self.signer.describe(), "bands": self.banding.bands, "rows": self.banding.rows}
+        """Everything that decides which documents are near, as JSON holds it."""
+        banding = {"bands": self.banding.bands, "rows": self.banding.rows}
+        return {**self.signer.describe(), **banding, "threshold": self.threshold, "recall": self.recall}
 
     def sketch(self, documents: Sequence[Document]) -> Keys:
         """uint64 [N, B]: the band keys of each document."""
@@ -109,12 +121,9 @@ class NearDuplicates:
     def compare(self, sketches: Sequence[Array], read: Callable[[int], Document]) -> Iterator[tuple[int, Decision]]:
         """Decisions by the place of the document that goes, ascending."""
         count = sum(len(sketch) for sketch in sketches)
-        if 32 * count > self.max_ram // 2:
-            least = f"{count} documents need at least {64 * count / 1e6:.0f} MB"
-            raise ProblemError(
-                Problem("invalid-value", least, "max_ram", "raise it, or clean fewer documents at a time")
-            )
-        sets = _Sets(lambda place: self.shingle_set(read(place).text), count, self.max_ram // 8)
+        if 64 * count > self.room:
+            raise too_small(f"comparing {count:,} documents", 64 * count)
+        sets = _Sets(lambda place: self.shingle_set(read(place).text), count, self.room // 8)
         clusters = self._clusters(sketches, count, sets)
         removed, kept, similarity = self._choose(clusters, read, sets)
         source = lru_cache(4096)(lambda place: read(place).source)
@@ -128,8 +137,8 @@ class NearDuplicates:
         """Near documents of all sketches, joined."""
         clusters = Clusters(count, lambda left, right: sets.jaccard(left, right) >= self.threshold)
         with tempfile.TemporaryDirectory(prefix="penstock-near-", dir=self.scratch) as folder:
-            runs = sort_into_runs(sketches, Path(folder), self.max_ram // 2)
-            for keys, places in merge(runs, self.max_ram // 4):
+            runs = sort_into_runs(sketches, Path(folder), self.room // 2)
+            for keys, places in merge(runs, self.room // 4):
                 clusters.add(keys, places)
         return clusters
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 import unicodedata
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
@@ -63,6 +63,14 @@ class Normaliser:
         '1-nfc-lower-space-single'
         """
         return "-".join([str(VERSION), *asdict(self).values()])
+
+    @classmethod
+    def of(cls, version: str) -> Normaliser:
+        """That of a version. It has another version if this release normalises otherwise."""
+        _, unicode, case, punctuation, whitespace = version.split("-")
+        return cls(
+            cast(Unicode, unicode), cast(Case, case), cast(Punctuation, punctuation), cast(Whitespace, whitespace)
+        )
 
 
 def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -52,7 +52,7 @@ class Ragged:
         place = 0
         while place < self.count:
             start = self._end(place)
-            ahead = min(self.count - place, max(1, max_bytes // END.itemsize))
+            ahead = min(self.count - place, max(1, max_bytes // (4 * END.itemsize)))
             ends = np.fromfile(self.ends, END, ahead, offset=place * END.itemsize)
             rows = max(1, int(np.searchsorted(ends, start + max_bytes // self.kind.itemsize, "right")))
             lengths = np.diff(ends[:rows], prepend=END.type(start))
@@ -74,8 +74,9 @@ def write_ragged(path: Path, kind: np.dtype[Any], blocks: Iterable[Block]) -> Ra
     ragged = Ragged(path, kind, 0)
     with ragged.values.open("xb") as values_file, ragged.ends.open("xb") as ends_file:
         for values, lengths in blocks:
-            values.astype(kind, copy=False).tofile(values_file)
-            (np.cumsum(lengths, dtype=END) + END.type(end)).tofile(ends_file)
+            # numpy's own `tofile` does not say why it could not write.
+            values_file.write(np.ascontiguousarray(values, kind).data)
+            ends_file.write((np.cumsum(lengths, dtype=END) + END.type(end)).data)
             count, end = count + len(lengths), end + int(lengths.sum())
     return Ragged(path, kind, count)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ Entries: TypeAlias = tuple[Keys, Places]
 KEY, PLACE = np.dtype("<u8"), np.dtype("<u4")
 NO_KEY = 0
 """Stands in the place of a key that matches nothing; entries leave it out."""
+BLOCK = 4096
+"""Keys that a search reads at once: 32 KiB."""
 BYTES_TO_SORT = 48
 """Memory that an entry takes while it is sorted: keys and places before and after (24), the order of 8 bytes, and what
 the sort itself needs."""
@@ -65,17 +67,32 @@ class Stored:
             if size != self.length * kind.itemsize:
                 raise failed("damaged-file", f"{size} bytes, not {self.length * kind.itemsize}", str(path))
 
-    def find(self, wanted: Keys) -> Entries:
-        """The entries with one of these keys. Reads the pages that a binary search touches."""
-        if not self.length:
-            return np.empty(0, KEY), np.empty(0, PLACE)
-        keys = np.memmap(self._file("keys"), KEY, "r")
-        wanted = np.unique(wanted)
-        starts, stops = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
-        lengths = stops - starts
-        first = np.cumsum(lengths) - lengths
-        at = np.repeat(starts - first, lengths) + np.arange(int(lengths.sum()))
-        return np.repeat(wanted, lengths), np.array(np.memmap(self._file("places"), PLACE, "r")[at])
+    def ranges(self, wanted: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the entries with each of these keys begin and end; `wanted` is ascending."""
+        return self._ranks(wanted, "left"), self._ranks(wanted, "right")
+
+    def places(self, start: int, stop: int) -> Places:
+        """Of the entries from `start` up to `stop`."""
+        return self._read("places", PLACE, start, stop)
+
+    def _ranks(self, wanted: Keys, side: Literal["left", "right"]) -> NDArray[np.int64]:
+        """`np.searchsorted` in the keys on disk, of which it reads the blocks where the wanted ones may stand."""
+        ranks = np.empty(len(wanted), np.int64)
+        parts = [(0, len(wanted), 0, self.length)]
+        while parts:
+            first, last, low, high = parts.pop()
+            if first == last:
+                continue
+            if high - low <= BLOCK:
+                keys = self._read("keys", KEY, low, high)
+                ranks[first:last] = low + np.searchsorted(keys, wanted[first:last], side)
+            else:
+                middle = (low + high) // 2
+                key = self._read("keys", KEY, middle, middle + 1)[0]
+                before = np.searchsorted(wanted[first:last], key, "right" if side == "left" else "left")
+                cut = first + int(before)
+                parts += [(first, cut, low, middle), (cut, last, middle + 1, high)]
+        return ranks
 
     def _file(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
@@ -106,8 +123,9 @@ def write_run(path: Path, blocks: Iterable[Entries]) -> Stored:
         keys_file = stack.enter_context(path.with_name(f"{path.name}.keys").open("xb"))
         places_file = stack.enter_context(path.with_name(f"{path.name}.places").open("xb"))
         for keys, places in blocks:
-            keys.astype(KEY, copy=False).tofile(keys_file)
-            places.astype(PLACE, copy=False).tofile(places_file)
+            # numpy's own `tofile` does not say why it could not write.
+            keys_file.write(np.ascontiguousarray(keys, KEY).data)
+            places_file.write(np.ascontiguousarray(places, PLACE).data)
             length += len(keys)
     return Stored(path, length)
 

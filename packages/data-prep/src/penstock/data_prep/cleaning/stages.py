@@ -20,10 +20,12 @@ import numpy as np
 from penstock.data_prep.cleaning.decisions import (
     StageCounts,
     counted,
+    languages_file,
     read_decisions,
     starts_of_texts,
     text_at,
     write_decisions,
+    write_languages,
 )
 from penstock.data_prep.cleaning.documents import Documents
 from penstock.hooks.atomic import replacing
@@ -102,9 +104,24 @@ def judge_shard(argument: dict[str, Any]) -> dict[str, Any]:
     cleaner, seen, number = _of(argument)
     path = decisions_file(seen, argument["stage"], number)
     if not path.exists():
-        judged = ((place, cleaner.judge(document)) for place, document in seen.of_shard(number))
-        write_decisions(path, ((place, decision) for place, decision in judged if decision is not None))
+        write_decisions(path, _judged(cleaner, seen.of_shard(number), languages_file(path)))
     return asdict(counts_of_shard(seen, argument["stage"], number))
+
+
+def _judged(cleaner: Any, documents: Iterator[tuple[int, Document]], languages: Path) -> Iterator[tuple[int, Decision]]:
+    """The decisions of a judge. The languages that it finds out are written with the last, so that a shard which has
+    decisions has languages too."""
+    told: list[tuple[int, str]] = []
+    for place, document in documents:
+        if hasattr(cleaner, "judge_language"):
+            language, decision = cleaner.judge_language(document)
+            told.append((place, language))
+        else:
+            decision = cleaner.judge(document)
+        if decision is not None:
+            yield place, decision
+    if told:
+        write_languages(languages, told)
 
 
 def sketch_shard(argument: dict[str, Any]) -> dict[str, Any]:

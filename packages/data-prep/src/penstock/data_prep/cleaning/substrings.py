@@ -32,13 +32,14 @@ from penstock.data_prep.cleaning.windows import (
     find_tokens,
     find_windows,
     runs,
+    same_bytes,
     same_tokens,
 )
 from penstock.hooks.contracts import Array, Decision, Document
 from penstock.hooks.problems import Problem, ProblemError
 
 _BLOCK = 1 << 20  # bytes of documents that are hashed together
-_SORTED_SHARE = 1.5  # bytes of hashes sorted at once, a byte of text; the copy in which they are collected is as large
+_SORTED_SHARE = 2.5  # bytes of hashes sorted at once, a byte of text
 _NEAR = 4096  # bytes between windows of one run: more than a token and the whitespace around it
 
 
@@ -124,14 +125,17 @@ class Substrings:
         return np.concatenate(found)
 
     def _sorted_hashes(self, corpus: _Corpus, part: int, bits: int) -> Array:
-        """The hashes whose highest `bits` bits are the number `part`."""
-        collected = [np.empty(0, np.uint64)]
+        """The hashes whose highest `bits` bits are the number `part`; one that a block has more than twice stands twice
+        of it, so that a text of few words needs no more memory."""
+        hashes, count = np.empty(corpus.tokens, np.uint64), 0  # what is not written to takes no memory
         for low, high in _blocks(corpus.offsets):
-            hashes = corpus.windows(low, high, self._length).hashes_W
-            collected.append(hashes[hashes >> np.uint64(64 - bits) == part] if bits else hashes)
-        hashes = np.concatenate(collected)
-        hashes.sort()
-        return hashes
+            found = corpus.windows(low, high, self._length).hashes_W
+            found = np.sort(found[found >> np.uint64(64 - bits) == part] if bits else found)
+            found = np.concatenate([found[:2], found[2:][found[2:] != found[:-2]]])
+            hashes[count : count + len(found)] = found
+            count += len(found)
+        hashes[:count].sort()
+        return hashes[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,21 +241,30 @@ class _Earlier:
     def hold(self, candidate: _Candidate) -> Array:
         """bool [W]: whether an earlier document has the tokens of the window, compared byte by byte.
 
+        A window is compared with the one before it in the document that has its hash, and the first of these with the
+        earlier document. So are windows that follow one another compared with windows that do, however few different
+        words there are: all windows of "a a a a" with the one a token before.
+
         Windows of different tokens with one hash can only hide a repeat: 1 in 100,000 corpora of 100 MB has a pair.
         """
         known = np.flatnonzero(self._starts[candidate.groups] >= 0)
         groups, places = candidate.groups[known], candidate.places[known]
         starts, ends = candidate.starts[known], candidate.ends[known]
-        owners = self._starts[groups]
-        documents = self._corpus.documents_at(owners)
-        steps = np.diff(owners)
-        parted = (np.diff(places) != 1) | (np.diff(documents) != 0) | (steps <= 0) | (steps > _NEAR)
-        limits = [0, *(np.flatnonzero(parted) + 1).tolist(), len(known)]
-        equal = np.zeros(len(candidate.groups), bool)
-        for low, high in pairwise(limits):
-            run = slice(low, high)
-            equal[known[run]] = self._equal(starts[run], ends[run], owners[run], self._sizes[groups[run]])
-        return equal
+        order, first = _by_group(groups)
+        links, sizes = self._starts[groups], self._sizes[groups].astype(np.int64)
+        again = order[~first]
+        before = order[:-1][~first[1:]]
+        links[again], sizes[again] = starts[before], ends[before] - starts[before]
+        equal = same_bytes(self._corpus.data, places, starts, ends, links, sizes)
+        other = np.flatnonzero(~equal)  # whitespace may differ
+        steps = np.diff(links[other])
+        parted = (np.diff(places[other]) != 1) | (steps <= 0) | (steps > _NEAR)
+        for low, high in pairwise([0, *(np.flatnonzero(parted) + 1).tolist(), len(other)]):
+            run = other[low:high]
+            equal[run] = self._equal(starts[run], ends[run], links[run], sizes[run])
+        held = np.zeros(len(candidate.groups), bool)
+        held[known[order]] = _unbroken(equal[order], first)
+        return held
 
     def _equal(self, starts: Array, ends: Array, owners: Array, sizes: Array) -> Array:
         """bool: whether windows that follow one another have the tokens of their owners. Compared all at once, because
@@ -268,6 +281,19 @@ class _Earlier:
             return np.zeros(1, bool)
         halves = (slice(None, len(starts) // 2), slice(len(starts) // 2, None))
         return np.concatenate([self._equal(starts[h], ends[h], owners[h], sizes[h]) for h in halves])
+
+
+def _by_group(groups: Array) -> tuple[Array, Array]:
+    """The order by group and place, and whether each is the first of its group in that order."""
+    order = np.argsort(groups, kind="stable")
+    return order, np.diff(groups[order], prepend=-1) != 0
+
+
+def _unbroken(equal: Array, first: Array) -> Array:
+    """bool: whether all are equal from the first of a group on."""
+    different = np.cumsum(~equal)
+    before = np.where(first, different - ~equal, 0)
+    return different == np.maximum.accumulate(before)
 
 
 def _covered(places: Array, length: int, count: int) -> Array:

@@ -2,10 +2,12 @@
 
 Rules of the canonical form, in the order in which they apply:
 
-1. Spaces around the URL go, and so does the fragment (`#top`).
-2. Scheme and host are written in small letters; `https` is taken for `http`. The dot behind a host goes. The port goes
-   if it is the scheme's own (80, 443).
-3. `%7e` and `%7E` are one; escapes of letters, digits and `-._~` are the characters themselves.
+1. Spaces and a byte order mark around the URL go, and so does the fragment (`#top`).
+2. Scheme and host are written in small letters; `https` is taken for `http`. A host that is not ASCII is written as DNS
+   has it (`b\u00fccher.de` is `xn--bcher-kva.de`; UTS 46). The dot behind a host goes. The port goes if it is the
+   scheme's own (80 and 443, 21).
+3. `%7e` and `%7E` are one; escapes of letters, digits and `-._~` are the characters themselves. What is not ASCII, and
+   a space, is escaped.
 4. `.` and `..` of the path are resolved, and the slash at its end goes.
 5. Parameters that say where a visitor came from (`utm_*`, `gclid`, `fbclid`, ...) go. The others stay in their order,
    for some servers read it. A `?` with nothing behind it goes.
@@ -17,9 +19,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
+import idna
 import numpy as np
 import xxhash
 
@@ -32,8 +36,12 @@ TRACKING = (
 )  # fmt: skip
 """Names of parameters that only tell where a visitor came from; `*` stands for any ending."""
 
-_PORTS = {"http": 80, "https": 443}
+WITHOUT_URL = "documents without a URL that can be read"
+
+_PORTS = {"http": (80, 443), "https": (80, 443), "ftp": (21,)}
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_HOST = re.compile("[!-~]+")
+_TO_ESCAPE = re.compile(r"[^!-~]+")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -53,6 +61,7 @@ class Urls:
     ) -> None:
         self._missing = missing
         self._tracking = tuple(tracking)
+        self.told: dict[str, int] = {}
 
     def sketch(self, documents: Sequence[Document]) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """uint64 [N, 2]: a 128-bit hash of the canonical URL; zeros for a document without a URL."""
@@ -67,6 +76,7 @@ class Urls:
         first_of = np.empty_like(order)
         first_of[order] = order[begins][np.cumsum(begins) - 1]
         absent = (rows[:, 0] | rows[:, 1]) == 0
+        self.told = {WITHOUT_URL: int(absent.sum())} if absent.any() else {}
         removed = np.where(absent, self._missing == "remove", first_of != np.arange(len(rows)))
         for place in np.flatnonzero(removed).tolist():
             if absent[place]:
@@ -93,24 +103,33 @@ def canonical(url: str, tracking: Sequence[str] = TRACKING) -> str | None:
     'http://example.org/a/b?id=7'
     """
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url.strip().strip("\ufeff").strip())
         port = parts.port
     except ValueError:
         return None
     if not parts.scheme or not (parts.hostname or "").strip("."):
         return None
-    host = _host(parts, port)
+    if (host := _host(parts, port)) is None:
+        return None
     path = _resolved(_unescaped(parts.path)).rstrip("/")
     kept = [each for each in _unescaped(parts.query).split("&") if each and not _tracks(each, tracking)]
     scheme = "http" if parts.scheme == "https" else parts.scheme
     return f"{scheme}://{host}{path}" + (f"?{'&'.join(kept)}" if kept else "")
 
 
-def _host(parts: SplitResult, port: int | None) -> str:
+def _host(parts: SplitResult, port: int | None) -> str | None:
+    """With user and port; None for a host that DNS cannot have."""
     user, at, _ = parts.netloc.rpartition("@")
-    host = (parts.hostname or "").rstrip(".")
+    host = parts.hostname or ""
+    if not host.isascii():
+        with suppress(idna.IDNAError):
+            host = idna.encode(host, uts46=True).decode()
+    host = host.rstrip(".")
+    if not _HOST.fullmatch(host):
+        return None
     host = f"[{host}]" if ":" in host else host
-    return user + at + host + ("" if port in (None, _PORTS.get(parts.scheme)) else f":{port}")
+    own = port is None or port in _PORTS.get(parts.scheme, ())
+    return _unescaped(user) + at + host + ("" if own else f":{port}")
 
 
 def _unescaped(text: str) -> str:
@@ -118,7 +137,10 @@ def _unescaped(text: str) -> str:
         code = int(match.group(1), 16)
         return chr(code) if code in _PLAIN else match.group().upper()
 
-    return _ESCAPE.sub(plain, text)
+    known = _ESCAPE.sub(plain, text)
+    if known.isascii() and " " not in known:
+        return known
+    return _TO_ESCAPE.sub(lambda match: quote(match.group().encode("utf-8", "surrogatepass"), safe=""), known)
 
 
 def _resolved(path: str) -> str:

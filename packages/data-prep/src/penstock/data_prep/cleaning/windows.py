@@ -25,6 +25,7 @@ LONGEST = 1024
 """Bytes of a token. A gigabyte of base64 without a space becomes a million tokens and needs no memory of its own."""
 
 _PIECE = 1 << 18  # bytes hashed at once: the arrays of a piece stay in the cache
+_TOGETHER = 1 << 10  # bytes of a run from which on it is compared by itself
 _BYTE, _TOKEN = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, so that their powers have inverses modulo 2**64
 
 _BLANKS = " \t\n\v\f\r"
@@ -83,8 +84,10 @@ def find_tokens(data_B: Array) -> Tokens:
 def find_windows(data_B: Array, tokens: Tokens, length: int) -> Windows:
     """The windows of `length` tokens, at least 1, of the bytes that the tokens were found in."""
     count = max(len(tokens.starts_T) - length + 1, 0)
-    passage_T = np.searchsorted(np.flatnonzero(data_B == ord(BREAK)), tokens.starts_T)
-    first_W = np.flatnonzero(passage_T[:count] == passage_T[length - 1 :][:count])
+    begun_T = np.searchsorted(tokens.starts_T, np.flatnonzero(data_B == ord(BREAK)))  # by passages after the first
+    edges_T = np.bincount(np.maximum(begun_T - length + 1, 0), minlength=len(tokens.starts_T) + 1)
+    crossing_T = np.cumsum(edges_T - np.bincount(begun_T, minlength=len(tokens.starts_T) + 1))
+    first_W = np.flatnonzero(crossing_T[:count] == 0)
     return Windows(tokens, first_W, _run_hashes(tokens.hashes_T, length)[first_W], length)
 
 
@@ -96,6 +99,35 @@ def same_tokens(data_B: Array, other_B: Array) -> bool:
     return np.array_equal(ends - starts, other_ends - other_starts) and np.array_equal(
         data_B[~_BLANK[data_B]], other_B[~_BLANK[other_B]]
     )
+
+
+def same_bytes(data_B: Array, places_W: Array, starts_W: Array, ends_W: Array, links_W: Array, sizes_W: Array) -> Array:
+    """bool [W]: whether each window, from its start to its end, has the `sizes_W` bytes from its link on.
+
+    Windows of successive places whose links follow in the same steps share all tokens but two, so they are compared
+    at once; one that differs makes all of them different. A step of Python is a long run, or many short ones.
+    """
+    if not len(places_W):
+        return np.empty(0, bool)
+    shift_W = links_W - starts_W
+    as_long_W = ends_W - starts_W == sizes_W
+    parted = (np.diff(places_W) != 1) | (np.diff(shift_W) != 0) | (np.diff(as_long_W) != 0)
+    lows = np.concatenate([[0], np.flatnonzero(parted) + 1])
+    highs = np.concatenate([lows[1:], [len(places_W)]])
+    starts, links, sizes = starts_W[lows], links_W[lows], ends_W[highs - 1] - starts_W[lows]
+    same = as_long_W[lows]
+    for run in np.flatnonzero(same & (sizes > _TOGETHER)).tolist():
+        size = int(sizes[run])
+        same[run] = np.array_equal(data_B[starts[run] :][:size], data_B[links[run] :][:size])
+    short = np.flatnonzero(same & (sizes <= _TOGETHER))
+    for at in range(0, len(short), _PIECE // _TOGETHER):
+        some = short[at : at + _PIECE // _TOGETHER]
+        length = sizes[some]
+        begins = np.cumsum(length) - length
+        within = np.arange(int(length.sum())) - np.repeat(begins, length)
+        mine, theirs = (data_B[np.repeat(each[some], length) + within] for each in (starts, links))
+        same[some] = ~np.logical_or.reduceat(mine != theirs, begins)
+    return np.repeat(same, highs - lows)
 
 
 def contained(hashes_W: Array, known: Array) -> Array:

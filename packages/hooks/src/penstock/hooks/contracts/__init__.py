@@ -6,7 +6,7 @@ module of this folder holds one subject. Nothing here imports torch.
 
 from __future__ import annotations
 
-from penstock.hooks.contracts.cleaning import Comparer, Decision, Judge
+from penstock.hooks.contracts.cleaning import Comparer, Decision, Judge, LanguageJudge
 from penstock.hooks.contracts.data import BeginsTexts, Corpus, Document, DocumentFilter, Tokenizer, TokenSource
 from penstock.hooks.contracts.decoding import Chosen, Draw, Row, SlotDecoder, Slotted
 from penstock.hooks.contracts.evaluation import (
@@ -154,6 +154,7 @@ __all__ = [
     "Job",
     "Judge",
     "LaidOut",
+    "LanguageJudge",
     "LanguageModel",
     "Launcher",
     "Layered",

@@ -36,6 +36,15 @@ class Judge(Protocol):
         ...
 
 
+class LanguageJudge(Judge, Protocol):
+    """A judge that finds out the language of each document. Languages are kept beside the decisions, and the page of a
+    cleaned corpus counts them."""
+
+    def judge_language(self, document: Document) -> tuple[str, Decision | None]:
+        """The language, such as `en`, and what `judge` decides."""
+        ...
+
+
 class Comparer(Protocol):
     """A cleaner that compares documents: it makes a row of numbers of each, and then decides from all rows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 
@@ -18,12 +18,14 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a job ended: `done` with the value that the function returned, `failed` if it raised, or `lost` if its worker
-    died. `reason` says why it is not done."""
+    died. `reason` says why it is not done. `problems` are those of a `ProblemError`, as `Problem.as_dict` writes them;
+    a launcher that only gives a reason leaves them out."""
 
     name: str
     state: Literal["done", "failed", "lost"]
     value: dict[str, Any] | None
     reason: str
+    problems: list[dict[str, str]] = field(default_factory=lambda: list[dict[str, str]]())
 
 
 class Launcher(Protocol):

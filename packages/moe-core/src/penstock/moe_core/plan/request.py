@@ -11,14 +11,14 @@ from pydantic import Field, field_validator
 
 from penstock.hooks.schema import Schema
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 class PlanRequest(Schema):
     """A budget of parameters and how to share it out. The shape that is found has the parameters within 0.5 %, the
     share of the embedding within `share_tolerance`, and the expansion within 3 %."""
 
-    parameters: int = Field(gt=0)
+    parameters: int = Field(gt=0, le=10**13)
     """Parameters that the model stores, a tied embedding once: a number, or text such as 10M."""
     embedding_share: float = Field(gt=0, lt=1)
     """Share of the parameters that embedding and head have."""
@@ -31,7 +31,7 @@ class PlanRequest(Schema):
     chooses the rank of a factorised embedding for `layers` layers."""
     layers: int | None = Field(default=None, gt=0, le=1000)
     """Number of layers, where the vocabulary or the factor varies."""
-    vocabulary: int | None = Field(default=None, gt=0)
+    vocabulary: int | None = Field(default=None, gt=0, le=10**8)
     """Tokens, in place of `data.tokenizer.vocab_size`; needed with a tokenizer's file."""
     tied: bool = True
     """Whether embedding and head are one matrix."""
@@ -68,9 +68,11 @@ class PlanRequest(Schema):
         """
         >>> PlanRequest(parameters="0.3M", embedding_share=0.25).parameters
         300000
+        >>> PlanRequest(parameters="10,000,000", vocabulary="4e3", embedding_share=0.25).vocabulary
+        4000
         """
-        found = re.fullmatch(r"([\d_]*\.?\d+)([kKmMbB]?)", value) if isinstance(value, str) else None
-        return round(float(found[1]) * _UNITS[found[2].lower()]) if found else value
+        found = re.fullmatch(r"([\d_,]*\.?\d+(?:[eE]\d{1,2})?)([kKmMbBtT]?)", value) if isinstance(value, str) else None
+        return round(float(found[1].replace(",", "")) * _UNITS[found[2].lower()]) if found else value
 
     def misfits(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.vary == "depth" and self.layers is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import ceil, floor, sqrt
+from math import ceil, floor, log, sqrt
 from typing import Any
 
 from penstock.hooks.problems import Problem, ProblemError
@@ -21,7 +21,13 @@ PARAMETERS, EXPANSION = 0.005, 0.03
 """Largest relative errors of the parameters and of the expansion."""
 SMALLEST_VOCABULARY = 300  # of a byte-level tokenizer
 RANK_MULTIPLE = 8
+WIDEST, DEEPEST = 2**17, 1000
+"""The largest width and depth that are tried."""
 _MOST_HIDDEN_WIDTHS = 7  # that are tried for one width: they are 1 % apart
+_NEAR = 20.0  # tolerances: what is further off is no help
+_VOCABULARIES = [base * 2**power for base in (512, 768) for power in range(10)]
+_DEPTHS = 48
+"""Vocabularies and depths, up to this one, that are tried where the given one meets no budget."""
 
 Count = Callable[[Sizes], tuple[Weights, ...]]
 
@@ -58,14 +64,18 @@ class Forced:
 
     def sentence(self, request: PlanRequest) -> str:
         share = f"{request.parameters:,} parameters at a share of {request.embedding_share:.0%}"
-        shape = f"{self.layers:.1f} layers of width {self.width:.0f}"
+        width = f"width {self.width:,.0f}" if self.width >= 10 else f"width {self.width:.1f}"
+        shape = f"{max(0.0, self.layers):,.1f} layers of {width}"
         match request.vary:
             case "depth":
                 return f"{share} and {self.vocabulary:,.0f} tokens mean {shape}"
             case "vocabulary":
-                return f"{share} and {shape} mean {self.vocabulary:,.0f} tokens"
+                tokens = f"mean {self.vocabulary:,.0f} tokens" if self.vocabulary >= 1 else "leave no room for tokens"
+                return f"{share} and {shape} {tokens}"
             case "factor":
-                return f"{share}, {self.vocabulary:,.0f} tokens and {shape} mean a factor of rank {self.rank or 0:.0f}"
+                rank = self.rank or 0.0
+                factor = f"mean a factor of rank {rank:,.0f}" if rank >= 1 else "leave no room for a factor"
+                return f"{share}, {self.vocabulary:,.0f} tokens and {shape} {factor}"
 
 
 def base_sizes(request: PlanRequest, vocabulary: int, **own: Any) -> Sizes:
@@ -124,12 +134,19 @@ def _body(architecture: Architecture, request: PlanRequest, width: float, layers
 def planned(request: PlanRequest, architecture: Architecture) -> Shape:
     """The shape with the smallest error; raises `ProblemError` with the nearest ones if no shape meets the request."""
     tried: list[Shape] = []
+    if (found := _met(request, architecture, tried)) is not None:
+        return found
+    raise ProblemError(_no_shape(request, architecture, tried))
+
+
+def _met(request: PlanRequest, architecture: Architecture, tried: list[Shape]) -> Shape | None:
+    """The shape with the smallest error of those that meet the request; adds those that do not to `tried`."""
     for attention in (_whole, _fewer_keys, _other_widths) if architecture.free_attention else (_whole,):
         found = list(_candidates(request, architecture, attention))
         if met := [each for each in found if each.worst <= 1]:
             return min(met, key=lambda each: (_attention_error(each.sizes), *_order(each)))
         tried += found
-    raise ProblemError(_no_shape(request, architecture, tried))
+    return None
 
 
 def _order(shape: Shape) -> tuple[float, int, int]:
@@ -165,7 +182,7 @@ def _widths(request: PlanRequest, architecture: Architecture) -> list[int]:
     share: those that cannot meet it are left out, unless all are."""
     width, unit = forced(request, architecture).width, request.width_multiple
     low, high = max(1, ceil(width / unit) - 2), floor(width / unit) + 2
-    widths = [each * unit for each in range(low, high + 1)]
+    widths = [each * unit for each in range(low, min(high, WIDEST // unit) + 1)]
     if request.vary != "depth":
         return [each for each in widths if abs(each - width) < unit]
     share = request.embedding_share / width
@@ -217,7 +234,7 @@ def _depths(request: PlanRequest, count: Count, sizes: Sizes) -> Iterator[Sizes]
     none, one = (total(count(replace(sizes, layers=begun + more))) for more in (0, 1))
     layers = begun + (request.parameters - none) / (one - none)
     for each in {floor(layers), ceil(layers)}:
-        if begun < each <= 1000:
+        if begun < each <= DEEPEST:
             yield replace(sizes, layers=each)
 
 
@@ -261,9 +278,30 @@ def _no_shape(request: PlanRequest, architecture: Architecture, tried: Sequence[
     nearest: dict[tuple[int, int], Shape] = {}
     for each in sorted(tried, key=_order):
         nearest.setdefault((each.sizes.width, each.sizes.layers), each)
-    shown = "; ".join(_described(each, request) for each in list(nearest.values())[:3])
-    advice = "change the budget, the share or the vocabulary, or let another of them vary"
-    return Problem("no-shape", what, fix=f"nearest: {shown}; or {advice}" if shown else advice)
+    shown = [_described(each, request) for each in list(nearest.values())[:3] if each.worst <= _NEAR]
+    parts = [f"nearest: {'; '.join(shown)}"] if shown else []
+    parts.append(_other(request, architecture) or "change the budget, the share or the expansion")
+    return Problem("no-shape", what, fix="; or ".join(parts))
+
+
+def _other(request: PlanRequest, architecture: Architecture) -> str | None:
+    """The nearest vocabulary with which the depth meets the budget, or else the nearest depth; None if neither helps.
+    Both decide how wide the model is."""
+    if request.vary == "depth":
+        given = architecture.base.vocabulary
+        for tokens in sorted(_VOCABULARIES, key=lambda each: abs(log(each / given))):
+            with_tokens = replace(architecture, base=replace(architecture.base, vocabulary=tokens))
+            if (found := _met(request, with_tokens, [])) is not None:
+                return f"with a vocabulary of {tokens:,} tokens it is met by {_described(found, request)}"
+        return None
+    given = request.layers or 1
+    begun = request.dense_layers if request.experts else 0
+    for layers in sorted(range(begun + 1, _DEPTHS + 1), key=lambda each: abs(log(each / given))):
+        asked = request.model_copy(update={"layers": layers})
+        deeper = replace(architecture, base=replace(architecture.base, layers=layers))
+        if (found := _met(asked, deeper, [])) is not None:
+            return f"it is met by {_described(found, request)}"
+    return None
 
 
 def _described(shape: Shape, request: PlanRequest) -> str:

@@ -121,7 +121,21 @@ def table_share(weights: Iterable[Weights]) -> float:
 
 def forward_flops(weights: Iterable[Weights], sizes: Sizes, sequence_length: int) -> int:
     """FLOPs of a token in a forward pass, the mean over the positions of a causal sequence: two for each weight that
-    multiplies it, and in each layer the products with keys and with values of (S + 1) / 2 positions. Norms, biases and
-    activations are left out; a backward pass has twice as many."""
-    attention = 2 * sizes.layers * sizes.attention_width * (sequence_length + 1)
+    multiplies it, and those of attention. Norms, biases and activations are left out."""
+    attention = attention_flops(sizes.layers, sizes.attention_width, sequence_length)
     return 2 * sum(each.multiplied for each in weights) + attention
+
+
+def attention_flops(layers: int, attention_width: int, sequence_length: int, *, causal: bool = True) -> int:
+    """FLOPs of a token in the products with keys and with values of each layer: of (S + 1) / 2 positions in the mean,
+    or of all S where a token sees what follows it.
+
+    >>> attention_flops(2, 8, 3), attention_flops(2, 8, 3, causal=False)
+    (128, 192)
+    """
+    return 2 * layers * attention_width * (sequence_length + 1 if causal else 2 * sequence_length)
+
+
+def training_flops(forward: int) -> int:
+    """A backward pass has two products for each of the forward pass: by the weights, and by the inputs."""
+    return 3 * forward

@@ -79,22 +79,37 @@ class HeldoutBytes(Record):
 
 @dataclass(frozen=True, slots=True)
 class CellShape(Record):
-    """The size of a cell's model, counted without weights. `active_parameters` are those that one token passes, a
-    shared one for each use. `embedding_share` is that of embedding and head in all parameters, and `bytes` are those of
-    the stored parameters by format."""
+    """The size of a cell's model, counted without weights. `active_parameters` are those that one token uses, a shared
+    one once. `embedding_share` is that of embedding and head in all parameters, and `bytes` are those of the stored
+    parameters by format. `flops_per_token` are those of training, a shared weight for each use; 0 in a file of an
+    earlier version."""
 
     parameters: int
     active_parameters: int
     embedding_share: float
     bytes: dict[str, float]
+    flops_per_token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Balance(Record):
+    """The load of a trained model's experts over all held-out tokens: MaxVio, that of the worst layer, and how many
+    experts are dead."""
+
+    max_violation: float | None = field(default=None, metadata=ABSENT)
+    max_violation_worst: float | None = field(default=None, metadata=ABSENT)
+    dead_experts: float | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRun(Record):
-    """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried."""
+    """Why a run has no result: `reason` is a sentence, `attempts` how often it was tried. `where` and `fix` are those
+    of the problem that ended it, where there was one."""
 
     reason: str
     attempts: int
+    where: str | None = field(default=None, metadata=ABSENT)
+    fix: str | None = field(default=None, metadata=ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +201,10 @@ class CellFigures(Record):
 
     `state` is "pending", "running", "finished", "stopped", "failed" or "capped", and `reason` says why. `phase` is the
     last phase with a result; `seeds`, `bits_per_byte` and `tokens` (of a run) are of that phase, and None without any.
+    `run_tokens` are those of a whole run of this phase, more than `tokens` if a rule stopped the cell at a rung.
     `settings` has the name of the cell's value on each axis; `overrides` make the sweep's config this cell's.
     `lr` is the learning rate of the layers' matrices, `common_lr` that of the phase "common", for a cell that has one.
-    `flops_per_token` are those of training, 6 for each active parameter. `bytes` are those of the stored parameters by
+    `flops_per_token` are those of training. `bytes` are those of the stored parameters by
     format, `latency_128` the seconds of a forward pass over 128 tokens at batch 1, `peak_memory` bytes, and `tasks`
     scores such as "hellaswag.accuracy"; finalists have them.
     """
@@ -217,6 +233,7 @@ class CellFigures(Record):
     bytes: dict[str, float] = field(default_factory=lambda: dict[str, float]())
     lr: float | None = field(default=None, metadata=ABSENT)
     common_lr: float | None = field(default=None, metadata=ABSENT)
+    run_tokens: int | None = field(default=None, metadata=ABSENT)
     latency_128: float | None = field(default=None, metadata=ABSENT)
     latency_512: float | None = field(default=None, metadata=ABSENT)
     tokens_per_second: float | None = field(default=None, metadata=ABSENT)
@@ -227,6 +244,7 @@ class CellFigures(Record):
 @dataclass(frozen=True, slots=True)
 class SweepFigures(Record):
     """A sweep, finished or in progress. `runs` are those that were trained to their end, `rungs` all results.
+    `compared_with` is the cell that differences are from, where the baseline has no run to the end and never will.
     `objectives` are "minimize" or "maximize" by the name of a figure, and `rank_at` names what the report ranks at."""
 
     baseline: str
@@ -240,3 +258,4 @@ class SweepFigures(Record):
     decisions: list[Decision] = field(default_factory=lambda: list[Decision]())
     rungs: list[RungFigures] = field(default_factory=lambda: list[RungFigures]())
     spent: Spent | None = field(default=None, metadata=ABSENT)
+    compared_with: str | None = field(default=None, metadata=ABSENT)
