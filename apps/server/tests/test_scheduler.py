@@ -21,8 +21,9 @@ PROMPTS = [[5, 6, 7], [1], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [2, 3], [5, 6, 7, 8],
 @pytest.fixture(scope="module")
 def model() -> Gpt:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    made = Gpt(GptConfig(**sizes, max_position_embeddings=48))
+    made = Gpt(
+        GptConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48)
+    )
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -64,8 +64,13 @@ def test_the_official_client_reads_completions_whole_and_streamed(server: Runnin
     chunks = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == expected
     assert all("\ufffd" not in chunk.choices[0].text for chunk in chunks if chunk.choices)
-    assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (8, 40)
-    told = [value for chunk in chunks if chunk.choices for value in chunk.choices[0].logprobs.token_logprobs]
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (8, 40)
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None
+    parts = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices]
+    told = [value for part in parts if part is not None for value in part.token_logprobs or ()]
     assert told == pytest.approx(whole.choices[0].logprobs.token_logprobs, abs=1e-3)
     likeliest = [max(top.values()) for top in whole.choices[0].logprobs.top_logprobs]
     assert likeliest == whole.choices[0].logprobs.token_logprobs

@@ -123,8 +123,9 @@ class _Order:
 
 def _discounts(count_G: Integers) -> Floats:
     """[4], for counts of 0, 1, 2, and 3 or more: D(k) = k - (k + 1) Y n(k + 1) / n(k), with Y = n(1) / (n(1) + 2 n(2)).
-    In a text so small that no n-gram is counted k times, a count of k is not discounted."""
+    Few or unusual counts can give a discount that is not between 0 and k: then it is k / 2, so that something is left
+    for what was not seen."""
     n = np.bincount(np.minimum(count_G, 5), minlength=6).astype(float)
     once = n[1] / max(n[1] + 2 * n[2], 1.0)
-    discounts = [k - (k + 1) * once * n[k + 1] / n[k] if n[k] else 0.0 for k in (1, 2, 3)]
-    return np.clip([0.0, *discounts], 0.0, [0.0, 1.0, 2.0, 3.0])
+    discounts = [k - (k + 1) * once * n[k + 1] / max(n[k], 1.0) for k in (1, 2, 3)]
+    return np.array([0.0, *(each if 0 < each < k else k / 2 for k, each in enumerate(discounts, 1))])
