@@ -40,7 +40,12 @@ def test_quickstart_prints_one_json_document_with_the_promised_keys(workplace, t
         "max_violation_global",
         "report",
     }
-    assert set(printed["baselines"]) == {"unigram_bits_per_byte", "bigram_bits_per_byte", "xz_bits_per_byte"}
+    assert set(printed["baselines"]) == {
+        "unigram_bits_per_byte",
+        "bigram_bits_per_byte",
+        "five_gram_bits_per_byte",
+        "xz_bits_per_byte",
+    }
     assert (tmp_path / printed["report"]).stat().st_size > 10_000
     assert printed["train_tokens"] == 1536
     stages = json.loads((tmp_path / printed["run_dir"] / "stages.json").read_text())
@@ -53,6 +58,7 @@ def test_the_real_quickstart_beats_bigrams(tmp_path):
     assert result.returncode == 0, result.stderr
     printed = json.loads(result.stdout)
     assert printed["heldout_bits_per_byte"] < printed["baselines"]["bigram_bits_per_byte"]
+    assert printed["baselines"]["five_gram_bits_per_byte"] < printed["baselines"]["bigram_bits_per_byte"]
     assert printed["baselines"]["bigram_bits_per_byte"] < printed["baselines"]["unigram_bits_per_byte"]
 
 

@@ -12,8 +12,9 @@ enum Hash : int32_t { SHA1 = 0, XXH32 = 1 };
 // Permutations are computed in blocks: factors and offsets are padded to a multiple of this.
 constexpr int64_t BLOCK = 64;
 // The table of characters holds the UTF-8 of each one's image, the first byte lowest, and its length in the highest
-// byte. A length of 4 stands for the character itself, REFUSED for one whose image depends on its neighbours.
-constexpr uint32_t REFUSED = 0, SPACE = 1u << 24 | ' ';
+// byte. A length of 4 stands for the character itself, VANISHED for one of which nothing is left, REFUSED for one whose
+// image depends on its neighbours.
+constexpr uint32_t REFUSED = 0, VANISHED = 5u << 24, SPACE = 1u << 24 | ' ';
 constexpr uint32_t CHARACTERS = 0x20000;  // length of the table; later characters are refused
 
 // How texts are signed.
@@ -30,7 +31,7 @@ struct Signing {
 };
 
 // The number of the interface; the loader refuses a library of another.
-constexpr int32_t PENSTOCK_ABI = 1;
+constexpr int32_t PENSTOCK_ABI = 2;
 PENSTOCK_API int32_t penstock_abi();
 
 // The kernels that this processor can run, the fastest first, and null after the last.

@@ -66,6 +66,7 @@ bool Cutter::read_as(const uint8_t* text, const uint8_t* end) {
             const uint32_t character = decoded(text);
             uint32_t image = character < CHARACTERS ? characters[character] : REFUSED;
             if (image == REFUSED) return false;
+            if (image == VANISHED) continue;
             const size_t length = image >> 24;
             if (length == 4) std::memcpy(&image, here, 4);  // an image of four bytes is the character itself
             put(image, length);

@@ -168,7 +168,15 @@ def test_a_changed_byte_is_found_by_a_check_and_before_a_merge_and_nothing_is_lo
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     NearIndex(tmp_path, NearDuplicates())
     whole = (tmp_path / "index.json").read_text()
-    for damaged, code in (("{", "damaged-file"), (whole.replace("runs", "rums"), "damaged-file"), ("{}", "no-index")):
+    edited = whole.replace("affine32", "legacy")
+    assert edited != whole
+    codes = {
+        "{": "damaged-file",
+        edited: "damaged-file",
+        whole.replace("runs", "rums"): "damaged-file",
+        "{}": "no-index",
+    }
+    for damaged, code in codes.items():
         (tmp_path / "index.json").write_text(damaged)
         with pytest.raises(ProblemError, match="index") as raised:
             NearIndex(tmp_path, NearDuplicates())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import ByteSize, Field
+from pydantic import Field
 
+from penstock.data_prep.cleaning.memory import MemorySize
 from penstock.hooks.config import OfKind, Schema
 from penstock.hooks.registry import Choice
 
@@ -25,12 +26,12 @@ class CleanConfig(Schema):
     """Who works on the shards. null: `local`, a process on each core."""
     shard_mb: float = Field(default=16.0, gt=0)
     """Megabytes of text in a shard, which a process works on at a time and loses when it is killed."""
-    max_ram: ByteSize | None = None
+    max_ram: MemorySize | None = None
     """Most memory of all processes together, such as `4GB`: fewer workers are started, and it takes the place of
     `max_ram` of `near`. `substrings` takes 4 to 6 bytes a byte of text nevertheless, and a document that is larger than
     a shard 12. null: a worker on each core."""
     longest_mb: float = Field(default=268.0, gt=0)
-    """Most megabytes of a document. A worker that splits it into words needs some 16 times as much memory."""
+    """Most megabytes of a document. A worker needs up to 12 times as much memory."""
 
 
 class LearnConfig(Schema):

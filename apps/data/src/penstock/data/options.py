@@ -18,7 +18,7 @@ class Size(click.ParamType):
         try:
             return int(TypeAdapter(ByteSize).validate_python(value))
         except ValidationError:
-            self.fail(f"'{value}' is no size: write a number and a unit, such as 4GB", param, ctx)
+            self.fail(f"'{value}' is not a size: write a number of bytes, or one with a unit, such as 4GB", param, ctx)
 
 
 max_ram_option = click.option(

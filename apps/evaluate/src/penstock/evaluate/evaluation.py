@@ -15,7 +15,12 @@ import torch
 
 from penstock.data_prep.dataset import TokenDataset
 from penstock.data_prep.order import TokenOrder
-from penstock.eval_suite.baselines import bigram_bits_per_byte, unigram_bits_per_byte, xz_bits_per_byte
+from penstock.eval_suite.baselines import (
+    bigram_bits_per_byte,
+    five_gram_bits_per_byte,
+    unigram_bits_per_byte,
+    xz_bits_per_byte,
+)
 from penstock.eval_suite.performance import measure_performance
 from penstock.eval_suite.runner import BATCH_SIZE, Prepared, prepare
 from penstock.hooks.architecture import architecture_settings
@@ -127,8 +132,8 @@ def with_earlier_tasks(result: Evaluation, path: Path) -> Evaluation:
 
 
 def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
-    """Bits per byte of the held-out text by token frequencies, by token pairs, and by `xz -9`. The first two learn from
-    what the model was trained on, so there are none if an objective trained it on other text than its corpus."""
+    """Bits per byte of the held-out text by token frequencies, pairs and 5-grams, and by `xz -9`. The first three learn
+    from what the model was trained on, so there are none if an objective trained it on other text than its corpus."""
     tokenizer = restored.tokenizer
     text = "".join(tokenizer.decode(document) for document in _documents(heldout, tokenizer.end_of_text))
     packed = xz_bits_per_byte(text.encode())
@@ -141,6 +146,7 @@ def baselines(restored: Restored, heldout: np.ndarray) -> Baselines:
     return Baselines(
         unigram_bits_per_byte=unigram_bits_per_byte(seen, heldout, size, lengths),
         bigram_bits_per_byte=bigram_bits_per_byte(seen, heldout, size, lengths),
+        five_gram_bits_per_byte=five_gram_bits_per_byte(seen, heldout, size, lengths),
         xz_bits_per_byte=packed,
     )
 

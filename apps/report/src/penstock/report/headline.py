@@ -164,7 +164,8 @@ def _bits_note(run: Run) -> str:
     if value is None:
         return ""
     named = run.evaluation.baselines.named if run.evaluation else {}
-    wanted: Mapping[str, float] = {name: named[name] for name in ("bigram", "xz") if name in named}
+    grams = "5-gram" if "5-gram" in named else "bigram"  # evaluations of earlier releases have no 5-grams
+    wanted: Mapping[str, float] = {name: named[name] for name in (grams, "xz") if name in named}
     notes = [", ".join(against(value, baseline, name) for name, baseline in wanted.items()), text]
     if interval is not None:
         notes.insert(1, "95 % interval {} to {}".format(*rounded((interval.low, interval.high), interval)))

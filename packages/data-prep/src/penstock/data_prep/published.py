@@ -32,7 +32,7 @@ class PublishedTokenizer:
 
     A text is encoded with the special tokens that the tokenizer itself puts around it, because the model was trained
     with them; a model that we trained was not (`adds_tokens` is False). Text that spells a special token stays text.
-    `hash` is the SHA-256 of the tokenizer, as the library writes it.
+    `serialized` is the tokenizer as the library writes it, and `hash` its SHA-256.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, *, adds_tokens: bool = True) -> None:
@@ -40,8 +40,9 @@ class PublishedTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._adds_tokens = adds_tokens
-        self.hash = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        self.adds_tokens = adds_tokens
+        self.serialized = tokenizer.to_str().encode()
+        self.hash = hashlib.sha256(self.serialized).hexdigest()
 
     @classmethod
     def of_model(cls, model: str) -> PublishedTokenizer:
@@ -52,18 +53,27 @@ class PublishedTokenizer:
     @classmethod
     def of_trained(cls, serialized: bytes) -> PublishedTokenizer:
         """The tokenizer of a model that we trained, from the content of its `tokenizer.json`."""
-        return cls(tokenizers.Tokenizer.from_str(serialized.decode()), adds_tokens=False)
+        return cls.of_serialized(serialized, adds_tokens=False)
+
+    @classmethod
+    def of_serialized(cls, serialized: bytes, *, adds_tokens: bool) -> PublishedTokenizer:
+        """From the content of a `tokenizer.json`."""
+        return cls(tokenizers.Tokenizer.from_str(serialized.decode()), adds_tokens=adds_tokens)
 
     def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
         """The tokens of a prompt. With `spelled`, as for a text made by a chat template, text that spells a special
         token is that token, and the tokenizer puts none of its own around it."""
         if not spelled:
-            return self._tokenizer.encode(text, add_special_tokens=self._adds_tokens).ids
+            return self._tokenizer.encode(text, add_special_tokens=self.adds_tokens).ids
         self._tokenizer.encode_special_tokens = False
         try:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.encode_special_tokens = True
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones included; bytes that are no characters are U+FFFD."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
     def stream(self, context: Sequence[int]) -> TextStream:
         """Decodes the tokens that follow `context` one by one."""
@@ -75,7 +85,7 @@ class PublishedTokenizer:
         Every byte of the text is counted once: dropped bytes count for the next token, or for the last one at the end.
         If several tokens encode one character, its bytes count for the first of them.
         """
-        encoding = self._tokenizer.encode(text, add_special_tokens=self._adds_tokens)
+        encoding = self._tokenizer.encode(text, add_special_tokens=self.adds_tokens)
         token_N = np.array(encoding.ids, dtype=np.int64)
         end_N = np.array([end for _, end in encoding.offsets], dtype=np.int64)
         upto_C = np.concatenate([[0], np.cumsum(_utf8_widths(text))])

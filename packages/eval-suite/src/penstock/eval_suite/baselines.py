@@ -1,7 +1,7 @@
 """N-gram counts and compression on the same bytes: baselines that a trained model has to beat.
 
 The n-gram models see the tokens that the language model was trained on and predict the same tokens, `heldout[1:]`,
-each from the token before it. All predict and pay for end-of-text tokens, which have no bytes.
+each from the tokens before it. All predict and pay for end-of-text tokens, which have no bytes.
 
 Shape suffixes: N tokens, V vocabulary, P distinct pairs.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.eval_suite.kneser_ney import KneserNey
 from penstock.eval_suite.metrics import bits_per_byte
 
 Floats = NDArray[np.float64]
@@ -61,6 +62,14 @@ def bigram_bits_per_byte(
     pairs = _Pairs.count(train_tokens, vocabulary_size)
     lower_V = _with_uniform(pairs.lower_counts(kneser_ney), weight)
     return _bits_per_byte(pairs.terms(heldout_tokens).probability(discount, lower_V), heldout_tokens, byte_lengths)
+
+
+def five_gram_bits_per_byte(
+    train_tokens: Tokens, heldout_tokens: Tokens, vocabulary_size: int, byte_lengths: NDArray[np.integer]
+) -> float:
+    """5-grams by interpolated modified Kneser-Ney smoothing, the strongest of plain n-gram models."""
+    probability_N = KneserNey(train_tokens, vocabulary_size).probability(heldout_tokens)
+    return _bits_per_byte(probability_N, heldout_tokens, byte_lengths)
 
 
 def xz_bits_per_byte(data: bytes) -> float:

@@ -13,7 +13,7 @@ from pydantic import ByteSize, Field
 from penstock.data_prep.cleaning.banding import RECALL
 from penstock.data_prep.cleaning.gopher import STOP_WORDS
 from penstock.data_prep.cleaning.gopher_repetition import REPEATED, TOP
-from penstock.data_prep.cleaning.memory import LEAST, MAX_RAM, PROCESS
+from penstock.data_prep.cleaning.memory import LEAST, MAX_RAM, PROCESS, MemorySize
 from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.data_prep.cleaning.urls import TRACKING
 from penstock.hooks.config import Schema
@@ -187,7 +187,7 @@ class NearConfig(Schema):
     """Words or characters of a shingle."""
     normaliser: Normaliser | None = None
     """What near duplicates may differ in; by default case, punctuation, whitespace and Unicode's form."""
-    max_ram: ByteSize = Field(default=ByteSize(MAX_RAM), ge=PROCESS + LEAST)
+    max_ram: MemorySize = Field(default=ByteSize(MAX_RAM), ge=PROCESS + LEAST)
     """Memory of the process that compares, such as `512MB`; what does not fit is sorted on disk."""
     scratch: OutputPath | None = None
     """Folder for what is sorted on disk: 12 bytes for each band of a document. By default the system's folder of

@@ -34,8 +34,9 @@ from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
 
 Action = Literal["remove", "cut"]
-_CHUNK = re.compile(r"\f|[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
-"""What is normalised alone when places are asked for; no rule of the normaliser looks beyond whitespace."""
+_CHUNK = re.compile(r"[\u3000-\u9fff][\uff9e\uff9f]*|[^\s\u3000-\u9fff]+")
+"""What is normalised alone when places are asked for: no rule of the normaliser looks beyond whitespace, nor beyond a
+Japanese character and its sound mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Decontamination:
         self.unchecked: Counter[str] = Counter()
         by_length: dict[int, list[tuple[str, str]]] = {}
         for name, text in texts:
-            text = self._normaliser(unicodedata.normalize("NFC", text))
+            text = self._normaliser(text)
             count = len(find_tokens(_bytes(text)).starts_T)
             if count < shortest:
                 self.unchecked[name] += 1
@@ -88,23 +89,24 @@ class Decontamination:
 
     def judge(self, document: Document) -> Decision | None:
         text = unicodedata.normalize("NFC", document.text)
-        if not self._may_overlap(text):
-            return None
-        overlaps = self.overlaps(text)
+        overlaps = self.overlaps(text) if self._may_overlap(text) else []
         if not overlaps:
             return None
         first = overlaps[0]
         excerpt = " ".join(text[first.start : min(first.stop, first.start + 120)].split())
         others = f" and {len(overlaps) - 1:,} more places" if len(overlaps) > 1 else ""
         detail = f"{', '.join(first.names)} at character {first.start:,}, '{excerpt}'{others}"
-        rest = cut_out(text, [(each.start, each.stop) for each in overlaps]) if self._action == "cut" else ""
+        rest = ""
+        while self._action == "cut" and overlaps:  # what comes together by a cut may be words of an evaluation, too
+            rest = text = cut_out(text, [(each.start, each.stop) for each in overlaps])
+            overlaps = self.overlaps(text)
         return Decision(f"decontaminate/{first.names[0]}", detail, text=rest or None)
 
     def overlaps(self, text: str) -> list[Overlap]:
         """Every place where words of a text stand in evaluations, ascending; places that overlap are one."""
         text = unicodedata.normalize("NFC", text)
         chunks = list(_CHUNK.finditer(text))
-        normalised = [BREAK if each.group() == BREAK else self._normaliser(each.group()) for each in chunks]
+        normalised = [self._normaliser(each.group()) for each in chunks]
         data = _bytes(" ".join(normalised))
         tokens = find_tokens(data)
         ends = np.cumsum([len(encoded(each)) + 1 for each in normalised])
@@ -120,7 +122,7 @@ class Decontamination:
 
     def _may_overlap(self, text: str) -> bool:
         """Whether the text shares `shortest` words with evaluations, without which it shares no more; few texts do."""
-        data = _bytes(BREAK.join(self._normaliser(passage) for passage in text.split(BREAK)))
+        data = _bytes(self._normaliser(text))
         return bool(contained(self._hashes(data), self._short_hashes).any())
 
     def _hashes(self, data: Array) -> Array:

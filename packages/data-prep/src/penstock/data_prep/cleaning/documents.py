@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from penstock.data_prep.atomic import building
+from penstock.data_prep.cleaning.memory import SHARD
 from penstock.hooks.atomic import read_json, write_json
 from penstock.hooks.contracts import Corpus, Document
 from penstock.hooks.problems import Problem, ProblemError
@@ -26,7 +27,7 @@ from penstock.hooks.problems import Problem, ProblemError
 INDEX, FORMAT = "index.json", 1
 SHARD_BYTES = 16 << 20
 LONGEST_BYTES = 256 << 20
-"""Text of a document that is refused: lists of its words take some 16 times as much."""
+"""Text of a document that is refused: a worker takes `SHARD` bytes of memory for each of its bytes."""
 REPORT_BYTES = 1 << 20
 Progress = Callable[[str, int, int | None], None]
 
@@ -138,7 +139,7 @@ def _bounded(documents: Iterator[Document], longest: int) -> Iterator[Document]:
         size = len(document.text)
         if size > longest or (size * 4 > longest and (size := len(_utf8(document.text))) > longest):
             what = f"a document of {size / 1e6:,.3g} MB, more than {longest / 1e6:,.3g}"
-            fix = "split it into several, or raise `longest_mb` if every worker has 16 times its size of memory"
+            fix = f"split it into several, or raise `longest_mb` if every worker has {SHARD} times its size of memory"
             raise ProblemError(Problem("document-too-long", what, document.source, fix))
         yield document
 

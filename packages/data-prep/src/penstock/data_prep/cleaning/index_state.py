@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -58,6 +60,8 @@ class IndexState:
         if found.get("format") != FORMAT:
             what = f"has format {found.get('format')}, and this release reads {FORMAT}"
             raise ProblemError(Problem("other-format", what, str(path), "build the index again"))
+        if found.pop("sha256", None) not in (_hash(found), None):  # None: of an earlier release
+            raise failed("damaged-file", "was changed since it was written", str(path), AGAIN)
         try:
             runs = tuple(RunLine(**run) for run in found["runs"])
             return cls(folder, dict(found["settings"]), runs, int(found["next"]), found["removed"])
@@ -118,7 +122,7 @@ class IndexState:
             "runs": [asdict(run) for run in self.runs],
             "removed": self.removed_file,
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, {**manifest, "sha256": _hash(manifest)})
         self.delete_leftovers()
 
     def delete_leftovers(self) -> None:
@@ -127,6 +131,10 @@ class IndexState:
         for path in self.folder.iterdir():
             if _OURS.fullmatch(path.name) and path.name not in named:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _hash(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _no_index(folder: Path) -> ProblemError:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import ByteSize, ValidationError, WrapValidator
+
 from penstock.hooks.problems import Problem, ProblemError
 
 PROCESS = 200_000_000
-"""What a process takes before it works: 173 MB with the library `datasets`, 45 MB without it."""
+"""What a process takes before it works, the libraries that stages import included."""
 LEAST = 32_000_000
 """What work takes however small its parts are: signatures of some thousand documents, buffers of files."""
 SHARD = 12
-"""Bytes that a worker takes for each byte of text in its shard. ASCII takes up to 2.5, texts with emoji, which Python
-holds in 4 bytes a character, 6.5 (`substrings`, the dearest)."""
+"""Bytes that a worker takes for each byte of text in its shard. `tests/benchmarks/cleaning_memory.py` measures both."""
 MAX_RAM = 512_000_000
+
+
+def _read(value: Any, parse: Callable[[Any], ByteSize]) -> ByteSize:
+    try:
+        return parse(value)
+    except ValidationError as error:
+        raise ValueError("write a number of bytes, or one with a unit, such as 512MB or 4GiB") from error
+
+
+MemorySize = Annotated[ByteSize, WrapValidator(_read)]
+"""A setting that holds bytes."""
 
 
 def room_of(max_ram: int) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import penstock.data_prep
 
-_ABI = 1
+_ABI = 2
 _BUILD = "run `uv sync --reinstall-package penstock-data-prep` with a C++17 compiler"
 
 _i32, _i64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""What two texts may differ in and still count as equal: Unicode form, case, punctuation, whitespace.
+"""What two texts may differ in and still count as equal: Unicode form, what is not seen, case, punctuation, whitespace.
 
 Normalising twice changes nothing more. Punctuation becomes a space and does not vanish, so that "end.Next" stays two
 words and no combining mark comes to stand after another letter.
@@ -6,18 +6,21 @@ words and no combining mark comes to stand after another letter.
 
 from __future__ import annotations
 
+import re
 import string
+import sys
 import unicodedata
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Literal, cast, get_args
 
 from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 
-VERSION = 1
+VERSION = 2
 """Raised by every change of a result; it is part of all that is stored and compared."""
 
 
-Unicode = Literal["nfc", "none"]
+Unicode = Literal["nfkc", "nfc", "none"]
 Case = Literal["lower", "keep"]
 Punctuation = Literal["space", "keep"]
 Whitespace = Literal["single", "keep"]
@@ -32,8 +35,10 @@ class Normaliser:
     setting.
     """
 
-    unicode: Unicode = "nfc"
-    """`nfc` composes letters and their accents (Unicode Standard Annex 15)."""
+    unicode: Unicode = "nfkc"
+    """`nfc` composes letters and their accents (Unicode Standard Annex 15). `nfkc` also takes letters that only look
+    otherwise, such as ligatures and full-width ones, for the plain ones, removes what is not seen (category Cf: soft
+    hyphens, joiners, byte order marks), and makes a space of each control character."""
     case: Case = "lower"
     punctuation: Punctuation = "space"
     """`space` replaces each character of the Unicode categories P (punctuation) and S (symbols)."""
@@ -46,21 +51,26 @@ class Normaliser:
             require_choice(name, getattr(self, name), get_args(kind))
 
     def __call__(self, text: str) -> str:
+        text = self._composed(_seen(text) if self.unicode == "nfkc" else text)
+        # After punctuation: an acute accent that stands for an apostrophe would become a space and an accent.
+        if self.unicode == "nfkc" and (plain := unicodedata.normalize("NFKC", text)) != text:
+            text = self._composed(plain)
+        return " ".join(text.split()) if self.whitespace == "single" else text
+
+    def _composed(self, text: str) -> str:
         if self.case == "lower":
             text = text.lower()
         # After the case: "J" with a caron has no composed form, "j" with one has.
-        if self.unicode == "nfc":
+        if self.unicode != "none":
             text = unicodedata.normalize("NFC", text)
-        if self.punctuation == "space":
-            text = _without_punctuation(text)
-        return " ".join(text.split()) if self.whitespace == "single" else text
+        return _without_punctuation(text) if self.punctuation == "space" else text
 
     @property
     def version(self) -> str:
         """What a stored hash carries: hashes of different versions are never compared.
 
         >>> Normaliser().version
-        '1-nfc-lower-space-single'
+        '2-nfkc-lower-space-single'
         """
         return "-".join([str(VERSION), *asdict(self).values()])
 
@@ -80,8 +90,25 @@ def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 _ASCII = str.maketrans(dict.fromkeys(string.punctuation, " "))  # of both categories
+_CONTROLS = {number: " " for number in (*range(0x20), *range(0x7F, 0xA0)) if not chr(number).isspace()}
+_A_CONTROL = re.compile(f"[{re.escape(''.join(map(chr, _CONTROLS)))}]")
 
 _FEW = 50  # as many replacements, each of which reads the text, take the time of one translation
+
+
+def _seen(text: str) -> str:
+    if _A_CONTROL.search(text):
+        text = text.translate(_CONTROLS)
+    if text.isascii():
+        return text
+    for character in _unseen() & set(text):
+        text = text.replace(character, "")
+    return text
+
+
+@cache
+def _unseen() -> frozenset[str]:
+    return frozenset(each for each in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(each) == "Cf")
 
 
 def _without_punctuation(text: str) -> str:

@@ -111,13 +111,14 @@ def judge_shard(argument: dict[str, Any]) -> dict[str, Any]:
 def _judged(cleaner: Any, documents: Iterator[tuple[int, Document]], languages: Path) -> Iterator[tuple[int, Decision]]:
     """The decisions of a judge. The languages that it finds out are written with the last, so that a shard which has
     decisions has languages too."""
+    if not hasattr(cleaner, "judge_language"):
+        decided = ((place, cleaner.judge(document)) for place, document in documents)
+        yield from ((place, decision) for place, decision in decided if decision is not None)
+        return
     told: list[tuple[int, str]] = []
     for place, document in documents:
-        if hasattr(cleaner, "judge_language"):
-            language, decision = cleaner.judge_language(document)
-            told.append((place, language))
-        else:
-            decision = cleaner.judge(document)
+        language, decision = cleaner.judge_language(document)
+        told.append((place, language))
         if decision is not None:
             yield place, decision
     if told:

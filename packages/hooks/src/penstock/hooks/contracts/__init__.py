@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from penstock.hooks.contracts.cleaning import Comparer, Decision, Judge, LanguageJudge
 from penstock.hooks.contracts.data import BeginsTexts, Corpus, Document, DocumentFilter, Tokenizer, TokenSource
+from penstock.hooks.contracts.decoding import Chosen, Draw, Row, SlotDecoder, Slotted
 from penstock.hooks.contracts.evaluation import (
     Answer,
     ChatTemplate,
@@ -127,12 +128,14 @@ __all__ = [
     "BatchLoad",
     "BeginsTexts",
     "ChatTemplate",
+    "Chosen",
     "Comparer",
     "Corpus",
     "Decision",
     "Decodable",
     "Document",
     "DocumentFilter",
+    "Draw",
     "Engine",
     "Estimate",
     "EvaluationObserver",
@@ -191,6 +194,7 @@ __all__ = [
     "Router",
     "RouterFactory",
     "Routing",
+    "Row",
     "RunExporter",
     "Schedule",
     "Scheduled",
@@ -203,6 +207,8 @@ __all__ = [
     "SiteQuantizer",
     "SiteSharing",
     "Sited",
+    "SlotDecoder",
+    "Slotted",
     "Staged",
     "StagingEngine",
     "StagingObserver",

@@ -26,7 +26,7 @@ from penstock.hooks.contracts import (
     StoragePlan,
 )
 from penstock.hooks.problems import ProblemError
-from penstock.moe_core.glm import hub_config, huggingface
+from penstock.moe_core.glm import hub_config, huggingface, step
 from penstock.moe_core.glm.config import GlmMoeConfig
 from penstock.moe_core.glm.decoding import described
 from penstock.moe_core.glm.layouts import RouterRule, layout_of
@@ -38,7 +38,7 @@ from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.experts import Experts
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.language_model import CausalModel
+from penstock.moe_core.layers.language_model import CachedHeads, CausalModel
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
 from penstock.moe_core.layers.positions import known_real, positions
@@ -49,6 +49,7 @@ from penstock.moe_core.layers.site import (
     own_state,
     unpublished,
 )
+from penstock.moe_core.layers.slot_decoder import ModelSlots
 
 # The fields of `Inputs` that the model reads, besides the tokens.
 READS = ("real_BS", "document_BS", "position_BS", "expert_BSK")
@@ -166,21 +167,19 @@ class GlmMoe(CausalModel):
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), routings)
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `capacity` positions."""
-        return KeyValueCache(
-            layers=self.config.num_hidden_layers,
-            batch=batch,
-            key_value_heads=self.config.num_key_value_heads,
-            capacity=capacity,
-            head_dim=self.config.head_dim,
-            dtype=self.compute_dtype,
-            device=self.embed_tokens.weight.device,
-        )
+    @property
+    def cached_heads(self) -> CachedHeads:
+        return CachedHeads(self.config.num_hidden_layers, self.config.num_key_value_heads, self.config.head_dim)
 
     @property
     def most_positions(self) -> int:
         return self.config.max_position_embeddings
+
+    def slot_decoder(self, slots: int, positions: int) -> ModelSlots:
+        """See `penstock.hooks.contracts.Slotted`."""
+        cache = self.new_slots(slots, min(positions, self.most_positions))
+        fast = None if step.obstacle(self) else step.GlmStep(self, cache.capacity)
+        return ModelSlots(self, cache, fast)
 
     @staticmethod
     def role_of(name: str) -> ParameterRole:

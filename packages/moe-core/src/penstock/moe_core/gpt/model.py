@@ -32,7 +32,7 @@ from penstock.moe_core.hub.tensors import check_names, check_one_tensor, load_te
 from penstock.moe_core.layers.attention import Attention, KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.head import Head
-from penstock.moe_core.layers.language_model import CausalModel
+from penstock.moe_core.layers.language_model import CachedHeads, CausalModel
 from penstock.moe_core.layers.mlp import GeluMLP
 from penstock.moe_core.layers.norm import LayerNorm
 from penstock.moe_core.layers.positions import known_real, positions, require_embedded, restarted
@@ -132,16 +132,12 @@ class Gpt(CausalModel):
             cache.advance(inputs.token_BS.shape[1], known_real(inputs, cache))
         return ModelOutput(self.norm(x_BSD), {})
 
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `capacity` positions."""
-        return KeyValueCache(
-            layers=self.config.num_hidden_layers,
-            batch=batch,
-            key_value_heads=self.config.num_attention_heads,
-            capacity=capacity,
-            head_dim=self.config.hidden_size // self.config.num_attention_heads,
-            dtype=self.compute_dtype,
-            device=self.embed_tokens.weight.device,
+    @property
+    def cached_heads(self) -> CachedHeads:
+        return CachedHeads(
+            self.config.num_hidden_layers,
+            self.config.num_attention_heads,
+            self.config.hidden_size // self.config.num_attention_heads,
         )
 
     def export_config(self) -> dict[str, Any]:

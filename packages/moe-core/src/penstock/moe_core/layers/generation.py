@@ -130,8 +130,14 @@ def sample(
         raise failed("not-finite", what, "", fix)
     if temperature == 0.0:
         return logits_BV.argmax(dim=-1)
+    share_B1 = torch.rand(len(logits_BV), 1, dtype=torch.float64, generator=generator, device=generator.device)
+    return drawn(logits_BV, temperature, top_k, top_p, share_B1)
+
+
+def drawn(logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, share_B1: Tensor) -> Tensor:
+    """The tokens [B] that numbers from [0, 1) draw: see `sample`. `share_B1` is on the CPU, where they are drawn."""
     device = logits_BV.device
-    weight_BV = ((logits_BV - largest_B1).to(generator.device) / temperature).exp()
+    weight_BV = ((logits_BV - logits_BV.amax(dim=-1, keepdim=True)).to(share_B1.device) / temperature).exp()
     weight_BV, token_BV = weight_BV.double().sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         weight_BV[:, top_k:] = 0.0
@@ -140,7 +146,6 @@ def sample(
         before_BV = torch.nn.functional.pad(upto_BV[:, :-1], (1, 0))  # the likeliest token always stays
         weight_BV = weight_BV.masked_fill(before_BV >= top_p * upto_BV[:, -1:], 0.0)
         upto_BV = weight_BV.cumsum(dim=-1)
-    share_B1 = torch.rand(len(logits_BV), 1, dtype=torch.float64, generator=generator, device=generator.device)
     rank_B1 = (upto_BV <= share_B1 * upto_BV[:, -1:]).sum(dim=-1, keepdim=True)
     last_B1 = (weight_BV > 0).sum(dim=-1, keepdim=True) - 1  # if rounding leaves the sum at its bound
     return token_BV.gather(1, rank_B1.minimum(last_B1)).squeeze(1).to(device)

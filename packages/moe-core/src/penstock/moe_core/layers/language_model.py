@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from penstock.hooks.contracts import (
 from penstock.hooks.problems import Problem
 from penstock.moe_core.hub.export import ROUNDED_INPUTS, not_published
 from penstock.moe_core.layers import generation
+from penstock.moe_core.layers.attention import KeyValueCache
 from penstock.moe_core.layers.embedding import Embedding
 from penstock.moe_core.layers.factorised import without_projections
 from penstock.moe_core.layers.head import Head
@@ -36,6 +37,16 @@ from penstock.moe_core.layers.site import (
     sites_of,
     unpublished,
 )
+from penstock.moe_core.layers.slot_decoder import ModelSlots
+from penstock.moe_core.layers.slots import SlotCache
+
+
+class CachedHeads(NamedTuple):
+    """What attention keeps of each position."""
+
+    layers: int
+    key_value_heads: int
+    head_dim: int
 
 
 class SitedModel(nn.Module):
@@ -120,6 +131,29 @@ class CausalModel(SitedModel):
     @abstractmethod
     def most_positions(self) -> int:
         """The longest sequence that `generate` writes."""
+
+    @property
+    @abstractmethod
+    def cached_heads(self) -> CachedHeads:
+        """What a cache of the model keeps of each position."""
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `capacity` positions."""
+        sizes = self.cached_heads._asdict()
+        return KeyValueCache(batch=batch, capacity=capacity, **sizes, **self._cached_as())
+
+    def new_slots(self, slots: int, capacity: int) -> SlotCache:
+        """Empty slots of a server, each for `capacity` positions."""
+        sizes = self.cached_heads._asdict()
+        return SlotCache(slots=slots, capacity=capacity, **sizes, **self._cached_as())
+
+    def _cached_as(self) -> dict[str, Any]:
+        return {"dtype": self.compute_dtype, "device": self.embed_tokens.weight.device}
+
+    def slot_decoder(self, slots: int, positions: int) -> ModelSlots:
+        """See `penstock.hooks.contracts.Slotted`."""
+        model: Any = self
+        return ModelSlots(model, self.new_slots(slots, min(positions, self.most_positions)))
 
     def complete(self, quantizer: Quantizer | SiteQuantizer | StoragePlan | None) -> None:
         """Ends the construction: draws the weights, ties the head to the embedding, and puts quantizers into sites."""

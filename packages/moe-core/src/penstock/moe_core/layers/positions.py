@@ -5,7 +5,7 @@ Shape suffixes: B batch, S new positions, C cached and new positions.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ class Cached(Protocol):
     real_BC: Tensor | None
 
 
+@runtime_checkable
+class PlacedCache(Protocol):
+    """A cache whose texts are not equally long, and which knows the positions of their next tokens."""
+
+    def positions(self, inputs: Inputs) -> Positions: ...
+
+
 class Positions(NamedTuple):
     """For one pass: `position`, [S] or [B, S], is the input of position embeddings. `visible`, broadcast to [B, N, S,
     C], is True if a new position sees another; None: plain causal."""
@@ -31,6 +38,8 @@ class Positions(NamedTuple):
 
 def positions(inputs: Inputs, cache: Cached | None = None) -> Positions:
     """The positions of the tokens that follow those of the cache. Raises ValueError for documents with a cache."""
+    if isinstance(cache, PlacedCache):
+        return cache.positions(inputs)
     cached = 0 if cache is None else cache.length
     if cached and inputs.document_BS is not None:
         raise ValueError("`document_BS` with a filled cache: read the documents in one pass, without the cache")

@@ -147,6 +147,7 @@ class Baselines(Record):
 
     unigram_bits_per_byte: float | None = None
     bigram_bits_per_byte: float | None = None
+    five_gram_bits_per_byte: float | None = None
     xz_bits_per_byte: float | None = None
 
     @property
@@ -155,6 +156,7 @@ class Baselines(Record):
         pairs = (
             ("unigram", self.unigram_bits_per_byte),
             ("bigram", self.bigram_bits_per_byte),
+            ("5-gram", self.five_gram_bits_per_byte),
             ("xz", self.xz_bits_per_byte),
         )
         return {name: value for name, value in pairs if value is not None and math.isfinite(value)}

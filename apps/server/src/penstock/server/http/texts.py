@@ -1,0 +1,172 @@
+"""From requests to texts: prompts to tokens, and tokens to pieces of text that stop where they are told to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from penstock.data_prep.chat_template import written
+from penstock.data_prep.published import PublishedTokenizer
+from penstock.generate.stops import StopTexts
+from penstock.hooks.contracts import Draw, Message
+from penstock.hooks.problems import ProblemError
+from penstock.server.engine.client import EngineClient, EngineLostError, RefusedError, Served
+from penstock.server.engine.request import Ended
+from penstock.server.http.errors import ApiError, unavailable
+from penstock.server.http.schemas import ChatMessage
+from penstock.server.metrics import ServerMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTold:
+    """A token with its log-probability and the likeliest in its place."""
+
+    token: int
+    logprob: float
+    top: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is complete, and the tokens that were made for it. `finish` is why the text ended, at its last piece:
+    "stop" or "length"."""
+
+    text: str
+    told: Sequence[TokenTold] = ()
+    finish: str | None = None
+
+
+@dataclass(slots=True)
+class Wanted:
+    """How a prompt is continued; see `EngineClient.steps`."""
+
+    most: int
+    draw: Draw
+    stops: Sequence[str]
+    seed: int
+    ignore_eos: bool
+
+
+@dataclass(slots=True)
+class Text:
+    """A continuation in pieces; the counts are complete once it has ended."""
+
+    prompt_tokens: int
+    new_tokens: int = 0
+    cached_tokens: int = 0
+    pieces: AsyncGenerator[Piece] = field(repr=False, default=None)  # pyright: ignore[reportAssignmentType]
+
+
+class Texts:
+    """Texts of one model. `served` is what the engine says of it."""
+
+    def __init__(self, engine: EngineClient, metrics: ServerMetrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        self._tokenizers: dict[str, PublishedTokenizer] = {}
+
+    @property
+    def served(self) -> Served:
+        try:
+            return self._engine.served
+        except EngineLostError as error:
+            raise unavailable(str(error)) from error
+
+    @property
+    def tokenizer(self) -> PublishedTokenizer:
+        served = self.served
+        if served.tokenizer not in self._tokenizers:
+            self._tokenizers = {
+                served.tokenizer: PublishedTokenizer.of_serialized(
+                    served.tokenizer.encode(), adds_tokens=served.adds_tokens
+                )
+            }
+        return self._tokenizers[served.tokenizer]
+
+    def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
+        """The tokens of a prompt, as `TextModel.prompt_tokens` makes them."""
+        begins = [] if spelled else self.served.begins
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ApiError(400, f"character {error.start} of the prompt is half of a surrogate pair") from error
+        return [*begins, *self.tokenizer.prompt(text, spelled=spelled)]
+
+    def chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The tokens of a conversation, as the model's template writes it."""
+        served = self.served
+        if served.template is None:
+            what = "the model has no chat template: use /v1/completions, or start the server with --chat-template"
+            raise ApiError(400, what, param="messages", code="no_chat_template")
+        turns = [Message(each.role, each.text) for each in messages]
+        try:
+            text = written(served.template, turns, served.special, served.name)
+        except ProblemError as error:
+            raise ApiError(400, f"the chat template does not take these messages: {error}", param="messages") from error
+        return self.prompt(text, spelled=True)
+
+    def require_room(self, tokens: Sequence[int], most: int | None, *, param: str = "prompt") -> int:
+        """How many tokens may follow a prompt: `most`, or all that fit. Raises `ApiError`."""
+        served = self.served
+        if not tokens:
+            raise ApiError(400, "the prompt is empty, and the tokenizer has no token that begins a text", param=param)
+        if not 0 <= min(tokens) <= max(tokens) < served.vocabulary_size:
+            raise ApiError(400, f"a token outside the vocabulary of {served.vocabulary_size}", param=param)
+        room = served.positions + 1 - len(tokens)
+        if room < 1 or (most is not None and most > room):
+            asked = f"{len(tokens)} tokens of the prompt" + ("" if most is None else f" and {most} new ones")
+            what = f"{asked} do not fit into the context of {served.positions}"
+            raise ApiError(400, what, param=param, code="context_length_exceeded")
+        return room if most is None else most
+
+    def continued(self, tokens: Sequence[int], wanted: Wanted) -> Text:
+        text = Text(len(tokens))
+        text.pieces = self._pieces(text, tokens, wanted)
+        return text
+
+    async def _pieces(self, text: Text, tokens: Sequence[int], wanted: Wanted) -> AsyncGenerator[Piece]:
+        stream, stops, piece = self.tokenizer.stream(tokens), StopTexts(wanted.stops), ""
+        ends = [] if wanted.ignore_eos else self.served.ends
+        steps = self._engine.steps(tokens, most=wanted.most, draw=wanted.draw, seed=wanted.seed, ends=ends)
+        told: list[TokenTold] = []
+        finish, measured, reason = Ended.LENGTH, self._metrics.begun(len(tokens)), "abort"
+        try:
+            async for step in steps:
+                text.cached_tokens = step.cached
+                if step.ended == Ended.ERROR or step.token is None:
+                    what = "the model computed logits that are NaN or infinite"
+                    raise ApiError(500, what, "server_error", code="not_finite")
+                text.new_tokens += 1
+                measured.token(step.cached)
+                if step.ended == Ended.STOP:
+                    finish = Ended.STOP
+                    break
+                if step.logprob is not None:
+                    told.append(TokenTold(step.token, step.logprob, step.top))
+                piece = stops.push(stream.push(step.token))
+                if stops.found:
+                    finish = Ended.STOP
+                    break
+                if piece:
+                    yield Piece(piece, told)
+                    told, piece = [], ""
+            left = piece if stops.found else stops.push(stream.finish()) + stops.finish()
+            reason = Ended.STOP if stops.found else finish
+            yield Piece(left, told, reason)
+        except EngineLostError as error:
+            reason = "error"
+            raise unavailable(str(error)) from error
+        except RefusedError as error:
+            reason = "error"
+            raise ApiError(400, str(error)) from error
+        except ApiError:
+            reason = "error"
+            raise
+        finally:
+            measured.ended(reason)
+            await steps.aclose()
+
+
+def seed_of(given: int | None, choice: int) -> int:
+    """The seed of a choice: the same request has the same choices, and no two choices of it are one."""
+    return (secrets.randbits(63) if given is None else given + choice) % 2**63
