@@ -93,25 +93,31 @@ SEPARATORS = "\u200b\u3164\uffa0"
 Thai (Unicode 17, section 23.2). The Hangul fillers stand where a letter would, and are as wide as one: writers take
 them for a space."""
 _CONTROLS = "".join(each for each in map(chr, (*range(0x20), *range(0x7F, 0xA0))) if not each.isspace())
+_CONTROL = re.compile(f"[{re.escape(_CONTROLS)}]")
 _SPACE = re.compile(f"[{re.escape(_CONTROLS)}{SEPARATORS}]")
 
-UNSEEN = (
+_BASIC = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-    "\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    "\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\ufff0-\ufff8"
+    "\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff9-\ufffb"
 )
-"""Ranges of a regular expression: first Default_Ignorable_Code_Point (DerivedCoreProperties.txt of Unicode 17, without
-`SEPARATORS`), and then what category Cf has besides (signs that go around Arabic, Syriac and Kaithi numbers, marks of
-annotations, and what joins hieroglyphs). A list, so that every Python finds the same."""
+_BEYOND = "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000110bd\U000110cd\U00013430-\U0001343f"
+UNSEEN = _BASIC + _BEYOND
+"""Ranges of a regular expression. In each part stands first Default_Ignorable_Code_Point (DerivedCoreProperties.txt of
+Unicode 17, without `SEPARATORS`), and then what category Cf has besides: signs that go around Arabic, Syriac and Kaithi
+numbers, marks of annotations, and what joins hieroglyphs. A list, so that every Python finds the same."""
 _UNSEEN = re.compile(f"[{UNSEEN}]+")
+# A text without them is found in a third of the time if ranges of rare characters are not told apart.
+_PERHAPS = re.compile(f"[{re.escape(_CONTROLS)}{SEPARATORS}{_BASIC}\U00010000-\U0010ffff]")
 
 _ASCII = str.maketrans(dict.fromkeys(string.punctuation, " "))  # of both categories
 _FEW = 50  # as many replacements, each of which reads the text, take the time of one translation
 
 
 def _seen(text: str) -> str:
-    text = _SPACE.sub(" ", text)
-    return text if text.isascii() else _UNSEEN.sub("", text)
+    if text.isascii():
+        return _CONTROL.sub(" ", text)
+    return _UNSEEN.sub("", _SPACE.sub(" ", text)) if _PERHAPS.search(text) else text
 
 
 def _without_punctuation(text: str) -> str:
