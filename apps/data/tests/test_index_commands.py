@@ -85,7 +85,7 @@ def test_a_description_names_scheme_hash_rule_documents_and_bytes(held, capsys):
     result = index("describe", "held", "--check")
     assert result["bytes"] == sum(map(len, contents(held).values()))
     shown = capsys.readouterr().out
-    for expected in ("11", "affine32", "xxh32", "5 words", "14 x 8", "2-nfkc-lower-space-single", "as it was written"):
+    for expected in ("11", "affine32", "xxh32", "5 words", "14 x 8", "3-nfkc-lower-space-single", "as it was written"):
         assert expected in shown
 
 

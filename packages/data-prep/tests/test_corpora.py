@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.data_prep.cleaning.urls import WITHOUT_URL, Urls
 from penstock.data_prep.corpora import HuggingFaceDataset, JsonLines, Parquet, PythonStdlib, TextCorpus
 from penstock.hooks.contracts import Corpus, Document
 from penstock.hooks.problems import Problem, ProblemError
@@ -226,6 +227,23 @@ def test_bad_line_is_named_with_its_number_and_field(tmp_path: Path, line: str, 
     problem = problem_of(JsonLines([path]))
     assert (problem.code, problem.where) == (code, f"{path}:2")
     assert said in problem.what
+
+
+def test_an_address_of_another_type_stops_no_corpus(tmp_path: Path) -> None:
+    """Neither the corpus nor the stage that reads addresses."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    strange = ["7", "0", "true", "1e400", '["http://a.org"]', '{"http://a.org": 1}', "null", r'"\ud800"']
+    rows = [f'{{"text": "a", "url": {url}}}' for url in [*strange, '"http://a.org"', r'"http://a.org/\ud800"']]
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, '{"text": "a"}']))
+    parquet.write_table(pyarrow.table({"text": ["a", "a"], "url": [7, None]}), tmp_path / "a.parquet")
+    for corpus, without in ((JsonLines([tmp_path], url="url"), 9), (Parquet([tmp_path], url="url"), 2)):
+        documents, stage = list(corpus.documents()), Urls()
+        assert list(stage.compare([stage.sketch(documents)], documents.__getitem__)) == []
+        assert stage.told == {WITHOUT_URL: without}
+        with pytest.raises(ProblemError, match="the URL cannot be read: '7'") as caught:
+            Urls(missing="refuse").sketch(documents)
+        assert caught.value.problems[0].where == documents[0].source
 
 
 def test_unknown_field_suggests_the_close_one(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ def grams(text: str, length: int) -> set[tuple[str, ...]]:
     return {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
 
 
+UNSEEN = "\u034f\ufe0f\u200b\u3164\uffa0"
 letters = st.sampled_from(
-    ["a", "A", "ä", "a\u0308", "ΑΣ", "İ", "=\u0338", ",", "x-y", " ", "  ", "\n", "\f", "j\u030c", "\xad"]
+    ["a", "A", "ä", "a\u0308", "ΑΣ", "İ", "=\u0338", ",", "x-y", " ", "  ", "\n", "\f", "j\u030c", "\xad", *UNSEEN]
 )
 prose = st.lists(letters, max_size=25).map("".join)
 
@@ -93,16 +94,26 @@ def test_a_decision_shows_evaluation_place_and_words() -> None:
         QUESTION.replace(" ", "\f", 5),  # the pages of a PDF
         QUESTION.replace("a", "a\xad"),  # soft hyphens
         QUESTION.replace(" ", " \u200b"),
+        QUESTION.replace(" ", "\ufe0f "),
+        QUESTION.replace(" ", "\u3164"),
+        QUESTION.replace(" ", "\u200b"),
         QUESTION.replace(" ", "\x00"),
         "".join(chr(ord(each) + 0xFEE0) if each.isalnum() else each for each in QUESTION),  # full width
     ],
-    ids=["form feed", "soft hyphen", "zero width", "nul", "full width"],
+    ids=["form feed", "soft hyphen", "space and zero width", "selector", "filler", "zero width", "nul", "full width"],
 )
 def test_what_is_not_seen_hides_no_overlap(hidden: str) -> None:
     stage = Decontamination([("gsm8k", QUESTION)], action="cut")
     decision = stage.judge(Document(f"Before {hidden} after", ""))
     assert decision is not None
     assert decision.text == "Before \f after"
+
+
+def test_separators_that_are_not_seen_bound_what_is_cut() -> None:
+    text = f"Before {QUESTION} after".replace(" ", "\u200b")
+    decision = Decontamination([("gsm8k", QUESTION)], action="cut").judge(Document(text, ""))
+    assert decision is not None
+    assert decision.text == "Before\u200b\f\u200bafter"
 
 
 def test_what_a_cut_brings_together_is_cut_too() -> None:
@@ -127,7 +138,8 @@ def test_characters_of_chinese_are_words() -> None:
     apart = "".join(
         each if at % 2 else f"{unicodedata.normalize('NFD', each)[0]}\uff9e" for at, each in enumerate(sounds)
     )
-    assert Decontamination([("kana", sounds)]).overlaps(apart) == [Overlap(("kana",), 0, len(apart))]
+    for hidden in (apart, apart.replace("\uff9e", "\ufe00\uff9e"), "".join(f"{each}\U000e0100" for each in sounds)):
+        assert Decontamination([("kana", sounds)]).overlaps(hidden) == [Overlap(("kana",), 0, len(hidden))]
 
 
 def test_short_texts_are_found_whole_and_shorter_ones_counted() -> None:

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 
 from penstock.conformance.full_disk import file_size_limit
 from penstock.data_prep.cleaning.index import Added, NearIndex
+from penstock.data_prep.cleaning.index_state import IndexState
 from penstock.data_prep.cleaning.near import NearDuplicates
+from penstock.data_prep.cleaning.normalise import Normaliser
 from penstock.hooks.contracts import Document
 from penstock.hooks.problems import ProblemError
 
@@ -131,6 +134,18 @@ def test_an_index_of_other_settings_is_refused_with_the_setting_that_differs(tmp
             NearIndex(tmp_path, NearDuplicates(**settings))
     assert (tmp_path / "index.json").read_bytes() == before
     assert len(NearIndex(tmp_path, NearDuplicates())) == 3
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_an_index_of_an_earlier_normaliser_is_refused_by_name(tmp_path: Path, version: str) -> None:
+    NearIndex(tmp_path, NearDuplicates()).add(documents(3, 1))
+    state = IndexState.read(tmp_path)
+    earlier = f"{version}-nfkc-lower-space-single"
+    replace(state, settings={**state.settings, "normaliser": earlier}).write()
+    for use in (partial(NearIndex, tmp_path, NearDuplicates()), partial(NearIndex.open, tmp_path)):
+        with pytest.raises(ProblemError, match=f"normaliser {earlier} instead of {Normaliser().version}") as caught:
+            use()
+        assert caught.value.problems[0].code == "other-index"
 
 
 @pytest.mark.parametrize(

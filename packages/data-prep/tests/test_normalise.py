@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.data_prep.cleaning.characters import CHARACTERS, REFUSED, VANISHED, images
-from penstock.data_prep.cleaning.normalise import Case, Normaliser, Punctuation, Unicode, Whitespace
+from penstock.data_prep.cleaning.normalise import SEPARATORS, Case, Normaliser, Punctuation, Unicode, Whitespace
 from penstock.data_prep.cleaning.shingles import Shingling, shingles
 from penstock.hooks.problems import ProblemError
 
@@ -24,6 +25,7 @@ NORMALISERS = [
 AWKWARD = st.text(
     st.sampled_from(
         "aAJ\u03a3\u03c3\u0130\u030c\u0301\u0345\u0323\u1100\u1161\u11a8\u0958\u212b=\u0338“.;\u037e \t\x1c\xa0"
+        "\ufe0f\u034f\u115f\u1160\u3164\uffa0\U000e0100"
         "ﬁＡ\xad\u200b\u200d\x00\x85\u017f½…\xb4\uff76\uff9e\u3099\u304b\u1d2c™"
     )
 )
@@ -57,6 +59,38 @@ def test_each_setting_does_what_it_says() -> None:
     assert Normaliser()(seen) == "office it s full width 1 2 m2 5"
     assert Normaliser("nfc")(seen) == "\ufeffof\xad\ufb01ce\x00it s \u200b\uff46ull width ½ m\xb2 5"
     assert Normaliser("none", "keep", "keep", "keep")(text) == text
+
+
+def ignorable() -> list[str]:
+    """Characters with these properties in the tables of the package `regex`, which are not Python's."""
+    regex = pytest.importorskip("regex", reason="it has the property Default_Ignorable_Code_Point")
+    found = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}]")
+    return [character for character in map(chr, range(0x110000)) if found.match(character)]
+
+
+def test_what_unicode_calls_ignorable_or_a_format_is_not_seen() -> None:
+    every = ignorable()
+    assert {each for each in map(chr, range(0x110000)) if unicodedata.category(each) == "Cf"} <= set(every)
+    assert len(every) > 4000
+    for case, punctuation, whitespace in product(get_args(Case), get_args(Punctuation), get_args(Whitespace)):
+        normaliser = Normaliser("nfkc", case, punctuation, whitespace)
+        for character in every:
+            assert normaliser(f"a{character}b") == ("a b" if character in SEPARATORS else "ab"), ascii(character)
+        assert normaliser("".join(sorted(set(every) - set(SEPARATORS)))) == ""
+
+
+def test_nothing_else_vanishes() -> None:
+    """Not even by NFKC: every other character leaves a trace between two letters."""
+    normaliser = Normaliser()
+    others = set(map(chr, range(0x110000))) - set(ignorable())
+    assert [ascii(each) for each in others if normaliser(f"q{each}q") == "qq"] == []
+
+
+def test_words_between_separators_that_are_not_seen_stay_apart() -> None:
+    for separator in SEPARATORS:
+        assert Normaliser()(separator.join(["ไป", "โรงเรียน", "แล้ว"])) == "ไป โรงเรียน แล้ว"
+    assert Normaliser()("I \u2764\ufe0f it") == Normaliser()("I \u2764 it") == "i it"
+    assert Normaliser(punctuation="keep")("\u2764\ufe0f") == "\u2764"
 
 
 def test_every_setting_is_in_the_version() -> None:

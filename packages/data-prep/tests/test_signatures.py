@@ -34,6 +34,7 @@ TEXTS = [
     "The mill stands still; 水 is what it waits for 🙂\u2029two",
     "lower case by context: \u03a3\u038a\u03a3 \u0391\u03a3; of two characters: \u0130stanbul",
     "composed: J\u030c e\u0301 \u1112\u1161\u11ab \u0958 \U0002f800; a lone surrogate \ud800 and \x00 nothing",
+    "not seen: \u2764\ufe0f a\u034fb\u2060c \u115f\u1160 葛\U000e0100城 " + "\u200b".join("abcdefg") + "\u3164h\uffa0i",
     "ends of blocks: " + " ".join(letter * length for length in (54, 55, 56, 63, 64, 119) for letter in "xy"),
 ]
 LONG = [
@@ -50,7 +51,7 @@ def fuzzed() -> list[str]:
     draw = random.Random(19)
     odd = (
         "Àß\u03a3\u03c3\u0130\u0131ẞǅ\u0301\u1161\u11a8水🙂\u200b\ud800\U00020000“”—… \t\n\r\x0b\x1c\x85\xa0\u2003"
-        "_.,;!?$+<>^`|~'\"-"
+        "\ufe0f\u034f\u1160\u3164\uffa0\U000e0100_.,;!?$+<>^`|~'\"-"
     )
     texts: list[str] = []
     for _ in range(FUZZED):

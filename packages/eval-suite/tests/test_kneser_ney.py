@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_what_the_last_three_tokens_decide_is_learnt():
     entropy = -likeliest * np.log(likeliest) - 15 * 0.2 / 16 * np.log(0.2 / 16)
     assert nats[1] == pytest.approx(entropy, rel=0.1)
     assert nats[0] > 2 * nats[1]
+
+
+def test_counting_holds_two_orders_at_most():
+    """Where nearly every n-gram is another one, all orders at once would take 200 bytes a token."""
+    token_N = np.random.default_rng(0).zipf(1.3, 200_000).clip(max=8000).astype(np.uint16)
+    tracemalloc.start()
+    try:
+        KneserNey(token_N, 8001)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 140 * len(token_N)
 
 
 @pytest.mark.parametrize(("tokens", "order"), [([1, 2], 3), ([1, 9, 1], 2), ([1, -1, 1], 2), ([1, 2], 0)])

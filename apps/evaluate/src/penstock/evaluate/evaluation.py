@@ -41,8 +41,9 @@ from penstock.run.records.evaluation import (
 from penstock.run.records.record import read_record
 from penstock.train.restore import Restored
 
-# The n-gram baselines read at most this many of the tokens that the model saw, so that they cost seconds.
 BASELINE_TOKENS = 10_000_000
+"""The n-gram baselines read at most this many of the tokens that the model saw. The 5-gram then takes 10 s of one core
+and 1.4 GB on a stream that hardly repeats itself (tokens drawn from a Zipf distribution over 8,192)."""
 READS_THE_CORPUS = "penstock-train:next-token"
 """The objective whose batches are windows of the corpus, in the order of `tokens_seen`."""
 

@@ -216,13 +216,14 @@ class HuggingFaceDataset:
 
 
 def _document_of(row: Mapping[str, Any], field: str, url: str | None, where: str) -> Document:
-    """A document of a row; its address is None where the row has none, or null."""
+    """A document of a row. Its address is None where the row has none, or null. One that is no string, such as a
+    number, is written as one: it is no URL then, and stages count it among those that cannot be read."""
     _require_field(field, row, where)
-    address = None if url is None or row.get(url) is None else _string_of(row, url, where)
-    return Document(_string_of(row, field, where), where, address)
+    address = None if url is None else row.get(url)
+    return Document(_text_of(row, field, where), where, None if address is None else str(address))
 
 
-def _string_of(row: Mapping[str, Any], field: str, where: str) -> str:
+def _text_of(row: Mapping[str, Any], field: str, where: str) -> str:
     text = row[field]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__

@@ -18,24 +18,26 @@ _CHUNK = 1 << 20
 def find_files(
     paths: Sequence[str | Path], pattern: str, wanted: Callable[[Path], bool] = lambda _: True
 ) -> list[Path]:
-    """The files behind files, folders and globs, in the order given and sorted within each.
+    """The files behind files, folders and globs, in the order given and sorted within each. A file that has several
+    paths (`a.txt`, `../here/a.txt`, a symbolic link) comes once, by the first of them.
 
     A folder means the files below it that match `pattern` and are `wanted`; names that start with a dot are left out.
     Raises `ProblemError` with every path that matches no file.
     """
     if isinstance(paths, (str, Path)):
         raise ValueError(f"paths is a single path, {paths!r}; pass a sequence of paths")
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     problems = [] if paths else [Problem("empty-corpus", "no paths are given", "paths")]
     for path in paths:
         files = _files_behind(path, pattern, wanted)
         if isinstance(files, Problem):
             problems.append(files)
         else:
-            found.update(dict.fromkeys(files))
+            for file in files:
+                found.setdefault(os.path.realpath(file), file)
     if problems:
         raise ProblemError(problems)
-    return list(found)
+    return list(found.values())
 
 
 def _files_behind(given: str | Path, pattern: str, wanted: Callable[[Path], bool]) -> list[Path] | Problem:

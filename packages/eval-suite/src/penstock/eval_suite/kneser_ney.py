@@ -37,17 +37,20 @@ class KneserNey:
     """
 
     def __init__(self, tokens: Tokens, vocabulary_size: int, order: int = ORDER) -> None:
-        token_N = np.asarray(tokens, np.int64)
+        token_N = np.asarray(tokens)
         if order < 1 or len(token_N) < order:
             raise ValueError(f"{len(token_N)} tokens, for n-grams of {order}, at least 1")
         if token_N.min() < 0 or token_N.max() >= vocabulary_size:
             raise ValueError(f"the stream has ids outside 0..{vocabulary_size - 1}")
         self._vocabulary_size = vocabulary_size
-        numbered = list(_numbered(token_N, vocabulary_size, order))
-        self._orders = [
-            _Order.counted(grams, above, vocabulary_size)
-            for grams, above in zip(numbered, [*numbered[1:], None], strict=True)
-        ]
+        self._orders: list[_Order] = []
+        shorter: _Numbered | None = None
+        for grams in _numbered(token_N, vocabulary_size, order):
+            if shorter is not None:
+                self._orders.append(_Order.counted(shorter, vocabulary_size, grams.suffix_G))
+            shorter = grams
+        assert shorter is not None
+        self._orders.append(_Order.counted(shorter, vocabulary_size, shorter.gram_N))
 
     def probability(self, tokens: Tokens) -> Floats:
         """[N - 1]: of each of `tokens[1:]`, given the tokens before it. Raises ValueError as the constructor does."""
@@ -57,7 +60,7 @@ class KneserNey:
         probability_N = np.full(len(token_N), 1.0 / self._vocabulary_size)
         context_N = np.zeros(len(token_N), np.int64)  # of no tokens: the one context
         for order in self._orders:
-            gram_N = order.numbers(context_N, token_N)
+            gram_N = order.numbers(context_N * self._vocabulary_size + token_N)
             probability_N = order.probability(gram_N, context_N, probability_N)
             context_N = np.concatenate([[-1], gram_N[:-1]])
         return probability_N[1:]
@@ -66,32 +69,47 @@ class KneserNey:
 @dataclass(frozen=True, slots=True)
 class _Numbered:
     """The n-grams of a stream: their codes in ascending order, and the number of the one that ends at each token, from
-    the n-th on."""
+    the n-th on. Numbers are as narrow as the stream allows: they are most of the memory that counting takes."""
 
     code_G: Integers
-    gram_N: Integers
-    suffix_G: Integers
+    gram_N: Tokens
+    suffix_G: Tokens
     """The number of each without its first token, among the n-grams of one order less."""
-    context_G: Integers
     contexts: int
 
+    @classmethod
+    def of(cls, token_N: Tokens, vocabulary_size: int, context_N: Tokens, contexts: int, before_N: Tokens) -> _Numbered:
+        """Of the tokens that end an n-gram, the number of the context before each, and that of the n-gram without its
+        first token."""
+        code_N = context_N.astype(np.int64)
+        code_N *= vocabulary_size
+        code_N += token_N
+        order_N = np.argsort(code_N)
+        code_N = code_N[order_N]
+        new_N = np.ones(len(code_N), bool)
+        np.not_equal(code_N[1:], code_N[:-1], out=new_N[1:])
+        number_N = np.cumsum(new_N, dtype=context_N.dtype)
+        number_N -= number_N.dtype.type(1)
+        gram_N = np.empty_like(number_N)
+        gram_N[order_N] = number_N
+        return cls(code_N[new_N], gram_N, before_N[order_N[new_N]], contexts)
 
-def _numbered(token_N: Integers, vocabulary_size: int, order: int) -> Iterator[_Numbered]:
+
+def _numbered(token_N: Tokens, vocabulary_size: int, order: int) -> Iterator[_Numbered]:
     """The n-grams of each order, from single tokens on."""
-    context_N, contexts = np.zeros(len(token_N), np.int64), 1
-    before_N = context_N  # of the n-grams of one order less, those that end where these do
-    for _ in range(order):
-        code_N = context_N * vocabulary_size + token_N[len(token_N) - len(context_N) :]
-        code_G, first_G, gram_N = np.unique(code_N, return_index=True, return_inverse=True)
-        yield _Numbered(code_G, gram_N, before_N[first_G], code_G // vocabulary_size, contexts)
-        context_N, contexts, before_N = gram_N[:-1], len(code_G), gram_N[1:]
+    nothing_N = np.zeros(len(token_N), np.min_scalar_type(len(token_N)))
+    grams = _Numbered.of(token_N, vocabulary_size, nothing_N, 1, nothing_N)
+    yield grams
+    for length in range(2, order + 1):
+        contexts = len(grams.code_G)
+        grams = _Numbered.of(token_N[length - 1 :], vocabulary_size, grams.gram_N[:-1], contexts, grams.gram_N[1:])
+        yield grams
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
     """The n-grams of one length: their codes, what their counts give them, and what contexts keep for shorter ones."""
 
-    vocabulary_size: int
     code_G: Integers
     share_G: Floats
     """(c - D) / c(h)."""
@@ -99,20 +117,20 @@ class _Order:
     """g(h); 1 for a context that nothing follows."""
 
     @classmethod
-    def counted(cls, grams: _Numbered, above: _Numbered | None, vocabulary_size: int) -> _Order:
-        occurring = above is None
-        count_G = np.bincount(grams.gram_N if occurring else above.suffix_G, minlength=len(grams.code_G))
+    def counted(cls, grams: _Numbered, vocabulary_size: int, counted: Tokens) -> _Order:
+        """`counted` has the number of an n-gram once for each time that it counts."""
+        count_G = np.bincount(counted, minlength=len(grams.code_G))
+        context_G = grams.code_G // vocabulary_size
         discount_G = _discounts(count_G)[np.minimum(count_G, 3)]
-        total_C = np.bincount(grams.context_G, count_G, grams.contexts)
-        discounted_C = np.bincount(grams.context_G, discount_G, grams.contexts)
+        total_C = np.bincount(context_G, count_G, grams.contexts)
+        discounted_C = np.bincount(context_G, discount_G, grams.contexts)
         followed_C = np.maximum(total_C, 1)
-        share_G = (count_G - discount_G) / followed_C[grams.context_G]
+        share_G = (count_G - discount_G) / followed_C[context_G]
         rest_C = np.where(total_C > 0, discounted_C / followed_C, 1.0)
-        return cls(vocabulary_size, grams.code_G, share_G, rest_C)
+        return cls(grams.code_G, share_G, rest_C)
 
-    def numbers(self, context_N: Integers, token_N: Integers) -> Integers:
-        """The number of each n-gram, given those of its first tokens; -1 for one that was not seen."""
-        code_N = np.where(context_N < 0, -1, context_N * self.vocabulary_size + token_N)
+    def numbers(self, code_N: Integers) -> Integers:
+        """The number of each n-gram; -1 for one that was not seen. Behind a context of -1 all codes are negative."""
         at_N = np.minimum(np.searchsorted(self.code_G, code_N), len(self.code_G) - 1)
         return np.where(self.code_G[at_N] == code_N, at_N, -1)
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from penstock.data_prep.cleaning.normalise import Normaliser, require_choice
+from penstock.data_prep.cleaning.normalise import SEPARATORS, UNSEEN, Normaliser, require_choice
 from penstock.data_prep.cleaning.windows import (
     BREAK,
     Tokens,
@@ -34,9 +34,9 @@ from penstock.hooks.json_lines import is_json_lines
 from penstock.hooks.problems import Problem, ProblemError
 
 Action = Literal["remove", "cut"]
-_CHUNK = re.compile(r"[\u3000-\u9fff][\uff9e\uff9f]*|[^\s\u3000-\u9fff]+")
-"""What is normalised alone when places are asked for: no rule of the normaliser looks beyond whitespace, nor beyond a
-Japanese character and its sound mark."""
+_CHUNK = re.compile(rf"[\u3000-\u3163\u3165-\u9fff][\uff9e\uff9f{UNSEEN}]*|[^\s{SEPARATORS}\u3000-\u9fff]+")
+"""What is normalised alone when places are asked for: no rule of the normaliser looks beyond whitespace and separators,
+nor beyond a Japanese character, its sound mark, and what is not seen behind it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,16 @@ from penstock.data_prep.cleaning.index_run import IndexRun, hashes_of, merge_ind
 from penstock.data_prep.cleaning.index_state import AGAIN, MANIFEST, IndexState, RunLine
 from penstock.data_prep.cleaning.memory import MAX_RAM, too_small
 from penstock.data_prep.cleaning.near import NearDuplicates, ShingleSet, jaccard_similarity
+from penstock.data_prep.cleaning.sources import Sources
 from penstock.hooks.contracts import Document
 from penstock.hooks.problems import Problem, ProblemError, failed
 
 Result = TypeVar("Result")
 REPORT = 1000
 """Documents between two reports of progress."""
-TEXT, DOCUMENT, KEY = 20, 1000, 80
+TEXT, DOCUMENT, KEY = 20, 1500, 80
 """Bytes that a character, a document and a band of it take while they are added: the text and its set of shingles, of
-which writing makes a copy; keys are sorted."""
+which writing makes a copy; the spellings of a source; keys are sorted."""
 WORK = {"word": 40, "character": 100}
 """Bytes a character while the shingles of one text are made."""
 MERGE = 16
@@ -43,7 +44,8 @@ MERGE = 16
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A document of the index, and its Jaccard similarity to the one that was asked about."""
+    """A document of the index, and its Jaccard similarity to the one that was asked about. The path of a file below
+    the working directory is relative to it, and otherwise absolute."""
 
     source: str
     jaccard: float
@@ -77,7 +79,7 @@ class Summary:
 
 class NearIndex:
     """The index in `folder`, which is begun if the folder is empty, and begun anew with other settings if the index has
-    no documents. A document is known by its source.
+    no documents. A document is known by its source, and a file by its real path (`sources.py`).
 
     `near` makes keys and sets. Its description is stored, and an index of another description is refused. All that the
     index does stays within the `max_ram` of `near`, if no key of a band has more entries than fit.
@@ -117,20 +119,22 @@ class NearIndex:
         After an addition that was interrupted, the same one goes on. If its documents have different sources, it ends
         with the bytes of one that was not interrupted.
         """
-        added = Added()
+        added, sources = Added(), Sources()
         with self._writing():
             self._merge_recent()  # a killed process may have left that to do
             for batch in self._batches(documents, progress):
-                self._add({document.source: document for document in batch}, added)
+                self._add({sources.stored(document.source): document for document in batch}, sources, added)
                 batch.clear()
                 self._merge_recent()
         return added
 
     def remove(self, sources: Iterable[str]) -> int:
         """Removes documents by source, and returns how many of them the index had."""
+        spellings = Sources().spellings
+        wanted = {spelling for source in sources for spelling in spellings(source)}
         with self._writing():
             state = self._state()
-            gone = [place for place, _ in self._held(state, list(sources)).values()]
+            gone = [place for place, _ in self._held(state, wanted).values()]
             if gone:
                 self._commit(state, state.runs, gone)
             return len(gone)
@@ -165,34 +169,34 @@ class NearIndex:
         most: int | None,
     ) -> Iterator[list[Match]]:
         found: list[list[Match]] = [[] for _ in documents]
+        sources = Sources()
+        own = [sources.spellings(document.source) for document in documents]
         for run in self._runs(state):
             for asker, place in run.candidates(keys_NB):
                 similarity = jaccard_similarity(sets[asker], run.sets.row(place))
-                if similarity >= self.near.threshold and (source := run.source(place)) != documents[asker].source:
-                    found[asker].append(Match(source, similarity))
+                if similarity >= self.near.threshold and (source := run.source(place)) not in own[asker]:
+                    found[asker].append(Match(sources.shown(source), similarity))
                     if most is not None and len(found[asker]) >= 2 * most + REPORT:
                         found[asker] = heapq.nsmallest(most, found[asker], key=_order)
         return (sorted(matches, key=_order)[:most] for matches in found)
 
-    def _add(self, batch: dict[str, Document], added: Added) -> None:
+    def _add(self, batch: dict[str, Document], sources: Sources, added: Added) -> None:
         """Adds documents by source, all or none."""
         state = self._state()
-        held, runs = self._held(state, list(batch)), self._runs(state)
+        spellings = {source: sources.spellings(document.source) for source, document in batch.items()}
+        held, runs = self._held(state, set().union(*spellings.values())), self._runs(state)
         new: dict[str, ShingleSet] = {}
         replaced: list[tuple[int, int]] = []
         for source, document in batch.items():
             made = self.near.shingle_set(document.text)
-            if source not in held:
-                new[source] = made
-                continue
-            (number, place), run = held[source]
-            if np.array_equal(runs[run].sets.row(place), made):
+            before = [held[spelling] for spelling in spellings[source] if spelling in held]
+            if any(np.array_equal(runs[run].sets.row(place), made) for (_, place), run in before):
                 added.known += 1
-            else:
-                new[source] = made
-                replaced.append((number, place))
-        added.new += len(new) - len(replaced)
-        added.replaced += len(replaced)
+                continue
+            new[source] = made
+            replaced += [place for place, _ in before]
+            added.replaced += bool(before)
+            added.new += not before
         if new:
             keys = self.near.sketch([batch[source] for source in new])
             run = self._new_run(state, lambda folder: write_index_run(folder, keys, list(new), list(new.values())))
@@ -310,7 +314,7 @@ class NearIndex:
             for line in state.runs
         ]
 
-    def _held(self, state: IndexState, sources: Sequence[str]) -> dict[str, tuple[tuple[int, int], int]]:
+    def _held(self, state: IndexState, sources: Iterable[str]) -> dict[str, tuple[tuple[int, int], int]]:
         """Of each source that the index has: the number of its run, its place in there, and which run that is."""
         found: dict[str, tuple[tuple[int, int], int]] = {}
         for at, (line, run) in enumerate(zip(state.runs, self._runs(state), strict=True)):
