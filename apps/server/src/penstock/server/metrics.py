@@ -1,7 +1,8 @@
 """What Prometheus scrapes: requests, tokens, times, and how evenly experts are used.
 
-Names are `penstock_...`; those that vLLM has too are also told under its names, so that its dashboards work here. Load
-of experts is told by layer and not by expert: three figures a layer, whatever the number of experts.
+Names are `penstock_...`. Those that vLLM has too are also told under its names and with its label `model_name`, so that
+its dashboards work here. Load of experts is told by layer and not by expert: three figures a layer, whatever the number
+of experts.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -28,6 +30,12 @@ FIRST_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 NEXT_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 WHOLE = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+ENDS = ("stop", "length", "abort", "error")
+"""Why a text may end: as was asked, where its client went, or where the engine failed."""
+GENERATING = ("/v1/completions", "/v1/chat/completions")
+ANSWERS = ("200", "400", "429", "500", "503", "504")
+"""The statuses of these paths that are counted from the start. A counter that appears with its first error shows no
+growth, so that an alert would miss the error."""
 Counts = NDArray[np.int64]
 
 
@@ -68,9 +76,9 @@ class TextMetrics:
 
 
 class ServerMetrics:
-    """The metrics of one server. `/metrics` is `text`."""
+    """The metrics of one server, whose model is `model_name` in the interface. `/metrics` is `text`."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
         self.loads = ExpertLoads()
         self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts", registry=None)
         self.new_tokens = Counter("generation_tokens", "Tokens that were generated", registry=None)
@@ -107,9 +115,15 @@ class ServerMetrics:
         shared = [self.prompt_tokens, self.new_tokens, self.cache_queries, self.cache_hits, self.ended]
         shared += [self.first_token, self.next_token, self.each_token, self.whole, self.prompt_length, self.new_length]
         shared += [running, waiting, usage]
+        for reason in ENDS:
+            self.ended.labels(reason)
+        for path, status in product(GENERATING, ANSWERS):
+            self.answers.labels(path, status)
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Named(shared, (OURS, VLLM)))
+        self._registry.register(_Named(shared, (OURS, VLLM), {"model_name": model_name}))
         self._registry.register(_Named([self.answers, restarts, ready, self.loads], (OURS,)))
+        ProcessCollector(registry=self._registry)
+        ProcessCollector("penstock_engine", lambda: engine.pid or "none", registry=self._registry)
 
     def begun(self, prompt_tokens: int) -> TextMetrics:
         return TextMetrics(self, prompt_tokens)
@@ -170,15 +184,20 @@ def _gini(count_E: Counts) -> float:
 
 
 class _Named(Collector):
-    """Metrics under one name or several, each with a prefix."""
+    """Metrics under one name or several, each with a prefix, and with `labels` beside their own."""
 
-    def __init__(self, metrics: Iterable[Collector], prefixes: Iterable[str]) -> None:
-        self._metrics, self._prefixes = list(metrics), list(prefixes)
+    def __init__(
+        self, metrics: Iterable[Collector], prefixes: Iterable[str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        self._metrics, self._prefixes, self._labels = list(metrics), list(prefixes), dict(labels or {})
 
     def collect(self) -> Iterator[Metric]:
         for each in self._metrics:
             for metric in each.collect():
                 for prefix in self._prefixes:
                     named = Metric(prefix + metric.name, metric.documentation, metric.type)
-                    named.samples = [Sample(prefix + sample.name, *sample[1:]) for sample in metric.samples]
+                    named.samples = [
+                        Sample(prefix + name, {**labels, **self._labels}, *more)
+                        for name, labels, *more in metric.samples
+                    ]
                     yield named

@@ -136,5 +136,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "sweep"): "penstock-sweep",
     ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
+    ("command", "dashboards"): "penstock-deploy",
+    ("command", "manifests"): "penstock-deploy",
     ("command", "export-study"): "penstock-optuna",
 }

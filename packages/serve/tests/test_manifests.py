@@ -1,0 +1,163 @@
+"""Manifests are what their schemas allow, and say the same of one server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+from jsonschema import Draft7Validator
+
+from penstock.hooks.problems import ProblemError
+from penstock.serve.manifests.deployment import Deployment, Resources, penstock_deployment
+from penstock.serve.manifests.docker import compose
+from penstock.serve.manifests.files import files
+from penstock.serve.manifests.kubernetes import kubernetes
+
+PROMTOOL = shutil.which("promtool")
+COMPOSE = Draft7Validator(get_builtin_schema("vendor.compose-spec"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model in the layout of the hub, as far as a manifest looks."""
+    model = tmp_path / "small $model"
+    model.mkdir()
+    return model
+
+
+@pytest.fixture
+def deployed(folder: Path) -> Deployment:
+    resources = Resources(cpus=1.5, memory=3.5, gpus=1)
+    return penstock_deployment(
+        folder, name="my-server", port=8123, options=["--slots", "64"], resources=resources, replicas=3, drain=20
+    )
+
+
+def written(deployment: Deployment) -> dict[str, Any]:
+    """The files, parsed."""
+    read: dict[str, Callable[[str], Any]] = {
+        "json": json.loads,
+        "kubernetes.yaml": lambda text: [*yaml.safe_load_all(text)],
+    }
+    return {
+        path: read.get(path.rpartition(".")[2], read.get(path, yaml.safe_load))(text)
+        for path, text in files(deployment).items()
+        if path != "Dockerfile"
+    }
+
+
+def test_files_are_what_was_made(deployed: Deployment) -> None:
+    found = written(deployed)
+    assert found["compose.yaml"] == compose(deployed)
+    assert found["kubernetes.yaml"] == kubernetes(deployed)
+    assert len([path for path in found if path.startswith("prometheus/rules/")]) == 3
+
+
+def test_compose_keeps_the_compose_schema(deployed: Deployment) -> None:
+    value = written(deployed)["compose.yaml"]
+    assert list(COMPOSE.iter_errors(value)) == []
+    value["services"]["server"]["entry_point"] = []
+    assert [error.message for error in COMPOSE.iter_errors(value)] != []
+
+
+def test_core_kinds_keep_their_schemas(deployed: Deployment) -> None:
+    version = kubernetes_validate.latest_version()
+    core = [each for each in kubernetes(deployed) if each["kind"] != "PodMonitor"]
+    assert [each["kind"] for each in core] == ["Deployment", "Service"]
+    for each in core:
+        kubernetes_validate.validate(each, version, strict=True)
+        for place in (each, each["spec"], each["metadata"]):
+            place["replica"] = 1
+            with pytest.raises(kubernetes_validate.ValidationError):
+                kubernetes_validate.validate(each, version, strict=True)
+            del place["replica"]
+
+
+def test_every_manifest_says_the_same_of_the_server(deployed: Deployment, folder: Path) -> None:
+    found = written(deployed)
+    server, (pod, service, monitor) = found["compose.yaml"]["services"]["server"], found["kubernetes.yaml"]
+    container = pod["spec"]["template"]["spec"]["containers"][0]
+    command = ["penstock", "serve", "/model", "--host", "0.0.0.0", "--port", "8123", "--name", "small $model"]
+    command += ["--drain", "20", "--slots", "64"]
+    assert server["entrypoint"] == [word.replace("$", "$$") for word in command]
+    assert container["command"] == deployed.command == command
+    assert files(deployed)["Dockerfile"].splitlines()[-1] == f"ENTRYPOINT {json.dumps(command)}"
+    assert server["image"] == container["image"] == deployed.image
+    assert server["ports"] == ["127.0.0.1:8123:8123"]
+    assert container["ports"] == [{"name": "http", "containerPort": 8123}]
+    assert service["spec"]["ports"][0]["port"] == 8123
+    assert found["prometheus/prometheus.yml"]["scrape_configs"][0]["static_configs"] == [{"targets": ["server:8123"]}]
+    assert server["volumes"][0]["source"] == str(folder).replace("$", "$$")
+    assert server["volumes"][0]["target"] == container["volumeMounts"][0]["mountPath"] == "/model"
+    assert server["deploy"]["resources"]["limits"] == {"cpus": "1.5", "memory": "3584m"}
+    assert container["resources"]["limits"] == {"cpu": "1.5", "memory": "3584Mi", "nvidia.com/gpu": "1"}
+    labels = pod["spec"]["template"]["metadata"]["labels"]
+    assert pod["spec"]["selector"]["matchLabels"] == labels
+    assert service["spec"]["selector"] == monitor["spec"]["selector"]["matchLabels"] == labels
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == container["ports"][0]["name"]
+
+
+def test_the_job_of_pods_is_the_one_that_alerts_ask_for(deployed: Deployment) -> None:
+    found = written(deployed)
+    pod, _, monitor = found["kubernetes.yaml"]
+    job = pod["spec"]["template"]["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    assert job == found["prometheus/prometheus.yml"]["scrape_configs"][0]["job_name"]
+    assert f'up{{job="{job}"}} == 0' in [
+        rule["expr"] for rule in found["prometheus/rules/serving.yml"]["groups"][0]["rules"]
+    ]
+
+
+def test_keys_stand_in_no_file_and_are_required(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_API_KEY", "s3cret")
+    assert all("s3cret" not in text for text in files(deployed).values())
+    server, pod = compose(deployed)["services"]["server"], kubernetes(deployed)[0]
+    assert server["environment"]["PENSTOCK_API_KEY"].startswith("${PENSTOCK_API_KEY:?")
+    variables = pod["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert variables[-1] == {
+        "name": "PENSTOCK_API_KEY",
+        "valueFrom": {"secretKeyRef": {"name": "my-server-keys", "key": "PENSTOCK_API_KEY"}},
+    }
+    assert "my-server-keys" in files(deployed)["kubernetes.yaml"].splitlines()[1]
+
+
+def test_a_single_file_is_mounted_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "small.penstock").write_bytes(b"")
+    deployed = penstock_deployment(tmp_path / "small.penstock")
+    assert deployed.command[2] == "/model/small.penstock"
+    assert compose(deployed)["services"]["server"]["volumes"][0]["target"] == "/model/small.penstock"
+
+
+def test_an_image_that_is_named_is_not_built(folder: Path) -> None:
+    deployed = penstock_deployment(folder, image="example.org/penstock:1")
+    assert "Dockerfile" not in files(deployed)
+    assert "build" not in compose(deployed)["services"]["server"]
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_takes_its_configuration_and_rules(deployed: Deployment, tmp_path: Path) -> None:
+    for path, text in files(deployed).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    command = [PROMTOOL or "promtool", "check", "config", str(tmp_path / "prometheus" / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("SUCCESS") == 4
+
+
+@pytest.mark.parametrize("name", ["My-Server", "1server", "server-", "a" * 58, "server\n"])
+def test_a_name_that_kubernetes_does_not_take_is_refused(folder: Path, name: str) -> None:
+    with pytest.raises(ProblemError, match="no name for Kubernetes"):
+        penstock_deployment(folder, name=name)
+
+
+def test_options_that_the_manifests_decide_are_refused(folder: Path) -> None:
+    with pytest.raises(ProblemError, match="--api-key, --port cannot be given"):
+        penstock_deployment(folder, options=["--port", "1", "--api-key=secret", "--slots", "2"])
