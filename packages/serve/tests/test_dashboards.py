@@ -140,14 +140,14 @@ def experts(dead: int) -> dict[str, str]:
 AT = "40m"
 AT_SERVER = {"instance": SERVER["instance"]}
 CASES = {
-    "ServerDown": one("up", SERVER, "1+0x38 0+0x20", "0+0x37 1+0x20"),
-    "EngineDown": one("penstock_engine_ready", SERVER, "1+0x38 0+0x20", "0+0x37 1+0x20"),
+    "ServerDown": one("up", SERVER, "1+0x38 0+0x20", "1+0x39 0+0x20"),
+    "EngineDown": one("penstock_engine_ready", SERVER, "1+0x38 0+0x20", "1+0x39 0+0x20"),
     "EngineRestarts": one("penstock_engine_restarts_total", SERVER, "0+0x30 1+1x30", "0+0x30 1+0x30"),
     "TextsFail": Case(AT_SERVER, ended(1, 60), ended(1, 150)),
     "RequestsRefused": Case(AT_SERVER, answered(1, 15), answered(1, 25)),
     "QueueNeverEmpty": one("penstock_num_requests_waiting", SERVER, "1+0x60", "1+0x30 0+0x0 1+0x60"),
     "FirstTokenSlow": Case(AT_SERVER, first_tokens(9, 10), first_tokens(96, 100)),
-    "RunDied": one("up", RUN, "1+0x38 0+0x20", "0+0x37 1+0x20"),
+    "RunDied": one("up", RUN, "1+0x38 0+0x20", "1+0x39 0+0x20"),
     "StepsStalled": one("penstock_last_step_timestamp_seconds", RUN, "0+60x28 1680+0x60", "0+60x60"),
     "CheckpointOld": one("penstock_checkpoint_timestamp_seconds", RUN, "-4900+0x60", "-4700+0x60"),
     "LossRises": one("penstock_loss", RUN, "2+0x30 3.1+0x30", "2+0x30 2.9+0x30"),

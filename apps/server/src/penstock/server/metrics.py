@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -133,27 +132,30 @@ class ServerMetrics:
         return generate_latest(self._registry)
 
 
-@dataclass
 class ExpertLoads(Collector):
     """Tokens of each expert in the last `WINDOW` seconds, and what they say of a layer."""
 
-    _told: deque[tuple[float, Mapping[int, Counts]]] = field(default_factory=deque[tuple[float, Mapping[int, Counts]]])
+    def __init__(self) -> None:
+        self._told: deque[tuple[float, dict[int, Counts]]] = deque()
+        self._total: dict[int, Counts] = {}
 
-    def add(self, loads: Mapping[int, Iterable[int]]) -> None:
+    def add(self, loads: Mapping[int, Sequence[int]]) -> None:
         """Counts [E] by layer, since the last call."""
-        self._told.append((time.monotonic(), {layer: np.array(list(each)) for layer, each in loads.items()}))
+        counts = {layer: np.array(each, np.int64) for layer, each in loads.items()}
+        self._told.append((time.monotonic(), counts))
+        for layer, count_E in counts.items():
+            self._total[layer] = self._total.get(layer, 0) + count_E
         self._forget()
 
     def _forget(self) -> None:
         while self._told and self._told[0][0] < time.monotonic() - WINDOW:
-            self._told.popleft()
+            _, counts = self._told.popleft()
+            for layer, count_E in counts.items():
+                self._total[layer] = self._total[layer] - count_E
 
     def collect(self) -> Iterator[Metric]:
         self._forget()
-        counts: dict[int, Counts] = {}
-        for _, loads in self._told:
-            for layer, each in loads.items():
-                counts[layer] = counts.get(layer, np.zeros_like(each)) + each
+        counts = {layer: count_E for layer, count_E in sorted(self._total.items()) if count_E.any()}
         figures = {
             "expert_load_max_violation": ("(max - mean) / mean of the tokens of a layer's experts", _violation),
             "expert_load_balancedness": ("mean / max of the tokens of a layer's experts", _balancedness),
@@ -161,7 +163,7 @@ class ExpertLoads(Collector):
         }
         for name, (what, figure) in figures.items():
             family = GaugeMetricFamily(name, f"{what}, {WINDOW:.0f} seconds", labels=["layer"])
-            for layer, count_E in sorted(counts.items()):
+            for layer, count_E in counts.items():
                 family.add_metric([str(layer)], figure(count_E))
             yield family
         shares = [float(count_E.max() / count_E.sum()) for count_E in counts.values()]

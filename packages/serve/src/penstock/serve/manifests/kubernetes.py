@@ -60,6 +60,7 @@ def _deployment(deployment: Deployment) -> dict[str, Any]:
 def _pod(deployment: Deployment) -> dict[str, Any]:
     return {
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # variables of services have names that servers read as their settings
         "terminationGracePeriodSeconds": UNANNOUNCED + deployment.drain + 15,
         "securityContext": {
             "runAsNonRoot": True,
