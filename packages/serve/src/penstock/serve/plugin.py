@@ -17,3 +17,45 @@ def exporters() -> list[Component]:
             reference="https://huggingface.co/docs/safetensors",
         )
     ]
+
+
+@hookimpl
+def servers() -> list[Component]:
+    return [
+        Component(
+            kind="server",
+            name="llama-cpp",
+            target="penstock.serve.servers.llama_cpp:LlamaCppServer",
+            config="penstock.serve.servers.config:LlamaCppServerConfig",
+            summary="llama.cpp, for GGUF files",
+            contract=2,
+            reference="https://github.com/ggml-org/llama.cpp/tree/master/tools/server",
+        ),
+        Component(
+            kind="server",
+            name="sglang",
+            target="penstock.serve.servers.sglang:SglangServer",
+            config="penstock.serve.servers.config:SglangServerConfig",
+            summary="SGLang, for a GPU or a processor with AMX; its command line is not tested",
+            contract=2,
+            reference="https://docs.sglang.io",
+        ),
+        Component(
+            kind="server",
+            name="transformers",
+            target="penstock.serve.servers.transformers:TransformersServer",
+            config="penstock.serve.servers.config:TransformersServerConfig",
+            summary="transformers serve with continuous batching",
+            contract=2,
+            reference="https://huggingface.co/docs/transformers/main/en/serving",
+        ),
+        Component(
+            kind="server",
+            name="vllm",
+            target="penstock.serve.servers.vllm:VllmServer",
+            config="penstock.serve.servers.config:VllmServerConfig",
+            summary="vLLM in an environment of its own, on a GPU or a CPU",
+            contract=2,
+            reference="https://docs.vllm.ai",
+        ),
+    ]
