@@ -16,8 +16,20 @@ from penstock.server.command import serve
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
+    """A run, as far as a manifest looks."""
+    folder = tmp_path / "runs" / "tiny" / "now"
+    folder.mkdir(parents=True)
+    (folder / "config.resolved.yaml").write_text("")
+    return folder
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A dense model in the layout of the hub, as far as a manifest looks."""
+    folder = tmp_path / "exported"
     folder.mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -52,12 +64,36 @@ def test_manifests_hold_what_was_asked_for(model: Path, tmp_path: Path) -> None:
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert (deployment["metadata"]["name"], deployment["spec"]["replicas"]) == ("mine", 2)
     assert container["resources"]["limits"] == {"cpu": "4", "memory": "2560Mi"}
-    program, command, *arguments = container["command"]
-    assert (program, command) == ("penstock", "serve")
+    program, module, cli, command, *arguments = container["command"]
+    assert (program, module, cli, command) == ("python3", "-m", "penstock.cli", "serve")
     arguments[arguments.index("/model")] = str(model)
     taken = serve.make_context("serve", arguments).params
     wanted = {"model": model, "host": "0.0.0.0", "port": 8123, "name": "small", "slots": 64, "drain": 7}
     assert {name: taken[name] for name in wanted} == wanted
+    assert [each["name"] for each in container["env"] if "valueFrom" in each] == ["PENSTOCK_API_KEY"]
+    assert not any("its-value-stands-in-no-file" in (out / path).read_text() for path in result["files"])
+
+
+def test_another_server_has_an_image_of_its_own(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ["--server", "{use: vllm, device: cuda}", "--gpus", "1"]
+    with pytest.raises(ProblemError, match="--image: no image of vllm is named"):
+        run(["manifests", str(exported), str(out), *asked])
+    run(["manifests", str(exported), str(out), *asked, "--image", "vllm/vllm-openai:v1", "--json", "--", "--seed", "1"])
+    server = yaml.safe_load((out / "compose.yaml").read_text())["services"]["server"]
+    assert not (out / "Dockerfile").exists()
+    assert server["image"] == "vllm/vllm-openai:v1"
+    words = server["entrypoint"]
+    assert words[0] == "python3"
+    assert words[words.index("--model") + 1] == "/model"
+    assert words[-2:] == ["--seed", "1"]
+    assert server["environment"]["VLLM_API_KEY"].startswith("${VLLM_API_KEY:?")
+
+
+def test_a_model_that_the_server_cannot_serve_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match="vllm does not read a run"):
+        run(["manifests", str(model), str(tmp_path / "out"), "--server", "vllm", "--image", "vllm"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_were_changed_are_kept(model: Path, tmp_path: Path) -> None:

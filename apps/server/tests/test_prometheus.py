@@ -21,12 +21,14 @@ import yaml
 from servers import Running
 
 from penstock.cli.main import run as run_command
+from penstock.hooks.contracts.serving import Serving
 from penstock.serve.dashboards import files as dashboards
 from penstock.serve.dashboards import serving, training
 from penstock.serve.dashboards.files import WATCHED
 from penstock.serve.dashboards.grafana import RATE, queries_of
-from penstock.serve.manifests.deployment import penstock_deployment
+from penstock.serve.manifests.deployment import deployment_of
 from penstock.serve.manifests.watching import prometheus
+from penstock.server.component import PenstockServer
 
 PROGRAM = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="prometheus is not installed (Debian: prometheus)")
@@ -85,7 +87,7 @@ def scraping(server: Running, trained: Path, workplace: Path) -> Iterator[tuple[
     """A Prometheus with the configuration of the manifests, but for its addresses and its pace; and the port where it
     expects a run."""
     port, run_port = free_port(), free_port()
-    config = prometheus(penstock_deployment(trained))
+    config = prometheus(deployment_of(PenstockServer().process(Serving(trained)), trained))
     config["global"] = {"scrape_interval": "100ms", "evaluation_interval": "1s"}
     of_servers, of_runs = config["scrape_configs"]
     of_servers["static_configs"] = [{"targets": [server.url.removeprefix("http://")]}]

@@ -15,8 +15,9 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import Draft7Validator
 
+from penstock.hooks.contracts.serving import ServerProcess
 from penstock.hooks.problems import ProblemError
-from penstock.serve.manifests.deployment import Deployment, Resources, penstock_deployment
+from penstock.serve.manifests.deployment import Deployment, Resources, deployment_of
 from penstock.serve.manifests.docker import compose
 from penstock.serve.manifests.files import files
 from penstock.serve.manifests.kubernetes import kubernetes
@@ -33,11 +34,23 @@ def folder(tmp_path: Path) -> Path:
     return model
 
 
+def process(model: Path, **variables: str) -> ServerProcess:
+    """As our server describes itself, with one secret."""
+    arguments = ["/env/bin/python3.11", "-m", "penstock.cli", "serve", str(model), "--name", "small $model"]
+    return ServerProcess(arguments, {"A_KEY": "s3cret", **variables}, frozenset({"A_KEY"}), "/ready", "small $model")
+
+
 @pytest.fixture
 def deployed(folder: Path) -> Deployment:
-    resources = Resources(cpus=1.5, memory=3.5, gpus=1)
-    return penstock_deployment(
-        folder, name="my-server", port=8123, options=["--slots", "64"], resources=resources, replicas=3, drain=20
+    return deployment_of(
+        process(folder, THREADS="$4"),
+        folder,
+        name="my-server",
+        port=8123,
+        options=["--slots", "64"],
+        resources=Resources(cpus=1.5, memory=3.5, gpus=1),
+        replicas=3,
+        drain=20,
     )
 
 
@@ -85,8 +98,7 @@ def test_every_manifest_says_the_same_of_the_server(deployed: Deployment, folder
     found = written(deployed)
     server, (pod, service, monitor) = found["compose.yaml"]["services"]["server"], found["kubernetes.yaml"]
     container = pod["spec"]["template"]["spec"]["containers"][0]
-    command = ["penstock", "serve", "/model", "--host", "0.0.0.0", "--port", "8123", "--name", "small $model"]
-    command += ["--drain", "20", "--slots", "64"]
+    command = ["python3", "-m", "penstock.cli", "serve", "/model", "--name", "small $model", "--slots", "64"]
     assert server["entrypoint"] == [word.replace("$", "$$") for word in command]
     assert container["command"] == deployed.command == command
     assert files(deployed)["Dockerfile"].splitlines()[-1] == f"ENTRYPOINT {json.dumps(command)}"
@@ -115,30 +127,35 @@ def test_the_job_of_pods_is_the_one_that_alerts_ask_for(deployed: Deployment) ->
     ]
 
 
-def test_keys_stand_in_no_file_and_are_required(deployed: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PENSTOCK_API_KEY", "s3cret")
+def test_variables_are_given_and_secrets_are_only_named(deployed: Deployment) -> None:
     assert all("s3cret" not in text for text in files(deployed).values())
     server, pod = compose(deployed)["services"]["server"], kubernetes(deployed)[0]
-    assert server["environment"]["PENSTOCK_API_KEY"].startswith("${PENSTOCK_API_KEY:?")
+    assert server["environment"]["THREADS"] == "$$4"
+    assert 'ENV THREADS="\\$4"' in files(deployed)["Dockerfile"].splitlines()
+    assert server["environment"]["A_KEY"].startswith("${A_KEY:?")
     variables = pod["spec"]["template"]["spec"]["containers"][0]["env"]
-    assert variables[-1] == {
-        "name": "PENSTOCK_API_KEY",
-        "valueFrom": {"secretKeyRef": {"name": "my-server-keys", "key": "PENSTOCK_API_KEY"}},
-    }
+    assert {"name": "THREADS", "value": "$4"} in variables
+    secret = {"secretKeyRef": {"name": "my-server-keys", "key": "A_KEY"}}
+    assert {"name": "A_KEY", "valueFrom": secret} in variables
     assert "my-server-keys" in files(deployed)["kubernetes.yaml"].splitlines()[1]
 
 
 def test_a_single_file_is_mounted_in_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "small.penstock").write_bytes(b"")
-    deployed = penstock_deployment(tmp_path / "small.penstock")
-    assert deployed.command[2] == "/model/small.penstock"
+    model = tmp_path / "small.penstock"
+    model.write_bytes(b"")
+    deployed = deployment_of(process(model), model)
+    assert deployed.command[4] == "/model/small.penstock"
     assert compose(deployed)["services"]["server"]["volumes"][0]["target"] == "/model/small.penstock"
 
 
-def test_an_image_that_is_named_is_not_built(folder: Path) -> None:
-    deployed = penstock_deployment(folder, image="example.org/penstock:1")
+def test_a_file_in_the_folder_of_the_model_is_found_inside(folder: Path) -> None:
+    arguments = ["/opt/llama/llama-server", "--model", str(folder / "small.gguf"), "--alias", "small"]
+    server = ServerProcess(arguments, {}, frozenset(), "/health", "small")
+    deployed = deployment_of(server, folder, image="example.org/llama:1")
+    assert deployed.command == ["llama-server", "--model", "/model/small.gguf", "--alias", "small"]
     assert "Dockerfile" not in files(deployed)
     assert "build" not in compose(deployed)["services"]["server"]
+    assert "secret" not in files(deployed)["kubernetes.yaml"]
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
@@ -155,9 +172,9 @@ def test_prometheus_takes_its_configuration_and_rules(deployed: Deployment, tmp_
 @pytest.mark.parametrize("name", ["My-Server", "1server", "server-", "a" * 58, "server\n"])
 def test_a_name_that_kubernetes_does_not_take_is_refused(folder: Path, name: str) -> None:
     with pytest.raises(ProblemError, match="no name for Kubernetes"):
-        penstock_deployment(folder, name=name)
+        deployment_of(process(folder), folder, name=name)
 
 
 def test_options_that_the_manifests_decide_are_refused(folder: Path) -> None:
-    with pytest.raises(ProblemError, match="--api-key, --port cannot be given"):
-        penstock_deployment(folder, options=["--port", "1", "--api-key=secret", "--slots", "2"])
+    with pytest.raises(ProblemError, match=r"(?s)--api-key: cannot be given.*--port: cannot be given"):
+        deployment_of(process(folder), folder, options=["--port", "1", "--api-key=secret", "--slots", "2"])

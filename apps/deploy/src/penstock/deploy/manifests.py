@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from penstock.cli import output
 from penstock.hooks.atomic import write_text
+from penstock.hooks.contracts.serving import Profile, Server, ServerProcess, Serving
+from penstock.hooks.document import parse_value
 from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.registry import Registry
 
+OURS = "penstock"
 out_argument = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 replace_option = click.option("--replace", is_flag=True, help="Replace files that have other content.")
 
@@ -35,9 +39,23 @@ def dashboards(out: Path, replace: bool, as_json: bool) -> dict[str, Any]:
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path, exists=True))
 @out_argument
 @click.argument("options", metavar="[-- OPTIONS]", nargs=-1)
+@click.option(
+    "--server",
+    default=OURS,
+    show_default=True,
+    help="Who serves: NAME or {use: NAME, ...}, such as '{use: vllm, device: cuda}'.",
+)
+@click.option(
+    "--profile",
+    default="balanced",
+    show_default=True,
+    type=click.Choice(get_args(Profile)),
+    help="What the server is tuned for: the first token, both, or tokens a second.",
+)
 @click.option("--name", default="penstock-server", show_default=True, help="Name of the deployment.")
 @click.option("--model-name", help="Name of the model in the interface. Default: the last part of MODEL.")
-@click.option("--image", help="Image that has `penstock serve`. Default: one that the Dockerfile builds.")
+@click.option("--image", help="Image that has the server. Default, for penstock: one that the Dockerfile builds.")
+@click.option("--no-key", is_flag=True, help="Let requests come without a key.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1024, 65535), help="Port of the server.")
 @click.option(
     "--cpus", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Cores of a server."
@@ -56,13 +74,18 @@ def dashboards(out: Path, replace: bool, as_json: bool) -> dict[str, Any]:
 )
 @replace_option
 @output.json_option
+@click.pass_obj
 def manifests(
+    registry: Registry,
     model: Path,
     out: Path,
     options: tuple[str, ...],
+    server: str,
+    profile: Profile,
     name: str,
     model_name: str | None,
     image: str | None,
+    no_key: bool,
     port: int,
     cpus: float,
     memory: float,
@@ -72,18 +95,27 @@ def manifests(
     replace: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Write what deploys `penstock serve MODEL` into OUT: a Dockerfile, a compose file with Prometheus and Grafana, and
-    Kubernetes manifests. OPTIONS are those of `penstock serve`, such as `-- --slots 64 --context 4096`.
+    """Write what deploys a server of MODEL into OUT: a Dockerfile, a compose file with Prometheus and Grafana, and
+    Kubernetes manifests. OPTIONS are more of the server's own, such as `-- --slots 64 --context 4096`.
 
-    The server needs a key: `PENSTOCK_API_KEY=... docker compose up` in OUT, or a secret in Kubernetes.
+    Requests need a key: `PENSTOCK_API_KEY=... docker compose up` in OUT, or a secret in Kubernetes.
     """
-    from penstock.serve.manifests.deployment import Resources, penstock_deployment
+    from penstock.serve.manifests.deployment import Resources, deployment_of
     from penstock.serve.manifests.files import files
 
-    deployment = penstock_deployment(
+    model = model.expanduser().resolve()
+    choice = registry.choose("server", parse_value(server, "--server")[0], "--server")
+    if choice.entry.component.name == OURS:
+        options = ("--drain", str(drain), *options)
+    elif image is None:
+        what, fix = f"no image of {choice.entry.component.name} is named", "name one that has it"
+        raise ProblemError(Problem("missing-value", what, "--image", fix))
+    key = () if no_key else ("its-value-stands-in-no-file",)
+    serving = Serving(model, "0.0.0.0", port, model_name, keys=key, profile=profile)
+    deployment = deployment_of(
+        _process(choice.build(), serving),
         model,
         name=name,
-        served_as=model_name,
         image=image,
         port=port,
         options=options,
@@ -92,6 +124,12 @@ def manifests(
         drain=drain,
     )
     return _told(out, write(files(deployment), out, replace=replace), as_json)
+
+
+def _process(server: Server, serving: Serving) -> ServerProcess:
+    if problems := server.problems(serving):
+        raise ProblemError(problems)
+    return server.process(serving)
 
 
 def write(files: Mapping[str, str], folder: Path, *, replace: bool = False) -> list[Path]:

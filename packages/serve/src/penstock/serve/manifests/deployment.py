@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
+from penstock.hooks.contracts.serving import ServerProcess
 from penstock.hooks.problems import Problem, ProblemError
 
 PORT = 8000
 USER = 10001
 """Nobody's number on the host, so that a process that breaks out owns nothing there."""
-KEY = "PENSTOCK_API_KEY"
 MOUNTED = PurePosixPath("/model")
 LONGEST_NAME = 57
 """A Kubernetes name has up to 63 characters, of which `-model` takes six."""
-DECIDED = {"--host", "--port", "--name", "--drain", "--api-key", "--api-key-file"}
-"""Options of `penstock serve` that its manifests decide."""
+DECIDED = {"--host", "--port", "--api-key", "--api-key-file"}
+"""Options of servers that manifests decide."""
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -49,7 +49,7 @@ class Deployment:
     ready: str = "/ready"
     alive: str = "/health"
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    secrets: Sequence[str] = (KEY,)
+    secrets: Sequence[str] = ()
     packages: Sequence[str] = ()
     resources: Resources = field(default_factory=Resources)
     replicas: int = 1
@@ -80,11 +80,11 @@ def mounted(model: Path) -> PurePosixPath:
     return MOUNTED if model.is_dir() else MOUNTED / model.name
 
 
-def penstock_deployment(
+def deployment_of(
+    process: ServerProcess,
     model: Path,
     *,
     name: str = "penstock-server",
-    served_as: str | None = None,
     image: str | None = None,
     port: int = PORT,
     options: Sequence[str] = (),
@@ -92,23 +92,42 @@ def penstock_deployment(
     replicas: int = 1,
     drain: int = 30,
 ) -> Deployment:
-    """The deployment of `penstock serve MODEL`, with `options` at the end of its command line. Without an `image`, one
-    is built of this release. Requests call the model `served_as`, or by the last part of its path. Raises
-    `ProblemError` for an option that the manifests decide."""
+    """The deployment of a server that listens at `port` of every address and serves `model`, with `options` at the end
+    of its command line. Without an `image`, one of our own server is built, of this release. Raises `ProblemError` for
+    an option that the manifests decide."""
     if decided := sorted({each.partition("=")[0] for each in options} & DECIDED):
-        fix = "leave them out: the manifests say where it listens, and keys stand in none of them"
-        raise ProblemError(Problem("bad-value", f"{', '.join(decided)} cannot be given", "OPTIONS", fix))
+        fix = "leave it out: the manifests decide where the server listens, and no key stands in them"
+        raise ProblemError([Problem("bad-value", "cannot be given", option, fix) for option in decided])
     release = version("penstock-serve")
-    command = ["penstock", "serve", str(mounted(model)), "--host", "0.0.0.0", "--port", str(port)]
-    command += ["--name", served_as or model.resolve().name, "--drain", str(drain), *options]
+    program, *arguments = process.arguments
     return Deployment(
         name=name,
         image=image or f"{name}:{release}",
-        command=command,
+        command=[_program(program), *(_inside(word, model) for word in arguments), *options],
         model=model,
         port=port,
+        ready=process.ready,
+        environment={each: value for each, value in process.environment.items() if each not in process.secrets},
+        secrets=sorted(process.secrets),
         packages=() if image else (f"penstock-server=={release}",),
         resources=resources or Resources(),
         replicas=replicas,
         drain=drain,
     )
+
+
+def _program(path: str) -> str:
+    """The name of a program, which an image has at a place of its own.
+
+    >>> _program("/env/bin/python3.11"), _program("llama-server")
+    ('python3', 'llama-server')
+    """
+    name = Path(path).name
+    return "python3" if name.startswith("python") else name
+
+
+def _inside(word: str, model: Path) -> str:
+    """A word of a command line inside the container, where the model, or a file in its folder, is elsewhere."""
+    if word == str(model):
+        return str(mounted(model))
+    return str(MOUNTED / Path(word).relative_to(model)) if word.startswith(f"{model}/") else word
