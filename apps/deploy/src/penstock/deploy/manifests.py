@@ -36,7 +36,7 @@ def dashboards(out: Path, replace: bool, as_json: bool) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path, exists=True))
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @out_argument
 @click.argument("options", metavar="[-- OPTIONS]", nargs=-1)
 @click.option(
