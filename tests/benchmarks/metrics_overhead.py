@@ -37,9 +37,9 @@ UNMEASURED = """
 import sys
 
 if "penstock.server.engine.process" in sys.orig_argv:
-    from penstock.moe_core.layers.slot_decoder import ModelSlots
+    from penstock.moe_core.layers.slot_loads import ExpertLoads
 
-    ModelSlots._keep = lambda self, layer, experts: None
+    ExpertLoads.add = lambda self, layer, experts: None
 elif "serve" in sys.orig_argv:
     from penstock.server.metrics import TextMetrics
 
