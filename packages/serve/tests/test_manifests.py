@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
-from jsonschema import Draft7Validator
+from jsonschema.validators import validator_for
 
 from penstock.hooks.contracts.serving import ServerProcess
 from penstock.hooks.problems import ProblemError
@@ -23,7 +23,8 @@ from penstock.serve.manifests.files import files
 from penstock.serve.manifests.kubernetes import kubernetes
 
 PROMTOOL = shutil.which("promtool")
-COMPOSE = Draft7Validator(get_builtin_schema("vendor.compose-spec"))
+COMPOSE_SCHEMA = get_builtin_schema("vendor.compose-spec")
+COMPOSE = validator_for(COMPOSE_SCHEMA)(COMPOSE_SCHEMA)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_prometheus_takes_its_configuration_and_rules(deployed: Deployment, tmp_
     command = [PROMTOOL or "promtool", "check", "config", str(tmp_path / "prometheus" / "prometheus.yml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("SUCCESS") == 4
+    assert done.stdout.count("rules found") == 3
 
 
 @pytest.mark.parametrize("name", ["My-Server", "1server", "server-", "a" * 58, "server\n"])
