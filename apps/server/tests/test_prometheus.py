@@ -74,6 +74,21 @@ class Watched:
     moments: tuple[float, ...]
 
 
+def until(what: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answers(client: httpx.Client) -> bool:
+    """Whether Prometheus has started."""
+    try:
+        return client.get("/-/ready").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
 def counters(prometheus: Prometheus) -> dict[str, float]:
     found = prometheus.ask("query", query='{__name__=~".+_total|.+_count"}')["result"]
     return {
@@ -103,6 +118,7 @@ def scraping(server: Running, trained: Path, workplace: Path) -> Iterator[tuple[
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            until(lambda: answers(client))
             yield Prometheus(client), run_port
     finally:
         process.terminate()
@@ -113,23 +129,12 @@ def scraping(server: Running, trained: Path, workplace: Path) -> Iterator[tuple[
 def watched(scraping: tuple[Prometheus, int], server: Running, workplace: Path) -> Watched:
     found, run_port = scraping
 
-    def until(what: Callable[[], Any]) -> None:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                if what():
-                    return
-            except httpx.ConnectError:
-                pass  # it is being started
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
     until(lambda: found.values(f'up{{job="{serving.JOB}"}} == 1'))
     observed = f"train.observers=[{{use: prometheus, port: {run_port}}}]"
-    often = ["train.evaluate_every=50", "train.evaluate_tokens=64", "train.checkpoint_every=50"]
+    often = ["train.evaluate_every=25", "train.evaluate_tokens=64", "train.checkpoint_every=50"]
     runs = str(workplace / "watched")
     run_command(
-        ["train", str(workplace / "tiny.yaml"), "train.tokens=16384", observed, *often, "--runs", runs, "--json"]
+        ["train", str(workplace / "tiny.yaml"), "train.tokens=8192", observed, *often, "--runs", runs, "--json"]
     )
     trained_at = found.last_up(training.JOB)
     before = counters(found)
