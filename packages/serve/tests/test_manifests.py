@@ -14,6 +14,7 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema.validators import validator_for
+from pydantic import ValidationError
 
 from penstock.hooks.contracts.serving import ServerProcess
 from penstock.hooks.problems import ProblemError
@@ -93,6 +94,23 @@ def test_core_kinds_keep_their_schemas(deployed: Deployment) -> None:
             with pytest.raises(kubernetes_validate.ValidationError):
                 kubernetes_validate.validate(each, version, strict=True)
             del place["replica"]
+
+
+def test_the_pod_monitor_keeps_the_schema_of_its_definition(deployed: Deployment) -> None:
+    """The types are generated from the custom resource definition. By themselves they pass over what they do not know."""
+    from cloudcoil.models.prometheus_operator.v1 import PodMonitor  # takes seconds
+
+    monitor = kubernetes(deployed)[-1]
+    PodMonitor.model_validate(monitor, extra="forbid")
+    endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+    for place in (monitor, monitor["metadata"], monitor["spec"], endpoint, monitor["spec"]["selector"]):
+        place["intervals"] = "15s"
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            PodMonitor.model_validate(monitor, extra="forbid")
+        del place["intervals"]
+    endpoint["interval"] = "15 seconds"
+    with pytest.raises(ValidationError, match="String should match pattern"):
+        PodMonitor.model_validate(monitor, extra="forbid")
 
 
 def test_every_manifest_says_the_same_of_the_server(deployed: Deployment, folder: Path) -> None:
