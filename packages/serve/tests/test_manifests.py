@@ -97,7 +97,7 @@ def test_core_kinds_keep_their_schemas(deployed: Deployment) -> None:
 
 
 def test_the_pod_monitor_keeps_the_schema_of_its_definition(deployed: Deployment) -> None:
-    """The types are generated from the custom resource definition. By themselves they pass over what they do not know."""
+    """The types are made from the custom resource definition. Alone they pass over what they do not know."""
     from cloudcoil.models.prometheus_operator.v1 import PodMonitor  # takes seconds
 
     monitor = kubernetes(deployed)[-1]
