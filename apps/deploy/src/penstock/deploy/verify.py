@@ -110,8 +110,8 @@ def compared(model: Expected, theirs: str, decode: Callable[[Sequence[int]], str
 def verified(
     server: Server, name: str, folder: Path, tokenizer: Tokenizer, texts: Sequence[Expected], *, tie: float, log: Path
 ) -> Verification:
-    """Starts the server called `name` with an export, and asks it; `log` takes what it writes. Raises `ProblemError` for
-    an export that it cannot serve, for a server that is not installed, and if it ends or refuses a prompt."""
+    """Starts the server called `name` with an export, and asks it; `log` takes what it writes. Raises `ProblemError`
+    for an export that it cannot serve, for a server that is not installed, and if it ends or refuses a prompt."""
     serving = Serving(folder, port=_free_port(), slots=len(PROMPTS), profile="latency")
     if problems := server.problems(serving) or server.missing():
         raise ProblemError(problems)

@@ -101,6 +101,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("placement", "contiguous"): "penstock-netsim",
     ("placement", "eplb"): "penstock-netsim",
     ("placement", "balanced-swap"): "penstock-netsim",
+    ("exporter", "gguf"): "penstock-serve",
     ("exporter", "hf"): "penstock-serve",
     ("exporter", "penstock"): "penstock-quant158",
     ("server", "llama-cpp"): "penstock-serve",
