@@ -97,14 +97,17 @@ def expected(model: LanguageModel, tokenizer: Tokenizer, ends: frozenset[int], m
 
 def compared(model: Expected, theirs: str, decode: Callable[[Sequence[int]], str]) -> Compared:
     """The engine's text against the model's tokens. Bytes that are no whole character yet are left out at the end of
-    both."""
-    theirs = theirs.rstrip(HALF_A_CHARACTER)
-    count = len(model.tokens)
-    if decode(model.tokens).rstrip(HALF_A_CHARACTER) == theirs:
+    both. Of the tokens of one character the text does not say which is another: the smallest of their margins counts."""
+    theirs, count = theirs.rstrip(HALF_A_CHARACTER), len(model.tokens)
+    parts = [decode(model.tokens[:length]) for length in range(count + 1)]
+    if parts[-1].rstrip(HALF_A_CHARACTER) == theirs:
         return Compared(model.prompt, count, count, None)
-    parts = (decode(model.tokens[: at + 1]).rstrip(HALF_A_CHARACTER) for at in range(count))
-    first = next((at for at, text in enumerate(parts) if not theirs.startswith(text)), count - 1)
-    return Compared(model.prompt, count, first, model.margins[first])
+    unlike = (at for at in range(count) if not theirs.startswith(parts[at + 1].rstrip(HALF_A_CHARACTER)))
+    last = next(unlike, count - 1)
+    first = last
+    while parts[first].endswith(HALF_A_CHARACTER):
+        first -= 1
+    return Compared(model.prompt, count, first, min(model.margins[first : last + 1]))
 
 
 def verified(

@@ -88,7 +88,7 @@ class RunningServer:
     def wait(self) -> int:
         """Waits for the end. 0 if the server was stopped and had ended within its time."""
         code = self._guard.wait()
-        asked = self.stopped is not None and code in (0, 128 + self.stopped, 130)
+        asked = self.stopped is not None and code in (0, 128 + self.stopped, -self.stopped)
         return 0 if asked else code
 
     def end(self) -> None:
