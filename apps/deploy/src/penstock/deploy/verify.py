@@ -97,7 +97,7 @@ def expected(model: LanguageModel, tokenizer: Tokenizer, ends: frozenset[int], m
 
 def compared(model: Expected, theirs: str, decode: Callable[[Sequence[int]], str]) -> Compared:
     """The engine's text against the model's tokens. Bytes that are no whole character yet are left out at the end of
-    both. Of the tokens of one character the text does not say which is another: the smallest of their margins counts."""
+    both. Of the tokens of one character the text does not say which is another: their smallest margin counts."""
     theirs, count = theirs.rstrip(HALF_A_CHARACTER), len(model.tokens)
     parts = [decode(model.tokens[:length]) for length in range(count + 1)]
     if parts[-1].rstrip(HALF_A_CHARACTER) == theirs:
