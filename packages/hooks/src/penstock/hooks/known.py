@@ -142,5 +142,6 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "sweep"): "penstock-sweep",
     ("command", "compress"): "penstock-compress",
     ("command", "export"): "penstock-deploy",
+    ("command", "serve"): "penstock-server",
     ("command", "export-study"): "penstock-optuna",
 }
