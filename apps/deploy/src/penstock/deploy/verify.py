@@ -83,6 +83,7 @@ class Verification:
 def expected(model: LanguageModel, tokenizer: Tokenizer, ends: frozenset[int], most: int) -> Iterator[Expected]:
     """The greedy tokens of every prompt, at most `most`."""
     device = next(cast(torch.nn.Module, model).parameters()).device
+    model.train(False)
     for prompt in PROMPTS:
         before = tokenizer.encode(prompt).ids
         token_BS = torch.tensor([before], device=device)
@@ -111,11 +112,11 @@ def compared(model: Expected, theirs: str, decode: Callable[[Sequence[int]], str
 
 
 def verified(
-    server: Server, name: str, folder: Path, tokenizer: Tokenizer, texts: Sequence[Expected], *, tie: float, log: Path
+    server: Server, name: str, model: Path, tokenizer: Tokenizer, texts: Sequence[Expected], *, tie: float, log: Path
 ) -> Verification:
     """Starts the server called `name` with an export, and asks it; `log` takes what it writes. Raises `ProblemError`
     for an export that it cannot serve, for a server that is not installed, and if it ends or refuses a prompt."""
-    serving = Serving(folder, port=_free_port(), slots=len(PROMPTS), profile="latency")
+    serving = Serving(model, port=_free_port(), slots=len(PROMPTS), profile="latency")
     if problems := server.problems(serving) or server.missing():
         raise ProblemError(problems)
     process, url = server.process(serving), url_of(serving.host, serving.port)
