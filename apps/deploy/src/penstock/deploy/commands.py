@@ -91,7 +91,8 @@ def export(
     if verifier is None:
         output.print_result(result, as_json, lambda: _text(result))
         return result
-    verification = _verified(verifier, restored, files[0].parent, result["dtype"])
+    written = Path(result.get("artifact", result["folder"]))
+    verification = _verified(verifier, restored, written, result["dtype"])
     result["verified"] = asdict(verification)
     output.print_result(result, as_json, lambda: f"{_text(result)}\n\n{verification.text()}")
     verification.require_equal()
@@ -183,13 +184,12 @@ def _text(result: dict[str, Any]) -> str:
     return line if result["dtype"] is None else f"{line}, weights in {result['dtype']}"
 
 
-def _verified(server: Choice, restored: RestoredRun, folder: Path, dtype: str | None) -> Verification:
+def _verified(server: Choice, restored: RestoredRun, written: Path, dtype: str | None) -> Verification:
     """Whether the server says what the model says."""
     from tokenizers import Tokenizer
 
     from penstock.data_prep.tokenizer import beginning_with_end_of_text
     from penstock.deploy import verify
-    from penstock.hooks.architecture import architecture_settings
 
     name, model = server.entry.component.name, restored.model
     tokenizer = Tokenizer.from_str(beginning_with_end_of_text(restored.tokenizer_json).decode())
@@ -197,8 +197,8 @@ def _verified(server: Choice, restored: RestoredRun, folder: Path, dtype: str | 
     positions = architecture_settings(restored.config.model).max_positions
     most = verify.TOKENS if positions is None else min(verify.TOKENS, positions - longest)
     texts = list(verify.expected(model, tokenizer, _ends(restored), most))
-    tie, log = verify.TIES[dtype or "float32"], folder.with_name(f"{folder.name}.{name}.log")
-    return verify.verified(server.build(), name, folder, tokenizer, texts, tie=tie, log=log)
+    tie, log = verify.TIES[dtype or "float32"], written.with_name(f"{written.name}.{name}.log")
+    return verify.verified(server.build(), name, written, tokenizer, texts, tie=tie, log=log)
 
 
 def _ends(restored: RestoredRun) -> frozenset[int]:

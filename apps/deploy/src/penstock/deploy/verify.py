@@ -83,6 +83,7 @@ class Verification:
 def expected(model: LanguageModel, tokenizer: Tokenizer, ends: frozenset[int], most: int) -> Iterator[Expected]:
     """The greedy tokens of every prompt, at most `most`."""
     device = next(cast(torch.nn.Module, model).parameters()).device
+    model.train(False)
     for prompt in PROMPTS:
         before = tokenizer.encode(prompt).ids
         token_BS = torch.tensor([before], device=device)
@@ -97,22 +98,25 @@ def expected(model: LanguageModel, tokenizer: Tokenizer, ends: frozenset[int], m
 
 def compared(model: Expected, theirs: str, decode: Callable[[Sequence[int]], str]) -> Compared:
     """The engine's text against the model's tokens. Bytes that are no whole character yet are left out at the end of
-    both."""
-    theirs = theirs.rstrip(HALF_A_CHARACTER)
-    count = len(model.tokens)
-    if decode(model.tokens).rstrip(HALF_A_CHARACTER) == theirs:
+    both. Of the tokens of one character the text does not say which is another: their smallest margin counts."""
+    theirs, count = theirs.rstrip(HALF_A_CHARACTER), len(model.tokens)
+    parts = [decode(model.tokens[:length]) for length in range(count + 1)]
+    if parts[-1].rstrip(HALF_A_CHARACTER) == theirs:
         return Compared(model.prompt, count, count, None)
-    parts = (decode(model.tokens[: at + 1]).rstrip(HALF_A_CHARACTER) for at in range(count))
-    first = next((at for at, text in enumerate(parts) if not theirs.startswith(text)), count - 1)
-    return Compared(model.prompt, count, first, model.margins[first])
+    unlike = (at for at in range(count) if not theirs.startswith(parts[at + 1].rstrip(HALF_A_CHARACTER)))
+    last = next(unlike, count - 1)
+    first = last
+    while parts[first].endswith(HALF_A_CHARACTER):
+        first -= 1
+    return Compared(model.prompt, count, first, min(model.margins[first : last + 1]))
 
 
 def verified(
-    server: Server, name: str, folder: Path, tokenizer: Tokenizer, texts: Sequence[Expected], *, tie: float, log: Path
+    server: Server, name: str, model: Path, tokenizer: Tokenizer, texts: Sequence[Expected], *, tie: float, log: Path
 ) -> Verification:
-    """Starts the server called `name` with an export, and asks it; `log` takes what it writes. Raises `ProblemError` for
-    an export that it cannot serve, for a server that is not installed, and if it ends or refuses a prompt."""
-    serving = Serving(folder, port=_free_port(), slots=len(PROMPTS), profile="latency")
+    """Starts the server called `name` with an export, and asks it; `log` takes what it writes. Raises `ProblemError`
+    for an export that it cannot serve, for a server that is not installed, and if it ends or refuses a prompt."""
+    serving = Serving(model, port=_free_port(), slots=len(PROMPTS), profile="latency")
     if problems := server.problems(serving) or server.missing():
         raise ProblemError(problems)
     process, url = server.process(serving), url_of(serving.host, serving.port)

@@ -129,15 +129,20 @@ def _by_another(choice: Choice, serving: Serving, print_command: bool, drain: in
     from penstock.serve.servers.running import shown
     from penstock.server.beside import described, serve_beside
 
-    context, name = click.get_current_context(), choice.entry.component.name
-    given = [each for each in ONLY_OURS if context.get_parameter_source(each) is ParameterSource.COMMANDLINE]
-    if given:
-        options = [f"--{each.replace('_', '-')}" for each in given]
-        what = f"means nothing to the command of the server '{name}'"
-        raise ProblemError([Problem("unsupported", what, option, "leave it out") for option in options])
-    server = choice.build()
+    context, server = click.get_current_context(), choice.build()
+    given = {
+        f"--{name.replace('_', '-')}": str(context.params[name])
+        for name in ONLY_OURS
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    ours = choice.entry.component.target == OURS
+    if given and not ours:
+        what = f"'{choice.entry.component.name}' has no such option"
+        raise ProblemError([Problem("unsupported", what, option, "leave it out") for option in given])
     if print_command:
-        click.echo(shown(described(server, serving)))
+        process = described(server, serving)
+        more = [word for pair in given.items() for word in pair]
+        click.echo(shown(replace(process, arguments=[*process.arguments, *more])))
         return
     with _listening(serving.host, serving.port) as free:  # a taken port is told now, and not by the server in a minute
         port = free.getsockname()[1]

@@ -101,6 +101,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("placement", "contiguous"): "penstock-netsim",
     ("placement", "eplb"): "penstock-netsim",
     ("placement", "balanced-swap"): "penstock-netsim",
+    ("exporter", "gguf"): "penstock-serve",
     ("exporter", "hf"): "penstock-serve",
     ("exporter", "penstock"): "penstock-quant158",
     ("server", "llama-cpp"): "penstock-serve",
@@ -143,5 +144,6 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("command", "export"): "penstock-deploy",
     ("command", "dashboards"): "penstock-deploy",
     ("command", "manifests"): "penstock-deploy",
+    ("command", "serve"): "penstock-server",
     ("command", "export-study"): "penstock-optuna",
 }

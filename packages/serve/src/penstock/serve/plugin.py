@@ -15,7 +15,15 @@ def exporters() -> list[Component]:
             config="penstock.serve.config:HuggingFaceConfig",
             summary="config.json, safetensors and tokenizer in the layout of the Hugging Face hub",
             reference="https://huggingface.co/docs/safetensors",
-        )
+        ),
+        Component(
+            kind="exporter",
+            name="gguf",
+            target="penstock.serve.gguf_export:GgufExporter",
+            config="penstock.serve.config:GgufConfig",
+            summary="A GGUF file for llama.cpp",
+            reference="https://github.com/ggml-org/ggml/blob/master/docs/gguf.md",
+        ),
     ]
 
 

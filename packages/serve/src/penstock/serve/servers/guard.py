@@ -50,18 +50,20 @@ class Guard:
             elif not attended:
                 time.sleep(TICK)
             if self.deadline is not None and time.monotonic() > self.deadline:
-                self._signal(signal.SIGKILL)
+                self._kill_group()
         self._end_the_rest()
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """To the first process alone, which ends its others in the order that suits it."""
         if self.deadline is None:
             self.deadline = time.monotonic() + self.grace
-        self._signal(number)
+        with contextlib.suppress(ProcessLookupError, AttributeError):  # it has ended, or is not started yet
+            os.kill(self.process.pid, number)
 
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
-            os.killpg(self.process.pid, number)
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _reaped(self) -> int | None:
         """The exit code of the command once it has ended; buries what was adopted meanwhile."""
@@ -77,7 +79,7 @@ class Guard:
 
     def _end_the_rest(self) -> None:
         """Kills processes that the command left. When one ends, its own children become the guard's."""
-        self._signal(signal.SIGKILL)
+        self._kill_group()
         while children := _children():
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
@@ -104,5 +106,13 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def main(grace: float, command: list[str]) -> int:
+    try:
+        return Guard(command, grace).run()
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started ({error.strerror})\n")
+        return 127
+
+
 if __name__ == "__main__":
-    sys.exit(Guard(sys.argv[2:], float(sys.argv[1])).run())
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

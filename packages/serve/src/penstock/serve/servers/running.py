@@ -20,6 +20,7 @@ READY_WITHIN = 600.0
 GRACE = 30.0
 """Seconds that a server has to end its requests."""
 STDERR = 2
+KILLED = 128 + signal.SIGKILL
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -88,8 +89,7 @@ class RunningServer:
     def wait(self) -> int:
         """Waits for the end. 0 if the server was stopped and had ended within its time."""
         code = self._guard.wait()
-        asked = self.stopped is not None and code in (0, 128 + self.stopped, 130)
-        return 0 if asked else code
+        return 0 if self.stopped is not None and code not in (KILLED, -signal.SIGKILL) else code
 
     def end(self) -> None:
         """Ends everything."""
