@@ -82,6 +82,12 @@ class EngineClient:
         return 0.0 if self._served is None else self.counts.held / (self._served.slots * self._served.positions)
 
     @property
+    def pid(self) -> int | None:
+        """The number of the engine's process, while there is one."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
+
+    @property
     def served(self) -> Served:
         """The model. Raises `EngineLostError` before the engine was ready for the first time."""
         if self._served is None:

@@ -49,7 +49,7 @@ class Service:
 
     def __init__(self, engine: EngineClient, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = ServerMetrics(engine)
+        self.metrics = ServerMetrics(engine, settings.name)
         engine.on_loads, engine.on_restart = self.metrics.loads.add, self.metrics.restarts.inc
         self._engine, self._texts = engine, Texts(engine, self.metrics)
         self._places = Places(settings.limits.queue)
