@@ -28,6 +28,12 @@ from penstock.hooks.registry import Registry
     "--chunk", default=512, show_default=True, type=click.IntRange(min=1), help="Tokens of prompts read in one step."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine. Default: as torch chooses.")
+@click.option(
+    "--chat-template",
+    metavar="FILE|transcript",
+    help="How chats are written: a file of Jinja or a tokenizer_config.json, or `transcript`, as `penstock chat` "
+    "writes them for a model without a template. Default: the model's own template.",
+)
 @click.option("--api-key", multiple=True, envvar="PENSTOCK_API_KEY", help="A key that requests need. Repeatable.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with one key a line.")
 @click.option("--queue", default=256, show_default=True, type=click.IntRange(min=0), help="Texts that may wait.")
@@ -57,6 +63,7 @@ def serve(
     context: int,
     chunk: int,
     threads: int | None,
+    chat_template: str | None,
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     queue: int,
@@ -68,6 +75,7 @@ def serve(
     Hugging Face layout. Texts join and leave between the steps of the model."""
     from penstock.server.engine.process import EngineOptions
     from penstock.server.http.app import Settings
+    from penstock.server.http.conversations import template_of
     from penstock.server.http.limits import Limits
     from penstock.server.listening import run
 
@@ -75,7 +83,8 @@ def serve(
     if "" in keys:
         raise ProblemError(Problem("bad-value", "an empty API key", "--api-key", "give a key, or leave it out"))
     options = EngineOptions(str(model.expanduser()), slots, context, chunk, threads, asdict(registry.selection))
-    settings = Settings(name or model.resolve().name, keys, Limits(max_body, queue, timeout))
+    limits = Limits(max_body, queue, timeout)
+    settings = Settings(name or model.resolve().name, keys, limits, template_of(chat_template))
     with _listening(host, port) as listener:
         address, chosen, *_ = listener.getsockname()
         where = f"http://{f'[{address}]' if ':' in address else address}:{chosen}"
