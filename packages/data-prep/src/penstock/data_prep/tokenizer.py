@@ -60,11 +60,10 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # A net under the rules of `lossless`: white space, composed characters, case, text that spells special tokens.
 _PROBE = f"A  e\u0301 \ufb01 \u0130 東京\u3000\U0001f600\r\n\t\0 don 't , <s>{END_OF_TEXT} "
 
-SPECIAL_TOKENS = {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
-"""What our tokenizers say of special tokens, as templates of chats name them."""
 _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
-    **SPECIAL_TOKENS,
+    "eos_token": END_OF_TEXT,
+    "pad_token": END_OF_TEXT,
     "clean_up_tokenization_spaces": False,
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from penstock.generate.model import COLDEST
 from penstock.hooks.contracts import Draw
@@ -217,7 +218,7 @@ def _refused(error: ValidationError) -> ApiError:
         return ApiError(400, f"{error.error_count()} fields or values are wrong")
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     same = [each for each in errors if each["loc"][:1] == errors[0]["loc"][:1]]
-    told = max(same, key=lambda each: len(each["loc"]))  # of the members of a union, the one that fits furthest
+    told = max(same, key=_fit)
     unknown = told["type"] == "extra_forbidden"
     *inside, last = told["loc"]
     names = [str(each) for each in inside if not _is_type(each)] + (
@@ -227,6 +228,11 @@ def _refused(error: ValidationError) -> ApiError:
     if unknown:
         return unsupported(param, f"this server does not support `{param}`: leave it out")
     return ApiError(400, f"`{param}`: {told['msg'].removeprefix('Value error, ')}", param=param)
+
+
+def _fit(error: ErrorDetails) -> tuple[int, bool]:
+    """How far a value fits the member of a union that it failed in: into its items, or to its type at least."""
+    return len(error["loc"]), not error["type"].endswith("_type")
 
 
 def _is_type(part: str | int) -> bool:
