@@ -31,7 +31,8 @@ class _Text:
 class SequentialSlots:
     """A `penstock.hooks.contracts.SlotDecoder`.
 
-    A cache that cannot be rewound, such as the state of a recurrent model, is copied whole and forgotten whole. A model
+    A cache that cannot be rewound, such as the state of a recurrent model, is copied whole and forgotten whole. It goes
+    on by one token at a time: not all of transformers' recurrent models go on by more (Mamba begins anew). A model
     without a cache reads the text again for each token.
     """
 
@@ -82,9 +83,14 @@ class SequentialSlots:
             raise ValueError(f"a slot holds {self.positions} positions, but {wanted} are needed")
         if text.cache is None:
             text.cache = self._model.new_cache(1, self.positions)
+        one_by_one = text.tokens and text.cache is not None and not isinstance(text.cache, RewindableCache)
+        parts = [[token] for token in tokens] if one_by_one else [tokens]
+        return [self._pass(text, part) for part in parts][-1]
+
+    def _pass(self, text: _Text, tokens: Sequence[int]) -> Tensor:
         text.tokens += tokens
-        fresh = list(tokens) if text.cache is not None else text.tokens
-        output = self._model(torch.tensor([fresh], device=self._device), cache=text.cache)
+        read = text.tokens if text.cache is None else list(tokens)
+        output = self._model(torch.tensor([read], device=self._device), cache=text.cache)
         self._loads.add_routings(output.routings, len(tokens))
         return output.hidden_BSD[0, -1]
 

@@ -16,6 +16,10 @@ from penstock.server.http.errors import ApiError, unavailable
 from penstock.server.http.schemas import ChatMessage
 from penstock.server.metrics import ServerMetrics
 
+SHRINKING = 4
+"""How much shorter a tokenizer may make a text before it cuts it into tokens, by composing characters or dropping
+blanks."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenTold:
@@ -82,14 +86,14 @@ class Texts:
             }
         return self._tokenizers[served.tokenizer]
 
-    def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
-        """The tokens of a prompt, as `TextModel.prompt_tokens` makes them."""
-        begins = [] if spelled else self.served.begins
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ApiError(400, f"character {error.start} of the prompt is half of a surrogate pair") from error
-        return [*begins, *self.tokenizer.prompt(text, spelled=spelled)]
+    def prompt(self, text: str, *, spelled: bool = False, param: str = "prompt") -> list[int]:
+        """The tokens of a prompt, as `TextModel.prompt_tokens` makes them. Raises `ApiError` for one that is far too
+        long to fit, without making its tokens: nothing else is answered meanwhile."""
+        served, tokenizer = self.served, self.tokenizer
+        if len(text) > SHRINKING * tokenizer.longest_token * served.positions:
+            what = f"{len(text):,} characters do not fit into the context of {served.positions} tokens"
+            raise ApiError(400, what, param=param, code="context_length_exceeded")
+        return [*([] if spelled else served.begins), *tokenizer.prompt(text, spelled=spelled)]
 
     def chat(self, messages: Sequence[ChatMessage]) -> tuple[list[int], tuple[str, ...]]:
         """The tokens of a conversation, as the template writes it, and texts before which a reply ends."""
@@ -97,7 +101,7 @@ class Texts:
         turns = [Message(each.role, each.text) for each in messages]
         template = served.template if self._template is None else self._template
         made = conversation(template, turns, served.special, served.name)
-        return self.prompt(made.text, spelled=made.spelled), made.stops
+        return self.prompt(made.text, spelled=made.spelled, param="messages"), made.stops
 
     def require_room(self, tokens: Sequence[int], most: int | None, *, param: str = "prompt") -> int:
         """How many tokens may follow a prompt: `most`, or all that fit. Raises `ApiError`."""
