@@ -48,6 +48,12 @@ from penstock.server.profiles import CONTEXT, TUNINGS
 @click.option("--chunk", type=click.IntRange(min=1), help="Tokens of prompts read in one step. Default: the profile's.")
 @click.option("--dtype", help="What another server computes in, such as float32. Default: what the weights are.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine. Default: as torch chooses.")
+@click.option(
+    "--chat-template",
+    metavar="FILE|transcript",
+    help="How chats are written: a file of Jinja or a tokenizer_config.json, or `transcript`, as `penstock chat` "
+    "writes them for a model without a template. Default: the model's own template.",
+)
 @click.option("--api-key", multiple=True, envvar="PENSTOCK_API_KEY", help="A key that requests need. Repeatable.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with one key a line.")
 @click.option("--queue", default=256, show_default=True, type=click.IntRange(min=0), help="Texts that may wait.")
@@ -81,6 +87,7 @@ def serve(
     chunk: int | None,
     dtype: str | None,
     threads: int | None,
+    chat_template: str | None,
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     queue: int,
@@ -105,6 +112,7 @@ def serve(
         raise ProblemError(Problem("unsupported", what, "--dtype", fix))
     from penstock.server.engine.process import EngineOptions
     from penstock.server.http.app import Settings
+    from penstock.server.http.conversations import template_of
     from penstock.server.http.limits import Limits
     from penstock.server.listening import run
 
@@ -112,7 +120,8 @@ def serve(
     options = EngineOptions(
         str(model.expanduser()), slots, context or CONTEXT, chunk, threads, asdict(registry.selection)
     )
-    settings = Settings(name or model.resolve().name, keys, Limits(max_body, queue, timeout))
+    limits = Limits(max_body, queue, timeout)
+    settings = Settings(name or model.resolve().name, keys, limits, template_of(chat_template))
     with _listening(host, port) as listener:
         address, chosen, *_ = listener.getsockname()
         where = f"http://{f'[{address}]' if ':' in address else address}:{chosen}"
@@ -121,7 +130,7 @@ def serve(
 
 
 OURS = "penstock.server.component:PenstockServer"
-ONLY_OURS = ("chunk", "queue", "timeout", "max_body")
+ONLY_OURS = ("chunk", "chat_template", "queue", "timeout", "max_body")
 
 
 def _by_another(choice: Choice, serving: Serving, print_command: bool, drain: int) -> None:
@@ -137,7 +146,7 @@ def _by_another(choice: Choice, serving: Serving, print_command: bool, drain: in
     }
     ours = choice.entry.component.target == OURS
     if given and not ours:
-        what = f"'{choice.entry.component.name}' has no such option"
+        what = f"'{choice.entry.component.name}' does not take this option"
         raise ProblemError([Problem("unsupported", what, option, "leave it out") for option in given])
     if print_command:
         process = described(server, serving)
