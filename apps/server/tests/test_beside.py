@@ -93,7 +93,7 @@ def test_our_own_command_is_printed_with_the_numbers_of_its_profile(trained, cap
 def test_what_a_server_cannot_run_is_told_before_anything_starts(trained, exported, tmp_path):
     assert f"`penstock export {trained} --for vllm --out FOLDER`" in refused(trained, "--server", "vllm")
     assert "`penstock export RUN --for llama-cpp" in refused(exported, "--server", "llama-cpp", "--print-command")
-    assert "'vllm' has no such option" in refused(exported, "--server", "vllm", "--queue", 5)
+    assert "'vllm' does not take this option" in refused(exported, "--server", "vllm", "--queue", 5)
     assert "--dtype: our server computes" in refused(trained, "--dtype", "bfloat16")
     assert "unknown server 'vlm', did you mean 'vllm'" in refused(exported, "--server", "vlm")
     missing = refused(exported, "--server", "{use: vllm, python: /nowhere/python}", "--port", 0)
