@@ -7,12 +7,17 @@ import os
 import socket
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from penstock.cli import output
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Registry
+
+if TYPE_CHECKING:
+    from penstock.server.engine.client import EngineClient
+    from penstock.server.http.app import Service
 
 
 @click.command()
@@ -67,19 +72,24 @@ def serve(
     """Serve MODEL over an OpenAI-compatible HTTP interface: a run, a checkpoint, an artifact, or a folder in the
     Hugging Face layout. Texts join and leave between the steps of the model."""
     from penstock.server.engine.process import EngineOptions
-    from penstock.server.http.app import Settings
-    from penstock.server.http.limits import Limits
     from penstock.server.listening import run
 
     keys = [*api_key, *_keys(api_key_file)]
     if "" in keys:
         raise ProblemError(Problem("bad-value", "an empty API key", "--api-key", "give a key, or leave it out"))
     options = EngineOptions(str(model.expanduser()), slots, context, chunk, threads, asdict(registry.selection))
-    settings = Settings(name or model.resolve().name, keys, Limits(max_body, queue, timeout))
+    called = name or model.resolve().name
+
+    def service(engine: EngineClient) -> Service:
+        from penstock.server.http.app import Service, Settings
+        from penstock.server.http.limits import Limits
+
+        return Service(engine, Settings(called, keys, Limits(max_body, queue, timeout)))
+
     with _listening(host, port) as listener:
         address, chosen, *_ = listener.getsockname()
         where = f"http://{f'[{address}]' if ':' in address else address}:{chosen}"
-        code = asyncio.run(run(options, settings, listener, drain, lambda: output.note(f"{settings.name}: {where}/v1")))
+        code = asyncio.run(run(options, service, listener, drain, lambda: output.note(f"{called}: {where}/v1")))
     raise SystemExit(code)
 
 
