@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 from click.core import ParameterSource
@@ -18,6 +18,10 @@ from penstock.hooks.document import parse_value
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.hooks.registry import Choice, Registry
 from penstock.server.profiles import CONTEXT, TUNINGS
+
+if TYPE_CHECKING:
+    from penstock.server.engine.client import EngineClient
+    from penstock.server.http.app import Service
 
 
 @click.command()
@@ -111,21 +115,25 @@ def serve(
         what, fix = "our server computes in the dtype of the model", "leave it out, or export in that dtype"
         raise ProblemError(Problem("unsupported", what, "--dtype", fix))
     from penstock.server.engine.process import EngineOptions
-    from penstock.server.http.app import Settings
-    from penstock.server.http.conversations import template_of
-    from penstock.server.http.limits import Limits
     from penstock.server.listening import run
 
+    template = None if chat_template is None else _template(chat_template)
     slots, chunk = slots or TUNINGS[profile].slots, chunk or TUNINGS[profile].chunk
     options = EngineOptions(
         str(model.expanduser()), slots, context or CONTEXT, chunk, threads, asdict(registry.selection)
     )
-    limits = Limits(max_body, queue, timeout)
-    settings = Settings(name or model.resolve().name, keys, limits, template_of(chat_template))
+    called = name or model.resolve().name
+
+    def service(engine: EngineClient) -> Service:
+        from penstock.server.http.app import Service, Settings
+        from penstock.server.http.limits import Limits
+
+        return Service(engine, Settings(called, keys, Limits(max_body, queue, timeout), template))
+
     with _listening(host, port) as listener:
         address, chosen, *_ = listener.getsockname()
         where = f"http://{f'[{address}]' if ':' in address else address}:{chosen}"
-        code = asyncio.run(run(options, settings, listener, drain, lambda: output.note(f"{settings.name}: {where}/v1")))
+        code = asyncio.run(run(options, service, listener, drain, lambda: output.note(f"{called}: {where}/v1")))
     raise SystemExit(code)
 
 
@@ -156,6 +164,12 @@ def _by_another(choice: Choice, serving: Serving, print_command: bool, drain: in
     with _listening(serving.host, serving.port) as free:  # a taken port is told now, and not by the server in a minute
         port = free.getsockname()[1]
     raise SystemExit(serve_beside(server, replace(serving, port=port), drain=drain))
+
+
+def _template(given: str) -> str | None:
+    from penstock.server.http.conversations import template_of
+
+    return template_of(given)
 
 
 def _keys(file: Path | None) -> list[str]:
