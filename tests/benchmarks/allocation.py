@@ -41,15 +41,19 @@ Row = dict[str, Any]
 
 
 def swept(name: str, runs: Path) -> tuple[SweepFigures, float]:
-    """The figures of a sweep that is finished first, and the seconds from its first result to its last,
-    pauses included; the first are the shapes of cells, at its start."""
+    """The figures of a sweep that is finished first, and the seconds from its command to its last result, the data's
+    preparation and pauses included."""
+    runs.mkdir(parents=True, exist_ok=True)
+    begun = runs / f"{name}.begun"
+    if not begun.exists():
+        begun.touch()
     file = ROOT / "configs" / "sweeps" / f"{name}.yaml"
     command = [str(Path(sys.executable).with_name("penstock")), "sweep", str(file), "--runs", str(runs)]
     subprocess.run(command, check=True, stdout=sys.stderr)
     figures = read_record(SweepFigures, runs / name / "sweep.json")
     assert figures is not None
     times = [path.stat().st_mtime for path in (runs / name / "cells").rglob("*.json")]
-    return figures, max(times) - min(times)
+    return figures, max(times) - begun.stat().st_mtime
 
 
 def rows_of(design: str, figures: SweepFigures, cells: Mapping[str, Cell]) -> list[Row]:
