@@ -148,7 +148,8 @@ class Clients:
 
     async def _one(self, kind: str) -> None:
         prompt = f"{self._draw.random()} The wheel"
-        body, key, more = self._body(kind, prompt), self._key, dict[str, Any]()
+        body, key = self._body(kind, prompt), self._key
+        pause, leave_after = 0.0, None
         if kind == "malformed":
             body = self._draw.choice(MALFORMED)
         elif kind == "too long":
@@ -156,12 +157,13 @@ class Clients:
         elif kind == "wrong key":
             key = self._draw.choice([self._key[:-1], f"{self._key}0", self._key.upper(), "", "None"])
         elif kind == "slow":
-            more = {"pause": PAUSE}
+            pause = PAUSE
         elif kind == "goes":
-            more = {"leave_after": self._draw.randint(1, TOKENS // 2)}
+            leave_after = self._draw.randint(1, TOKENS // 2)
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await ask(self._address, body, key=None if kind == "no key" else key, **more)
+                given = None if kind == "no key" else key
+                answer = await ask(self._address, body, key=given, leave_after=leave_after, pause=pause)
         except TimeoutError:
             answer = Answer()  # lost
         self.told.add(kind, answer)

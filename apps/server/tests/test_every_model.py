@@ -37,7 +37,7 @@ NEO = (
     "attention_types: [[[global], 2]], max_position_embeddings: 256}"
 )
 EXPERTS = "layers: [1], experts: 4, router: {use: softmax-topk, k: 2}"
-TERNARY = "model.quantizer={weights: {use: ternary, group: 32}, embedding: int8, head: int8}"
+TERNARY = "model.quantizer={weights: {use: ternary, group: row}, embedding: int8, head: int8}"
 KINDS: dict[str, tuple[type, list[str]]] = {
     "mixture": (ModelSlots, []),
     "experts by the token's id": (ModelSlots, ["model.router={use: token-hash, k: 1}"]),
@@ -77,7 +77,7 @@ def artifact(ternary: Path) -> Path:
 
 
 def expect_parity(model: TextModel, kind: type) -> None:
-    """Greedy and drawn texts that join one after the other and share slots are those of `generate`."""
+    """Greedy and drawn texts that join in turn, share slots and are read in parts are those of `generate`."""
     decoder = slots_of(model, slots=2, positions=64)
     assert type(decoder) is kind
     samplings = [
@@ -90,7 +90,7 @@ def expect_parity(model: TextModel, kind: type) -> None:
         Job(number, model.prompt_tokens(prompt), NEW, Draw(each.temperature, each.top_k), seed=each.seed)
         for number, (prompt, each) in enumerate(zip(PROMPTS, samplings, strict=True))
     ]
-    found = stepped(Scheduler(decoder), jobs)
+    found = stepped(Scheduler(decoder, chunk=3), jobs)
     for job, sampling in zip(jobs, samplings, strict=True):
         assert found[job.id] == list(model.next_tokens(job.tokens, sampling, NEW)), PROMPTS[job.id]
 
@@ -166,7 +166,11 @@ def without_cache(slots: int, positions: int) -> SlotDecoder:
     return SequentialSlots(Recurrent(keeps=False), slots=slots, positions=positions, vocabulary_size=48)
 
 
-@pytest.mark.parametrize("make", [recurrent, without_cache])
+def read_whole(slots: int, positions: int) -> SlotDecoder:
+    return SequentialSlots(Recurrent(), slots=slots, positions=positions, vocabulary_size=48, whole=True)
+
+
+@pytest.mark.parametrize("make", [recurrent, without_cache, read_whole])
 def test_slots_of_any_model_keep_the_laws(make: laws.MakeSlots):
     laws.expect_texts_as_alone(make)
     laws.expect_a_cut_text_to_go_on(make)

@@ -41,6 +41,7 @@ def test_a_client_that_is_gone_before_the_first_event_gives_its_place_back():
 def test_a_body_that_does_not_come_is_not_waited_for():
     async def receive():
         await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(ApiError, match="did not come within") as caught:

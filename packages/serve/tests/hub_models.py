@@ -42,6 +42,7 @@ class HubGlm:
                 use_qk_norm=True,
                 attention_bias=True,
                 max_position_embeddings=64,
+                num_nextn_predict_layers=0,  # pyright: ignore[reportCallIssue]
                 rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
                 tie_word_embeddings=tied,
                 eos_token_id=[0],

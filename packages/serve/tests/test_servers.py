@@ -111,16 +111,17 @@ def test_a_context_beyond_the_model_is_refused(folder):
 def test_options_that_a_server_lacks_are_refused_and_not_ignored(tmp_path, folder):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF\x03")
-    for name, changes in (
+    refused: tuple[tuple[str, dict[str, Any]], ...] = (
         ("transformers", {"keys": ("secret",)}),
         ("transformers", {"name": "mine"}),
         ("sglang", {"keys": ("secret",)}),
         ("vllm", {"keys": ("one", "two")}),
         ("vllm", {"dtype": "int8"}),
-    ):
+    )
+    for name, changes in refused:
         assert len(server(name).problems(Serving(folder, **changes))) == 1, (name, changes)
-    for changes in ({"keys": ("a,b",)}, {"dtype": "float32"}):
-        assert len(server("llama-cpp").problems(Serving(file, **changes))) == 1, changes
+    for serving in (Serving(file, keys=("a,b",)), Serving(file, dtype="float32")):
+        assert len(server("llama-cpp").problems(serving)) == 1, serving
 
 
 def test_vllm_is_told_the_dtype_because_it_would_round_fp32(folder):
@@ -129,9 +130,14 @@ def test_vllm_is_told_the_dtype_because_it_would_round_fp32(folder):
 
 
 def test_a_number_that_is_given_counts_more_than_the_profile_s(folder):
-    for profile, slots, tokens in (("latency", "8", "512"), ("balanced", "32", "2048"), ("throughput", "256", "8192")):
+    numbers: dict[Profile, tuple[str, str]] = {
+        "latency": ("8", "512"),
+        "balanced": ("32", "2048"),
+        "throughput": ("256", "8192"),
+    }
+    for profile, expected in numbers.items():
         said = flags(server("vllm").process(Serving(folder, profile=profile)))
-        assert (said["--max-num-seqs"], said["--max-num-batched-tokens"]) == (slots, tokens)
+        assert (said["--max-num-seqs"], said["--max-num-batched-tokens"]) == expected
     said = flags(server("vllm").process(Serving(folder, profile="latency", slots=600)))
     assert (said["--max-num-seqs"], said["--max-num-batched-tokens"]) == ("600", "600")
 

@@ -77,7 +77,8 @@ def export(
     """
     from penstock.train.restore import restore_run
 
-    verifier = None if server is None else registry.choose("server", parse_value(server, "--verify")[0], "--verify")
+    asked: Any = None if server is None else parse_value(server, "--verify")[0]
+    verifier = None if asked is None else registry.choose("server", asked, "--verify")
     if verifier is not None and engine is None and verifier.entry.component.name in FORMATS:
         engine = verifier.entry.component.name
     choice = _chosen(registry, exporter, engine, compress)

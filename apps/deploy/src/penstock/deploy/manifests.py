@@ -104,7 +104,8 @@ def manifests(
     from penstock.serve.manifests.files import files
 
     model = model.expanduser().resolve()
-    choice = registry.choose("server", parse_value(server, "--server")[0], "--server")
+    asked: Any = parse_value(server, "--server")[0]
+    choice = registry.choose("server", asked, "--server")
     if choice.entry.component.name == OURS:
         options = ("--drain", str(drain), *options)
     elif image is None:

@@ -17,7 +17,7 @@ from penstock.run.config import RunConfig
 
 COLDEST = 1e-4
 """The lowest temperature that is not greedy: logits divided by less overflow fp32."""
-TRAINED_SPECIAL = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+TRAINED_SPECIAL: dict[str, str] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
 """The special tokens of a model that we trained, under the names that its export gives them."""
 
 

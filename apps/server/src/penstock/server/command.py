@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -107,10 +107,11 @@ def serve(
     keys = [*api_key, *_keys(api_key_file)]
     if "" in keys:
         raise ProblemError(Problem("bad-value", "an empty API key", "--api-key", "give a key, or leave it out"))
-    choice = registry.choose("server", parse_value(server, "--server")[0], "--server")
+    asked: Any = parse_value(server, "--server")[0]
+    choice = registry.choose("server", asked, "--server")
     if print_command or choice.entry.component.target != OURS:
-        asked = Serving(model.expanduser(), host, port, name, slots, context, threads, dtype, tuple(keys), profile)
-        return _by_another(choice, asked, print_command, drain)
+        serving = Serving(model.expanduser(), host, port, name, slots, context, threads, dtype, tuple(keys), profile)
+        return _by_another(choice, serving, print_command, drain)
     if dtype is not None:
         what, fix = "our server computes in the dtype of the model", "leave it out, or export in that dtype"
         raise ProblemError(Problem("unsupported", what, "--dtype", fix))

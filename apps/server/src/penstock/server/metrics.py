@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from penstock.server.engine.client import EngineClient
 from penstock.traces.load import gini, max_violation
@@ -194,12 +193,12 @@ class _Named(Collector):
         self._metrics, self._prefixes, self._labels = list(metrics), list(prefixes), dict(labels or {})
 
     def collect(self) -> Iterator[Metric]:
-        for each in self._metrics:
-            for metric in each.collect():
+        for collector in self._metrics:
+            for metric in collector.collect():
                 for prefix in self._prefixes:
                     named = Metric(prefix + metric.name, metric.documentation, metric.type)
                     named.samples = [
-                        Sample(prefix + name, {**labels, **self._labels}, *more)
-                        for name, labels, *more in metric.samples
+                        each._replace(name=prefix + each.name, labels={**each.labels, **self._labels})
+                        for each in metric.samples
                     ]
                     yield named

@@ -21,9 +21,11 @@ def _generator() -> torch.Generator:
 
 @dataclass(slots=True)
 class _Text:
-    """What a slot has read. `cache` None: nothing, or a model that keeps nothing between passes."""
+    """What a slot has read, and what it reads with the next token. `cache` None: nothing was read, or the model keeps
+    nothing between passes."""
 
     tokens: list[int] = field(default_factory=list[int])
+    later: list[int] = field(default_factory=list[int])
     cache: Any = None
     draws: torch.Generator = field(default_factory=_generator)
 
@@ -33,13 +35,16 @@ class SequentialSlots:
 
     A cache that cannot be rewound, such as the state of a recurrent model, is copied whole and forgotten whole. It goes
     on by one token at a time: not all of transformers' recurrent models go on by more (Mamba begins anew). A model
-    without a cache reads the text again for each token.
+    without a cache reads the text again for each token. `whole`: a prompt is read in one pass and from its first token
+    on, as `generate` reads it, for models that compute a token otherwise among other tokens.
     """
 
-    def __init__(self, model: Generative, *, slots: int, positions: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, model: Generative, *, slots: int, positions: int, vocabulary_size: int, whole: bool = False
+    ) -> None:
         model.train(False)
         self.slots, self.positions, self.vocabulary_size = slots, positions, vocabulary_size
-        self._model = model
+        self._model, self._whole = model, whole
         self._device = next(cast(nn.Module, model).parameters()).device
         self._texts = [_Text() for _ in range(slots)]
         self._loads = ExpertLoads(getattr(model, "routers", {}))
@@ -48,10 +53,12 @@ class SequentialSlots:
         self._texts[slot].draws.manual_seed(seed)
 
     def length(self, slot: int) -> int:
-        return len(self._texts[slot].tokens)
+        return len(self._texts[slot].tokens) + len(self._texts[slot].later)
 
     def cut(self, slot: int, length: int) -> None:
         text = self._texts[slot]
+        if self._whole:
+            text.tokens, text.later, text.cache = [], [], None
         if length >= len(text.tokens):
             return
         if length and isinstance(text.cache, RewindableCache):
@@ -67,10 +74,16 @@ class SequentialSlots:
         self.cut(target, length)
 
     def read(self, slot: int, tokens: Sequence[int]) -> None:
-        self._read(slot, tokens)
+        self._require_room(slot, tokens)
+        if self._whole:
+            self._texts[slot].later += tokens
+        else:
+            self._read(slot, tokens)
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> list[Chosen]:
+        for row in rows:
+            self._require_room(row.slot, row.tokens)
         hidden_BD = torch.stack([self._read(row.slot, row.tokens) for row in rows])
         return chosen_of(rows, self._model.logits(hidden_BD), [self._texts[row.slot].draws for row in rows])
 
@@ -78,14 +91,16 @@ class SequentialSlots:
     def _read(self, slot: int, tokens: Sequence[int]) -> Tensor:
         """Hidden state [D] of the last token."""
         text = self._texts[slot]
-        if len(text.tokens) + len(tokens) > self.positions:
-            wanted = len(text.tokens) + len(tokens)
-            raise ValueError(f"a slot holds {self.positions} positions, but {wanted} are needed")
+        tokens, text.later = [*text.later, *tokens], []
         if text.cache is None:
             text.cache = self._model.new_cache(1, self.positions)
         one_by_one = text.tokens and text.cache is not None and not isinstance(text.cache, RewindableCache)
         parts = [[token] for token in tokens] if one_by_one else [tokens]
         return [self._pass(text, part) for part in parts][-1]
+
+    def _require_room(self, slot: int, tokens: Sequence[int]) -> None:
+        if (wanted := self.length(slot) + len(tokens)) > self.positions:
+            raise ValueError(f"a slot holds {self.positions} positions, but {wanted} are needed")
 
     def _pass(self, text: _Text, tokens: Sequence[int]) -> Tensor:
         text.tokens += tokens
