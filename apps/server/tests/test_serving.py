@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -162,8 +163,9 @@ def test_tokens_and_texts(server: Running, model):
     assert given["choices"] == spelled["choices"]
 
 
-def test_a_client_that_goes_frees_its_place(server: Running):
+def test_a_client_that_goes_frees_its_place(server: Running, eventually):
     body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "n": 10}
+    before = made(server)
 
     async def leave() -> None:
         async with httpx.AsyncClient(base_url=server.url) as client:
@@ -174,7 +176,16 @@ def test_a_client_that_goes_frees_its_place(server: Running):
                 await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(leave())
-    assert server.completed(["a"] * 10, max_tokens=2, ignore_eos=True)["usage"]["completion_tokens"] == 20
+    ten = {"prompt": ["a"] * 10, "max_tokens": 2, "ignore_eos": True}
+    eventually(lambda: server.post("/v1/completions", **ten).status_code == 200)  # ten texts take all places
+    assert made(server) - before < 20 * 200 / 2, "texts went on without their clients"
+
+
+def made(server: Running) -> float:
+    """Tokens that the server has made."""
+    found = re.search(r"^penstock_generation_tokens_total\S* (\S+)$", server.client.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
 
 
 def test_many_at_once_have_their_own_texts(server: Running, model):
@@ -219,8 +230,9 @@ def test_an_engine_that_dies_is_started_again_and_its_texts_are_answered(trained
         eventually(lambda: running.client.get("/ready").status_code == 200)
         os.kill(engine, signal.SIGKILL)
         response = lost.result()
-        assert (response.status_code, response.headers["Retry-After"]) in ((503, "2"),), response.text
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2"), response.text
         eventually(lambda: running.client.get("/ready").status_code == 200)
+        assert "the engine died: it is started again in 1 s" in running.log.read_text()
         assert running.completed("a", max_tokens=3, ignore_eos=True)["usage"]["completion_tokens"] == 3
         engine = running.engine()
         os.kill(running.process.pid, signal.SIGKILL)
@@ -246,7 +258,8 @@ def test_a_signal_lets_running_texts_end(trained: Path, workplace: Path):
     ("options", "said"),
     [
         (["nowhere"], "folder not found"),
-        (["{trained}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
+        (["{trained}", "--port", "{taken}"], "--port: cannot listen at 127.0.0.1"),
+        (["{trained}", "--host", "192.0.2.1"], "--host: cannot listen at 192.0.2.1"),
         (["{trained}", "--api-key", ""], "an empty API key"),
         (["{trained}", "--api-key-file", "{empty}"], "has no key"),
         (["{trained}", "--api-key-file", "{trained}"], "cannot be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from dataclasses import asdict, replace
@@ -197,5 +198,6 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise failed("no-port", f"cannot listen at {host}:{port} ({reason})", "--port", "choose another") from error
+        where = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise failed("no-port", f"cannot listen at {host}:{port} ({reason})", where, "choose another") from error
     return listener

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock.cli import output
 from penstock.hooks.contracts import Draw
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.server.engine.process import EngineOptions
@@ -172,7 +173,9 @@ class EngineClient:
         """Starts the engine again after a pause; None if it has died too often."""
         while self.deaths + 1 < self._most_deaths:
             self.deaths += 1
-            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1)))
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1))
+            output.warn(f"the engine died: it is started again in {pause:g} s")
+            await asyncio.sleep(pause)
             with contextlib.suppress(ProblemError):
                 reader = await self._started()
                 self.on_restart()

@@ -61,5 +61,6 @@ def _of_format(model: ServedModel) -> list[Problem]:
     if model.format == Format.GGUF:
         return []
     what = f"llama-cpp does not read {model.format.value}"
-    fix = f"write `penstock export RUN --for llama-cpp --out FOLDER` and serve FOLDER, or {READ_BY[model.format]}"
+    run = model.path if model.format == Format.RUN else "RUN"
+    fix = f"write `penstock export {run} --for llama-cpp --out FOLDER` and serve FOLDER, or {READ_BY[model.format]}"
     return [Problem(NOT_SERVABLE, what, str(model.path), fix)]

@@ -133,9 +133,14 @@ def _wrong_format(model: ServedModel, server: str) -> Problem:
 
 
 def _format_of_file(path: Path) -> Format:
-    with path.open("rb") as file:
-        if file.read(4) == b"GGUF":
-            return Format.GGUF
+    try:
+        with path.open("rb") as file:
+            begins = file.read(4)
+    except OSError as error:
+        problem = Problem("unreadable-file", f"cannot be read ({error.strerror})", str(path), "make it readable")
+        raise ProblemError(problem) from error
+    if begins == b"GGUF":
+        return Format.GGUF
     if path.suffix == ".penstock":
         return Format.ARTIFACT
     fix = "give a run, an artifact, a GGUF file, or a folder in the Hugging Face layout"
