@@ -98,8 +98,8 @@ def test_bad_cells_stop_at_rungs_and_the_best_goes_to_the_end_with_every_seed(sw
     figures = walk(sweep_file)
     assert sorted(states(figures).values()) == ["finished", "stopped", "stopped"]
     assert [(each.phase, each.tokens, each.rule) for each in figures.decisions] == [
-        ("short", 256, "WorstStops"),
-        ("short", 512, "WorstStops"),
+        ("short", 256, "paired"),
+        ("short", 512, "paired"),
         ("short", 1024, "finalists"),
     ]
     first, second, _ = figures.decisions
@@ -230,17 +230,18 @@ def test_what_a_budget_leaves_out_is_capped_with_the_reason(sweep_file, caps, ex
 
 
 def test_the_best_cell_is_confirmed_with_its_next_seed(sweep_file):
-    text = sweep_file.read_text().replace("finalists: 1", "finalists: 2") + "confirm: 3\n"
+    text = sweep_file.read_text().replace("finalists: 1", "finalists: 2") + "confirm: 2\n"
     sweep_file.write_text(text)
     figures = walk(sweep_file, rule=NoRule())
     first = {run.cell: run.bits_per_byte for run in figures.runs if run.seed == 0}
     confirms = [each.went_on for each in figures.decisions if each.rule == "confirm"]
     assert len(first) == 2
     assert confirms == [[cell] for cell in sorted(first, key=lambda cell: first[cell])]  # each has two seeds, no third
+    assert {each.seed for each in figures.decisions if each.rule == "confirm"} == {1}
     assert [run.seed for run in figures.runs].count(1) == 2
     assert what_was_found(walk(sweep_file, Shuffled(0), rule=NoRule())) == what_was_found(figures)
 
-    sweep_file.write_text(text.replace("confirm: 3", "confirm: 1\nbudget: {runs: 5}"))
+    sweep_file.write_text(text.replace("confirm: 2", "confirm: 1\nbudget: {runs: 5}"))
     (best,) = confirms[0]
     capped = walk(sweep_file, folder="capped", rule=NoRule())
     assert {cell.cell: cell.seeds for cell in capped.cells if cell.state == "finished"} == dict.fromkeys(first, 1)
@@ -271,6 +272,7 @@ def test_a_sweep_without_phases_is_confirmed_too_and_its_curves_have_both_seeds(
         (("{tokens: 1024}", "{tokens: 1024, seeds: 3}"), "bad-value", "3 seeds"),
         (("{tokens: 1024}", "{tokens: 1024, schedule: trunk}"), "no-trunk", "warmup_tokens"),
         (("0.02}}", "0.02}, data.tokenizer.vocab_size: 300}\nstop: perplexity"), "unlike-tokenizers", "'low' and"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nstop: perplexity"), "bad-value", "the rule judges over 1,000,000 tokens"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nstop: worst"), "unknown-component", "stop-rule 'worst'"),
         (("seeds: [0, 1]", "seeds: [0, 1]\nobjectives: {bytes.fp3: minimize}"), "bad-value", "no figure of this name"),
     ],

@@ -15,11 +15,16 @@ from penstock.hooks.problems import ExitCode, ProblemError
 from penstock.hooks.registry import Registry
 from penstock.run.records.record import read_record
 from penstock.run.records.sweep import FailedRun, SweepFigures
+from penstock.sweep.analysis import analyse
+from penstock.sweep.compare import text
 from penstock.sweep.controller import Controller
+from penstock.sweep.documents import Documents
 from penstock.sweep.figures import figures_of
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
+from penstock.sweep.sections import decisions_table
 from penstock.sweep.shape import shapes_of
+from penstock.sweep.tables import reproduce_lines
 
 SWEEP = """\
 name: states
@@ -61,10 +66,13 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 class Failing(Inline):
-    """Fails the runs of some names, loses others as often as said, and interrupts before the last of so many jobs."""
+    """Fails the runs of some names, if said only on the way to so many tokens, loses others as often as said, and
+    interrupts before the last of so many jobs."""
 
-    def __init__(self, fails: str = "-", loses: dict[str, int] | None = None, interrupt_at: int = 99) -> None:
-        self.fails, self.loses, self.left = fails, loses or {}, interrupt_at
+    def __init__(
+        self, fails: str = "-", loses: dict[str, int] | None = None, interrupt_at: int = 99, fails_at: int = 0
+    ) -> None:
+        self.fails, self.loses, self.left, self.fails_at = fails, loses or {}, interrupt_at, fails_at
         self.begun: list[str] = []
 
     def run(self, function: str, jobs: Iterable[Job]) -> Iterator[Outcome]:
@@ -73,7 +81,7 @@ class Failing(Inline):
             if not self.left:
                 raise KeyboardInterrupt
             self.begun.append(job.name)
-            if self.fails in job.name:
+            if self.fails in job.name and self.fails_at in (0, job.argument["tokens"]):
                 problem = {"code": "diverged", "what": "the loss is nan"}
                 yield Outcome(job.name, "failed", None, problem["what"], [problem])
             elif self.loses.get(job.name):
@@ -140,6 +148,31 @@ def test_a_failed_cell_trains_no_further_seed_and_each_run_says_why_it_has_no_fi
     assert again.begun == []
 
 
+def test_a_cell_whose_further_seed_fails_shows_its_whole_runs_and_is_on_no_front(sweep_file):
+    """The run that fails has a result at a rung, which both seeds have."""
+    change(sweep_file, "seeds: [0, 1]", "seeds: [0, 1]\nrungs: [256]\nconfirm: 1")
+    figures = walk(sweep_file, Failing(fails="seed 1", fails_at=512))
+    (failed,) = [cell for cell in figures.cells if cell.state == "failed"]
+    (first,) = [run for run in figures.runs if run.cell == failed.cell]
+    assert [(each.seed, each.tokens) for each in figures.rungs if each.cell == failed.cell] == [
+        (0, 256),
+        (0, 512),
+        (1, 256),
+    ]
+    assert (failed.seeds, failed.tokens, failed.bits_per_byte) == (1, 512, first.bits_per_byte)
+    assert failed.verdict == "failed: the loss is nan"
+    assert failed.verdict in text(figures)
+    (line,) = reproduce_lines(figures, failed)
+    assert "seed=0" in line
+    assert "--until" not in line
+    found = analyse(figures, Documents())
+    (front,) = found.objective_fronts
+    assert [member.cell for member in front.members] == [c.cell for c in figures.cells if c is not failed]
+    assert found.effects.seeds == (0,)
+    assert [level.cells for level in found.effects.levels] == [1, 1]
+    assert ("confirm, seed 1", failed.cell) in [(row[0], row[3]) for row in decisions_table(figures).rows]
+
+
 def test_attempts_are_those_of_the_run(sweep_file):
     lost = {"low; all, seed 0": 1, "high; all, seed 0": 2}
     walk(sweep_file, Failing(loses=lost))
@@ -169,7 +202,7 @@ def test_a_sweep_of_which_no_cell_reaches_the_end_is_an_error_with_phases_too(sw
 @pytest.mark.parametrize(
     ("old", "new", "where"),
     [
-        ("train.tokens: 512", "train.tokens: -1", r"states.yaml:3:\d+: set.train.tokens: cell 'low': train.tokens"),
+        ("train.tokens: 512", "train.tokens: -1", r"states.yaml:3:\d+: set.train.tokens: cell 'low' and 1 more: "),
         ("lr: 0.01}", "lr: -1}", r"states.yaml:7:\d+: axes.rate.high.train.optimizer: cell 'high'"),
         ("seeds: [0, 1]", "rungs: [512]", r"states.yaml:8:\d+: rungs"),
         ("seeds: [0, 1]", "phases: {short: {tokens: 512}}", r"states.yaml:8:\d+: phases.short.tokens: .* not shorter"),

@@ -73,10 +73,14 @@ def test_each_rule_has_a_ramp_of_each_seed_that_moves_its_own_rate_alone(load, d
         assert rate.curves[0].rates == pytest.approx(list(np.geomspace(LOWEST, HIGHEST, 5)))
         assert rate.curves[0].losses != rate.curves[1].losses
         assert rate.low is None  # two seeds have no interval
+        ramp, at_rest = rate.curves[0].losses, rate.curves[0].at_rest
+        assert ramp[:2] == at_rest[:2]  # a loss is that before the step, and a ramp begins at the lowest rate
+        assert len(at_rest) == 5
+        assert ramp[2:] != at_rest[2:]
     first, second = (rate.curves[0].losses for rate in found.rates)
     assert first[0] == second[0]
     assert first[1:] != second[1:]
-    assert found.steps == sum(len(curve.losses) for rate in found.rates for curve in rate.curves)
+    assert found.steps == sum(len(each.losses) + len(each.at_rest) for rate in found.rates for each in rate.curves)
     assert rules_of(load("train.optimizer={use: adamw}"), data) == ["adamw"]
 
 

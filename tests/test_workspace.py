@@ -37,7 +37,7 @@ MEMBERS = {
 VERSIONS = {member["project"]["name"]: member["project"]["version"] for member in MEMBERS.values()}
 NAMESPACE = {member["project"]["name"] for folder, member in MEMBERS.items() if not folder.startswith("plugins/")}
 # What the columns stand on, and what the apps share above them.
-GROUND = {"penstock.hooks", "penstock.traces", "penstock.conformance"}
+GROUND = {"penstock.hooks", "penstock.sandbox", "penstock.traces", "penstock.conformance"}
 HALL = {"penstock.pages", "penstock.run"}
 WITHOUT_COMPONENTS = GROUND | {"penstock.pages"}
 every_member = pytest.mark.parametrize("folder", MEMBERS)
@@ -132,7 +132,8 @@ def resolved(distribution: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "light", ["penstock", "penstock-hooks", "penstock-traces", "penstock-netsim", "penstock-data-prep"]
+    "light",
+    ["penstock", "penstock-hooks", "penstock-sandbox", "penstock-traces", "penstock-netsim", "penstock-data-prep"],
 )
 def test_a_light_member_brings_no_torch(light: str) -> None:
     assert "torch" not in resolved(light)

@@ -29,18 +29,29 @@ def test_cells_of_a_phase_stand_after_its_whole_tokens(made, found):
 
 
 def test_effects_of_an_axis_are_read_where_every_cell_was_measured(found):
-    assert found.level_tokens == 200_000
-    share = {level.value: level for level in found.levels if level.axis == "share"}
+    assert found.effects.tokens == 200_000
+    share = {level.value: level for level in found.effects.levels if level.axis == "share"}
     assert share["35 %"].bits_per_byte == min(level.bits_per_byte for level in share.values())
-    expansion = [level for level in found.levels if level.axis == "glu"]
+    expansion = [level for level in found.effects.levels if level.axis == "glu"]
     assert [level.cells for level in expansion] == [2, 3, 3, 3]
     assert all(level.low < level.bits_per_byte < level.high for level in expansion)
+
+
+def test_effects_compare_cells_with_the_seeds_that_all_have(made):
+    """A cell with a lucky further seed is not better for it."""
+    own = [each for each in made.figures.rungs if (each.cell, each.phase) == ("35 %, 2.66", "short")]
+    lucky = [replace(each, seed=1, bits_per_byte=0.5) for each in own[:2]]
+    figures = replace(made.figures, rungs=[*made.figures.rungs, *lucky])
+    effects = analyse(figures, made.documents).effects
+    assert effects.levels == analyse(made.figures, made.documents).effects.levels
+    assert effects.seeds == (0,)
+    assert effects.left_out == ("45 %, 2.0",)
 
 
 def test_the_same_documents_leave_a_narrow_interval_of_an_effect(found):
     # Documents differ by 0.15 bits per byte, the cells of this law by the same in each document.
     alone = found.standings["short"][0]
-    assert max(level.high - level.low for level in found.levels) < 0.1 * (alone.high - alone.low)
+    assert max(level.high - level.low for level in found.effects.levels) < 0.1 * (alone.high - alone.low)
 
 
 def test_fronts_of_a_phase_have_the_cells_that_finished_it(found):
@@ -143,4 +154,4 @@ def test_a_sweep_of_an_earlier_version_has_its_runs(made):
 
 def test_an_empty_sweep_has_an_empty_analysis():
     found = analyse(SweepFigures("a", [], []), Documents())
-    assert (found.curves, found.levels, found.cost_fronts) == ((), (), ())
+    assert (found.curves, found.effects.levels, found.cost_fronts) == ((), (), ())

@@ -72,7 +72,7 @@ def test_few_pieces_give_no_interval_and_no_membership_and_the_report_says_how_m
     sizes = made.documents.bytes[made.results[0].text][:pieces]
     found = analyse(made.figures, documents_of(results, {made.results[0].text: HeldoutBytes(list(sizes))}))
     assert all((each.low is not None) is shown for standings in found.standings.values() for each in standings)
-    assert all((each.low is not None) is shown for each in found.levels)
+    assert all((each.low is not None) is shown for each in found.effects.levels)
     assert all((m.membership is not None) is shown for front in found.objective_fronts for m in front.members)
     table = cells_table(found)
     assert f"{pieces} piece" in table.caption

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.run.records.sweep import SweepFigures, SweptRun
+from penstock.run.records.sweep import MissingRun, SweepFigures, SweptRun
 from penstock.sweep.analysis import analyse
 from penstock.sweep.compare import STAND_IN, compare, stand_in
 from penstock.sweep.compare import text as printed
 from penstock.sweep.documents import Documents
 from penstock.sweep.report import write_report
-from penstock.sweep.sections import cells_table, summary
+from penstock.sweep.sections import cells_table, effects_caption, front_caption, summary
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,22 @@ def test_the_best_finalist_stands_in_for_a_baseline_without_runs_to_the_end(made
     write_report("stood", figures, Documents(), 9, tmp_path)
     for text in (printed(figures), (tmp_path / "summary.md").read_text(), (tmp_path / "sweep.html").read_text()):
         assert "a, has no run to the end, so differences are from c" in text
+
+
+def test_reasons_and_captions_say_what_is_so(made):
+    missing = [MissingRun("a", seed, "stopped: it was behind") for seed in range(3)]
+    missing.append(MissingRun("a", 3, "not run yet"))
+    text = summary(replace(made.figures, missing=missing), 4)
+    assert text.count("it was behind") == 1
+    assert "a with seeds 0, 1 and 2 stopped: it was behind." in text
+    found = analyse(made.figures, made.documents)
+    assert "Without a result: 45 %, 2.0" in effects_caption(found)
+    front = found.objective_fronts[0]
+    assert "reference point (1." in front_caption(front)
+    equal = replace(front, members=tuple(replace(each, values=(1.5, 1e6)) for each in front.members))
+    assert "reference point" not in front_caption(equal)  # equal cells span no box
+    one = replace(front, members=tuple(replace(each, values=(1.5, each.values[1])) for each in front.members))
+    assert "reference point (1.0" in front_caption(one)
 
 
 def test_a_long_reason_stands_once_and_one_cell_is_one_cell(made):

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from penstock.train.rate_curve import FEWEST, SMOOTHED, interval, ramp, smoothed, suggested
+from penstock.run.records.rates import RateCurve
+from penstock.train.rate_curve import FEWEST, SMOOTHED, WIDEST, interval, ramp, smoothed, suggested
+from penstock.train.rate_finder import summed_up
+from penstock.train.rate_page import suggestion
 
 RATES = ramp(1e-5, 1.0, 101)
 
@@ -53,6 +56,29 @@ def test_the_interval_is_that_of_student_on_logarithms(rates):
     assert [*map(math.log, found)] == pytest.approx([logs.mean(), *expected], abs=1e-9)
 
 
-def test_two_seeds_have_no_interval_and_equal_ones_have_no_width():
+def test_two_seeds_have_no_interval_and_equal_ones_that_of_a_step():
     assert interval([0.1, 0.2]) is None
     assert interval([0.1, 0.1, 0.1]) == pytest.approx((0.1, 0.1, 0.1))
+    assert interval([0.1, 0.1, 0.1], step=1.21) == pytest.approx((0.1, 0.1 / 1.1, 0.1 * 1.1))
+
+
+@given(steepest=st.floats(1e-3, 1e-1), noise=st.floats(0, 0.3))
+def test_what_other_rules_learn_is_no_suggestion(steepest, noise):
+    """The other rule takes most of the loss in the first steps, when this rule's rate is far too low."""
+    other = 8 * np.exp(-np.arange(len(RATES)) / 10) + noise * np.random.default_rng(1).normal(size=len(RATES))
+    both = (np.array(curve(steepest)) + other).tolist()
+    at_rest = (6 + other).tolist()
+    assert suggested(RATES, both) != pytest.approx(steepest, rel=0.8)
+    assert suggested(RATES, both, at_rest) == pytest.approx(steepest, rel=0.13)
+
+
+def test_seeds_that_disagree_suggest_no_rate_but_show_their_interval():
+    curves = [RateCurve(seed, [], [], rate) for seed, rate in enumerate([1e-4, 1e-2, 1.0])]
+    found = summed_up("muon", "lr", 0.02, curves, step=1.1)
+    assert found.suggested is None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high / found.low > WIDEST
+    assert "disagree" in suggestion(found)
+    agreed = summed_up("muon", "lr", 0.02, [RateCurve(seed, [], [], 1e-2) for seed in range(3)], step=1.1)
+    assert suggestion(agreed) == "0.01"

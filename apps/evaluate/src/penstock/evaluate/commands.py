@@ -70,6 +70,18 @@ ONE_MODEL = ("published", "shots_in_one_turn", "out", *HOW_ANSWERED)
     "Hugging Face hub).",
 )
 @click.option(
+    "--sandbox",
+    type=click.Choice(("full", "reduced")),
+    default="full",
+    show_default=True,
+    help="Isolation of programs that the model wrote, for tasks that run them. `reduced` does without namespaces.",
+)
+@click.option(
+    "--unsafe-code-execution",
+    is_flag=True,
+    help="Run programs that the model wrote without isolation. They can do whatever you can.",
+)
+@click.option(
     "--sequence-length",
     type=click.IntRange(min=2),
     help="Tokens that the model reads at once (default: a run's data.sequence_length, a FOLDER's positions).",

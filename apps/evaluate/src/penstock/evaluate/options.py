@@ -39,7 +39,8 @@ class Shots(click.ParamType):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`shots`, `limit`, `seed` and `data` are those of `TaskContext`, where `shots` may be `fit`.
+    """`shots`, `limit`, `seed`, `data` and `sandbox` are those of `TaskContext`, where `shots` may be `fit`; with
+    `unsafe_code_execution`, programs that the model wrote run without a sandbox.
     Questions go through `chat_template`: a file, or `own` for the model's. `sequence_length`, `dtype` and `batch_size`
     are None for what the model was trained with, or reads at most. With `batch_invariant`, no bit of an answer depends
     on order or batch size. Answers are kept in the folder `answers`; None: where the model keeps them, if anywhere.
@@ -47,6 +48,8 @@ class Options:
     compare with."""
 
     shots: int | str | None = None
+    sandbox: Literal["full", "reduced"] = "full"
+    unsafe_code_execution: bool = False
     limit: int | None = None
     seed: int = 0
     data: Path | None = None
@@ -71,5 +74,6 @@ class Options:
     def of_tasks(self) -> dict[str, Any]:
         """The arguments of `TaskContext`."""
         fit = self.shots == FIT
-        own = {"limit": self.limit, "seed": self.seed, "data": self.data}
+        sandbox = "none" if self.unsafe_code_execution else self.sandbox
+        own = {"sandbox": sandbox, "limit": self.limit, "seed": self.seed, "data": self.data}
         return {"shots": None if fit else self.shots, "fit_shots": fit, **own}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.run.records.sweep import SweepFigures
+from penstock.run.records.sweep import RungFigures, SweepFigures
 from penstock.sweep.documents import Documents
 from penstock.sweep.fronts import QUALITY, Front, Member, costs_of, fronts_of
 from penstock.sweep.pareto import Values, interval
@@ -40,16 +40,26 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Effects:
+    """The values of all axes in the first phase after `tokens`, the furthest that all its cells came with the `seeds`
+    that each of them has. `left_out` are cells without a result."""
+
+    levels: tuple[Level, ...] = ()
+    tokens: int = 0
+    seeds: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
-    """Everything above. `levels` are of the first phase after `level_tokens`, the furthest that all its cells have
-    come. `pieces` are those of the held-out text, 0 if they are not known; fewer than 30 give no interval and no
-    membership. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one cost each."""
+    """Everything above. `pieces` are those of the held-out text, 0 if they are not known; fewer than 30 give no
+    interval and no membership. `objective_fronts` have the sweep's own objectives, `cost_fronts` quality against one
+    cost each."""
 
     figures: SweepFigures
     curves: tuple[Curve, ...]
     standings: dict[str, tuple[Standing, ...]]
-    levels: tuple[Level, ...]
-    level_tokens: int
+    effects: Effects
     objective_fronts: tuple[Front, ...]
     cost_fronts: tuple[Front, ...]
     rankings: tuple[Ranking, ...]
@@ -69,19 +79,15 @@ def analyse(figures: SweepFigures, documents: Documents) -> Analysis:
     phases = [name for name in PHASES if any(each.phase == name for each in results)]
     curves = [curve for name in phases for curve in curves_of(figures, results, name)]
     ends = {name: sample_at(figures, results, documents, name, end_of(figures, results, name)) for name in phases}
-    first = phases[0] if phases else ""
-    common = _furthest(curves, first)
-    levels = _levels(sample_at(figures, results, documents, first, common), figures) if common else []
     standings = {name: _standings(sample) for name, sample in ends.items()}
     if len({result.text for result in results}) > 1:
-        return Analysis(figures, tuple(curves), standings, (), 0, (), (), (), None, ())
+        return Analysis(figures, tuple(curves), standings, Effects(), (), (), (), None, ())
     costs = costs_of(figures.cells)
     return Analysis(
         figures=figures,
         curves=tuple(curves),
         standings=standings,
-        levels=tuple(levels),
-        level_tokens=common,
+        effects=_effects(figures, [each for each in results if each.phase == phases[0]], documents),
         objective_fronts=tuple(fronts_of(ends, [figures.objectives or {QUALITY: "minimize"}], least=1)),
         cost_fronts=tuple(fronts_of(ends, [{QUALITY: "minimize", cost: "minimize"} for cost in costs], least=2)),
         rankings=tuple(rankings_of(figures, curves, phases)),
@@ -95,6 +101,22 @@ def _furthest(curves: Sequence[Curve], phase: str) -> int:
     """The most tokens after which every cell of the phase was measured; 0 if no rung is common."""
     passed = [set(curve.tokens) for curve in curves if curve.phase == phase]
     return max(set.intersection(*passed), default=0) if passed else 0
+
+
+def _effects(figures: SweepFigures, results: Sequence[RungFigures], documents: Documents) -> Effects:
+    """Of the results of one phase."""
+    if not results:
+        return Effects()
+    of_cells: dict[str, set[int]] = {}
+    for each in results:
+        of_cells.setdefault(each.cell, set()).add(each.seed)
+    seeds = set.intersection(*of_cells.values())
+    shared, phase = [each for each in results if each.seed in seeds], results[0].phase
+    if not (tokens := _furthest(curves_of(figures, shared, phase), phase)):
+        return Effects()
+    sample = sample_at(figures, shared, documents, phase, tokens)
+    left_out = [cell.cell for cell in figures.cells if cell not in sample.cells]
+    return Effects(tuple(_levels(sample, figures)), tokens, tuple(sorted(seeds)), tuple(left_out))
 
 
 def _standings(sample: Sample) -> tuple[Standing, ...]:

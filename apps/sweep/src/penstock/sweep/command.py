@@ -16,6 +16,7 @@ from penstock.run.records.record import Record
 from penstock.run.records.sweep import CellFigures, SweepFigures, SweptRun
 
 if TYPE_CHECKING:
+    from penstock.hooks.contracts.stopping import StopRule
     from penstock.run.records.sweep import CellShape
     from penstock.sweep.controller import Controller
     from penstock.sweep.grid import Sweep
@@ -94,13 +95,13 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     loaded = with_data(loaded, runs, prepare=True)
     shapes |= shapes_of(other_vocabularies(loaded), SweepFiles(folder))
     require_equal_flops(loaded, shapes)
-    launcher, stop = loaded.settings.launcher, loaded.settings.stop
+    launcher = loaded.settings.launcher
     walk = Controller(
         loaded,
         runs,
         registry,
         launcher.build(folder=folder / "logs") if launcher else Inline(),
-        rule=stop.build() if stop else None,
+        rule=_rule_of(loaded),
         costs=costs_of(loaded, shapes),
     )
     report = folder / "sweep.html"
@@ -123,6 +124,11 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         if measured:
             note_finished(folder, [sweep_file, loaded.config_file], loaded.code, corpora_of(loaded), registry)
     return _result(name, figures, report)
+
+
+def _rule_of(loaded: Sweep) -> StopRule | None:
+    stop = loaded.settings.stop
+    return None if stop is None or stop.entry.component.name == "none" else stop.build()
 
 
 def _raise_if_incomplete(result: SweepResult) -> None:
@@ -153,7 +159,7 @@ def _checked(loaded: Sweep, runs: Path, registry: Registry) -> tuple[Controller,
     from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of
 
     loaded = with_data(loaded, runs, prepare=False)
-    walk = Controller(loaded, runs, registry, Inline())
+    walk = Controller(loaded, runs, registry, Inline(), rule=_rule_of(loaded))
     shapes = shapes_of(loaded, walk.files)
     costs_of(loaded, shapes)
     require_equal_flops(loaded, shapes)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from penstock.hooks.config import OfKind, Schema
 from penstock.hooks.registry import Choice
-from penstock.sweep.objectives import is_objective
+from penstock.sweep.objectives import BETTER, is_objective
 
 Settings = dict[str, Any]
 """Dotted keys of a run config and their values."""
@@ -165,11 +165,12 @@ class SweepConfig(Schema):
         if self.phases and self.phases.short.seeds > len(self.seeds):
             what = f"the short phase has {self.phases.short.seeds} seeds, but the sweep has {len(self.seeds)}"
             yield ("phases", "short", "seeds"), what
-        if self.confirm is not None and len(self.seeds) == 1:
-            yield ("confirm",), "a cell is confirmed with further seeds, but the sweep has one"
-        for name in self.objectives:
+        yield from self._misfits_of_confirm()
+        for name, direction in self.objectives.items():
             if not is_objective(name):
                 yield ("objectives", name), "no figure of a cell has this name"
+            elif BETTER.get(name, direction) != direction:
+                yield ("objectives", name), f"a cell is better if it is {'less' if direction == 'maximize' else 'more'}"
             elif name.startswith("tasks.") and not self.tasks:
                 yield ("objectives", name), "the sweep has no `tasks`, so no cell has scores"
 
@@ -195,6 +196,17 @@ class SweepConfig(Schema):
         for at, settings in [(("set",), self.set), *values]:
             for key in settings.keys() & OVERRIDDEN.keys():
                 yield (*at, key), OVERRIDDEN[key]
+
+    def _misfits_of_confirm(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.confirm is None:
+            return
+        cells = len(self.cell_names())
+        cells = min(cells, self.phases.finalists) if self.phases else cells
+        further = cells * (len(self.seeds) - 1)
+        if further == 0:
+            yield ("confirm",), "a cell is confirmed with further seeds, but the sweep has one"
+        elif self.confirm > further:
+            yield ("confirm",), f"{cells} cells with {len(self.seeds) - 1} further seeds make {further} further runs"
 
     def _misfits_of_rates(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         given = self.rate.model_fields_set

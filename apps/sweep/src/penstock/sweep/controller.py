@@ -26,7 +26,7 @@ from penstock.sweep.budget import Ledger
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.finalists import finalists
 from penstock.sweep.grid import Cell, Sweep
-from penstock.sweep.phases import Phase, phases_of
+from penstock.sweep.phases import Phase, phases_of, require_time_for
 from penstock.sweep.rates import CellRateOverrides, find_missing
 from penstock.sweep.trials import Ended, Jobs, State, Trial, failure_of
 
@@ -63,6 +63,8 @@ class Controller:
         self.why: dict[Path, State] = {}
         self.entered: dict[str, list[Cell]] = {}
         self._launcher, self._rule, self._costs = launcher, rule, costs
+        if rule is not None:
+            require_time_for(rule, self.phases, sweep)
         self._jobs = Jobs()
         self._outcomes = self._launched()
         self._before = list(self.files.decisions())
@@ -143,7 +145,7 @@ class Controller:
             best = min(standings, key=lambda standing: (standing.bits_per_byte, standing.cell)).cell
             cell = next(each for each in waiting if each.name == best)
             trial = self._trial(cell, phase, seeds[len(trials[best])])
-            self._record(phase, phase.tokens(self.sweep.baseline), "confirm", [cell], {})
+            self._record(phase, phase.tokens(self.sweep.baseline), "confirm", [cell], {}, trial.seed)
             self.trials.append(trial)
             if not all(self._trained(phase, rung, [trial], [cell]) for rung in range(len(phase.rungs) + 1)):
                 if self.states[best].name != "capped":
@@ -318,7 +320,9 @@ class Controller:
             if cell.name in stopped:
                 where = f"after {phase.rung_tokens(cell)[rung]:,} tokens"
                 self.states[cell.name] = State("stopped", f"{where}: {stopped[cell.name]}")
-        self._record(phase, phase.rung_tokens(self.sweep.baseline)[rung], type(rule).__name__, living, stopped)
+        stop = self.sweep.settings.stop
+        name = stop.entry.component.name if stop else type(rule).__name__
+        self._record(phase, phase.rung_tokens(self.sweep.baseline)[rung], name, living, stopped)
         return [cell for cell in living if cell.name not in stopped]
 
     def _finalists(self, phase: Phase, living: list[Cell]) -> list[Cell]:
@@ -374,14 +378,22 @@ class Controller:
             whole=cell.config.train.tokens,
         )
 
-    def _record(self, phase: Phase, tokens: int, rule: str, living: list[Cell], stopped: dict[str, str]) -> None:
+    def _record(
+        self,
+        phase: Phase,
+        tokens: int,
+        rule: str,
+        living: list[Cell],
+        stopped: dict[str, str],
+        seed: int | None = None,
+    ) -> None:
         """Writes a decision, and says for which cells it is another one than before cells were added."""
         went_on = [cell.name for cell in living if cell.name not in stopped]
         for earlier in self._before:
             if (earlier.phase, earlier.tokens, earlier.rule) == (phase.name, tokens, rule):
                 for name in earlier.stopped.keys() & set(went_on):
                     output.note(f"{name} was stopped after {tokens:,} tokens, and goes on now")
-        self.decisions.append(Decision(phase.name, tokens, rule, went_on, stopped))
+        self.decisions.append(Decision(phase.name, tokens, rule, went_on, stopped, seed))
         self.files.write_decisions(self.decisions)
 
     def _set(self, cells: Sequence[Cell], state: State) -> None:

@@ -120,9 +120,11 @@ def _cell(
 ) -> CellFigures:
     """The means of the cell's compared runs, or else of its last results, with what is known of it without any."""
     state = walk.states[cell.name]
-    last = _last_results(
-        [each for (phase, name, _), each in results.items() if name == cell.name and phase != "common"]
-    )
+    own = [each for (phase, name, _), each in results.items() if name == cell.name and phase != "common"]
+    wholes = {phase.name: phase.tokens(cell) for phase in walk.phases if phase.name in COMPARED}
+    ends = [each[-1] for each in own if each and each[-1].tokens == wholes.get(each[-1].phase)]
+    last = ends if means else _last_results(own)
+    why = f"{state.name}: {state.reason}" if state.reason else state.name
     if means is None:
         means = CellFigures(
             cell=cell.name,
@@ -135,8 +137,10 @@ def _cell(
             picoseconds_per_flop=None,
             active_parameters=shape.active_parameters,
             difference=None,
-            verdict=f"{state.name}: {state.reason}" if state.reason else state.name,
+            verdict=why,
         )
+    elif state.name == "failed":
+        means = replace(means, verdict=why)
     phase = next(each for each in walk.phases if each.name == (last[0].phase if last else walk.phases[0].name))
     return replace(
         means,

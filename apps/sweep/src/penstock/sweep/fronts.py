@@ -31,13 +31,18 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Front:
     """A Pareto front at the end of a phase. `hypervolume` is the volume up to `reference`, as a share of the box from
-    the best value of each objective to the reference."""
+    the best value of each objective to the reference. `compared` are the objectives in which the cells differ."""
 
     phase: str
     objectives: tuple[str, ...]
     reference: tuple[float, ...]
     hypervolume: float
     members: tuple[Member, ...]
+
+    @property
+    def compared(self) -> list[str]:
+        values = zip(*(member.values for member in self.members), strict=True)
+        return [name for name, own in zip(self.objectives, values, strict=True) if len(set(own)) > 1]
 
 
 def costs_of(cells: Sequence[CellFigures]) -> list[str]:
@@ -61,9 +66,11 @@ def fronts_of(ends: dict[str, Sample], wanted: Sequence[dict[str, str]], least: 
 
 
 def _front(sample: Sample, directions: dict[str, str]) -> Front | None:
-    """None if no cell has all objectives."""
+    """None if no cell has all objectives. A failed cell is no candidate: its other seeds say nothing about it."""
     names, candidates = tuple(directions), list[tuple[int, dict[str, float]]]()
     for index, cell in enumerate(sample.cells):
+        if cell.state == "failed":
+            continue
         own = {name: objective_of(cell, name) for name in names} | {QUALITY: float(sample.quality_N[index])}
         values = {name: value for name, value in own.items() if name in directions and value is not None}
         if len(values) == len(names) and np.isfinite(list(values.values())).all():

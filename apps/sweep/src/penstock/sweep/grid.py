@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def load_sweep(path: Path, registry: Registry) -> Sweep:
     written = read_config(config_file)
     cells: list[Cell] = []
     problems: list[Problem] = []
+    of_cells: dict[tuple[str, Problem, str], list[str]] = {}
     code: dict[str, str] = {}
     for name, parts in zip(settings.cell_names(), itertools.product(*settings.axes.values()), strict=True):
         chosen = [settings.axes[axis][value] for axis, value in zip(settings.axes, parts, strict=True)]
@@ -89,10 +90,14 @@ def load_sweep(path: Path, registry: Registry) -> Sweep:
         try:
             config = load_run_config(written, [*overrides, f"seed={settings.seeds[0]}"], registry)[0]
         except ProblemError as error:
-            problems += [_of_cell(found, name, places, document) for found in error.problems]
+            for found in error.problems:
+                before, after = _around(found, places, document)
+                of_cells.setdefault((before, found, after), []).append(name)
             continue
         configs = {seed: config.model_copy(update={"seed": seed}) for seed in settings.seeds}
         cells.append(Cell(name, axes, overrides, configs, key_of(config, code)))
+    for (before, found, after), names in of_cells.items():
+        problems.append(replace(found, where=f"{before}{_named(names)}{after}"))
     problems += [
         *_equal_cells(cells, document),
         *_unlike_tokenizers(settings, cells, document),
@@ -107,12 +112,20 @@ def load_sweep(path: Path, registry: Registry) -> Sweep:
     return Sweep(settings, config_file, tuple(cells), code, document)
 
 
-def _of_cell(found: Problem, cell: str, places: Sequence[tuple[str | int, ...]], document: ConfigDocument) -> Problem:
-    """A problem of a cell's config. What an override brought in stands in the sweep file, at the place of `places`."""
-    where = f"cell '{cell}': {found.where}"
+def _around(found: Problem, places: Sequence[tuple[str | int, ...]], document: ConfigDocument) -> tuple[str, str]:
+    """What stands before and after the cell where a problem of its config is. What an override brought in stands in the
+    sweep file, at the place of `places`."""
     if match := OVERRIDE.match(found.where):
-        where = f"{document.where(places[int(match[1]) - 1])}: cell '{cell}'{match[2]}"
-    return Problem(found.code, found.what, where, found.fix)
+        return f"{document.where(places[int(match[1]) - 1])}: ", match[2]
+    return "", f": {found.where}"
+
+
+def _named(cells: Sequence[str]) -> str:
+    """
+    >>> _named(["a"]), _named(["a", "b", "c"])
+    ("cell 'a'", "cell 'a' and 2 more")
+    """
+    return f"cell '{cells[0]}'" + (f" and {len(cells) - 1} more" if len(cells) > 1 else "")
 
 
 def key_of(config: RunConfig, code: dict[str, str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.pages.formats import count, duration, number, percent, size
+from collections.abc import Iterable
+
+from penstock.pages.formats import count, digits_for, duration, number, percent, size
 from penstock.run.records.sweep import CellFigures
 from penstock.sweep.objectives import objective_of
 
@@ -33,6 +35,15 @@ def counted(number: int, noun: str) -> str:
     ('1 cell', '2 cells')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(values: Iterable[object]) -> str:
+    """
+    >>> listed([0]), listed([0, 1]), listed([0, 1, 2])
+    ('0', '0 and 1', '0, 1 and 2')
+    """
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def label(figure: str) -> str:
@@ -78,7 +89,5 @@ def interval(value: float, low: float | None, high: float | None) -> str:
     """
     if low is None or high is None:
         return f"{value:.3f}"
-    from penstock.pages.formats import digits_for
-
     digits = digits_for((high - low) / 2)
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

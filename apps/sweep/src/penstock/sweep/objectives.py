@@ -21,7 +21,16 @@ OF_NAMES = ("bytes", "tasks")
 MEASURED_TIMES = frozenset({"latency_128", "latency_512", "tokens_per_second", "peak_memory"})
 """Figures that differ when they are measured again. They are reported, and decide nothing."""
 
-
+BETTER = {
+    "bits_per_byte": "minimize",
+    "flops_per_token": "minimize",
+    "latency_128": "minimize",
+    "latency_512": "minimize",
+    "tokens_per_second": "maximize",
+    "peak_memory": "minimize",
+    "max_violation": "minimize",
+}
+"""Figures with one direction that is better, whatever a sweep is for."""
 EXACT = frozenset({"parameters", "active_parameters", "embedding_share", "flops_per_token", "bytes"})
 """Figures that follow from the sizes of the model."""
 

@@ -74,7 +74,9 @@ def _filled(tables: Iterable[Table]) -> list[Table]:
 
 
 def _axis_cards(analysis: Analysis) -> list[Card]:
-    by_axis = {axis: [each for each in analysis.levels if each.axis == axis] for axis in _axes(analysis.figures)}
+    by_axis = {
+        axis: [each for each in analysis.effects.levels if each.axis == axis] for axis in _axes(analysis.figures)
+    }
     shown = {axis: levels for axis, levels in by_axis.items() if len(levels) > 1}
     caption = effects_caption(analysis)
     return [Card(axis, "bits per byte, lower is better", axis_chart(levels), caption) for axis, levels in shown.items()]

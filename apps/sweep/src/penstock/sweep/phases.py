@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock.hooks.contracts.stopping import StopRule
 from penstock.hooks.problems import Problem, ProblemError
 from penstock.sweep.grid import Cell, Sweep, override
 
@@ -70,6 +71,19 @@ def phases_of(sweep: Sweep) -> list[Phase]:
     if settings.phases is not None and settings.phases.short.schedule == "trunk":
         _require_trunks(sweep)
     return phases
+
+
+def require_time_for(rule: StopRule, phases: Sequence[Phase], sweep: Sweep) -> None:
+    """A rule that judges over some tokens sees as many between the first rung and the last; else it never stops a
+    cell. Raises `ProblemError`."""
+    needed = getattr(rule, "judges_over", 0)
+    for phase in phases:
+        rungs = phase.rung_tokens(sweep.baseline)[:-1] if phase.stops else []
+        if needed and (not rungs or rungs[-1] - rungs[0] < needed):
+            seen = rungs[-1] - rungs[0] if rungs else 0
+            what = f"the rule judges over {needed:,} tokens, but from the first rung to the last there are {seen:,}"
+            fix = "give it fewer tokens, or place the rungs further apart"
+            raise ProblemError(Problem("bad-value", what, sweep.where("stop"), fix))
 
 
 def _require_shorter(phase: Phase, sweep: Sweep) -> None:

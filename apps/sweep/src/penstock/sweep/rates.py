@@ -50,10 +50,10 @@ class CellRateOverrides:
         return self.files(cell).rates() if self.settings.use == "lr-find" else None
 
     def ramps(self, cell: Cell) -> int:
-        """How many ramps find the rates of a cell: for each rule of the optimizer as many as there are seeds."""
+        """How many ramps find the rates of a cell: one for each seed, or with two rules a pair for each of these."""
         if self.settings.use != "lr-find":
             return 0
-        return self.settings.seeds * (1 + hasattr(cell.config.train.optimizer.settings, "adamw_lr"))
+        return self.settings.seeds * (4 if hasattr(cell.config.train.optimizer.settings, "adamw_lr") else 1)
 
     def ramp_tokens(self, cell: Cell) -> int:
         """Tokens of all ramps of a cell, if none of them ends early."""

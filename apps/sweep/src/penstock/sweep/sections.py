@@ -14,7 +14,7 @@ from penstock.sweep.compare import basis, reference_text
 from penstock.sweep.compare import interval as difference_text
 from penstock.sweep.fronts import QUALITY, Front
 from penstock.sweep.heldout import FEWEST_PIECES
-from penstock.sweep.labels import PHASES, counted, figure_of, interval, label, shown
+from penstock.sweep.labels import PHASES, counted, figure_of, interval, label, listed, shown
 from penstock.sweep.objectives import MEASURED_TIMES
 from penstock.sweep.rankings import Ranking, RateRanking
 from penstock.sweep.tables import reproduce_lines
@@ -50,8 +50,18 @@ def summary(figures: SweepFigures, wanted: int) -> str:
         parts.append(f"{names[0].upper()}{names[1:]}. Cells: {counts}.")
     if figures.spent:
         parts.append(f"{duration(3600 * figures.spent.hours)} of training, {count(figures.spent.tokens)} tokens.")
-    failed = [f"{run.cell} with seed {run.seed} {run.why}." for run in figures.missing if run.why != "not run yet"]
-    return " ".join(filter(None, [*parts, *failed]))
+    return " ".join(filter(None, [*parts, *_why_missing(figures)]))
+
+
+def _why_missing(figures: SweepFigures) -> list[str]:
+    """A sentence for each cell and reason, with the seeds that it is about."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for run in figures.missing:
+        if run.why != "not run yet":
+            seeds.setdefault((run.cell, run.why), []).append(run.seed)
+    return [
+        f"{cell} with {'seed' if len(own) == 1 else 'seeds'} {listed(own)} {why}." for (cell, why), own in seeds.items()
+    ]
 
 
 def _confirmed(figures: SweepFigures, phase: str) -> str:
@@ -123,18 +133,29 @@ def _cell_words(analysis: Analysis, cell: CellFigures) -> tuple[str, ...]:
 def effects_table(analysis: Analysis) -> Table:
     rows = [
         (f"{each.axis}: {each.value}", str(each.cells), interval(each.bits_per_byte, each.low, each.high))
-        for each in analysis.levels
+        for each in analysis.effects.levels
     ]
     return Table("Effect of each axis", ("value", "cells", "bits per byte"), rows, effects_caption(analysis))
 
 
 def effects_caption(analysis: Analysis) -> str:
-    seeds = max((standing.seeds for each in list(analysis.standings.values())[:1] for standing in each), default=1)
-    over = "documents and seeds" if seeds > 1 else "documents; one seed says nothing about other seeds"
-    return (
-        f"Mean over the cells with this value after {count(analysis.level_tokens)} tokens, the furthest that every "
-        f"cell came. The {CONFIDENCE:.0%} interval is that of the difference from the mean of all cells, over {over}."
+    effects = analysis.effects
+    if not effects.levels:
+        return ""
+    one = len(effects.seeds) == 1
+    text = (
+        f"Mean over the cells with this value after {count(effects.tokens)} tokens, the furthest that all of them "
+        f"came, with the {'seed' if one else 'seeds'} that all of them have ({listed(effects.seeds)})."
     )
+    if any(each.low is not None for each in effects.levels):
+        over = "documents; one seed says nothing about other seeds" if one else "documents and seeds"
+        text += f" The {CONFIDENCE:.0%} interval is that of the difference from the mean of all cells, over {over}."
+    if effects.left_out:
+        text += (
+            f" Without a result: {', '.join(effects.left_out)}; values that lack a cell are means over other partners "
+            "than the rest."
+        )
+    return text
 
 
 def front_table(front: Front) -> Table:
@@ -157,14 +178,21 @@ def _sure(member: object) -> str:
 
 def front_caption(front: Front) -> str:
     on = sum(member.on_front for member in front.members)
-    reference = ", ".join(map(shown, front.objectives, front.reference))
-    return (
-        f"{on} of {counted(len(front.members), 'cell')} {'is' if on == 1 else 'are'} on the front. It covers "
-        f"{percent(front.hypervolume)} of the box up to "
-        f"the reference point ({reference}), a tenth of the range beyond the worst cell. An interval "
-        "is that of a cell alone; cells share documents, so membership is surer than overlapping intervals look."
-        f"{_certainty_text(front)}"
-    )
+    text = f"{on} of {counted(len(front.members), 'cell')} {'is' if on == 1 else 'are'} on the front."
+    if compared := front.compared:
+        reference = [
+            shown(*each) for each in zip(front.objectives, front.reference, strict=True) if each[0] in compared
+        ]
+        text += (
+            f" It covers {percent(front.hypervolume)} of the box up to the reference point ({', '.join(reference)}), a "
+            "tenth of the range beyond the worst cell."
+        )
+    if any(member.membership is not None for member in front.members):
+        text += (
+            " An interval is that of a cell alone; cells share documents, so membership is surer than overlapping "
+            "intervals look."
+        )
+    return text + _certainty_text(front)
 
 
 def _certainty_text(front: Front) -> str:
@@ -256,7 +284,7 @@ def phases_table(analysis: Analysis) -> Table:
 def decisions_table(figures: SweepFigures) -> Table:
     rows = [
         (
-            each.rule,
+            f"{each.rule}, seed {each.seed}" if each.seed is not None else each.rule,
             PHASES[each.phase],
             count(each.tokens),
             each.went_on[0] if len(each.went_on) == 1 else str(len(each.went_on)),

@@ -2,6 +2,7 @@
 low to far too high.
 
 Muon's matrices and AdamW's embeddings, heads, routers and norms have a ramp each, while the other rule keeps its rate.
+The other rule lowers the loss, too, so each of the two has further steps with its own rate at the ramp's lowest.
 Each of several seeds has its own initial weights and order of the data, so the spread of what they suggest says how
 much the suggestion is worth.
 """
@@ -17,7 +18,7 @@ from penstock.hooks.problems import ProblemError
 from penstock.run import messages
 from penstock.run.config import RunConfig
 from penstock.run.records.rates import FoundRate, FoundRates, RateCurve
-from penstock.train.rate_curve import interval, ramp, suggested
+from penstock.train.rate_curve import WIDEST, interval, ramp, suggested
 from penstock.train.trial import trial
 
 SEEDS = 3
@@ -30,8 +31,9 @@ BROKEN = 2.0
 def find_rates(config: RunConfig, data: Path, *, seeds: int = SEEDS, steps: int = STEPS) -> FoundRates:
     """The rate of each rule of the config's optimizer, from new models that train on the prepared `data`. The ramps go
     from 1e-5 to 1. Nothing of this process or of a run is changed."""
-    rates = [_found(config, data, rule, seeds, steps) for rule in rules_of(config, data)]
-    used = sum(len(curve.losses) for rate in rates for curve in rate.curves)
+    rules = rules_of(config, data)
+    rates = [_found(config, data, rule, seeds, steps, alone=len(rules) == 1) for rule in rules]
+    used = sum(len(curve.losses) + len(curve.at_rest) for rate in rates for curve in rate.curves)
     return FoundRates(config.name, used, used * config.tokens_per_step, rates)
 
 
@@ -45,22 +47,26 @@ def _rule(config: RunConfig, group: dict[str, object]) -> str:
     return str(group.get("rule", config.train.optimizer.entry.component.name))
 
 
-def _found(config: RunConfig, data: Path, rule: str, seeds: int, steps: int) -> FoundRate:
+def _found(config: RunConfig, data: Path, rule: str, seeds: int, steps: int, *, alone: bool) -> FoundRate:
     setting, now = _setting(config, rule)
     curves: list[RateCurve] = []
     for seed in range(config.seed, config.seed + seeds):
         messages.note(f"{rule}: ramp {len(curves) + 1} of {seeds}")
         rates = ramp(LOWEST, HIGHEST, steps)
         losses = list(_losses(config, data, rule, rates, now, seed))
-        curves.append(RateCurve(seed, rates[: len(losses)], losses, suggested(rates, losses)))
-    return _summed_up(rule, setting, now, curves)
+        at_rest = [] if alone else list(_losses(config, data, rule, [LOWEST] * steps, now, seed))
+        curves.append(RateCurve(seed, rates[: len(losses)], losses, suggested(rates, losses, at_rest), at_rest))
+    return summed_up(rule, setting, now, curves, step=(HIGHEST / LOWEST) ** (1 / (steps - 1)))
 
 
-def _summed_up(rule: str, setting: str, now: float, curves: Sequence[RateCurve]) -> FoundRate:
+def summed_up(rule: str, setting: str, now: float, curves: Sequence[RateCurve], step: float) -> FoundRate:
+    """What the ramps of all seeds say together; `step` is the factor from one of their rates to the next."""
     suggestions = [curve.suggested for curve in curves if curve.suggested is not None]
-    within = interval(suggestions)
+    within = interval(suggestions, step)
     mean = math.exp(statistics.fmean(map(math.log, suggestions))) if suggestions else None
     low, high = within[1:] if within else (None, None)
+    if low and high and high / low > WIDEST:
+        mean = None
     return FoundRate(rule, setting, now, mean, low, high, list(curves))
 
 

@@ -14,13 +14,14 @@ from penstock.pages.drawing import HALF, INK, MUTED, SERIES, Chart, Key, Size, a
 from penstock.pages.lines import line
 from penstock.pages.page import write_page
 from penstock.run.records.rates import FoundRate, FoundRates
-from penstock.train.rate_curve import smoothed
+from penstock.train.rate_curve import WIDEST, smoothed
 
 TEMPLATE = Path(__file__).with_name("rates.html.j2")
 COLUMNS = ("rule", "setting", "in the config", "suggested", "95 % interval")
 CAPTION = (
     "The geometric mean of the rates at which the smoothed loss falls fastest, one of each seed, with Student's "
-    "interval of the mean of their logarithms. It is a place to start from: the best rate of a long run is often lower."
+    "interval of the mean of their logarithms. No rate is suggested where the interval is wider than a factor of "
+    f"{WIDEST:g}. It is a place to start from: the best rate of a long run is often lower."
 )
 
 
@@ -41,7 +42,14 @@ def write_rates_page(found: FoundRates, out: Path) -> Path:
 def row(rate: FoundRate) -> tuple[str, ...]:
     """The cells of a rule's line in the table."""
     within = "-" if rate.low is None or rate.high is None else f"{short(rate.low)} to {short(rate.high)}"
-    return rate.rule, rate.setting, short(rate.now), "-" if rate.suggested is None else short(rate.suggested), within
+    return rate.rule, rate.setting, short(rate.now), suggestion(rate), within
+
+
+def suggestion(rate: FoundRate) -> str:
+    """The suggested rate, or why there is none."""
+    if rate.suggested is not None:
+        return short(rate.suggested)
+    return "-" if all(curve.suggested is None for curve in rate.curves) else "none: the seeds disagree"
 
 
 def short(rate: float) -> str:
@@ -54,7 +62,9 @@ def short(rate: float) -> str:
 
 
 def _card(rate: FoundRate) -> Card:
-    caption = "Loss while the rate of this rule rises; the other rule keeps its own. Dashed: the suggestion."
+    caption = "Loss while the rate of this rule rises. Dashed: the suggestion."
+    if any(curve.at_rest for curve in rate.curves):
+        caption += " Other rules keep their rates; dotted: the loss with this rule at the lowest one."
     return Card(f"Rate of {rate.rule}", "nats a token", _chart(rate), caption)
 
 
@@ -67,6 +77,8 @@ def _plot(rate: FoundRate, axes: Axes, size: Size) -> None:
     for color, curve in zip(SERIES, rate.curves, strict=False):
         line(axes, np.array(curve.rates), np.array(curve.losses), color=color, width=1, alpha=0.3)
         line(axes, np.array(smoothed(curve.rates)), np.array(smoothed(curve.losses)), color=color)
+        at_rest = smoothed(curve.at_rest[: len(curve.rates)])
+        line(axes, np.array(smoothed(curve.rates)[: len(at_rest)]), np.array(at_rest), color=color, style=":")
     if rate.low is not None and rate.high is not None:
         axes.axvspan(rate.low, rate.high, color=MUTED, alpha=0.12, linewidth=0)
     if rate.suggested is not None:

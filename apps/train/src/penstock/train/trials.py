@@ -55,9 +55,13 @@ def _prepared(config: RunConfig, document: ConfigDocument, runs: Path, option: s
 
 def _rates_text(config: RunConfig, found: FoundRates, page: Path) -> str:
     override = override_of_found(config, found)
-    use = (
-        f"train with: {shlex.quote(override)}" if override else "no loss fell: try penstock train --overfit-tokens 1024"
+    fell = any(curve.suggested is not None for rate in found.rates for curve in rate.curves)
+    none = (
+        "no rate to train with: the seeds disagree"
+        if fell
+        else "no loss fell: try penstock train --overfit-tokens 1024"
     )
+    use = f"train with: {shlex.quote(override)}" if override else none
     return "\n\n".join([output.table(COLUMNS, [row(each) for each in found.rates]), use, f"curves: {page}"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -202,6 +202,41 @@ class Gsm8kConfig(Schema):
             rows = (f'{{"question": "{n}+1?", "answer": "#### {n + 1}"}}\n' for n in numbers)
             (folder / f"{split}.jsonl").write_text("".join(rows))
         return {"path": str(folder), "tokens": 8}
+
+
+class HumanEvalConfig(Schema):
+    """`humaneval`: functions to be written from their docstring, and tested."""
+
+    path: InputPath | None = None
+    """A local `HumanEval.jsonl`, plain or compressed, a Parquet file, or a clone of openai/openai_humaneval; or other
+    problems with the columns prompt, test and entry_point. null means `humaneval` in the data folder, or the Hugging
+    Face hub if there is no data folder."""
+    samples: int = Field(default=1, gt=0)
+    """Answers to each problem."""
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1,), min_length=1)
+    """The k of each pass@k: the share of problems that one of k answers solves. 1, 10 and 100 in the paper, of 200
+    samples."""
+    tokens: int = Field(default=512, gt=0)
+    """The most tokens of an answer."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token each time, which gives one answer. The paper has 0.2 for pass@1, 0.8 for pass@100."""
+    seconds: float = Field(default=3.0, gt=0)
+    """What a program may take, on a machine with a free core; 3 as in the paper's executor."""
+
+    def misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.temperature == 0 and self.samples > 1:
+            yield ("samples",), f"must be 1 at temperature 0, not {self.samples}: all answers would be the same"
+        if max(self.k) > self.samples:
+            yield ("k",), f"has {max(self.k)}, but there are only {self.samples} samples of each problem"
+
+    @classmethod
+    def example(cls, folder: Path) -> Mapping[str, Any]:
+        rows = (
+            f'{{"task_id": "{n}", "prompt": "f = {n}\\n", "test": "def check(f): assert f", "entry_point": "f"}}\n'
+            for n in range(4)
+        )
+        (folder / "problems.jsonl").write_text("".join(rows))
+        return {"path": str(folder / "problems.jsonl"), "tokens": 8}
 
 
 class QualityConfig(Schema):

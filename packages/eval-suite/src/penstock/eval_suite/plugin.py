@@ -97,6 +97,16 @@ def tasks() -> list[Component]:
         ),
         Component(
             kind="task",
+            name="humaneval",
+            target="penstock.eval_suite.humaneval:HumanEval",
+            config="penstock.eval_suite.config:HumanEvalConfig",
+            summary="The share of HumanEval's functions that a model writes so that their tests pass.",
+            capabilities=frozenset({"every-token"}),
+            contract=2,
+            reference="https://arxiv.org/abs/2107.03374",
+        ),
+        Component(
+            kind="task",
             name="quality",
             target="penstock.eval_suite.quality:Quality",
             config="penstock.eval_suite.config:QualityConfig",

@@ -1,7 +1,8 @@
-"""Helpers for tasks: continuations in tokens, and the refusal of few-shot examples."""
+"""Helpers for tasks: continuations in tokens, seeds of drawn texts, and the refusal of few-shot examples."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from penstock.hooks.contracts import BeginsTexts, Likelihood, TaskContext, Tokenizer
@@ -58,3 +59,8 @@ def refuse_shots(context: TaskContext, task: str) -> None:
     if context.shots:
         what = f"task '{task}' has no few-shot examples"
         raise ProblemError(Problem("no-shots", what, f"--shots {context.shots}", "leave it out"))
+
+
+def sample_seed(seed: int, item: str, sample: int) -> int:
+    """Of its own for each text that a task draws, so that no two prompts draw alike; 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {item} {sample}".encode()).digest()[:8], "big") >> 1

@@ -8,7 +8,6 @@ over prompts. No figure is good or bad by itself: compare models with the same s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import cast
 
 from penstock.eval_suite.diversity import grams, longest_repeated, require_bleu, self_bleu
 from penstock.eval_suite.examples import convention, prompt_text, require_room
-from penstock.eval_suite.prompts import first_token, refuse_shots
+from penstock.eval_suite.prompts import first_token, refuse_shots, sample_seed
 from penstock.eval_suite.sources import local_rows, some_rows, texts_of
 from penstock.hooks.contracts import (
     Answer,
@@ -72,7 +71,7 @@ class Quality:
     def requests(self, item: Item, context: TaskContext) -> Sequence[Generate]:
         prompt = _prompt_tokens(item.document, context)
         return [
-            Generate(prompt, self._tokens, (), self._temperature, _seed(context.seed, item.id, sample))
+            Generate(prompt, self._tokens, (), self._temperature, sample_seed(context.seed, item.id, sample))
             for sample in range(self._samples)
         ]
 
@@ -143,11 +142,6 @@ def _prompt_tokens(prompt: str, context: TaskContext) -> list[int]:
     if context.chat is not None:
         return context.chat.encode(prompt_text(prompt, (), context))
     return [first_token(context.tokenizer), *context.tokenizer.encode(prompt)]
-
-
-def _seed(seed: int, item: str, sample: int) -> int:
-    """Of its own for each text, so that no two prompts draw alike; 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {item} {sample}".encode()).digest()[:8], "big") >> 1
 
 
 def _distinct(texts: Sequence[Sequence[str]]) -> dict[str, float]:

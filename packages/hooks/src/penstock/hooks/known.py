@@ -83,6 +83,7 @@ FIRST_PARTY: dict[tuple[str, str], str] = {
     ("task", "choices"): "penstock-eval-suite",
     ("task", "gsm8k"): "penstock-eval-suite",
     ("task", "heldout"): "penstock-eval-suite",
+    ("task", "humaneval"): "penstock-eval-suite",
     ("task", "lambada"): "penstock-eval-suite",
     ("task", "lm-eval"): "penstock-lm-eval",
     ("task", "mmlu"): "penstock-eval-suite",

@@ -17,8 +17,8 @@ _BYTES = ((1e12, "\u00a0TB"), (1e9, "\u00a0GB"), (1e6, "\u00a0MB"), (1e3, "\u00a
 def number(value: float | None) -> str:
     """Three significant digits without an exponent if that stays readable.
 
-    >>> number(0.12345), number(0.02), number(1234.5), number(2.0), number(3e-7), number(None) == DASH
-    ('0.123', '0.02', '1,234', '2.00', '3e-07', True)
+    >>> number(0.12345), number(0.02), number(1234.5), number(2.0), number(0.9999), number(3e-7), number(None) == DASH
+    ('0.123', '0.02', '1,234', '2.00', '1.00', '3e-07', True)
     """
     if value is None or math.isnan(value):
         return DASH
@@ -32,7 +32,7 @@ def number(value: float | None) -> str:
     if size >= 100:
         return f"{value:,.0f}"
     text = _digits(value)
-    return text.rstrip("0") if size < 1 else text
+    return text.rstrip("0") if abs(float(text)) < 1 else text
 
 
 def decimals(value: float | None) -> str:

@@ -14,6 +14,7 @@ class Perplexity:
 
     def __init__(self, *, behind: float = 0.5, tokens: int = 1_000_000) -> None:
         self.behind, self.tokens = behind, tokens
+        self.judges_over = tokens
 
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
         reasons: dict[str, str] = {}

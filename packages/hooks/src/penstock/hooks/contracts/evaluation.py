@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from penstock.hooks.contracts.data import Tokenizer
 from penstock.hooks.contracts.model import LanguageModel
@@ -57,7 +57,8 @@ class TaskContext:
     all: the runner keeps to it. `seed` decides whatever a task draws. `data` is a folder of local data sets, one
     folder a data set. With `fit_shots`, a task whose examples do not fit takes fewer, and names their number in its
     metrics; otherwise it raises `ProblemError`. A task asks its questions through the template `chat`, if there is
-    one. `prompts` are beginnings of texts from the run's config.
+    one. `prompts` are beginnings of texts from the run's config. `sandbox` is how far programs that the model wrote are
+    isolated, at least: a task that runs them on a machine with less raises `ProblemError`.
     """
 
     tokenizer: Tokenizer
@@ -70,6 +71,7 @@ class TaskContext:
     fit_shots: bool = False
     chat: ChatTemplate | None = None
     prompts: Sequence[str] = ()
+    sandbox: Literal["full", "reduced", "none"] = "full"
 
 
 @dataclass(frozen=True, slots=True)

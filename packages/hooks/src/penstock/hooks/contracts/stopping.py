@@ -33,7 +33,11 @@ class Standing:
 
 
 class StopRule(Protocol):
-    """Decides at each rung of a sweep which cells go on."""
+    """Decides at each rung of a sweep which cells go on.
+
+    A rule that needs a stretch of training may say so by an attribute `judges_over`, in tokens. A sweep whose first and
+    last rung are closer is refused, since the rule would never stop a cell.
+    """
 
     def stopped(self, rung: int, standings: Sequence[Standing]) -> Mapping[str, str]:
         """The cells that stop at a rung, each with the reason in a sentence; some cell goes on. The answer depends on

@@ -27,7 +27,10 @@ _MOST_HIDDEN_WIDTHS = 7  # that are tried for one width: they are 1 % apart
 _NEAR = 20.0  # tolerances: what is further off is no help
 _VOCABULARIES = [base * 2**power for base in (512, 768) for power in range(10)]
 _DEPTHS = 48
-"""Vocabularies and depths, up to this one, that are tried where the given one meets no budget."""
+_SHARES = [each / 20 for each in range(1, 20)]
+_WIDTHS, _DOUBLINGS = 64, 20
+"""Vocabularies, depths up to this one, shares, and budgets (by the multiple of a width, or doubled and halved so often)
+that are tried where no shape meets the request."""
 
 Count = Callable[[Sizes], tuple[Weights, ...]]
 
@@ -285,23 +288,39 @@ def _no_shape(request: PlanRequest, architecture: Architecture, tried: Sequence[
 
 
 def _other(request: PlanRequest, architecture: Architecture) -> str | None:
-    """The nearest vocabulary with which the depth meets the budget, or else the nearest depth; None if neither helps.
-    Both decide how wide the model is."""
+    """The nearest request that a shape meets: another vocabulary where the depth is free or else another depth, then
+    another share, then another budget."""
+    for change, asked, changed in _changes(request, architecture):
+        if (found := _met(asked, changed, [])) is not None:
+            return f"{change}it is met by {_described(found, asked)}"
+    return None
+
+
+def _changes(request: PlanRequest, architecture: Architecture) -> Iterator[tuple[str, PlanRequest, Architecture]]:
     if request.vary == "depth":
         given = architecture.base.vocabulary
         for tokens in sorted(_VOCABULARIES, key=lambda each: abs(log(each / given))):
             with_tokens = replace(architecture, base=replace(architecture.base, vocabulary=tokens))
-            if (found := _met(request, with_tokens, [])) is not None:
-                return f"with a vocabulary of {tokens:,} tokens it is met by {_described(found, request)}"
-        return None
-    given = request.layers or 1
-    begun = request.dense_layers if request.experts else 0
-    for layers in sorted(range(begun + 1, _DEPTHS + 1), key=lambda each: abs(log(each / given))):
-        asked = request.model_copy(update={"layers": layers})
-        deeper = replace(architecture, base=replace(architecture.base, layers=layers))
-        if (found := _met(asked, deeper, [])) is not None:
-            return f"it is met by {_described(found, request)}"
-    return None
+            yield f"with a vocabulary of {tokens:,} tokens ", request, with_tokens
+    else:
+        given, begun = request.layers or 1, request.dense_layers if request.experts else 0
+        for layers in sorted(range(begun + 1, _DEPTHS + 1), key=lambda each: abs(log(each / given))):
+            deeper = replace(architecture, base=replace(architecture.base, layers=layers))
+            yield "", request.model_copy(update={"layers": layers}), deeper
+    for share in sorted(_SHARES, key=lambda each: abs(each - request.embedding_share)):
+        yield f"with a share of {share:.0%} ", request.model_copy(update={"embedding_share": share}), architecture
+    for parameters in sorted(_budgets(request, architecture), key=lambda each: abs(log(each / request.parameters))):
+        yield f"with {parameters:,} parameters ", request.model_copy(update={"parameters": parameters}), architecture
+
+
+def _budgets(request: PlanRequest, architecture: Architecture) -> set[int]:
+    """Budgets that may do: where the depth is free, those whose share of tables is a width that the planner tries."""
+    if request.vary == "depth":
+        rows = (1 if request.tied else 2) * architecture.base.vocabulary + architecture.base.positions
+        widths = (request.width_multiple * each for each in range(1, _WIDTHS + 1))
+        return {round(width * rows / request.embedding_share) for width in widths}
+    budgets = (round(request.parameters * 2 ** (power / 2)) for power in range(-_DOUBLINGS * 2, _DOUBLINGS * 2 + 1))
+    return {each for each in budgets if each > 0}
 
 
 def _described(shape: Shape, request: PlanRequest) -> str:

@@ -9,19 +9,22 @@ from penstock.run.records.record import Record
 
 @dataclass(frozen=True, slots=True)
 class RateCurve(Record):
-    """Losses of one ramp, in nats a counted token: each before the step at its rate. `suggested` is None where the loss
-    never fell."""
+    """Losses of one ramp, in nats a counted token: each before the step at its rate. `at_rest` are those of the same
+    steps with the rule at the lowest rate, where another rule of the optimizer learns. `suggested` is None where the
+    loss never fell."""
 
     seed: int
     rates: list[float]
     losses: list[float]
     suggested: float | None
+    at_rest: list[float] = field(default_factory=lambda: list[float]())
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRate(Record):
     """The rate of one rule of the optimizer: the geometric mean over seeds, with the bounds of its 95 % interval where
-    at least three seeds have one. `setting` is what the optimizer calls it, `now` what it is there."""
+    at least three seeds have one. None if no seed suggests one, or if they disagree, which the bounds then show.
+    `setting` is what the optimizer calls it, `now` what it is there."""
 
     rule: str
     setting: str

@@ -140,13 +140,14 @@ class MeasuredRun(Record):
 class Decision(Record):
     """What a rule did at a rung of a phase, among the cells that had a result there: `stopped` has a reason for each
     cell that it stopped, and the others went on. The choice of finalists is a decision too, whose rule is "finalists",
-    and so is that of the cell that gets a further seed, whose rule is "confirm"."""
+    and so is that of the cell that gets a further `seed`, whose rule is "confirm"."""
 
     phase: str
     tokens: int
     rule: str
     went_on: list[str]
     stopped: dict[str, str]
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,182 @@
+"""Verdicts of each level, and what is left behind: nothing."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from penstock.hooks.problems import ProblemError
+from penstock.sandbox.cgroups import PREFIX
+from penstock.sandbox.sandbox import Sandbox
+from penstock.sandbox.verdict import Limits, Verdict
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="isolation needs Linux")
+LIMITS = Limits(seconds=20.0, output=10_000)
+
+
+def opened(level, limits: Limits = LIMITS, **options) -> Sandbox:
+    try:
+        return Sandbox(level, limits=limits, **options)
+    except ProblemError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def full() -> Iterator[Sandbox]:
+    with opened("full") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module", params=("full", "reduced", "none"))
+def any_level(request) -> Iterator[Sandbox]:
+    with opened(request.param) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome", "reason"),
+    [
+        ("assert 1 + 1 == 2", "passed", ""),
+        ("x = 1\nassert x == 2, 'no'", "failed", "AssertionError: no (line 2)"),
+        ("def f():\n    return 1 / 0\nf()", "failed", "ZeroDivisionError: division by zero (line 2)"),
+        ("def broken(:", "failed", "SyntaxError: invalid syntax (program.py, line 1)"),
+        ("x = '\0'", "failed", None),
+        ("import sys\nsys.exit(0)", "ended early", "SystemExit: 0 (line 2)"),
+        ("import os; os._exit(7)", "ended early", "left before its last line, with exit code 7"),
+        ("import os; os.kill(os.getpid(), 9)", "killed", None),
+        (b"x = '\xff'", "not a program", "is not UTF-8 text (byte 5)"),
+        ("x = '\ud800'", "not a program", "is not UTF-8 text (byte 5)"),
+        ("print('x' * 20_000)", "too much output", "printed more than 10000 bytes"),
+        ("while True: print('x' * 1000)", "too much output", "printed more than 10000 bytes"),
+        ("", "passed", ""),
+    ],
+)
+def test_every_end_has_its_verdict(any_level: Sandbox, program, outcome: str, reason: str | None) -> None:
+    verdict = any_level.run(program)
+    assert verdict.outcome == outcome
+    assert reason is None or verdict.reason == reason
+
+
+@pytest.mark.parametrize("level", ["full", "reduced", "none"])
+def test_what_never_ends_is_ended(level) -> None:
+    with opened(level, Limits(seconds=0.5)) as sandbox:
+        for program in ("while True: pass", "import time; time.sleep(1e6)"):
+            verdict = sandbox.run(program)
+            assert (verdict.outcome, verdict.seconds < 60) == ("timed out", True)
+
+
+def test_a_program_that_outgrows_its_memory_fails_or_is_killed(any_level: Sandbox) -> None:
+    verdict = any_level.run("held = [bytes(64 << 20) for _ in range(16)]")
+    assert verdict.outcome in ("failed", "killed")
+
+
+def test_output_is_kept_as_text(any_level: Sandbox) -> None:
+    program = (
+        "import os, sys\nprint('out', flush=True)\nprint('error', file=sys.stderr, flush=True)\nos.write(1, b'\\xff')"
+    )
+    verdict = any_level.run(program)
+    assert (verdict.outcome, verdict.output) == ("passed", "out\nerror\n\ufffd")
+
+
+def test_verdicts_come_in_the_order_of_the_programs(full: Sandbox) -> None:
+    programs = [f"assert {number} % 3" for number in range(9)]
+    assert [verdict.passed for verdict in full.run_all(programs)] == [bool(number % 3) for number in range(9)]
+
+
+def test_workers_run_programs_at_once() -> None:
+    """Two that each wait for longer than half of their time end within the time of one."""
+    with opened("full", workers=2) as sandbox:
+        begun = time.monotonic()
+        assert [verdict.passed for verdict in sandbox.run_all(["import time; time.sleep(1)"] * 2)] == [True, True]
+        alone = sandbox.run("import time; time.sleep(1)").seconds
+        assert time.monotonic() - begun < 3 * alone
+
+
+def test_threads_share_a_sandbox(full: Sandbox) -> None:
+    found: list[Verdict] = []
+    threads = [threading.Thread(target=lambda: found.append(full.run("print(6 * 7)"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [verdict.output for verdict in found] == ["42\n"] * 4
+
+
+def test_full_is_a_machine_of_its_own(full: Sandbox) -> None:
+    program = """
+import os, socket, subprocess, sys, tempfile
+assert os.getpid() < 10 and os.getuid() != 0
+assert os.listdir() == [] and not os.path.exists("/proc") and not os.path.exists("/home")
+open("file", "w").write("x")
+assert tempfile.NamedTemporaryFile().name.startswith(os.getcwd())
+assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, text=True).stdout == "1\\n"
+assert "PENSTOCK" not in "".join(os.environ)
+one, other = socket.socketpair()
+"""
+    os.environ["PENSTOCK_TEST"] = "x"
+    verdict = full.run(program)
+    del os.environ["PENSTOCK_TEST"]
+    assert verdict.passed, verdict
+
+
+def test_reduced_reads_the_interpreter_and_nothing_else() -> None:
+    program = """
+import colorsys, os, threading
+thread = threading.Thread(target=lambda: None)
+thread.start()
+thread.join()
+for refused in (
+    lambda: open("/etc/passwd"), lambda: os.listdir("/"), lambda: open("/tmp/x", "w"), lambda: os.fork(),
+    lambda: os.execv("/bin/true", ["true"]), lambda: os.chmod("/tmp", 0o777), lambda: __import__("socket").socket(),
+    lambda: os.kill(os.getppid(), 0), lambda: open("/proc/self/environ"),
+):
+    try:
+        refused()
+    except OSError:
+        continue
+    raise AssertionError(refused.__code__.co_names)
+"""
+    with opened("reduced") as sandbox:
+        verdict = sandbox.run(program)
+    assert verdict.passed, verdict
+
+
+def test_a_lost_zygote_is_started_again(full: Sandbox) -> None:
+    full._workers[0]._process.kill()
+    full._workers[0]._process.wait()
+    assert full.run("pass").outcome == "killed"
+    assert full.run("pass").passed
+
+
+def held() -> dict[str, int]:
+    """The processes that this one has started, with the files and mounts of each, and its control groups."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    counted = {str(path): 0 for path in Path("/sys/fs/cgroup").rglob(f"{PREFIX}{os.getpid()}-*")}
+    for pid in found - {os.getpid()}:
+        files, mounts = Path(f"/proc/{pid}/fd"), Path(f"/proc/{pid}/mountinfo")
+        counted[f"{pid}"] = len(list(files.iterdir())) + len(mounts.read_text().splitlines())
+    return counted
+
+
+def test_nothing_is_left_behind() -> None:
+    before = held()
+    sandbox = opened("full")
+    started = held()
+    program = "import os\nopen('file', 'w').write('x')\nif os.fork() == 0:\n    import time; time.sleep(100)"
+    for _ in range(5):
+        assert sandbox.run(program).passed
+    assert held() == started
+    assert len(started) > len(before)
+    sandbox.close()
+    assert held() == before
