@@ -16,7 +16,7 @@ from penstock.hooks.problems import ProblemError
 
 FILES = sorted((Path(__file__).parent / "compat").glob("v*/*.py"))
 SELECTION = Selection(no_plugins=True, files=tuple(map(str, FILES)))
-# Not here: a model is too long to freeze; an engine of the first contract is a server now, and objectives,
+# Not here: a model is too long to freeze; engines and servers of the first contract are supported no more; objectives,
 # launchers, stop rules and sections came later; the others are not part of a run's result.
 LEFT_OUT = {
     "architecture",

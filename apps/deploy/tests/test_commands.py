@@ -13,7 +13,10 @@ from penstock.hooks.problems import ProblemError
     [
         (["--format", "hff"], "unknown exporter 'hff', did you mean 'hf'"),
         (["--format", "{use: hf, dtyp: float32}"], "dtyp: unknown field, did you mean 'dtype'"),
-        (["--for", "gguf"], "engine: input should be 'transformers', 'vllm' or 'sglang', not 'gguf'"),
+        (["--for", "gguf"], "--for: unknown engine 'gguf', known: llama-cpp, sglang, transformers, vllm"),
+        (["--for", "llama-cpp", "--format", "hf"], "llama-cpp does not read what the exporter 'hf' writes"),
+        (["--verify", "vlm"], "unknown server 'vlm', did you mean 'vllm'"),
+        (["--verify", "{use: vllm, pyton: a}"], "pyton: unknown field, did you mean 'python'"),
         (
             ["--for", "vllm", "--format", "penstock"],
             "--for: exporter 'penstock' has no setting engine, leave --for out",

@@ -42,6 +42,12 @@ train:
   trackers: [jsonl]
 """
 
+TEMPLATE = (
+    "{{ eos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if messages[-1].content == 'raise' %}{{ raise_exception('not today') }}{% endif %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -68,9 +74,17 @@ def trained(workplace: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(trained: Path, workplace: Path) -> Iterator[Running]:
+def template(workplace: Path) -> Path:
+    file = workplace / "chat.jinja"
+    file.write_text(TEMPLATE)
+    return file
+
+
+@pytest.fixture(scope="session")
+def server(trained: Path, workplace: Path, template: Path) -> Iterator[Running]:
+    limits = ("--max-body", "20000", "--queue", "6")
     with serving(
-        trained, workplace, "--slots", "4", "--name", "tiny", "--max-body", "20000", "--queue", "6"
+        trained, workplace, "--slots", "4", "--name", "tiny", *limits, "--chat-template", str(template)
     ) as running:
         yield running
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -74,8 +75,6 @@ def test_the_official_client_reads_completions_whole_and_streamed(server: Runnin
     assert told == pytest.approx(whole.choices[0].logprobs.token_logprobs, abs=1e-3)
     likeliest = [max(top.values()) for top in whole.choices[0].logprobs.top_logprobs]
     assert likeliest == whole.choices[0].logprobs.token_logprobs
-    with pytest.raises(openai.BadRequestError, match="no chat template"):
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
     with pytest.raises(openai.NotFoundError, match="model 'other' not found"):
         client.completions.create(model="other", prompt="a")
 
@@ -119,7 +118,7 @@ def test_a_stop_text_ends_a_text_before_it_wherever_tokens_end(server: Running, 
         ("/v1/completions", {"prompt": "a", "max_tokens": 256}, 400, "prompt"),
         ("/v1/completions", {"prompt": "a" * 2000}, 400, "prompt"),
         ("/v1/completions", {"prompt": "a" * 30000}, 413, None),
-        ("/v1/completions", {"prompt": ["a"] * 11}, 429, None),
+        ("/v1/completions", {"prompt": ["a"] * 11}, 400, "prompt"),
         ("/v1/completions", {"prompt": "a", "model": "other"}, 404, "model"),
         ("/v1/chat/completions", {"messages": []}, 400, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [{}]}, 400, "tools"),
@@ -137,7 +136,7 @@ def test_what_it_does_not_do_is_said_and_never_ignored(server: Running, path, bo
     "content", [b"", b"{", b"[1]", b'"a"', b"\xff\xfe", b'{"prompt": ' + b"[" * 9000 + b"}", b"null"]
 )
 def test_a_body_that_is_no_request_is_refused(server: Running, content: bytes):
-    response = server.client.post("/v1/completions", content=content)
+    response = server.client.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"]
 
@@ -164,8 +163,9 @@ def test_tokens_and_texts(server: Running, model):
     assert given["choices"] == spelled["choices"]
 
 
-def test_a_client_that_goes_frees_its_place(server: Running):
+def test_a_client_that_goes_frees_its_place(server: Running, eventually):
     body = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "n": 10}
+    before = made(server)
 
     async def leave() -> None:
         async with httpx.AsyncClient(base_url=server.url) as client:
@@ -176,7 +176,16 @@ def test_a_client_that_goes_frees_its_place(server: Running):
                 await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(leave())
-    assert server.completed(["a"] * 10, max_tokens=2, ignore_eos=True)["usage"]["completion_tokens"] == 20
+    ten = {"prompt": ["a"] * 10, "max_tokens": 2, "ignore_eos": True}
+    eventually(lambda: server.post("/v1/completions", **ten).status_code == 200)  # ten texts take all places
+    assert made(server) - before < 20 * 200 / 2, "texts went on without their clients"
+
+
+def made(server: Running) -> float:
+    """Tokens that the server has made."""
+    found = re.search(r"^penstock_generation_tokens_total\S* (\S+)$", server.client.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
 
 
 def test_many_at_once_have_their_own_texts(server: Running, model):
@@ -203,9 +212,12 @@ def test_keys_are_asked_for_before_anything_is_read(trained: Path, workplace: Pa
         for key in ("first", "second"):
             assert running.client.get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
         assert running.client.get("/ready").status_code == 200
-        slow = running.client.post(
-            "/v1/completions", json={"prompt": "a", "max_tokens": 200}, headers={"Authorization": "Bearer first"}
-        )
+        first = {"Authorization": "Bearer first"}
+        chat = {"messages": [{"role": "user", "content": "hi"}]}
+        untold = running.client.post("/v1/chat/completions", json=chat, headers=first)
+        assert (untold.status_code, untold.json()["error"]["code"]) == (400, "no_chat_template")
+        assert "/v1/completions" in untold.json()["error"]["message"]
+        slow = running.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 200}, headers=first)
         assert (slow.status_code, slow.json()["error"]["code"]) == (504, "timeout")
         assert not any(key in running.log.read_text() for key in ("first", "second", "third"))
 
@@ -218,8 +230,9 @@ def test_an_engine_that_dies_is_started_again_and_its_texts_are_answered(trained
         eventually(lambda: running.client.get("/ready").status_code == 200)
         os.kill(engine, signal.SIGKILL)
         response = lost.result()
-        assert (response.status_code, response.headers["Retry-After"]) in ((503, "2"),), response.text
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2"), response.text
         eventually(lambda: running.client.get("/ready").status_code == 200)
+        assert "the engine died: it is started again in 1 s" in running.log.read_text()
         assert running.completed("a", max_tokens=3, ignore_eos=True)["usage"]["completion_tokens"] == 3
         engine = running.engine()
         os.kill(running.process.pid, signal.SIGKILL)
@@ -245,10 +258,12 @@ def test_a_signal_lets_running_texts_end(trained: Path, workplace: Path):
     ("options", "said"),
     [
         (["nowhere"], "folder not found"),
-        (["{trained}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
+        (["{trained}", "--port", "{taken}"], "--port: cannot listen at 127.0.0.1"),
+        (["{trained}", "--host", "192.0.2.1"], "--host: cannot listen at 192.0.2.1"),
         (["{trained}", "--api-key", ""], "an empty API key"),
         (["{trained}", "--api-key-file", "{empty}"], "has no key"),
         (["{trained}", "--api-key-file", "{trained}"], "cannot be read"),
+        (["{trained}", "--chat-template", "nowhere.jinja"], "nowhere.jinja"),
     ],
 )
 def test_what_cannot_be_served_is_said_at_once(trained: Path, workplace: Path, options, said):

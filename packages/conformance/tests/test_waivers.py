@@ -11,7 +11,7 @@ from broken import general, server
 from penstock.conformance import Report, Status, Waiver, check, parametrize_contract
 from penstock.conformance.contract import Case
 
-LAW = "server/the-command-names-the-port"
+LAW = "server/the-command-names-where-it-listens"
 DAY = date(2031, 5, 4)
 BROKEN = server.BROKEN[LAW]
 
@@ -59,7 +59,7 @@ def test_an_expired_waiver_fails_and_shows_violation_and_reason() -> None:
     assert not report.passed
     (result,) = report.broken
     assert result.law == LAW
-    assert result.seen.startswith("no argument has the port")
+    assert result.seen.startswith("no argument has 48213")
     assert "waived until 2031-05-04: its port is fixed until version 2" in result.seen
 
 

@@ -12,7 +12,7 @@ from penstock.hooks import contracts
 
 PREFIX = "penstock.hooks.contracts."
 # Names for types that are declared elsewhere, or unions of them.
-ALIASES = {"Answer", "Array", "Progress", "Request", "Tensor"}
+ALIASES = {"Answer", "Array", "Profile", "Progress", "Request", "Tensor"}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

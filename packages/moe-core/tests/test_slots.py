@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from penstock.hooks.contracts import Draw, Row
+from penstock.hooks.contracts import Draw, Routing, Row
 from penstock.moe_core.glm.step import GlmStep, obstacle
 from penstock.moe_core.layers.slot_decoder import ModelSlots
 
@@ -141,6 +143,34 @@ def test_the_fast_pass_computes_what_the_model_does(make_model, sizes, rows):
     assert {layer: load.tolist() for layer, load in fast.expert_loads().items()} == {
         layer: load.tolist() for layer, load in expected.items()
     }
+
+
+class HashRouter(nn.Module):
+    """An expert for each token, by its id."""
+
+    asks, k, e_score_correction_bias = frozenset({"token_T"}), 1, None
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, hidden_TD: Tensor, *, token_T: Tensor) -> Routing:
+        score_TE = functional.one_hot(token_T % self.experts, self.experts).float()
+        return Routing((token_T % self.experts)[:, None], torch.ones(len(token_T), 1), score_TE, score_TE)
+
+
+def test_a_router_that_asks_for_tokens_gets_them(make_model):
+    model = make_model()
+    for layer in model.routers:
+        model.layers[layer].mlp.gate = HashRouter(6)
+    assert obstacle(model) == "a router asks for the ids of its tokens"
+    found = continued(model.slot_decoder(4, 32), dict(enumerate(PROMPTS)), 5)
+    assert found == {slot: alone(model, prompt, 5) for slot, prompt in enumerate(PROMPTS)}
+
+
+def test_no_more_likely_tokens_are_told_than_there_are(make_model):
+    (chosen,) = make_model(vocab_size=12).slot_decoder(1, 8).step([Row(0, [1], Draw(logprobs=20))])
+    assert sorted(token for token, _ in chosen.top) == list(range(12))
 
 
 @pytest.mark.parametrize("lacks", ["norms precede output projections", "it computes in fp32"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from broken import slot_decoders
 from broken.described import described
 from penstock.hooks.contracts import Inputs, LossOutput, ModelOutput, ParameterLayout, ParameterRole, Router, Routing
 from penstock.hooks.problems import Problem, ProblemError
@@ -33,6 +34,7 @@ class Past:
 
 class Good(nn.Module):
     reads: tuple[str, ...] = ()
+    decoder: type[slot_decoders.Slots] = slot_decoders.Slots
 
     def __init__(self, *, vocab_size: int, make_router: Any, quantizer: Any = None, **settings: Any) -> None:
         super().__init__()
@@ -113,6 +115,9 @@ class Good(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> Past:
         return Past(batch)
+
+    def slot_decoder(self, slots: int, positions: int) -> slot_decoders.Slots:
+        return self.decoder(self, slots, positions)
 
     @torch.no_grad()
     def generate(self, token_BS: Tensor, *, tokens: int, **sampling: Any) -> Tensor:
@@ -450,6 +455,30 @@ class MixingDocuments(Good):
         return x_BSD if inputs.document_BS is None else x_BSD + inputs.document_BS[..., None]
 
 
+class HalvedSlots(Good):
+    decoder = slot_decoders.Halved
+
+
+class LeakingSlots(Good):
+    decoder = slot_decoders.Leaking
+
+
+class UncutSlots(Good):
+    decoder = slot_decoders.Uncut
+
+
+class ReferringSlots(Good):
+    decoder = slot_decoders.Referring
+
+
+class OneStreamSlots(Good):
+    decoder = slot_decoders.OneStream
+
+
+class RecountingSlots(Good):
+    decoder = slot_decoders.Recounting
+
+
 of = described("architecture", "A model that breaks one law", ALL, "broken.light:ModelSettings", contract=2)
 GOOD = of(Good)
 BROKEN = {
@@ -500,4 +529,10 @@ BROKEN = {
     "architecture/transformers-has-its-class": of(OtherNames),
     "architecture/weights-are-used-through-their-sites": of(Good, ALL | {"weight-sites"}),
     "architecture/layouts-fit-their-parameters": of(Overlaid),
+    "architecture/slots-compute-the-logits-of-the-model": of(HalvedSlots),
+    "architecture/a-text-in-a-slot-is-what-it-is-alone": of(LeakingSlots),
+    "architecture/a-slot-that-was-cut-goes-on-like-one-that-was-not": of(UncutSlots),
+    "architecture/a-copied-text-goes-on-like-one-that-was-read": of(ReferringSlots),
+    "architecture/a-seed-is-one-text-whatever-is-beside-it": of(OneStreamSlots),
+    "architecture/loads-of-experts-count-every-token-once": of(RecountingSlots),
 }

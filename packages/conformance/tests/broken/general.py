@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import field_serializer
 
 from broken.described import described
+from broken.server import Good
 from penstock.hooks.config import Schema
 
 
@@ -28,19 +27,16 @@ class Unwritable(Schema):
         return size + 1
 
 
-class Server:
+class Server(Good):
     def __init__(self, size: int) -> None:
         self.size = size
-
-    def command(self, model_folder: Path, port: int) -> list[str]:
-        return ["serve", str(model_folder), str(port), str(self.size)]
 
 
 class Deaf:
     """Takes no setting."""
 
 
-of = described("server", "A server that breaks one law", config="broken.general:Settings")
+of = described("server", "A server that breaks one law", config="broken.general:Settings", contract=2)
 GOOD = of(Server)
 BROKEN = {
     "any/the-summary-is-one-line": of(Server, summary="server"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,18 @@ from penstock.cli import output
 from penstock.hooks.architecture import architecture_settings, require_next_token
 from penstock.hooks.contracts import PartlyFrozen, Prediction, RunExporter
 from penstock.hooks.document import parse_value
-from penstock.hooks.problems import Problem, ProblemError
+from penstock.hooks.problems import Problem, ProblemError, did_you_mean
 from penstock.hooks.registry import Choice, Registry
 from penstock.run.directory import RunDirectory
 
 if TYPE_CHECKING:
+    from penstock.deploy.verify import Verification
     from penstock.train.restore import RestoredRun
 
 TRANSFORMERS = "transformers"
 """The engine of exports that reads encoders too; the others serve what comes next."""
+FORMATS = {TRANSFORMERS: "hf", "vllm": "hf", "sglang": "hf", "llama-cpp": "gguf"}
+"""The exporter that writes what an engine reads."""
 
 
 @click.command()
@@ -28,15 +32,20 @@ TRANSFORMERS = "transformers"
 @click.option(
     "--format",
     "exporter",
-    default="hf",
-    show_default=True,
-    help="Exporter: NAME or {use: NAME, ...}, such as '{use: hf, dtype: float32}'.",
+    help="Exporter: NAME or {use: NAME, ...}, such as '{use: hf, dtype: float32}'. Default: hf, or what --for reads.",
 )
 @click.option(
     "--for",
     "engine",
     metavar="ENGINE",
-    help="What the export is for: transformers (default), vllm or sglang. Short for `engine` of the exporter hf.",
+    help="What the export is for: transformers (default), vllm, sglang or llama-cpp.",
+)
+@click.option(
+    "--verify",
+    "server",
+    metavar="SERVER",
+    help="Start this server with the export, and compare its greedy texts with the model's: NAME or {use: NAME, ...}, "
+    "such as '{use: vllm, python: ENV/bin/python}'. Implies --for.",
 )
 @click.option(
     "--compress",
@@ -54,8 +63,9 @@ TRANSFORMERS = "transformers"
 def export(
     registry: Registry,
     run_path: Path,
-    exporter: str,
+    exporter: str | None,
     engine: str | None,
+    server: str | None,
     compress: str | None,
     out: Path | None,
     as_json: bool,
@@ -67,15 +77,26 @@ def export(
     """
     from penstock.train.restore import restore_run
 
+    asked: Any = None if server is None else parse_value(server, "--verify")[0]
+    verifier = None if asked is None else registry.choose("server", asked, "--verify")
+    if verifier is not None and engine is None and verifier.entry.component.name in FORMATS:
+        engine = verifier.entry.component.name
     choice = _chosen(registry, exporter, engine, compress)
-    server = getattr(choice.settings, "engine", TRANSFORMERS)
-    if server != TRANSFORMERS:
-        require_next_token(RunDirectory.open(run_path).config(registry).model, f"an export for {server}", "--for")
+    served_by = engine or getattr(choice.settings, "engine", TRANSFORMERS)
+    if served_by != TRANSFORMERS or verifier is not None:
+        require_next_token(RunDirectory.open(run_path).config(registry).model, f"an export for {served_by}", "--for")
     restored = restore_run(run_path, registry)
     contract = choice.entry.component.contract
     files = _export_model(choice, restored, out) if contract < 2 else _export_run(choice, restored, out)
     result = _result(choice, files)
-    output.print_result(result, as_json, lambda: _text(result))
+    if verifier is None:
+        output.print_result(result, as_json, lambda: _text(result))
+        return result
+    written = Path(result.get("artifact", result["folder"]))
+    verification = _verified(verifier, restored, written, result["dtype"])
+    result["verified"] = asdict(verification)
+    output.print_result(result, as_json, lambda: f"{_text(result)}\n\n{verification.text()}")
+    verification.require_equal()
     return result
 
 
@@ -107,17 +128,24 @@ def _export_run(choice: Choice, restored: RestoredRun, out: Path | None) -> list
         )
 
 
-def _chosen(registry: Registry, exporter: str, engine: str | None, compress: str | None) -> Choice:
+def _chosen(registry: Registry, exporter: str | None, engine: str | None, compress: str | None) -> Choice:
     """The exporter of --format, with the engine of --for and the coding of --compress among its settings."""
-    value: Any = parse_value(exporter, "--format")[0]
+    if engine is not None and engine not in FORMATS:
+        problem = Problem("bad-value", f"unknown engine '{engine}'", "--for", did_you_mean(engine, FORMATS))
+        raise ProblemError(problem)
+    format = FORMATS[engine or TRANSFORMERS]
+    value: Any = parse_value(exporter or format, "--format")[0]
     alone = registry.choose("exporter", value, "--format")
+    if format == "gguf" and alone.entry.component.name != format:
+        what = f"{engine} does not read what the exporter '{alone.entry.component.name}' writes"
+        raise ProblemError(Problem("bad-value", what, "--for", "leave --format out, or use --format gguf"))
     short: dict[str, Any] = {}
-    for option, name, setting, format in (
-        ("--for", "engine", engine, "hf"),
+    for option, name, setting, only in (
+        ("--for", "engine", engine if format == "hf" else None, "hf"),
         ("--compress", "compress", compress, "penstock"),
     ):
         if setting is not None:
-            _require_setting(alone, name, option, format)
+            _require_setting(alone, name, option, only)
             short[name] = setting
     given = {"use": value} if isinstance(value, str) else value
     return registry.choose("exporter", {**given, **short}, "--format") if short else alone
@@ -155,6 +183,30 @@ def _text(result: dict[str, Any]) -> str:
         return f"{result['artifact']}: {output.human_bytes(result['bytes'])}\n\n{_table(result['sizes'])}"
     line = f"{result['folder']}: {output.human_bytes(result['bytes'])} in {len(result['files'])} files"
     return line if result["dtype"] is None else f"{line}, weights in {result['dtype']}"
+
+
+def _verified(server: Choice, restored: RestoredRun, written: Path, dtype: str | None) -> Verification:
+    """Whether the server says what the model says."""
+    from tokenizers import Tokenizer
+
+    from penstock.data_prep.tokenizer import beginning_with_end_of_text
+    from penstock.deploy import verify
+
+    name, model = server.entry.component.name, restored.model
+    tokenizer = Tokenizer.from_str(beginning_with_end_of_text(restored.tokenizer_json).decode())
+    longest = max(len(tokenizer.encode(prompt).ids) for prompt in verify.PROMPTS)
+    positions = architecture_settings(restored.config.model).max_positions
+    most = verify.TOKENS if positions is None else min(verify.TOKENS, positions - longest)
+    texts = list(verify.expected(model, tokenizer, _ends(restored), most))
+    tie, log = verify.TIES[dtype or "float32"], written.with_name(f"{written.name}.{name}.log")
+    return verify.verified(server.build(), name, written, tokenizer, texts, tie=tie, log=log)
+
+
+def _ends(restored: RestoredRun) -> frozenset[int]:
+    """The tokens that end a text."""
+    ids = restored.model.export_config().get("eos_token_id")
+    own = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return frozenset((restored.tokenizer.end_of_text, *own))
 
 
 def _table(sizes: dict[str, Any]) -> str:

@@ -12,4 +12,16 @@ def commands() -> list[Component]:
             target="penstock.deploy.commands:export",
             summary="Write a run's model for other software",
         ),
+        Component(
+            kind="command",
+            name="dashboards",
+            target="penstock.deploy.manifests:dashboards",
+            summary="Write dashboards for Grafana and alert rules for Prometheus",
+        ),
+        Component(
+            kind="command",
+            name="manifests",
+            target="penstock.deploy.manifests:manifests",
+            summary="Write a Dockerfile, a compose file and Kubernetes manifests of a server",
+        ),
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.data_prep.tokenizer import BpeTokenizer
-from penstock.generate.model import NextTokens, Sampling, TextModel
+from penstock.generate.model import TRAINED_SPECIAL, NextTokens, Sampling, TextModel
 from penstock.hooks.architecture import architecture_settings
 from penstock.hooks.registry import Registry
 from penstock.quant158.artifact import Artifact
@@ -38,6 +38,7 @@ def decoded(path: Path, registry: Registry) -> TextModel:
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *(ends if isinstance(ends, list) else () if ends is None else (ends,)))),
         positions=description.positions,
+        special=dict(TRAINED_SPECIAL),
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from penstock.data_prep.chat_template import folder_template, special_tokens, tokenizer_config
 from penstock.data_prep.published import PublishedTokenizer
-from penstock.generate.model import TextModel
+from penstock.generate.model import TRAINED_SPECIAL, TextModel
 from penstock.generate.torch_tokens import tokens_of
 from penstock.hooks.architecture import architecture_settings, layer_routers, require_next_token
 from penstock.hooks.contracts import LanguageModel
@@ -83,6 +83,7 @@ def _of_trained(restored: Restored) -> TextModel:
         begins=(end,),  # as documents did in training
         ends=frozenset((end, *_ids(restored.model.export_config().get("eos_token_id")))),
         positions=architecture_settings(restored.config.model).max_positions,
+        special=dict(TRAINED_SPECIAL),
     )
 
 

@@ -10,12 +10,15 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from penstock.data_prep.published import PublishedTokenizer
+from penstock.data_prep.tokenizer import END_OF_TEXT
 from penstock.generate.stops import StopTexts
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.run.config import RunConfig
 
 COLDEST = 1e-4
 """The lowest temperature that is not greedy: logits divided by less overflow fp32."""
+TRAINED_SPECIAL: dict[str, str] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+"""The special tokens of a model that we trained, under the names that its export gives them."""
 
 
 class StoppedBy(StrEnum):

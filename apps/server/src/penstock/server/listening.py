@@ -7,27 +7,40 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
-
-import uvicorn
+from typing import TYPE_CHECKING
 
 from penstock.cli import output
 from penstock.server.engine.client import EngineClient
 from penstock.server.engine.process import EngineOptions
-from penstock.server.http.app import Service, Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from penstock.server.http.app import Service
 
 
 async def run(
-    options: EngineOptions, settings: Settings, listener: socket.socket, drain: int, ready: Callable[[], object]
+    options: EngineOptions,
+    service: Callable[[EngineClient], Service],
+    listener: socket.socket,
+    drain: int,
+    ready: Callable[[], object],
 ) -> int:
     """Serves until SIGTERM or SIGINT, after which running requests have `drain` seconds. Returns the exit code: 1 where
-    the engine died too often. `ready` is called once the model is loaded. Raises `ProblemError` for a model that cannot
-    be served."""
+    the engine died too often. `service` makes what answers; it is called while the engine loads, because the imports of
+    both take seconds. `ready` is called once the model is loaded. Raises `ProblemError` for a model that cannot be
+    served."""
     engine = EngineClient(options)
     try:
-        await engine.start()
+        loading = asyncio.create_task(engine.start())
+        await asyncio.sleep(0)  # up to here the task runs at once: its process is there
+        import uvicorn
+
+        answering = service(engine)
+        await loading
         ready()
         config = uvicorn.Config(
-            Service(engine, settings).application(),
+            answering.application(),
             lifespan="off",
             log_level="warning",
             access_log=False,

@@ -1,22 +1,22 @@
 """What Prometheus scrapes: requests, tokens, times, and how evenly experts are used.
 
-Names are `penstock_...`; those that vLLM has too are also told under its names, so that its dashboards work here. Load
-of experts is told by layer and not by expert: three figures a layer, whatever the number of experts.
+Names are `penstock_...`. Those that vLLM has too are also told under its names and with its label `model_name`, so that
+its dashboards work here. Load of experts is told by layer and not by expert: three figures a layer, whatever the number
+of experts.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from penstock.server.engine.client import EngineClient
 from penstock.traces.load import gini, max_violation
@@ -28,6 +28,12 @@ FIRST_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 NEXT_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 WHOLE = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+ENDS = ("stop", "length", "abort", "error")
+"""Why a text may end: as was asked, where its client went, or where the engine failed."""
+GENERATING = ("/v1/completions", "/v1/chat/completions")
+ANSWERS = ("200", "400", "429", "500", "503", "504")
+"""The statuses of these paths that are counted from the start. A counter that appears with its first error shows no
+growth, so that an alert would miss the error."""
 Counts = NDArray[np.int64]
 
 
@@ -68,9 +74,9 @@ class TextMetrics:
 
 
 class ServerMetrics:
-    """The metrics of one server. `/metrics` is `text`."""
+    """The metrics of one server, whose model is `model_name` in the interface. `/metrics` is `text`."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, model_name: str) -> None:
         self.loads = ExpertLoads()
         self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts", registry=None)
         self.new_tokens = Counter("generation_tokens", "Tokens that were generated", registry=None)
@@ -107,9 +113,15 @@ class ServerMetrics:
         shared = [self.prompt_tokens, self.new_tokens, self.cache_queries, self.cache_hits, self.ended]
         shared += [self.first_token, self.next_token, self.each_token, self.whole, self.prompt_length, self.new_length]
         shared += [running, waiting, usage]
+        for reason in ENDS:
+            self.ended.labels(reason)
+        for path, status in product(GENERATING, ANSWERS):
+            self.answers.labels(path, status)
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Named(shared, (OURS, VLLM)))
+        self._registry.register(_Named(shared, (OURS, VLLM), {"model_name": model_name}))
         self._registry.register(_Named([self.answers, restarts, ready, self.loads], (OURS,)))
+        ProcessCollector(registry=self._registry)
+        ProcessCollector("penstock_engine", lambda: engine.pid or "none", registry=self._registry)
 
     def begun(self, prompt_tokens: int) -> TextMetrics:
         return TextMetrics(self, prompt_tokens)
@@ -119,27 +131,30 @@ class ServerMetrics:
         return generate_latest(self._registry)
 
 
-@dataclass
 class ExpertLoads(Collector):
     """Tokens of each expert in the last `WINDOW` seconds, and what they say of a layer."""
 
-    _told: deque[tuple[float, Mapping[int, Counts]]] = field(default_factory=deque[tuple[float, Mapping[int, Counts]]])
+    def __init__(self) -> None:
+        self._told: deque[tuple[float, dict[int, Counts]]] = deque()
+        self._total: dict[int, Counts] = {}
 
-    def add(self, loads: Mapping[int, Iterable[int]]) -> None:
+    def add(self, loads: Mapping[int, Sequence[int]]) -> None:
         """Counts [E] by layer, since the last call."""
-        self._told.append((time.monotonic(), {layer: np.array(list(each)) for layer, each in loads.items()}))
+        counts = {layer: np.array(each, np.int64) for layer, each in loads.items()}
+        self._told.append((time.monotonic(), counts))
+        for layer, count_E in counts.items():
+            self._total[layer] = self._total.get(layer, 0) + count_E
         self._forget()
 
     def _forget(self) -> None:
         while self._told and self._told[0][0] < time.monotonic() - WINDOW:
-            self._told.popleft()
+            _, counts = self._told.popleft()
+            for layer, count_E in counts.items():
+                self._total[layer] = self._total[layer] - count_E
 
     def collect(self) -> Iterator[Metric]:
         self._forget()
-        counts: dict[int, Counts] = {}
-        for _, loads in self._told:
-            for layer, each in loads.items():
-                counts[layer] = counts.get(layer, np.zeros_like(each)) + each
+        counts = {layer: count_E for layer, count_E in sorted(self._total.items()) if count_E.any()}
         figures = {
             "expert_load_max_violation": ("(max - mean) / mean of the tokens of a layer's experts", _violation),
             "expert_load_balancedness": ("mean / max of the tokens of a layer's experts", _balancedness),
@@ -147,7 +162,7 @@ class ExpertLoads(Collector):
         }
         for name, (what, figure) in figures.items():
             family = GaugeMetricFamily(name, f"{what}, {WINDOW:.0f} seconds", labels=["layer"])
-            for layer, count_E in sorted(counts.items()):
+            for layer, count_E in counts.items():
                 family.add_metric([str(layer)], figure(count_E))
             yield family
         shares = [float(count_E.max() / count_E.sum()) for count_E in counts.values()]
@@ -170,15 +185,20 @@ def _gini(count_E: Counts) -> float:
 
 
 class _Named(Collector):
-    """Metrics under one name or several, each with a prefix."""
+    """Metrics under one name or several, each with a prefix, and with `labels` beside their own."""
 
-    def __init__(self, metrics: Iterable[Collector], prefixes: Iterable[str]) -> None:
-        self._metrics, self._prefixes = list(metrics), list(prefixes)
+    def __init__(
+        self, metrics: Iterable[Collector], prefixes: Iterable[str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        self._metrics, self._prefixes, self._labels = list(metrics), list(prefixes), dict(labels or {})
 
     def collect(self) -> Iterator[Metric]:
-        for each in self._metrics:
-            for metric in each.collect():
+        for collector in self._metrics:
+            for metric in collector.collect():
                 for prefix in self._prefixes:
                     named = Metric(prefix + metric.name, metric.documentation, metric.type)
-                    named.samples = [Sample(prefix + sample.name, *sample[1:]) for sample in metric.samples]
+                    named.samples = [
+                        each._replace(name=prefix + each.name, labels={**each.labels, **self._labels})
+                        for each in metric.samples
+                    ]
                     yield named

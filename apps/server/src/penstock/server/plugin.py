@@ -1,4 +1,4 @@
-"""What penstock-server offers: its command."""
+"""What penstock-server offers: its command, and its server by name."""
 
 from penstock.hooks import Component, hookimpl
 
@@ -11,5 +11,18 @@ def commands() -> list[Component]:
             name="serve",
             target="penstock.server.command:serve",
             summary="Serve a model over an OpenAI-compatible HTTP interface",
+        ),
+    ]
+
+
+@hookimpl
+def servers() -> list[Component]:
+    return [
+        Component(
+            kind="server",
+            name="penstock",
+            target="penstock.server.component:PenstockServer",
+            summary="Our own: every model that we train, from runs, artifacts and folders",
+            contract=2,
         ),
     ]

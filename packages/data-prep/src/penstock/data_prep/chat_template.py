@@ -60,9 +60,9 @@ def chat_template(
         if template is None:
             what, fix = "the model has no chat template", "name a file: --chat-template FILE"
             raise ProblemError(Problem("bad-template", what, where, fix))
+        _require_jinja(template, where)
     else:
-        template, where = _file_template(Path(given)), given
-    _require_jinja(template, where)
+        template, where = file_template(Path(given)), given
     tokenizer = PublishedTokenizer.of_trained(tokenizer_json)
     return ChatTemplate(template, special_tokens(config), tokenizer, where, shots_as_turns)
 
@@ -105,7 +105,15 @@ def _in_config(config: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _file_template(file: Path) -> str:
+def file_template(file: Path) -> str:
+    """The template in a file, which is Jinja or a `tokenizer_config.json`. Raises `ProblemError` for a file that is
+    missing or damaged, and for a template that is no Jinja."""
+    template = _in_file(file)
+    _require_jinja(template, str(file))
+    return template
+
+
+def _in_file(file: Path) -> str:
     if not file.is_file():
         fix = f"name a Jinja file or a {CONFIG}, or write '{OWN}' for the model's own template"
         raise ProblemError(Problem("missing-file", "file not found", str(file), fix))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ class PublishedTokenizer:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.encode_special_tokens = True
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token, as the vocabulary writes it."""
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones included; bytes that are no characters are U+FFFD."""

@@ -65,6 +65,7 @@ CONTRACTS: dict[str, Window] = {
     "optimizer": Window(1, 2),  # 2: also called with `layouts`
     "quantizer": Window(1, 2),  # 2: a module for each weight, instead of one function
     "schedule": Window(1, 2),  # 2: also called with `tokens`
+    "server": Window(2, 2),  # in the first, a server was a command line of folder and port, which no command started
     "sharing": Window(1, 3),  # 2: applied to weight sites, with parameters of its own; 3: to any model and its modules
     "task": Window(1, 2),
 }

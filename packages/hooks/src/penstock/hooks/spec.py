@@ -216,10 +216,11 @@ def exporters() -> list[Component]:
 
 @hookspec
 def servers() -> list[Component]:
-    """Servers of an exported model. Called as `target(**schema)`, returns an object with `command(model_folder, port)`:
-    the argument list of the process that serves the exported model over an OpenAI-compatible HTTP interface.
+    """Servers of a model over an OpenAI-compatible HTTP interface, each in a process of its own. Called as
+    `target(**schema)`, returns a `Server`. Contract 2: in the first, a server was told a folder and a port alone.
 
-    >>> Component(kind="server", name="vllm", target="my_package.vllm:Vllm", summary="vLLM server").kind
+    >>> Component(kind="server", name="vllm", target="penstock.serve.servers.vllm:VllmServer",
+    ...           summary="vLLM, in its own environment", contract=2).kind
     'server'
     """
 

@@ -1,4 +1,4 @@
-"""Schema of the Hugging Face exporter; imports no torch."""
+"""Schemas of the exporters; imports no torch."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ class HuggingFaceConfig(Schema):
     a tied head is stored as a tensor of its own; transformers ties it while loading."""
     shard_bytes: int = Field(default=5_000_000_000, gt=0)
     """Size limit of a weight file; 5 GB is the shard size that the hub recommends."""
+
+
+class GgufConfig(Schema):
+    """Settings of `gguf`."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the stored matrices. llama.cpp rounds what it multiplies with bfloat16 too; float32 computes as
+    training did."""

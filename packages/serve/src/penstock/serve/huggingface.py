@@ -56,7 +56,7 @@ class HuggingFaceExporter:
         do not match, if no published architecture computes what the model does, or if the config ties the head but it
         differs from the embedding.
         """
-        own = model.published_config() if isinstance(model, Publishable) else model.export_config()
+        own = config_of(model)
         _require_known_architecture(own)
         # transformers 5 reads `dtype`, older versions and other engines read `torch_dtype`.
         config = {**with_begin(own, tokenizer_file), "dtype": self.dtype, "torch_dtype": self.dtype}
@@ -66,7 +66,7 @@ class HuggingFaceExporter:
         }
         with replaced_folder(folder) as temporary:
             with torch.no_grad():
-                state = _without_tied_head(_state(model), config)
+                state = _without_tied_head(state_of(model), config)
                 if self.engine != "transformers":
                     config, state = _untied(config, state)
                 write_weights(state, temporary, dtype=getattr(torch, self.dtype), shard_bytes=self.shard_bytes)
@@ -89,7 +89,13 @@ def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-def _state(model: LanguageModel) -> dict[str, Tensor]:
+def config_of(model: LanguageModel) -> dict[str, Any]:
+    """The `config.json` of a model as other software reads it."""
+    return model.published_config() if isinstance(model, Publishable) else model.export_config()
+
+
+def state_of(model: LanguageModel) -> dict[str, Tensor]:
+    """The tensors of a model as other software reads them, with quantizers applied."""
     return model.published_state() if isinstance(model, Publishable) else model.export_state(materialize=True)
 
 

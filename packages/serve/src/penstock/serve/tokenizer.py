@@ -58,6 +58,14 @@ def begin_of_texts(tokenizer: Tokenizer) -> int | None:
     return begun[0] if bare and len(begun) == len(bare) + 1 and begun[1:] == bare else None
 
 
+def checked(file: Path, vocabulary_size: int) -> Tokenizer:
+    """The tokenizer of a file. Raises `ProblemError` if it is none, or has ids without a row in the model."""
+    tokenizer = _read(file)
+    if problems := _too_many_ids(tokenizer, file, vocabulary_size):
+        raise ProblemError(problems)
+    return tokenizer
+
+
 def _read(file: Path) -> Tokenizer:
     if not file.is_file():
         raise ProblemError(Problem("missing-file", "tokenizer file not found", str(file)))

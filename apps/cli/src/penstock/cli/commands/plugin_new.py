@@ -144,7 +144,7 @@ STARTERS: dict[str, Starter] = {
         ("equal-slots", "load-aware"),
     ),
     "exporter": Starter("A model as numpy arrays", "penstock export RUN --format NAME", (NUMPY, TORCH)),
-    "server": Starter("The server of vLLM as a process", 'registry.build("server", "NAME")'),
+    "server": Starter("LMDeploy, in an environment of its own", "penstock serve MODEL --server NAME"),
     "launcher": Starter("One process for each job", "launcher: {use: NAME}"),
     "stop-rule": Starter(
         "Stops cells that are far behind the best", "stop: {use: NAME, distance: 0.1}", (NUMPY,), ("any-tokenizer",)
@@ -276,11 +276,9 @@ def _capabilities_line(capabilities: tuple[str, ...]) -> str:
 
 
 def _use(line: str) -> str:
-    """How the component is used, as the README shows it: a line of a config, of a shell or of Python."""
+    """How the component is used, as the README shows it: a line of a config or of a shell."""
     if line.startswith("penstock "):
         return f"```sh\n{line}\n```"
-    if line.startswith("registry."):
-        return f"```python\nfrom penstock.hooks import Registry\n\nserver = Registry.discover().{line[9:]}\n```"
     return f"In a run's config:\n\n```yaml\n{line}\n```"
 
 

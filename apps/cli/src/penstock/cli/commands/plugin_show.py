@@ -34,7 +34,7 @@ CONFIG_LINES = {
     "topology": "simulate: {topology: {use: NAME}}",
     "placement": "simulate: {placement: {use: NAME}}",
     "exporter": "penstock export RUN --format NAME",
-    "server": 'registry.build("server", "NAME")',
+    "server": "penstock serve MODEL --server NAME",
     "launcher": "launcher: {use: NAME}",
     "stop-rule": "stop: {use: NAME}",
     "tracker": "train: {trackers: [{use: NAME}]}",

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock.cli import output
 from penstock.hooks.contracts import Draw
 from penstock.hooks.problems import Problem, ProblemError, failed
 from penstock.server.engine.process import EngineOptions
@@ -80,6 +81,12 @@ class EngineClient:
     def usage(self) -> float:
         """Share of the cache that running texts fill."""
         return 0.0 if self._served is None else self.counts.held / (self._served.slots * self._served.positions)
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the engine's process, while there is one."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
 
     @property
     def served(self) -> Served:
@@ -166,7 +173,9 @@ class EngineClient:
         """Starts the engine again after a pause; None if it has died too often."""
         while self.deaths + 1 < self._most_deaths:
             self.deaths += 1
-            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1)))
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1))
+            output.warn(f"the engine died: it is started again in {pause:g} s")
+            await asyncio.sleep(pause)
             with contextlib.suppress(ProblemError):
                 reader = await self._started()
                 self.on_restart()

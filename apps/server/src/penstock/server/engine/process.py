@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from penstock.generate.model import TextModel
-from penstock.hooks.discovery import Selection
 from penstock.hooks.problems import ProblemError
-from penstock.hooks.registry import Registry
 from penstock.server.engine.request import Job, Step
-from penstock.server.engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from penstock.generate.model import TextModel
+    from penstock.server.engine.scheduler import Scheduler
 
 LOADS_EVERY = 1.0
 """Seconds between two reports of the load of experts."""
@@ -138,12 +138,16 @@ def main() -> None:
 
 
 def _loaded(options: EngineOptions) -> tuple[Scheduler, dict[str, Any]]:
+    """The imports are here, because the server reads this module too, and starts the process before it has any."""
     if options.threads is not None:
         import torch
 
         torch.set_num_threads(options.threads)
     from penstock.generate.opening import open_model
+    from penstock.hooks.discovery import Selection
+    from penstock.hooks.registry import Registry
     from penstock.server.engine.decoders import slots_of
+    from penstock.server.engine.scheduler import Scheduler
 
     model = open_model(Path(options.model), Registry.discover(Selection.from_json(options.selection)))
     decoder = slots_of(model, slots=options.slots, positions=options.positions)

@@ -137,32 +137,34 @@ class Scheduler:
         while self.waiting and (free := [index for index, slot in enumerate(self._slots) if slot.running is None]):
             job = self.waiting.popleft()
             index, cached = self._placed(np.array(job.tokens), free)
-            slot = self._slots[index]
-            del slot.tokens[cached:]
             self._decoder.begin(index, job.seed)
             self.prompt_tokens += len(job.tokens)
             self.cached_tokens += cached
-            slot.running = Running(job, list(job.tokens[cached:]), cached)
+            self._slots[index].running = Running(job, list(job.tokens[cached:]), cached)
 
     def _placed(self, token_N: Tokens, free: Sequence[int]) -> tuple[int, int]:
-        """The slot of a prompt and how many of its tokens are read: all but the last at most. A slot that holds the
+        """The slot of a prompt and how many of its tokens it has read: all but the last at most. A slot that holds the
         beginning of the prompt alone is continued. Where it holds more, or still runs, the beginning is copied to the
-        free slot that was used least recently."""
+        free slot that was used least recently; if the decoder copies none of it, a free slot is cut."""
         shared = [_beginning(token_N[:-1], slot.tokens) for slot in self._slots]
         source = max(range(len(shared)), key=lambda index: (shared[index], index in free, -index))
-        oldest = min(free, key=lambda index: (self._slots[index].used, index))
-        held = len(self._slots[source].tokens)
-        if source in free and (held == shared[source] or source == oldest or not shared[source]):
-            target = source if shared[source] else oldest
-        else:
-            target = oldest
-        cached = shared[source]
-        if target == source or not cached:
-            self._decoder.cut(target, cached)
-        else:
-            self._decoder.copy(source, target, cached)
-            self._slots[target].tokens = self._slots[source].tokens[:cached]
-        return target, cached
+        target = min(free, key=lambda index: (self._slots[index].used, index))
+        alone = len(self._slots[source].tokens) == shared[source]
+        if shared[source] and source != target:
+            if source in free and alone:
+                target = source
+            else:
+                self._decoder.copy(source, target, shared[source])
+                self._remember(target, token_N)
+                if source in free and not self._slots[target].tokens:
+                    target = source
+        self._decoder.cut(target, shared[source])
+        self._remember(target, token_N)
+        return target, len(self._slots[target].tokens)
+
+    def _remember(self, index: int, token_N: Tokens) -> None:
+        """The slot holds as much of the prompt as the decoder says."""
+        self._slots[index].tokens = token_N[: self._decoder.length(index)].tolist()
 
 
 def _beginning(token_N: Tokens, other: Sequence[int]) -> int:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.server.http.texts import Piece, Text, TokenTold
+from penstock.server.http.texts import Piece, TokenTold
 
 DONE = b"data: [DONE]\n\n"
+LEAST = -9999.0
+"""Told instead of smaller log-probabilities, as OpenAI does: JSON has no infinity."""
 
 
 @dataclass(slots=True)
@@ -36,13 +38,14 @@ class Usage:
 
 @dataclass(slots=True)
 class Answer:
-    """How one endpoint writes. `spelled` is the text of tokens."""
+    """How one endpoint writes. `spelled` is the text of tokens; `tells_usage`: the events of a stream do."""
 
     model: str
     kind: str
     """`completion` or `chat`"""
     logprobs: bool
     spelled: Callable[[Sequence[int]], str]
+    tells_usage: bool = False
     id: str = ""
     created: int = 0
     offsets: dict[int, int] = field(default_factory=dict[int, int])
@@ -72,10 +75,11 @@ class Answer:
         return self._event([{"index": index, **content, "logprobs": told, "finish_reason": piece.finish}])
 
     def usage(self, usage: Usage) -> bytes:
-        return self._event([], usage=usage.body())
+        return self._event([], usage.body())
 
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         name = "text_completion" if self.kind == "completion" else "chat.completion.chunk"
+        more = {"usage": usage} if self.tells_usage else {}
         return b"data: " + json.dumps({**self._head(name), "choices": choices, **more}).encode() + b"\n\n"
 
     def _head(self, name: str) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class Answer:
             self.offsets[index] = offsets[-1] + len(text)
         return {
             "tokens": texts,
-            "token_logprobs": [each.logprob for each in told],
+            "token_logprobs": [max(each.logprob, LEAST) for each in told],
             "top_logprobs": [self._by_text(each) for each in told],
             "text_offset": offsets,
         }
@@ -104,7 +108,7 @@ class Answer:
         """The likeliest token of each text: parts of characters are all spelled alike."""
         values: dict[str, float] = {}
         for token, logprob in told.top:
-            values.setdefault(self.spelled([token]), logprob)
+            values.setdefault(self.spelled([token]), max(logprob, LEAST))
         return values
 
     def _top(self, told: TokenTold) -> list[dict[str, Any]]:
@@ -112,28 +116,9 @@ class Answer:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.spelled([token])
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        whole = "\ufffd" not in text  # the bytes of a part of a character are not those of U+FFFD
+        return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(text.encode()) if whole else None}
 
 
 def _message(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text, "refusal": None}
-
-
-async def gathered(text: Text) -> tuple[str, str, list[TokenTold]]:
-    """All of a text."""
-    parts: list[str] = []
-    told: list[TokenTold] = []
-    finish = "length"
-    async for piece in text.pieces:
-        parts.append(piece.text)
-        told += piece.told
-        finish = piece.finish or finish
-    return "".join(parts), finish, told
-
-
-async def events(answer: Answer, index: int, text: Text) -> AsyncIterator[bytes]:
-    """The events of one choice."""
-    if (first := answer.begins(index)) is not None:
-        yield first
-    async for piece in text.pieces:
-        yield answer.piece(index, piece)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from penstock.server.engine.client import EngineClient
-from penstock.server.http import answers
-from penstock.server.http.answers import Answer, Usage
+from penstock.server.http.answers import Answer
 from penstock.server.http.errors import ApiError, unavailable
 from penstock.server.http.keys import RequireKey
 from penstock.server.http.limits import ClientGoneError, Limits, Places, json_body, while_connected, within
@@ -26,22 +23,26 @@ from penstock.server.http.schemas import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
+    GeneratingRequest,
     TokenizeRequest,
     read,
 )
-from penstock.server.http.texts import Text, Texts, TokenTold, Wanted, seed_of
+from penstock.server.http.streams import Events, gathered, streamed, usage_of
+from penstock.server.http.texts import Texts, Wanted, seed_of
 from penstock.server.metrics import ServerMetrics
 
-EVENTS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`name` is that of the model in the interface."""
+    """`name` is that of the model in the interface; `template` writes chats instead of the model's own, see
+    `conversations.template_of`."""
 
     name: str
     keys: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
+    template: str | None = None
 
 
 class Service:
@@ -49,35 +50,43 @@ class Service:
 
     def __init__(self, engine: EngineClient, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = ServerMetrics(engine)
+        self.metrics = ServerMetrics(engine, settings.name)
         engine.on_loads, engine.on_restart = self.metrics.loads.add, self.metrics.restarts.inc
-        self._engine, self._texts = engine, Texts(engine, self.metrics)
+        self._engine, self._texts = engine, Texts(engine, self.metrics, settings.template)
         self._places = Places(settings.limits.queue)
         self._begun = int(time.time())
 
     def application(self) -> Starlette:
         routes = [
-            Route("/v1/completions", self._answered(self.completions), methods=["POST"]),
-            Route("/v1/chat/completions", self._answered(self.chat), methods=["POST"]),
-            Route("/v1/models", self._answered(self.models), methods=["GET"]),
-            Route("/tokenize", self._answered(self.tokenize), methods=["POST"]),
-            Route("/detokenize", self._answered(self.detokenize), methods=["POST"]),
-            Route("/health", self._answered(self.health), methods=["GET"]),
-            Route("/ready", self._answered(self.ready), methods=["GET"]),
+            self._route("POST", "/v1/completions", self.completions),
+            self._route("POST", "/v1/chat/completions", self.chat),
+            self._route("GET", "/v1/models", self.models),
+            self._route("GET", "/v1/models/{name:path}", self.model),
+            self._route("POST", "/tokenize", self.tokenize),
+            self._route("POST", "/detokenize", self.detokenize),
+            self._route("GET", "/health", self.health),
+            self._route("GET", "/ready", self.ready),
             Route("/metrics", self.scraped, methods=["GET"]),
         ]
         keyed = [Middleware(RequireKey, keys=self.settings.keys)]
-        return Starlette(routes=routes, middleware=keyed, exception_handlers={404: _missing, 405: _missing})
+        handlers = {404: _missing, 405: _missing, Exception: _failed}
+        made = Starlette(routes=routes, middleware=keyed, exception_handlers=handlers)
+        made.router.redirect_slashes = False
+        return made
 
-    def _answered(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _route(self, method: str, path: str, endpoint: Endpoint) -> Route:
         """An endpoint whose errors are answers, and whose answers are counted."""
 
         async def answer(request: Request) -> Response:
-            response = await _with_errors(endpoint, request)
-            self.metrics.answers.labels(request.url.path, str(response.status_code)).inc()
-            return response
+            status = 500
+            try:
+                response = await _with_errors(endpoint, request)
+                status = response.status_code
+                return response
+            finally:
+                self.metrics.answers.labels(path, str(status)).inc()
 
-        return answer
+        return Route(path, answer, methods=[method])
 
     async def health(self, request: Request) -> Response:
         """The server's process answers."""
@@ -93,18 +102,24 @@ class Service:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def models(self, request: Request) -> Response:
-        served = self._texts.served
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def model(self, request: Request) -> Response:
+        self._require_model(request.path_params["name"])
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, object]:
         own = {"id": self.settings.name, "object": "model", "created": self._begun, "owned_by": "penstock"}
-        return JSONResponse({"object": "list", "data": [{**own, "max_model_len": served.positions}]})
+        return {**own, "max_model_len": self._texts.served.positions}
 
     async def tokenize(self, request: Request) -> Response:
-        asked = read(TokenizeRequest, await json_body(request, self.settings.limits.body))
+        asked = read(TokenizeRequest, await json_body(request, self.settings.limits))
         self._require_model(asked.model)
         tokens = self._texts.prompt(asked.prompt, spelled=not asked.add_special_tokens)
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": self._texts.served.positions})
 
     async def detokenize(self, request: Request) -> Response:
-        asked = read(DetokenizeRequest, await json_body(request, self.settings.limits.body))
+        asked = read(DetokenizeRequest, await json_body(request, self.settings.limits))
         self._require_model(asked.model)
         if asked.tokens and max(asked.tokens) >= self._texts.served.vocabulary_size:
             what = f"a token outside the vocabulary of {self._texts.served.vocabulary_size}"
@@ -112,13 +127,15 @@ class Service:
         return JSONResponse({"prompt": self._texts.tokenizer.text(asked.tokens)})
 
     async def completions(self, request: Request) -> Response:
-        asked = read(CompletionRequest, await json_body(request, self.settings.limits.body))
+        asked = read(CompletionRequest, await json_body(request, self.settings.limits))
         self._require_model(asked.model)
-        prompts = [self._texts.prompt(each) if isinstance(each, str) else each for each in _prompts(asked.prompt)]
+        self._places.require(len(asked.prompt) * asked.n, self._texts.served.slots, "prompt")
+        prompts = [self._texts.prompt(each) if isinstance(each, str) else each for each in asked.prompt]
+        draw = asked.draw(asked.logprobs)
         wanted = [
             Wanted(
                 self._texts.require_room(tokens, asked.max_tokens),
-                asked.draw(asked.logprobs),
+                draw,
                 asked.stops,
                 seed_of(asked.seed, choice),
                 asked.ignore_eos,
@@ -126,27 +143,26 @@ class Service:
             for tokens in prompts
             for choice in range(asked.n)
         ]
-        answer = Answer(self.settings.name, "completion", asked.logprobs is not None, self._texts.tokenizer.text)
         each_prompt = [tokens for tokens in prompts for _ in range(asked.n)]
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
-        return await self._answer(request, answer, each_prompt, wanted, asked.n, stream=asked.stream, usage=usage)
+        answer = self._writer("completion", asked, logprobs=draw.logprobs is not None)
+        return await self._answer(request, answer, each_prompt, wanted, asked)
 
     async def chat(self, request: Request) -> Response:
-        asked = read(ChatRequest, await json_body(request, self.settings.limits.body))
+        asked = read(ChatRequest, await json_body(request, self.settings.limits))
         self._require_model(asked.model)
-        tokens = self._texts.chat(asked.messages)
-        if asked.top_logprobs is not None and not asked.logprobs:
-            raise ApiError(400, "`top_logprobs` needs `logprobs: true`", param="top_logprobs")
-        most = self._texts.require_room(tokens, asked.max_completion_tokens or asked.max_tokens, param="messages")
+        self._places.require(asked.n, self._texts.served.slots, "n")
+        tokens, stops = self._texts.chat(asked.messages)
+        most = self._texts.require_room(tokens, asked.most, param="messages")
         draw = asked.draw((asked.top_logprobs or 0) if asked.logprobs else None)
         wanted = [
-            Wanted(most, draw, asked.stops, seed_of(asked.seed, choice), asked.ignore_eos) for choice in range(asked.n)
+            Wanted(most, draw, [*asked.stops, *stops], seed_of(asked.seed, choice), asked.ignore_eos)
+            for choice in range(asked.n)
         ]
-        answer = Answer(self.settings.name, "chat", asked.logprobs, self._texts.tokenizer.text)
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
-        return await self._answer(
-            request, answer, [tokens] * asked.n, wanted, asked.n, stream=asked.stream, usage=usage
-        )
+        answer = self._writer("chat", asked, logprobs=asked.logprobs)
+        return await self._answer(request, answer, [tokens] * asked.n, wanted, asked)
+
+    def _writer(self, kind: str, asked: GeneratingRequest, *, logprobs: bool) -> Answer:
+        return Answer(self.settings.name, kind, logprobs, self._texts.tokenizer.text, asked.include_usage)
 
     def _require_model(self, name: str | None) -> None:
         if name is not None and name != self.settings.name:
@@ -159,97 +175,19 @@ class Service:
         answer: Answer,
         prompts: Sequence[Sequence[int]],
         wanted: Sequence[Wanted],
-        n: int,
-        *,
-        stream: bool,
-        usage: bool,
+        asked: GeneratingRequest,
     ) -> Response:
-        """Of `n` choices for each prompt, in the order of the prompts."""
-        async with AsyncExitStack() as stack:
-            stack.enter_context(self._places.take(len(wanted), self._texts.served.slots))
+        """Of `asked.n` choices for each prompt, in the order of the prompts."""
+        with ExitStack() as places:
+            places.enter_context(self._places.take(len(wanted), self._texts.served.slots))
+            self._texts.require_engine()
             texts = [self._texts.continued(tokens, each) for tokens, each in zip(prompts, wanted, strict=True)]
-            if stream:
-                body = self._streamed(answer, texts, n, stack.pop_all(), usage=usage)
-                return StreamingResponse(body, media_type="text/event-stream", headers=EVENTS)
+            if asked.stream:
+                events = streamed(answer, texts, asked.n, self.settings.limits.seconds)
+                return Events(events, places.pop_all())
             async with within(self.settings.limits.seconds):
-                choices = await while_connected(request, _all(texts))
-            return JSONResponse(answer.whole(choices, _usage(texts, n)))
-
-    async def _streamed(
-        self, answer: Answer, texts: Sequence[Text], n: int, places: AsyncExitStack, *, usage: bool
-    ) -> AsyncIterator[bytes]:
-        """The events of all choices as they come. An error is an event too, because the status has been sent."""
-        async with places:
-            try:
-                async with within(self.settings.limits.seconds):
-                    async for event in _merged(
-                        [answers.events(answer, index, text) for index, text in enumerate(texts)]
-                    ):
-                        yield event
-                if usage:
-                    yield answer.usage(_usage(texts, n))
-                yield answers.DONE
-            except ApiError as error:
-                yield b"data: " + json.dumps(error.body()).encode() + b"\n\n"
-
-
-def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
-    """
-    >>> _prompts("a"), _prompts(["a", "b"]), _prompts([1, 2]), _prompts([[1], [2]])
-    (['a'], ['a', 'b'], [[1, 2]], [[1], [2]])
-    """
-    if isinstance(given, str):
-        return [given]
-    if given and isinstance(given[0], int):
-        return [given]  # pyright: ignore[reportReturnType]
-    return given  # pyright: ignore[reportReturnType]
-
-
-def _usage(texts: Sequence[Text], n: int) -> Usage:
-    return Usage(
-        sum(text.prompt_tokens for text in texts[::n]),
-        sum(text.new_tokens for text in texts),
-        sum(text.cached_tokens for text in texts[::n]),
-    )
-
-
-async def _all(texts: Sequence[Text]) -> list[tuple[str, str, list[TokenTold]]]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(answers.gathered(text)) for text in texts]
-    return [task.result() for task in tasks]
-
-
-async def _merged(streams: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
-    """The items of several streams as they come."""
-    if len(streams) == 1:
-        async for item in streams[0]:
-            yield item
-        return
-    queue: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-
-    async def forward(stream: AsyncIterator[bytes]) -> None:
-        try:
-            async for item in stream:
-                queue.put_nowait(item)
-            queue.put_nowait(None)
-        except Exception as error:  # handed to the reader, which raises it
-            queue.put_nowait(error)
-
-    tasks = [asyncio.create_task(forward(stream)) for stream in streams]
-    try:
-        left = len(tasks)
-        while left:
-            item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                left -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                choices = await while_connected(request, gathered(texts))
+            return JSONResponse(answer.whole(choices, usage_of(texts, asked.n)))
 
 
 async def _with_errors(endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
@@ -268,7 +206,14 @@ async def _with_errors(endpoint: Callable[[Request], Awaitable[Response]], reque
         return Response(status_code=499)  # nobody reads it
 
 
-def _missing(request: Request, error: Exception) -> Response:
+async def _missing(request: Request, error: Exception) -> Response:
+    """Neither a path nor a method of this interface; the answer to a wrong method names the right ones."""
     status = getattr(error, "status_code", 404)
     what = f"{request.method} {request.url.path} is not part of this interface"
-    return ApiError(status, what, code="not_found").response()
+    code = "not_found" if status == 404 else "method_not_allowed"
+    return ApiError(status, what, code=code, headers=getattr(error, "headers", None) or {}).response()
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A mistake of ours, whose traceback the log has."""
+    return ApiError(500, "the server failed: see its log", "server_error", code="internal_error").response()

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from starlette.responses import JSONResponse
 
+LONGEST = 500
+"""Characters of a message or a parameter: what they repeat of a request may be as long as its body."""
+
 
 @dataclass
 class ApiError(Exception):
@@ -20,10 +23,15 @@ class ApiError(Exception):
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def body(self) -> dict[str, object]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _short(self.param)
+        return {"error": {"message": _short(self.message), "type": self.type, "param": param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), self.status, headers=dict(self.headers))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def unsupported(param: str, what: str) -> ApiError:

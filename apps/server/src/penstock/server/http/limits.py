@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from penstock.hooks.json_text import parse_strict_json
 from penstock.server.http.errors import ApiError, busy
 
 Result = TypeVar("Result")
@@ -18,12 +18,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`body` bytes of a request; `queue` texts that wait for a slot; `seconds` from the request to the end of its
-    answer, None for any."""
+    """`body` bytes of a request, which come within `reading` seconds; `queue` texts that wait for a slot; `seconds`
+    from the request to the end of its answer, None for any."""
 
     body: int = 4 << 20
     queue: int = 256
     seconds: float | None = 600.0
+    reading: float = 60.0
 
 
 class Places:
@@ -32,6 +33,12 @@ class Places:
     def __init__(self, queue: int) -> None:
         self._queue = queue
         self.taken = 0
+
+    def require(self, texts: int, slots: int, param: str) -> None:
+        """Raises `ApiError` for more texts than there are places, so that no time would help."""
+        if texts > slots + self._queue:
+            what = f"{texts} texts in one request: this server computes {slots} at once, and {self._queue} may wait"
+            raise ApiError(400, what, param=param, code="too_many_texts")
 
     @contextmanager
     def take(self, texts: int, slots: int) -> Iterator[None]:
@@ -56,20 +63,40 @@ async def within(seconds: float | None) -> AsyncIterator[None]:
         raise ApiError(504, message, "server_error", code="timeout") from error
 
 
-async def json_body(request: Request, limit: int) -> Any:
-    """The body of a request. Raises `ApiError` for one that is too long, and for one that is no JSON."""
+async def json_body(request: Request, limits: Limits) -> Any:
+    """The body of a request. Raises `ApiError` for one that is too long or too slow, and for one that is no JSON: NaN,
+    numbers beyond all floats, keys that occur twice and halves of surrogate pairs are none."""
+    _require_json(request)
+    try:
+        async with asyncio.timeout(limits.reading):
+            received = await _received(request, limits.body)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not come within {limits.reading:g} seconds", code="timeout") from error
+    try:
+        return parse_strict_json(received)
+    except ValueError as error:
+        raise ApiError(400, f"the body is not valid JSON ({error})") from error
+
+
+def _require_json(request: Request) -> None:
+    """A page in a browser may send anything else to a server on its user's machine without asking it first."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if given != "application/json" or coding != "identity":
+        what = "send the body as it is, with the header `Content-Type: application/json`"
+        raise ApiError(415, what, code="unsupported_media_type")
+
+
+async def _received(request: Request, limit: int) -> bytes:
     received = bytearray()
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise _too_long(limit)
     async for part in request.stream():
         received += part
         if len(received) > limit:
             raise _too_long(limit)
-    try:
-        return json.loads(received)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not valid JSON ({error})") from error
+    return bytes(received)
 
 
 def _too_long(limit: int) -> ApiError:

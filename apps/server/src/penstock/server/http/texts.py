@@ -6,16 +6,19 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from penstock.data_prep.chat_template import written
 from penstock.data_prep.published import PublishedTokenizer
 from penstock.generate.stops import StopTexts
 from penstock.hooks.contracts import Draw, Message
-from penstock.hooks.problems import ProblemError
 from penstock.server.engine.client import EngineClient, EngineLostError, RefusedError, Served
 from penstock.server.engine.request import Ended
+from penstock.server.http.conversations import conversation
 from penstock.server.http.errors import ApiError, unavailable
 from penstock.server.http.schemas import ChatMessage
 from penstock.server.metrics import ServerMetrics
+
+SHRINKING = 4
+"""How much shorter a tokenizer may make a text before it cuts it into tokens, by composing characters or dropping
+blanks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,10 @@ class Text:
 
 
 class Texts:
-    """Texts of one model. `served` is what the engine says of it."""
+    """Texts of one model. `served` is what the engine says of it; `template` is written instead of the model's own."""
 
-    def __init__(self, engine: EngineClient, metrics: ServerMetrics) -> None:
-        self._engine, self._metrics = engine, metrics
+    def __init__(self, engine: EngineClient, metrics: ServerMetrics, template: str | None = None) -> None:
+        self._engine, self._metrics, self._template = engine, metrics, template
         self._tokenizers: dict[str, PublishedTokenizer] = {}
 
     @property
@@ -83,27 +86,22 @@ class Texts:
             }
         return self._tokenizers[served.tokenizer]
 
-    def prompt(self, text: str, *, spelled: bool = False) -> list[int]:
-        """The tokens of a prompt, as `TextModel.prompt_tokens` makes them."""
-        begins = [] if spelled else self.served.begins
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ApiError(400, f"character {error.start} of the prompt is half of a surrogate pair") from error
-        return [*begins, *self.tokenizer.prompt(text, spelled=spelled)]
+    def prompt(self, text: str, *, spelled: bool = False, param: str = "prompt") -> list[int]:
+        """The tokens of a prompt, as `TextModel.prompt_tokens` makes them. Raises `ApiError` for one that is far too
+        long to fit, without making its tokens: nothing else is answered meanwhile."""
+        served, tokenizer = self.served, self.tokenizer
+        if len(text) > SHRINKING * tokenizer.longest_token * served.positions:
+            what = f"{len(text):,} characters do not fit into the context of {served.positions} tokens"
+            raise ApiError(400, what, param=param, code="context_length_exceeded")
+        return [*([] if spelled else served.begins), *tokenizer.prompt(text, spelled=spelled)]
 
-    def chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The tokens of a conversation, as the model's template writes it."""
+    def chat(self, messages: Sequence[ChatMessage]) -> tuple[list[int], tuple[str, ...]]:
+        """The tokens of a conversation, as the template writes it, and texts before which a reply ends."""
         served = self.served
-        if served.template is None:
-            what = "the model has no chat template: use /v1/completions, or start the server with --chat-template"
-            raise ApiError(400, what, param="messages", code="no_chat_template")
         turns = [Message(each.role, each.text) for each in messages]
-        try:
-            text = written(served.template, turns, served.special, served.name)
-        except ProblemError as error:
-            raise ApiError(400, f"the chat template does not take these messages: {error}", param="messages") from error
-        return self.prompt(text, spelled=True)
+        template = served.template if self._template is None else self._template
+        made = conversation(template, turns, served.special, served.name)
+        return self.prompt(made.text, spelled=made.spelled, param="messages"), made.stops
 
     def require_room(self, tokens: Sequence[int], most: int | None, *, param: str = "prompt") -> int:
         """How many tokens may follow a prompt: `most`, or all that fit. Raises `ApiError`."""
@@ -118,6 +116,11 @@ class Texts:
             what = f"{asked} do not fit into the context of {served.positions}"
             raise ApiError(400, what, param=param, code="context_length_exceeded")
         return room if most is None else most
+
+    def require_engine(self) -> None:
+        """Raises `ApiError` while the engine is being started, before the status of a stream is sent."""
+        if not self._engine.ready.is_set():
+            raise unavailable("the engine is being started")
 
     def continued(self, tokens: Sequence[int], wanted: Wanted) -> Text:
         text = Text(len(tokens))

@@ -7,6 +7,6 @@ those that start at zero would hide what depends on them.
 
 from __future__ import annotations
 
-from penstock.conformance.laws.models import construction, inputs, passes, state, training, weights
+from penstock.conformance.laws.models import construction, inputs, passes, slots, state, training, weights
 
-LAWS = (*construction.LAWS, *passes.LAWS, *inputs.LAWS, *training.LAWS, *state.LAWS, *weights.LAWS)
+LAWS = (*construction.LAWS, *passes.LAWS, *slots.LAWS, *inputs.LAWS, *training.LAWS, *state.LAWS, *weights.LAWS)

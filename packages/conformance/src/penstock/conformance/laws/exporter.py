@@ -264,7 +264,12 @@ def _export(
     target, model, tokenizer = target or _target(subject), model or TinyModel(), write_tokenizer(subject.folder)
     exporter = subject.build()
     if subject.component.contract < 2:
-        return exporter.export(model, tokenizer, target)
+        try:
+            return exporter.export(model, tokenizer, target)
+        except ProblemError as error:
+            if {problem.code for problem in error.problems} == {"not-exportable"}:
+                raise NotApplicable(f"the format holds no such model: {error.problems[0].what}") from error
+            raise
     trained = TrainedModel(
         model=model,
         state=state(model.state_dict()),

@@ -63,7 +63,16 @@ from penstock.hooks.contracts.routing import (
     RouterFactory,
     Routing,
 )
-from penstock.hooks.contracts.serving import Exporter, Progress, RunExporter, TrainedModel
+from penstock.hooks.contracts.serving import (
+    Exporter,
+    Profile,
+    Progress,
+    RunExporter,
+    Server,
+    ServerProcess,
+    Serving,
+    TrainedModel,
+)
 from penstock.hooks.contracts.stopping import Standing, StopRule
 from penstock.hooks.contracts.tensors import Array, Tensor
 from penstock.hooks.contracts.training import (
@@ -181,6 +190,7 @@ __all__ = [
     "Prediction",
     "Product",
     "ProductSite",
+    "Profile",
     "Progress",
     "Publishable",
     "Quantizer",
@@ -199,6 +209,9 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "ScoredObjective",
+    "Server",
+    "ServerProcess",
+    "Serving",
     "Shareable",
     "SharedGroup",
     "SharedParameters",

@@ -68,11 +68,13 @@ class SlotDecoder(Protocol):
         ...
 
     def cut(self, slot: int, length: int) -> None:
-        """Forgets all but the first `length` tokens of a slot."""
+        """Forgets all but the first `length` tokens of a slot. A state that cannot go back forgets those too: `length`
+        of the slot says what is left."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Makes the first `length` tokens of `source` the text of `target`."""
+        """Makes the first `length` tokens of `source` the text of `target`, which is empty where the state of `source`
+        can be no text's but its own."""
         ...
 
     def expert_loads(self) -> Mapping[int, Array]:
@@ -83,8 +85,8 @@ class SlotDecoder(Protocol):
 
 @runtime_checkable
 class Slotted(Protocol):
-    """A language model that computes many slots in one pass."""
+    """A language model that may compute many slots in one pass."""
 
     def slot_decoder(self, slots: int, positions: int) -> Any:
-        """A `SlotDecoder` of this model, as its weights are now."""
+        """A `SlotDecoder` of this model, as its weights are now; None where it computes one text after the other."""
         ...

@@ -58,6 +58,7 @@ from penstock.moe_core.frozen_base.prefix_cache import Prefix
 from penstock.moe_core.hub.tensors import check_names
 from penstock.moe_core.layers import generation
 from penstock.moe_core.layers.experts import Experts
+from penstock.moe_core.layers.language_model import CausalModel
 from penstock.moe_core.layers.loss import head_cross_entropy, linear_cross_entropy
 from penstock.moe_core.layers.routed_rows import RoutedRows
 from penstock.moe_core.layers.site import (
@@ -69,6 +70,7 @@ from penstock.moe_core.layers.site import (
     quantize,
     sites_of,
 )
+from penstock.moe_core.layers.slot_decoder import ModelSlots
 
 BASE, ADAPTERS = "base.", "adapters."
 
@@ -189,6 +191,13 @@ class FrozenBase(nn.Module):
     def new_cache(self, batch: int, capacity: int) -> Any:
         """The base's cache; experts need none."""
         return self.base.new_cache(batch, capacity)
+
+    def slot_decoder(self, slots: int, positions: int) -> ModelSlots | None:
+        """See `penstock.hooks.contracts.Slotted`. None for a base of another package, whose cache is its own."""
+        base = self.base
+        if not isinstance(base, CausalModel):
+            return None
+        return ModelSlots(self, base.new_slots(slots, min(positions, base.most_positions)))
 
     def generate(self, inputs: Inputs | Tensor, *, tokens: int, **sampling: Any) -> Tensor:
         """[B, S + tokens]; see `penstock.moe_core.layers.generation.generate`."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from penstock.hooks.contracts import Inputs, Router, Routing
+from penstock.hooks.contracts import AskingRouter, Inputs, Router, Routing
 from penstock.moe_core.layers.linear import Matrix
 from penstock.moe_core.layers.mlp import SwiGLU
 from penstock.moe_core.layers.norm import RMSNorm
@@ -48,6 +48,8 @@ def obstacle(model: GlmMoe) -> str | None:
     sites = sites_of(model).values()
     if any(site.site.reads is not None or site.site.product is not None for site in sites):
         return "inputs of products are rounded, or products are computed elsewhere"
+    if any(isinstance(router, AskingRouter) and "token_T" in router.asks for router in model.routers.values()):
+        return "a router asks for the ids of its tokens"
     return None
 
 

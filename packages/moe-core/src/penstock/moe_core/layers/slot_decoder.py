@@ -1,6 +1,6 @@
 """Many texts at once, each in a slot: what a server steps.
 
-Shape suffixes: B rows, S new positions, D model width, V vocabulary, E experts, K experts a token.
+Shape suffixes: B rows, S new positions, D model width, V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from penstock.hooks.contracts import Array, Chosen, Draw, Inputs, ModelOutput, Router, Row
 from penstock.moe_core.layers.generation import drawn
+from penstock.moe_core.layers.slot_loads import ExpertLoads
 from penstock.moe_core.layers.slots import SlotCache
-
-COUNTED_AT_ONCE = 256
-"""Passes whose experts are kept before they are counted: counting each would cost more than it takes to keep them."""
 
 FastPass = Callable[[Tensor, SlotCache], tuple[Tensor, Mapping[int, Tensor]]]
 """Of new tokens [B, S] of the selected slots: hidden states [B, D] of the last, and the experts of each layer, of any
@@ -51,8 +48,7 @@ class ModelSlots:
         self._model, self._cache, self._fast = model, cache, fast
         self._device = cache.slot_B.device
         self._draws = [torch.Generator().manual_seed(0) for _ in range(self.slots)]
-        self._counts = {layer: np.zeros(router.experts, np.int64) for layer, router in model.routers.items()}
-        self._kept: dict[int, list[Tensor]] = {layer: [] for layer in self._counts}
+        self._loads = ExpertLoads(model.routers)
 
     def begin(self, slot: int, seed: int) -> None:
         self._draws[slot].manual_seed(seed)
@@ -93,33 +89,14 @@ class ModelSlots:
             hidden_BD, experts = self._fast(token_BS, self._cache)
             self._cache.advance(token_BS.shape[1])
             for layer, chosen in experts.items():
-                self._keep(layer, chosen)
+                self._loads.add(layer, chosen)
             return hidden_BD
         output = self._model(token_BS, cache=self._cache)
-        for layer, routing in output.routings.items():
-            expert_TK = routing.expert_TK
-            self._keep(layer, expert_TK if routing.kept_TK is None else expert_TK[routing.kept_TK])
+        self._loads.add_routings(output.routings, token_BS.numel())
         return output.hidden_BSD[:, -1]
 
-    def _keep(self, layer: int, experts: Tensor) -> None:
-        self._kept[layer].append(experts)
-        if len(self._kept[layer]) >= COUNTED_AT_ONCE:
-            self._count(layer)
-
-    def _count(self, layer: int) -> None:
-        kept, counts = self._kept[layer], self._counts[layer]
-        if kept:
-            expert_N = torch.cat([experts.flatten() for experts in kept])
-            counts += torch.bincount(expert_N, minlength=len(counts)).cpu().numpy()
-            kept.clear()
-
     def expert_loads(self) -> Mapping[int, Array]:
-        for layer in self._counts:
-            self._count(layer)
-        loads = {layer: counts.copy() for layer, counts in self._counts.items()}
-        for counts in self._counts.values():
-            counts[:] = 0
-        return loads
+        return self._loads.take()
 
 
 def chosen_of(rows: Sequence[Row], logits_BV: Tensor, draws: Sequence[torch.Generator]) -> list[Chosen]:
@@ -153,5 +130,5 @@ def _told(draw: Draw, token: int, logits_V: Tensor) -> Chosen:
     logprob_V = logits_V.log_softmax(dim=-1)
     if not draw.logprobs:
         return Chosen(token, float(logprob_V[token]))
-    value_K, token_K = logprob_V.topk(draw.logprobs)
+    value_K, token_K = logprob_V.topk(min(draw.logprobs, len(logprob_V)))
     return Chosen(token, float(logprob_V[token]), tuple(zip(token_K.tolist(), value_K.tolist(), strict=True)))

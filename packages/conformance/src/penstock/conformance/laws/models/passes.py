@@ -153,7 +153,10 @@ def every_router_has_a_routing(subject: Subject) -> None:
             expect(good, f"the routing of layer {layer} is not of {expected[0]} tokens and {expected[1]} experts each")
 
 
-@law(ARCHITECTURE, needs=(every_router_has_a_routing,))
+ROUTINGS = (every_router_has_a_routing,)
+
+
+@law(ARCHITECTURE, needs=ROUTINGS)
 def a_router_is_asked_once_a_pass(subject: Subject) -> None:
     """A forward pass calls each router once, for all tokens, and returns the routing that it gave.
 
@@ -168,7 +171,7 @@ def a_router_is_asked_once_a_pass(subject: Subject) -> None:
     expect(own, "a returned routing did not come from a router")
 
 
-@law(ARCHITECTURE, needs=(every_router_has_a_routing, *STACKS))
+@law(ARCHITECTURE, needs=(*ROUTINGS, *STACKS))
 def slots_that_are_not_kept_compute_nothing(subject: Subject) -> None:
     """An expert whose slots are all dropped or empty does not affect logits or gradients, whatever its weights are.
 
