@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import click
 import pytest
 
 from penstock.cli.main import run
@@ -171,6 +176,25 @@ def test_a_cell_whose_further_seed_fails_shows_its_whole_runs_and_is_on_no_front
     assert found.effects.seeds == (0,)
     assert [level.cells for level in found.effects.levels] == [1, 1]
     assert ("confirm, seed 1", failed.cell) in [(row[0], row[3]) for row in decisions_table(figures).rows]
+
+
+def test_a_sweep_that_is_terminated_leaves_its_report(sweep_file):
+    """As Slurm, systemd and `timeout` end a process."""
+    folder = sweep_file.parent / "runs" / "states"
+
+    def terminate_after_a_result() -> None:
+        while not [*folder.rglob("rungs/*.json")]:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=terminate_after_a_result, daemon=True).start()
+    with pytest.raises((KeyboardInterrupt, click.exceptions.Abort, SystemExit)):
+        sweep(sweep_file)
+    figures = read_record(SweepFigures, folder / "sweep.json")
+    assert figures is not None
+    assert 0 < len(figures.runs) < 4
+    assert (folder / "sweep.html").exists()
+    assert (folder / "summary.md").exists()
 
 
 def test_attempts_are_those_of_the_run(sweep_file):

@@ -46,6 +46,29 @@ def test_a_rule_prunes_like_any_pruner(direction, sign):
     assert study.best_trial.number == 0
 
 
+@pytest.mark.parametrize("steps", [(10, 20), (4, 13, 17, 20), (7, 12, 19)])
+def test_a_rung_is_decided_at_the_first_report_at_or_beyond_it(steps):
+    study = optuna.create_study(pruner=RulePruner(Halving(), rungs=[10], whole=20))
+
+    def objective(trial: optuna.Trial) -> float:
+        for step in steps:
+            trial.report(2.0 + trial.number, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 2.0 + trial.number
+
+    study.optimize(objective, n_trials=3)
+    assert ends(study) == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert study.trials[2].last_step == next(step for step in steps if step >= 10)
+
+
+@pytest.mark.parametrize("rungs", [[], [0, 10], [-5], [20, 10], [10, 10]])
+def test_rungs_that_do_not_rise_from_above_zero_are_refused(rungs):
+    for maker in (RulePruner, StopCallback):
+        with pytest.raises(ProblemError, match="rungs are"):
+            maker(Halving(), rungs=rungs)
+
+
 def test_a_value_that_is_not_finite_prunes():
     study = optuna.create_study(pruner=RulePruner(Halving()))
     trial = study.ask()

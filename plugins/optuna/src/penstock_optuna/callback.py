@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from penstock.hooks.contracts import StopRule
 from penstock.hooks.problems import Problem, ProblemError
 from penstock_optuna.pruner import COUNTED, reason_to_stop
-from penstock_optuna.standings import Report, attribute, reports_of
+from penstock_optuna.standings import Report, attribute, reports_of, required_rungs
 
 
 class StopCallback:
@@ -31,7 +31,7 @@ class StopCallback:
     """
 
     def __init__(self, rule: StopRule, *, rungs: Sequence[int] | None = None, whole: int = 0) -> None:
-        self.rule, self.rungs, self.whole = rule, rungs, whole
+        self.rule, self.rungs, self.whole = rule, required_rungs(rungs), whole
 
     def __call__(
         self,
@@ -50,8 +50,6 @@ class StopCallback:
         if (first := _first_at(trial, step)) is not None and (why := report.unlike(first[1])):
             self._prune(trial, f"its report at step {step} has {why} in {first[0]}, so they do not compare")
         trial.set_user_attr(attribute(step), report.to_json())
-        if self.rungs is not None and step not in self.rungs:
-            return
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
         if reason := reason_to_stop(self.rule, trial.study, frozen, step, self.rungs, self.whole, 1.0):
             self._prune(trial, f"after step {step}: {reason}")

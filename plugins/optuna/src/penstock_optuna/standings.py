@@ -7,6 +7,7 @@ share that goes on.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from penstock.hooks.contracts import Standing
+from penstock.hooks.problems import Problem, ProblemError
 
 PREFIX = "penstock:"
 """Of user attributes: `penstock:STEP` has the report at a step."""
@@ -68,19 +70,46 @@ def reports_of(trial: FrozenTrial, sign: float) -> dict[int, Report]:
     return {step: found[step] for step in sorted(found) if not found[step].bad_figure}
 
 
+def required_rungs(rungs: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Rungs in which each is above the one before and the first above 0; raises `ProblemError` for others."""
+    if rungs is None:
+        return None
+    if not rungs or rungs[0] < 1 or any(one >= other for one, other in itertools.pairwise(rungs)):
+        what = f"rungs are {list(rungs)}"
+        raise ProblemError(
+            Problem("bad-value", what, "rungs", "give steps above 0 that rise, or None for every report")
+        )
+    return tuple(rungs)
+
+
+def by_rung(reports: Mapping[int, Report], rungs: Sequence[int] | None) -> dict[int, int]:
+    """The step of the first report at or beyond each rung, and before the next one. Each step is a rung without
+    rungs.
+
+    >>> by_rung({30: Report(1), 150: Report(1), 170: Report(1), 200: Report(1)}, [100, 200])
+    {100: 150, 200: 200}
+    """
+    found: dict[int, int] = {}
+    for step in reports:
+        rung = step if rungs is None else max((each for each in rungs if each <= step), default=None)
+        if rung is not None:
+            found.setdefault(rung, step)
+    return found
+
+
 def standings_at(
-    trials: Mapping[str, Mapping[int, Report]], step: int, rungs: Sequence[int] | None, whole: int
+    trials: Mapping[str, Mapping[int, Report]], rung: int, rungs: Sequence[int] | None, whole: int
 ) -> list[Standing]:
-    """The trials that have reported at a step. Their history are the earlier reports, those at rungs if rungs are
-    given."""
+    """The trials that have reported at a rung. Their history are their reports at earlier rungs."""
     standings: list[Standing] = []
     for name, reports in trials.items():
+        steps = by_rung(reports, rungs)
+        if rung not in steps:
+            continue
         earlier: tuple[Standing, ...] = ()
-        for at, report in reports.items():
-            if at <= step and (rungs is None or at in rungs):
-                earlier = (*earlier, _standing(name, at, report, earlier, whole))
-        if step in reports and earlier:
-            standings.append(earlier[-1])
+        for step in (step for at, step in steps.items() if at < rung):
+            earlier = (*earlier, _standing(name, step, reports[step], earlier, whole))
+        standings.append(_standing(name, steps[rung], reports[steps[rung]], earlier, whole))
     return standings
 
 

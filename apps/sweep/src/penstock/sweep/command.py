@@ -88,6 +88,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
     from penstock.sweep.measuring import measure_finalists
     from penstock.sweep.report import write_report
     from penstock.sweep.shape import costs_of, require_equal_flops, shapes_of, write_shapes
+    from penstock.train.signals import terminate_as_interrupt
 
     name = loaded.settings.name
     folder = runs / name
@@ -112,7 +113,7 @@ def _run(loaded: Sweep, sweep_file: Path, runs: Path, registry: Registry, *, ret
         write_report(name, figures, read_documents(walk), len([*figures.runs, *figures.missing]), folder)
         return figures
 
-    with disk_errors_named(folder), locked(folder):
+    with terminate_as_interrupt(), disk_errors_named(folder), locked(folder):
         write_shapes(loaded, walk.files, shapes)
         if retry_failed:
             walk.files.forget_failures()

@@ -151,7 +151,7 @@ def line(cell: CellFigures) -> tuple[str, ...]:
         str(cell.seeds),
         _figure(cell.bits_per_byte, 3),
         interval(cell.difference),
-        cell.verdict,
+        f"{cell.verdict}; capped" if cell.state == "capped" and "capped" not in cell.verdict else cell.verdict,
         _figure(cell.max_violation),
         _figure(cell.max_violation_worst),
         _figure(cell.dead_experts, 1),

@@ -17,6 +17,7 @@ from penstock.eval_suite.likelihood import token_nll
 from penstock.hooks.contracts import Batch, Inputs
 from penstock.hooks.problems import ProblemError
 from penstock.hooks.registry import Choice
+from penstock.pages.formats import number
 from penstock.run.config import RunConfig
 from penstock.run.records.record import ABSENT, Record
 from penstock.run.records.sweep import CellShape
@@ -289,17 +290,31 @@ def _caps_text(price: SweepPrice) -> str:
     whole = {
         "tokens": (price.tokens_cap, sum(cell.tokens * cell.runs for cell in price.cells)),
         "runs": (price.runs_cap, sum(cell.runs for cell in runs)),
-        "hours": (price.hours_cap, round(price.seconds_left / 3600, 2)),
+        "hours": (price.hours_cap, price.seconds_left / 3600),
     }
-    capped = [f"{wanted:,} {name} for a budget of {cap:,}" for name, (cap, wanted) in whole.items() if cap is not None]
+    capped = [
+        f"{_amount(wanted)} {name} for a budget of {_amount(cap)}"
+        for name, (cap, wanted) in whole.items()
+        if cap is not None
+    ]
     return f"the sweep has {', '.join(capped)}, and what exceeds it is capped\n" if capped else ""
+
+
+def _amount(value: float) -> str:
+    """
+    >>> _amount(1_200_000), _amount(0.00031), _amount(12.0)
+    ('1,200,000', '0.00031', '12.0')
+    """
+    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def _span(seconds: float) -> str:
     """
-    >>> _span(90), _span(5400), _span(200_000)
-    ('2 min', '1.5 hours', '2.3 days')
+    >>> _span(2.4), _span(90), _span(5400), _span(200_000)
+    ('2 s', '2 min', '1.5 hours', '2.3 days')
     """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} hours" if seconds < 86400 else f"{seconds / 86400:.1f} days"

@@ -179,7 +179,7 @@ def _sure(member: object) -> str:
 def front_caption(front: Front) -> str:
     on = sum(member.on_front for member in front.members)
     text = f"{on} of {counted(len(front.members), 'cell')} {'is' if on == 1 else 'are'} on the front."
-    if compared := front.compared:
+    if len(compared := front.compared) > 1:
         reference = [
             shown(*each) for each in zip(front.objectives, front.reference, strict=True) if each[0] in compared
         ]

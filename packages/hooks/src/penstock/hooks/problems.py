@@ -71,7 +71,8 @@ def disk_problem(error: OSError, where: str = "") -> Problem | None:
     """
     if error.errno not in DISK_ERRORS:
         return None
-    fix = "free space or choose another folder, and give the same command again"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = f"{'free space or choose' if full else 'choose'} another folder, and give the same command again"
     return Problem("disk", f"cannot be written ({error.strerror or error})", str(error.filename or where), fix)
 
 

@@ -67,8 +67,9 @@ class Forced:
 
     def sentence(self, request: PlanRequest) -> str:
         share = f"{request.parameters:,} parameters at a share of {request.embedding_share:.0%}"
-        width = f"width {self.width:,.0f}" if self.width >= 10 else f"width {self.width:.1f}"
-        shape = f"{max(0.0, self.layers):,.1f} layers of {width}"
+        width = f"width {self.width:,.0f}" if self.width >= 10 else f"width {self.width:.2g}"
+        layers = f"{max(0.0, self.layers):,.1f}" if request.vary == "depth" else f"{self.layers:,.0f}"
+        shape = f"{layers} layers of {width}"
         match request.vary:
             case "depth":
                 return f"{share} and {self.vocabulary:,.0f} tokens mean {shape}"
