@@ -134,6 +134,6 @@ def test_shots_and_chats_are_refused(tmp_path: Path, context: TaskContext) -> No
 def test_settings_that_contradict_each_other_are_named() -> None:
     with pytest.raises(ValidationError, match="must be 1 at temperature 0, not 2"):
         HumanEvalConfig(samples=2)
-    with pytest.raises(ValidationError, match="has 10, but there are only 1 samples"):
+    with pytest.raises(ValidationError, match="has 10, and `samples` of each problem is 1"):
         HumanEvalConfig(k=(1, 10))
     assert HumanEvalConfig(samples=20, k=(1, 10), temperature=0.8).k == (1, 10)

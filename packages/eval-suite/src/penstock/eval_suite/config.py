@@ -227,7 +227,7 @@ class HumanEvalConfig(Schema):
         if self.temperature == 0 and self.samples > 1:
             yield ("samples",), f"must be 1 at temperature 0, not {self.samples}: all answers would be the same"
         if max(self.k) > self.samples:
-            yield ("k",), f"has {max(self.k)}, but there are only {self.samples} samples of each problem"
+            yield ("k",), f"has {max(self.k)}, and `samples` of each problem is {self.samples}"
 
     @classmethod
     def example(cls, folder: Path) -> Mapping[str, Any]:
