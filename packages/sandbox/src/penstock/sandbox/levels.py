@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from penstock.sandbox.verdict import Level
 _LESS = {"full": "--sandbox reduced", "reduced": "--unsafe-code-execution"}
 """What a user says to accept the next lower level."""
 _DOCKER = "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+FILES = 32
+"""More descriptors than a zygote and its programs use."""
 _SYSCTLS = {
     "kernel/apparmor_restrict_unprivileged_userns": (
         "1",
@@ -55,14 +59,34 @@ def _explained(step: str, code: int) -> tuple[str, str]:
         return "root cannot become an ordinary user", "start it as an ordinary user, or map the users 61184 to 65279"
     if step == "lock":
         return "a program cannot be locked in", "boot a kernel with seccomp filters"
+    if step == "empty":
+        return "an empty program does not pass", "raise the limits"
     if step != "namespaces":
-        return "its process ended", "look into the system's log, for want of memory say"
+        return _not_started(code)
     if code in (errno.ENOSPC, errno.EUSERS):
         return "user namespaces are used up or switched off", _SYSCTLS["user/max_user_namespaces"][1]
     if _filtered():
         return "a container's filter refuses namespaces", f"start the container with {_DOCKER}"
     lines = (line for name, (value, line) in _SYSCTLS.items() if _setting(name) == value)
     return "namespaces are refused", next(lines, f"in a container: {_DOCKER}")
+
+
+def _not_started(code: int) -> tuple[str, str]:
+    if code in (errno.EMFILE, errno.ENFILE) or _most_files() < FILES:
+        return "there are too few file descriptors", "raise their number with `ulimit -n 1024`"
+    if code in (errno.EACCES, errno.ENOENT, errno.ENOEXEC):
+        return f"the interpreter {sys.executable} cannot be run", "make it readable and executable for this user"
+    return "its process ended", "look into the system's log, for want of memory say"
+
+
+def _most_files() -> float:
+    """The limit on file descriptors of this process and of those that it starts."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if most == resource.RLIM_INFINITY else most
 
 
 def _setting(name: str) -> str:

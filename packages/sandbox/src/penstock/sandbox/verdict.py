@@ -32,8 +32,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` says in one line why a program did not pass: its exception and line, its signal, its limit. `output` is
-    what it printed, as far as it may. `seconds` are those of the clock, from start to end."""
+    """`reason` says in one line why a program did not pass: its exception and line, its signal, its limit. Control
+    characters in it are escaped. `output` is what it printed, as far as it may, and as it is: whoever shows it on a
+    terminal uses `printable`. `seconds` are those of the clock, from start to end."""
 
     outcome: Outcome
     reason: str = ""
@@ -43,3 +44,14 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return self.outcome == "passed"
+
+
+def printable(text: str) -> str:
+    """With what would drive a terminal, or reorder a line, escaped; line ends and tabs stay.
+
+    >>> printable("\x1b[2Jred\n")
+    '\\\\x1b[2Jred\\n'
+    """
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+    )
