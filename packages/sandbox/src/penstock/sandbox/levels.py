@@ -17,8 +17,8 @@ from penstock.sandbox.verdict import Level
 _LESS = {"full": "--sandbox reduced", "reduced": "--unsafe-code-execution"}
 """What a user says to accept the next lower level."""
 _DOCKER = "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
-FILES = 32
-"""More descriptors than a zygote and its programs use."""
+_FILES = 24
+"""Descriptors that a zygote and its programs use, and a few more."""
 _SYSCTLS = {
     "kernel/apparmor_restrict_unprivileged_userns": (
         "1",
@@ -45,13 +45,15 @@ def foreign_machine() -> Problem | None:
 
 def unreached(level: Level, answer: Mapping[str, Any]) -> Problem:
     """From a zygote's answer: the `step` that failed, its `errno`, and the `error` in words."""
-    missing, remedy = _explained(answer["step"], int(answer["errno"] or 0))
-    less = f", or accept less with {_LESS[level]}" if level in _LESS else ""
+    step, code = answer["step"], int(answer["errno"] or 0)
+    scarce = _scarce(step, code)
+    missing, remedy = scarce or _explained(step, code)
+    less = f", or accept less with {_LESS[level]}" if level in _LESS and not scarce else ""
     return Problem("no-sandbox", f"level '{level}': {missing} ({answer['error']})", "sandbox", f"{remedy}{less}")
 
 
 def _explained(step: str, code: int) -> tuple[str, str]:
-    """What is missing, and what helps."""
+    """What of the isolation is missing, and what helps."""
     if step == "landlock":
         need = "a kernel with Landlock, 5.13 or newer, for level reduced 6.7, whose boot line has lsm=landlock,..."
         return "the kernel's Landlock is missing or too old", f"boot {need}"
@@ -59,10 +61,6 @@ def _explained(step: str, code: int) -> tuple[str, str]:
         return "root cannot become an ordinary user", "start it as an ordinary user, or map the users 61184 to 65279"
     if step == "lock":
         return "a program cannot be locked in", "boot a kernel with seccomp filters"
-    if step == "empty":
-        return "an empty program does not pass", "raise the limits"
-    if step != "namespaces":
-        return _not_started(code)
     if code in (errno.ENOSPC, errno.EUSERS):
         return "user namespaces are used up or switched off", _SYSCTLS["user/max_user_namespaces"][1]
     if _filtered():
@@ -71,12 +69,17 @@ def _explained(step: str, code: int) -> tuple[str, str]:
     return "namespaces are refused", next(lines, f"in a container: {_DOCKER}")
 
 
-def _not_started(code: int) -> tuple[str, str]:
-    if code in (errno.EMFILE, errno.ENFILE) or _most_files() < FILES:
+def _scarce(step: str, code: int) -> tuple[str, str] | None:
+    """What is missing at any level, and what helps."""
+    if code in (errno.EMFILE, errno.ENFILE) or _most_files() < _FILES:
         return "there are too few file descriptors", "raise their number with `ulimit -n 1024`"
-    if code in (errno.EACCES, errno.ENOENT, errno.ENOEXEC):
+    if step == "empty":
+        return "an empty program does not pass", "raise the limits"
+    if step == "start" and code in (errno.EACCES, errno.ENOENT, errno.ENOEXEC):
         return f"the interpreter {sys.executable} cannot be run", "make it readable and executable for this user"
-    return "its process ended", "look into the system's log, for want of memory say"
+    if step == "start":
+        return "its process ended", "look into the system's log, for want of memory say"
+    return None
 
 
 def _most_files() -> float:

@@ -61,10 +61,13 @@ def home(level: Level) -> str:
 def run(cell: Cell, source: int, output: int, report: int) -> NoReturn:
     """Ends the process: with code 0 after the program's last line, else with 1. The descriptors are above `SOURCE`."""
     leave, write, read, number, code = os._exit, os.write, os.read, os.getpid, 1  # the program may replace those of os
+    own = number()
     try:
-        _connect(cell, source, output, report)
-        _lock(cell)
-        own = number()
+        try:
+            _connect(cell, source, output, report)
+            _lock(cell)
+        except (OSError, ValueError) as error:
+            raise _NotLocked(str(error)) from error
         # The token is read, then the program runs, then both calls get what they wait for.
         write(REPORT, read(SOURCE, TOKEN) + (exec(_code(), _module()) or b""))
         code = 0
@@ -79,27 +82,21 @@ def run(cell: Cell, source: int, output: int, report: int) -> NoReturn:
 def _connect(cell: Cell, source: int, output: int, report: int) -> None:
     """Standard output and error lead to `output`, standard input to nothing; all files but the rules are closed."""
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, file in enumerate((nothing, output, output, report, source)):
+    for number, file in ((1, output), (2, output), (REPORT, report), (SOURCE, source)):
         os.dup2(file, number)
-    try:
-        for group in cell.groups:
-            os.write(group, b"0")
-    except OSError as error:
-        raise _NotLocked(str(error)) from error
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for group in cell.groups:
+        os.write(group, b"0")
     kept = SOURCE if cell.rules is None else cell.rules
     os.closerange(SOURCE + 1, kept)
     os.closerange(kept + 1, _MOST_FILES)
 
 
 def _lock(cell: Cell) -> None:
-    try:
-        os.chdir(home(cell.level))
-        _limit(cell)
-        if cell.level != "none":
-            _isolate(cell)
-    except (OSError, ValueError, OverflowError) as error:
-        raise _NotLocked(str(error)) from error
+    os.chdir(home(cell.level))
+    _limit(cell)
+    if cell.level != "none":
+        _isolate(cell)
 
 
 def _isolate(cell: Cell) -> None:

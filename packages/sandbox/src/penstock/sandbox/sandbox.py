@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ class Sandbox:
             raise ProblemError(foreign)
         self.level: Level = level
         remove_left_groups()
+        self._owner = os.getpid()
         self._workers: list[Worker] = []
         self._closing = weakref.finalize(self, _close, self._workers)
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -49,11 +51,14 @@ class Sandbox:
 
     def run(self, program: str | bytes) -> Verdict:
         """The verdict on one program. It takes one of the workers, and waits for one: threads may share a sandbox.
-        Raises `ValueError` for what is neither text nor bytes, and after `close`."""
+        Raises `ValueError` for what is neither text nor bytes, after `close`, and in a process that was forked from the
+        sandbox's own: two that share a worker would read one another's verdicts."""
         if not isinstance(program, str | bytes):
             raise ValueError(f"a program is text or bytes, not {type(program).__name__}")
         if not self._closing.alive:
             raise ValueError("the sandbox is closed")
+        if os.getpid() != self._owner:
+            raise ValueError("a sandbox is of the process that made it: make one in each process")
         # Half of a surrogate pair becomes bytes that are not UTF-8, which the verdict then says.
         source = program if isinstance(program, bytes) else program.encode("utf-8", "surrogatepass")
         if len(source) > MOST_SOURCE:

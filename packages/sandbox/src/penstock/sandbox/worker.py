@@ -43,7 +43,7 @@ class Worker:
         """Raises `ProblemError` if this machine does not give the level."""
         self.level: Level = level
         self.limits = limits
-        self._closed = False
+        self._closed, self._owner = False, os.getpid()
         self._groups = [] if level == "none" else make_groups(limits)
         try:
             self._start()
@@ -64,8 +64,11 @@ class Worker:
             return Verdict("killed", "the sandbox's own process ended with it, and was started again")
 
     def close(self) -> None:
-        """Ends the zygote and all of its processes."""
+        """Ends the zygote and all of its processes. A process that was forked from the main one leaves them alone."""
         self._closed = True
+        if os.getpid() != self._owner:
+            self._control.close()
+            return
         self._end()
         remove_groups(self._groups)
 

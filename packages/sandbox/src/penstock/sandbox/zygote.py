@@ -39,6 +39,8 @@ statistics string typing
 """Modules that programs often import, which the zygote has imported before."""
 _FIRST_USER, _USERS = 61184, 4096
 """Users of programs that root runs: those that systemd takes for services with a user of their own."""
+_GLANCE = 0.5
+"""Seconds between looks at whether the main process is still there."""
 
 
 class Unreached(Exception):
@@ -132,15 +134,18 @@ class Zygote:
         poll = select.poll()
         for file in (CONTROL, self._ended):
             poll.register(file, select.POLLIN)
-        told = RUN
+        told, parent = RUN, os.getppid()
         while True:
-            for file, _ in poll.poll():
+            for file, _ in poll.poll(_GLANCE * 1000):
                 if file == CONTROL:
                     told = os.read(file, 1)
                     os.kill(child, signal.SIGKILL)
                     poll.unregister(file)
                 else:
                     os.read(file, 1 << 10)
+            if os.getppid() != parent:
+                told = b""
+                os.kill(child, signal.SIGKILL)
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 break
@@ -182,12 +187,20 @@ def _enter(user: int) -> None:
             namespaces.become_nobody(user)
     with _step("namespaces"):
         namespaces.new_namespaces(own)
-        zygote = os.fork()
+        parent, zygote = os.getppid(), os.fork()
     if zygote != 0:
         os.close(CONTROL)
-        _, status = os.waitpid(zygote, 0)
-        os._exit(0 if status == 0 else 1)
+        _wait_as_launcher(zygote, parent)
     kernel.die_with_parent()
+
+
+def _wait_as_launcher(zygote: int, parent: int) -> NoReturn:
+    """With the launcher, the zygote ends. The end of the main process is not enough for that where a process that was
+    forked from it holds its end of the socket."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while os.getppid() == parent and os.waitpid(zygote, os.WNOHANG) == (0, 0):
+        signal.sigtimedwait({signal.SIGCHLD}, _GLANCE)
+    os._exit(0)
 
 
 def _rules(level: Level) -> int:
