@@ -1,6 +1,7 @@
 """Verdicts of each level, and what is left behind: nothing."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -183,6 +184,32 @@ for refused in (
     with opened("reduced") as sandbox:
         verdict = sandbox.run(program)
     assert verdict.passed, verdict
+
+
+def test_an_interrupted_run_leaves_its_answer_to_nobody(any_level: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            any_level.run("import time; time.sleep(60)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert any_level.run("print(1)").output == "1\n"
+    assert any_level.run("1 / 0").outcome == "failed"
+
+
+def test_closing_ends_what_runs() -> None:
+    before = held().keys()
+    sandbox = opened("full")
+    closing = threading.Timer(0.5, sandbox.close)
+    closing.start()
+    with pytest.raises(ValueError, match="closed while the program ran"):
+        sandbox.run("import time; time.sleep(60)")
+    closing.join()
+    assert held().keys() == before
 
 
 def test_a_lost_zygote_is_started_again(full: Sandbox) -> None:

@@ -10,7 +10,8 @@ Level = Literal["full", "reduced", "none"]
 
 Outcome = Literal["passed", "failed", "timed out", "ended early", "killed", "too much output", "not a program"]
 """`passed`: ran to its last line. `failed`: raised. `ended early`: left before its last line, by `os._exit` say.
-`killed`: by a signal, or by the kernel where memory ran out. `not a program`: not text that Python can read."""
+`killed`: by a signal, or by the kernel where memory ran out. `not a program`: not text that Python can read, or more
+than 16 MB of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,13 +46,14 @@ class Watch:
         """The status of the program's process, which is ended if it runs for too long or prints too much. Raises
         `Lost`."""
         poll = select.poll()
-        for file in (self._control.fileno(), self._output, self._report):
+        control = self._control.fileno()
+        for file in (control, self._output, self._report):
             poll.register(file, select.POLLIN)
         deadline = time.monotonic() + self._limits.seconds * self._load
         while True:
             left = max(0.0, deadline - time.monotonic())
             for file, _ in poll.poll(left * 1000):
-                if file == self._control.fileno():
+                if file == control:
                     return self._status()
                 self._take(file)
             late = time.monotonic() >= deadline

@@ -43,7 +43,7 @@ class Worker:
         """Raises `ProblemError` if this machine does not give the level."""
         self.level: Level = level
         self.limits = limits
-        self._closed, self._owner = False, os.getpid()
+        self._closed, self._busy, self._owner = False, False, os.getpid()
         self._groups = [] if level == "none" else make_groups(limits)
         try:
             self._start()
@@ -54,14 +54,22 @@ class Worker:
     def run(self, program: bytes) -> Verdict:
         """If the zygote is lost, the program has a verdict all the same, and the next program a new zygote. Raises
         `ProblemError` if there is no file descriptor left for the program, or no zygote can be started."""
+        if self._busy:  # the last run was interrupted, by Ctrl-C say, and its answer would be taken for this one's
+            self._restart()
+        self._busy = True
         try:
-            return self._run(program, self.limits, load())
+            verdict = self._run(program, self.limits, load())
         except Lost:
             if self._closed:
                 raise ValueError("the sandbox was closed while the program ran") from None
-            self._end()
-            self._start()
-            return Verdict("killed", "the sandbox's own process ended with it, and was started again")
+            self._restart()
+            verdict = Verdict("killed", "the sandbox's own process ended with it, and was started again")
+        self._busy = False
+        return verdict
+
+    def _restart(self) -> None:
+        self._end()
+        self._start()
 
     def close(self) -> None:
         """Ends the zygote and all of its processes. A process that was forked from the main one leaves them alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock.sandbox.attacks.attack import Attack
 
-_SEARCH = """
+SEARCH = """
 import gc, re
 pattern = re.compile(b"LEFT(?:BEHIND){10}")  # which is not in the memory of this program itself
 LIBC.sbrk.restype = ctypes.c_void_p
@@ -105,7 +105,7 @@ raise ValueError
         "import builtins; builtins.len = lambda _: 7; sys.modules['math'].pi = 3; sys.path.insert(0, MARK)",
         then="import math; print('FOUND' * (len('') == 7 or math.pi == 3 or MARK in sys.path))",
     ),
-    Attack("leave its output in memory", "print('LEFT' + 'BEHIND' * 20)", then=_SEARCH),
-    Attack("leave its source in memory", f"# {'LEFT' + 'BEHIND' * 20}", then=_SEARCH),
-    Attack("leave its exception in memory", "raise ValueError('LEFT' + 'BEHIND' * 20)", then=_SEARCH),
+    Attack("leave its output in memory", "print('LEFT' + 'BEHIND' * 20)", then=SEARCH),
+    Attack("leave its source in memory", f"# {'LEFT' + 'BEHIND' * 20}", then=SEARCH),
+    Attack("leave its exception in memory", "raise ValueError('LEFT' + 'BEHIND' * 20)", then=SEARCH),
 )
