@@ -1,6 +1,7 @@
 """Verdicts of each level, and what is left behind: nothing."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from penstock.hooks.problems import ProblemError
 from penstock.sandbox.cgroups import PREFIX
-from penstock.sandbox.sandbox import Sandbox
+from penstock.sandbox.sandbox import MOST_SOURCE, Sandbox
 from penstock.sandbox.verdict import Limits, Verdict
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="isolation needs Linux")
@@ -54,12 +55,51 @@ def any_level(request) -> Iterator[Sandbox]:
         ("print('x' * 20_000)", "too much output", "printed more than 10000 bytes"),
         ("while True: print('x' * 1000)", "too much output", "printed more than 10000 bytes"),
         ("", "passed", ""),
+        ("import os; os._exit(137)", "ended early", "left before its last line, with exit code 137"),
+        ("import os; os._exit(152)", "ended early", "left before its last line, with exit code 152"),
+        ("exit()", "ended early", "SystemExit: None (line 1)"),
+        ("quit(3)", "ended early", "SystemExit: 3 (line 1)"),
+        (b"\xef\xbb\xbfassert 1", "passed", ""),
+        (b"# coding: latin-1\nassert ascii('\xff') == r\"'\\xff'\"", "passed", ""),
+        ("# coding: martian\n", "failed", "SyntaxError: unknown encoding: martian (program.py, line 0)"),
+        (b"# coding: latin-1\nx = '\xff", "failed", None),
+        ("raise ValueError('\\x1b[2J\\x9b\\u202ex')", "failed", "ValueError: \\x1b[2J\\x9b\\u202ex (line 1)"),
     ],
 )
 def test_every_end_has_its_verdict(any_level: Sandbox, program, outcome: str, reason: str | None) -> None:
     verdict = any_level.run(program)
     assert verdict.outcome == outcome
     assert reason is None or verdict.reason == reason
+
+
+@pytest.mark.parametrize("report", ["passed", "MADE UP \x1b[2J outcome\nhi", "not locked", "failed\n\x1b[2J"])
+def test_a_report_of_its_own_is_one_of_the_outcomes_and_never_a_pass(any_level: Sandbox, report: str) -> None:
+    verdict = any_level.run(f"import os; os.write(3, {report.encode()!r}); os._exit(0)")
+    assert verdict.outcome == ("failed" if report.startswith("failed") else "ended early")
+    assert report.split("\x1b")[0].split("\n")[0] in f"{verdict.outcome} {verdict.reason}"
+    assert verdict.reason.isprintable()
+
+
+def test_a_child_that_fails_does_not_fail_its_parent(full: Sandbox) -> None:
+    assert full.run("import os\nif os.fork() == 0:\n    raise ValueError\nos.wait()").passed
+
+
+def test_a_program_has_a_size(any_level: Sandbox) -> None:
+    assert any_level.run(b"#" * MOST_SOURCE).passed
+    verdict = any_level.run("#" * (MOST_SOURCE + 1))
+    assert (verdict.outcome, verdict.reason) == ("not a program", f"is longer than {MOST_SOURCE} bytes")
+
+
+def test_the_reason_tells_that_the_load_scaled_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (100.0 * len(os.sched_getaffinity(0)), 0.0, 0.0))
+    with opened("none", Limits(seconds=0.1)) as sandbox:
+        reason = sandbox.run("import time; time.sleep(60)").reason
+        assert reason == "ran for more than 1.6 seconds (0.1 seconds, 16 times as long for the load of the machine)"
+
+
+def test_the_processors_seconds_are_told_apart(any_level: Sandbox) -> None:
+    reason = any_level.run("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)").reason
+    assert reason == "ran for more than 20 seconds of the processor"
 
 
 @pytest.mark.parametrize("level", ["full", "reduced", "none"])
@@ -144,6 +184,32 @@ for refused in (
     with opened("reduced") as sandbox:
         verdict = sandbox.run(program)
     assert verdict.passed, verdict
+
+
+def test_an_interrupted_run_leaves_its_answer_to_nobody(any_level: Sandbox) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            any_level.run("import time; time.sleep(60)")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert any_level.run("print(1)").output == "1\n"
+    assert any_level.run("1 / 0").outcome == "failed"
+
+
+def test_closing_ends_what_runs() -> None:
+    before = held().keys()
+    sandbox = opened("full")
+    closing = threading.Timer(0.5, sandbox.close)
+    closing.start()
+    with pytest.raises(ValueError, match="closed while the program ran"):
+        sandbox.run("import time; time.sleep(60)")
+    closing.join()
+    assert held().keys() == before
 
 
 def test_a_lost_zygote_is_started_again(full: Sandbox) -> None:

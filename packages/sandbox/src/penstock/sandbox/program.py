@@ -1,8 +1,9 @@
 """The process of one program: gives up everything that the program does not need, runs it, and reports its end.
 
-The report goes through a pipe and begins with a token that the program was not told. A program that walks through the
-memory of its own process can still find it, as it can still give its tests what they want to see: an honest end cannot
-be told from a forged one in one process. Nothing but its own verdict is in its reach.
+A report that the program has passed carries a token, which comes before the source in the same file. It is held on the
+evaluation stack of `run` alone, where neither frames, modules, closures nor the garbage collector show it. Code in one
+process cannot keep a secret from other code there: a program that searches its own memory can find the token, as it can
+still give its tests what they want to see. Nothing but its own verdict is in its reach.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import sys
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from penstock.sandbox import kernel, landlock, namespaces, seccomp
+from penstock.sandbox.protocol import TOKEN
 from penstock.sandbox.verdict import Level, Limits
 
 NAME = "program.py"
-REPORT = 3
-"""The file descriptor of the report, in the program's process."""
+REPORT, SOURCE = 3, 4
+"""File descriptors in the program's process; that of the source is closed before the program runs."""
 _REASON = 500
 """Most bytes of a reason."""
 _MOST_FILES = 1 << 16
@@ -42,47 +45,61 @@ class Cell:
     own_user: bool
 
 
+class _NotLocked(Exception):
+    """The process could not give up what it should."""
+
+
+class _NotAProgram(Exception):
+    """The source is not text."""
+
+
 def home(level: Level) -> str:
     """The working directory of a program."""
     return namespaces.OWN if level == "full" else "/"
 
 
-def run(cell: Cell, program: bytes, token: bytes, output: int, report: int) -> None:
-    """Never returns: ends the process."""
-    leave, write, number = os._exit, os.write, os.getpid  # the program may replace those of the module
+def run(cell: Cell, source: int, output: int, report: int) -> NoReturn:
+    """Ends the process: with code 0 after the program's last line, else with 1. The descriptors are above `SOURCE`."""
+    leave, write, read, number, code = os._exit, os.write, os.read, os.getpid, 1  # the program may replace those of os
+    own = number()
     try:
-        _connect(output, report, cell)
         try:
+            _connect(cell, source, output, report)
             _lock(cell)
-        except OSError as error:
-            write(REPORT, token + f"not locked\n{error}".encode())
-        else:
-            own, outcome = number(), _outcome(program)
-            if number() == own:  # a child that the program forked may come here too
-                write(REPORT, token + outcome)
+        except (OSError, ValueError) as error:
+            raise _NotLocked(str(error)) from error
+        # The token is read, then the program runs, then both calls get what they wait for.
+        write(REPORT, read(SOURCE, TOKEN) + (exec(_code(), _module()) or b""))
+        code = 0
+    except BaseException as error:
+        if number() == own:  # a child that the program forked may come here too
+            write(REPORT, _failure(error))
     finally:
-        leave(0)
+        _flush()
+        leave(code)
 
 
-def _connect(output: int, report: int, cell: Cell) -> None:
-    """Standard output and error lead to `output`, standard input to nothing; all files but the rules are closed. The
-    descriptors given are above that of the report."""
+def _connect(cell: Cell, source: int, output: int, report: int) -> None:
+    """Standard output and error lead to `output`, standard input to nothing; all files but the rules are closed."""
     os.setsid()
+    for number, file in ((1, output), (2, output), (REPORT, report), (SOURCE, source)):
+        os.dup2(file, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for group in cell.groups:
         os.write(group, b"0")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, file in enumerate((nothing, output, output, report)):
-        os.dup2(file, number)
-    kept = REPORT if cell.rules is None else cell.rules
-    os.closerange(REPORT + 1, kept)
+    kept = SOURCE if cell.rules is None else cell.rules
+    os.closerange(SOURCE + 1, kept)
     os.closerange(kept + 1, _MOST_FILES)
 
 
 def _lock(cell: Cell) -> None:
     os.chdir(home(cell.level))
     _limit(cell)
-    if cell.level == "none":
-        return
+    if cell.level != "none":
+        _isolate(cell)
+
+
+def _isolate(cell: Cell) -> None:
     assert cell.rules is not None
     kernel.keep_only_capabilities(*cell.capabilities)
     if cell.level == "reduced":
@@ -117,26 +134,29 @@ def _limit(cell: Cell) -> None:
                 raise
 
 
-def _outcome(program: bytes) -> bytes:
-    """`passed`, or the outcome and the reason, a line each."""
+def _module() -> dict[str, Any]:
+    """The names of the module that the program is."""
     module = types.ModuleType("program")
     sys.modules["program"] = module
     sys.argv = [NAME]
+    return module.__dict__
+
+
+def _code() -> types.CodeType:
+    """The program, read and compiled as a module's file, with its declared encoding."""
+    source = bytearray()
+    while more := os.read(SOURCE, 1 << 20):
+        source += more
+    os.close(SOURCE)
     try:
-        code = compile(program.decode("utf-8"), NAME, "exec", dont_inherit=True)
-    except UnicodeDecodeError as error:
-        return b"not a program\nis not UTF-8 text (byte %d)" % error.start
-    except BaseException as error:
-        return b"failed\n" + _reason(error)
-    try:
-        exec(code, module.__dict__)
-    except SystemExit as error:
-        return b"ended early\n" + _reason(error)
-    except BaseException as error:
-        return b"failed\n" + _reason(error)
-    finally:
-        _flush()
-    return b"passed"
+        return compile(bytes(source), NAME, "exec", dont_inherit=True)
+    except SyntaxError:
+        declares = b"coding" in b"".join(source.split(b"\n", 2)[:2])
+        try:
+            source.decode("latin-1" if declares else "utf-8")
+        except UnicodeDecodeError as error:
+            raise _NotAProgram(f"is not UTF-8 text (byte {error.start})") from None
+        raise
 
 
 def _flush() -> None:
@@ -145,6 +165,15 @@ def _flush() -> None:
             stream.flush()
         except BaseException:
             continue
+
+
+def _failure(error: BaseException) -> bytes:
+    """Outcome and reason, a line each."""
+    if isinstance(error, _NotLocked):
+        return f"killed\nbefore its first line: it could not be locked in ({error})".encode()
+    if isinstance(error, _NotAProgram):
+        return f"not a program\n{error}".encode()
+    return (b"ended early\n" if isinstance(error, SystemExit) else b"failed\n") + _reason(error)
 
 
 def _reason(error: BaseException) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from penstock.hooks.problems import ProblemError
 from penstock.sandbox.cgroups import remove_left_groups
 from penstock.sandbox.levels import foreign_machine
+from penstock.sandbox.settings import require_settings
 from penstock.sandbox.verdict import Level, Limits, Verdict
 from penstock.sandbox.worker import Worker
+
+MOST_SOURCE = 16 << 20
+"""Bytes of a program."""
 
 
 class Sandbox:
@@ -22,17 +27,20 @@ class Sandbox:
     - `reduced`: Landlock and seccomp: no network, no writes, no processes, no other programs; limits.
     - `none`: a process with limits and a time. What it does to the machine is done.
 
-    `workers` programs run at once. Raises `ProblemError` if this machine does not give the level; no lower one is taken
-    instead. Close it, or use it in a `with`; at the latest it is closed with the process.
+    `workers` programs run at once. Raises `ProblemError` for settings out of their range, and if this machine does not
+    give the level; no lower one is taken instead. Close it, or use it in a `with`; at the latest it is closed with the
+    process.
     """
 
     def __init__(self, level: Level = "full", *, limits: Limits | None = None, workers: int = 1) -> None:
+        self.limits = limits or Limits()
+        require_settings(level, self.limits, workers)
         foreign = foreign_machine()
         if level != "none" and foreign is not None:
             raise ProblemError(foreign)
         self.level: Level = level
-        self.limits = limits or Limits()
         remove_left_groups()
+        self._owner = os.getpid()
         self._workers: list[Worker] = []
         self._closing = weakref.finalize(self, _close, self._workers)
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -42,9 +50,19 @@ class Sandbox:
             self._idle.put(worker)
 
     def run(self, program: str | bytes) -> Verdict:
-        """The verdict on one program. It takes one of the workers, and waits for one: threads may share a sandbox."""
+        """The verdict on one program. It takes one of the workers, and waits for one: threads may share a sandbox.
+        Raises `ValueError` for what is neither text nor bytes, after `close`, and in a process that was forked from the
+        sandbox's own: two that share a worker would read one another's verdicts."""
+        if not isinstance(program, str | bytes):
+            raise ValueError(f"a program is text or bytes, not {type(program).__name__}")
+        if not self._closing.alive:
+            raise ValueError("the sandbox is closed")
+        if os.getpid() != self._owner:
+            raise ValueError("a sandbox is of the process that made it: make one in each process")
         # Half of a surrogate pair becomes bytes that are not UTF-8, which the verdict then says.
         source = program if isinstance(program, bytes) else program.encode("utf-8", "surrogatepass")
+        if len(source) > MOST_SOURCE:
+            return Verdict("not a program", f"is longer than {MOST_SOURCE} bytes")
         worker = self._idle.get()
         try:
             return worker.run(source)

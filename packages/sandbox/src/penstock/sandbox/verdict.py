@@ -10,7 +10,8 @@ Level = Literal["full", "reduced", "none"]
 
 Outcome = Literal["passed", "failed", "timed out", "ended early", "killed", "too much output", "not a program"]
 """`passed`: ran to its last line. `failed`: raised. `ended early`: left before its last line, by `os._exit` say.
-`killed`: by a signal, or by the kernel where memory ran out. `not a program`: not text that Python can read."""
+`killed`: by a signal, or by the kernel where memory ran out. `not a program`: not text that Python can read, or more
+than 16 MB of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` says in one line why a program did not pass: its exception and line, its signal, its limit. `output` is
-    what it printed, as far as it may. `seconds` are those of the clock, from start to end."""
+    """`reason` says in one line why a program did not pass: its exception and line, its signal, its limit. Control
+    characters in it are escaped. `output` is what it printed, as far as it may, and as it is: whoever shows it on a
+    terminal uses `printable`. `seconds` are those of the clock, from start to end."""
 
     outcome: Outcome
     reason: str = ""
@@ -43,3 +45,14 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return self.outcome == "passed"
+
+
+def printable(text: str) -> str:
+    """With what would drive a terminal, or reorder a line, escaped; line ends and tabs stay.
+
+    >>> printable("\x1b[2Jred\n")
+    '\\\\x1b[2Jred\\n'
+    """
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+    )

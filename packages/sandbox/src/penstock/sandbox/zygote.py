@@ -6,8 +6,12 @@ namespaces, is done once.
                              nobody               watches            of a namespace   what a model wrote
 
 Levels `reduced` and `none` have neither launcher nor init: the process that is started is the zygote, and programs are
-its children. A zygote runs one program at a time. Requests come on standard input and answers leave on standard output,
-each with its length before it; the first answer says whether the level was reached.
+its children. A zygote runs one program at a time.
+
+The zygote holds nothing of a program, since the next one is forked from its memory: source, output and report go by
+files between the main process and the program's. A zygote is given their descriptors on its standard input, a socket,
+with `RUN`, and answers with the status of the program's process. `STOP`, and the end of input, end the program. Its
+first answer, a line of JSON, says whether the level was reached.
 """
 
 from __future__ import annotations
@@ -16,15 +20,17 @@ import contextlib
 import gc
 import json
 import os
+import select
 import signal
-import struct
+import site
+import socket
 import sys
-import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from penstock.sandbox import kernel, landlock, namespaces, program, seccomp
+from penstock.sandbox.protocol import CONTROL, RUN, STATUS, STOP
 from penstock.sandbox.verdict import Level, Limits
-from penstock.sandbox.watch import SIGNALLED, Watch
 
 WARM = """
 bisect collections copy dataclasses datetime decimal fractions functools hashlib heapq itertools math operator random re
@@ -33,7 +39,8 @@ statistics string typing
 """Modules that programs often import, which the zygote has imported before."""
 _FIRST_USER, _USERS = 61184, 4096
 """Users of programs that root runs: those that systemd takes for services with a user of their own."""
-_LENGTH = struct.Struct("<I")
+_GLANCE = 0.5
+"""Seconds between looks at whether the main process is still there."""
 
 
 class Unreached(Exception):
@@ -47,17 +54,24 @@ class Unreached(Exception):
 def main(request: str) -> NoReturn:
     """`request`: level, limits and control groups, as JSON."""
     asked = json.loads(request)
-    os.dup2(os.open(os.devnull, os.O_RDWR), program.REPORT)  # so that no other file takes this number
+    for file in (program.REPORT, program.SOURCE):
+        os.dup2(os.open(os.devnull, os.O_RDWR), file)  # so that no other file takes this number
     try:
         zygote = Zygote.start(asked["level"], Limits(**asked["limits"]), asked["groups"])
-        zygote.try_out()
     except Unreached as error:
         _answer({"step": error.step, "errno": error.error.errno, "error": error.error.strerror})
         os._exit(1)
+    except OSError as error:
+        _answer({"step": "start", "errno": error.errno, "error": error.strerror})
+        os._exit(1)
     _answer({"level": asked["level"]})
-    while (read := _read()) is not None:
-        _answer(zygote.verdict(read))
-    os._exit(0)
+    control = socket.socket(fileno=CONTROL)
+    while True:
+        asked_for, files, _, _ = socket.recv_fds(control, 1, 3)
+        if asked_for == RUN:
+            control.sendall(STATUS.pack(zygote.run(files)))
+        elif asked_for != STOP:  # a STOP may cross with the end of its program
+            os._exit(0)
 
 
 class Zygote:
@@ -67,8 +81,9 @@ class Zygote:
         self._cell = cell
         self._tasks = namespaces.Tasks() if cell.level == "full" else None
         self._ended, ended = os.pipe()
-        os.set_blocking(self._ended, False)
-        os.set_blocking(ended, False)
+        self._statuses = os.pipe()
+        for file in (self._ended, ended, self._statuses[0]):
+            os.set_blocking(file, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal that is ignored wakes nobody
         signal.set_wakeup_fd(ended)
 
@@ -78,6 +93,8 @@ class Zygote:
         sys.executable = os.path.realpath(sys.executable)  # a virtual environment's does not exist in a new root
         for name in WARM.split():
             __import__(name)
+        site.setquit()
+        site.sethelper()
         opened = [os.open(os.path.join(group, "cgroup.procs"), os.O_WRONLY) for group in groups]
         rules, capabilities, own_user = None, (), level == "full"
         user = _FIRST_USER + os.getpid() % _USERS  # of its own: no zygote's programs reach those of another
@@ -97,40 +114,47 @@ class Zygote:
         gc.freeze()  # so that a child does not copy what it never changes
         return cls(program.Cell(level, limits, rules, opened, capabilities, own_user))
 
-    def try_out(self) -> None:
-        """Raises `Unreached` if a program cannot be locked in."""
-        tried = self.verdict({"program": "pass", "token": "trial", "seconds": 60})
-        if tried["outcome"] != "passed":
-            raise Unreached("lock", OSError(0, f"{tried['outcome']}: {tried['reason']}"))
-
-    def verdict(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Runs one program to its end, or ends it."""
+    def run(self, files: Sequence[int]) -> int:
+        """Runs one program until it ends or has to be ended. `files`: its source, output and report, which are closed.
+        Returns the status of its process."""
         with self._tasks.folder(self._cell.limits.files) if self._tasks else contextlib.nullcontext():
-            return self._run(request["program"].encode("latin-1"), request["token"].encode(), request["seconds"])
+            child = self._fork()
+            if child == 0:
+                program.run(self._cell, *files)
+            for file in files:
+                os.close(file)
+            status = self._until_ended(child)
+            try:
+                return STATUS.unpack(os.read(self._statuses[0], STATUS.size))[0]
+            except BlockingIOError:  # no first process of a namespace, or it was ended
+                return status
 
-    def _run(self, source: bytes, token: bytes, seconds: float) -> dict[str, Any]:
-        output, output_end = os.pipe()
-        report, report_end = os.pipe()
-        begun = time.monotonic()
-        child = self._fork()
-        if child == 0:
-            program.run(self._cell, source, token, output_end, report_end)
-        os.close(output_end)
-        os.close(report_end)
-        watch = Watch(self._ended, output, report, self._cell.limits.output)
-        status = watch.until_ended(child, begun + seconds)
-        if status is None:
-            self._end(child)
-            _, status = os.waitpid(child, 0)
-        elif self._tasks is None:
+    def _until_ended(self, child: int) -> int:
+        """Leaves none of its processes."""
+        poll = select.poll()
+        for file in (CONTROL, self._ended):
+            poll.register(file, select.POLLIN)
+        told, parent = RUN, os.getppid()
+        while True:
+            for file, _ in poll.poll(_GLANCE * 1000):
+                if file == CONTROL:
+                    told = os.read(file, 1)
+                    os.kill(child, signal.SIGKILL)
+                    poll.unregister(file)
+                else:
+                    os.read(file, 1 << 10)
+            if os.getppid() != parent:
+                told = b""
+                os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+        if self._tasks is None:  # else they end with the first process of their namespace
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child, signal.SIGKILL)  # what it left behind
-        watch.drain()
-        os.close(output)
-        os.close(report)
-        outcome, reason = watch.outcome(token, status, seconds)
-        text = bytes(watch.printed).decode("utf-8", "replace")
-        return {"outcome": outcome, "reason": reason, "output": text, "seconds": time.monotonic() - begun}
+                os.killpg(child, signal.SIGKILL)
+        if not told:  # the main process has ended
+            os._exit(0)
+        return status
 
     def _fork(self) -> int:
         """0 in the program's own process."""
@@ -140,24 +164,17 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if self._tasks is not None and (only := os.fork()) != 0:
-            _wait_as_init(only)
+            self._wait_as_init(only)
         return 0
 
-    def _end(self, child: int) -> None:
-        """The first process of a namespace takes all others with it; without namespaces, a process and its group."""
-        os.kill(child, signal.SIGKILL)
-        if self._tasks is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child, signal.SIGKILL)
-
-
-def _wait_as_init(child: int) -> NoReturn:
-    """The first process of a namespace: waits for all, and ends with the program."""
-    while True:
-        ended, status = os.waitpid(-1, 0)
-        if ended == child:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(SIGNALLED - code if code < 0 else code)
+    def _wait_as_init(self, child: int) -> NoReturn:
+        """The first process of a namespace: waits for all, ends with the program, and says what status it had. An exit
+        code could not tell a signal from a program's own code."""
+        while True:
+            ended, status = os.waitpid(-1, 0)
+            if ended == child:
+                os.write(self._statuses[1], STATUS.pack(status))
+                os._exit(0)
 
 
 def _enter(user: int) -> None:
@@ -170,13 +187,20 @@ def _enter(user: int) -> None:
             namespaces.become_nobody(user)
     with _step("namespaces"):
         namespaces.new_namespaces(own)
-        zygote = os.fork()
+        parent, zygote = os.getppid(), os.fork()
     if zygote != 0:
-        for file in (0, 1):
-            os.close(file)
-        _, status = os.waitpid(zygote, 0)
-        os._exit(0 if status == 0 else 1)
+        os.close(CONTROL)
+        _wait_as_launcher(zygote, parent)
     kernel.die_with_parent()
+
+
+def _wait_as_launcher(zygote: int, parent: int) -> NoReturn:
+    """With the launcher, the zygote ends. The end of the main process is not enough for that where a process that was
+    forked from it holds its end of the socket."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while os.getppid() == parent and os.waitpid(zygote, os.WNOHANG) == (0, 0):
+        signal.sigtimedwait({signal.SIGCHLD}, _GLANCE)
+    os._exit(0)
 
 
 def _rules(level: Level) -> int:
@@ -208,24 +232,5 @@ def _step(name: str) -> Any:
         raise Unreached(name, error) from error
 
 
-def _read() -> dict[str, Any] | None:
-    """The next request; None at the end."""
-    length = _exactly(_LENGTH.size)
-    return None if length is None else json.loads(_exactly(_LENGTH.unpack(length)[0]) or b"null")
-
-
-def _exactly(count: int) -> bytes | None:
-    read = b""
-    while len(read) < count:
-        more = os.read(0, count - len(read))
-        if not more:
-            return None
-        read += more
-    return read
-
-
 def _answer(answer: dict[str, Any]) -> None:
-    text = json.dumps(answer).encode()
-    left = memoryview(_LENGTH.pack(len(text)) + text)
-    while left:
-        left = left[os.write(1, left) :]
+    os.write(CONTROL, json.dumps(answer).encode() + b"\n")
