@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, peak_megabytes
 
 from penstock.data_prep.cleaning.memory import PROCESS, SHARD
 from penstock.hooks.contracts import Document
@@ -54,7 +53,7 @@ def peak(stage: str, kind: str, size: int, whole: bool) -> int:
             cleaner.judge(document)
     else:
         np.asarray(cleaner.sketch(shard))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return round(peak_megabytes() * 1e6)
 
 
 def measured(stage: str, kind: str, size: int, whole: bool) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,14 @@ Row = Mapping[str, Any]
 RESULTS = Path(__file__).with_name("results")
 """Results that `docs/claims.md` is written from, a file a script; only the scripts write them."""
 _STORE = "penstock.benchmarks.store"
+
+
+def peak_megabytes() -> float:
+    """Of this process. On Linux `ru_maxrss` is at least that of the parent when it started the process."""
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import resource
 import time
 
 import click
 import numpy as np
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, peak_megabytes
 
 from penstock.netsim.fidelity import fluid_exchange
 from penstock.netsim.network import Flows
@@ -54,7 +53,7 @@ def fluid(name: str, gpus: int, tolerance: float | None = None) -> tuple[float, 
 @json_option
 def main(as_json: bool) -> None:
     seconds, row = large()
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    gigabytes = peak_megabytes() / 1e3
     rows: list[dict[str, object]] = [
         {
             "case": f"alpha-beta, {GPUS} GPUs x {LAYERS} layers x {STEPS} steps",

@@ -20,10 +20,7 @@ from __future__ import annotations
 import json
 import lzma
 import multiprocessing
-import re
-import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +29,7 @@ from typing import Any
 
 import click
 import numpy as np
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, peak_megabytes
 from quality import RULES, judged
 
 from penstock.data_prep.cleaning.clean import clean
@@ -162,14 +159,6 @@ def measured(folder: Path, stage: str) -> dict[str, Any]:
         "processor s": time.process_time() - processor,
         "peak MB": peak_megabytes(),
     }
-
-
-def peak_megabytes() -> float:
-    """Of this process. On Linux `ru_maxrss` is at least that of the parent when it started the process."""
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def rows_of(data: Path | None, megabytes: float, only: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,6 @@ the size that is set; it does not count the documents, of which one is held at a
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
-from measure import Bar, finish, json_option
+from measure import Bar, finish, json_option, peak_megabytes
 
 from penstock.data_prep.cleaning.substrings import Substrings
 from penstock.hooks.contracts import Decision, Document
@@ -92,7 +91,7 @@ def measured(texts: Texts) -> dict[str, float]:
         "changed": decided,
         "wall s": time.perf_counter() - wall,
         "cpu s": time.process_time() - cpu,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "peak MB": peak_megabytes(),
     }
 
 
