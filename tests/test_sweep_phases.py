@@ -23,11 +23,13 @@ from penstock.sweep.figures import best_of, figures_of, one_model
 from penstock.sweep.files import SweepFiles
 from penstock.sweep.grid import load_sweep
 from penstock.sweep.inline import Inline
+from penstock.sweep.phases import phases_of, require_time_for
 from penstock.sweep.rules.none import NoRule
 from penstock.sweep.rules.paired import Paired
 from penstock.sweep.shape import costs_of, shapes_of
 from penstock.sweep.tables import reproduce_lines
 
+SWEEPS = Path(__file__).parents[1] / "configs" / "sweeps"
 SWEEP = """\
 name: phased
 config: CONFIG
@@ -284,6 +286,15 @@ def test_what_is_wrong_with_phases_is_said_before_any_work(sweep_file, change, c
     assert code in {problem.code for problem in caught.value.problems}
     assert named in str(caught.value)
     assert not (sweep_file.parent / "runs").exists()
+
+
+def test_a_rule_that_has_the_tokens_it_judges_over_is_taken(sweep_file):
+    change = "seeds: [0, 1]", "seeds: [0, 1]\nstop: {use: perplexity, tokens: 256}"
+    sweep_file.write_text(sweep_file.read_text().replace(*change))
+    for path in (sweep_file, SWEEPS / "allocation-10m.yaml"):
+        loaded = load_sweep(path, Registry.discover())
+        assert loaded.settings.stop is not None
+        require_time_for(loaded.settings.stop.build(), phases_of(loaded), loaded)
 
 
 class Deadly(Inline):

@@ -77,10 +77,10 @@ def require_time_for(rule: StopRule, phases: Sequence[Phase], sweep: Sweep) -> N
     """A rule that judges over some tokens sees as many between the first rung and the last; else it never stops a
     cell. Raises `ProblemError`."""
     needed = getattr(rule, "judges_over", 0)
-    for phase in phases:
-        rungs = phase.rung_tokens(sweep.baseline)[:-1] if phase.stops else []
-        if needed and (not rungs or rungs[-1] - rungs[0] < needed):
-            seen = rungs[-1] - rungs[0] if rungs else 0
+    for phase in (phase for phase in phases if phase.stops):
+        rungs = phase.rung_tokens(sweep.baseline)[:-1]
+        seen = rungs[-1] - rungs[0] if rungs else 0
+        if seen < needed:
             what = f"the rule judges over {needed:,} tokens, but from the first rung to the last there are {seen:,}"
             fix = "give it fewer tokens, or place the rungs further apart"
             raise ProblemError(Problem("bad-value", what, sweep.where("stop"), fix))
