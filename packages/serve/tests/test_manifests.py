@@ -168,7 +168,7 @@ def test_a_single_file_is_mounted_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_folder_of_the_model_is_found_inside(folder: Path) -> None:
-    arguments = ["/opt/llama/llama-server", "--model", str(folder / "small.gguf"), "--alias", "small"]
+    arguments = [str(folder.parent / "llama-server"), "--model", str(folder / "small.gguf"), "--alias", "small"]
     server = ServerProcess(arguments, {}, frozenset(), "/health", "small")
     deployed = deployment_of(server, folder, image="example.org/llama:1")
     assert deployed.command == ["llama-server", "--model", "/model/small.gguf", "--alias", "small"]

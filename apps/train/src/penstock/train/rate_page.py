@@ -46,7 +46,7 @@ def row(rate: FoundRate) -> tuple[str, ...]:
 
 
 def suggestion(rate: FoundRate) -> str:
-    """The suggested rate, or why there is none."""
+    """The rate that the seeds suggest, or the reason why they suggest no rate."""
     if rate.suggested is not None:
         return short(rate.suggested)
     return "-" if all(curve.suggested is None for curve in rate.curves) else "none: the seeds disagree"

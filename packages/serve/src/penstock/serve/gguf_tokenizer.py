@@ -39,7 +39,7 @@ class Vocabulary:
         document = parse_json(file.read_bytes())
         split = _split_of(document)
         if split is None:
-            what = "llama.cpp splits text in ways that it has names for, and this tokenizer's is none of them"
+            what = "llama.cpp does not know how this tokenizer splits text"
             fix = "train with a tokenizer of Penstock's own, or export with --for transformers"
             raise ProblemError(Problem("not-exportable", what, str(file), fix))
         special = {token["id"]: token["special"] for token in document["added_tokens"]}

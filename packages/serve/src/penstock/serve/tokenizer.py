@@ -59,7 +59,8 @@ def begin_of_texts(tokenizer: Tokenizer) -> int | None:
 
 
 def checked(file: Path, vocabulary_size: int) -> Tokenizer:
-    """The tokenizer of a file. Raises `ProblemError` if it is none, or has ids without a row in the model."""
+    """The tokenizer of a file. Raises `ProblemError` if `tokenizers` cannot read it, or if it has ids without a row in
+    the model."""
     tokenizer = _read(file)
     if problems := _too_many_ids(tokenizer, file, vocabulary_size):
         raise ProblemError(problems)

@@ -48,7 +48,7 @@ class Seen:
 
 class Outside:
     """Lays out bait: files, a process, sockets, System V IPC, a secret in the environment. `effects` looks at it, and
-    lays out again what is gone. A place where one of them cannot be had, such as within a sandbox, does without."""
+    lays out again what is gone. A kind of bait that the machine refuses, as a sandbox does, is left out."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.secret, self.mark = secrets.token_hex(16), f"mark{secrets.token_hex(4)}"
@@ -238,7 +238,8 @@ class _Crowd(threading.Thread):
         self.join()
 
     def _marked(self) -> Iterator[tuple[int, int]]:
-        """Number and bytes of each, with a thread counted as a process; nothing where there is no /proc."""
+        """The process id and the bytes of each marked process, once for each of its threads. Without /proc it finds
+        nothing."""
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, ValueError, IndexError):
                 name, command = (entry / "comm").read_text(), (entry / "cmdline").read_bytes()
