@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from penstock.pages.formats import count, digits_for, duration, number, percent, size
 from penstock.run.records.sweep import CellFigures
 from penstock.sweep.objectives import objective_of
@@ -35,15 +33,6 @@ def counted(number: int, noun: str) -> str:
     ('1 cell', '2 cells')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def listed(values: Iterable[object]) -> str:
-    """
-    >>> listed([0]), listed([0, 1]), listed([0, 1, 2])
-    ('0', '0 and 1', '0, 1 and 2')
-    """
-    *first, last = map(str, values)
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def label(figure: str) -> str:

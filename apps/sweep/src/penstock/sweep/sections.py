@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.evaluate.paired import CONFIDENCE
-from penstock.pages.formats import DASH, count, duration, number, percent
+from penstock.pages.formats import DASH, count, duration, listed, number, percent
 from penstock.run.records.sweep import CellFigures, SweepFigures
 from penstock.sweep.agreement import Agreement
 from penstock.sweep.analysis import Analysis
@@ -14,7 +14,7 @@ from penstock.sweep.compare import basis, reference_text
 from penstock.sweep.compare import interval as difference_text
 from penstock.sweep.fronts import QUALITY, Front
 from penstock.sweep.heldout import FEWEST_PIECES
-from penstock.sweep.labels import PHASES, counted, figure_of, interval, label, listed, shown
+from penstock.sweep.labels import PHASES, counted, figure_of, interval, label, shown
 from penstock.sweep.objectives import MEASURED_TIMES
 from penstock.sweep.rankings import Ranking, RateRanking
 from penstock.sweep.tables import reproduce_lines

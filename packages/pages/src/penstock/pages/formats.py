@@ -1,9 +1,9 @@
-"""Numbers as people read them: three digits, a unit, and a dash if nothing was measured."""
+"""Numbers and names as people read them: three digits, a unit, and a dash if nothing was measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 DASH = "\u2014"
@@ -33,6 +33,15 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     text = _digits(value)
     return text.rstrip("0") if abs(float(text)) < 1 else text
+
+
+def listed(values: Iterable[object]) -> str:
+    """
+    >>> listed([0]), listed([0, 1]), listed([0, 1, 2])
+    ('0', '0 and 1', '0, 1 and 2')
+    """
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def decimals(value: float | None) -> str:

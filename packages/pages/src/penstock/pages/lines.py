@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from penstock.pages.drawing import CARD, INK, MUTED, SERIES, Column, Series, axis_text
-from penstock.pages.formats import number
+from penstock.pages.formats import listed, number
 
 POINTS = 500
 """Bins of a drawn line: two points each, and the widest chart has 1110 pixels."""
@@ -221,7 +221,7 @@ def merged(series: Mapping[str, Series]) -> dict[str, Series]:
 def _together(names: Sequence[str]) -> str:
     if len(names) > 3:
         return f"{names[0]}, {names[1]} and {len(names) - 2} alike"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return listed(names)
 
 
 def decimated(x: Column, y: Column) -> tuple[Column, Column]:
